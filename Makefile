@@ -1,0 +1,60 @@
+# Everyday commands. `make demo` and `make test` set up what they need in .venv and say so.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
+ONCE   ?=
+ARGS   ?=
+
+.PHONY: help demo test lint check format docs lock bench clean
+
+help:            ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (set PYTHON=python3.11)"; exit 1; }
+	@echo "==> making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "==> installing the pinned packages of requirements.lock"
+	@$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	@echo "==> installing the pinned packages of requirements-dev.lock (tests and lint)"
+	@$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
+
+demo: $(VENV)/.run      ## the main job on an embedded stand-in for Google (ONCE=1: do it once and exit)
+	@$(BIN)/idtoken-sidecar demo $(if $(ONCE),--once) $(ARGS)
+
+test: $(VENV)/.dev      ## the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev      ## ruff, mypy --strict, the import layers, generated files up to date
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m docs.generate --check
+
+check: lint test        ## everything that CI runs but the demo
+
+format: $(VENV)/.dev    ## format and fix what ruff can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev      ## write the generated pages again
+	@$(BIN)/python -m docs.generate
+
+lock:                   ## pin the newest allowed versions again (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group dev -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
+
+bench: $(VENV)/.run     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
+	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+clean:                  ## remove everything that was made here
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build *.egg-info

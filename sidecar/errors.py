@@ -1,0 +1,248 @@
+"""What can go wrong, each with one name.
+
+Owns `SidecarError` and the closed set of reasons. A reason is the one word that the log line, the metric
+label and the answer to the app share; its HTTP status and its RFC 9209 Proxy-Status error type follow
+from it here and nowhere else. Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+from typing import NamedTuple, final
+
+
+class Source(StrEnum):
+    """Whose fault it is."""
+
+    APP = "app"
+    UPSTREAM = "upstream"
+    TOKEN = "token"
+    SELF = "self"
+
+
+class Retry(Enum):
+    """Whether the sidecar itself may send the same request again."""
+
+    NEVER = "never"
+    REUSED_ONLY = "reused_only"
+    """Only where the connection had served a request before: the upstream may just have closed it."""
+    SAFE = "safe"
+    """Nothing of the request was sent."""
+
+
+class Reason(StrEnum):
+    """Every reason; docs/errors.md has one entry for each."""
+
+    # the app's request
+    MALFORMED_REQUEST = "malformed_request"
+    BAD_HOST = "bad_host"
+    HEADER_CONFLICT = "header_conflict"
+    CALLER_REFUSED = "caller_refused"
+    NO_ROUTE = "no_route"
+    HEAD_TIMEOUT = "head_timeout"
+    BODY_TIMEOUT = "body_timeout"
+    TARGET_TOO_LONG = "target_too_long"
+    HEAD_TOO_LARGE = "head_too_large"
+    EXPECTATION_FAILED = "expectation_failed"
+    METHOD_NOT_CARRIED = "method_not_carried"
+    CODING_NOT_CARRIED = "coding_not_carried"
+    LOOP = "loop"
+    CLIENT_GONE = "client_gone"
+    # the upstream
+    DNS_FAILED = "dns_failed"
+    DNS_TIMEOUT = "dns_timeout"
+    ADDRESS_FORBIDDEN = "address_forbidden"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    TLS_CERTIFICATE = "tls_certificate"
+    TLS_FAILED = "tls_failed"
+    UPSTREAM_CLOSED = "upstream_closed"
+    UPSTREAM_MALFORMED = "upstream_malformed"
+    UPSTREAM_HEAD_TOO_LARGE = "upstream_head_too_large"
+    UPSTREAM_INCOMPLETE = "upstream_incomplete"
+    UPGRADE_FAILED = "upgrade_failed"
+    RESPONSE_TIMEOUT = "response_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    # the token
+    CREDENTIAL_NOT_FOUND = "credential_not_found"
+    CREDENTIAL_INVALID = "credential_invalid"
+    TOKEN_TIMEOUT = "token_timeout"
+    TOKEN_ENDPOINT_UNREACHABLE = "token_endpoint_unreachable"
+    TOKEN_ENDPOINT_FAILED = "token_endpoint_failed"
+    TOKEN_RATE_LIMITED = "token_rate_limited"
+    TOKEN_DENIED = "token_denied"
+    NO_SERVICE_ACCOUNT = "no_service_account"
+    TOKEN_MALFORMED = "token_malformed"
+    TOKEN_WRONG_AUDIENCE = "token_wrong_audience"
+    TOKEN_NO_EXPIRY = "token_no_expiry"
+    TOKEN_EXPIRED = "token_expired"
+    # the sidecar
+    DRAINING = "draining"
+    OVERLOADED = "overloaded"
+    INTERNAL = "internal"
+
+
+class Meaning(NamedTuple):
+    """How a reason looks from outside."""
+
+    status: int
+    """The HTTP status of the answer; 499 is for logs and metrics only: nobody is left to read it."""
+    proxy_status: str
+    """The `error` parameter of Proxy-Status, from the registry of RFC 9209 section 2.3."""
+    source: Source
+    title: str
+
+
+MEANINGS: dict[Reason, Meaning] = {
+    Reason.MALFORMED_REQUEST: Meaning(400, "http_request_error", Source.APP, "The request is not valid HTTP"),
+    Reason.BAD_HOST: Meaning(
+        400, "http_request_error", Source.APP, "The Host is missing, repeated or malformed"
+    ),
+    Reason.HEADER_CONFLICT: Meaning(
+        400, "http_request_denied", Source.APP, "The app set the header the token goes in"
+    ),
+    Reason.CALLER_REFUSED: Meaning(403, "http_request_denied", Source.APP, "The caller is not allowed"),
+    Reason.NO_ROUTE: Meaning(404, "destination_not_found", Source.APP, "No route for this host"),
+    Reason.HEAD_TIMEOUT: Meaning(408, "http_request_error", Source.APP, "The request head came too slowly"),
+    Reason.BODY_TIMEOUT: Meaning(408, "http_request_error", Source.APP, "The request body stalled"),
+    Reason.TARGET_TOO_LONG: Meaning(414, "http_request_error", Source.APP, "The request target is too long"),
+    Reason.HEAD_TOO_LARGE: Meaning(431, "http_request_error", Source.APP, "The request head is too large"),
+    Reason.EXPECTATION_FAILED: Meaning(
+        417, "http_request_error", Source.APP, "The expectation is not supported"
+    ),
+    Reason.METHOD_NOT_CARRIED: Meaning(501, "http_request_denied", Source.APP, "The method is not carried"),
+    Reason.CODING_NOT_CARRIED: Meaning(
+        501, "http_request_error", Source.APP, "The transfer coding is not carried"
+    ),
+    Reason.LOOP: Meaning(
+        508, "proxy_loop_detected", Source.APP, "The request came round to this instance again"
+    ),
+    Reason.CLIENT_GONE: Meaning(499, "connection_terminated", Source.APP, "The app left before the answer"),
+    Reason.DNS_FAILED: Meaning(
+        502, "dns_error", Source.UPSTREAM, "The upstream's name could not be resolved"
+    ),
+    Reason.DNS_TIMEOUT: Meaning(
+        504, "dns_timeout", Source.UPSTREAM, "Resolving the upstream's name took too long"
+    ),
+    Reason.ADDRESS_FORBIDDEN: Meaning(
+        502, "destination_ip_prohibited", Source.UPSTREAM, "The upstream's address may not be dialled"
+    ),
+    Reason.CONNECT_REFUSED: Meaning(
+        502, "connection_refused", Source.UPSTREAM, "The upstream refused the connection"
+    ),
+    Reason.CONNECT_FAILED: Meaning(
+        502, "destination_ip_unroutable", Source.UPSTREAM, "The upstream could not be connected to"
+    ),
+    Reason.CONNECT_TIMEOUT: Meaning(
+        504, "connection_timeout", Source.UPSTREAM, "Connecting to the upstream took too long"
+    ),
+    Reason.TLS_CERTIFICATE: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate was not accepted"
+    ),
+    Reason.TLS_FAILED: Meaning(
+        502, "tls_protocol_error", Source.UPSTREAM, "The TLS handshake with the upstream failed"
+    ),
+    Reason.UPSTREAM_CLOSED: Meaning(
+        502, "connection_terminated", Source.UPSTREAM, "The upstream closed the connection without an answer"
+    ),
+    Reason.UPSTREAM_MALFORMED: Meaning(
+        502, "http_protocol_error", Source.UPSTREAM, "The upstream's answer is not valid HTTP"
+    ),
+    Reason.UPSTREAM_HEAD_TOO_LARGE: Meaning(
+        502,
+        "http_response_header_section_size",
+        Source.UPSTREAM,
+        "The head of the upstream's answer is too large",
+    ),
+    Reason.UPSTREAM_INCOMPLETE: Meaning(
+        502, "http_response_incomplete", Source.UPSTREAM, "The upstream's answer was cut off"
+    ),
+    Reason.UPGRADE_FAILED: Meaning(
+        502, "http_upgrade_failed", Source.UPSTREAM, "The upstream switched to a protocol nobody asked for"
+    ),
+    Reason.RESPONSE_TIMEOUT: Meaning(
+        504, "http_response_timeout", Source.UPSTREAM, "The upstream did not answer in time"
+    ),
+    Reason.IDLE_TIMEOUT: Meaning(504, "connection_read_timeout", Source.UPSTREAM, "The upstream fell silent"),
+    Reason.CREDENTIAL_NOT_FOUND: Meaning(
+        503, "proxy_configuration_error", Source.TOKEN, "No credential was found"
+    ),
+    Reason.CREDENTIAL_INVALID: Meaning(
+        503, "proxy_configuration_error", Source.TOKEN, "The credential cannot be used"
+    ),
+    Reason.TOKEN_TIMEOUT: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token endpoint did not answer in time"
+    ),
+    Reason.TOKEN_ENDPOINT_UNREACHABLE: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token endpoint could not be reached"
+    ),
+    Reason.TOKEN_ENDPOINT_FAILED: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token endpoint failed"
+    ),
+    Reason.TOKEN_RATE_LIMITED: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token endpoint asked to slow down"
+    ),
+    Reason.TOKEN_DENIED: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token endpoint refused the credential"
+    ),
+    Reason.NO_SERVICE_ACCOUNT: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "No service account is attached"
+    ),
+    Reason.TOKEN_MALFORMED: Meaning(
+        503,
+        "proxy_internal_response",
+        Source.TOKEN,
+        "The token endpoint answered with something else than a token",
+    ),
+    Reason.TOKEN_WRONG_AUDIENCE: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token that came is for another audience"
+    ),
+    Reason.TOKEN_NO_EXPIRY: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token that came has no expiry"
+    ),
+    Reason.TOKEN_EXPIRED: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token that came has expired already"
+    ),
+    Reason.DRAINING: Meaning(503, "proxy_internal_response", Source.SELF, "The sidecar is shutting down"),
+    Reason.OVERLOADED: Meaning(503, "connection_limit_reached", Source.SELF, "The sidecar is at a limit"),
+    Reason.INTERNAL: Meaning(500, "proxy_internal_error", Source.SELF, "A fault in the sidecar"),
+}
+"""Total over `Reason` (a unit test holds that): one look-up where a `match` would walk the cases."""
+
+
+@final
+class SidecarError(Exception):
+    """One thing that went wrong.
+
+    `detail` is a full sentence for a person: what happened, with which host, file or option, and what to
+    do next. It never holds a token, a key, or bytes of an answer that could be one. `retry_after` is in
+    seconds from now: how long the other side asked to be left alone, where it said so.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        retry: Retry = Retry.NEVER,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.retry = retry
+        self.retry_after = retry_after
+
+    @property
+    def source(self) -> Source:
+        """Whose fault it is; follows from the reason."""
+        return MEANINGS[self.reason].source
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer; follows from the reason."""
+        return MEANINGS[self.reason].status
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"

@@ -1,0 +1,45 @@
+"""Tasks with names and owners.
+
+Owns every asyncio task of the process: bare `create_task` is banned (ruff TID251, and a test that greps
+for `loop.create_task`). A task is named, kept from the garbage collector, and its crash is logged; the
+owner ends all of its tasks with `close()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, final
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Tasks:
+    """The tasks of one owner."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run `coroutine` as a task called `name`; a crash is logged with its traceback."""
+        task = self._loop.create_task(coroutine, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task crashed", exc_info=error, extra={"fields": {"task": task.get_name()}})
