@@ -1,0 +1,360 @@
+"""Metrics: the names that operators see, and the plain integers behind them.
+
+Owns the records that the data path and the token store count in (`RouteStats`, `TokenStats`,
+`Histogram`) and the declaration of every metric family (`FAMILIES`, from which docs/metrics.md is
+generated). `proxy` and `tokens` write the records, `service` implements `MetricsSource`,
+`admin.exposition` reads them when it is scraped. All of it happens on the event loop's thread: there is
+no lock, and no prometheus-client object.
+
+It may not know how anything works: it holds numbers and names. Rules: the labels are a closed set of
+route, audience, credential, code, method, reason and a few fixed words, and none that Google's collectors
+claim; OpenMetrics 1.0 and Prometheus naming (base units, `_total`). A counter is never taken back: a
+record lives as long as the process does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, final
+
+METHODS = frozenset(
+    "DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK "
+    "BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH "
+    "PURGE MKCALENDAR LINK UNLINK SOURCE QUERY".split()
+)
+"""The values of the label `method`: what llhttp 9 lets through for HTTP. The empty string stands beside
+them for a request whose head was never understood."""
+
+TOKEN_STATES = ("fresh", "stale", "expired", "missing", "fetching", "failing")
+"""The values of the label `state` of a token."""
+
+OTHERS = "(others)"
+"""The audience under which fetches are counted once there are more audiences than are kept apart."""
+
+DURATION_BOUNDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
+"""Seconds. From an answer of the sidecar's own up to the default response timeout."""
+
+OWN_BOUNDS = (
+    *(0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Seconds. From a warm request (tens of microseconds) up to the default `token_wait`."""
+
+FETCH_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Seconds. From a metadata server's cached answer up to a fetch that ran into its deadline."""
+
+
+@final
+class Histogram:
+    """Counts of durations by upper bound, in seconds."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration. Hot path: one bisect, two additions."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+
+@final
+class RouteStats:
+    """What happened on one route since the process started; one more record counts what met no route."""
+
+    __slots__ = (
+        "bytes_received",
+        "bytes_sent",
+        "connections_active",
+        "connections_idle",
+        "connections_opened",
+        "in_flight",
+        "own",
+        "refused",
+        "replays",
+        "requests",
+        "retries",
+        "total",
+        "upgrades",
+    )
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, int], int] = {}
+        """By method and code, each counted when it has ended; 499: the app left before the answer."""
+        self.refused: dict[str, int] = {}
+        """Answers that the sidecar made itself, by reason."""
+        self.total = Histogram(DURATION_BOUNDS)
+        self.own = Histogram(OWN_BOUNDS)
+        self.in_flight = 0
+        self.bytes_sent = 0
+        """Body bytes that went to the upstream."""
+        self.bytes_received = 0
+        """Body bytes that came from the upstream."""
+        self.connections_opened = 0
+        self.connections_active = 0
+        self.connections_idle = 0
+        self.retries = 0
+        """Sent again because a pooled connection had gone stale."""
+        self.replays = 0
+        """Sent again with a new token because the upstream refused the old one."""
+        self.upgrades = 0
+
+
+@final
+class TokenStats:
+    """What happened to the tokens of one credential and audience since the process started."""
+
+    __slots__ = ("duration", "fetches", "invalidated", "wait", "waiting", "waits")
+
+    def __init__(self, duration: Histogram | None = None, wait: Histogram | None = None) -> None:
+        self.fetches: dict[tuple[str, str], int] = {}
+        """By result (`ok`, `same`, `error`) and reason (empty unless `error`)."""
+        self.duration = duration or Histogram(FETCH_BOUNDS)
+        self.waits = 0
+        """Requests that found no token and had to wait, counted when they began to."""
+        self.waiting = 0
+        self.wait = wait or Histogram(FETCH_BOUNDS)
+        self.invalidated = 0
+        """Tokens dropped early because an upstream called them invalid."""
+
+
+@final
+class TokenStatsTable:
+    """The token records of the process, by credential and audience.
+
+    Bounded, since wildcard routes make audiences out of traffic: past `limit` records per process, new
+    audiences of a credential share one (`OTHERS`). The two histograms are shared by all audiences of a
+    credential: a few dozen series for each audience would cost more than they tell.
+    """
+
+    __slots__ = ("_limit", "_records", "_shared")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._records: dict[tuple[str, str], TokenStats] = {}
+        self._shared: dict[str, tuple[Histogram, Histogram]] = {}
+
+    def record(self, credential: str, audience: str) -> TokenStats:
+        """The one record of this credential and audience; made at first use, never dropped."""
+        if (found := self._records.get((credential, audience))) is not None:
+            return found
+        if len(self._records) >= self._limit and audience != OTHERS:
+            return self.record(credential, OTHERS)
+        if credential not in self._shared:
+            self._shared[credential] = (Histogram(FETCH_BOUNDS), Histogram(FETCH_BOUNDS))
+        record = self._records[credential, audience] = TokenStats(*self._shared[credential])
+        return record
+
+    def records(self) -> Iterable[tuple[tuple[str, str], TokenStats]]:
+        """Every record under (credential, audience)."""
+        return self._records.items()
+
+    def histograms(self) -> Iterable[tuple[str, tuple[Histogram, Histogram]]]:
+        """By credential: how long fetches took, how long requests waited."""
+        return self._shared.items()
+
+
+class TokenKey(Protocol):
+    """The part of a token's key that becomes labels."""
+
+    @property
+    def credential(self) -> str: ...
+    @property
+    def audience(self) -> str: ...
+
+
+class TokenReading(Protocol):
+    """What the store knows about one token now."""
+
+    @property
+    def key(self) -> TokenKey: ...
+    @property
+    def state(self) -> str:
+        """One of `TOKEN_STATES`."""
+        ...
+
+    @property
+    def expires_at(self) -> float | None:
+        """Unix seconds; None while there is no token."""
+        ...
+
+
+class MetricsSource(Protocol):
+    """What the collector reads; implemented by the composition root."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def started_at(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def is_ready(self) -> bool: ...
+    def routes(self) -> Iterable[tuple[str, RouteStats]]:
+        """Every route's record under its name, and under the empty name that of requests without a route."""
+        ...
+
+    def tokens(self) -> Iterable[TokenReading]: ...
+    def token_stats(self) -> TokenStatsTable: ...
+
+
+class Kind(StrEnum):
+    """What a family is, in OpenMetrics terms."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric as an operator sees it."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """The base unit that the name ends in, or nothing."""
+        stem = self.name.removesuffix("_total")
+        return next((unit for unit in ("seconds", "bytes") if stem.endswith("_" + unit)), "")
+
+
+def _family(name: str, kind: Kind, text: str, *labels: str) -> Family:
+    return Family(f"idtoken_sidecar_{name}", kind, text, labels)
+
+
+BUILD = _family("build_info", Kind.INFO, "The versions that are running.", "version", "python")
+START = _family("start_time_seconds", Kind.GAUGE, "When the sidecar started, in Unix seconds.")
+READY = _family("ready", Kind.GAUGE, "Whether /healthz/ready answers 200: 1 for yes, 0 for no.")
+REQUESTS = _family(
+    "requests_total",
+    Kind.COUNTER,
+    "Requests that have ended, with the status the app was given; 499 means that the app left first.",
+    *("route", "method", "code"),
+)
+REFUSED = _family(
+    "refused_total",
+    Kind.COUNTER,
+    "Answers that the sidecar made itself instead of forwarding one, by reason; the route is empty where "
+    "none matched.",
+    *("route", "reason"),
+)
+DURATION = _family(
+    "request_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time from the arrival of a request's head to the end of its answer.",
+    "route",
+)
+OWN_DURATION = _family(
+    "request_own_duration_seconds",
+    Kind.HISTOGRAM,
+    "The sidecar's own share: time from the arrival of a request's head until it was handed to an upstream "
+    "connection, waiting for a token or a connection included.",
+    "route",
+)
+IN_FLIGHT = _family("requests_in_flight", Kind.GAUGE, "Requests that have begun and not ended.", "route")
+BYTES_SENT = _family(
+    "request_body_bytes_total", Kind.COUNTER, "Body bytes that were sent to the upstream.", "route"
+)
+BYTES_RECEIVED = _family(
+    "response_body_bytes_total", Kind.COUNTER, "Body bytes that were received from the upstream.", "route"
+)
+CONNECTIONS = _family(
+    "upstream_connections",
+    Kind.GAUGE,
+    "Open upstream connections, by whether a request is using them (active) or they are pooled (idle).",
+    *("route", "state"),
+)
+CONNECTIONS_OPENED = _family(
+    "upstream_connections_opened_total",
+    Kind.COUNTER,
+    "Upstream connections that were opened; its ratio to requests tells how well pooling works.",
+    "route",
+)
+RETRIES = _family(
+    "retries_total",
+    Kind.COUNTER,
+    "Requests that were sent again because a pooled connection had gone stale.",
+    "route",
+)
+REPLAYS = _family(
+    "token_replays_total",
+    Kind.COUNTER,
+    "Requests that were sent again with a new token because the upstream refused the old one.",
+    "route",
+)
+UPGRADES = _family(
+    "upgrades_total", Kind.COUNTER, "Connections that became a tunnel, such as WebSockets.", "route"
+)
+TOKEN_EXPIRY = _family(
+    "token_expiry_timestamp_seconds",
+    Kind.GAUGE,
+    "When the token that is being served expires, in Unix seconds; absent while there is none.",
+    *("credential", "audience"),
+)
+TOKEN_STATE = _family(
+    "token_state",
+    Kind.GAUGE,
+    f"The state of each token: 1 for the current one of {', '.join(TOKEN_STATES)}, 0 for the rest.",
+    *("credential", "audience", "state"),
+)
+TOKEN_FETCHES = _family(
+    "token_fetches_total",
+    Kind.COUNTER,
+    "Fetches that have ended: ok, same (the endpoint handed out the token that was known already) or "
+    "error, and its reason.",
+    *("credential", "audience", "result", "reason"),
+)
+TOKEN_FETCH_DURATION = _family(
+    "token_fetch_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time that fetches took, whether they brought a token or not.",
+    "credential",
+)
+TOKEN_INVALIDATED = _family(
+    "token_invalidated_total",
+    Kind.COUNTER,
+    "Tokens that were dropped before their time because an upstream called them invalid.",
+    *("credential", "audience"),
+)
+TOKEN_WAITS = _family(
+    "token_waits_total",
+    Kind.COUNTER,
+    "Requests that found no usable token and had to wait for a fetch.",
+    *("credential", "audience"),
+)
+TOKEN_WAITING = _family(
+    "token_waiting",
+    Kind.GAUGE,
+    "Requests that are waiting for a token now.",
+    *("credential", "audience"),
+)
+TOKEN_WAIT = _family(
+    "token_wait_seconds",
+    Kind.HISTOGRAM,
+    "Time that requests waited for a token, whether one came or not.",
+    "credential",
+)
+
+FAMILIES: tuple[Family, ...] = (
+    *(BUILD, START, READY),
+    *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, BYTES_SENT, BYTES_RECEIVED),
+    *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES),
+    *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION),
+    *(TOKEN_INVALIDATED, TOKEN_WAITS, TOKEN_WAITING, TOKEN_WAIT),
+)
+"""Every family the sidecar declares, in the order they are exposed; prometheus-client's own `process_*`
+families follow them."""
