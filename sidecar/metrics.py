@@ -163,7 +163,7 @@ class TokenStatsTable:
         return self._shared.items()
 
 
-class TokenKey(Protocol):
+class TokenLabels(Protocol):
     """The part of a token's key that becomes labels."""
 
     @property
@@ -176,7 +176,7 @@ class TokenReading(Protocol):
     """What the store knows about one token now."""
 
     @property
-    def key(self) -> TokenKey: ...
+    def key(self) -> TokenLabels: ...
     @property
     def state(self) -> str:
         """One of `TOKEN_STATES`."""
