@@ -1,0 +1,224 @@
+"""What the store keeps for one key, and the bounded cache of those that are not pinned.
+
+Owns `Entry` (one key's token, fetch, waiters and timer), its state as operators see it, and `EntryCache`.
+Called by the store alone. An entry starts nothing by itself: it answers questions and is changed by the
+store. The rule: the cache is bounded by use and by time (cachetools' TLRUCache, on the wall clock, like every
+expiry), and whatever leaves it has its timer stopped; entries that somebody waits for are also held by the
+store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import StrEnum
+from math import inf
+from typing import Final, NamedTuple, final
+
+from cachetools import Cache, TLRUCache
+
+from sidecar.clock import TimerHandle
+from sidecar.errors import Reason, SidecarError
+from sidecar.metrics import TokenStats
+from sidecar.tokens.policy import Instant, Plan
+from sidecar.tokens.report import FetchReport
+from sidecar.tokens.token import Token, TokenKey
+
+LINGER: Final = 60.0
+"""Seconds that a cached entry outlives its token and its backoff, so that its last error is not forgotten
+while somebody still asks."""
+
+Waiter = Callable[[SidecarError | None], None]
+
+
+class State(StrEnum):
+    """One key as operators see it."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    """Served, and past its renewal point."""
+    EXPIRED = "expired"
+    MISSING = "missing"
+    """Never asked for yet."""
+    FETCHING = "fetching"
+    """None to serve, one on its way."""
+    FAILING = "failing"
+    """None to serve, and the last fetch failed."""
+
+
+class LastError(NamedTuple):
+    """What the last fetch failed with; `at` in Unix seconds."""
+
+    reason: Reason
+    detail: str
+    at: float
+
+
+class TokenStatus(NamedTuple):
+    """One key for the status page and the collector; never the token. Moments in Unix seconds."""
+
+    key: TokenKey
+    state: State
+    expires_at: float | None
+    renew_at: float | None
+    last_error: LastError | None
+    """None once a fetch has succeeded."""
+    waiting: int
+
+
+@final
+class Entry:
+    """One key's token and everything that is going on about it."""
+
+    __slots__ = (
+        "evicted",
+        "failures",
+        "fetch",
+        "fresh_until",
+        "had_token",
+        "key",
+        "last_error",
+        "limit_timer",
+        "pinned",
+        "plan",
+        "rejected_mono",
+        "report",
+        "retry",
+        "stats",
+        "timer",
+        "token",
+        "value",
+        "waiters",
+        "waking",
+        "wanted",
+        "withheld",
+    )
+
+    def __init__(self, key: TokenKey, stats: TokenStats, *, pinned: bool) -> None:
+        self.key = key
+        self.stats = stats
+        self.report = FetchReport(key, stats)
+        self.pinned = pinned
+        self.evicted = False
+        self.wanted = False
+        """Whether somebody asked since the last fetch; once asked for, a pinned entry stays wanted."""
+        # the token
+        self.token: Token | None = None
+        self.plan: Plan | None = None
+        self.value: bytes | None = None
+        self.fresh_until = -inf
+        """Unix seconds: until then `value` is served without another look. -inf sends every use the long
+        way."""
+        self.withheld = False
+        """A target refused the token: not served until the renewal under way has ended, well or badly."""
+        self.rejected_mono = -inf
+        self.had_token = False
+        # the fetch
+        self.fetch: asyncio.Task[None] | None = None
+        self.timer: TimerHandle | None = None
+        """For the next renewal or retry."""
+        self.failures = 0
+        self.retry: Instant | None = None
+        """Backing off until then."""
+        self.last_error: LastError | None = None
+        # the callers
+        self.waiters: OrderedDict[Waiter, float] = OrderedDict()
+        """In order of joining, with the monotonic moment of it."""
+        self.waking: OrderedDict[Waiter, float] = OrderedDict()
+        """Those being called right now: they can still leave."""
+        self.limit_timer: TimerHandle | None = None
+
+    def is_usable(self, now: Instant) -> bool:
+        """Whether the token may be attached now."""
+        return self.plan is not None and not self.withheld and not self.plan.unusable.has_come(now)
+
+    def is_due(self, now: Instant) -> bool:
+        """Whether a fetch is called for: there is no token, or its renewal point has come, and none is under
+        way."""
+        if self.fetch is not None or (self.retry is not None and not self.retry.has_come(now)):
+            return False
+        return self.plan is None or self.retry is not None or self.plan.renew.has_come(now)
+
+    def is_backing_off(self, now: Instant) -> bool:
+        """Whether the last fetch failed and the next may not start yet."""
+        return self.fetch is None and self.retry is not None and not self.retry.has_come(now)
+
+    def error_now(self, now: Instant) -> SidecarError | None:
+        """The last error as a new exception, with the time until the next fetch; None if the last fetch went
+        well.
+
+        New each time: an exception that is raised again and again grows its traceback.
+        """
+        if self.last_error is None:
+            return None
+        left = None if self.retry is None else self.retry.seconds_from(now)
+        return SidecarError(self.last_error.reason, self.last_error.detail, retry_after=left)
+
+    def keep_until(self, now_at: float) -> float:
+        """Until when (Unix seconds) a cached entry is worth keeping."""
+        expires_at = now_at if self.token is None else self.token.expires_at
+        retry_at = now_at if self.retry is None else self.retry.at
+        return max(expires_at, retry_at, now_at) + LINGER
+
+    def stop(self) -> None:
+        """Call off the timer for the next fetch."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def status(self, now: Instant) -> TokenStatus:
+        """What may be shown of this entry."""
+        return TokenStatus(
+            self.key,
+            self._state(now),
+            None if self.token is None else self.token.expires_at,
+            None if self.plan is None else self.plan.renew.at,
+            self.last_error,
+            len(self.waiters),
+        )
+
+    def _state(self, now: Instant) -> State:
+        if self.plan is not None and self.is_usable(now):
+            return State.STALE if self.plan.renew.has_come(now) else State.FRESH
+        if self.fetch is not None:
+            return State.FETCHING
+        if self.last_error is not None:
+            return State.FAILING
+        return State.MISSING if self.plan is None else State.EXPIRED
+
+
+@final
+class EntryCache(TLRUCache[TokenKey, Entry]):
+    """The entries of wildcard audiences: at most `size`, least recently used first out."""
+
+    def __init__(self, size: int, wall: Callable[[], float]) -> None:
+        super().__init__(size, ttu=lambda _key, entry, now: entry.keep_until(now), timer=wall)
+
+    def file(self, entry: Entry) -> None:
+        """Put the entry in, or again in after its token or backoff changed; others may have to leave."""
+        # Before it is stored, TLRUCache drops what has expired, and that may be this very entry.
+        self[entry.key] = entry
+        entry.evicted = False
+
+    def entries(self) -> list[Entry]:
+        """All of them, without counting as a use."""
+        return [Cache.__getitem__(self, key) for key in self]
+
+    def expire(self, time: float | None = None) -> list[tuple[TokenKey, Entry]]:
+        """See `TLRUCache.expire`; called by every insertion."""
+        expired = list(super().expire(time))
+        for _, entry in expired:
+            _retire(entry)
+        return expired
+
+    def popitem(self) -> tuple[TokenKey, Entry]:
+        """See `TLRUCache.popitem`; called by an insertion into a full cache."""
+        key, entry = super().popitem()
+        _retire(entry)
+        return key, entry
+
+
+def _retire(entry: Entry) -> None:
+    entry.evicted = True
+    entry.stop()

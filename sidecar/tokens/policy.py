@@ -1,0 +1,148 @@
+"""When a token is served, renewed and given up.
+
+Owns every number and rule about time of the token store. Called by `tokens.store` alone. Pure: no I/O, no
+clock and no randomness of its own: `now` is an argument, and so is `jitter` (uniform, 0 to 1). The rule it
+implements is the time policy of docs/architecture.md:
+
+    whole life        exp − iat (exp − receipt, if there is no iat)
+    never attached    under 30 s to live, or under a tenth of the whole life where that is less
+    renewed           at exp − 225 s, and up to 45 s later (a jitter: never earlier)
+                      whole life under 15 min: after 3/4 of it, and up to 1/20 of it later
+    same exp again,   not a failure: used, and asked for again in 30–60 s;
+    or late already   sooner only as the last usable moment requires
+    failed            backoff with full jitter, see `backoff`
+
+Every moment is kept on both clocks (`Instant`) and has come when either says so: the monotonic clock stands
+still while an instance is frozen, the wall clock can be stepped back, and neither may hold up a renewal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sidecar.tokens.token import Token
+
+RENEW_BEFORE = 225.0
+"""Seconds before `exp`: google-auth's own threshold, and metadata servers hand out the same token until
+then."""
+RENEW_JITTER = 45.0
+SHORT_LIFE = 900.0
+"""Seconds: whole lives under this are renewed after three quarters, which meets `RENEW_BEFORE` exactly
+here."""
+MINIMUM_LIFE = 30.0
+ASK_AGAIN = 30.0
+"""Seconds until a token that should have been new is asked for again; doubled by a full jitter."""
+ASK_AGAIN_FLOOR = 1.0
+"""Seconds: asked no faster than this, however near the last usable moment is."""
+BACKOFF_CEILING = 30.0
+BACKOFF_FLOOR = 0.25
+"""Seconds: a full jitter may draw 0, and a draw of 0 is no backoff."""
+RETRY_AFTER_CEILING = 300.0
+"""Seconds: a longer Retry-After is cut to this. One question in five minutes burdens nobody, while an
+endpoint that says "in a day" once must not keep the app down for a day."""
+
+
+class Instant(NamedTuple):
+    """One moment on both clocks: `at` in Unix seconds, `mono` in monotonic ones."""
+
+    at: float
+    mono: float
+
+    def after(self, seconds: float) -> Instant:
+        """The moment `seconds` later; a negative number is earlier."""
+        return Instant(self.at + seconds, self.mono + seconds)
+
+    def has_come(self, now: Instant) -> bool:
+        """Whether either clock says so."""
+        return now.at >= self.at or now.mono >= self.mono
+
+    def seconds_from(self, now: Instant) -> float:
+        """How long it is until then by the clock that gets there first, at least 0."""
+        return max(min(self.at - now.at, self.mono - now.mono), 0.0)
+
+
+class Plan(NamedTuple):
+    """What to do with one token, and when."""
+
+    renew: Instant
+    """From here on a new one is asked for, while this one is still served."""
+    unusable: Instant
+    """From here on it is never attached. Never before `renew`."""
+
+
+def whole_life(token: Token) -> float:
+    """How long the token was made to live, in seconds."""
+    return max(token.expires_at - token.issued_at, 0.0)
+
+
+def minimum_life(token: Token) -> float:
+    """How much life a token must have left to be attached, in seconds."""
+    return min(MINIMUM_LIFE, whole_life(token) / 10)
+
+
+def schedule(token: Token, *, now: Instant, jitter: float) -> Plan:
+    """Plan for a token that has just come and is a new one.
+
+    A token that is past its renewal point already is planned as by `same_token`. One that is not even usable
+    gets a plan whose `unusable` has come: the caller treats it as expired.
+    """
+    life = whole_life(token)
+    if life < SHORT_LIFE:
+        before, spread = life / 4, life / 20
+    else:
+        before, spread = RENEW_BEFORE, RENEW_JITTER
+    # A token issued in our future says that this clock is behind the issuer's. No token that has just come
+    # can outlive its whole life from now, so its moments are counted back by as much.
+    left = min(token.expires_at - now.at, life)
+    unusable = now.after(left - minimum_life(token))
+    renew = now.after(left - before + jitter * spread)
+    if renew.has_come(now):
+        renew = _ask_again(unusable, now=now, jitter=jitter)
+    return Plan(renew, unusable)
+
+
+def same_token(token: Token, previous: Plan, *, now: Instant, jitter: float) -> Plan:
+    """Plan for an answer that brought the `exp` that was already here, whose plan was `previous`.
+
+    Metadata servers do that until about four minutes before it expires. If the renewal point has not come yet
+    (the renewal was asked for out of turn, after a refused token), the plan stands.
+
+    The monotonic deadline of the first plan stands too, so that a wall clock set back does not make an old
+    token young; only the issuer's handing it out again extends it, to the next answer and not further.
+    """
+    if not previous.renew.has_come(now):
+        return previous
+    fresh = schedule(token, now=now, jitter=jitter)
+    confirmed_mono = now.mono + 2 * ASK_AGAIN + MINIMUM_LIFE
+    unusable = Instant(
+        fresh.unusable.at, min(fresh.unusable.mono, max(previous.unusable.mono, confirmed_mono))
+    )
+    return Plan(_ask_again(unusable, now=now, jitter=jitter), unusable)
+
+
+def _ask_again(unusable: Instant, *, now: Instant, jitter: float) -> Instant:
+    """30–60 s from now; half of what is left where that is sooner; never after the last usable moment."""
+    left = unusable.seconds_from(now)
+    wanted = min(ASK_AGAIN * (1 + jitter), left / 2)
+    return now.after(min(max(wanted, ASK_AGAIN_FLOOR), left))
+
+
+def backoff(failures: int, *, jitter: float, retry_after: float | None = None) -> float:
+    """Seconds to wait after the `failures`-th failure in a row (1 is the first).
+
+    Full jitter: anything between the floor and the ceiling, so that a fleet that failed together does not
+    come back together.
+
+        failures    1      2      3      4      5       6 and more
+        ceiling     1 s    2 s    4 s    8 s    16 s    30 s
+        floor       0.25 s
+
+    `retry_after` (seconds) is what the endpoint asked for: waited in full, up to `RETRY_AFTER_CEILING`, and
+    up to a tenth longer (the same jitter: later, never earlier).
+    """
+    # The exponent is capped: 2.0 ** 1024 overflows, and a sidecar can be failing for months.
+    ceiling = min(2.0 ** (min(max(failures, 1), 10) - 1), BACKOFF_CEILING)
+    delay = max(jitter * ceiling, BACKOFF_FLOOR)
+    if retry_after is None or not retry_after > 0:
+        return delay
+    return max(delay, min(retry_after, RETRY_AFTER_CEILING) * (1 + jitter / 10))

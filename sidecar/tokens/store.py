@@ -1,0 +1,437 @@
+"""The token store: which token is served now, and who waits for one.
+
+Owns every token of the process, the fetches in flight, their timers and the callers who wait. The data path
+calls `bearer` for each request, and `join`/`leave`/`reject` where there is no token or the target refused it;
+health probes call `nudge`; the service calls `pin`, `prefetch` and `close`. It may not decide about time
+(that is `tokens.policy`), talk to an endpoint (`tokens.sources`), or show a token to anyone but the data
+path. It lives on one event loop and has no locks.
+
+The rule is the time policy of docs/architecture.md: one fetch for a key however many callers wait; a renewal
+ahead of expiry while the old token is served; the last error at once between failed fetches; and a renewal is
+triggered by timer, by use and by health probe, whichever comes first, since each of them can be held up.
+
+    missing ──fetch──▶ fresh ──renewal point──▶ stale ──last usable moment──▶ expired
+       │                 ▲                        │                              │
+       └──▶ failing ─────┴───────── fetch ────────┴──────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Final, NamedTuple, final
+
+from sidecar.clock import Clock
+from sidecar.errors import Reason, SidecarError
+from sidecar.metrics import TokenStats
+from sidecar.tasks import Tasks
+from sidecar.tokens import policy
+from sidecar.tokens.entry import Entry, EntryCache, LastError, TokenStatus, Waiter
+from sidecar.tokens.policy import Instant
+from sidecar.tokens.sources import TokenSource
+from sidecar.tokens.token import Token, TokenKey
+
+REJECT_INTERVAL: Final = 30.0
+"""Seconds between two renewals of one key that a target's 401 may start."""
+_TIMER_SLACK: Final = 0.001
+"""Seconds: a timer that runs this much early counts as on time."""
+
+_log = logging.getLogger("sidecar.tokens")
+
+
+class ReadyState(NamedTuple):
+    """What readiness asks of one key."""
+
+    had_token: bool
+    """Whether it has had a token once."""
+    error: SidecarError | None
+    """What the last fetch failed with, if it did."""
+
+
+@final
+class TokenStore:
+    """Every token of the process.
+
+    `jitter` gives uniform numbers from 0 to 1; `wait` is how long (seconds) a caller waits for a token;
+    `size` is how many keys that are not pinned are kept; `stats` gives the record that a key is counted in.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, TokenSource],
+        clock: Clock,
+        tasks: Tasks,
+        stats: Callable[[TokenKey], TokenStats],
+        *,
+        jitter: Callable[[], float],
+        wait: float,
+        size: int,
+    ) -> None:
+        self._sources = sources
+        self._clock = clock
+        self._wall = clock.wall
+        self._tasks = tasks
+        self._stats = stats
+        self._jitter = jitter
+        self._wait = wait
+        self._size = size
+        self._pinned: dict[TokenKey, Entry] = {}
+        self._cache = EntryCache(size, clock.wall)
+        self._busy: dict[TokenKey, Entry] = {}
+        """Entries with a fetch in flight or with waiters; the cache may drop them, this does not."""
+        self._closed = False
+
+    # the data path
+
+    def bearer(self, key: TokenKey) -> bytes | None:
+        """The header value to attach now, or None: then `join`.
+
+        Starts the renewal itself once the renewal point has come. Budget, on a hit of a pinned key: one dict
+        look-up and one comparison of the wall clock, no task, no await:
+        """
+        entry = self._pinned.get(key)
+        if entry is not None and self._wall() < entry.fresh_until:
+            return entry.value
+        return self._bearer(key, entry)
+
+    def join(self, key: TokenKey, waiter: Waiter) -> None:
+        """Wait for a token, after `bearer` gave None.
+
+        `waiter` is called once, from the event loop and never from within this call: with None when there is
+        a token (ask `bearer` right then), else with the reason why there is none. Raises `SidecarError` at
+        once when the last fetch failed and the next may not start yet. A waiter can wait for one token at a
+        time.
+        """
+        entry = self._entry(key)
+        now = self._now()
+        entry.wanted = True
+        usable = entry.is_usable(now)
+        if not usable and entry.fetch is None:
+            if entry.is_backing_off(now) and (error := entry.error_now(now)) is not None:
+                raise error
+            self._start(entry)
+        self._busy[key] = entry
+        entry.waiters[waiter] = now.mono
+        entry.stats.waits += 1
+        entry.stats.waiting += 1
+        if usable or entry.limit_timer is None:
+            self._arm_limit(entry, 0.0 if usable else self._wait)
+
+    def leave(self, key: TokenKey, waiter: Waiter) -> None:
+        """The caller gave up: `waiter` will not be called. Harmless if it has been already."""
+        entry = self._find(key)
+        if entry is None:
+            return
+        for waiting in (entry.waiters, entry.waking):
+            if waiting.pop(waiter, None) is not None:
+                entry.stats.waiting -= 1
+        self._settle(entry)
+
+    def reject(self, key: TokenKey, bearer: bytes) -> bool:
+        """A target said that this token is invalid: renew it, at most once in `REJECT_INTERVAL` for a key.
+
+        True if another token is there or on its way: `bearer` or `join`, then compare before replaying, since
+        the endpoint may hand out the same token again. The refused token is held back until the renewal has
+        ended; if that fails it is served again while it lives: one target's word must not take the others
+        down.
+        """
+        entry = self._find(key)
+        if entry is None or self._closed:
+            return False
+        now = self._now()
+        if entry.value != bearer or entry.withheld:
+            return entry.fetch is not None or entry.is_usable(now)
+        if now.mono - entry.rejected_mono < REJECT_INTERVAL or entry.is_backing_off(now):
+            return False
+        entry.rejected_mono = now.mono
+        entry.stats.invalidated += 1
+        entry.withheld = True
+        entry.fresh_until = -inf
+        if entry.fetch is None:
+            self._start(entry)
+        return True
+
+    # the service and its probes
+
+    def pin(self, key: TokenKey) -> None:
+        """Keep this key for good, whatever wildcard traffic does."""
+        if key not in self._pinned:
+            self._pinned[key] = Entry(key, self._stats(key), pinned=True)
+
+    def prefetch(self, keys: Iterable[TokenKey]) -> None:
+        """Fetch these now and keep them fresh from now on; pins them."""
+        if self._closed:
+            return
+        now = self._now()
+        for key in keys:
+            self.pin(key)
+            entry = self._pinned[key]
+            entry.wanted = True
+            if entry.is_due(now):
+                self._start(entry)
+
+    def nudge(self) -> None:
+        """Look at every key by the wall clock and start what is due; called by every health probe.
+
+        On Cloud Run, timers stand still between requests while probes get CPU.
+        """
+        if self._closed:
+            return
+        now = self._now()
+        for entry in [*self._pinned.values(), *self._cache.entries()]:
+            if entry.wanted and entry.is_due(now):
+                self._start(entry)
+
+    def ready_state(self, key: TokenKey) -> ReadyState:
+        """Whether this key has had its token, and what it failed with last."""
+        entry = self._find(key)
+        if entry is None:
+            return ReadyState(had_token=False, error=None)
+        return ReadyState(entry.had_token, entry.error_now(self._now()))
+
+    def status(self) -> list[TokenStatus]:
+        """Every key that is kept, pinned ones first; never a token."""
+        now = self._now()
+        entries = {entry.key: entry for entry in self._pinned.values()}
+        entries.update((entry.key, entry) for entry in self._cache.entries())
+        entries.update(self._busy)
+        return [entry.status(now) for entry in entries.values()]
+
+    async def close(self) -> None:
+        """Stop every timer and fetch, send the waiters away (DRAINING), forget every token."""
+        self._closed = True
+        entries = [*self._pinned.values(), *self._cache.entries(), *self._busy.values()]
+        fetches = [entry.fetch for entry in entries if entry.fetch is not None]
+        for entry in entries:
+            entry.stop()
+            entry.fresh_until = -inf
+            entry.token = entry.plan = entry.value = None
+            self._wake(entry, _draining())
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+        self._cache.clear()
+        self._busy.clear()
+
+    # looking up
+
+    def _now(self) -> Instant:
+        return Instant(self._wall(), self._clock.mono())
+
+    def _bearer(self, key: TokenKey, entry: Entry | None) -> bytes | None:
+        if entry is None:
+            entry = self._find(key)
+        if entry is None or self._closed:
+            return None
+        entry.wanted = True
+        if self._wall() < entry.fresh_until:
+            return entry.value
+        now = self._now()
+        if entry.is_due(now):
+            self._start(entry)
+        return entry.value if entry.is_usable(now) else None
+
+    def _find(self, key: TokenKey) -> Entry | None:
+        entry = self._pinned.get(key)
+        if entry is None:
+            try:
+                entry = self._cache[key]
+            except KeyError:
+                entry = self._busy.get(key)
+        return entry
+
+    def _entry(self, key: TokenKey) -> Entry:
+        """The entry of a key that somebody wants a token for, made if there is none; raises
+        `SidecarError`."""
+        if self._closed:
+            raise _draining()
+        entry = self._find(key)
+        if entry is not None:
+            return entry
+        if key.credential not in self._sources:
+            raise SidecarError(
+                Reason.CREDENTIAL_NOT_FOUND,
+                f"No credential is called {key.credential!r}; name one of those under `credentials`.",
+            )
+        if len(self._busy) >= self._size:
+            raise SidecarError(
+                Reason.OVERLOADED,
+                f"Tokens for {self._size} audiences are being fetched already; raise `token_cache` if so "
+                "many different targets are meant.",
+                retry_after=1.0,
+            )
+        entry = Entry(key, self._stats(key), pinned=False)
+        self._cache.file(entry)
+        return entry
+
+    # fetching
+
+    def _start(self, entry: Entry) -> None:
+        entry.stop()
+        entry.fresh_until = -inf
+        self._busy[entry.key] = entry
+        key = entry.key
+        entry.fetch = self._tasks.spawn(self._fetch(entry), name=f"token {key.credential} {key.audience}")
+
+    async def _fetch(self, entry: Entry) -> None:
+        key = entry.key
+        started_mono = self._clock.mono()
+        try:
+            token = await self._sources[key.credential].mint(key.audience)
+            self._arrived(entry, token, self._clock.mono() - started_mono)
+        except SidecarError as error:
+            self._failed(entry, error, None, self._clock.mono() - started_mono)
+        except asyncio.CancelledError:
+            entry.fetch = None
+            self._wake(entry, _draining())
+            raise
+        except Exception as fault:  # noqa: BLE001 - logged with its traceback by the report, and told to the waiters
+            self._failed(entry, _internal(key), fault, self._clock.mono() - started_mono)
+
+    def _arrived(self, entry: Entry, token: Token, took: float) -> None:
+        """Take in what a fetch brought; raises `SidecarError` if that can't be attached."""
+        now = self._now()
+        held, plan = entry.token, entry.plan
+        same = False
+        if held is None or plan is None:
+            plan = policy.schedule(token, now=now, jitter=self._jitter())
+        elif token.expires_at > held.expires_at or (entry.withheld and token.bearer != held.bearer):
+            plan = policy.schedule(token, now=now, jitter=self._jitter())
+        else:
+            # Replicas of an endpoint can disagree: an older token than the one that is here is no news
+            # either.
+            if token.expires_at < held.expires_at:
+                token = held
+            same = True
+            plan = policy.same_token(token, plan, now=now, jitter=self._jitter())
+        if plan.unusable.has_come(now):
+            raise _expired(token, now)
+        entry.token, entry.plan, entry.value = token, plan, token.bearer
+        entry.fresh_until = plan.renew.at
+        entry.had_token = True
+        entry.failures = 0
+        entry.retry = entry.last_error = None
+        entry.report.fetched(token, same=same, took=took)
+        self._fetched(entry, plan.renew.seconds_from(now), None)
+
+    def _failed(self, entry: Entry, error: SidecarError, cause: BaseException | None, took: float) -> None:
+        now = self._now()
+        entry.failures += 1
+        delay = policy.backoff(entry.failures, jitter=self._jitter(), retry_after=error.retry_after)
+        entry.retry = now.after(delay)
+        # Taken apart, not kept: an exception holds the frames it came through, and all they hold.
+        entry.last_error = LastError(error.reason, error.detail, now.at)
+        entry.withheld = False
+        served = entry.token if entry.is_usable(now) else None
+        entry.report.failed(error, cause=cause, served=served, now_mono=now.mono, took=took)
+        self._fetched(entry, delay, None if served is not None else entry.error_now(now))
+
+    def _fetched(self, entry: Entry, delay: float, error: SidecarError | None) -> None:
+        """A fetch has ended: tell the waiters, and look again in `delay` seconds."""
+        entry.fetch = None
+        entry.withheld = False
+        if not entry.pinned and (entry.waiters or not entry.evicted):
+            self._cache.file(entry)
+        if not entry.evicted:
+            entry.timer = self._clock.call_later(delay, self._look_again, entry)
+        self._wake(entry, error)
+        # A cached key is renewed ahead of its expiry only if it is used between now and then.
+        entry.wanted = entry.pinned
+        self._settle(entry)
+
+    def _look_again(self, entry: Entry) -> None:
+        entry.timer = None
+        if entry.wanted and entry.fetch is None:
+            self._start(entry)
+        else:
+            # The next use is to look at both clocks.
+            entry.fresh_until = -inf
+
+    # waiting
+
+    def _arm_limit(self, entry: Entry, delay: float) -> None:
+        if entry.limit_timer is not None:
+            entry.limit_timer.cancel()
+        entry.limit_timer = self._clock.call_later(delay, self._limit, entry)
+
+    def _limit(self, entry: Entry) -> None:
+        """Answer those who have waited long enough; one timer serves all waiters, who are in order of
+        joining."""
+        entry.limit_timer = None
+        now = self._now()
+        if entry.is_usable(now):
+            self._wake(entry, None)
+        else:
+            late: OrderedDict[Waiter, float] = OrderedDict()
+            for waiter, joined_mono in entry.waiters.items():
+                if joined_mono + self._wait - now.mono > _TIMER_SLACK:
+                    self._arm_limit(entry, joined_mono + self._wait - now.mono)
+                    break
+                late[waiter] = joined_mono
+            for waiter in late:
+                del entry.waiters[waiter]
+            self._call(entry, late, self._too_slow(entry))
+        self._settle(entry)
+
+    def _too_slow(self, entry: Entry) -> SidecarError:
+        return SidecarError(
+            Reason.TOKEN_TIMEOUT,
+            f"No token for {entry.key.audience} came within {self._wait:g} s (`token_wait`); the fetch goes on. "
+            "If this lasts, see whether the token endpoint can be reached from here.",
+            retry_after=1.0,
+        )
+
+    def _wake(self, entry: Entry, error: SidecarError | None) -> None:
+        """Call every waiter."""
+        if entry.limit_timer is not None:
+            entry.limit_timer.cancel()
+            entry.limit_timer = None
+        waiters, entry.waiters = entry.waiters, OrderedDict()
+        self._call(entry, waiters, error)
+
+    def _call(self, entry: Entry, waiters: OrderedDict[Waiter, float], error: SidecarError | None) -> None:
+        now_mono = self._clock.mono()
+        stats = entry.stats
+        entry.waking = waiters
+        while waiters:
+            waiter, joined_mono = waiters.popitem(last=False)
+            stats.waiting -= 1
+            stats.wait.observe(now_mono - joined_mono)
+            try:
+                waiter(error)
+            except Exception:  # noqa: BLE001 - logged; the others are owed their call all the same
+                _log.exception("token waiter crashed", extra={"fields": {"audience": entry.key.audience}})
+
+    def _settle(self, entry: Entry) -> None:
+        """Let go of an entry that nothing goes on about; the cache may still keep it."""
+        if entry.fetch is not None or entry.waiters or entry.waking:
+            return
+        if entry.limit_timer is not None:
+            entry.limit_timer.cancel()
+            entry.limit_timer = None
+        if self._busy.get(entry.key) is entry:
+            del self._busy[entry.key]
+
+
+def _draining() -> SidecarError:
+    return SidecarError(Reason.DRAINING, "The sidecar is shutting down: no more tokens are handed out.")
+
+
+def _internal(key: TokenKey) -> SidecarError:
+    return SidecarError(
+        Reason.INTERNAL,
+        f"Fetching a token with credential {key.credential!r} hit a fault in the sidecar; its log has the "
+        "traceback: please report it.",
+    )
+
+
+def _expired(token: Token, now: Instant) -> SidecarError:
+    left = token.expires_at - now.at
+    return SidecarError(
+        Reason.TOKEN_EXPIRED,
+        f"The token that came for {token.audience} has {left:.0f} s to live by this machine's clock, too little to "
+        "be sent on; if the clock is right, the token endpoint hands out old tokens.",
+    )

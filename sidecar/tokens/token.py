@@ -1,0 +1,119 @@
+"""A token, its key, and what is read from it.
+
+Owns `TokenKey`, `Token` and the reading of a JWT's claims. Called by the sources (which make tokens), the
+store (which keeps them) and the data path (which takes `Token.bearer`). Pure: no I/O, no clock, no
+randomness; time comes in as an argument. It does not verify signatures: the token came from the issuer, and
+the target verifies. The rules it holds: `exp` comes from the token, always (docs/architecture.md, "One
+token"); a token has no text form but its audience and expiry; what is handed to the data path is safe in a
+header line (RFC 6750 section 2.1, RFC 7515 section 3.1: three base64url parts).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn, Self, final
+
+from sidecar.errors import Reason, SidecarError
+
+MAX_JWT = 16 * 1024
+"""Bytes. Google's are about 1 KiB; nginx and Node refuse a header line over 8 to 16 KiB."""
+
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+
+
+class TokenKey(NamedTuple):
+    """What makes two tokens the same one to the cache."""
+
+    credential: str
+    """The credential's name in the configuration."""
+    audience: str
+    kind: str = "id"
+
+
+@final
+class Token:
+    """One bearer token; its text can be had from `bearer` and from nowhere else."""
+
+    __slots__ = ("audience", "bearer", "expires_at", "issued_at")
+
+    def __init__(self, value: str, *, audience: str, issued_at: float, expires_at: float) -> None:
+        self.audience = audience
+        self.issued_at = issued_at
+        """Unix seconds: the token's `iat`, or when it was received if it has none."""
+        self.expires_at = expires_at
+        """Unix seconds: the token's `exp`."""
+        self.bearer = b"Bearer " + value.encode("ascii")
+        """The ready header value."""
+
+    @classmethod
+    def from_jwt(cls, value: str, *, received_at: float) -> Self:
+        """Read audience and life from the token itself; `received_at` (Unix seconds) stands in for a missing
+        `iat`.
+
+        Raises `SidecarError`: TOKEN_MALFORMED for what is not a JWT with one audience, TOKEN_NO_EXPIRY for
+        one without `exp`. Neither says anything of what came.
+        """
+        claims = _claims(value)
+        if claims is None:
+            _malformed("The token endpoint answered with something that is not a JWT.")
+        audience = claims.get("aud")
+        if isinstance(audience, list) and len(audience) == 1:
+            audience = audience[0]
+        if not isinstance(audience, str):
+            _malformed("The token that came names no audience, or several.")
+        expires_at = _seconds(claims.get("exp"))
+        if expires_at is None:
+            raise SidecarError(
+                Reason.TOKEN_NO_EXPIRY,
+                "The token that came has no usable `exp`, so nothing says how long it may be used; "
+                "Google's tokens always have one: check what answers at the token endpoint.",
+            )
+        issued_at = _seconds(claims.get("iat"))
+        return cls(
+            value,
+            audience=audience,
+            issued_at=received_at if issued_at is None else issued_at,
+            expires_at=expires_at,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Token audience={self.audience!r} expires_at={self.expires_at:.0f}>"
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Token is a secret: it can be neither pickled nor copied")
+
+
+def _malformed(detail: str) -> NoReturn:
+    raise SidecarError(
+        Reason.TOKEN_MALFORMED, detail + " Check that no captive portal or proxy answers in its place."
+    )
+
+
+def _claims(value: str) -> Mapping[str, Any] | None:
+    """The payload of a JWT, unverified, or None; never raises, since what `json` raises carries the text."""
+    if len(value) > MAX_JWT or _JWT.fullmatch(value) is None:
+        return None
+    payload = value.split(".")[1]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return claims if isinstance(claims, dict) else None
+
+
+def _seconds(claim: object) -> float | None:
+    """A NumericDate (RFC 7519 section 2), or None for what is none."""
+    if isinstance(claim, bool) or not isinstance(claim, int | float):
+        return None
+    try:
+        seconds = float(claim)
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds) else None
