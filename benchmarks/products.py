@@ -1,0 +1,236 @@
+"""The products that are compared: for each, its configuration file, command and environment.
+
+Owns: how each product is set up to do the same job: take plain HTTP on loopback, set a bearer token for the
+audience, forward over a kept-alive connection (plain, or TLS that is verified).
+Called by: run.
+May not: start anything.
+Rule: a peer is configured as lean as its documentation allows (no access log, no request ids, one worker),
+so that a comparison never flatters the sidecar.
+"""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from load import HOST
+from metadata_server import make_token
+from upstream import nginx_prelude
+
+AUDIENCE = "https://bench.example"
+REPOSITORY = Path(__file__).resolve().parent.parent
+SIDECAR = REPOSITORY / ".venv" / "bin" / "idtoken-sidecar"
+SIDECAR_COMMAND = f"{shlex.quote(str(SIDECAR))} run --config {{config}}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stands around one instance of a product: its directory, its ports, its upstream."""
+
+    directory: Path
+    port: int
+    admin_port: int
+    upstream_port: int
+    metadata_port: int
+    ca_file: Path | None
+    """None: the upstream is plain HTTP."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command line, and what it needs in its environment."""
+
+    argv: Sequence[str]
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A name for the command line, a title for the table, and how to prepare an instance."""
+
+    name: str
+    title: str
+    prepare: Callable[[Setting], Launch]
+
+
+def _sidecar(command: str) -> Callable[[Setting], Launch]:
+    def prepare(setting: Setting) -> Launch:
+        config = setting.directory / "config.yaml"
+        tls = setting.ca_file is not None
+        lines = [
+            f"listen: 127.0.0.1:{setting.port}",
+            f"admin: 127.0.0.1:{setting.admin_port}",
+            "credentials:",
+            "  default: {type: metadata}",
+            "routes:",
+            "  - name: bench",
+            f"    host: {HOST}",
+            f"    upstream: {'https://localhost' if tls else 'http://127.0.0.1'}:{setting.upstream_port}",
+            f"    audience: {AUDIENCE}",
+            *([f"    tls: {{ca_file: {setting.ca_file}}}"] if tls else []),
+        ]
+        config.write_text("\n".join([*lines, ""]))
+        known = {
+            "config": config,
+            "port": setting.port,
+            "admin_port": setting.admin_port,
+            "upstream_port": setting.upstream_port,
+            "ca_file": setting.ca_file or "",
+        }
+        metadata = f"127.0.0.1:{setting.metadata_port}"
+        return Launch(
+            [part.format_map(known) for part in shlex.split(command)],
+            {"GCE_METADATA_HOST": metadata, "GCE_METADATA_IP": metadata},
+        )
+
+    return prepare
+
+
+def _envoy_cluster(name: str, port: int, **more: object) -> dict[str, object]:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+        **more,
+    }
+
+
+def _envoy_upstream(setting: Setting) -> dict[str, object]:
+    audience = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.gcp_authn.v3.Audience",
+        "url": AUDIENCE,
+    }
+    more: dict[str, object] = {
+        "metadata": {"typed_filter_metadata": {"envoy.filters.http.gcp_authn": audience}}
+    }
+    if setting.ca_file:
+        name = {"san_type": "DNS", "matcher": {"exact": "localhost"}}
+        more["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "sni": "localhost",
+                "common_tls_context": {
+                    "validation_context": {
+                        "trusted_ca": {"filename": str(setting.ca_file)},
+                        "match_typed_subject_alt_names": [name],
+                    }
+                },
+            },
+        }
+    return _envoy_cluster("upstream", setting.upstream_port, **more)
+
+
+def _envoy(binary: str) -> Callable[[Setting], Launch]:
+    def prepare(setting: Setting) -> Launch:
+        extensions = "type.googleapis.com/envoy.extensions.filters"
+        manager = {
+            "@type": f"{extensions}.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "bench",
+            "generate_request_id": False,
+            "route_config": {
+                "virtual_hosts": [
+                    {
+                        "name": "bench",
+                        "domains": [HOST],
+                        "routes": [
+                            {"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}
+                        ],
+                    }
+                ]
+            },
+            "http_filters": [
+                {
+                    "name": "envoy.filters.http.gcp_authn",
+                    "typed_config": {
+                        "@type": f"{extensions}.http.gcp_authn.v3.GcpAuthnFilterConfig",
+                        "cluster": "metadata",
+                        "timeout": "10s",
+                        "cache_config": {"cache_size": 100},
+                    },
+                },
+                {
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": f"{extensions}.http.router.v3.Router"},
+                },
+            ],
+        }
+        listener = {
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": setting.port}},
+            "filter_chains": [
+                {
+                    "filters": [
+                        {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+                    ]
+                }
+            ],
+        }
+        clusters = [_envoy_upstream(setting), _envoy_cluster("metadata", setting.metadata_port)]
+        config = setting.directory / "envoy.json"
+        config.write_text(
+            json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}, indent=2)
+        )
+        options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
+        return Launch([binary, "-c", str(config), *options])
+
+    return prepare
+
+
+def _nginx(setting: Setting) -> Launch:
+    directory = setting.directory
+    config = directory / "nginx.conf"
+    tls = (
+        f"""
+            proxy_ssl_verify on;
+            proxy_ssl_trusted_certificate {setting.ca_file};
+            proxy_ssl_server_name on;
+            proxy_ssl_name localhost;
+            proxy_ssl_protocols TLSv1.2 TLSv1.3;"""
+        if setting.ca_file
+        else ""
+    )
+    config.write_text(
+        f"""{nginx_prelude(directory)}
+    upstream target {{
+        server 127.0.0.1:{setting.upstream_port};
+        keepalive 64;
+        keepalive_requests 1000000000;
+    }}
+    server {{
+        listen 127.0.0.1:{setting.port} backlog=1024;
+        client_max_body_size 0;
+        location / {{
+            proxy_pass {"https" if setting.ca_file else "http"}://target;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Authorization "Bearer {make_token(AUDIENCE)}";
+            proxy_request_buffering off;
+            proxy_max_temp_file_size 0;{tls}
+        }}
+    }}
+}}
+"""
+    )
+    return Launch(["nginx", "-p", str(directory), "-c", str(config), "-e", str(directory / "error.log")])
+
+
+def catalogue(*, envoy: str, sidecar_command: str) -> list[Product]:
+    """Every product that can be compared, in the order of the table."""
+    title = "idtoken-sidecar" if sidecar_command == SIDECAR_COMMAND else "the command given"
+    return [
+        Product("sidecar", title, _sidecar(sidecar_command)),
+        Product("envoy", "Envoy, gcp_authn with cache", _envoy(envoy)),
+        Product("nginx", "nginx, static token (floor)", _nginx),
+    ]
+
+
+def has_sidecar(command: str) -> bool:
+    """Whether the program that `command` names is there."""
+    return shutil.which(shlex.split(command)[0]) is not None

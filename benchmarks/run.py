@@ -1,0 +1,126 @@
+"""Compare the cost of idtoken-sidecar with Envoy's and nginx's: `make bench`.
+
+Owns: the command line, the order of the parts, where the report goes.
+Called by: people, through `make bench`; it is no test and no CI step.
+May not: need anything but the standard library: it runs outside the product's virtual environment.
+Rule: benchmarks/README.md says how the numbers come about; what is done here and what it says must agree.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import report
+from machine import describe, provide_envoy, provide_programs, say
+from measure import Bench, Plan
+from process import Cores, RunError
+from products import REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
+
+HERE = Path(__file__).resolve().parent
+WORK = HERE / ".work"
+RESULTS = HERE / "results"
+PRODUCTS = ("sidecar", "envoy", "nginx")
+PARTS = ("small", "streams")
+MEMORY_REQUESTS = 100_000
+STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, for development; the report stays in .work"
+    )
+    parser.add_argument(
+        "--only", type=_names(PRODUCTS), default=PRODUCTS, metavar="NAMES", help="of sidecar,envoy,nginx"
+    )
+    parser.add_argument(
+        "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams"
+    )
+    parser.add_argument(
+        "--upstream",
+        type=_names(("plain", "tls")),
+        default=("plain", "tls"),
+        metavar="NAMES",
+        help="of plain,tls",
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of small requests (default 7, quick 2)")
+    parser.add_argument(
+        "--requests", type=int, help="requests a round, at least (default 100000, quick 10000)"
+    )
+    parser.add_argument("--stream-rounds", type=int, help="transfers each way (default 3, quick 1)")
+    parser.add_argument(
+        "--product-command",
+        default=SIDECAR_COMMAND,
+        metavar="COMMAND",
+        help="a stand-in for the sidecar; {config} {port} {admin_port} {upstream_port} {ca_file} are filled in",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where the report goes")
+    return parser.parse_args(argv)
+
+
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def names(text: str) -> tuple[str, ...]:
+        asked = text.split(",")
+        if unknown := set(asked) - set(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {', '.join(known)}")
+        return tuple(name for name in known if name in asked)
+
+    return names
+
+
+def main() -> int:
+    """Run it all; 0 when everything was measured (whatever the numbers), 2 when it couldn't be."""
+    asked = arguments()
+    # A terminated run must end its children too: turn the signal into the exception that unwinds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        report_path = _run(asked)
+    except RunError as error:
+        print(f"benchmarks/run.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    say(f"written to {os.path.relpath(report_path)}")
+    return 0
+
+
+def _run(asked: argparse.Namespace) -> Path:
+    if "sidecar" in asked.only and not has_sidecar(asked.product_command):
+        raise RunError(f"{asked.product_command.split()[0]} isn't there: `make bench` sets it up")
+    provide_programs()
+    envoy = provide_envoy(WORK) if "envoy" in asked.only else ""
+    known = catalogue(envoy=envoy, sidecar_command=asked.product_command)
+    quick = asked.quick
+    plan = Plan(
+        products=[product for product in known if product.name in asked.only],
+        rounds=asked.rounds or (2 if quick else 7),
+        requests=asked.requests or (10_000 if quick else 100_000),
+        memory_requests=0 if quick else MEMORY_REQUESTS,
+        stream_rounds=asked.stream_rounds or (1 if quick else 3),
+        stream_bytes=QUICK_STREAM_BYTES if quick else STREAM_BYTES,
+    )
+    cores = Cores.of_this_machine()
+    os.sched_setaffinity(0, cores.load)
+    began = datetime.now(tz=UTC)
+    facts = describe(REPOSITORY, SIDECAR, envoy)
+    if asked.product_command != SIDECAR_COMMAND:
+        facts.append(("command", asked.product_command))
+    bench = Bench(plan, WORK, cores)
+    for part, measure in (("small", bench.small_requests), ("streams", bench.streams)):
+        for upstream in asked.upstream if part in asked.parts else ():
+            measure(tls=upstream == "tls")
+    text = report.render(f"{began:%Y-%m-%d %H:%M} UTC", facts, plan, bench.results)
+    path = asked.output or (WORK / "report.md" if quick else RESULTS / f"{began:%Y-%m-%dT%H%MZ}.md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(text)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
