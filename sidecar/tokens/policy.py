@@ -95,8 +95,9 @@ def schedule(token: Token, *, now: Instant, jitter: float) -> Plan:
     # can outlive its whole life from now, so its moments are counted back by as much.
     left = min(token.expires_at - now.at, life)
     unusable = now.after(left - minimum_life(token))
-    renew = now.after(left - before + jitter * spread)
-    if renew.has_come(now):
+    if left > before:
+        renew = now.after(left - before + jitter * spread)
+    else:
         renew = _ask_again(unusable, now=now, jitter=jitter)
     return Plan(renew, unusable)
 
