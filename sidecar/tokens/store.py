@@ -158,8 +158,15 @@ class TokenStore:
 
     def pin(self, key: TokenKey) -> None:
         """Keep this key for good, whatever wildcard traffic does."""
-        if key not in self._pinned:
-            self._pinned[key] = Entry(key, self._stats(key), pinned=True)
+        if key in self._pinned:
+            return
+        entry = self._find(key)
+        if entry is None:
+            entry = Entry(key, self._stats(key), pinned=True)
+        self._cache.pop(key, None)
+        entry.pinned = True
+        entry.evicted = False
+        self._pinned[key] = entry
 
     def prefetch(self, keys: Iterable[TokenKey]) -> None:
         """Fetch these now and keep them fresh from now on; pins them."""

@@ -83,7 +83,8 @@ def test_a_token_without_its_minimum_life_is_unusable_on_arrival(issued: float, 
 def test_a_renewal_point_lies_ahead_and_before_the_last_moment(
     life: float, used: float, jitter: float
 ) -> None:
-    """Whatever the life and however used up: now < renew <= unusable < exp, or the token is unusable at once."""
+    """Whatever the life and however used up: now < renew <= unusable < exp, or the token is unusable at
+    once."""
     it = token(issued=-used * life, expires=(1 - used) * life)
     plan = policy.schedule(it, now=NOW, jitter=jitter)
     if plan.unusable.has_come(NOW):
@@ -96,7 +97,8 @@ def test_a_renewal_point_lies_ahead_and_before_the_last_moment(
 
 @given(lives, jitters, st.floats(0, 60_000), st.floats(0, 1))
 def test_never_usable_below_the_minimum_life(life: float, jitter: float, later: float, frozen: float) -> None:
-    """At no moment is a token usable with less than its minimum life left, though the monotonic clock stand."""
+    """At no moment is a token usable with less than its minimum life left, though the monotonic clock
+    stand."""
     it = token(expires=life)
     plan = policy.schedule(it, now=NOW, jitter=jitter)
     now = Instant(NOW.at + later, NOW.mono + later * frozen)
@@ -174,7 +176,8 @@ def test_the_same_token_after_the_clock_was_set_back_stays_old() -> None:
 
 
 def test_the_same_token_after_the_clock_was_put_right_lives_on() -> None:
-    """A token received by a clock 50 minutes ahead is not thrown away while the issuer keeps handing it out."""
+    """A token received by a clock 50 minutes ahead is not thrown away while the issuer keeps handing it
+    out."""
     ahead = Instant(T + 3000, NOW.mono)
     plan = policy.schedule(token(), now=ahead, jitter=0.0)
     now = Instant(T, NOW.mono)
@@ -187,7 +190,8 @@ def test_the_same_token_after_the_clock_was_put_right_lives_on() -> None:
 
 @given(lives, st.floats(0, 60_000), st.floats(0, 60_000), jitters)
 def test_the_same_token_keeps_the_invariants(life: float, wall: float, mono: float, jitter: float) -> None:
-    """However the clocks part, a usable token asked for again has now < renew <= unusable, and never gains life."""
+    """However the clocks part, a usable token asked for again has now < renew <= unusable, and never gains
+    life."""
     it = token(expires=life)
     first = policy.schedule(it, now=NOW, jitter=jitter)
     now = Instant(NOW.at + wall, NOW.mono + mono)

@@ -47,7 +47,8 @@ def test_claims_are_read_from_the_token() -> None:
     ],
 )
 def test_unusual_but_valid_claims(claims: dict[str, Any], issued_at: float, expires_at: float) -> None:
-    """Receipt stands in for a missing `iat`; seconds may have parts; an audience list of one is one audience."""
+    """Receipt stands in for a missing `iat`; seconds may have parts; an audience list of one is one
+    audience."""
     token = Token.from_jwt(jwt(claims), received_at=NOW)
     assert (token.audience, token.issued_at, token.expires_at) == (AUDIENCE, issued_at, expires_at)
 
@@ -95,7 +96,8 @@ def test_what_is_not_a_token_with_an_expiry_is_refused(value: str, reason: Reaso
 
 @given(st.text() | st.text(alphabet="abcAB01_-.").map(lambda text: f"a.{text}.b"))
 def test_any_text_is_read_or_refused(value: str) -> None:
-    """No text makes the reader raise anything but its own error, and none that passes can break a header line."""
+    """No text makes the reader raise anything but its own error, and none that passes can break a header
+    line."""
     try:
         token = Token.from_jwt(value, received_at=NOW)
     except SidecarError:
