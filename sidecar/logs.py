@@ -31,9 +31,9 @@ REDACTED = "[redacted]"
 _SECRET = re.compile(
     r"""
     # a JWT, whole or cut short in its signature
-    (?:(?i:bearer)(?:\s|%20|\+)+)? eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*
+    (?:(?i:bearer)(?:\s|\\t|%20|\+)+)? eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*
     # credentials of any other form; a challenge (`Bearer realm="x"`) is none
-    | \b(?i:bearer)(?:\s|%20|\+)+(?![A-Za-z_]+\s*=\s*")[^\s"'\\,;<>]+
+    | \b(?i:bearer)(?:\s|\\t|%20|\+)+(?![A-Za-z_]+\s*=\s*")[^\s"'\\,;<>]+
     # a Google access token
     | \bya29\.[A-Za-z0-9._-]+
     # a private key, whole or without its end
@@ -121,6 +121,9 @@ class LogHandler(logging.Handler):
             data = data[os.write(self._descriptor, data) :]
 
 
+_ENCODE = json.JSONEncoder(default=str, allow_nan=False).encode
+
+
 @final
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, in the fields that Google Cloud's logging agents lift out of it."""
@@ -129,7 +132,7 @@ class JsonFormatter(logging.Formatter):
         """See the class."""
         entry = _entry(record)
         try:
-            line = json.dumps(entry, default=str, allow_nan=False)
+            line = _ENCODE(entry)
         except (TypeError, ValueError):  # a key that is no string; infinity and NaN have no JSON
             line = json.dumps(_cleaned(entry))
         return json.dumps(_cleaned(entry)) if _SUSPECT.search(line) else line
@@ -194,13 +197,15 @@ class AccessLog:
         duration: float,
         own_duration: float | None = None,
         reason: str | None = None,
+        detail: str | None = None,
         upstream: str | None = None,
     ) -> None:
         """Log one request that `wants` said yes to.
 
         `target` is the request target as received (its query is cut off unless asked for), `sent` and
         `received` are body bytes to and from the upstream, durations are in seconds; `own_duration` is None
-        where the request never reached an upstream connection, `reason` is None for a forwarded answer.
+        where the request never reached an upstream connection, `reason` and `detail` are None for a forwarded
+        answer.
         """
         path = target if self._log_query else target.partition("?")[0]
         fields: dict[str, Any] = {
@@ -218,6 +223,8 @@ class AccessLog:
             fields["own_duration"] = f"{own_duration:.6f}s"
         if reason is not None:
             fields["reason"] = reason
+        if detail is not None:
+            fields["detail"] = detail
         if upstream is not None:
             fields["upstream"] = upstream
         level = logging.INFO if status < 500 and reason is None else logging.WARNING

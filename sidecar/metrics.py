@@ -127,12 +127,21 @@ class TokenStats:
         """Tokens dropped early because an upstream called them invalid."""
 
 
+class TokenLabels(Protocol):
+    """The part of a token's key that becomes labels."""
+
+    @property
+    def credential(self) -> str: ...
+    @property
+    def audience(self) -> str: ...
+
+
 @final
 class TokenStatsTable:
     """The token records of the process, by credential and audience.
 
-    Bounded, since wildcard routes make audiences out of traffic: past `limit` records per process, new
-    audiences of a credential share one (`OTHERS`). The two histograms are shared by all audiences of a
+    Bounded, since wildcard routes make audiences out of traffic: past `limit` records, new audiences of a
+    credential share one (`OTHERS`). The two histograms are shared by all audiences of a
     credential: a few dozen series for each audience would cost more than they tell.
     """
 
@@ -143,12 +152,15 @@ class TokenStatsTable:
         self._records: dict[tuple[str, str], TokenStats] = {}
         self._shared: dict[str, tuple[Histogram, Histogram]] = {}
 
-    def record(self, credential: str, audience: str) -> TokenStats:
+    def record(self, key: TokenLabels) -> TokenStats:
         """The one record of this credential and audience; made at first use, never dropped."""
+        credential, audience = key.credential, key.audience
         if (found := self._records.get((credential, audience))) is not None:
             return found
-        if len(self._records) >= self._limit and audience != OTHERS:
-            return self.record(credential, OTHERS)
+        if len(self._records) >= self._limit:
+            audience = OTHERS
+            if (found := self._records.get((credential, audience))) is not None:
+                return found
         if credential not in self._shared:
             self._shared[credential] = (Histogram(FETCH_BOUNDS), Histogram(FETCH_BOUNDS))
         record = self._records[credential, audience] = TokenStats(*self._shared[credential])
@@ -161,15 +173,6 @@ class TokenStatsTable:
     def histograms(self) -> Iterable[tuple[str, tuple[Histogram, Histogram]]]:
         """By credential: how long fetches took, how long requests waited."""
         return self._shared.items()
-
-
-class TokenLabels(Protocol):
-    """The part of a token's key that becomes labels."""
-
-    @property
-    def credential(self) -> str: ...
-    @property
-    def audience(self) -> str: ...
 
 
 class TokenReading(Protocol):

@@ -1,0 +1,121 @@
+"""What /status.json shows.
+
+Owns the document: its keys, and the spelling of the ways in to a route. `service` calls `document` with
+what its parts report. Pure: time comes in as an argument. It has no access to a token:
+`TokenStatus` carries none, every key of the document is written out here, and what was said about a
+failure passes the redaction net. Rules: moments are RFC 3339
+in UTC, durations are seconds; a key once published keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sidecar.logs import redact
+from sidecar.tokens.entry import TokenStatus
+
+
+class RouteStatus(NamedTuple):
+    """One route, as configured."""
+
+    name: str
+    upstream: str
+    audience: str
+    credential: str
+    ways_in: Sequence[tuple[str, str]]
+    """See `ways_in`."""
+
+
+class ProcessStatus(NamedTuple):
+    """The process as a whole; moments in Unix seconds."""
+
+    version: str
+    started_at: float
+    ready: bool
+    reasons: Sequence[str]
+    draining: bool
+    listen: Sequence[str]
+    """Every address of the shared listener, as bound: `127.0.0.1:8787`, `unix:/run/proxy.sock`."""
+
+
+def document(
+    process: ProcessStatus, routes: Iterable[RouteStatus], tokens: Iterable[TokenStatus], *, now: float
+) -> dict[str, Any]:
+    """The document at wall-clock time `now`."""
+    return {
+        "version": process.version,
+        "started_at": _moment(process.started_at),
+        "uptime": round(max(0.0, now - process.started_at), 3),
+        "ready": process.ready,
+        "reasons": list(process.reasons),
+        "draining": process.draining,
+        "listen": list(process.listen),
+        "routes": [_route(route) for route in routes],
+        "tokens": [_token(token, now) for token in tokens],
+    }
+
+
+def ways_in(
+    name: str,
+    hosts: Sequence[str],
+    *,
+    upstream_host: str | None,
+    path_prefix: str | None,
+    shared: Sequence[str],
+    own: Sequence[str],
+) -> list[tuple[str, str]]:
+    """Every way to call a route, as (kind, what to write).
+
+    `shared` and `own` are the bound addresses of the shared listener and of the route's own;
+    `upstream_host` is None where it follows the request's host. Without a shared listener on TCP there is
+    no URL to write for the ways that need one.
+    """
+    ways = [("host", f"Host: {host}") for host in hosts]
+    if (base := next((address for address in shared if not _is_socket(address)), None)) is not None:
+        port = base.rpartition(":")[2]
+        ways.append(("name", f"http://{name}.localhost:{port}/"))
+        if path_prefix is not None:
+            ways.append(("path_prefix", f"http://{base}/{path_prefix.strip('/')}".rstrip("/") + "/"))
+        targets = dict.fromkeys([*hosts, *([] if upstream_host is None else [upstream_host])])
+        ways += [("http_proxy", f"http://{target}/ with HTTP_PROXY=http://{base}") for target in targets]
+    ways += [("listen", address if _is_socket(address) else f"http://{address}/") for address in own]
+    return ways
+
+
+def _route(route: RouteStatus) -> dict[str, Any]:
+    return {
+        "name": route.name,
+        "upstream": route.upstream,
+        "audience": route.audience,
+        "credential": route.credential,
+        "ways_in": [{"kind": kind, "use": use} for kind, use in route.ways_in],
+    }
+
+
+def _token(token: TokenStatus, now: float) -> dict[str, Any]:
+    error = token.last_error
+    return {
+        "credential": token.key.credential,
+        "audience": token.key.audience,
+        "kind": token.key.kind,
+        "state": str(token.state),
+        "expires_at": _moment(token.expires_at),
+        "expires_in": None if token.expires_at is None else round(token.expires_at - now, 3),
+        "renew_at": _moment(token.renew_at),
+        "waiting": token.waiting,
+        "last_error": None
+        if error is None
+        else {"reason": str(error.reason), "detail": redact(error.detail), "at": _moment(error.at)},
+    }
+
+
+def _moment(unix: float | None) -> str | None:
+    if unix is None:
+        return None
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _is_socket(address: str) -> bool:
+    return address.startswith("unix:")

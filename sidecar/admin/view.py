@@ -1,0 +1,56 @@
+"""What the admin server sees of the sidecar.
+
+Owns the seam `AdminView`, which `service` implements and every handler in this package reads. It may not
+hold anything of its own, and has no member through which a token could be reached. Rule: the admin
+server shows and asks; whoever composed the sidecar decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from aiohttp import web
+from prometheus_client.registry import CollectorRegistry
+
+
+class AdminView(Protocol):
+    """The running sidecar, as far as its admin server is concerned; called on the event loop's thread."""
+
+    @property
+    def started(self) -> bool:
+        """Whether it has been ready once; never taken back."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """Whether it has been told to stop."""
+        ...
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What /metrics shows; see `exposition.build_registry`."""
+        ...
+
+    def ready_state(self) -> tuple[bool, list[str]]:
+        """Whether traffic may come, and otherwise why not: a sentence for each reason.
+
+        Ready: listening, and every route to be prefetched has had its token once or `startup_wait` is
+        over. It never depends on targets.
+        """
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """What /status.json shows; see `status.document`."""
+        ...
+
+    def nudge(self) -> None:
+        """Check all tokens by the wall clock: a probe may be the only moment with CPU (Cloud Run)."""
+        ...
+
+    def request_quit(self) -> None:
+        """Begin to stop, as SIGTERM would; returns at once."""
+        ...
+
+
+VIEW: web.AppKey[AdminView] = web.AppKey("view")
+"""Where the application keeps its view."""
