@@ -1,0 +1,93 @@
+"""Host names and authorities: one spelling for each.
+
+Owns the normal form of a host, which configuration, routing, the guards and the admin server compare:
+lower case, no trailing dot, IDNA A-labels, IP literals in their shortest spelling. Pure: nothing is
+resolved here. Rules: RFC 3986 section 3.2 (authority), RFC 9110 section 7.2 (Host), UTS #46 (IDNA),
+RFC 6761 section 6.3 (`localhost` and names below it).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+import idna
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+
+
+class Authority(NamedTuple):
+    """A host and, where one was given, its port."""
+
+    host: str
+    """Normal form; an IPv6 literal without its brackets."""
+    port: int | None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+
+def parse_authority(text: str) -> Authority:
+    """The normal form of `host[:port]`; ValueError with a sentence where it is not one.
+
+    Userinfo is refused: in an HTTP request it only ever serves to mislead (RFC 9110 section 4.2.4).
+    """
+    if text.startswith("["):
+        literal, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"`{text}` has no closing bracket where one belongs")
+        return Authority(str(_ipv6(literal)), _port(rest[1:]) if rest else None)
+    if "@" in text:
+        raise ValueError("a user name or password may not stand before a host")
+    host, colon, port = text.partition(":")
+    return Authority(normalise(host), _port(port) if colon and port else None)
+
+
+def normalise(host: str) -> str:
+    """The normal form of a host name or an unbracketed IP literal; ValueError where it is neither."""
+    if (address := ip_literal(host)) is not None:
+        return str(address)
+    name = host.removesuffix(".")
+    if not name:
+        raise ValueError("the host is empty")
+    if not name.isascii() or "xn--" in name.lower():
+        try:
+            name = idna.encode(name, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError(f"`{host}` is not a valid internationalised name: {error}") from error
+    name = name.lower()
+    if len(name) > 253 or not all(_LABEL.match(label) for label in name.split(".")):
+        raise ValueError(f"`{host}` is not a valid host name")
+    return name
+
+
+def ip_literal(host: str) -> IPAddress | None:
+    """The address that `host` spells, or None for a name. IPv6 with or without brackets, no zone."""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]") if "%" not in host else "")
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host in normal form can only mean this machine: loopback literal, `localhost`, `*.localhost`."""
+    if (address := ip_literal(host)) is not None:
+        return address.is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _ipv6(literal: str) -> ipaddress.IPv6Address:
+    address = ip_literal(literal)
+    if not isinstance(address, ipaddress.IPv6Address):
+        raise ValueError(f"`[{literal}]` is not an IPv6 address")
+    return address
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 5 or int(text) > 65535:
+        raise ValueError(f"`{text}` is not a port")
+    return int(text)

@@ -1,0 +1,159 @@
+"""What is decided about a request before anything is sent.
+
+Owns the one order in which a request is judged, and the plan of which header gets the token. Called once
+per request by a downstream connection, whatever wire format it speaks. Pure: it sees a method, an
+authority, a path and header fields, and answers with an `Admitted` or raises the SidecarError to answer
+with. Rule for the token's header: docs/headers.md has the same table.
+
+- `auto` sets Authorization. If the app sent its own: on *.run.app and *.cloudfunctions.net that one stays
+  and the token goes in X-Serverless-Authorization, which is what their front end then checks; elsewhere
+  the request is refused.
+- `both` sets Authorization and X-Serverless-Authorization, with the same rule.
+- `authorization` sets Authorization, and refuses the request if the app sent its own.
+- any other name is set, and replaces what the app sent.
+
+`on_conflict` other than `auto` says what happens to the app's own copy instead: `replace`, `reject`, or `keep`
+(it stays; the token goes beside it where `auto` would put it there, and nowhere otherwise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sidecar.config.models import RouteConfig
+from sidecar.errors import Reason, SidecarError
+from sidecar.proxy import guard, headers
+from sidecar.routes import Destination, Route, RouteTable, match_own
+
+AUTHORIZATION = b"Authorization"
+SERVERLESS = b"X-Serverless-Authorization"
+PROXY = b"Proxy-Authorization"
+
+
+class Plan(NamedTuple):
+    """Which headers get the token, and which lines of the app's are dropped."""
+
+    names: tuple[bytes, ...]
+    """Empty only for `on_conflict: keep`."""
+    dropped: frozenset[bytes]
+    """Lower case."""
+    table: Mapping[bytes, bytes]
+    """`dropped` as the header writers want it."""
+
+
+class RoutePlans(NamedTuple):
+    """The plans of one route and one kind of upstream."""
+
+    usual: Plan
+    watched: bytes | None
+    """The lower-case name that makes a conflict when the app sends it."""
+    conflict: Plan | SidecarError
+
+
+class Admitted(NamedTuple):
+    """A request that may go on its way, once it has its token."""
+
+    destination: Destination
+    path: bytes
+    """The origin-form target to send, the route's prefix stripped."""
+    prefix: bytes
+    plan: Plan
+
+
+class Admission:
+    """Judges requests against one route table."""
+
+    def __init__(self, table: RouteTable, *, pseudonym: bytes | None) -> None:
+        """`pseudonym` is this instance's name in Via, or None where no Via is sent."""
+        self.table = table
+        self._pseudonym = pseudonym
+        self._plans = {
+            (route, serverless): plans(route.config, serverless=serverless)
+            for route in table.routes
+            for serverless in (False, True)
+        }
+
+    def admit(
+        self,
+        fields: headers.Fields,
+        found: headers.Found,
+        *,
+        authority: bytes,
+        path: bytes,
+        absolute: bool,
+        own: Route | None,
+        local_socket: bool,
+    ) -> Admitted:
+        """The way of one request; raises the SidecarError to answer with.
+
+        `authority` is the Host or the authority of an absolute-form target, `path` the origin-form
+        target; `absolute` says that the app uses the sidecar as its HTTP proxy; `own` is the route whose
+        listener this is; `local_socket` says that the listener is a Unix socket.
+        """
+        if own is None:
+            match = self.table.match(authority, b"" if absolute else path)
+        else:
+            match = match_own(own, authority, any_host=local_socket)
+        destination, prefix = match
+        route = destination.route
+        if not route.config.allow_cross_site and (b"origin" in found or b"sec-fetch-site" in found):
+            guard.refuse_browser(found, authority)
+        if self._pseudonym is not None and b"via" in found:
+            guard.refuse_loop(found, self._pseudonym)
+        usual, watched, conflict = self._plans[route, destination.serverless]
+        if watched is not None and (
+            watched in found or (watched not in headers.READ and _has(fields, watched))
+        ):
+            if isinstance(conflict, SidecarError):
+                raise conflict
+            usual = conflict
+        if prefix:
+            path = _stripped(path, prefix)
+        return Admitted(destination, path, prefix, usual)
+
+
+def plans(config: RouteConfig, *, serverless: bool) -> RoutePlans:
+    """The plans of a route, by the table in the module's docstring."""
+    mode, rule = config.header, config.on_conflict
+    own = {
+        "auto": (AUTHORIZATION,),
+        "authorization": (AUTHORIZATION,),
+        "both": (AUTHORIZATION, SERVERLESS),
+        "x-serverless-authorization": (SERVERLESS,),
+        "proxy-authorization": (PROXY,),
+    }.get(mode) or (config.header.encode("ascii"),)
+    watched = own[0].lower()
+    beside = serverless and mode in ("auto", "both")
+    refused = SidecarError(
+        Reason.HEADER_CONFLICT,
+        f"The app sent its own `{own[0].decode()}`, which is where route `{config.name}` puts the token. "
+        "Set the route's `on_conflict` to `replace` or `keep`, or its `header` to another one.",
+    )
+    conflict: Plan | SidecarError
+    if rule == "reject" or (rule == "auto" and watched == b"authorization" and not beside):
+        conflict = refused
+    elif rule in ("auto", "keep") and beside:
+        conflict = _plan((SERVERLESS,), kept=b"authorization")
+    elif rule == "keep":
+        conflict = _plan((), kept=watched)
+    else:
+        conflict = _plan(own)
+    usual = _plan(own)
+    return RoutePlans(usual, None if conflict == usual else watched, conflict)
+
+
+def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> Plan:
+    # X-Serverless-Authorization speaks for the caller to Google's front ends: the app's never passes.
+    dropped = headers.REQUEST_DROPPED | {SERVERLESS.lower()} | {name.lower() for name in names}
+    dropped -= {kept}
+    return Plan(names, dropped, headers.drop_table(dropped))
+
+
+def _has(fields: headers.Fields, lower: bytes) -> bool:
+    return any(name.lower() == lower for name, _ in fields)
+
+
+def _stripped(path: bytes, prefix: bytes) -> bytes:
+    rest = path[len(prefix) :]
+    return rest if rest.startswith(b"/") else b"/" + rest

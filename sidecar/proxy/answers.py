@@ -1,0 +1,71 @@
+"""The answers that the sidecar makes itself.
+
+Owns their one form: RFC 9457 `application/problem+json` with an RFC 9209 `Proxy-Status`, so that nobody
+mistakes them for the upstream's. Called by the downstream connection. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from email.utils import formatdate
+from http import HTTPStatus
+
+from sidecar.errors import MEANINGS, SidecarError
+
+NAME = "idtoken-sidecar"
+TYPE = "tag:idtoken-sidecar,2026:"
+"""Problem types are `tag:` URIs (RFC 4151): names that resolve nowhere, so nothing has to be hosted."""
+
+
+def reason_phrase(status: int) -> str:
+    """The usual phrase of a status."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def problem(error: SidecarError, *, route: str | None) -> bytes:
+    """The problem document (RFC 9457 section 3) for one error."""
+    meaning = MEANINGS[error.reason]
+    document = {
+        "type": TYPE + error.reason,
+        "title": meaning.title,
+        "status": meaning.status,
+        "detail": error.detail,
+        "reason": str(error.reason),
+        "source": str(meaning.source),
+    }
+    if route is not None:
+        document["route"] = route
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+
+
+def answer(
+    error: SidecarError, *, route: str | None, now: float, head: bool, close: bool, allow: str | None = None
+) -> bytes:
+    """A whole response. `now` is in Unix seconds; `head` leaves the body out (the request was HEAD)."""
+    meaning = MEANINGS[error.reason]
+    body = problem(error, route=route)
+    lines = [
+        f"HTTP/1.1 {meaning.status} {reason_phrase(meaning.status)}",
+        f"Date: {formatdate(now, usegmt=True)}",
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        f"Proxy-Status: {NAME}; error={meaning.proxy_status}; details={_quoted(error)}",
+    ]
+    if meaning.status == 503 or error.retry_after is not None:
+        lines.append(f"Retry-After: {max(1, math.ceil(error.retry_after or 1.0))}")
+    if allow is not None:
+        lines.append(f"Allow: {allow}")
+    if close:
+        lines.append("Connection: close")
+    head_bytes = "\r\n".join(lines).encode("ascii") + b"\r\n\r\n"
+    return head_bytes if head else head_bytes + body
+
+
+def _quoted(error: SidecarError) -> str:
+    """An RFC 8941 string: the reason code only, since a string there can't carry all of a detail's text."""
+    return f'"{error.reason}"'

@@ -1,0 +1,187 @@
+"""Connecting to an upstream.
+
+Owns everything between a host name and a connected transport: resolution, the guard on every address
+that it gave, happy eyeballs (RFC 8305), TLS with its contexts. Called by the pool, in a task of its own;
+every way it can fail is a SidecarError whose request was not sent, so it may be sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable, Collection
+from typing import TypeVar, final
+
+import aiohappyeyeballs
+
+from sidecar.config.models import Tls
+from sidecar.errors import Reason, Retry, SidecarError
+from sidecar.hosts import is_loopback
+from sidecar.proxy import guard, tls
+from sidecar.routes import Destination, Route
+
+_ATTEMPT_DELAY = 0.25
+"""Seconds before the next address is tried beside the last one (RFC 8305 section 8)."""
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+@final
+class Dialer:
+    """Makes connections for all routes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, own: Collection[tuple[str, int]]) -> None:
+        """`own` holds what this process listens on; it may be filled later."""
+        self._loop = loop
+        self._own = own
+        self._system: ssl.SSLContext | None = None
+        self._contexts: dict[Route, ssl.SSLContext] = {}
+
+    def check(self, route: Route) -> None:
+        """Load the route's TLS files now; raises OSError or ssl.SSLError for one that can't be used."""
+        if route.config.upstream.startswith("https:"):
+            self._context(route)
+
+    async def connect(
+        self, destination: Destination, make: Callable[[], P], session: ssl.SSLSession | None
+    ) -> P:
+        """A protocol from `make` with its transport connected to `destination`."""
+        timeout = destination.route.config.timeouts.connect
+        phase = _Phase()
+        try:
+            async with asyncio.timeout(timeout):
+                infos = await self._resolve(destination)
+                phase.reason = Reason.CONNECT_TIMEOUT
+                phase.doing = f"connecting to {_name(destination)}"
+                sock = await self._connect(destination, infos)
+                if not destination.tls:
+                    _, plain = await self._loop.create_connection(make, sock=sock)
+                    return plain
+                phase.doing = f"the TLS handshake with {_name(destination)}"
+                secured = await self._handshake(destination, sock, session)
+        except TimeoutError as error:
+            doing = phase.doing or f"resolving `{destination.host}`"
+            raise _failed(
+                phase.reason,
+                f"After {timeout:g} s, {doing} had not finished. Check the network path and firewall, "
+                "or raise the route's `timeouts.connect`.",
+            ) from error
+        protocol = make()
+        tls.TlsTransport(self._loop, secured, protocol)
+        return protocol
+
+    async def _resolve(self, destination: Destination) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        try:
+            infos = await self._loop.getaddrinfo(
+                destination.host, destination.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+            )
+        except OSError as error:
+            raise _failed(
+                Reason.DNS_FAILED,
+                f"`{destination.host}` could not be resolved ({error.strerror or error}). "
+                "Check the route's `upstream` and the resolver of this machine.",
+            ) from error
+        allowed = []
+        why = ""
+        for family, kind, proto, canonical, address in infos:
+            refusal = guard.forbidden_address(
+                str(address[0]),
+                destination.port,
+                loopback_named=is_loopback(destination.host),
+                own=self._own,
+            )
+            if refusal is None:
+                allowed.append((family, kind, proto, canonical, address))
+            else:
+                why = f"{address[0]}: {refusal}"
+        if not allowed:
+            raise SidecarError(
+                Reason.ADDRESS_FORBIDDEN,
+                f"`{destination.host}` resolves to an address that is never dialled ({why}). "
+                "Check the route's `upstream` and what DNS says of it.",
+            )
+        return allowed  # type: ignore[return-value]  # typeshed's wider address tuple
+
+    async def _connect(
+        self, destination: Destination, infos: list[tuple[int, int, int, str, tuple[str, int]]]
+    ) -> socket.socket:
+        try:
+            sock = await aiohappyeyeballs.start_connection(
+                infos, happy_eyeballs_delay=_ATTEMPT_DELAY, interleave=1, loop=self._loop
+            )
+        except OSError as error:
+            refused = error.errno == errno.ECONNREFUSED or "refused" in str(error).lower()
+            raise _failed(
+                Reason.CONNECT_REFUSED if refused else Reason.CONNECT_FAILED,
+                f"{_name(destination)} could not be connected to "
+                f"({'connection refused' if refused else error.strerror or error}). "
+                "Check that the service is up and that the route's `upstream` names its port.",
+            ) from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    async def _handshake(
+        self, destination: Destination, sock: socket.socket, session: ssl.SSLSession | None
+    ) -> ssl.SSLSocket:
+        settings = destination.route.config.tls
+        name = (settings.server_name if settings else None) or destination.host
+        try:
+            return await tls.handshake(self._loop, sock, self._context(destination.route), name, session)
+        except ssl.SSLCertVerificationError as error:
+            raise _failed(
+                Reason.TLS_CERTIFICATE,
+                f"The certificate of {_name(destination)} was not accepted: {error.verify_message}. "
+                "For a private CA set the route's `tls.ca_file`; for another name in it, `tls.server_name`.",
+            ) from error
+        except OSError as error:
+            what = (
+                error.reason
+                if isinstance(error, ssl.SSLError) and error.reason
+                else "the connection was closed"
+            )
+            raise _failed(
+                Reason.TLS_FAILED,
+                f"The TLS handshake with {_name(destination)} failed: {what}. "
+                "Check that this port speaks TLS 1.2 or newer, and whether it wants a client certificate.",
+            ) from error
+
+    def _context(self, route: Route) -> ssl.SSLContext:
+        settings = route.config.tls
+        if settings is None or (settings.ca_file is None and settings.client_cert_file is None):
+            if self._system is None:
+                self._system = make_context(None)
+            return self._system
+        if (known := self._contexts.get(route)) is None:
+            self._contexts[route] = known = make_context(settings)
+        return known
+
+
+def make_context(settings: Tls | None) -> ssl.SSLContext:
+    """A client context: TLS 1.2 or newer, hostname checked, ALPN http/1.1, the system's CAs or the given one.
+
+    There is no way to switch verification off. Raises OSError or ssl.SSLError for files that can't be used.
+    """
+    context = ssl.create_default_context(cafile=settings.ca_file if settings else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if settings is not None and settings.client_cert_file is not None:
+        context.load_cert_chain(settings.client_cert_file, settings.client_key_file)
+    return context
+
+
+class _Phase:
+    """What a dial is at, for the words of its timeout."""
+
+    def __init__(self) -> None:
+        self.reason = Reason.DNS_TIMEOUT
+        self.doing = ""
+
+
+def _failed(reason: Reason, detail: str) -> SidecarError:
+    return SidecarError(reason, detail, retry=Retry.SAFE)
+
+
+def _name(destination: Destination) -> str:
+    return f"`{destination.host}:{destination.port}`"

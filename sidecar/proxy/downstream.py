@@ -1,0 +1,570 @@
+"""One connection from the app.
+
+Owns the parsing of requests on it, their order, and how the connection ends. Made by a listener for each
+accepted socket; every request becomes an `Exchange`, or an answer of the sidecar's own. It decides
+nothing about a request beyond its wire form: `admission` does.
+
+    OPEN ──upgrade asked for──▶ WAITING ──101──▶ TUNNEL
+     │                            └──any other answer──▶ OPEN
+     └──last answer written──▶ LINGER ──app closed, or a moment passed──▶ CLOSED (from anywhere)
+
+LINGER reads and drops what still comes: closing a socket with unread bytes resets it, and the reset may
+overtake the answer (RFC 9112 section 9.6).
+
+What llhttp leaves to its caller (docs/architecture.md): Host, HTTP/0.9, limits, upgrades with a body,
+pipelining, methods that are not HTTP's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, cast, final
+
+import httptools
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.proxy import answers, framing, headers
+from sidecar.proxy.exchange import METHOD_NAMES, Exchange
+from sidecar.routes import Route
+
+if TYPE_CHECKING:
+    from sidecar.proxy.server import Proxy
+
+LINGER = 2.0
+"""Seconds; nginx's lingering_timeout is 5, Apache's 2."""
+
+_PIECE = 64 * 1024
+"""Bytes that are parsed at once: bounds how many pipelined requests are held before reading stops."""
+
+
+class State(Enum):
+    """See the diagram above."""
+
+    OPEN = "open"
+    WAITING = "waiting"
+    TUNNEL = "tunnel"
+    LINGER = "linger"
+    CLOSED = "closed"
+
+
+class _Refused(NamedTuple):
+    """A request that is answered by the sidecar itself, in its turn."""
+
+    error: SidecarError
+    method: bytes
+    keep_alive: bool
+    began_mono: float
+
+
+@final
+class DownstreamConnection(asyncio.Protocol):
+    """Speaks HTTP/1.1 and 1.0 as a server."""
+
+    __slots__ = (
+        "_began_mono",
+        "_blocked",
+        "_broken",
+        "_declined",
+        "_fed",
+        "_fields",
+        "_in_head",
+        "_in_message",
+        "_own",
+        "_parser",
+        "_queue",
+        "_quiet_since_mono",
+        "_rest",
+        "_seen_progress",
+        "_skipped",
+        "_target",
+        "_trailers",
+        "_unix",
+        "current",
+        "proxy",
+        "state",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, proxy: Proxy, own: Route | None, *, unix: bool) -> None:
+        """`own` is the route whose listener accepted it; `unix` says that the listener is a Unix socket."""
+        # process
+        self.proxy = proxy
+        self._own = own
+        self._unix = unix
+        # connection
+        self.state = State.OPEN
+        self.current: Exchange | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._queue: deque[Exchange | _Refused] = deque()
+        self._rest = b""
+        """Bytes that are not parsed yet: behind a bound, or of another protocol."""
+        self._blocked = False
+        self._broken = False
+        """The bytes stopped making sense, or are no longer wanted: nothing more is parsed."""
+        self._quiet_since_mono = proxy.clock.mono()
+        self._seen_progress = 0
+        # message
+        self._began_mono = 0.0
+        self._in_message = False
+        self._in_head = False
+        self._skipped = False
+        self._declined = False
+        self._fed = 0
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] = []
+
+    def __repr__(self) -> str:
+        return f"<DownstreamConnection {self.state.value} current={self.current!r} queued={len(self._queue)}>"
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.proxy.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is State.OPEN:
+            self._feed(data)
+        elif self.state is State.TUNNEL:
+            if self.current is not None:
+                self.current.tunnel_from_app(data)
+        elif self.state is State.WAITING:
+            self._rest += data
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool | None:
+        if self.state is State.TUNNEL and self.current is not None:
+            return self.current.app_ended()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = State.CLOSED
+        gone = SidecarError(
+            Reason.CLIENT_GONE, "The app closed its connection before the answer was complete."
+        )
+        queued = [entry for entry in self._queue if isinstance(entry, Exchange)]
+        self._queue.clear()
+        for exchange in [self.current, *queued]:
+            if exchange is not None:
+                exchange.abort(gone)
+        self.proxy.closed(self)
+
+    def pause_writing(self) -> None:
+        if self.current is not None:
+            self.current.writable(False)
+
+    def resume_writing(self) -> None:
+        if self.current is not None:
+            self.current.writable(True)
+
+    # feeding the parser
+
+    def _feed(self, data: bytes) -> None:
+        if len(data) <= _PIECE:
+            rest = self._parse(data)
+        else:
+            # Piece by piece, so that what one read can queue up stays bounded.
+            view = memoryview(data)
+            end = 0
+            rest = b""
+            while end < len(data) and not rest and self._may_parse():
+                start, end = end, end + _PIECE
+                rest = self._parse(view[start:end])
+            rest += data[end:]
+        if rest:
+            self._rest = rest
+            self.transport.pause_reading()
+        if self.current is not None:
+            self.current.flush_request()
+
+    def _may_parse(self) -> bool:
+        return self.state is State.OPEN and not self._blocked and not self._queue
+
+    def _parse(self, data: bytes | memoryview) -> bytes:
+        """Parse; what comes back belongs behind an upgrade."""
+        if self._broken:
+            return b""
+        self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._upgrade_asked(bytes(data[upgrade.args[0] :]))
+        except httptools.HttpParserInvalidMethodError:
+            what = "The request's method is not one of HTTP/1.1's, which are written in capitals."
+            self._break(SidecarError(Reason.METHOD_NOT_CARRIED, what))
+        except httptools.HttpParserError as error:
+            self._break(_malformed(f"{error}."))
+        if self._fed > self.proxy.limits.head and (self._in_head or not self._in_message):
+            self._break(self._too_large())
+        return b""
+
+    # the parser's callbacks; raising here would only come out as a parser error
+
+    def on_message_begin(self) -> None:
+        self._began_mono = self.proxy.clock.mono()
+        self._in_message = self._in_head = True
+        self._skipped = False
+        self._target = b""
+        self._fields = []
+        if self._trailers:
+            self._trailers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._fields.append((name, value))
+        else:
+            self._trailers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._broken:
+            return
+        parser = self._parser
+        method = parser.get_method()
+        body = None
+        try:
+            self._check_size()
+            http10 = self._http10()
+            found = headers.survey(self._fields)
+            upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
+            if upgrade is not None and b"h2c" in headers.list_members(upgrade):
+                # Some clients (Java's) ask for it on every request and are content without (RFC 9110, 7.8).
+                self._declined = self._skipped = True
+                return
+            authority, path, absolute = self._read_target(method, found, http10=http10)
+            _check_expectation(found)
+            body = framing.request_body(found, http10=http10)
+            if upgrade is not None and body != framing.NO_BODY:
+                raise _malformed("A request to upgrade the connection may not have a body here.")
+            admitted = self.proxy.admission.admit(
+                self._fields,
+                found,
+                authority=authority,
+                path=path,
+                absolute=absolute,
+                own=self._own,
+                local_socket=self._unix,
+            )
+        except SidecarError as error:
+            # Only where the framing is beyond doubt and no body follows may the connection go on.
+            keep = body == framing.NO_BODY and not parser.should_upgrade() and parser.should_keep_alive()
+            self._refuse(_Refused(error, method, keep, self._began_mono))
+            return
+        stats = self.proxy.stats[admitted.destination.route]
+        exchange = Exchange(
+            self,
+            admitted,
+            stats,
+            self.proxy.pools.get(admitted.destination, stats),
+            method=method,
+            authority=authority,
+            fields=self._fields,
+            found=found,
+            body=body,
+            http10=http10,
+            keep_alive=parser.should_keep_alive(),
+            upgrade=upgrade,
+            began_mono=self._began_mono,
+        )
+        if self.current is None and not self._queue:
+            self.current = exchange
+            exchange.start()
+        else:
+            self._queue.append(exchange)
+            self.transport.pause_reading()
+
+    def on_body(self, data: bytes) -> None:
+        if (exchange := self._latest()) is not None:
+            exchange.request_body(data)
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        self._fed = 0
+        if (exchange := self._latest()) is not None:
+            exchange.request_end(self._trailers)
+
+    def _latest(self) -> Exchange | None:
+        """The exchange whose request is being parsed, unless it is refused or over already."""
+        if self._broken or self._skipped:
+            return None
+        latest = self._queue[-1] if self._queue else self.current
+        return latest if isinstance(latest, Exchange) and not latest.request_done else None
+
+    # reading a head
+
+    def _check_size(self) -> None:
+        limits = self.proxy.limits
+        if self._fed > limits.head:
+            size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields)
+            if size > limits.head:
+                raise self._too_large()
+        if len(self._fields) > limits.headers:
+            raise SidecarError(
+                Reason.HEAD_TOO_LARGE, f"More than {limits.headers} header lines (`limits.headers`)."
+            )
+        if len(self._target) > limits.target:
+            raise self._too_large()
+
+    def _too_large(self) -> SidecarError:
+        limits = self.proxy.limits
+        if len(self._target) > limits.target:
+            return SidecarError(
+                Reason.TARGET_TOO_LONG, f"The target is longer than {limits.target} bytes (`limits.target`)."
+            )
+        return SidecarError(
+            Reason.HEAD_TOO_LARGE, f"The head is larger than {limits.head} bytes (`limits.head`)."
+        )
+
+    def _http10(self) -> bool:
+        version = self._parser.get_http_version()
+        if version == "1.1":
+            return False
+        if version == "1.0":
+            return True
+        raise _malformed(f"HTTP/{version} is not spoken here.")
+
+    def _read_target(self, method: bytes, found: headers.Found, *, http10: bool) -> tuple[bytes, bytes, bool]:
+        """Authority, origin-form target, and whether the app uses the sidecar as its HTTP proxy."""
+        target = self._target
+        if method not in METHOD_NAMES:
+            raise _not_carried(method, target)
+        if b"#" in target:
+            raise _malformed("A request target has no fragment.")
+        host = found.get(b"host")
+        if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
+            if host is None:
+                if not (http10 and self._own is not None):
+                    raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
+                host = b"localhost"
+            return host, target, False
+        scheme, separator, rest = target.partition(b"://")
+        if not separator or scheme.lower() not in (b"http", b"https"):
+            raise _malformed("The request target is neither a path nor an http URL.")
+        length = min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0)
+        authority, path = rest[:length], rest[length:]
+        if host is not None and host.lower() != authority.lower():
+            raise SidecarError(Reason.BAD_HOST, "The Host differs from the one in the request target.")
+        return authority, path if path[:1] == b"/" else b"/" + path, True
+
+    # refusing
+
+    def _refuse(self, refused: _Refused) -> None:
+        """Answer without an upstream, after the requests before this one."""
+        self._skipped = True
+        if not refused.keep_alive:
+            self._broken = True
+        if self.current is None and not self._queue:
+            self._answer(refused)
+        else:
+            self._queue.append(refused)
+            self.transport.pause_reading()
+
+    def _break(self, error: SidecarError) -> None:
+        """The bytes make no sense any more: end the request under way, or answer in its turn, and close."""
+        if self._broken:
+            return
+        latest = self._latest() if self._in_message and not self._in_head else None
+        if latest is None:
+            self._refuse(_Refused(error, b"", False, self._began_mono or self.proxy.clock.mono()))
+            return
+        self._broken = True
+        if latest is self.current:
+            latest.time_out(error)
+        else:
+            self._queue[-1] = _Refused(error, latest.method, False, latest.began_mono)
+            latest.abort(error)
+
+    def _answer(self, refused: _Refused) -> None:
+        error, method, keep_alive, began_mono = refused
+        keep_alive = keep_alive and not self.proxy.draining
+        self.proxy.refused(error, METHOD_NAMES.get(method, ""), self._own, began_mono)
+        self.transport.write(
+            answers.answer(
+                error,
+                route=self._own.name if self._own is not None else None,
+                now=self.proxy.clock.wall(),
+                head=method == b"HEAD",
+                close=not keep_alive,
+            )
+        )
+        self._quiet_since_mono = self.proxy.clock.mono()
+        if not keep_alive:
+            self._linger()
+
+    # what an exchange calls
+
+    def block_body(self) -> None:
+        """Take no more of the body for now."""
+        self._blocked = True
+        self.transport.pause_reading()
+
+    def unblock_body(self) -> None:
+        """Take the body again."""
+        if self._blocked:
+            self._blocked = False
+            self.proxy.call_soon(self._go_on)
+
+    def exchange_done(self, exchange: Exchange, now_mono: float) -> None:
+        """The current exchange is over; its answer is written."""
+        self._quiet_since_mono = now_mono
+        if exchange is not self.current:
+            return
+        self.current = None
+        self._blocked = False
+        if self.state in (State.CLOSED, State.TUNNEL):
+            return
+        if self.state is State.WAITING:
+            self.state = State.OPEN
+        if not exchange.request_done or not exchange.keep_alive:
+            self._linger()
+        elif self._queue or self._rest or not self.transport.is_reading():
+            self.proxy.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Go on with the next pipelined request, and with what was kept back."""
+        while self._queue and self.current is None and self.state is State.OPEN:
+            entry = self._queue.popleft()
+            if isinstance(entry, _Refused):
+                self._answer(entry)
+            else:
+                self.current = entry
+                if entry.upgrade is not None:
+                    self.state = State.WAITING
+                entry.start()
+                entry.flush_request()
+        if self._rest and self._may_parse():
+            rest, self._rest = self._rest, b""
+            self._feed(rest)
+        if not self._rest and not self._blocked and not self._queue and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def break_off(self, *, reset: bool) -> None:
+        """Close in mid-answer; `reset` where only that can tell the app that something is missing."""
+        sock = self.transport.get_extra_info("socket")
+        if reset and sock is not None and not self._unix:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    # upgrades
+
+    def _upgrade_asked(self, rest: bytes) -> bytes:
+        """The parser stopped after a head that asks for an upgrade; returns what of `rest` must wait."""
+        declined = self._head_without_upgrade() if self._declined else b""
+        self._declined = False
+        self._parser = httptools.HttpRequestParser(self)
+        if declined:
+            return self._parse(declined + rest)
+        if self._queue:
+            return rest
+        if self.current is not None:
+            self.state = State.WAITING
+            return rest
+        return self._parse(rest) if rest else b""
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was just parsed as it reads without its wish for h2c: the parser frames its body then."""
+        version = b"1.0" if self._http10() else b"1.1"
+        out = [self._parser.get_method(), b" ", self._target, b" HTTP/", version, b"\r\n"]
+        for name, value in self._fields:
+            lower = name.lower()
+            if lower == b"connection":
+                kept = [m for m in headers.list_members(value) if m not in (b"upgrade", b"http2-settings")]
+                value = b", ".join(kept)
+            if lower not in (b"upgrade", b"http2-settings"):
+                out += (name, b": ", value, b"\r\n")
+        return b"".join([*out, b"\r\n"])
+
+    def become_tunnel(self) -> None:
+        """The upstream switched: from now on bytes pass as they are."""
+        self.state = State.TUNNEL
+        rest, self._rest = self._rest, b""
+        if rest and self.current is not None:
+            self.current.tunnel_from_app(rest)
+        self.transport.resume_reading()
+
+    # ends
+
+    def _linger(self) -> None:
+        if self.state in (State.CLOSED, State.LINGER):
+            return
+        self.state = State.LINGER
+        self._broken = True
+        self._rest = b""
+        self._queue.clear()
+        self._quiet_since_mono = self.proxy.clock.mono()
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+
+    def drain(self) -> None:
+        """Shut down: close if idle, else after the current answer."""
+        if self.current is None and not self._in_message:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
+    def sweep(self, now_mono: float) -> None:
+        """End what has taken too long; called about once a second for every connection."""
+        quiet = now_mono - self._quiet_since_mono
+        exchange = self.current
+        limits = self.proxy.limits
+        if exchange is not None:
+            if exchange.progress != self._seen_progress:
+                self._seen_progress = exchange.progress
+                self._quiet_since_mono = now_mono
+            elif (error := exchange.overdue(quiet)) is not None:
+                exchange.time_out(error)
+        elif self.state is State.LINGER:
+            if quiet >= LINGER:
+                self.transport.abort()
+        elif self._in_message:
+            if now_mono - self._began_mono >= limits.head_timeout:
+                what = f"The head was not complete after {limits.head_timeout:g} s (`limits.head_timeout`)."
+                self._break(SidecarError(Reason.HEAD_TIMEOUT, what))
+        elif quiet >= limits.keep_alive:
+            self.transport.close()
+
+
+def _malformed(what: str) -> SidecarError:
+    return SidecarError(Reason.MALFORMED_REQUEST, f"The request is not valid HTTP/1.1: {what}")
+
+
+def _check_expectation(found: headers.Found) -> None:
+    expectation = found.get(b"expect")
+    if expectation is not None and expectation.strip().lower() != b"100-continue":
+        raise SidecarError(
+            Reason.EXPECTATION_FAILED, "The only expectation that is carried is `100-continue`."
+        )
+
+
+def _not_carried(method: bytes, target: bytes) -> SidecarError:
+    name = method.decode("ascii", "replace")
+    if method == b"CONNECT":
+        host = target.decode("ascii", "replace").rpartition(":")[0]
+        return SidecarError(
+            Reason.METHOD_NOT_CARRIED,
+            "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. "
+            f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service.",
+        )
+    if method == b"TRACE":
+        return SidecarError(
+            Reason.METHOD_NOT_CARRIED,
+            "TRACE is not carried: its answer would repeat the token to whoever asks.",
+        )
+    return SidecarError(Reason.METHOD_NOT_CARRIED, f"The method `{name}` is not carried.")

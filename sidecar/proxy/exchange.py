@@ -1,0 +1,616 @@
+"""One request and its answer.
+
+Owns a request from its admission until it is counted: the token it waits for, the connection it is sent
+on, copying both bodies under backpressure, replay, and the one place where every request ends (`_finish`).
+Made by a `DownstreamConnection`, fed by it and by an `UpstreamConnection`; it parses nothing itself.
+
+    QUEUED ─▶ TOKEN ─▶ CONNECT ─▶ SENT ─▶ ANSWERING ─▶ DONE
+                 ▲________│________│   └─▶ TUNNEL ────▶ DONE
+                  replay, before the first byte of an answer was passed on; and from anywhere ─▶ DONE
+
+Hot path, on a token hit and an idle connection: no await, no task, no timer, no closure; one write for a
+head with what is there of its body, one write for the answer. 17 µs of CPU a request in all parts of the
+sidecar together is the budget that benchmarks/ holds it to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, final
+
+from sidecar.errors import MEANINGS, Reason, SidecarError
+from sidecar.metrics import RouteStats
+from sidecar.proxy import answers, framing, headers, mapping
+from sidecar.proxy.admission import Admitted
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from sidecar.proxy.downstream import DownstreamConnection
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""RFC 9110 section 9.2.2; TRACE is not carried."""
+
+HELD_FOR_REPLAY = 64 * 1024
+"""Bytes of a request's body that are held until its answer begins."""
+
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class State(Enum):
+    """See the diagram above."""
+
+    QUEUED = "queued"
+    TOKEN = "token"
+    CONNECT = "connect"
+    SENT = "sent"
+    ANSWERING = "answering"
+    TUNNEL = "tunnel"
+    DONE = "done"
+
+
+@final
+class Exchange:
+    """See the module's docstring."""
+
+    __slots__ = (
+        "_answer_body",
+        "_answer_out",
+        "_authority",
+        "_bearer",
+        "_body",
+        "_connection",
+        "_down",
+        "_fields",
+        "_found",
+        "_held",
+        "_held_size",
+        "_http10",
+        "_own_share",
+        "_replayed",
+        "_request_done",
+        "_request_out",
+        "_retried",
+        "_status",
+        "admitted",
+        "began_mono",
+        "error",
+        "keep_alive",
+        "method",
+        "pool",
+        "progress",
+        "received",
+        "sent",
+        "state",
+        "stats",
+        "upgrade",
+    )
+
+    def __init__(
+        self,
+        down: DownstreamConnection,
+        admitted: Admitted,
+        stats: RouteStats,
+        pool: Pool,
+        *,
+        method: bytes,
+        authority: bytes,
+        fields: headers.Fields,
+        found: headers.Found,
+        body: int,
+        http10: bool,
+        keep_alive: bool,
+        upgrade: bytes | None,
+        began_mono: float,
+    ) -> None:
+        """`body` is the request's framing, `authority` its Host as it came, `upgrade` the protocol asked for."""
+        self._down = down
+        self.admitted = admitted
+        self.stats = stats
+        self.pool = pool
+        self.method = method
+        self.began_mono = began_mono
+        self._authority = authority
+        self._fields = fields
+        self._found = found
+        self._body = body
+        self._http10 = http10
+        self.upgrade = upgrade
+        """The protocols that the app asks to switch to."""
+        self.keep_alive = keep_alive
+        """Whether the app's connection can carry another request after this one."""
+        self.state = State.QUEUED
+        self.error: SidecarError | None = None
+        # the request on its way
+        self._connection: UpstreamConnection | None = None
+        self._bearer = b""
+        self._request_done = body == framing.NO_BODY
+        self._request_out: list[bytes] = []
+        self._held: list[bytes] | None = []
+        self._held_size = 0
+        self._retried = False
+        self._replayed = False
+        self._own_share = -1.0
+        # the answer on its way
+        self._status = 0
+        self._answer_body = framing.NO_BODY
+        self._answer_out: list[bytes] = []
+        # counted
+        self.sent = 0
+        self.received = 0
+        self.progress = 0
+        """Grows with every event, so that a sweep can tell a stall from slow going."""
+        stats.in_flight += 1
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.method.decode()} {self.pool.destination.route.name} {self.state.value}>"
+
+    # from the app
+
+    def start(self) -> None:
+        """Go on as far as is possible now: token, connection, head."""
+        bearer: bytes | None = b""
+        if self.admitted.plan.names:
+            bearer = self._down.proxy.tokens.bearer(self.pool.token_key)
+            if bearer is None:
+                self._await_token()
+                return
+        self.state = State.CONNECT
+        connection = self.pool.acquire(self, fresh=self._retried)
+        if connection is not None:
+            self._send(connection, bearer)
+
+    def request_body(self, data: bytes) -> None:
+        """A piece of the request's body, as the parser gave it."""
+        size = len(data)
+        self.sent += size
+        self.progress += 1
+        if self._body == framing.CHUNKED:
+            data = b"%x\r\n%b\r\n" % (size, data)
+        self._hold(data, size)
+
+    def request_end(self, trailers: headers.Fields) -> None:
+        """The request is complete."""
+        self._request_done = True
+        self.progress += 1
+        if self._body == framing.CHUNKED:
+            plan = self.admitted.plan
+            self._hold(headers.write_trailers(trailers, plan.dropped) if trailers else _LAST_CHUNK, 0)
+
+    def flush_request(self) -> None:
+        """Write what has gathered to the upstream; once for each piece of bytes from the app."""
+        if self._request_out and self._connection is not None:
+            out = self._request_out
+            self._connection.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._request_out = []
+
+    @property
+    def request_done(self) -> bool:
+        """Whether the whole request has come from the app."""
+        return self._request_done
+
+    def writable(self, yes: bool) -> None:
+        """The app's connection takes bytes again, or does not."""
+        if self._connection is not None:
+            if yes:
+                self._connection.transport.resume_reading()
+            else:
+                self._connection.transport.pause_reading()
+
+    def abort(self, error: SidecarError) -> None:
+        """The app's side is gone or out of patience; the upstream is told at once."""
+        if self.state is State.DONE:
+            return
+        tunnelled = self.state is State.TUNNEL
+        self._let_go(flush=tunnelled)
+        self._finish(None if tunnelled else error)
+
+    # from the token store and the pool
+
+    def _await_token(self) -> None:
+        self.state = State.TOKEN
+        try:
+            self._down.proxy.tokens.join(self.pool.token_key, self._token_settled)
+        except SidecarError as error:
+            self._fail(error)
+
+    def _token_settled(self, error: SidecarError | None) -> None:
+        if self.state is not State.TOKEN:
+            return
+        if error is not None:
+            self._fail(error)
+        else:
+            self.start()
+            self.flush_request()
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """The pool found the connection that was waited for."""
+        bearer: bytes | None = b""
+        if self.admitted.plan.names:
+            # Looked up again: the wait may have been longer than the token's life.
+            bearer = self._down.proxy.tokens.bearer(self.pool.token_key)
+            if bearer is None:
+                self.pool.release(connection)
+                self._await_token()
+                return
+        self._send(connection, bearer)
+        self.flush_request()
+
+    def not_connected(self, error: SidecarError) -> None:
+        """The connection that was waited for could not be made."""
+        self._fail(error)
+
+    def _send(self, connection: UpstreamConnection, bearer: bytes) -> None:
+        self._connection = connection
+        self._bearer = bearer
+        connection.begin(self)
+        self.state = State.SENT
+        if self._own_share < 0:
+            self._own_share = self._down.proxy.clock.mono() - self.began_mono
+        self._request_out = [self._head(bearer), *(self._held or ())]
+        if self._held_size > HELD_FOR_REPLAY:
+            self._held = None
+        self._down.unblock_body()
+
+    def _head(self, bearer: bytes) -> bytes:
+        _, path, _, plan = self.admitted
+        found = self._found
+        out = [self.method, b" ", path, b" HTTP/1.1\r\nHost: "]
+        out += (self.pool.destination.host_header or self._authority, b"\r\n")
+        drop = plan.table
+        if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
+            drop = headers.drop_table(plan.dropped | nominated)
+        headers.write_fields(out, self._fields, drop)
+        out.append(self._down.proxy.via[self._http10])
+        if self._body == framing.CHUNKED:
+            out.append(b"Transfer-Encoding: chunked\r\n")
+        if self.upgrade is not None:
+            out += (b"Connection: Upgrade\r\nUpgrade: ", self.upgrade, b"\r\n")
+        elif b"te" in found and b"trailers" in headers.list_members(found[b"te"]):
+            out.append(b"Connection: TE\r\nTE: trailers\r\n")
+        for name in plan.names:
+            out += (name, b": ", bearer, b"\r\n")
+        out.append(b"\r\n")
+        return b"".join(out)
+
+    # from the upstream
+
+    def interim(self, status: int, reason: bytes, fields: headers.Fields) -> None:
+        """Pass a 1xx answer on; an HTTP/1.0 app has no use for one."""
+        self.progress += 1
+        if not self._http10:
+            out = [status_line(status, reason)]
+            headers.write_fields(out, fields, _INTERIM_DROPPED)
+            out.append(b"\r\n")
+            self._answer_out.append(b"".join(out))
+
+    def answer(
+        self, status: int, reason: bytes, fields: headers.Fields, found: headers.Found, body: int
+    ) -> bool:
+        """The head of the final answer; False where the request is to be sent again with another token."""
+        if status == 401 and self._refused_token(found):
+            return False
+        self.state = State.ANSWERING
+        self._held = None
+        self._status = status
+        self.progress += 1
+        out = self._answer_out
+        out.append(status_line(status, reason))
+        destination, _, prefix, _ = self.admitted
+        if b"location" in found or b"content-location" in found or prefix:
+            fields = mapping.map_answer(
+                fields, found, origin=destination.origin, authority=self._authority, prefix=prefix
+            )
+        drop = _ANSWER_DROPPED if status != 204 else _NO_CONTENT_DROPPED
+        if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
+            drop = headers.drop_table(headers.RESPONSE_DROPPED | nominated)
+        headers.write_fields(out, fields, drop)
+        keep = self.keep_alive and not self._down.proxy.draining
+        if body in (framing.CHUNKED, framing.UNTIL_CLOSE):
+            if self._http10:
+                # No chunks for HTTP/1.0: the end of the connection ends the body.
+                keep = False
+                body = framing.UNTIL_CLOSE
+            else:
+                out.append(b"Transfer-Encoding: chunked\r\n")
+                body = framing.CHUNKED
+        self._answer_body = body
+        if not keep:
+            self.keep_alive = False
+            out.append(b"Connection: close\r\n")
+        elif self._http10:
+            out.append(b"Connection: keep-alive\r\n")
+        out.append(b"\r\n")
+        return True
+
+    def answer_body(self, data: bytes) -> None:
+        """A piece of the answer's body."""
+        size = len(data)
+        self.received += size
+        self.progress += 1
+        if self._answer_body == framing.CHUNKED:
+            self._answer_out += (b"%x\r\n" % size, data, b"\r\n")
+        else:
+            self._answer_out.append(data)
+
+    def flush_answer(self) -> None:
+        """Write what has gathered to the app; once for each piece of bytes from the upstream."""
+        if self._answer_out:
+            out = self._answer_out
+            self._down.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._answer_out = []
+
+    def answer_end(self, trailers: headers.Fields) -> bool:
+        """The answer is complete; whether the connection it came on may serve again."""
+        if self._answer_body == framing.CHUNKED:
+            self._answer_out.append(
+                headers.write_trailers(trailers, frozenset()) if trailers else _LAST_CHUNK
+            )
+        self.flush_answer()
+        self._connection = None
+        self._finish(None)
+        return self._request_done
+
+    def upstream_full(self) -> None:
+        """The upstream takes no more for now."""
+        self._down.block_body()
+
+    def upstream_writable(self) -> None:
+        """The upstream takes bytes again."""
+        self._down.unblock_body()
+
+    def upstream_lost(self, connection: UpstreamConnection) -> None:
+        """The connection ended while it served this request."""
+        self._connection = None
+        if self.state is State.TUNNEL:
+            self._finish(None)
+            self._down.transport.close()
+        elif self.state is State.ANSWERING:
+            self._truncate(
+                SidecarError(Reason.UPSTREAM_INCOMPLETE, "The upstream closed the connection in mid-answer.")
+            )
+        elif self._may_retry(connection):
+            self._retried = True
+            self.stats.retries += 1
+            self.start()
+            self.flush_request()
+        else:
+            again = "" if self.method in IDEMPOTENT else f" {self.method.decode()} is not sent twice."
+            self._fail(
+                SidecarError(
+                    Reason.UPSTREAM_CLOSED,
+                    f"The upstream closed the connection before it answered.{again} "
+                    "If this recurs, its keep-alive time may be below `pool.idle`, or it crashes on this request.",
+                )
+            )
+
+    def upstream_failed(self, error: SidecarError) -> None:
+        """What came from the upstream can't be passed on."""
+        self._connection = None
+        if self.state is State.ANSWERING:
+            self._truncate(error)
+        else:
+            self._fail(error)
+
+    # upgrades
+
+    def switch(self, reason: bytes, fields: headers.Fields) -> SidecarError | None:
+        """A 101: become a tunnel, or the error where nobody asked for this one."""
+        offered = headers.survey(fields).get(b"upgrade", b"")
+        asked = headers.list_members(self.upgrade or b"")
+        if self.upgrade is None or not offered or any(m not in asked for m in headers.list_members(offered)):
+            return SidecarError(
+                Reason.UPGRADE_FAILED,
+                "The upstream answered 101 Switching Protocols with a protocol that was not asked for.",
+            )
+        out = [status_line(101, reason)]
+        headers.write_fields(out, fields, _ANSWER_DROPPED)
+        out += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n\r\n")
+        self._answer_out.append(b"".join(out))
+        self.state = State.TUNNEL
+        self._held = None
+        self._status = 101
+        self.stats.upgrades += 1
+        self.flush_answer()
+        self._down.become_tunnel()
+        return None
+
+    def tunnel_from_upstream(self, data: bytes) -> None:
+        """Bytes of the other protocol, for the app."""
+        self.received += len(data)
+        self.progress += 1
+        self._down.transport.write(data)
+
+    def tunnel_from_app(self, data: bytes) -> None:
+        """Bytes of the other protocol, for the upstream."""
+        self.sent += len(data)
+        self.progress += 1
+        if self._connection is not None:
+            self._connection.transport.write(data)
+
+    def upstream_ended(self) -> bool:
+        """The upstream sends nothing more; True keeps the other direction open."""
+        return _pass_end(self._down.transport)
+
+    def app_ended(self) -> bool:
+        """The app sends nothing more; True keeps the other direction open."""
+        return self._connection is not None and _pass_end(self._connection.transport)
+
+    # what the sweep asks
+
+    def overdue(self, quiet: float) -> SidecarError | None:
+        """The error of an exchange in which nothing has happened for `quiet` seconds, if that is too long."""
+        timeouts = self.pool.destination.route.config.timeouts
+        if self.state is State.SENT:
+            if not self._request_done:
+                limit = self._down.proxy.limits.body_timeout
+                if quiet >= limit:
+                    return SidecarError(
+                        Reason.BODY_TIMEOUT, f"No byte of the request's body came for {limit:g} s."
+                    )
+            elif quiet >= timeouts.response:
+                return SidecarError(
+                    Reason.RESPONSE_TIMEOUT,
+                    f"The upstream did not answer within {timeouts.response:g} s. "
+                    "If the service may take longer, raise the route's `timeouts.response`.",
+                )
+        elif self.state in (State.ANSWERING, State.TUNNEL) and quiet >= timeouts.idle:
+            return SidecarError(
+                Reason.IDLE_TIMEOUT,
+                f"No byte moved in either direction for {timeouts.idle:g} s. "
+                "If long silences are normal here, raise the route's `timeouts.idle`.",
+            )
+        return None
+
+    def time_out(self, error: SidecarError) -> None:
+        """Give up, with the answer that is still possible."""
+        self._let_go()
+        if self.state in (State.ANSWERING, State.TUNNEL):
+            self._truncate(error)
+        else:
+            self._fail(error)
+
+    # inside
+
+    def _hold(self, data: bytes, size: int) -> None:
+        self._held_size += size
+        if self._connection is not None:
+            self._request_out.append(data)
+            if self._held is not None:
+                if self._held_size <= HELD_FOR_REPLAY:
+                    self._held.append(data)
+                else:
+                    self._held = None
+        elif self._held is not None:
+            self._held.append(data)
+            if self._held_size >= HELD_FOR_REPLAY:
+                self._down.block_body()
+
+    def _may_retry(self, connection: UpstreamConnection) -> bool:
+        """Whether a stale connection is the likely cause, and sending twice can do no harm."""
+        return (
+            not self._retried
+            and connection.served > 1
+            and not connection.heard
+            and self.method in IDEMPOTENT
+            and self._held is not None
+        )
+
+    def _refused_token(self, found: headers.Found) -> bool:
+        """Whether a 401 is about the token, and this request starts over with a new one."""
+        if not self._bearer or b"invalid_token" not in found.get(b"www-authenticate", b"").lower():
+            return False
+        renewing = self._down.proxy.tokens.reject(self.pool.token_key, self._bearer)
+        if (
+            not renewing
+            or self._replayed
+            or not self._request_done
+            or self._held is None
+            or self.method not in IDEMPOTENT
+            or self.upgrade is not None
+        ):
+            return False
+        self._replayed = True
+        self.stats.replays += 1
+        self._connection = None
+        self._answer_out = []
+        self._await_token()
+        return True
+
+    def _let_go(self, *, flush: bool = False) -> None:
+        if self.state is State.TOKEN:
+            self._down.proxy.tokens.leave(self.pool.token_key, self._token_settled)
+        elif self.state is State.CONNECT:
+            self.pool.forget(self)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon(flush=flush)
+
+    def _fail(self, error: SidecarError) -> None:
+        """Answer with the error: nothing of an answer has been passed on yet."""
+        self._held = None
+        self._request_out = []
+        self._answer_out = []
+        self._status = MEANINGS[error.reason].status
+        if not self._request_done or self._down.proxy.draining:
+            self.keep_alive = False
+        self._down.transport.write(
+            answers.answer(
+                error,
+                route=self.pool.destination.route.name,
+                now=self._down.proxy.clock.wall(),
+                head=self.method == b"HEAD",
+                close=not self.keep_alive,
+            )
+        )
+        self.stats.refused[error.reason] = self.stats.refused.get(error.reason, 0) + 1
+        self._finish(error)
+
+    def _truncate(self, error: SidecarError) -> None:
+        """End an answer that has begun so that the app can tell that it is not whole."""
+        self.flush_answer()
+        close_delimited = self._answer_body == framing.UNTIL_CLOSE
+        self._finish(error)
+        self._down.break_off(reset=close_delimited)
+
+    def _finish(self, error: SidecarError | None) -> None:
+        """The one place where a request ends, whatever happened."""
+        self.state = State.DONE
+        self.error = error
+        self._held = None
+        now = self._down.proxy.clock.mono()
+        total = now - self.began_mono
+        stats = self.stats
+        stats.in_flight -= 1
+        stats.bytes_sent += self.sent
+        stats.bytes_received += self.received
+        status = self._status or (MEANINGS[error.reason].status if error is not None else 0)
+        key = (METHOD_NAMES[self.method], status)
+        stats.requests[key] = stats.requests.get(key, 0) + 1
+        stats.total.observe(total)
+        own = self._own_share if self._own_share >= 0 else total
+        stats.own.observe(own)
+        proxy = self._down.proxy
+        if proxy.access_log.wants(status, own_answer=error is not None):
+            proxy.log_request(self, status=status, duration=total, own=own)
+        self._down.exchange_done(self, now)
+
+
+METHOD_NAMES = {
+    name.encode(): name
+    for name in (
+        *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "QUERY"),
+        *("COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "UNLOCK", "SEARCH", "REPORT", "ACL"),
+        *("BIND", "REBIND", "UNBIND", "LINK", "UNLINK", "MERGE", "MKACTIVITY", "CHECKOUT", "MKCALENDAR"),
+        *("PURGE", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE"),
+    )
+}
+"""The methods that are carried. Not: CONNECT (a tunnel can't be given a token), TRACE (its answer would
+show the token), PRI and RTSP's (not HTTP/1.1)."""
+
+_ANSWER_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
+_NO_CONTENT_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED | {b"content-length"})
+_INTERIM_DROPPED = _NO_CONTENT_DROPPED
+
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, answers.reason_phrase(status).encode())
+    for status in (200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 409, 429, 500, 502, 503)
+}
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    """The status line with the upstream's own phrase."""
+    usual = _STATUS_LINES.get(status)
+    if usual is not None and usual[13:-2] == reason:
+        return usual
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+def _pass_end(transport: asyncio.Transport) -> bool:
+    """Tell the other side that nothing more comes; False where only closing can say that."""
+    if transport.can_write_eof():
+        transport.write_eof()
+        return True
+    transport.close()
+    return False

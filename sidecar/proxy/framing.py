@@ -1,0 +1,59 @@
+"""How a message's body ends: the part the parser leaves to its caller.
+
+Owns the reading of `Content-Length` and `Transfer-Encoding` for both directions. Called once a head is
+complete. Pure. The parser has by then refused what is contradictory or malformed (docs/architecture.md
+lists what llhttp does and does not check); here is what it lets through and what the sidecar does not
+carry. Rules: RFC 9112 section 6.3, in its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sidecar.errors import Reason, SidecarError
+
+NO_BODY: Final = 0
+"""The message ends with its head."""
+CHUNKED: Final = -1
+"""The last chunk ends it."""
+UNTIL_CLOSE: Final = -2
+"""Only a response: the end of the connection ends it."""
+
+
+def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
+    """NO_BODY, CHUNKED, or the length in bytes; SidecarError for what is not carried."""
+    if b"transfer-encoding" in found:
+        if http10:
+            # RFC 9112 section 6.1: such framing is to be treated as faulty.
+            raise SidecarError(Reason.MALFORMED_REQUEST, "An HTTP/1.0 request may not use Transfer-Encoding.")
+        if found[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
+            raise SidecarError(
+                Reason.CODING_NOT_CARRIED,
+                "The only transfer coding carried is a single `chunked`; compress with Content-Encoding.",
+            )
+        return CHUNKED
+    return _length(found, Reason.MALFORMED_REQUEST)
+
+
+def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool) -> int:
+    """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for what is not carried."""
+    if head or status < 200 or status in (204, 304):
+        return NO_BODY
+    if b"transfer-encoding" in found:
+        if found[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
+            raise SidecarError(
+                Reason.UPSTREAM_MALFORMED,
+                "The upstream answered with a transfer coding other than `chunked`, which nobody asked for.",
+            )
+        return CHUNKED
+    if b"content-length" in found:
+        return _length(found, Reason.UPSTREAM_MALFORMED)
+    return UNTIL_CLOSE
+
+
+def _length(found: Mapping[bytes, bytes], reason: Reason) -> int:
+    text = found.get(b"content-length", b"0").strip(b" \t")
+    if not text.isdigit() or len(text) > 19:
+        raise SidecarError(reason, "Content-Length is not a plain number.")
+    return int(text)

@@ -1,0 +1,168 @@
+"""Header fields: which are read, which are dropped, which are set.
+
+Owns the tables of names and the building of every head that is forwarded, in both directions. Called by
+the two connection classes for each message. Pure: bytes in, bytes out. Received stays as received: the
+list that the parser made is only read; what is hop-by-hop is dropped first and what the sidecar sets is
+added last, so that nothing a peer names in `Connection` can take it away. Rules: RFC 9110 section 7.6
+(forwarding), RFC 9112 sections 6 and 7 (framing), RFC 9110 section 6.5.1 (what may not be a trailer).
+
+On the hot path: one pass to find what matters (`survey`), one to write; bytes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import lru_cache
+
+Fields = Sequence[tuple[bytes, bytes]]
+"""Header lines in the order and spelling they came in."""
+
+Found = dict[bytes, bytes]
+"""Lower-case name to value, only for names that the sidecar acts on; repeated lines joined with `, `."""
+
+_READ = (
+    b"authorization",
+    b"connection",
+    b"content-length",
+    b"content-location",
+    b"expect",
+    b"host",
+    b"http2-settings",
+    b"keep-alive",
+    b"location",
+    b"origin",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"sec-fetch-site",
+    b"set-cookie",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    b"via",
+    b"www-authenticate",
+    b"x-serverless-authorization",
+)
+
+_COMMON = (
+    b"accept",
+    b"accept-encoding",
+    b"accept-language",
+    b"cache-control",
+    b"content-type",
+    b"cookie",
+    b"date",
+    b"etag",
+    b"last-modified",
+    b"server",
+    b"traceparent",
+    b"user-agent",
+    b"vary",
+    b"x-cloud-trace-context",
+    b"x-request-id",
+)
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",  # never standardised, still sent by clients that think of a proxy
+        b"proxy-authenticate",  # speaks of this hop's proxy, which asks nobody
+        b"proxy-authorization",  # for this hop; where the token goes there it is set anew
+        b"te",  # `trailers` is said again by the sidecar for itself
+        b"transfer-encoding",
+        b"upgrade",  # said again where an upgrade is carried
+        b"http2-settings",  # belongs to an h2c upgrade, which is not carried
+    }
+)
+
+REQUEST_DROPPED = HOP_BY_HOP | {b"host"}
+"""Dropped from every request: `Host` is always written anew."""
+
+RESPONSE_DROPPED = HOP_BY_HOP
+
+NOT_IN_TRAILERS = HOP_BY_HOP | {
+    b"authorization",
+    b"cache-control",
+    b"content-encoding",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"expect",
+    b"host",
+    b"max-forwards",
+    b"origin",
+    b"set-cookie",
+    b"trailer",
+    b"via",
+    b"x-serverless-authorization",
+}
+"""Framing, routing, authentication and content description: too late, or dangerous, in a trailer."""
+
+
+def _spellings(names: Iterable[bytes]) -> dict[bytes, bytes]:
+    return {spelling: name for name in names for spelling in (name, name.title())}
+
+
+_INTEREST: dict[bytes, bytes | None] = {**_spellings(_READ), **dict.fromkeys(_spellings(_COMMON))}
+"""Usual spellings, so that most names need no `lower()`; None for names nobody acts on."""
+READ = frozenset(_READ)
+"""Every name that `survey` reports."""
+_UNKNOWN = b""
+
+
+def survey(fields: Fields) -> Found:
+    """What in these header lines matters to the sidecar."""
+    found: Found = {}
+    for name, value in fields:
+        key = _INTEREST.get(name, _UNKNOWN)
+        if key is _UNKNOWN:
+            lower = name.lower()
+            key = lower if lower in READ else None
+        if key is not None:
+            found[key] = value if key not in found else b"%b, %b" % (found[key], value)
+    return found
+
+
+def list_members(value: bytes) -> list[bytes]:
+    """The members of a comma-separated list, lower case, without the empty ones (RFC 9110 section 5.6.1)."""
+    return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
+
+
+@lru_cache(maxsize=256)
+def nominated(connection: bytes) -> frozenset[bytes]:
+    """The names that a `Connection` value makes hop-by-hop, lower case; never the message's own framing."""
+    return frozenset(list_members(connection)) - {b"close", b"keep-alive", b"content-length"}
+
+
+@lru_cache(maxsize=256)
+def drop_table(names: frozenset[bytes]) -> Mapping[bytes, bytes]:
+    """A drop set in the form that the writers want: every usual spelling of the given lower-case names."""
+    return _spellings(names)
+
+
+def write_fields(out: list[bytes], fields: Fields, drop: Mapping[bytes, bytes]) -> None:
+    """Append every line whose name is not in `drop`, in order, in the spelling it came in."""
+    for name, value in fields:
+        if name in drop or (name not in _INTEREST and name.lower() in drop):
+            continue
+        out += (name, b": ", value, b"\r\n")
+
+
+def write_trailers(fields: Fields, also_dropped: Set[bytes]) -> bytes:
+    """The last chunk with the trailer lines that may be forwarded."""
+    out = [b"0\r\n"]
+    for name, value in fields:
+        lower = name.lower()
+        if lower not in NOT_IN_TRAILERS and lower not in also_dropped:
+            out += (name, b": ", value, b"\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def rewrite(fields: Fields, found: Found, changes: Mapping[bytes, bytes]) -> Fields:
+    """The same lines with the values of single-valued fields in `changes` (lower-case names) replaced."""
+    if changes.keys().isdisjoint(found):
+        return fields
+    return [(name, changes.get(name.lower(), value)) for name, value in fields]

@@ -1,0 +1,124 @@
+"""Binding: from an address of the configuration to listening sockets.
+
+Owns the sockets' options and the Unix socket's file: its mode, the stale file a crash leaves behind, the
+live one of another process. Called by the service before anything else starts, for the proxy's and the
+admin server's addresses alike. Raises OSError with a sentence for people.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from typing import NamedTuple
+
+from sidecar.config.models import ListenAddress
+
+BACKLOG = 2048
+"""As many as a burst of app threads may open at once; the kernel caps it at somaxconn (4096 by default)."""
+
+_UNIX_MODE = 0o660
+
+
+class Listener(NamedTuple):
+    """A bound socket, and the address of the configuration it stands for."""
+
+    address: ListenAddress
+    socket: socket.socket
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it is a Unix socket."""
+        return self.socket.family == socket.AF_UNIX
+
+    def __str__(self) -> str:
+        if self.is_unix:
+            return f"unix:{self.address.path}"
+        host, port = self.socket.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bind(address: ListenAddress) -> list[Listener]:
+    """Listening sockets for one address: two for `localhost` where the host has IPv6, else one."""
+    if address.path is not None:
+        return [Listener(address, _bind_unix(address.path))]
+    bound: list[Listener] = []
+    port = address.port
+    try:
+        for host in address.hosts:
+            try:
+                sock = _bind_tcp(host, port)
+            except OSError as error:
+                if bound and host == "::1" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    continue  # a host without IPv6: `localhost` is one address there
+                raise
+            bound.append(Listener(address, sock))
+            port = sock.getsockname()[1]  # with port 0, both loopbacks get the same one
+    except OSError:
+        for listener in bound:
+            listener.socket.close()
+        raise
+    return bound
+
+
+def close(listener: Listener) -> None:
+    """Stop listening; a Unix socket's file goes too."""
+    listener.socket.close()
+    if listener.address.path is not None:
+        try:
+            os.unlink(listener.address.path)
+        except FileNotFoundError:
+            return
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o777 & ~_UNIX_MODE)
+    try:
+        # The umask and not a later chmod: there is no moment in which others could connect.
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a process that is gone; a live one, or another kind of file, is an error."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "the file exists and is not a socket; remove it or choose another path")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+    else:
+        raise OSError(errno.EADDRINUSE, "another process listens on this socket")
+    finally:
+        probe.close()

@@ -1,0 +1,187 @@
+"""The data path as a whole.
+
+Owns what all connections share: the route table in force, limits, pools, counters, and the one timer
+behind every timeout. Made by the service; connections reach their surroundings through it.
+
+Timeouts are kept by a sweep about once a second over all connections, not by a timer for each request: a
+request sets no timer and cancels none. The sweep is off while there are no connections, so an idle
+sidecar does not wake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import final
+
+from sidecar.clock import Clock, TimerHandle
+from sidecar.config.models import Limits
+from sidecar.errors import SidecarError
+from sidecar.logs import AccessLog
+from sidecar.metrics import RouteStats
+from sidecar.proxy.admission import Admission
+from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.listeners import Listener
+from sidecar.proxy.pool import Pools
+from sidecar.routes import Route
+from sidecar.tokens.store import TokenStore
+
+_SWEEP = 1.0
+_SHORTEST_SWEEP = 0.02
+"""Seconds between sweeps: a tenth of the shortest timeout, within these."""
+
+
+@final
+class Proxy:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        *,
+        admission: Admission,
+        tokens: TokenStore,
+        pools: Pools,
+        limits: Limits,
+        pseudonym: bytes | None,
+        access_log: AccessLog,
+    ) -> None:
+        self.clock = clock
+        self.admission = admission
+        self.tokens = tokens
+        self.pools = pools
+        self.limits = limits
+        self.access_log = access_log
+        self.via = tuple(
+            b"" if pseudonym is None else b"Via: %b %b\r\n" % (version, pseudonym)
+            for version in (b"1.1", b"1.0")
+        )
+        """The line to append, for a request that came as HTTP/1.1 and for one that came as 1.0."""
+        self.stats = {route: RouteStats() for route in admission.table.routes}
+        self.unrouted = RouteStats()
+        self.draining = False
+        self.call_soon = loop.call_soon
+        self._loop = loop
+        self._connections: set[DownstreamConnection] = set()
+        self._servers: list[asyncio.Server] = []
+        self._sweep_timer: TimerHandle | None = None
+        self._sweep_every = _sweep_every(limits, admission.table.routes)
+        self._drained: asyncio.Event = asyncio.Event()
+
+    async def serve(self, listener: Listener, own: Route | None) -> None:
+        """Accept connections; `own` is the route whose listener this is."""
+        unix = listener.is_unix
+        if unix:
+            server: asyncio.Server = await self._loop.create_unix_server(
+                lambda: DownstreamConnection(self, own, unix=True), sock=listener.socket
+            )
+        else:
+            server = await self._loop.create_server(
+                lambda: DownstreamConnection(self, own, unix=False), sock=listener.socket
+            )
+        self._servers.append(server)
+
+    @property
+    def connections(self) -> int:
+        """Connections from the app that are open."""
+        return len(self._connections)
+
+    def stop_accepting(self) -> None:
+        """Close the listeners; open connections go on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def begin_drain(self) -> None:
+        """Every connection closes after its current answer, idle ones now."""
+        self.draining = True
+        self.pools.close()
+        for connection in list(self._connections):
+            connection.drain()
+        if not self._connections:
+            self._drained.set()
+
+    async def drained(self) -> None:
+        """Wait until the last connection has closed; only after `begin_drain`."""
+        await self._drained.wait()
+
+    def abort(self) -> None:
+        """Close every connection at once."""
+        for connection in list(self._connections):
+            connection.abort()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+
+    # what connections call
+
+    def opened(self, connection: DownstreamConnection) -> None:
+        """A connection from the app."""
+        self._connections.add(connection)
+        if self._sweep_timer is None:
+            self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
+
+    def closed(self, connection: DownstreamConnection) -> None:
+        """It is gone."""
+        self._connections.discard(connection)
+        if self.draining and not self._connections:
+            self._drained.set()
+
+    def refused(self, error: SidecarError, method: str, own: Route | None, began_mono: float) -> None:
+        """Count and log an answer to a request that got no exchange."""
+        stats = self.unrouted if own is None else self.stats[own]
+        duration = self.clock.mono() - began_mono
+        stats.refused[error.reason] = stats.refused.get(error.reason, 0) + 1
+        stats.requests[method, error.status] = stats.requests.get((method, error.status), 0) + 1
+        stats.total.observe(duration)
+        stats.own.observe(duration)
+        if self.access_log.wants(error.status, own_answer=True):
+            self.access_log.request(
+                route=own.name if own is not None else "",
+                method=method,
+                target="",
+                status=error.status,
+                sent=0,
+                received=0,
+                duration=duration,
+                reason=error.reason,
+                detail=error.detail,
+            )
+
+    def log_request(self, exchange: Exchange, *, status: int, duration: float, own: float) -> None:
+        """Write the access log's entry for a request that is over."""
+        error = exchange.error
+        self.access_log.request(
+            route=exchange.pool.destination.route.name,
+            method=exchange.method.decode("ascii"),
+            target=exchange.admitted.path.decode("ascii", "replace"),
+            status=status,
+            sent=exchange.sent,
+            received=exchange.received,
+            duration=duration,
+            own_duration=own,
+            reason=error.reason if error is not None else None,
+            detail=error.detail if error is not None else None,
+            upstream=exchange.pool.destination.origin.decode("ascii"),
+        )
+
+    def _sweep(self) -> None:
+        now_mono = self.clock.mono()
+        for connection in list(self._connections):
+            connection.sweep(now_mono)
+        busy = self.pools.sweep(now_mono)
+        self._sweep_timer = (
+            self.clock.call_later(self._sweep_every, self._sweep) if busy or self._connections else None
+        )
+
+
+def _sweep_every(limits: Limits, routes: Iterable[Route]) -> float:
+    shortest = min(
+        limits.head_timeout,
+        limits.keep_alive,
+        limits.body_timeout,
+        *(min(route.config.timeouts.response, route.config.timeouts.idle) for route in routes),
+    )
+    return min(_SWEEP, max(_SHORTEST_SWEEP, shortest / 10))

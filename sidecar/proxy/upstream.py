@@ -1,0 +1,301 @@
+"""One connection to a target.
+
+Owns the parsing of answers on it and the judgement whether it may serve again. Made by the pool; while
+it serves, an `Exchange` gets what it parses. It decides nothing about the request.
+
+    IDLE ──begin──▶ BUSY ──answer complete, reusable──▶ IDLE
+     │               ├──101 as asked──▶ TUNNEL
+     └───────────────┴──────────────────┴──closed, for whatever reason──▶ CLOSED
+
+What llhttp leaves to its caller (docs/architecture.md): how a HEAD's answer ends, until-close bodies,
+premature ends, interim answers, an answer that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, cast, final
+
+import httptools
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.proxy import framing, headers
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.pool import Pool
+
+_MAX_INTERIM = 32
+"""1xx answers to one request; Go's client stops at 5, but 102 and 103 may repeat."""
+
+
+class State(Enum):
+    """See the diagram above."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    TUNNEL = "tunnel"
+    CLOSED = "closed"
+
+
+@final
+class UpstreamConnection(asyncio.Protocol):
+    """Speaks HTTP/1.1 as a client; one request at a time."""
+
+    __slots__ = (
+        "_body",
+        "_complete",
+        "_exchange",
+        "_fed",
+        "_fields",
+        "_head_limit",
+        "_in_head",
+        "_interim",
+        "_parser",
+        "_pool",
+        "_reason",
+        "_refusal",
+        "_reusable",
+        "_trailers",
+        "idle_since_mono",
+        "served",
+        "state",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, head_limit: int) -> None:
+        # connection
+        self._pool = pool
+        self._head_limit = head_limit
+        self._parser = httptools.HttpResponseParser(self)
+        self.state = State.IDLE
+        self.served = 0
+        """Requests that were begun on it."""
+        self.idle_since_mono = 0.0
+        # request
+        self._exchange: Exchange | None = None
+        self._interim = 0
+        self._fed = 0
+        self._reusable = False
+        self._complete = False
+        self._refusal: SidecarError | None = None
+        # message
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._in_head = True
+        self._body = framing.NO_BODY
+
+    def __repr__(self) -> str:
+        origin = self._pool.destination.origin.decode()
+        return f"<UpstreamConnection {origin} {self.state.value} served={self.served}>"
+
+    def is_closing(self) -> bool:
+        """Whether it can serve nobody any more."""
+        return self.state is State.CLOSED or self.transport.is_closing()
+
+    @property
+    def heard(self) -> bool:
+        """Whether a single byte of the answer has come."""
+        return self._fed > 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Serve this exchange; only when idle. The caller writes to `transport`."""
+        self._exchange = exchange
+        self.state = State.BUSY
+        self.served += 1
+        self._interim = 0
+        self._fed = 0
+        self._in_head = True
+        self._complete = False
+        self._pool.stats.connections_active += 1
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+        self.transport.close()
+
+    def abandon(self, *, flush: bool) -> None:
+        """The exchange is over; nothing that still comes is wanted. `flush` sends what is buffered first."""
+        if self._exchange is not None:
+            self._exchange = None
+            self._pool.stats.connections_active -= 1
+        if flush:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            # An idle upstream has nothing to say: what it sends now could be taken for the next answer.
+            self.transport.abort()
+            return
+        if self.state is State.TUNNEL:
+            exchange.tunnel_from_upstream(data)
+            return
+        self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switched(exchange, data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            if not self._complete and self._refusal is None:
+                self._refusal = _malformed(str(error))
+            self._reusable = False
+        if self._exchange is not exchange:
+            return
+        if self._in_head and self._fed > self._head_limit and self._refusal is None and not self._complete:
+            self._refusal = SidecarError(
+                Reason.UPSTREAM_HEAD_TOO_LARGE,
+                f"The head of the answer is larger than `limits.head` ({self._head_limit} bytes).",
+            )
+        if self._refusal is not None:
+            self._refuse(exchange)
+        elif self._complete:
+            self._end(exchange)
+        else:
+            exchange.flush_answer()
+
+    def eof_received(self) -> bool | None:
+        if self.state is State.TUNNEL and self._exchange is not None:
+            return self._exchange.upstream_ended()
+        if self._exchange is not None and self._body == framing.UNTIL_CLOSE and not self._in_head:
+            self._reusable = False
+            self._end(self._exchange)
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = State.CLOSED
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._pool.stats.connections_active -= 1
+        self._pool.lost(self)
+        if exchange is not None:
+            exchange.upstream_lost(self)
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.upstream_full()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.upstream_writable()
+
+    # the parser's callbacks; raising here would only come out as a parser error, so they set `_refusal`
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._reusable = False
+        self._fields = []
+        self._in_head = True
+        self._body = framing.NO_BODY
+        self._reason = b""
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._fields.append((name, value))
+        else:
+            self._trailers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        exchange = self._exchange
+        if exchange is None or self._complete or self._refusal is not None:
+            return
+        status = self._parser.get_status_code()
+        found = headers.survey(self._fields)
+        if status < 200:
+            self._interim += 1
+            if status == 101:
+                return
+            if self._interim > _MAX_INTERIM:
+                self._refusal = _malformed(f"more than {_MAX_INTERIM} interim answers")
+            else:
+                exchange.interim(status, self._reason, self._fields)
+            return
+        if self._fed > self._head_limit and _size(self._fields) > self._head_limit:
+            self._refusal = SidecarError(
+                Reason.UPSTREAM_HEAD_TOO_LARGE,
+                f"The head of the answer is larger than `limits.head` ({self._head_limit} bytes).",
+            )
+            return
+        try:
+            self._body = framing.response_body(found, status=status, head=exchange.method == b"HEAD")
+        except SidecarError as error:
+            self._refusal = error
+            return
+        self._trailers = []
+        self._reusable = self._parser.should_keep_alive() and self._body != framing.UNTIL_CLOSE
+        if not exchange.answer(status, self._reason, self._fields, found, self._body):
+            # It will be asked again with another token: this answer is of no further use.
+            self._exchange = None
+            self._pool.stats.connections_active -= 1
+            self.transport.abort()
+        elif exchange.method == b"HEAD":
+            # llhttp can't be told that this answer has no body, so its parser is of no further use.
+            self._parser = httptools.HttpResponseParser(self)
+            self._complete = True
+
+    def on_body(self, data: bytes) -> None:
+        if self._complete or self._exchange is None:
+            self._reusable = False
+        elif self._refusal is None:
+            self._exchange.answer_body(data)
+
+    def on_message_complete(self) -> None:
+        if self._exchange is not None and self._parser.get_status_code() >= 200:
+            self._complete = True
+
+    # ends
+
+    def _end(self, exchange: Exchange) -> None:
+        self._exchange = None
+        self._pool.stats.connections_active -= 1
+        reusable = exchange.answer_end(self._trailers) and self._reusable and not self.transport.is_closing()
+        self.state = State.IDLE
+        if reusable:
+            self.transport.resume_reading()
+            self._pool.release(self)
+        else:
+            self.transport.close()
+
+    def _refuse(self, exchange: Exchange) -> None:
+        error = self._refusal
+        self._exchange = None
+        self._pool.stats.connections_active -= 1
+        self.transport.abort()
+        exchange.upstream_failed(error or _malformed("it could not be parsed"))
+
+    def _switched(self, exchange: Exchange, rest: bytes) -> None:
+        if self._refusal is None and self._parser.get_status_code() == 101:
+            error = exchange.switch(self._reason, self._fields)
+            if error is None:
+                self.state = State.TUNNEL
+                if rest:
+                    exchange.tunnel_from_upstream(rest)
+                return
+            self._refusal = error
+        self._refuse(exchange)
+
+
+def _malformed(what: str) -> SidecarError:
+    return SidecarError(
+        Reason.UPSTREAM_MALFORMED,
+        f"The upstream's answer is not valid HTTP/1.1: {what}.",
+    )
+
+
+def _size(fields: headers.Fields) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in fields)

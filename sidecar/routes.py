@@ -1,0 +1,254 @@
+"""The route table: which upstream a request is for.
+
+Owns the compiled form of the configuration's routes and the one rule by which all ways in are matched.
+Called by `proxy.admission` for every request. Pure: no I/O; what it remembers is a bounded memo of host
+spellings. Default deny: what matches nothing is an error that names what was asked for and the nearest
+route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
+
+The order, most specific first: a route's `host`, exactly · its name under `.localhost` · a wildcard,
+the longest first · the host of a fixed upstream, where only one route has it · `path_prefix`, the
+longest first, and only under a loopback name or an IP literal: no page can rebind those (DNS
+rebinding), and a stranger's name must not find a way in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NamedTuple, final
+from urllib.parse import urlsplit
+
+from sidecar import hosts
+from sidecar.config.models import Config, RouteConfig
+from sidecar.errors import Reason, SidecarError
+
+_MEMO_SIZE = 1024
+"""Spellings of hosts that are remembered, and destinations of one wildcard: far more than an app talks to."""
+
+SERVERLESS_SUFFIXES = (".run.app", ".cloudfunctions.net")
+"""Upstreams whose front end reads X-Serverless-Authorization."""
+
+
+@final
+class Route:
+    """One route of the table; identity is what counts, not value."""
+
+    __slots__ = ("_destinations", "config", "dynamic", "exact", "name", "wildcards")
+
+    def __init__(self, config: RouteConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.dynamic = "{host}" in config.upstream
+        self.exact = [host for host in config.host if not host.startswith("*.")]
+        self.wildcards = [host[1:] for host in config.host if host.startswith("*.")]
+        """Each with its leading dot."""
+        self._destinations: dict[str, Destination] = {}
+        if not self.dynamic:
+            self.destination("")
+
+    def __repr__(self) -> str:
+        return f"<Route {self.name}>"
+
+    def fixed(self) -> Destination | None:
+        """The only destination, or None where the upstream follows the request's host."""
+        return None if self.dynamic else self._destinations[""]
+
+    def destination(self, host: str) -> Destination:
+        """Where a request for `host` (normal form) goes; `host` is ignored by a fixed route."""
+        key = host if self.dynamic else ""
+        if (known := self._destinations.get(key)) is not None:
+            return known
+        if len(self._destinations) >= _MEMO_SIZE:
+            self._destinations.pop(next(iter(self._destinations)))
+        self._destinations[key] = made = Destination(self, host)
+        return made
+
+    def accepts(self, host: str) -> bool:
+        """Whether a Host (normal form) may stand in a request to this route's own listener."""
+        return (
+            hosts.ip_literal(host) is not None
+            or hosts.is_loopback(host)
+            or host in self.exact
+            or any(host.endswith(suffix) for suffix in self.wildcards)
+            or ((fixed := self.fixed()) is not None and host == fixed.host)
+        )
+
+
+@final
+class Destination:
+    """One upstream of one route: where to connect, as whom to ask, which token to set.
+
+    The pool keeps connections apart by it, so it holds all that matters for safety: two routes never
+    share a connection, nor do two hosts of a wildcard.
+    """
+
+    __slots__ = (
+        "authority",
+        "host",
+        "host_header",
+        "origin",
+        "port",
+        "route",
+        "serverless",
+        "tls",
+        "token_key",
+    )
+
+    def __init__(self, route: Route, host: str) -> None:
+        config = route.config
+        split = urlsplit(config.upstream.replace("{host}", host))
+        self.route = route
+        self.tls = split.scheme == "https"
+        self.host = hosts.normalise(split.hostname or "")
+        self.port = split.port or (443 if self.tls else 80)
+        default_port = self.port == (443 if self.tls else 80)
+        self.authority = str(hosts.Authority(self.host, None if default_port else self.port)).encode("ascii")
+        self.origin = f"{split.scheme}://".encode("ascii") + self.authority
+        self.host_header: bytes | None = self.authority
+        """None: the app's own Host is kept."""
+        if config.upstream_host == "keep":
+            self.host_header = None
+        elif config.upstream_host != "upstream":
+            self.host_header = config.upstream_host.encode("ascii")
+        self.serverless = self.host.endswith(SERVERLESS_SUFFIXES)
+        self.audience = (config.audience or self.origin.decode("ascii")).replace("{host}", host)
+
+    def __repr__(self) -> str:
+        return f"<Destination {self.route.name} {self.origin.decode()}>"
+
+
+class Match(NamedTuple):
+    """Where a request goes and how it found its way there."""
+
+    destination: Destination
+    prefix: bytes
+    """The `path_prefix` to strip, or empty."""
+
+
+@final
+class RouteTable:
+    """All routes, compiled."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[str, Route] = {}
+        suffixes: list[tuple[str, Route]] = []
+        for route in self.routes:
+            self._exact.update(dict.fromkeys(route.exact, route))
+            suffixes += [(suffix, route) for suffix in route.wildcards]
+        for route in self.routes:
+            self._exact.setdefault(f"{route.name}.localhost", route)
+        self._suffixes = sorted(suffixes, key=lambda entry: -len(entry[0]))
+        upstreams = {route: fixed.host for route in self.routes if (fixed := route.fixed()) is not None}
+        owners = Counter(upstreams.values())
+        self._upstreams = {host: route for route, host in upstreams.items() if owners[host] == 1}
+        self._prefixes = sorted(
+            (
+                (route.config.path_prefix.encode("ascii"), route)
+                for route in self.routes
+                if route.config.path_prefix
+            ),
+            key=lambda entry: -len(entry[0]),
+        )
+        self._memo: dict[bytes, Destination] = {}
+
+    @classmethod
+    def compile(cls, config: Config) -> RouteTable:
+        """The table of a validated configuration."""
+        return cls(Route(route) for route in config.routes)
+
+    def match(self, authority: bytes, path: bytes) -> Match:
+        """The match for a request to the shared listener.
+
+        `authority` is the Host (or the authority of an absolute-form target) as it came, `path` the
+        origin-form target, or empty where no prefix may match. Raises BAD_HOST or NO_ROUTE.
+        """
+        if (known := self._memo.get(authority)) is not None:
+            return Match(known, b"")
+        host = request_host(authority)
+        if (route := self._by_host(host)) is not None:
+            destination = route.destination(host)
+            if len(self._memo) >= _MEMO_SIZE:
+                self._memo.clear()
+            self._memo[authority] = destination
+            return Match(destination, b"")
+        if hosts.is_loopback(host) or hosts.ip_literal(host) is not None:
+            for prefix, route in self._prefixes:
+                if prefix == b"/" or (
+                    path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in b"/?"
+                ):
+                    return Match(route.destination(host), b"" if prefix == b"/" else prefix)
+        raise self._no_route(host, path)
+
+    def _by_host(self, host: str) -> Route | None:
+        if (route := self._exact.get(host)) is not None:
+            return route
+        if hosts.ip_literal(host) is None:
+            for suffix, route in self._suffixes:
+                if host.endswith(suffix) and len(host) > len(suffix):
+                    return route
+        return self._upstreams.get(host)
+
+    def _no_route(self, host: str, path: bytes) -> SidecarError:
+        names = {route.name: route for route in self.routes}
+        known = {
+            **names,
+            **self._exact,
+            **{suffix[1:]: route for suffix, route in self._suffixes},
+            **self._upstreams,
+        }
+        if hosts.is_loopback(host) and self._prefixes:
+            start = path.split(b"?")[0][:80].decode("ascii", "replace")
+            what = f"No route has host `{host}` or a path_prefix of `{start}`."
+        else:
+            what = f"No route has host `{host}`."
+        near = get_close_matches(host, known, n=1, cutoff=0.5) or get_close_matches(
+            host.partition(".")[0], names, n=1, cutoff=0.4
+        )
+        if near:
+            route = known[near[0]]
+            ways = ", ".join(f"`{entry}`" for entry in (*route.config.host, f"{route.name}.localhost"))
+            hint = f"The nearest route is `{route.name}`, which takes {ways}."
+        else:
+            hint = "No configured route is near; routes take their `host` and `NAME.localhost`."
+        return SidecarError(Reason.NO_ROUTE, f"{what} {hint}")
+
+
+def match_own(route: Route, authority: bytes, *, any_host: bool) -> Match:
+    """The match for a request to a route's own listener.
+
+    `any_host` is for Unix sockets, which no browser can be led to. Elsewhere the Host must be loopback,
+    an IP literal or one of the route's own, or CALLER_REFUSED is raised; BAD_HOST if it is malformed.
+    """
+    host = request_host(authority)
+    if (
+        route.dynamic
+        and not any(host.endswith(suffix) for suffix in route.wildcards)
+        and host not in route.exact
+    ):
+        raise SidecarError(
+            Reason.NO_ROUTE,
+            f"Route `{route.name}` takes its upstream from the Host, and `{host}` is none of its hosts.",
+        )
+    if not any_host and not route.accepts(host):
+        raise SidecarError(
+            Reason.CALLER_REFUSED,
+            f"This listener is route `{route.name}`'s, and `{host}` is neither loopback nor one of its "
+            "hosts. If the app must use that name, add it to the route's `host` list.",
+        )
+    return Match(route.destination(host), b"")
+
+
+def request_host(authority: bytes) -> str:
+    """The normal form of a request's host, port ignored; raises BAD_HOST."""
+    try:
+        return hosts.parse_authority(authority.decode("utf-8")).host
+    except (ValueError, UnicodeDecodeError) as error:
+        raise SidecarError(
+            Reason.BAD_HOST, f"The request's Host cannot be used: {_sentence(error)}."
+        ) from error
+
+
+def _sentence(error: Exception) -> str:
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
