@@ -61,26 +61,26 @@ def ways_in(
     name: str,
     hosts: Sequence[str],
     *,
-    upstream_host: str | None,
+    dynamic: bool,
     path_prefix: str | None,
     shared: Sequence[str],
     own: Sequence[str],
 ) -> list[tuple[str, str]]:
     """Every way to call a route, as (kind, what to write).
 
-    `shared` and `own` are the bound addresses of the shared listener and of the route's own;
-    `upstream_host` is None where it follows the request's host. Without a shared listener on TCP there is
-    no URL to write for the ways that need one.
+    `hosts` are all that select the route, wildcards included; `dynamic` says that its upstream follows the
+    request's host, which leaves out the ways that have none. `shared` and `own` are the bound addresses of
+    the shared listener and of the route's own; a way that is a URL needs a TCP one among the shared.
     """
     ways = [("host", f"Host: {host}") for host in hosts]
-    if (base := next((address for address in shared if not _is_socket(address)), None)) is not None:
-        port = base.rpartition(":")[2]
-        ways.append(("name", f"http://{name}.localhost:{port}/"))
-        if path_prefix is not None:
-            ways.append(("path_prefix", f"http://{base}/{path_prefix.strip('/')}".rstrip("/") + "/"))
-        targets = dict.fromkeys([*hosts, *([] if upstream_host is None else [upstream_host])])
-        ways += [("http_proxy", f"http://{target}/ with HTTP_PROXY=http://{base}") for target in targets]
-    ways += [("listen", address if _is_socket(address) else f"http://{address}/") for address in own]
+    if (base := next((_dialled(address) for address in shared if not _is_socket(address)), None)) is not None:
+        if not dynamic:
+            ways.append(("name", f"http://{name}.localhost:{base.rpartition(':')[2]}/"))
+            if path_prefix is not None:
+                ways.append(("path_prefix", f"http://{base}/{path_prefix.strip('/')}".rstrip("/") + "/"))
+        ways += [("http_proxy", f"http://{host}/ with HTTP_PROXY=http://{base}") for host in hosts]
+    for address in own:
+        ways.append(("listen", address if _is_socket(address) else f"http://{_dialled(address)}/"))
     return ways
 
 
@@ -115,6 +115,11 @@ def _moment(unix: float | None) -> str | None:
     if unix is None:
         return None
     return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _dialled(address: str) -> str:
+    """The address to call for one that is bound: a wildcard is reached by its loopback."""
+    return address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
 
 
 def _is_socket(address: str) -> bool:

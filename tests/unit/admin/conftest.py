@@ -1,0 +1,84 @@
+"""A small view of a sidecar for the admin server to show."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from prometheus_client.registry import CollectorRegistry
+
+from sidecar.admin.app import build_app
+from sidecar.admin.exposition import build_registry
+from sidecar.metrics import RouteStats, TokenStatsTable
+from sidecar.tokens.entry import TokenStatus
+
+
+@dataclass
+class FakeSidecar:
+    """`AdminView` and `MetricsSource` in plain attributes, for a test to set."""
+
+    reasons: list[str] = field(default_factory=list)
+    started: bool = True
+    draining: bool = False
+    version: str = "1.2.3"
+    started_at: float = 1_700_000_000.0
+    stats: dict[str, RouteStats] = field(default_factory=dict)
+    table: TokenStatsTable = field(default_factory=lambda: TokenStatsTable(limit=100))
+    statuses: list[TokenStatus] = field(default_factory=list)
+    document: dict[str, Any] = field(default_factory=dict)
+    nudges: int = 0
+    quits: int = 0
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """A registry that reads this object."""
+        return build_registry(self)
+
+    def ready_state(self) -> tuple[bool, list[str]]:
+        """Ready if nothing speaks against it."""
+        return not self.reasons, self.reasons
+
+    def is_ready(self) -> bool:
+        """The same for the collector."""
+        return not self.reasons
+
+    def status(self) -> dict[str, Any]:
+        """What the test set."""
+        return self.document
+
+    def routes(self) -> list[tuple[str, RouteStats]]:
+        """What the test set."""
+        return list(self.stats.items())
+
+    def tokens(self) -> list[TokenStatus]:
+        """What the test set."""
+        return self.statuses
+
+    def token_stats(self) -> TokenStatsTable:
+        """What the test set."""
+        return self.table
+
+    def nudge(self) -> None:
+        """Counts."""
+        self.nudges += 1
+
+    def request_quit(self) -> None:
+        """Counts."""
+        self.quits += 1
+
+
+@pytest.fixture
+def view() -> FakeSidecar:
+    """A sidecar that is ready."""
+    return FakeSidecar()
+
+
+@pytest.fixture
+async def client(
+    view: FakeSidecar, aiohttp_client: Callable[..., Awaitable[TestClient[Any, Any]]]
+) -> TestClient[Any, Any]:
+    """A client of the admin application of `view`, over a real socket."""
+    return await aiohttp_client(build_app(view))

@@ -1,0 +1,152 @@
+"""The admin server's paths, the form of its answers, and its listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient
+
+from sidecar.admin.app import AdminServer
+
+PATHS = ["/", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/status.json"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_head_is_get_without_the_body(client: TestClient[Any, Any], path: str) -> None:
+    """HEAD answers as GET does, with nothing after the head."""
+    get, head = await client.get(path), await client.head(path)
+    assert (get.status, head.status) == (200, 200)
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+    assert await get.read() != b""
+    assert await head.read() == b""
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
+async def test_another_method_is_told_what_is_allowed(
+    client: TestClient[Any, Any], path: str, method: str
+) -> None:
+    """What only reads takes GET and HEAD; 405 says so in Allow and in its body."""
+    answer = await client.request(method, path)
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+    assert answer.content_type == "application/problem+json"
+    assert (await answer.json(content_type=None))["detail"] == f"{path} takes GET, HEAD."
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/healthz", "/healthz/live/", "/METRICS", "/quit/x"])
+async def test_an_unknown_path_is_a_problem(client: TestClient[Any, Any], path: str) -> None:
+    """404 is problem+json and does not repeat what was asked for."""
+    answer = await client.get(path)
+    assert (answer.status, answer.content_type) == (404, "application/problem+json")
+    problem = await answer.json(content_type=None)
+    assert (problem["status"], problem["title"]) == (404, "Not Found")
+    assert "nothing" not in problem["detail"].replace("nothing at this path", "")
+
+
+async def test_the_index_lists_every_path(client: TestClient[Any, Any]) -> None:
+    """/ is plain text that names each path, /quit with its method."""
+    text = await (await client.get("/")).text()
+    assert all(path in text for path in PATHS)
+    assert "POST /quit" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        pytest.param("GET", "/", 200, id="index"),
+        pytest.param("GET", "/metrics", 200, id="metrics"),
+        pytest.param("GET", "/status.json", 200, id="status"),
+        pytest.param("GET", "/healthz/ready", 200, id="probe"),
+        pytest.param("POST", "/quit", 202, id="quit"),
+        pytest.param("GET", "/nothing", 404, id="not-found"),
+        pytest.param("PUT", "/", 405, id="not-allowed"),
+    ],
+)
+async def test_every_answer_carries_the_security_headers(
+    client: TestClient[Any, Any], method: str, path: str, status: int
+) -> None:
+    """Nothing is sniffed, cached, framed or scripted, and no answer says what the server is made of."""
+    answer = await client.request(method, path)
+    assert answer.status == status
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "Server" not in answer.headers
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"Host": "evil.example"}, id="rebound-name"),
+        pytest.param({"Origin": "http://evil.example"}, id="another-origin"),
+        pytest.param({"Sec-Fetch-Site": "cross-site"}, id="another-site"),
+    ],
+)
+async def test_a_web_page_is_refused_everywhere(
+    client: TestClient[Any, Any], path: str, headers: dict[str, str]
+) -> None:
+    """A page of another site gets 403 for each path, the unknown ones too, with the security headers."""
+    answer = await client.get(path, headers=headers)
+    assert (answer.status, answer.content_type) == (403, "application/problem+json")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert (await answer.json(content_type=None))["detail"]
+
+
+async def test_status_json_is_the_view_s_document(client: TestClient[Any, Any], view: Any) -> None:
+    """/status.json shows what the view reports."""
+    view.document = {"version": "1.2.3", "routes": [{"name": "billing"}]}
+    answer = await client.get("/status.json")
+    assert answer.content_type == "application/json"
+    assert await answer.json() == view.document
+
+
+async def test_a_fault_is_a_plain_500(client: TestClient[Any, Any], view: Any) -> None:
+    """A fault in the view is answered with 500 that tells nothing about the inside."""
+    view.document = {"not json": {object()}}
+    answer = await client.get("/status.json")
+    assert answer.status == 500
+    assert "Server" not in answer.headers
+    assert "object" not in await answer.text()
+
+
+def _bound(family: socket.AddressFamily, host: str) -> socket.socket:
+    sock = socket.socket(family)
+    sock.bind((host, 0))
+    return sock
+
+
+async def test_a_server_answers_on_all_its_sockets_until_closed(view: Any) -> None:
+    """Sockets bound by somebody else are served from `start` on, and refuse connections after `close`."""
+    sockets = [_bound(socket.AF_INET, "127.0.0.1"), _bound(socket.AF_INET, "127.0.0.1")]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    server = AdminServer(view, sockets)
+    await server.start()
+    async with aiohttp.ClientSession() as session:
+        for port in ports:
+            async with session.get(f"http://127.0.0.1:{port}/healthz/live") as answer:
+                assert answer.status == 200
+        await server.close()
+        for port in ports:
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await session.get(f"http://127.0.0.1:{port}/healthz/live")
+
+
+async def test_bytes_that_are_no_http_get_400(view: Any) -> None:
+    """Garbage is answered with 400 and the end of the connection."""
+    sock = _bound(socket.AF_INET, "127.0.0.1")
+    server = AdminServer(view, [sock])
+    port = sock.getsockname()[1]
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"\x16\x03\x01\x02\x00\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    await server.close()
+    assert answer.startswith(b"HTTP/1.0 400 ")

@@ -1,0 +1,78 @@
+"""Quitting."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, make_mocked_request
+
+from sidecar.admin.app import AdminServer
+from sidecar.admin.control import quit_sidecar
+from sidecar.admin.view import VIEW
+
+
+async def test_a_post_from_this_machine_quits(client: TestClient[Any, Any], view: Any) -> None:
+    """POST /quit is accepted and asks the sidecar to stop, once for each request."""
+    answer = await client.post("/quit")
+    assert (answer.status, await answer.json()) == (202, {"quitting": True})
+    assert view.quits == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_nothing_but_post_quits(client: TestClient[Any, Any], view: Any, method: str) -> None:
+    """No other method quits: a link or a prefetch must not."""
+    answer = await client.request(method, "/quit")
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    assert view.quits == 0
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"Origin": "http://evil.example"}, id="another-origin"),
+        pytest.param({"Sec-Fetch-Site": "cross-site"}, id="another-site"),
+        pytest.param({"Host": "evil.example"}, id="rebound-name"),
+    ],
+)
+async def test_a_web_page_cannot_quit(
+    client: TestClient[Any, Any], view: Any, headers: dict[str, str]
+) -> None:
+    """A page of another site is refused though its browser runs on this machine."""
+    assert (await client.post("/quit", headers=headers)).status == 403
+    assert view.quits == 0
+
+
+class Transport:
+    """A transport whose other end is elsewhere."""
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """Its peer's address."""
+        return ("10.4.0.1", 4711) if name == "peername" else default
+
+
+async def test_another_machine_cannot_quit(view: Any) -> None:
+    """A peer that is not on this machine gets 403, also where the admin server listens for probes."""
+    app = web.Application()
+    app[VIEW] = view
+    with pytest.raises(web.HTTPForbidden):
+        await quit_sidecar(make_mocked_request("POST", "/quit", app=app, transport=Transport()))
+    assert view.quits == 0
+
+
+async def test_a_unix_socket_can_quit(view: Any, tmp_path: Path) -> None:
+    """A caller by Unix socket is on this machine."""
+    path = str(tmp_path / "admin.sock")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        server = AdminServer(view, [sock])
+        await server.start()
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
+            answer = await session.post("http://localhost/quit")
+            assert answer.status == 202
+        await server.close()
+    assert view.quits == 1

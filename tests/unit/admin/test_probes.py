@@ -1,0 +1,65 @@
+"""Liveness, readiness, startup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+REASON = "Route `billing` has had no token yet: token_endpoint_unreachable."
+
+
+@pytest.mark.parametrize(
+    ("path", "state", "status", "text"),
+    [
+        pytest.param("live", {}, 200, "live\n", id="live"),
+        pytest.param("live", {"draining": True, "reasons": [REASON]}, 200, "live\n", id="live-whatever-else"),
+        pytest.param("ready", {}, 200, "ready\n", id="ready"),
+        pytest.param("ready", {"reasons": [REASON]}, 503, f"not ready\n- {REASON}\n", id="not-ready"),
+        pytest.param(
+            "ready",
+            {"draining": True},
+            503,
+            "not ready\n- The sidecar is shutting down.\n",
+            id="draining-though-all-is-well",
+        ),
+        pytest.param("startup", {}, 200, "started\n", id="started"),
+        pytest.param(
+            "startup",
+            {"started": False, "reasons": [REASON]},
+            503,
+            f"not started\n- {REASON}\n",
+            id="not-started",
+        ),
+        pytest.param("startup", {"reasons": [REASON]}, 200, "started\n", id="started-is-never-taken-back"),
+        pytest.param("startup", {"draining": True}, 200, "started\n", id="started-while-draining"),
+    ],
+)
+async def test_a_probe_answers_by_state(
+    client: TestClient[Any, Any], view: Any, path: str, state: dict[str, Any], status: int, text: str
+) -> None:
+    """Live while it answers; ready while nothing speaks against traffic, never while draining; started once."""
+    vars(view).update(state)
+    answer = await client.get(f"/healthz/{path}")
+    assert (answer.status, await answer.text()) == (status, text)
+    assert answer.content_type == "text/plain"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html, Application/JSON;q=0.5"])
+async def test_reasons_come_as_json_when_asked_for(
+    client: TestClient[Any, Any], view: Any, accept: str
+) -> None:
+    """`Accept: application/json` gets the same as JSON."""
+    view.reasons = [REASON]
+    answer = await client.get("/healthz/ready", headers={"Accept": accept})
+    assert answer.status == 503
+    assert await answer.json() == {"ready": False, "reasons": [REASON]}
+
+
+@pytest.mark.parametrize("path", ["live", "ready", "startup"])
+async def test_every_probe_nudges_the_token_store(client: TestClient[Any, Any], view: Any, path: str) -> None:
+    """Each probe has the tokens checked: on Cloud Run it may be the only moment with CPU."""
+    await client.get(f"/healthz/{path}")
+    await client.head(f"/healthz/{path}")
+    assert view.nudges == 2
