@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import Sequence
 from typing import Final, final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from sidecar.admin import callers, control, exposition, probes
@@ -29,6 +31,8 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+_log = logging.getLogger(__name__)
 
 _KEEP_ALIVE: Final = 75.0
 """Seconds; longer than the usual scrape interval of 15 to 60, aiohttp's own default is an hour."""
@@ -59,9 +63,11 @@ class AdminServer:
 
     def __init__(self, view: AdminView, sockets: Sequence[socket.socket]) -> None:
         self._sockets = tuple(sockets)
+        _log.addFilter(_is_fault)
         self._runner = web.AppRunner(
             build_app(view),
             access_log=None,
+            logger=_log,
             keepalive_timeout=_KEEP_ALIVE,
             shutdown_timeout=_CLOSE_WAIT,
         )
@@ -75,6 +81,11 @@ class AdminServer:
     async def close(self) -> None:
         """Close the listeners at once, and the connections after at most a second."""
         await self._runner.cleanup()
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Whether a record of aiohttp's is about us: bytes that are no HTTP are the port scanner's own fault."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def _index(_: web.Request) -> web.Response:

@@ -270,6 +270,7 @@ def test_a_library_never_logs_at_debug(name: str, shown: list[str]) -> None:
     library.info("x")
     library.warning("x")
     assert [entry["severity"] for entry in entries(out)] == shown
+    assert not library.isEnabledFor(logging.DEBUG)  # so that it doesn't go to the trouble either
 
 
 def test_a_library_that_sets_its_own_level_is_not_heard_either() -> None:

@@ -68,6 +68,7 @@ def test_a_histogram_loses_nothing(durations: list[float]) -> None:
     for index, bound in enumerate(histogram.bounds):
         assert sum(histogram.counts[: index + 1]) == sum(duration <= bound for duration in durations)
     assert sum(histogram.counts) == len(durations)
+    assert histogram.sum == pytest.approx(sum(durations))
 
 
 @pytest.mark.parametrize(

@@ -137,16 +137,51 @@ async def test_a_server_answers_on_all_its_sockets_until_closed(view: Any) -> No
                 await session.get(f"http://127.0.0.1:{port}/healthz/live")
 
 
-async def test_bytes_that_are_no_http_get_400(view: Any) -> None:
-    """Garbage is answered with 400 and the end of the connection."""
+async def _exchange(view: Any, request: bytes) -> bytes:
+    """What the server sends to these bytes until it closes the connection."""
     sock = _bound(socket.AF_INET, "127.0.0.1")
     server = AdminServer(view, [sock])
     port = sock.getsockname()[1]
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"\x16\x03\x01\x02\x00\r\n\r\n")
+    writer.write(request)
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
     await server.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\r\n\r\n", id="tls"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no-host"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", id="two-hosts"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", id="too-long"),
+    ],
+)
+async def test_bytes_that_are_no_http_get_400(
+    view: Any, caplog: pytest.LogCaptureFixture, request_bytes: bytes
+) -> None:
+    """Garbage is answered with 400 and the end of the connection, and fills no log with tracebacks."""
+    answer = await _exchange(view, request_bytes)
     assert answer.startswith(b"HTTP/1.0 400 ")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_fault_is_logged(view: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of our own is an error in the log, with its traceback."""
+    view.document = {"not json": {object()}}
+    answer = await _exchange(
+        view, b"GET /status.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is TypeError
+
+
+async def test_a_request_of_http_1_0_needs_no_host(view: Any) -> None:
+    """A probe in HTTP/1.0 without a Host is served."""
+    assert (await _exchange(view, b"GET /healthz/live HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 ")
