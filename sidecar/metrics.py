@@ -141,8 +141,8 @@ class TokenStatsTable:
     """The token records of the process, by credential and audience.
 
     Bounded, since wildcard routes make audiences out of traffic: past `limit` records, new audiences of a
-    credential share one (`OTHERS`). The two histograms are shared by all audiences of a
-    credential: a few dozen series for each audience would cost more than they tell.
+    credential share one (`OTHERS`). The two histograms are shared by all audiences of a credential: a few
+    dozen series for each audience would cost more than they tell.
     """
 
     __slots__ = ("_limit", "_records", "_shared")

@@ -1,10 +1,10 @@
 """What /status.json shows.
 
 Owns the document: its keys, and the spelling of the ways in to a route. `service` calls `document` with
-what its parts report. Pure: time comes in as an argument. It has no access to a token:
-`TokenStatus` carries none, every key of the document is written out here, and what was said about a
-failure passes the redaction net. Rules: moments are RFC 3339
-in UTC, durations are seconds; a key once published keeps its meaning.
+what its parts report. Pure: time comes in as an argument. It has no access to a token: `TokenStatus`
+carries none, every key of the document is written out here, and what was said about a failure passes the
+redaction net. Rules: moments are RFC 3339 in UTC, durations are seconds; a key once published keeps its
+meaning.
 """
 
 from __future__ import annotations

@@ -153,6 +153,12 @@ def test_a_traceback_is_a_field(stream: io.StringIO) -> None:
     assert entry["stack_trace"].endswith("ValueError: outer")
 
 
+def test_a_stack_that_was_asked_for_is_a_field(stream: io.StringIO) -> None:
+    """`stack_info` goes where a traceback would."""
+    log.info("x", stack_info=True)
+    assert entries(stream)[0]["stack_trace"].startswith("Stack (most recent call last):")
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [

@@ -64,6 +64,17 @@ async def test_another_machine_cannot_quit(view: Any) -> None:
     assert view.quits == 0
 
 
+async def test_the_refusal_says_who_may(
+    client: TestClient[Any, Any], view: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 403 of another machine is problem+json that names the rule."""
+    monkeypatch.setattr("sidecar.admin.control.is_local", lambda peer: False)
+    answer = await client.post("/quit")
+    assert (answer.status, answer.content_type) == (403, "application/problem+json")
+    assert "this machine" in (await answer.json(content_type=None))["detail"]
+    assert view.quits == 0
+
+
 async def test_a_unix_socket_can_quit(view: Any, tmp_path: Path) -> None:
     """A caller by Unix socket is on this machine."""
     path = str(tmp_path / "admin.sock")
