@@ -179,10 +179,11 @@ class AccessLog:
     def wants(self, status: int, own_answer: bool) -> bool:
         """Whether a request that ended like this is logged.
 
-        `errors`: every 5xx, and every answer that the sidecar made itself with a 4xx.
+        `errors`: every 5xx, and every answer that the sidecar made itself with a 4xx. An app that left
+        (499) was given no answer; closing a stream is how many of them end.
         """
         if self._mode == "errors":
-            return status >= 500 or (own_answer and status >= 400)
+            return status >= 500 or (own_answer and status >= 400 and status != 499)
         return self._mode == "all"
 
     def request(

@@ -444,7 +444,7 @@ def test_a_line_that_the_encoding_cannot_hold_is_escaped() -> None:
         pytest.param("errors", 200, False, False, id="errors-good"),
         pytest.param("errors", 404, False, False, id="errors-4xx-of-the-upstream"),
         pytest.param("errors", 404, True, True, id="errors-4xx-of-our-own"),
-        pytest.param("errors", 499, False, False, id="errors-app-left"),
+        pytest.param("errors", 499, True, False, id="errors-app-left"),
         pytest.param("errors", 500, False, True, id="errors-5xx-of-the-upstream"),
         pytest.param("errors", 503, True, True, id="errors-5xx-of-our-own"),
     ],
@@ -498,10 +498,11 @@ def test_a_query_is_logged_only_when_asked_for(stream: io.StringIO) -> None:
 
 
 def test_an_answer_of_the_sidecar_names_its_reason(stream: io.StringIO) -> None:
-    """A refused request is a warning with its reason, and has no share of its own to tell."""
-    _finish(AccessLog("errors"), status=503, reason="token_timeout", own_duration=None)
+    """A refused request is a warning with its reason and the sentence for it, and has no share of its own to tell."""
+    _finish(AccessLog("errors"), status=503, reason="token_timeout", detail="Why.", own_duration=None)
     (entry,) = entries(stream)
     assert (entry["severity"], entry["reason"]) == ("WARNING", "token_timeout")
+    assert entry["detail"] == "Why."
     assert "own_duration" not in entry
     assert "logging.googleapis.com/sourceLocation" not in entry
 
