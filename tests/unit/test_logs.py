@@ -498,7 +498,7 @@ def test_a_query_is_logged_only_when_asked_for(stream: io.StringIO) -> None:
 
 
 def test_an_answer_of_the_sidecar_names_its_reason(stream: io.StringIO) -> None:
-    """A refused request is a warning with its reason and the sentence for it, and has no share of its own to tell."""
+    """A refused request is a warning with its reason and the sentence that goes with it."""
     _finish(AccessLog("errors"), status=503, reason="token_timeout", detail="Why.", own_duration=None)
     (entry,) = entries(stream)
     assert (entry["severity"], entry["reason"]) == ("WARNING", "token_timeout")
