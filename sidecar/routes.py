@@ -6,8 +6,8 @@ spellings. Default deny: what matches nothing is an error that names what was as
 route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
 
 The order, most specific first: a route's `host`, exactly · its name under `.localhost` · a wildcard,
-the longest first · the host of a fixed upstream, where only one route has it · `path_prefix`, the
-longest first, and only under a loopback name or an IP literal: no page can rebind those (DNS
+the longest first · the host of a fixed upstream, where only one route has it and it is not loopback ·
+`path_prefix`, the longest first, and only under a loopback name or an IP literal: no page can rebind those (DNS
 rebinding), and a stranger's name must not find a way in.
 """
 
@@ -84,6 +84,7 @@ class Destination:
     """
 
     __slots__ = (
+        "audience",
         "authority",
         "host",
         "host_header",
@@ -92,7 +93,6 @@ class Destination:
         "route",
         "serverless",
         "tls",
-        "token_key",
     )
 
     def __init__(self, route: Route, host: str) -> None:
@@ -140,7 +140,11 @@ class RouteTable:
         for route in self.routes:
             self._exact.setdefault(f"{route.name}.localhost", route)
         self._suffixes = sorted(suffixes, key=lambda entry: -len(entry[0]))
-        upstreams = {route: fixed.host for route in self.routes if (fixed := route.fixed()) is not None}
+        upstreams = {
+            route: fixed.host
+            for route in self.routes
+            if (fixed := route.fixed()) is not None and not hosts.is_loopback(fixed.host)
+        }
         owners = Counter(upstreams.values())
         self._upstreams = {host: route for route, host in upstreams.items() if owners[host] == 1}
         self._prefixes = sorted(
@@ -151,7 +155,7 @@ class RouteTable:
             ),
             key=lambda entry: -len(entry[0]),
         )
-        self._memo: dict[bytes, Destination] = {}
+        self._memo: dict[bytes, Match] = {}
 
     @classmethod
     def compile(cls, config: Config) -> RouteTable:
@@ -165,14 +169,13 @@ class RouteTable:
         origin-form target, or empty where no prefix may match. Raises BAD_HOST or NO_ROUTE.
         """
         if (known := self._memo.get(authority)) is not None:
-            return Match(known, b"")
+            return known
         host = request_host(authority)
         if (route := self._by_host(host)) is not None:
-            destination = route.destination(host)
             if len(self._memo) >= _MEMO_SIZE:
                 self._memo.clear()
-            self._memo[authority] = destination
-            return Match(destination, b"")
+            self._memo[authority] = match = Match(route.destination(host), b"")
+            return match
         if hosts.is_loopback(host) or hosts.ip_literal(host) is not None:
             for prefix, route in self._prefixes:
                 if prefix == b"/" or (

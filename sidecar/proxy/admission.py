@@ -51,14 +51,9 @@ class RoutePlans(NamedTuple):
     conflict: Plan | SidecarError
 
 
-class Admitted(NamedTuple):
-    """A request that may go on its way, once it has its token."""
-
-    destination: Destination
-    path: bytes
-    """The origin-form target to send, the route's prefix stripped."""
-    prefix: bytes
-    plan: Plan
+Admitted = tuple[Destination, bytes, bytes, Plan]
+"""A request that may go on its way, once it has its token: where to, the origin-form target to send, the
+route's prefix that was stripped from it (or empty), and the plan. A plain tuple: it is made for each request."""
 
 
 class Admission:
@@ -110,7 +105,7 @@ class Admission:
             usual = conflict
         if prefix:
             path = _stripped(path, prefix)
-        return Admitted(destination, path, prefix, usual)
+        return destination, path, prefix, usual
 
 
 def plans(config: RouteConfig, *, serverless: bool) -> RoutePlans:

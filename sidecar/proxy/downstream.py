@@ -34,7 +34,7 @@ from sidecar.routes import Route
 if TYPE_CHECKING:
     from sidecar.proxy.server import Proxy
 
-LINGER = 2.0
+LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
 
 _PIECE = 64 * 1024
@@ -49,6 +49,10 @@ class State(Enum):
     TUNNEL = "tunnel"
     LINGER = "linger"
     CLOSED = "closed"
+
+
+OPEN, WAITING, TUNNEL, LINGER, CLOSED = State
+"""Names for the hot path, as in `exchange`."""
 
 
 class _Refused(NamedTuple):
@@ -77,9 +81,9 @@ class DownstreamConnection(asyncio.Protocol):
         "_parser",
         "_queue",
         "_quiet_since_mono",
+        "_receiving",
         "_rest",
         "_seen_progress",
-        "_skipped",
         "_target",
         "_trailers",
         "_unix",
@@ -98,7 +102,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._own = own
         self._unix = unix
         # connection
-        self.state = State.OPEN
+        self.state = OPEN
         self.current: Exchange | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Exchange | _Refused] = deque()
@@ -113,8 +117,9 @@ class DownstreamConnection(asyncio.Protocol):
         self._began_mono = 0.0
         self._in_message = False
         self._in_head = False
-        self._skipped = False
         self._declined = False
+        self._receiving: Exchange | None = None
+        """The exchange whose body is being parsed."""
         self._fed = 0
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
@@ -130,22 +135,22 @@ class DownstreamConnection(asyncio.Protocol):
         self.proxy.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             self._feed(data)
-        elif self.state is State.TUNNEL:
+        elif self.state is TUNNEL:
             if self.current is not None:
                 self.current.tunnel_from_app(data)
-        elif self.state is State.WAITING:
+        elif self.state is WAITING:
             self._rest += data
             self.transport.pause_reading()
 
     def eof_received(self) -> bool | None:
-        if self.state is State.TUNNEL and self.current is not None:
+        if self.state is TUNNEL and self.current is not None:
             return self.current.app_ended()
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state = State.CLOSED
+        self.state = CLOSED
         gone = SidecarError(
             Reason.CLIENT_GONE, "The app closed its connection before the answer was complete."
         )
@@ -185,7 +190,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.current.flush_request()
 
     def _may_parse(self) -> bool:
-        return self.state is State.OPEN and not self._blocked and not self._queue
+        return self.state is OPEN and not self._blocked and not self._queue
 
     def _parse(self, data: bytes | memoryview) -> bytes:
         """Parse; what comes back belongs behind an upgrade."""
@@ -210,7 +215,6 @@ class DownstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._began_mono = self.proxy.clock.mono()
         self._in_message = self._in_head = True
-        self._skipped = False
         self._target = b""
         self._fields = []
         if self._trailers:
@@ -239,7 +243,7 @@ class DownstreamConnection(asyncio.Protocol):
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
             if upgrade is not None and b"h2c" in headers.list_members(upgrade):
                 # Some clients (Java's) ask for it on every request and are content without (RFC 9110, 7.8).
-                self._declined = self._skipped = True
+                self._declined = True
                 return
             authority, path, absolute = self._read_target(method, found, http10=http10)
             _check_expectation(found)
@@ -260,12 +264,10 @@ class DownstreamConnection(asyncio.Protocol):
             keep = body == framing.NO_BODY and not parser.should_upgrade() and parser.should_keep_alive()
             self._refuse(_Refused(error, method, keep, self._began_mono))
             return
-        stats = self.proxy.stats[admitted.destination.route]
         exchange = Exchange(
             self,
             admitted,
-            stats,
-            self.proxy.pools.get(admitted.destination, stats),
+            self.proxy.pools.get(admitted[0]),
             method=method,
             authority=authority,
             fields=self._fields,
@@ -276,6 +278,8 @@ class DownstreamConnection(asyncio.Protocol):
             upgrade=upgrade,
             began_mono=self._began_mono,
         )
+        if body != framing.NO_BODY:
+            self._receiving = exchange
         if self.current is None and not self._queue:
             self.current = exchange
             exchange.start()
@@ -284,21 +288,15 @@ class DownstreamConnection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def on_body(self, data: bytes) -> None:
-        if (exchange := self._latest()) is not None:
-            exchange.request_body(data)
+        if self._receiving is not None:
+            self._receiving.request_body(data)
 
     def on_message_complete(self) -> None:
         self._in_message = False
         self._fed = 0
-        if (exchange := self._latest()) is not None:
+        if self._receiving is not None:
+            exchange, self._receiving = self._receiving, None
             exchange.request_end(self._trailers)
-
-    def _latest(self) -> Exchange | None:
-        """The exchange whose request is being parsed, unless it is refused or over already."""
-        if self._broken or self._skipped:
-            return None
-        latest = self._queue[-1] if self._queue else self.current
-        return latest if isinstance(latest, Exchange) and not latest.request_done else None
 
     # reading a head
 
@@ -360,7 +358,6 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _refuse(self, refused: _Refused) -> None:
         """Answer without an upstream, after the requests before this one."""
-        self._skipped = True
         if not refused.keep_alive:
             self._broken = True
         if self.current is None and not self._queue:
@@ -373,16 +370,16 @@ class DownstreamConnection(asyncio.Protocol):
         """The bytes make no sense any more: end the request under way, or answer in its turn, and close."""
         if self._broken:
             return
-        latest = self._latest() if self._in_message and not self._in_head else None
-        if latest is None:
+        exchange, self._receiving = self._receiving, None
+        if exchange is None:
             self._refuse(_Refused(error, b"", False, self._began_mono or self.proxy.clock.mono()))
             return
         self._broken = True
-        if latest is self.current:
-            latest.time_out(error)
+        if exchange is self.current:
+            exchange.time_out(error)
         else:
-            self._queue[-1] = _Refused(error, latest.method, False, latest.began_mono)
-            latest.abort(error)
+            self._queue[-1] = _Refused(error, exchange.method, False, exchange.began_mono)
+            exchange.abort(error)
 
     def _answer(self, refused: _Refused) -> None:
         error, method, keep_alive, began_mono = refused
@@ -421,10 +418,12 @@ class DownstreamConnection(asyncio.Protocol):
             return
         self.current = None
         self._blocked = False
-        if self.state in (State.CLOSED, State.TUNNEL):
+        if self._receiving is exchange:
+            self._receiving = None
+        if self.state in (CLOSED, TUNNEL):
             return
-        if self.state is State.WAITING:
-            self.state = State.OPEN
+        if self.state is WAITING:
+            self.state = OPEN
         if not exchange.request_done or not exchange.keep_alive:
             self._linger()
         elif self._queue or self._rest or not self.transport.is_reading():
@@ -432,14 +431,14 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Go on with the next pipelined request, and with what was kept back."""
-        while self._queue and self.current is None and self.state is State.OPEN:
+        while self._queue and self.current is None and self.state is OPEN:
             entry = self._queue.popleft()
             if isinstance(entry, _Refused):
                 self._answer(entry)
             else:
                 self.current = entry
                 if entry.upgrade is not None:
-                    self.state = State.WAITING
+                    self.state = WAITING
                 entry.start()
                 entry.flush_request()
         if self._rest and self._may_parse():
@@ -469,7 +468,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self._queue:
             return rest
         if self.current is not None:
-            self.state = State.WAITING
+            self.state = WAITING
             return rest
         return self._parse(rest) if rest else b""
 
@@ -488,7 +487,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def become_tunnel(self) -> None:
         """The upstream switched: from now on bytes pass as they are."""
-        self.state = State.TUNNEL
+        self.state = TUNNEL
         rest, self._rest = self._rest, b""
         if rest and self.current is not None:
             self.current.tunnel_from_app(rest)
@@ -497,9 +496,9 @@ class DownstreamConnection(asyncio.Protocol):
     # ends
 
     def _linger(self) -> None:
-        if self.state in (State.CLOSED, State.LINGER):
+        if self.state in (CLOSED, LINGER):
             return
-        self.state = State.LINGER
+        self.state = LINGER
         self._broken = True
         self._rest = b""
         self._queue.clear()
@@ -530,8 +529,8 @@ class DownstreamConnection(asyncio.Protocol):
                 self._quiet_since_mono = now_mono
             elif (error := exchange.overdue(quiet)) is not None:
                 exchange.time_out(error)
-        elif self.state is State.LINGER:
-            if quiet >= LINGER:
+        elif self.state is LINGER:
+            if quiet >= LINGER_TIME:
                 self.transport.abort()
         elif self._in_message:
             if now_mono - self._began_mono >= limits.head_timeout:

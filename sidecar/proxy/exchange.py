@@ -20,7 +20,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, final
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
-from sidecar.metrics import RouteStats
 from sidecar.proxy import answers, framing, headers, mapping
 from sidecar.proxy.admission import Admitted
 from sidecar.proxy.pool import Pool
@@ -48,6 +47,10 @@ class State(Enum):
     ANSWERING = "answering"
     TUNNEL = "tunnel"
     DONE = "done"
+
+
+QUEUED, TOKEN, CONNECT, SENT, ANSWERING, TUNNEL, DONE = State
+"""Names for the hot path: reading a member through its class costs 90 ns."""
 
 
 @final
@@ -91,7 +94,6 @@ class Exchange:
         self,
         down: DownstreamConnection,
         admitted: Admitted,
-        stats: RouteStats,
         pool: Pool,
         *,
         method: bytes,
@@ -107,7 +109,7 @@ class Exchange:
         """`body` is the request's framing, `authority` its Host as it came, `upgrade` the protocol asked for."""
         self._down = down
         self.admitted = admitted
-        self.stats = stats
+        self.stats = pool.stats
         self.pool = pool
         self.method = method
         self.began_mono = began_mono
@@ -120,7 +122,7 @@ class Exchange:
         """The protocols that the app asks to switch to."""
         self.keep_alive = keep_alive
         """Whether the app's connection can carry another request after this one."""
-        self.state = State.QUEUED
+        self.state = QUEUED
         self.error: SidecarError | None = None
         # the request on its way
         self._connection: UpstreamConnection | None = None
@@ -141,7 +143,7 @@ class Exchange:
         self.received = 0
         self.progress = 0
         """Grows with every event, so that a sweep can tell a stall from slow going."""
-        stats.in_flight += 1
+        self.stats.in_flight += 1
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method.decode()} {self.pool.destination.route.name} {self.state.value}>"
@@ -151,12 +153,12 @@ class Exchange:
     def start(self) -> None:
         """Go on as far as is possible now: token, connection, head."""
         bearer: bytes | None = b""
-        if self.admitted.plan.names:
+        if self.admitted[3].names:
             bearer = self._down.proxy.tokens.bearer(self.pool.token_key)
             if bearer is None:
                 self._await_token()
                 return
-        self.state = State.CONNECT
+        self.state = CONNECT
         connection = self.pool.acquire(self, fresh=self._retried)
         if connection is not None:
             self._send(connection, bearer)
@@ -175,7 +177,7 @@ class Exchange:
         self._request_done = True
         self.progress += 1
         if self._body == framing.CHUNKED:
-            plan = self.admitted.plan
+            plan = self.admitted[3]
             self._hold(headers.write_trailers(trailers, plan.dropped) if trailers else _LAST_CHUNK, 0)
 
     def flush_request(self) -> None:
@@ -200,23 +202,23 @@ class Exchange:
 
     def abort(self, error: SidecarError) -> None:
         """The app's side is gone or out of patience; the upstream is told at once."""
-        if self.state is State.DONE:
+        if self.state is DONE:
             return
-        tunnelled = self.state is State.TUNNEL
+        tunnelled = self.state is TUNNEL
         self._let_go(flush=tunnelled)
         self._finish(None if tunnelled else error)
 
     # from the token store and the pool
 
     def _await_token(self) -> None:
-        self.state = State.TOKEN
+        self.state = TOKEN
         try:
             self._down.proxy.tokens.join(self.pool.token_key, self._token_settled)
         except SidecarError as error:
             self._fail(error)
 
     def _token_settled(self, error: SidecarError | None) -> None:
-        if self.state is not State.TOKEN:
+        if self.state is not TOKEN:
             return
         if error is not None:
             self._fail(error)
@@ -227,7 +229,7 @@ class Exchange:
     def connected(self, connection: UpstreamConnection) -> None:
         """The pool found the connection that was waited for."""
         bearer: bytes | None = b""
-        if self.admitted.plan.names:
+        if self.admitted[3].names:
             # Looked up again: the wait may have been longer than the token's life.
             bearer = self._down.proxy.tokens.bearer(self.pool.token_key)
             if bearer is None:
@@ -245,7 +247,7 @@ class Exchange:
         self._connection = connection
         self._bearer = bearer
         connection.begin(self)
-        self.state = State.SENT
+        self.state = SENT
         if self._own_share < 0:
             self._own_share = self._down.proxy.clock.mono() - self.began_mono
         self._request_out = [self._head(bearer), *(self._held or ())]
@@ -291,7 +293,7 @@ class Exchange:
         """The head of the final answer; False where the request is to be sent again with another token."""
         if status == 401 and self._refused_token(found):
             return False
-        self.state = State.ANSWERING
+        self.state = ANSWERING
         self._held = None
         self._status = status
         self.progress += 1
@@ -363,10 +365,10 @@ class Exchange:
     def upstream_lost(self, connection: UpstreamConnection) -> None:
         """The connection ended while it served this request."""
         self._connection = None
-        if self.state is State.TUNNEL:
+        if self.state is TUNNEL:
             self._finish(None)
             self._down.transport.close()
-        elif self.state is State.ANSWERING:
+        elif self.state is ANSWERING:
             self._truncate(
                 SidecarError(Reason.UPSTREAM_INCOMPLETE, "The upstream closed the connection in mid-answer.")
             )
@@ -388,7 +390,7 @@ class Exchange:
     def upstream_failed(self, error: SidecarError) -> None:
         """What came from the upstream can't be passed on."""
         self._connection = None
-        if self.state is State.ANSWERING:
+        if self.state is ANSWERING:
             self._truncate(error)
         else:
             self._fail(error)
@@ -408,7 +410,7 @@ class Exchange:
         headers.write_fields(out, fields, _ANSWER_DROPPED)
         out += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n\r\n")
         self._answer_out.append(b"".join(out))
-        self.state = State.TUNNEL
+        self.state = TUNNEL
         self._held = None
         self._status = 101
         self.stats.upgrades += 1
@@ -442,7 +444,7 @@ class Exchange:
     def overdue(self, quiet: float) -> SidecarError | None:
         """The error of an exchange in which nothing has happened for `quiet` seconds, if that is too long."""
         timeouts = self.pool.destination.route.config.timeouts
-        if self.state is State.SENT:
+        if self.state is SENT:
             if not self._request_done:
                 limit = self._down.proxy.limits.body_timeout
                 if quiet >= limit:
@@ -455,7 +457,7 @@ class Exchange:
                     f"The upstream did not answer within {timeouts.response:g} s. "
                     "If the service may take longer, raise the route's `timeouts.response`.",
                 )
-        elif self.state in (State.ANSWERING, State.TUNNEL) and quiet >= timeouts.idle:
+        elif self.state in (ANSWERING, TUNNEL) and quiet >= timeouts.idle:
             return SidecarError(
                 Reason.IDLE_TIMEOUT,
                 f"No byte moved in either direction for {timeouts.idle:g} s. "
@@ -466,7 +468,7 @@ class Exchange:
     def time_out(self, error: SidecarError) -> None:
         """Give up, with the answer that is still possible."""
         self._let_go()
-        if self.state in (State.ANSWERING, State.TUNNEL):
+        if self.state in (ANSWERING, TUNNEL):
             self._truncate(error)
         else:
             self._fail(error)
@@ -519,9 +521,9 @@ class Exchange:
         return True
 
     def _let_go(self, *, flush: bool = False) -> None:
-        if self.state is State.TOKEN:
+        if self.state is TOKEN:
             self._down.proxy.tokens.leave(self.pool.token_key, self._token_settled)
-        elif self.state is State.CONNECT:
+        elif self.state is CONNECT:
             self.pool.forget(self)
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -556,11 +558,13 @@ class Exchange:
 
     def _finish(self, error: SidecarError | None) -> None:
         """The one place where a request ends, whatever happened."""
-        self.state = State.DONE
+        self.state = DONE
         self.error = error
         self._held = None
-        now = self._down.proxy.clock.mono()
-        total = now - self.began_mono
+        proxy = self._down.proxy
+        now_mono = proxy.clock.mono()
+        total = now_mono - self.began_mono
+        own = self._own_share if self._own_share >= 0 else total
         stats = self.stats
         stats.in_flight -= 1
         stats.bytes_sent += self.sent
@@ -569,12 +573,10 @@ class Exchange:
         key = (METHOD_NAMES[self.method], status)
         stats.requests[key] = stats.requests.get(key, 0) + 1
         stats.total.observe(total)
-        own = self._own_share if self._own_share >= 0 else total
         stats.own.observe(own)
-        proxy = self._down.proxy
         if proxy.access_log.wants(status, own_answer=error is not None):
             proxy.log_request(self, status=status, duration=total, own=own)
-        self._down.exchange_done(self, now)
+        self._down.exchange_done(self, now_mono)
 
 
 METHOD_NAMES = {

@@ -33,7 +33,9 @@ def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
                 "The only transfer coding carried is a single `chunked`; compress with Content-Encoding.",
             )
         return CHUNKED
-    return _length(found, Reason.MALFORMED_REQUEST)
+    if b"content-length" in found:
+        return _length(found[b"content-length"], Reason.MALFORMED_REQUEST)
+    return NO_BODY
 
 
 def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool) -> int:
@@ -48,12 +50,12 @@ def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool) -> i
             )
         return CHUNKED
     if b"content-length" in found:
-        return _length(found, Reason.UPSTREAM_MALFORMED)
+        return _length(found[b"content-length"], Reason.UPSTREAM_MALFORMED)
     return UNTIL_CLOSE
 
 
-def _length(found: Mapping[bytes, bytes], reason: Reason) -> int:
-    text = found.get(b"content-length", b"0").strip(b" \t")
+def _length(value: bytes, reason: Reason) -> int:
+    text = value.strip(b" \t")
     if not text.isdigit() or len(text) > 19:
         raise SidecarError(reason, "Content-Length is not a plain number.")
     return int(text)

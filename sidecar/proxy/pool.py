@@ -18,7 +18,7 @@ from sidecar.metrics import RouteStats
 from sidecar.proxy import tls
 from sidecar.proxy.dial import Dialer
 from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.routes import Destination
+from sidecar.routes import Destination, Route
 from sidecar.tasks import Tasks
 from sidecar.tokens.token import TokenKey
 
@@ -142,13 +142,15 @@ class Pools:
         self.limit = limit
         self.idle = idle
         self.head_limit = head_limit
+        self.stats: dict[Route, RouteStats] = {}
+        """Each route's counters: they outlive the pools."""
         self.closing = False
         self._pools: dict[Destination, Pool] = {}
 
-    def get(self, destination: Destination, stats: RouteStats) -> Pool:
+    def get(self, destination: Destination) -> Pool:
         """The pool of a destination."""
         if (pool := self._pools.get(destination)) is None:
-            self._pools[destination] = pool = Pool(self, destination, stats)
+            self._pools[destination] = pool = Pool(self, destination, self.stats[destination.route])
         return pool
 
     def sweep(self, now_mono: float) -> bool:

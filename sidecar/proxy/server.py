@@ -59,7 +59,8 @@ class Proxy:
             for version in (b"1.1", b"1.0")
         )
         """The line to append, for a request that came as HTTP/1.1 and for one that came as 1.0."""
-        self.stats = {route: RouteStats() for route in admission.table.routes}
+        self.stats = pools.stats
+        self.stats.update((route, RouteStats()) for route in admission.table.routes)
         self.unrouted = RouteStats()
         self.draining = False
         self.call_soon = loop.call_soon
@@ -156,7 +157,7 @@ class Proxy:
         self.access_log.request(
             route=exchange.pool.destination.route.name,
             method=exchange.method.decode("ascii"),
-            target=exchange.admitted.path.decode("ascii", "replace"),
+            target=exchange.admitted[1].decode("ascii", "replace"),
             status=status,
             sent=exchange.sent,
             received=exchange.received,

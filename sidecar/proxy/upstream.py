@@ -39,6 +39,10 @@ class State(Enum):
     CLOSED = "closed"
 
 
+IDLE, BUSY, TUNNEL, CLOSED = State
+"""Names for the hot path, as in `exchange`."""
+
+
 @final
 class UpstreamConnection(asyncio.Protocol):
     """Speaks HTTP/1.1 as a client; one request at a time."""
@@ -71,7 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool = pool
         self._head_limit = head_limit
         self._parser = httptools.HttpResponseParser(self)
-        self.state = State.IDLE
+        self.state = IDLE
         self.served = 0
         """Requests that were begun on it."""
         self.idle_since_mono = 0.0
@@ -95,7 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def is_closing(self) -> bool:
         """Whether it can serve nobody any more."""
-        return self.state is State.CLOSED or self.transport.is_closing()
+        return self.state is CLOSED or self.transport.is_closing()
 
     @property
     def heard(self) -> bool:
@@ -105,7 +109,7 @@ class UpstreamConnection(asyncio.Protocol):
     def begin(self, exchange: Exchange) -> None:
         """Serve this exchange; only when idle. The caller writes to `transport`."""
         self._exchange = exchange
-        self.state = State.BUSY
+        self.state = BUSY
         self.served += 1
         self._interim = 0
         self._fed = 0
@@ -138,7 +142,7 @@ class UpstreamConnection(asyncio.Protocol):
             # An idle upstream has nothing to say: what it sends now could be taken for the next answer.
             self.transport.abort()
             return
-        if self.state is State.TUNNEL:
+        if self.state is TUNNEL:
             exchange.tunnel_from_upstream(data)
             return
         self._fed += len(data)
@@ -166,7 +170,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.flush_answer()
 
     def eof_received(self) -> bool | None:
-        if self.state is State.TUNNEL and self._exchange is not None:
+        if self.state is TUNNEL and self._exchange is not None:
             return self._exchange.upstream_ended()
         if self._exchange is not None and self._body == framing.UNTIL_CLOSE and not self._in_head:
             self._reusable = False
@@ -174,7 +178,7 @@ class UpstreamConnection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state = State.CLOSED
+        self.state = CLOSED
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._pool.stats.connections_active -= 1
@@ -264,7 +268,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchange = None
         self._pool.stats.connections_active -= 1
         reusable = exchange.answer_end(self._trailers) and self._reusable and not self.transport.is_closing()
-        self.state = State.IDLE
+        self.state = IDLE
         if reusable:
             self.transport.resume_reading()
             self._pool.release(self)
@@ -282,7 +286,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._refusal is None and self._parser.get_status_code() == 101:
             error = exchange.switch(self._reason, self._fields)
             if error is None:
-                self.state = State.TUNNEL
+                self.state = TUNNEL
                 if rest:
                     exchange.tunnel_from_upstream(rest)
                 return

@@ -1,0 +1,386 @@
+"""The composition root: builds everything from a Config and owns its life.
+
+Called by the `run` command and by `exec`, in a process of its own, or by tests in theirs. Nothing else
+constructs collaborators, and nothing happens at import. The order of a life:
+
+    bind → credentials and TLS files → admin server → listeners → prefetch → serve
+    → told to stop: not ready, `drain.min` → close listeners, finish what is in flight up to `drain.max`
+    → close tokens → close admin, so that probes and the last scrape see the drain to its end
+
+`StartError` tells the command with which exit code to end: a person or a platform reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import secrets
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, final
+
+from prometheus_client import CollectorRegistry
+
+from sidecar.admin import exposition, status
+from sidecar.admin.app import AdminServer
+from sidecar.clock import Clock, SystemClock
+from sidecar.config.models import Config, ListenAddress
+from sidecar.errors import SidecarError
+from sidecar.logs import AccessLog
+from sidecar.metrics import RouteStats, TokenReading, TokenStatsTable
+from sidecar.proxy import listeners
+from sidecar.proxy.admission import Admission
+from sidecar.proxy.answers import NAME
+from sidecar.proxy.dial import Dialer
+from sidecar.proxy.listeners import Listener
+from sidecar.proxy.pool import Pools
+from sidecar.proxy.server import Proxy
+from sidecar.routes import Route, RouteTable
+from sidecar.tasks import Tasks
+from sidecar.tokens.sources import build_sources
+from sidecar.tokens.store import TokenStore
+from sidecar.tokens.token import TokenKey
+
+EXIT_CONFIG: Final = 2
+EXIT_BIND: Final = 3
+
+_log = logging.getLogger(__name__)
+
+_ROUTE_AUDIENCES: Final = 1000
+"""Audiences that metrics keep apart, wildcard traffic included."""
+
+
+def own_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class StartError(Exception):
+    """Why the sidecar can't start, and the exit code that says so."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@final
+class Service:
+    """One running sidecar. Implements `admin.view.AdminView` and `metrics.MetricsSource`."""
+
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        environ: Mapping[str, str],
+        clock: Clock | None = None,
+        jitter: Callable[[], float] | None = None,
+    ) -> None:
+        self.config = config
+        self.version = own_version()
+        self._loop = loop
+        self._clock = clock or SystemClock(loop)
+        self._tasks = Tasks(loop)
+        self._own_addresses: set[tuple[str, int]] = set()
+        self._table = RouteTable.compile(config)
+        self._token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
+        self._sources = build_sources(config.credentials, clock=self._clock, environ=environ)
+        self._tokens = TokenStore(
+            self._sources,
+            self._clock,
+            self._tasks,
+            self._token_stats.record,
+            jitter=jitter or secrets.SystemRandom().random,
+            wait=config.token_wait,
+            size=config.token_cache,
+        )
+        self._dialer = Dialer(loop, self._own_addresses)
+        pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode()
+        self._proxy = Proxy(
+            loop,
+            self._clock,
+            admission=Admission(self._table, pseudonym=pseudonym if config.via else None),
+            tokens=self._tokens,
+            pools=Pools(
+                self._dialer,
+                self._clock,
+                self._tasks,
+                limit=config.pool.connections,
+                idle=config.pool.idle,
+                head_limit=config.limits.head,
+            ),
+            limits=config.limits,
+            pseudonym=pseudonym if config.via else None,
+            access_log=AccessLog(config.access_log, log_query=config.log_query),
+        )
+        self._listeners: list[tuple[Listener, Route | None]] = []
+        self._admin_listeners: list[Listener] = []
+        self._admin: AdminServer | None = None
+        self._registry = exposition.build_registry(self)
+        self._started_at = self._clock.wall()
+        self._began_mono = self._clock.mono()
+        self._listening = False
+        self._was_ready = False
+        self._draining = False
+        self._stop = asyncio.Event()
+
+    # its life
+
+    async def start(self) -> None:
+        """Bind, check, listen, prefetch; raises StartError with nothing left open."""
+        try:
+            self._bind()
+            self._check_files()
+            self._admin = AdminServer(self, [listener.socket for listener in self._admin_listeners])
+            await self._admin.start()
+            for listener, route in self._listeners:
+                await self._proxy.serve(listener, route)
+        except BaseException:
+            await self._close()
+            raise
+        self._listening = True
+        for name, source in self._sources.items():
+            _log.info("credential", extra={"fields": {"credential": name, "found": source.describe()}})
+        keys = []
+        for route in self._table.routes:
+            if (key := _fixed_key(route)) is not None:
+                self._tokens.pin(key)
+                if route.config.prefetch:
+                    keys.append(key)
+        self._tokens.prefetch(keys)
+        self._tell_addresses()
+        # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.
+        gc.collect()
+        gc.freeze()
+
+    async def run(self) -> None:
+        """Serve until `request_quit`, then drain and close."""
+        await self._stop.wait()
+        drain = self.config.drain
+        _log.info("draining", extra={"fields": {"connections": self._proxy.connections, "max": drain.max}})
+        began_mono = self._clock.mono()
+        if drain.min > 0:
+            await asyncio.sleep(drain.min)
+        self._proxy.stop_accepting()
+        self._proxy.begin_drain()
+        left = max(0.0, drain.max - (self._clock.mono() - began_mono))
+        try:
+            async with asyncio.timeout(left):
+                await self._proxy.drained()
+        except TimeoutError:
+            _log.warning(
+                "drain timed out: open connections are closed",
+                extra={"fields": {"connections": self._proxy.connections, "max": drain.max}},
+            )
+        await self._close()
+        _log.info("stopped")
+
+    def request_quit(self) -> None:
+        """Begin to stop; again is harmless."""
+        self._draining = True
+        self._stop.set()
+
+    async def _close(self) -> None:
+        self._proxy.abort()
+        self._proxy.stop_accepting()
+        await self._tokens.close()
+        await self._tasks.close()
+        if self._admin is not None:
+            await self._admin.close()
+        for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
+            listeners.close(listener)
+
+    # binding
+
+    def _bind(self) -> None:
+        for address in self.config.listen:
+            self._listeners += [(listener, None) for listener in _bound(address, "listen")]
+        for route in self._table.routes:
+            for address in route.config.listen:
+                bound = _bound(address, f"listen of route `{route.name}`")
+                self._listeners += [(listener, route) for listener in bound]
+        for address in self.config.admin:
+            self._admin_listeners += _bound(address, "admin")
+        for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
+            self._own_addresses.update(_own_addresses(listener))
+
+    def _check_files(self) -> None:
+        for route in self._table.routes:
+            try:
+                self._dialer.check(route)
+            except (OSError, ssl.SSLError) as error:
+                where = getattr(error, "filename", None) or "tls"
+                raise StartError(
+                    f"route `{route.name}`: the files of its `tls` cannot be used ({where}: {_why(error)})", EXIT_CONFIG
+                ) from error
+
+    def _tell_addresses(self) -> None:
+        exposed = [listener for listener, _ in self._listeners if not _is_local(listener)]
+        for listener in exposed:
+            _log.warning(
+                "this listener is reachable from other machines: whoever reaches it calls with this identity",
+                extra={"fields": {"listen": str(listener)}},
+            )
+        _log.info(
+            "listening",
+            extra={
+                "fields": {
+                    "listen": self.shared_addresses(),
+                    "admin": self.admin_addresses(),
+                    "routes": [route.name for route in self._table.routes],
+                    "version": self.version,
+                }
+            },
+        )
+
+    def shared_addresses(self) -> list[str]:
+        """The shared listener's addresses, as bound."""
+        return [str(listener) for listener, route in self._listeners if route is None]
+
+    def admin_addresses(self) -> list[str]:
+        """The admin server's addresses, as bound."""
+        return [str(listener) for listener in self._admin_listeners]
+
+    def route_addresses(self, name: str) -> list[str]:
+        """The addresses of a route's own listener, as bound."""
+        return [str(listener) for listener, route in self._listeners if route is not None and route.name == name]
+
+    # admin.view.AdminView
+
+    @property
+    def started(self) -> bool:
+        """See `AdminView`."""
+        self.ready_state()
+        return self._was_ready
+
+    @property
+    def draining(self) -> bool:
+        """See `AdminView`."""
+        return self._draining
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """See `AdminView`."""
+        return self._registry
+
+    def ready_state(self) -> tuple[bool, list[str]]:
+        """See `AdminView`."""
+        if self._draining:
+            return False, ["shutting down"]
+        if not self._listening:
+            return False, ["not listening yet"]
+        if not self._was_ready and self._clock.mono() - self._began_mono < self.config.startup_wait:
+            reasons = [reason for route in self._table.routes if (reason := self._unready(route)) is not None]
+            if reasons:
+                return False, reasons
+        self._was_ready = True
+        return True, []
+
+    def _unready(self, route: Route) -> str | None:
+        key = _fixed_key(route)
+        if key is None or not route.config.prefetch:
+            return None
+        had_token, error = self._tokens.ready_state(key)
+        if had_token:
+            return None
+        why = f"{error.reason}: {error.detail}" if error is not None else "it is being fetched"
+        return f"route `{route.name}` has had no token yet ({why})"
+
+    def status(self) -> dict[str, Any]:
+        """See `AdminView`."""
+        ready, reasons = self.ready_state()
+        process = status.ProcessStatus(
+            version=self.version,
+            started_at=self._started_at,
+            ready=ready,
+            reasons=reasons,
+            draining=self._draining,
+            listen=self.shared_addresses(),
+        )
+        routes = [self._route_status(route) for route in self._table.routes]
+        return status.document(process, routes, self._tokens.status(), now=self._clock.wall())
+
+    def _route_status(self, route: Route) -> status.RouteStatus:
+        config = route.config
+        fixed = route.fixed()
+        return status.RouteStatus(
+            name=route.name,
+            upstream=config.upstream,
+            audience=fixed.audience if fixed is not None else config.audience or config.upstream,
+            credential=config.credential,
+            ways_in=status.ways_in(
+                route.name,
+                config.host,
+                upstream_host=fixed.host if fixed is not None else None,
+                path_prefix=config.path_prefix,
+                shared=self.shared_addresses(),
+                own=self.route_addresses(route.name),
+            ),
+        )
+
+    def nudge(self) -> None:
+        """See `AdminView`."""
+        self._tokens.nudge()
+
+    # metrics.MetricsSource
+
+    @property
+    def started_at(self) -> float:
+        """See `MetricsSource`."""
+        return self._started_at
+
+    def is_ready(self) -> bool:
+        """See `MetricsSource`."""
+        return self.ready_state()[0]
+
+    def routes(self) -> Iterable[tuple[str, RouteStats]]:
+        """See `MetricsSource`."""
+        yield from ((route.name, stats) for route, stats in self._proxy.stats.items())
+        yield "", self._proxy.unrouted
+
+    def tokens(self) -> Iterable[TokenReading]:
+        """See `MetricsSource`."""
+        return self._tokens.status()
+
+    def token_stats(self) -> TokenStatsTable:
+        """See `MetricsSource`."""
+        return self._token_stats
+
+
+def _fixed_key(route: Route) -> TokenKey | None:
+    fixed = route.fixed()
+    return None if fixed is None else TokenKey(route.config.credential, fixed.audience)
+
+
+def _bound(address: ListenAddress, what: str) -> Sequence[Listener]:
+    try:
+        return listeners.bind(address)
+    except OSError as error:
+        raise StartError(
+            f"{what}: {address} cannot be listened on: {_why(error)}. Is another sidecar running? "
+            "Choose another address, or stop what holds this one.",
+            EXIT_BIND,
+        ) from error
+
+
+def _own_addresses(listener: Listener) -> Iterable[tuple[str, int]]:
+    if listener.is_unix:
+        return
+    host, port = listener.socket.getsockname()[:2]
+    yield host, port
+    if host in ("0.0.0.0", "::"):
+        yield "127.0.0.1", port
+        yield "::1", port
+
+
+def _is_local(listener: Listener) -> bool:
+    return listener.is_unix or listener.socket.getsockname()[0] in ("127.0.0.1", "::1")
+
+
+def _why(error: OSError | SidecarError) -> str:
+    return getattr(error, "strerror", None) or str(error)
