@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -60,6 +63,8 @@ class RawEndpoint:
     def __init__(self) -> None:
         self.behaviour: Behaviour = hang
         self.requests: list[str] = []
+        self.asked = asyncio.Event()
+        """Set when a request has come."""
         self.gone = asyncio.Event()
         """Set whenever a connection has ended."""
         self.port = 0
@@ -71,8 +76,11 @@ class RawEndpoint:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = next((line for line in head.lower().split("\r\n") if line.startswith("content-length:")), ":0")
+            length = next(
+                (line for line in head.lower().split("\r\n") if line.startswith("content-length:")), ":0"
+            )
             self.requests.append(head + (await reader.readexactly(int(length.partition(":")[2]))).decode())
+            self.asked.set()
             await self.behaviour(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -92,3 +100,15 @@ async def raw() -> AsyncIterator[RawEndpoint]:
     yield endpoint
     server.close()
     await server.wait_closed()
+
+
+def jwt(audience: str, *, issued: float | None = None, expires: float | None = None) -> str:
+    """An unsigned JWT, issued and expiring so many seconds from now; None leaves the claim out."""
+    now = time.time()  # noqa: TID251 - what is tested here runs on the real clock
+    claims: dict[str, object] = {"aud": audience, "email": "sa@p.iam.gserviceaccount.com"}
+    if issued is not None:
+        claims["iat"] = int(now + issued)
+    if expires is not None:
+        claims["exp"] = int(now + expires)
+    parts = (json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, claims, "signature"))
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
