@@ -56,7 +56,8 @@ class TokenStore:
     """Every token of the process.
 
     `jitter` gives uniform numbers from 0 to 1; `wait` is how long (seconds) a caller waits for a token;
-    `size` is how many keys that are not pinned are kept; `stats` gives the record that a key is counted in.
+    `size` is how many keys that are not pinned are kept; `stats` gives the record in which a credential and
+    audience are counted.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class TokenStore:
         sources: Mapping[str, TokenSource],
         clock: Clock,
         tasks: Tasks,
-        stats: Callable[[TokenKey], TokenStats],
+        stats: Callable[[str, str], TokenStats],
         *,
         jitter: Callable[[], float],
         wait: float,
@@ -162,7 +163,7 @@ class TokenStore:
             return
         entry = self._find(key)
         if entry is None:
-            entry = Entry(key, self._stats(key), pinned=True)
+            entry = Entry(key, self._stats(key.credential, key.audience), pinned=True)
         self._cache.pop(key, None)
         entry.pinned = True
         entry.evicted = False
@@ -270,7 +271,7 @@ class TokenStore:
                 "many different targets are meant.",
                 retry_after=1.0,
             )
-        entry = Entry(key, self._stats(key), pinned=False)
+        entry = Entry(key, self._stats(key.credential, key.audience), pinned=False)
         self._cache.file(entry)
         return entry
 

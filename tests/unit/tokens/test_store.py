@@ -83,7 +83,7 @@ class World:
             {"default": self.source},
             self.clock,
             self.tasks,
-            lambda key: self.stats.setdefault(key, TokenStats()),
+            lambda credential, audience: self.stats.setdefault(TokenKey(credential, audience), TokenStats()),
             jitter=lambda: jitter,
             wait=wait,
             size=size,
