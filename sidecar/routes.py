@@ -137,7 +137,9 @@ class RouteTable:
         for route in self.routes:
             self._exact.update(dict.fromkeys(route.exact, route))
             suffixes += [(suffix, route) for suffix in route.wildcards]
-        for route in self.routes:
+        # A route whose upstream follows the request's host can't be called by its name.
+        fixed_routes = [route for route in self.routes if not route.dynamic]
+        for route in fixed_routes:
             self._exact.setdefault(f"{route.name}.localhost", route)
         self._suffixes = sorted(suffixes, key=lambda entry: -len(entry[0]))
         upstreams = {
@@ -150,7 +152,7 @@ class RouteTable:
         self._prefixes = sorted(
             (
                 (route.config.path_prefix.encode("ascii"), route)
-                for route in self.routes
+                for route in fixed_routes
                 if route.config.path_prefix
             ),
             key=lambda entry: -len(entry[0]),
@@ -183,6 +185,11 @@ class RouteTable:
                 ):
                     return Match(route.destination(host), b"" if prefix == b"/" else prefix)
         raise self._no_route(host, path)
+
+    def hosts_of(self, route: Route) -> list[str]:
+        """Every Host that selects a route, wildcards as configured; without its name under `.localhost`."""
+        implied = [host for host, owner in self._upstreams.items() if owner is route and host not in self._exact]
+        return [*route.config.host, *implied]
 
     def _by_host(self, host: str) -> Route | None:
         if (route := self._exact.get(host)) is not None:

@@ -315,8 +315,8 @@ class Service:
             credential=config.credential,
             ways_in=status.ways_in(
                 route.name,
-                config.host,
-                upstream_host=fixed.host if fixed is not None else None,
+                self._table.hosts_of(route),
+                dynamic=route.dynamic,
                 path_prefix=config.path_prefix,
                 shared=self.shared_addresses(),
                 own=self.route_addresses(route.name),
