@@ -10,7 +10,6 @@ store.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 from math import inf
@@ -24,12 +23,11 @@ from sidecar.metrics import TokenStats
 from sidecar.tokens.policy import Instant, Plan
 from sidecar.tokens.report import FetchReport
 from sidecar.tokens.token import Token, TokenKey
+from sidecar.tokens.waiters import Waiters
 
 LINGER: Final = 60.0
 """Seconds that a cached entry outlives its token and its backoff, so that its last error is not forgotten
 while somebody still asks."""
-
-Waiter = Callable[[SidecarError | None], None]
 
 
 class State(StrEnum):
@@ -79,7 +77,6 @@ class Entry:
         "had_token",
         "key",
         "last_error",
-        "limit_timer",
         "pinned",
         "plan",
         "rejected_mono",
@@ -90,12 +87,11 @@ class Entry:
         "token",
         "value",
         "waiters",
-        "waking",
         "wanted",
         "withheld",
     )
 
-    def __init__(self, key: TokenKey, stats: TokenStats, *, pinned: bool) -> None:
+    def __init__(self, key: TokenKey, stats: TokenStats, waiters: Waiters, *, pinned: bool) -> None:
         self.key = key
         self.stats = stats
         self.report = FetchReport(key, stats)
@@ -122,12 +118,7 @@ class Entry:
         self.retry: Instant | None = None
         """Backing off until then."""
         self.last_error: LastError | None = None
-        # the callers
-        self.waiters: OrderedDict[Waiter, float] = OrderedDict()
-        """In order of joining, with the monotonic moment of it."""
-        self.waking: OrderedDict[Waiter, float] = OrderedDict()
-        """Those being called right now: they can still leave."""
-        self.limit_timer: TimerHandle | None = None
+        self.waiters = waiters
 
     def is_usable(self, now: Instant) -> bool:
         """Whether the token may be attached now."""

@@ -18,8 +18,6 @@ triggered by timer, by use and by health probe, whichever comes first, since eac
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final, NamedTuple, final
@@ -29,17 +27,14 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import TokenStats
 from sidecar.tasks import Tasks
 from sidecar.tokens import policy
-from sidecar.tokens.entry import Entry, EntryCache, LastError, TokenStatus, Waiter
+from sidecar.tokens.entry import Entry, EntryCache, LastError, TokenStatus
 from sidecar.tokens.policy import Instant
 from sidecar.tokens.sources import TokenSource
 from sidecar.tokens.token import Token, TokenKey
+from sidecar.tokens.waiters import Waiter, Waiters
 
 REJECT_INTERVAL: Final = 30.0
 """Seconds between two renewals of one key that a target's 401 may start."""
-_TIMER_SLACK: Final = 0.001
-"""Seconds: a timer that runs this much early counts as on time."""
-
-_log = logging.getLogger("sidecar.tokens")
 
 
 class ReadyState(NamedTuple):
@@ -115,21 +110,14 @@ class TokenStore:
                 raise error
             self._start(entry)
         self._busy[key] = entry
-        entry.waiters[waiter] = now.mono
-        entry.stats.waits += 1
-        entry.stats.waiting += 1
-        if usable or entry.limit_timer is None:
-            self._arm_limit(entry, 0.0 if usable else self._wait)
+        entry.waiters.add(waiter, soon=usable)
 
     def leave(self, key: TokenKey, waiter: Waiter) -> None:
         """The caller gave up: `waiter` will not be called. Harmless if it has been already."""
         entry = self._find(key)
-        if entry is None:
-            return
-        for waiting in (entry.waiters, entry.waking):
-            if waiting.pop(waiter, None) is not None:
-                entry.stats.waiting -= 1
-        self._settle(entry)
+        if entry is not None:
+            entry.waiters.remove(waiter)
+            self._settle(entry)
 
     def reject(self, key: TokenKey, bearer: bytes) -> bool:
         """A target said that this token is invalid: renew it, at most once in `REJECT_INTERVAL` for a key.
@@ -163,7 +151,7 @@ class TokenStore:
             return
         entry = self._find(key)
         if entry is None:
-            entry = Entry(key, self._stats(key.credential, key.audience), pinned=True)
+            entry = self._new(key, pinned=True)
         self._cache.pop(key, None)
         entry.pinned = True
         entry.evicted = False
@@ -217,7 +205,7 @@ class TokenStore:
             entry.stop()
             entry.fresh_until = -inf
             entry.token = entry.plan = entry.value = None
-            self._wake(entry, _draining())
+            entry.waiters.wake(_draining())
         for fetch in fetches:
             fetch.cancel()
         await asyncio.gather(*fetches, return_exceptions=True)
@@ -271,8 +259,14 @@ class TokenStore:
                 "many different targets are meant.",
                 retry_after=1.0,
             )
-        entry = Entry(key, self._stats(key.credential, key.audience), pinned=False)
+        entry = self._new(key, pinned=False)
         self._cache.file(entry)
+        return entry
+
+    def _new(self, key: TokenKey, *, pinned: bool) -> Entry:
+        stats = self._stats(key.credential, key.audience)
+        waiters = Waiters(self._clock, stats, self._wait, lambda: self._limit(entry))
+        entry = Entry(key, stats, waiters, pinned=pinned)
         return entry
 
     # fetching
@@ -294,7 +288,7 @@ class TokenStore:
             self._failed(entry, error, None, self._clock.mono() - started_mono)
         except asyncio.CancelledError:
             entry.fetch = None
-            self._wake(entry, _draining())
+            entry.waiters.wake(_draining())
             raise
         except Exception as fault:  # noqa: BLE001 - logged with its traceback by the report, and told to the waiters
             self._failed(entry, _internal(key), fault, self._clock.mono() - started_mono)
@@ -345,7 +339,7 @@ class TokenStore:
             self._cache.file(entry)
         if not entry.evicted:
             entry.timer = self._clock.call_later(delay, self._look_again, entry)
-        self._wake(entry, error)
+        entry.waiters.wake(error)
         # A cached key is renewed ahead of its expiry only if it is used between now and then.
         entry.wanted = entry.pinned
         self._settle(entry)
@@ -358,74 +352,31 @@ class TokenStore:
             # The next use is to look at both clocks.
             entry.fresh_until = -inf
 
-    # waiting
-
-    def _arm_limit(self, entry: Entry, delay: float) -> None:
-        if entry.limit_timer is not None:
-            entry.limit_timer.cancel()
-        entry.limit_timer = self._clock.call_later(delay, self._limit, entry)
-
     def _limit(self, entry: Entry) -> None:
-        """Answer those who have waited long enough; one timer serves all waiters, who are in order of
-        joining."""
-        entry.limit_timer = None
-        now = self._now()
-        if entry.is_usable(now):
-            self._wake(entry, None)
+        """The time of the first waiter is up, or there is a token after all."""
+        if entry.is_usable(self._now()):
+            entry.waiters.wake(None)
         else:
-            late: OrderedDict[Waiter, float] = OrderedDict()
-            for waiter, joined_mono in entry.waiters.items():
-                if joined_mono + self._wait - now.mono > _TIMER_SLACK:
-                    self._arm_limit(entry, joined_mono + self._wait - now.mono)
-                    break
-                late[waiter] = joined_mono
-            for waiter in late:
-                del entry.waiters[waiter]
-            self._call(entry, late, self._too_slow(entry))
+            entry.waiters.wake_late(_too_slow(entry.key, self._wait))
         self._settle(entry)
-
-    def _too_slow(self, entry: Entry) -> SidecarError:
-        return SidecarError(
-            Reason.TOKEN_TIMEOUT,
-            f"No token for {entry.key.audience} came within {self._wait:g} s (`token_wait`); the fetch goes on. "
-            "If this lasts, see whether the token endpoint can be reached from here.",
-            retry_after=1.0,
-        )
-
-    def _wake(self, entry: Entry, error: SidecarError | None) -> None:
-        """Call every waiter."""
-        if entry.limit_timer is not None:
-            entry.limit_timer.cancel()
-            entry.limit_timer = None
-        waiters, entry.waiters = entry.waiters, OrderedDict()
-        self._call(entry, waiters, error)
-
-    def _call(self, entry: Entry, waiters: OrderedDict[Waiter, float], error: SidecarError | None) -> None:
-        now_mono = self._clock.mono()
-        stats = entry.stats
-        entry.waking = waiters
-        while waiters:
-            waiter, joined_mono = waiters.popitem(last=False)
-            stats.waiting -= 1
-            stats.wait.observe(now_mono - joined_mono)
-            try:
-                waiter(error)
-            except Exception:  # noqa: BLE001 - logged; the others are owed their call all the same
-                _log.exception("token waiter crashed", extra={"fields": {"audience": entry.key.audience}})
 
     def _settle(self, entry: Entry) -> None:
         """Let go of an entry that nothing goes on about; the cache may still keep it."""
-        if entry.fetch is not None or entry.waiters or entry.waking:
-            return
-        if entry.limit_timer is not None:
-            entry.limit_timer.cancel()
-            entry.limit_timer = None
-        if self._busy.get(entry.key) is entry:
+        if entry.fetch is None and not entry.waiters and self._busy.get(entry.key) is entry:
             del self._busy[entry.key]
 
 
 def _draining() -> SidecarError:
     return SidecarError(Reason.DRAINING, "The sidecar is shutting down: no more tokens are handed out.")
+
+
+def _too_slow(key: TokenKey, wait: float) -> SidecarError:
+    return SidecarError(
+        Reason.TOKEN_TIMEOUT,
+        f"No token for {key.audience} came within {wait:g} s (`token_wait`); the fetch goes on. If this lasts, see "
+        "whether the token endpoint can be reached from here.",
+        retry_after=1.0,
+    )
 
 
 def _internal(key: TokenKey) -> SidecarError:

@@ -1,0 +1,108 @@
+"""Callers who wait for one token.
+
+Owns the callers of one key, their time limits and the calling of them. The store adds, removes and wakes
+them. It knows nothing of tokens. The rule: each waiter is called exactly once or taken away, in the order of
+joining, and never from within the call that added it; one timer serves them all, since all wait equally long;
+one that raises takes nobody along.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, final
+
+from sidecar.clock import Clock, TimerHandle
+from sidecar.errors import SidecarError
+from sidecar.metrics import TokenStats
+
+Waiter = Callable[[SidecarError | None], None]
+
+_TIMER_SLACK: Final = 0.001
+"""Seconds: a timer that runs this much early counts as on time."""
+
+_log = logging.getLogger("sidecar.tokens")
+
+
+@final
+class Waiters:
+    """The callers of one key; `wait` is how long (seconds) each may wait before `on_limit` is called."""
+
+    __slots__ = ("_calling", "_clock", "_joined", "_on_limit", "_stats", "_timer", "_wait")
+
+    def __init__(self, clock: Clock, stats: TokenStats, wait: float, on_limit: Callable[[], None]) -> None:
+        self._clock = clock
+        self._stats = stats
+        self._wait = wait
+        self._on_limit = on_limit
+        self._joined: OrderedDict[Waiter, float] = OrderedDict()
+        """With the monotonic moment of joining."""
+        self._calling: OrderedDict[Waiter, float] = OrderedDict()
+        """Those being called right now: they can still leave."""
+        self._timer: TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._joined) + len(self._calling)
+
+    def add(self, waiter: Waiter, *, soon: bool = False) -> None:
+        """Let this one wait too; `soon` has `on_limit` called at the next opportunity."""
+        self._joined[waiter] = self._clock.mono()
+        self._stats.waits += 1
+        self._stats.waiting += 1
+        if soon:
+            self._arm(0.0)
+        elif self._timer is None:
+            self._arm(self._wait)
+
+    def remove(self, waiter: Waiter) -> None:
+        """This one will not be called any more; harmless if it has been."""
+        for waiters in (self._joined, self._calling):
+            if waiters.pop(waiter, None) is not None:
+                self._stats.waiting -= 1
+        if not self._joined:
+            self._disarm()
+
+    def wake(self, error: SidecarError | None) -> None:
+        """Call every one."""
+        self._disarm()
+        waiters, self._joined = self._joined, OrderedDict()
+        self._call(waiters, error)
+
+    def wake_late(self, error: SidecarError) -> None:
+        """Call those who have waited long enough."""
+        late: OrderedDict[Waiter, float] = OrderedDict()
+        now_mono = self._clock.mono()
+        while self._joined:
+            waiter, joined_mono = next(iter(self._joined.items()))
+            left = joined_mono + self._wait - now_mono
+            if left > _TIMER_SLACK:
+                self._arm(left)
+                break
+            late[waiter] = self._joined.popitem(last=False)[1]
+        self._call(late, error)
+
+    def _call(self, waiters: OrderedDict[Waiter, float], error: SidecarError | None) -> None:
+        now_mono = self._clock.mono()
+        self._calling = waiters
+        while waiters:
+            waiter, joined_mono = waiters.popitem(last=False)
+            self._stats.waiting -= 1
+            self._stats.wait.observe(now_mono - joined_mono)
+            try:
+                waiter(error)
+            except Exception:  # noqa: BLE001 - logged; the others are owed their call all the same
+                _log.exception("token waiter crashed")
+
+    def _arm(self, delay: float) -> None:
+        self._disarm()
+        self._timer = self._clock.call_later(delay, self._ring)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._on_limit()
