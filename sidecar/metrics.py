@@ -152,9 +152,8 @@ class TokenStatsTable:
         self._records: dict[tuple[str, str], TokenStats] = {}
         self._shared: dict[str, tuple[Histogram, Histogram]] = {}
 
-    def record(self, key: TokenLabels) -> TokenStats:
+    def record(self, credential: str, audience: str) -> TokenStats:
         """The one record of this credential and audience; made at first use, never dropped."""
-        credential, audience = key.credential, key.audience
         if (found := self._records.get((credential, audience))) is not None:
             return found
         if len(self._records) >= self._limit:

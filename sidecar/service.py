@@ -23,8 +23,9 @@ from typing import Any, Final, final
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.admin import exposition, status
+from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
+from sidecar.admin.status import ProcessStatus, RouteStatus, document, ways_in
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.models import Config, ListenAddress
 from sidecar.errors import SidecarError
@@ -216,7 +217,8 @@ class Service:
             except (OSError, ssl.SSLError) as error:
                 where = getattr(error, "filename", None) or "tls"
                 raise StartError(
-                    f"route `{route.name}`: the files of its `tls` cannot be used ({where}: {_why(error)})", EXIT_CONFIG
+                    f"route `{route.name}`: the files of its `tls` cannot be used ({where}: {_why(error)})",
+                    EXIT_CONFIG,
                 ) from error
 
     def _tell_addresses(self) -> None:
@@ -248,7 +250,9 @@ class Service:
 
     def route_addresses(self, name: str) -> list[str]:
         """The addresses of a route's own listener, as bound."""
-        return [str(listener) for listener, route in self._listeners if route is not None and route.name == name]
+        return [
+            str(listener) for listener, route in self._listeners if route is not None and route.name == name
+        ]
 
     # admin.view.AdminView
 
@@ -294,7 +298,7 @@ class Service:
     def status(self) -> dict[str, Any]:
         """See `AdminView`."""
         ready, reasons = self.ready_state()
-        process = status.ProcessStatus(
+        process = ProcessStatus(
             version=self.version,
             started_at=self._started_at,
             ready=ready,
@@ -303,17 +307,17 @@ class Service:
             listen=self.shared_addresses(),
         )
         routes = [self._route_status(route) for route in self._table.routes]
-        return status.document(process, routes, self._tokens.status(), now=self._clock.wall())
+        return document(process, routes, self._tokens.status(), now=self._clock.wall())
 
-    def _route_status(self, route: Route) -> status.RouteStatus:
+    def _route_status(self, route: Route) -> RouteStatus:
         config = route.config
         fixed = route.fixed()
-        return status.RouteStatus(
+        return RouteStatus(
             name=route.name,
             upstream=config.upstream,
             audience=fixed.audience if fixed is not None else config.audience or config.upstream,
             credential=config.credential,
-            ways_in=status.ways_in(
+            ways_in=ways_in(
                 route.name,
                 self._table.hosts_of(route),
                 dynamic=route.dynamic,

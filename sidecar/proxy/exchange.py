@@ -152,12 +152,10 @@ class Exchange:
 
     def start(self) -> None:
         """Go on as far as is possible now: token, connection, head."""
-        bearer: bytes | None = b""
-        if self.admitted[3].names:
-            bearer = self._down.proxy.tokens.bearer(self.pool.token_key)
-            if bearer is None:
-                self._await_token()
-                return
+        bearer = self._down.proxy.tokens.bearer(self.pool.token_key) if self.admitted[3].names else b""
+        if bearer is None:
+            self._await_token()
+            return
         self.state = CONNECT
         connection = self.pool.acquire(self, fresh=self._retried)
         if connection is not None:
@@ -228,14 +226,12 @@ class Exchange:
 
     def connected(self, connection: UpstreamConnection) -> None:
         """The pool found the connection that was waited for."""
-        bearer: bytes | None = b""
-        if self.admitted[3].names:
-            # Looked up again: the wait may have been longer than the token's life.
-            bearer = self._down.proxy.tokens.bearer(self.pool.token_key)
-            if bearer is None:
-                self.pool.release(connection)
-                self._await_token()
-                return
+        # Looked up again: the wait may have been longer than the token's life.
+        bearer = self._down.proxy.tokens.bearer(self.pool.token_key) if self.admitted[3].names else b""
+        if bearer is None:
+            self.pool.release(connection)
+            self._await_token()
+            return
         self._send(connection, bearer)
         self.flush_request()
 

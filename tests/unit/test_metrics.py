@@ -152,17 +152,17 @@ def test_token_states_are_those_of_the_store() -> None:
 def test_a_token_record_is_made_once() -> None:
     """A key finds the record that it was given first, so that a counter never goes back."""
     table = TokenStatsTable(limit=10)
-    first = table.record(Key("default", "https://a"))
-    assert table.record(Key("default", "https://a")) is first
-    assert table.record(Key("default", "https://b")) is not first
-    assert table.record(Key("other", "https://a")) is not first
+    first = table.record("default", "https://a")
+    assert table.record("default", "https://a") is first
+    assert table.record("default", "https://b") is not first
+    assert table.record("other", "https://a") is not first
 
 
 def test_token_histograms_are_shared_by_a_credential() -> None:
     """Durations are kept for each credential, not for each audience."""
     table = TokenStatsTable(limit=10)
-    one, two = table.record(Key("default", "https://a")), table.record(Key("default", "https://b"))
-    other = table.record(Key("other", "https://a"))
+    one, two = table.record("default", "https://a"), table.record("default", "https://b")
+    other = table.record("other", "https://a")
     assert one.duration is two.duration
     assert one.wait is two.wait
     assert other.duration is not one.duration
@@ -175,8 +175,8 @@ def test_token_histograms_are_shared_by_a_credential() -> None:
 def test_token_records_are_bounded() -> None:
     """Past the limit, new audiences of a credential share one record; the known ones keep theirs."""
     table = TokenStatsTable(limit=2)
-    known = [table.record(Key("default", f"https://{name}")) for name in "ab"]
-    late = [table.record(Key("default", f"https://{n}")) for n in range(100)]
-    assert {id(record) for record in late} == {id(table.record(Key("default", metrics.OTHERS)))}
-    assert [table.record(Key("default", f"https://{name}")) for name in "ab"] == known
+    known = [table.record("default", f"https://{name}") for name in "ab"]
+    late = [table.record("default", f"https://{n}") for n in range(100)]
+    assert {id(record) for record in late} == {id(table.record("default", metrics.OTHERS))}
+    assert [table.record("default", f"https://{name}") for name in "ab"] == known
     assert len(list(table.records())) == 3

@@ -73,7 +73,7 @@ def busy(view: Any) -> Any:
     nowhere.requests = {("GET", 404): 1, ("", 400): 1}
     nowhere.refused = {"no_route": 1, "malformed_request": 1}
     view.statuses = [_token("https://a"), _token("https://b", State.FAILING, None)]
-    record = view.table.record(TokenKey("default", "https://a"))
+    record = view.table.record("default", "https://a")
     record.fetches = {("ok", ""): 3, ("error", "token_denied"): 1}
     record.duration.observe(0.004)
     record.wait.observe(0.5)
@@ -231,7 +231,7 @@ def test_a_counter_never_goes_back(busy: Any) -> None:
     busy.stats["billing"].requests["GET", 200] += 1
     busy.stats["late"] = RouteStats()
     busy.statuses = []
-    busy.table.record(TokenKey("default", "https://c")).waits += 1
+    busy.table.record("default", "https://c").waits += 1
     second = _scrape(busy)
     counters = [key for key in first if key[0].endswith(("_total", "_bucket", "_count", "_sum"))]
     assert counters
