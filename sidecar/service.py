@@ -27,7 +27,8 @@ from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
 from sidecar.admin.status import ProcessStatus, RouteStatus, document, ways_in
 from sidecar.clock import Clock, SystemClock
-from sidecar.config.models import Config, ListenAddress
+from sidecar.config.addresses import ListenAddress
+from sidecar.config.models import Config
 from sidecar.errors import SidecarError
 from sidecar.logs import AccessLog
 from sidecar.metrics import RouteStats, TokenReading, TokenStatsTable

@@ -126,7 +126,7 @@ class Dialer:
         self, destination: Destination, sock: socket.socket, session: ssl.SSLSession | None
     ) -> ssl.SSLSocket:
         settings = destination.route.config.tls
-        name = (settings.server_name if settings else None) or destination.host
+        name = settings.server_name or destination.host
         try:
             return await tls.handshake(self._loop, sock, self._context(destination.route), name, session)
         except ssl.SSLCertVerificationError as error:
@@ -149,7 +149,7 @@ class Dialer:
 
     def _context(self, route: Route) -> ssl.SSLContext:
         settings = route.config.tls
-        if settings is None or (settings.ca_file is None and settings.client_cert_file is None):
+        if settings.ca_file is None and settings.client_cert_file is None:
             if self._system is None:
                 self._system = make_context(None)
             return self._system

@@ -13,7 +13,7 @@ import socket
 import stat
 from typing import NamedTuple
 
-from sidecar.config.models import ListenAddress
+from sidecar.config.addresses import ListenAddress
 
 BACKLOG = 2048
 """As many as a burst of app threads may open at once; the kernel caps it at somaxconn (4096 by default)."""

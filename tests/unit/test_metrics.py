@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import httptools
 import pytest
@@ -33,13 +32,6 @@ FORBIDDEN = {
     *("service_name", "revision_name", "configuration_name"),
 }
 """Google's collectors set these themselves."""
-
-
-class Key(NamedTuple):
-    """A token's key, as far as labels go."""
-
-    credential: str
-    audience: str
 
 
 @pytest.mark.parametrize(

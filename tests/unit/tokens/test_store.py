@@ -574,6 +574,17 @@ async def test_a_refused_token_is_served_again_if_it_cannot_be_renewed(world: Wo
     assert not world.store.reject(KEY, old)
 
 
+async def test_a_refusal_while_the_endpoint_fails_starts_nothing(world: World) -> None:
+    """A 401 while renewals fail neither jumps the backoff nor takes the token away."""
+    old = await world.fetched()
+    world.source.answer = fault(retry_after=20)
+    await world.advance(HOUR - 225)
+    assert not world.store.reject(KEY, old)
+    await world.settle()
+    assert world.store.bearer(KEY) == old
+    assert len(world.source.calls) == 2
+
+
 async def test_a_refused_token_that_comes_again_keeps_its_plan(world: World) -> None:
     """A metadata server that hands out the refused token again is not asked every half minute for an hour."""
     world.source.keep()
@@ -654,6 +665,7 @@ async def test_a_key_that_is_evicted_while_it_is_fetched_keeps_its_callers() -> 
     assert got == [b"Bearer t5", b"Bearer t5"]
     assert left.told == []
     assert world.source.calls.count(audience(0).audience) == 1
+    assert world.store.bearer(audience(0)) == b"Bearer t5"
     assert len(world.store.status()) == len(world.clock.pending) == 2
     await world.store.close()
     assert world.clock.pending == []
@@ -730,6 +742,10 @@ async def test_a_pinned_key_takes_over_from_the_cache(world: World) -> None:
     assert world.store.bearer(KEY) == b"Bearer t1"
     assert len(world.clock.pending) == 1
     assert len(world.store.status()) == 1
+    for i in range(20):
+        await use(world, audience(i))
+    await world.advance(HOUR - 225)
+    assert world.source.calls.count(KEY.audience) == 2
 
 
 # the end

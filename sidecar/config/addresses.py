@@ -1,0 +1,99 @@
+"""Listen addresses, as people write them.
+
+Owns the notation of `listen` and `admin`: `localhost:8787`, `127.0.0.1:8787`, `[::1]:8787`,
+`unix:/run/proxy.sock`. Pure: nothing is bound or resolved here. `localhost` means both loopbacks (Node and
+others try ::1 first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+from sidecar import hosts
+
+
+@dataclass(frozen=True)
+class ListenAddress:
+    """Where to listen: `path` for a Unix socket, else `host` and `port` (0: the system picks one)."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The literal addresses to bind; none for a Unix socket."""
+        if self.path is not None:
+            return ()
+        return ("127.0.0.1", "::1") if self.host == "localhost" else (self.host,)
+
+    def clashes(self, other: ListenAddress) -> bool:
+        """Whether binding both must fail."""
+        if self.path is not None or other.path is not None:
+            return self.path == other.path
+        if self.port != other.port or self.port == 0:
+            return False
+        return any(_same_place(mine, theirs) for mine in self.hosts for theirs in other.hosts)
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_listen(text: object) -> ListenAddress:
+    """One address; ValueError with a sentence where it is not one."""
+    if not isinstance(text, str):
+        raise ValueError(f"`{text}` is not an address such as `localhost:8787`")
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError("a Unix socket needs an absolute path: `unix:/run/idtoken-sidecar/proxy.sock`")
+        if len(path.encode()) > 107:
+            raise ValueError("the path of a Unix socket has at most 107 bytes")
+        return ListenAddress(path=path)
+    authority = hosts.parse_authority(text)
+    if authority.port is None:
+        raise ValueError(f"`{text}` has no port: `localhost:8787`, or `unix:/path` for a Unix socket")
+    if authority.host != "localhost" and hosts.ip_literal(authority.host) is None:
+        raise ValueError(
+            f"`{authority.host}` is a name: listen on `localhost`, or on an address such as 127.0.0.1"
+        )
+    return ListenAddress(authority.host, authority.port)
+
+
+def parse_listens(value: Any) -> tuple[ListenAddress, ...]:
+    """One address or a list of them."""
+    if isinstance(value, str):
+        return (parse_listen(value),)
+    if isinstance(value, Iterable):
+        return tuple(item if isinstance(item, ListenAddress) else parse_listen(item) for item in value)
+    raise ValueError("an address such as `localhost:8787`, or a list of them, belongs here")
+
+
+def _same_place(one: str, other: str) -> bool:
+    wildcard = {"0.0.0.0": ".", "::": ":"}
+    return one == other or wildcard.get(one, "/") in other or wildcard.get(other, "/") in one
+
+
+ListenAddresses = Annotated[
+    tuple[ListenAddress, ...],
+    BeforeValidator(parse_listens),
+    PlainSerializer(lambda addresses: [str(address) for address in addresses], return_type=list[str]),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+            "examples": [
+                "localhost:8787",
+                "127.0.0.1:8787",
+                "[::1]:8787",
+                "unix:/run/idtoken-sidecar/proxy.sock",
+            ],
+        }
+    ),
+]
+"""One or more addresses, written as text or a list."""

@@ -1,0 +1,418 @@
+"""From YAML, environment and flags to a Config, or to every problem with its place.
+
+Owns the reading. Called by the commands with texts they have read; pure. Precedence: flag, then environment
+variable, then file, then default; a flag or a variable replaces the whole setting. Nothing is lost: all
+problems of all three are collected before anything is raised. Only plain YAML is read (no tags that make
+objects), of bounded size and depth, without aliases (an alias bomb is a kilobyte that becomes gigabytes).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, final
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from sidecar.config import checks
+from sidecar.config.addresses import ListenAddress
+from sidecar.config.checks import Path, nearest
+from sidecar.config.environment import expand
+from sidecar.config.models import CREDENTIAL_TYPES, Config, Model, RouteConfig
+
+MAX_SIZE: Final = 1024 * 1024
+"""Characters of a configuration: thousands of routes."""
+_MAX_DEPTH: Final = 20
+
+PREFIX: Final = "IDTOKEN_SIDECAR_"
+_NOT_SETTINGS: Final = frozenset({"CONFIG", "URL", "ADMIN_URL"})
+
+
+class Setting(NamedTuple):
+    """One top-level setting, under its three names."""
+
+    name: str
+    flag: str
+    variable: str
+    description: str
+
+
+SETTINGS: Final = tuple(
+    Setting(name, "--" + name.replace("_", "-"), PREFIX + name.upper(), field.description or "")
+    for name, field in Config.model_fields.items()
+)
+
+
+class Problem(NamedTuple):
+    """One thing to mend, and where."""
+
+    where: str
+    """`config.yaml:12:5`, a flag, or a variable."""
+    path: str
+    """The key, such as `routes[0].upstream`; empty for the document as a whole."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.path}: {self.message}" if self.path else f"{self.where}: {self.message}"
+
+
+@final
+class ConfigError(Exception):
+    """A configuration that can't be used; every reason at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class Loaded(NamedTuple):
+    """A configuration, and what is odd about how it was given."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def load(
+    text: str | None,
+    *,
+    file: str = "config.yaml",
+    environ: Mapping[str, str],
+    flags: Mapping[str, str] | None = None,
+    to: Sequence[str] = (),
+) -> Loaded:
+    """The configuration from a file's text (None: no file), the environment, and flags.
+
+    `flags` maps setting names to YAML text; `to` holds `[NAME=]URL` for routes to add. Raises ConfigError.
+    """
+    reader = _Reader(file)
+    data: dict[str, Any] = {}
+    if text is not None:
+        data = reader.read_file(text, environ)
+    for setting in SETTINGS:
+        for source, value in (
+            (setting.variable, environ.get(setting.variable)),
+            (setting.flag, _get(flags, setting)),
+        ):
+            if value is not None:
+                reader.read_setting(data, setting, source, value)
+    reader.add_targets(data, to)
+    config = reader.validate(data)
+    return Loaded(config, tuple(_odd_variables(environ)))
+
+
+def _get(flags: Mapping[str, str] | None, setting: Setting) -> str | None:
+    return flags.get(setting.name) if flags else None
+
+
+def _odd_variables(environ: Mapping[str, str]) -> list[str]:
+    known = {setting.variable for setting in SETTINGS} | {PREFIX + name for name in _NOT_SETTINGS}
+    return [
+        f"the environment variable {name} is no setting{nearest(name, known)}"
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "URL_")
+    ]
+
+
+@final
+class _Reader:
+    """Collects values with their places, and problems."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._places: dict[Path, str] = {}
+        self._problems: list[Problem] = []
+
+    # reading
+
+    def read_file(self, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
+        node = self._compose(text, self._file)
+        if node is None:
+            return {}
+        value = self._plain(node, (), lambda mark: _place(self._file, mark), environ)
+        if isinstance(value, dict):
+            return value
+        self._say((), "the configuration is a mapping of keys such as `routes:`", self._file)
+        return {}
+
+    def read_setting(self, data: dict[str, Any], setting: Setting, source: str, text: str) -> None:
+        path: Path = (setting.name,)
+        for known in [place for place in self._places if place[:1] == path]:
+            del self._places[known]
+        self._places[path] = source
+        node = self._compose(text, source)
+        data[setting.name] = None if node is None else self._plain(node, path, lambda _: source, None)
+
+    def add_targets(self, data: dict[str, Any], to: Sequence[str]) -> None:
+        """Routes for `--to [NAME=]URL`. A single one without a file also answers on the listener itself."""
+        routes = data.setdefault("routes", []) if to else []
+        if not isinstance(routes, list):
+            return
+        alone = len(to) == 1 and not routes
+        for target in to:
+            name, separator, url = target.partition("=")
+            if not separator or "://" in name:
+                name, url = "", target
+            taken = {route.get("name") for route in routes if isinstance(route, dict)}
+            route = {"name": name or _name_for(url, taken), "upstream": url}
+            if alone:
+                route["path_prefix"] = "/"
+            self._places["routes", len(routes)] = f"--to {target}"
+            routes.append(route)
+
+    def _compose(self, text: str, source: str) -> yaml.Node | None:
+        if len(text) > MAX_SIZE:
+            self._problems.append(Problem(source, "", f"larger than {MAX_SIZE} characters"))
+            return None
+        try:
+            for event in yaml.parse(text, Loader=yaml.SafeLoader):
+                if isinstance(event, yaml.AliasEvent):
+                    self._problems.append(
+                        Problem(
+                            _place(source, event.start_mark), "", "aliases are not read: repeat the value"
+                        )
+                    )
+                    return None
+            return yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = _place(source, mark) if mark and source == self._file else source
+            self._problems.append(Problem(place, "", f"not valid YAML: {error.problem or error.context}"))
+        except (yaml.YAMLError, RecursionError) as error:
+            self._problems.append(Problem(source, "", f"not valid YAML: {str(error).splitlines()[0]}"))
+        return None
+
+    def _plain(
+        self,
+        node: yaml.Node,
+        path: Path,
+        place: Callable[[yaml.Mark], str],
+        environ: Mapping[str, str] | None,
+    ) -> Any:
+        self._places.setdefault(path, place(node.start_mark))
+        if len(path) > _MAX_DEPTH:
+            self._say(path, "nested too deeply")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, place, environ)
+        if isinstance(node, yaml.SequenceNode):
+            return [
+                self._plain(item, (*path, index), place, environ) for index, item in enumerate(node.value)
+            ]
+        if environ is not None and node.tag == "tag:yaml.org,2002:str" and "${" in node.value:
+            try:
+                return expand(node.value, environ)
+            except ValueError as error:
+                self._say(path, str(error))
+                return _BROKEN
+        return self._scalar(node, path)
+
+    def _mapping(
+        self,
+        node: yaml.MappingNode,
+        path: Path,
+        place: Callable[[yaml.Mark], str],
+        environ: Mapping[str, str] | None,
+    ) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            inner: Path = (*path, key)
+            if not isinstance(key_node, yaml.ScalarNode) or key == "<<":
+                self._say(path, "keys are plain words; merge keys are not read", place(key_node.start_mark))
+                continue
+            if key in mapping:
+                self._say(inner, "this key stands here twice", place(key_node.start_mark))
+                continue
+            self._places[inner] = place(key_node.start_mark)
+            mapping[key] = self._plain(value_node, inner, place, environ)
+        return mapping
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            self._say(path, f"`{node.value}` can't be read as {node.tag.rpartition(':')[2]}")
+            return _BROKEN
+        finally:
+            loader.dispose()
+
+    # validating
+
+    def validate(self, data: dict[str, Any]) -> Config:
+        """Every key by itself, then what concerns several; raises ConfigError with all problems of both."""
+        parsed: dict[str, Any] = {}
+        fields = Config.model_fields
+        for key, value in data.items():
+            if key not in fields:
+                self._say((key,), f"unknown key{nearest(key, fields)}")
+            elif key == "routes":
+                parsed[key] = self._routes(value)
+            elif key == "credentials":
+                parsed[key] = self._credentials(value)
+            else:
+                parsed[key] = self._one(fields[key].rebuild_annotation(), value, (key,))
+        defaults = Config()
+        routes: dict[int, RouteConfig] = parsed.get("routes", {})
+        credentials = (
+            [*data["credentials"]] if isinstance(data.get("credentials"), dict) else defaults.credentials
+        )
+        for index, route in routes.items():
+            self._find(checks.check_route(route, ("routes", index), credentials))
+        shared: dict[str, tuple[ListenAddress, ...]] = {
+            key: addresses
+            for key in ("listen", "admin")
+            if (addresses := parsed.get(key, getattr(defaults, key))) is not _BROKEN
+        }
+        self._find(checks.check_clashes(routes, shared))
+        drain = parsed.get("drain", defaults.drain)
+        if drain is not _BROKEN and drain.min > drain.max:
+            self._say(("drain",), "`min` is longer than `max`, which includes it")
+        if not self._problems and not routes:
+            self._say((), "there is no route: add one under `routes:`, or use `--to URL`", self._file)
+        if self._problems:
+            raise ConfigError(sorted(self._problems, key=_order))
+        return Config.model_construct(
+            **{**dict(defaults), **parsed, "routes": tuple(routes.values())}, _fields_set=set(parsed)
+        )
+
+    def _routes(self, value: Any) -> dict[int, RouteConfig]:
+        if not isinstance(value, list):
+            self._say(("routes",), "a list of routes belongs here, each beginning with `- name:`")
+            return {}
+        found = {index: self._route(item, ("routes", index)) for index, item in enumerate(value)}
+        return {index: route for index, route in found.items() if route is not _BROKEN}
+
+    def _route(self, value: Any, path: Path) -> Any:
+        known = len(self._problems)
+        route = self._one(RouteConfig, value, path)
+        if route is _BROKEN and isinstance(value, dict):
+            # What is right about it is still compared with the rest, so that nobody mends a file twice.
+            wrong = {
+                problem.path.removeprefix(_spelled(path) + ".").split(".")[0]
+                for problem in self._problems[known:]
+            }
+            rest = {key: item for key, item in value.items() if key not in wrong and not _holds_broken(item)}
+            try:
+                return RouteConfig.model_validate(rest)
+            except ValidationError:
+                return _BROKEN
+        return route
+
+    def _credentials(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self._say(("credentials",), "a mapping of names belongs here, such as `default: {type: adc}`")
+            return {}
+        found = {}
+        for name, item in value.items():
+            path: Path = ("credentials", name)
+            kind = item.get("type") if isinstance(item, dict) else None
+            model = CREDENTIAL_TYPES.get(kind) if isinstance(kind, str) else None
+            if model is None:
+                known = ", ".join(f"`{known}`" for known in CREDENTIAL_TYPES)
+                hint = nearest(kind, CREDENTIAL_TYPES) if isinstance(kind, str) else ""
+                what = f"`{kind}` is no type of credential" if kind is not None else "the `type` is missing"
+                at: Path = (*path, "type") if kind is not None else path
+                self._say(at, f"{what} (there are {known}){hint}")
+            else:
+                found[name] = self._one(model, item, path)
+        return found
+
+    def _one(self, kind: Any, value: Any, path: Path) -> Any:
+        if value is _BROKEN or _holds_broken(value):
+            return _BROKEN
+        try:
+            return TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_input=False):
+                self._add(detail, kind, path)
+            return _BROKEN
+
+    def _add(self, detail: ErrorDetails, kind: Any, path: Path) -> None:
+        location = tuple(part for part in detail["loc"] if not _is_internal(part))
+        at = (*path, *location)
+        if detail["type"] == "extra_forbidden":
+            model = _model_at(kind, location[:-1])
+            known = [field.alias or name for name, field in model.model_fields.items()] if model else []
+            self._say(at, f"unknown key{nearest(str(location[-1]), known)}")
+        elif detail["type"] == "missing":
+            self._say(at[:-1], f"the key `{at[-1]}` is missing")
+        elif detail["type"] == "value_error":
+            self._say(at, str(detail["ctx"]["error"]))
+        elif detail["type"] == "literal_error":
+            self._say(at, f"{detail['ctx']['expected']} belongs here")
+        elif detail["type"] == "string_pattern_mismatch":
+            self._say(at, f"does not match {detail['ctx']['pattern']}")
+        else:
+            message = detail["msg"].replace("Input should be", "it should be")
+            self._say(at, message[:1].lower() + message[1:])
+
+    # problems
+
+    def _find(self, findings: Sequence[checks.Finding]) -> None:
+        for finding in findings:
+            self._say(finding.path, finding.message)
+
+    def _say(self, path: Path, message: str, place: str | None = None) -> None:
+        known = path
+        while place is None:
+            place = self._places.get(known)
+            if not known:
+                place = place or self._file
+            known = known[:-1]
+        self._problems.append(Problem(place, _spelled(path), message))
+
+
+_BROKEN: Final = type("_Broken", (), {"__repr__": lambda _: "<broken>"})()
+"""Stands where a value could not be read; the problem is noted already."""
+
+
+def _holds_broken(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_broken(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_holds_broken(item) for item in value)
+    return value is _BROKEN
+
+
+def _is_internal(part: int | str) -> bool:
+    """Whether pydantic named a branch of a union here, and not a key of ours."""
+    return isinstance(part, str) and ("function-" in part or "[" in part)
+
+
+def _model_at(kind: Any, location: Sequence[int | str]) -> type[Model] | None:
+    model = kind
+    for part in location:
+        if not (isinstance(model, type) and issubclass(model, Model)) or not isinstance(part, str):
+            return None
+        field = model.model_fields.get(part)
+        model = field.annotation if field is not None else None
+    return model if isinstance(model, type) and issubclass(model, Model) else None
+
+
+def _place(source: str, mark: Any) -> str:
+    return f"{source}:{mark.line + 1}:{mark.column + 1}"
+
+
+def _spelled(path: Path) -> str:
+    spelled = ""
+    for part in path:
+        spelled += f"[{part}]" if isinstance(part, int) else f".{part}" if spelled else str(part)
+    return spelled
+
+
+def _order(problem: Problem) -> tuple[str, int, int]:
+    match = re.fullmatch(r"(.*):(\d+):(\d+)", problem.where)
+    return (match[1], int(match[2]), int(match[3])) if match else (problem.where, 0, 0)
+
+
+def _name_for(url: str, taken: set[Any]) -> str:
+    host = url.partition("://")[2].partition("/")[0].partition(":")[0]
+    label = re.sub(r"[^a-z0-9-]+", "-", host.partition(".")[0].lower()).strip("-")[:50] or "target"
+    name, number = label, 1
+    while name in taken:
+        number += 1
+        name = f"{label}-{number}"
+    return name

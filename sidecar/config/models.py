@@ -1,0 +1,357 @@
+"""The configuration's shape.
+
+Owns every key, its type, its default and its description; the reference page, the JSON Schema, the
+command-line flags and the environment variables all follow from here. Made by `load`, read by everything
+above. Pure. What concerns several keys at once is in `checks`. Durations are seconds and sizes bytes once
+parsed; all models are frozen.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from sidecar import hosts
+from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
+from sidecar.config.quantities import Duration, Size
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_NOT_FOR_TOKENS = frozenset(
+    (
+        *(
+            "accept-encoding",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "cookie",
+            "date",
+        ),
+        *("expect", "host", "http2-settings", "keep-alive", "origin", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "via"),
+    )
+)
+"""Header names that frame, route or describe a message: a token there would break it."""
+
+
+class Model(BaseModel):
+    """What all models have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+
+
+def _word(value: Any) -> Any:
+    """YAML 1.1 reads `on` and `off` as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _switch(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in ("on", "off", "true", "false"):
+        return value.lower() in ("on", "true")
+    if not isinstance(value, bool):
+        raise ValueError(f"`{value}` is neither `on` nor `off`")
+    return value
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+
+
+def _count(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+
+
+Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+
+
+# credentials
+
+
+class Adc(Model):
+    """Application Default Credentials: GOOGLE_APPLICATION_CREDENTIALS' key file, else the metadata server."""
+
+    type: Literal["adc"]
+
+
+class Metadata(Model):
+    """The metadata server of Compute Engine, Cloud Run, GKE, functions, App Engine, Cloud Build."""
+
+    type: Literal["metadata"]
+    account: str = Field(
+        "default", description="Service account of the instance: `default` or an e-mail.", min_length=1
+    )
+
+
+class ServiceAccountKey(Model):
+    """A service account's key, as a file or as text from a variable."""
+
+    type: Literal["service_account_key"]
+    file: str | None = Field(
+        None, description="Path of the key file; read again at each fetch.", min_length=1
+    )
+    json_: SecretStr | None = Field(
+        None,
+        alias="json",
+        description="The key file's text itself, such as `${KEY_JSON}`; instead of `file`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.file is None) == (self.json_ is None):
+            raise ValueError("exactly one of `file` and `json` is needed")
+        return self
+
+
+Credential = Annotated[Adc | Metadata | ServiceAccountKey, Field(discriminator="type")]
+
+CREDENTIAL_TYPES = {"adc": Adc, "metadata": Metadata, "service_account_key": ServiceAccountKey}
+
+
+# routes
+
+
+class Tls(Model):
+    """TLS to the upstream; verification can't be switched off."""
+
+    ca_file: str | None = Field(None, description="PEM file of the CAs to trust instead of the system's.")
+    client_cert_file: str | None = Field(None, description="PEM file of a client certificate and its chain.")
+    client_key_file: str | None = Field(None, description="PEM file of the client certificate's key.")
+    server_name: str | None = Field(
+        None, description="Name to ask for and to verify, instead of the upstream's host."
+    )
+
+
+class Timeouts(Model):
+    """How long each phase of a request may take."""
+
+    connect: Duration = Field(5.0, description="Resolving, connecting and the TLS handshake together.", gt=0)
+    response: Duration = Field(
+        300.0, description="From the end of the request to the head of the answer.", gt=0
+    )
+    idle: Duration = Field(300.0, description="Without a byte either way, once the answer has begun.", gt=0)
+
+
+def _host_pattern(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"`{value}` is not a host name")
+    if value == "*" or value.startswith("*."):
+        if value == "*":
+            raise ValueError("a wildcard needs at least two fixed labels, such as `*.a.run.app`")
+        fixed = hosts.normalise(value[2:])
+        if hosts.ip_literal(fixed) is not None or fixed.count(".") < 1:
+            raise ValueError(f"`{value}`: a wildcard needs at least two fixed labels, such as `*.a.run.app`")
+        return f"*.{fixed}"
+    if "*" in value:
+        raise ValueError(f"`{value}`: a wildcard stands for the first labels only: `*.a.run.app`")
+    if (":" in value and hosts.ip_literal(value) is None) or "/" in value:
+        raise ValueError(
+            f"`{value}`: a host has no scheme, port or path here; ports are ignored when matching"
+        )
+    return hosts.normalise(value)
+
+
+def _host_patterns(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("a host name or a list of them belongs here")
+    return tuple(dict.fromkeys(_host_pattern(item) for item in value))
+
+
+def _upstream(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"`{value}` is not a URL such as `https://billing-abc123-uc.a.run.app`")
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        raise ValueError(f"`{value}` is not a URL: begin with `https://`")
+    rest = rest.removesuffix("/")
+    if "/" in rest or "?" in rest or "#" in rest:
+        raise ValueError(
+            f"`{value}`: an upstream is scheme, host and port only; paths come from the app's requests"
+        )
+    if rest.partition(":")[0] == "{host}":
+        if rest != "{host}":
+            raise ValueError("`{host}` stands alone: `https://{host}`")
+        return f"{scheme.lower()}://{{host}}"
+    return f"{scheme.lower()}://{hosts.parse_authority(rest)}"
+
+
+def _header(value: Any) -> str:
+    if not isinstance(value, str) or _TOKEN.match(value) is None:
+        raise ValueError(f"`{value}` is not a header name")
+    if value.lower() in _NOT_FOR_TOKENS:
+        raise ValueError(f"`{value}` frames, routes or describes the message: a token can't go there")
+    known = ("auto", "both", "authorization", "x-serverless-authorization", "proxy-authorization")
+    return value.lower() if value.lower() in known else value
+
+
+def _path_prefix(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError("a path prefix begins with `/`, such as `/billing`")
+    if value != "/" and value.endswith("/"):
+        raise ValueError(f"write it without the last slash: `{value.rstrip('/')}`")
+    if re.search(r"[%?#\\\s]|//|/\.\.?(/|$)", value) or not value.isascii():
+        raise ValueError("a path prefix is plain ASCII without `%`, `?`, `#`, `//` or dot segments")
+    return value
+
+
+def _upstream_host(value: Any) -> str:
+    if value in ("upstream", "keep"):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError("`upstream`, `keep` or a host name belongs here")
+    return str(hosts.parse_authority(value))
+
+
+class RouteConfig(Model):
+    """One target: how it is reached by the app, where it is, and as whom."""
+
+    name: str = Field(
+        description="Name in logs and metrics; `http://NAME.localhost:PORT/` reaches the route.",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+    )
+    host: Annotated[tuple[str, ...], BeforeValidator(_host_patterns)] = Field(
+        (),
+        description="Host, or list of hosts, that selects the route; `*.a.run.app` matches one or more labels. "
+        "Default: the upstream's host.",
+    )
+    upstream: Annotated[str, BeforeValidator(_upstream)] = Field(
+        description="Where requests go: scheme, host, port. `https://{host}` follows the request's host."
+    )
+    audience: str | None = Field(
+        None,
+        description="The token's `aud`. Default: the upstream's origin. `{host}` is replaced as in `upstream`.",
+        min_length=1,
+    )
+    credential: str = Field("default", description="Which of `credentials` to ask for the token.")
+    header: Annotated[str, BeforeValidator(_header)] = Field(
+        "auto",
+        description="Where the token goes: `auto`, `authorization`, `x-serverless-authorization`, "
+        "`proxy-authorization`, `both`, or any header's name.",
+    )
+    on_conflict: Literal["auto", "replace", "keep", "reject"] = Field(
+        "auto", description="What happens when the app sends that header itself; see docs/headers.md."
+    )
+    path_prefix: Annotated[str, BeforeValidator(_path_prefix)] | None = Field(
+        None, description="Path under the shared listener that reaches the route; stripped before forwarding."
+    )
+    listen: ListenAddresses = Field(
+        (), description="Listeners of the route's own: everything arriving there is its."
+    )
+    upstream_host: Annotated[str, BeforeValidator(_upstream_host)] = Field(
+        "upstream",
+        description="The Host that is sent: the `upstream`'s, the app's own (`keep`), or a literal.",
+    )
+    tls: Tls = Field(Tls(), description="TLS to the upstream.")
+    timeouts: Timeouts = Field(Timeouts(), description="How long each phase may take.")
+    prefetch: Switch = Field(True, description="Fetch the token at start, and be unready until it came.")
+    allow_plaintext: Switch = Field(
+        False,
+        description="Send the token to an `http://` upstream that is not loopback. Whoever listens can use it.",
+    )
+    allow_cross_site: Switch = Field(
+        False,
+        description="Serve requests that a browser makes for pages of other sites. They act as this identity.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_host(cls, data: Any) -> Any:
+        upstream = data.get("upstream") if isinstance(data, dict) else None
+        if isinstance(upstream, str) and "host" not in data and "{host}" not in upstream:
+            try:
+                return {**data, "host": urlsplit(upstream).hostname or ""}
+            except ValueError:
+                return data
+        return data
+
+
+# the whole
+
+
+class Drain(Model):
+    """What happens between the signal to stop and the end."""
+
+    min: Duration = Field(
+        0.0, description="Accept connections for this long still: the app may stop after the sidecar."
+    )
+    max: Duration = Field(8.0, description="Finish what is in flight for at most this long, `min` included.")
+
+
+class Limits(Model):
+    """What one connection may take."""
+
+    head: Size = Field(65536, description="Size of a request's or an answer's head.", ge=1024)
+    headers: Count = Field(200, description="Header lines of a request.")
+    target: Size = Field(16384, description="Length of a request's target (path and query).", ge=256)
+    head_timeout: Duration = Field(
+        10.0, description="From a request's first byte to the end of its head.", gt=0
+    )
+    body_timeout: Duration = Field(
+        300.0, description="Without a byte of a request's body that is still due.", gt=0
+    )
+    keep_alive: Duration = Field(
+        75.0, description="Without a request on an open connection from the app.", gt=0
+    )
+
+
+class Pool(Model):
+    """Connections to one upstream."""
+
+    connections: Count = Field(1000, description="At most this many at once; further requests wait for one.")
+    idle: Duration = Field(60.0, description="Close a connection that served nobody for this long.", gt=0)
+
+
+def _default_listen() -> tuple[ListenAddress, ...]:
+    return (parse_listen("localhost:8787"),)
+
+
+def _default_admin() -> tuple[ListenAddress, ...]:
+    return (parse_listen("localhost:9787"),)
+
+
+def _default_credentials() -> dict[str, Credential]:
+    return {"default": Adc(type="adc")}
+
+
+class Config(Model):
+    """The whole configuration."""
+
+    listen: ListenAddresses = Field(
+        default_factory=_default_listen,
+        description="The shared listener: `localhost:PORT` (both loopbacks), an address, `unix:/path`, or a list.",
+    )
+    admin: ListenAddresses = Field(
+        default_factory=_default_admin, description="The admin server: probes, metrics, status, quit."
+    )
+    credentials: dict[str, Credential] = Field(
+        default_factory=_default_credentials, description="Where tokens come from, by name."
+    )
+    routes: tuple[RouteConfig, ...] = Field((), description="The targets.")
+    via: Switch = Field(
+        True, description="Append `Via` to requests; without it, loops are found by address only."
+    )
+    token_wait: Duration = Field(
+        10.0, description="How long a request waits for a token before it gets a 503.", gt=0
+    )
+    startup_wait: Duration = Field(
+        60.0, description="Be ready after this long even where a token is still missing."
+    )
+    drain: Drain = Field(Drain(), description="What happens on SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity to log."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json` (Google Cloud's LogEntry fields), `text`, or `auto`: text on a terminal."
+    )
+    access_log: Annotated[Literal["off", "errors", "all"], BeforeValidator(_word)] = Field(
+        "errors", description="Which requests are logged: none, 5xx and the sidecar's own refusals, or all."
+    )
+    log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")
+    limits: Limits = Field(Limits(), description="What one connection may take.")
+    pool: Pool = Field(Pool(), description="Connections to one upstream.")
+    token_cache: Count = Field(
+        1000, description="Tokens of wildcard routes that are kept; fixed audiences come on top."
+    )
