@@ -234,24 +234,31 @@ class DownstreamConnection(asyncio.Protocol):
         if self._broken:
             return
         parser = self._parser
+        fields = self._fields
         method = parser.get_method()
         body = None
         try:
-            self._check_size()
-            http10 = self._http10()
-            found = headers.survey(self._fields)
+            limits = self.proxy.limits
+            if self._fed > limits.target or len(fields) > limits.headers:
+                self._check_size()
+            version = parser.get_http_version()
+            http10 = version == "1.0"
+            if not http10 and version != "1.1":
+                raise _malformed(f"HTTP/{version} is not spoken here.")
+            found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
             if upgrade is not None and b"h2c" in headers.list_members(upgrade):
                 # Some clients (Java's) ask for it on every request and are content without (RFC 9110, 7.8).
                 self._declined = True
                 return
             authority, path, absolute = self._read_target(method, found, http10=http10)
-            _check_expectation(found)
+            if b"expect" in found:
+                _check_expectation(found)
             body = framing.request_body(found, http10=http10)
             if upgrade is not None and body != framing.NO_BODY:
                 raise _malformed("A request to upgrade the connection may not have a body here.")
             admitted = self.proxy.admission.admit(
-                self._fields,
+                fields,
                 found,
                 authority=authority,
                 path=path,
@@ -270,7 +277,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.proxy.pools.get(admitted[0]),
             method=method,
             authority=authority,
-            fields=self._fields,
+            fields=fields,
             found=found,
             body=body,
             http10=http10,
@@ -322,14 +329,6 @@ class DownstreamConnection(asyncio.Protocol):
         return SidecarError(
             Reason.HEAD_TOO_LARGE, f"The head is larger than {limits.head} bytes (`limits.head`)."
         )
-
-    def _http10(self) -> bool:
-        version = self._parser.get_http_version()
-        if version == "1.1":
-            return False
-        if version == "1.0":
-            return True
-        raise _malformed(f"HTTP/{version} is not spoken here.")
 
     def _read_target(self, method: bytes, found: headers.Found, *, http10: bool) -> tuple[bytes, bytes, bool]:
         """Authority, origin-form target, and whether the app uses the sidecar as its HTTP proxy."""
@@ -474,7 +473,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _head_without_upgrade(self) -> bytes:
         """The head that was just parsed as it reads without its wish for h2c: the parser frames its body then."""
-        version = b"1.0" if self._http10() else b"1.1"
+        version = self._parser.get_http_version().encode("ascii")
         out = [self._parser.get_method(), b" ", self._target, b" HTTP/", version, b"\r\n"]
         for name, value in self._fields:
             lower = name.lower()
