@@ -193,7 +193,8 @@ class EntryCache(TLRUCache[TokenKey, Entry]):
         entry.evicted = False
 
     def entries(self) -> list[Entry]:
-        """All of them, without counting as a use."""
+        """All of them, without counting as a use; what has expired leaves first, with its timer."""
+        self.expire()
         return [Cache.__getitem__(self, key) for key in self]
 
     def expire(self, time: float | None = None) -> list[tuple[TokenKey, Entry]]:

@@ -134,6 +134,8 @@ async def test_faults(
     assert caught.value.retry_after == (30.0 if reason is Reason.TOKEN_RATE_LIMITED else None)
     assert caught.value.__cause__ is None
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+    passed = {frame.f_code.co_name for frame, _ in traceback.walk_tb(caught.value.__traceback__)}
+    assert not passed & {"refresh", "ask", "__call__", "_read"}, "its frames hold what was sent and what came"
     assert len(raw.requests) == 1
     assert path in raw.requests[0]
 

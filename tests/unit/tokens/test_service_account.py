@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.adc import AdcGrant
+from sidecar.tokens.fetch_threads import FetchThreads
+from sidecar.tokens.google_source import GoogleSource, Grant
 from sidecar.tokens.service_account import (
     FILE_LIMIT,
     KeyGrant,
@@ -17,6 +27,7 @@ from sidecar.tokens.service_account import (
     parse_credential,
     read_credential,
 )
+from tests.unit.tokens.conftest import Behaviour, RawEndpoint, http, jwt
 
 SECRET = "MIIEvQIBADANBgkq-not-for-your-eyes"
 KEY: Mapping[str, Any] = {
@@ -123,3 +134,168 @@ def test_a_grant_says_where_its_key_is_and_not_what() -> None:
     )
     grant = KeyGrant(text=json.dumps(dict(KEY)), where="`credentials.default.json`")
     assert SECRET not in grant.describe() + repr(grant)
+
+
+AUDIENCE = "https://svc-abc-uc.a.run.app"
+
+
+@pytest.fixture(scope="module")
+def private_key() -> str:
+    """A real key: google-auth signs with it."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def source(grant: Grant) -> GoogleSource:
+    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("default"), seconds=5)
+
+
+def usable(raw: RawEndpoint, private_key: str, **changes: str) -> str:
+    """A key whose token endpoint is `raw`, as JSON."""
+    info = {**KEY, "private_key": private_key, "token_uri": f"http://{raw.origin}/token", **changes}
+    return json.dumps(info)
+
+
+def granted(value: str) -> Behaviour:
+    return http(200, json.dumps({"id_token": value}).encode(), content_type="application/json")
+
+
+def claims(request: str) -> dict[str, Any]:
+    """The claims of the assertion in a recorded request."""
+    (assertion,) = parse_qs(request.partition("\r\n\r\n")[2])["assertion"]
+    payload = assertion.split(".")[1]
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    return found
+
+
+async def test_a_token_for_a_key(raw: RawEndpoint, private_key: str) -> None:
+    """One POST of a signed assertion to the key's own token_uri brings the token."""
+    value = jwt(AUDIENCE, issued=0, expires=3600)
+    raw.behaviour = granted(value)
+    grant = KeyGrant(text=usable(raw, private_key), where="x")
+    token = await source(grant).mint(AUDIENCE)
+    assert token.bearer == b"Bearer " + value.encode()
+    (request,) = raw.requests
+    assert request.startswith("POST /token HTTP/1.1\r\n")
+    assert "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer" in request
+    sent = claims(request)
+    assert (sent["iss"], sent["target_audience"]) == (KEY["client_email"], AUDIENCE)
+    assert sent["aud"] == "https://oauth2.googleapis.com/token"
+
+
+async def test_a_changed_file_counts_from_the_next_fetch_on(
+    raw: RawEndpoint, private_key: str, tmp_path: Path
+) -> None:
+    """A key that is replaced, broken or put right again is used, named or used by the next fetch."""
+    raw.behaviour = granted(jwt(AUDIENCE, issued=0, expires=3600))
+    file = tmp_path / "key.json"
+    file.write_text(usable(raw, private_key))
+    it = source(KeyGrant(file=str(file), where=str(file)))
+    await it.mint(AUDIENCE)
+    file.write_text("{")
+    with pytest.raises(SidecarError, match="credential_invalid"):
+        await it.mint(AUDIENCE)
+    file.write_text(usable(raw, private_key, client_email="new@p.iam.gserviceaccount.com"))
+    await it.mint(AUDIENCE)
+    assert [claims(request)["iss"] for request in raw.requests] == [
+        "sa@p.iam.gserviceaccount.com",
+        "new@p.iam.gserviceaccount.com",
+    ]
+
+
+async def test_adc_uses_a_key_that_it_finds(raw: RawEndpoint, private_key: str, tmp_path: Path) -> None:
+    """Application Default Credentials that are a service account key are used as one."""
+    value = jwt(AUDIENCE, issued=0, expires=3600)
+    raw.behaviour = granted(value)
+    file = tmp_path / "key.json"
+    file.write_text(usable(raw, private_key))
+    token = await source(AdcGrant({"GOOGLE_APPLICATION_CREDENTIALS": str(file)})).mint(AUDIENCE)
+    assert token.bearer == b"Bearer " + value.encode()
+
+
+RESPONSE_SECRET = "eyJzZWNyZXQiOiAxfQ"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "says"),
+    [
+        pytest.param(
+            http(
+                400,
+                json.dumps(
+                    {
+                        "error": "invalid_grant",
+                        "error_description": f"Invalid JWT Signature. {RESPONSE_SECRET}",
+                    }
+                ).encode(),
+                content_type="application/json",
+            ),
+            Reason.TOKEN_DENIED,
+            "The key of service account sa@p.iam.gserviceaccount.com was deleted",
+            id="key-deleted",
+        ),
+        pytest.param(
+            http(
+                400,
+                b'{"error": "invalid_grant", "error_description": "Invalid JWT: Token must be a short-lived token '
+                b'(60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim."}',
+            ),
+            Reason.TOKEN_DENIED,
+            "clock is off",
+            id="clock",
+        ),
+        pytest.param(
+            http(200, f"<html>{RESPONSE_SECRET}".encode()), Reason.TOKEN_MALFORMED, "text/html", id="html"
+        ),
+        pytest.param(
+            http(200, json.dumps({"access_token": RESPONSE_SECRET}).encode()),
+            Reason.TOKEN_MALFORMED,
+            "not with a token",
+            id="another-token",
+        ),
+        pytest.param(granted(RESPONSE_SECRET), Reason.TOKEN_MALFORMED, "not with a token", id="not-a-jwt"),
+        pytest.param(
+            http(200, b'["id_token"]'), Reason.TOKEN_MALFORMED, "not with a token", id="not-an-object"
+        ),
+        pytest.param(
+            http(200, b'{"id_token": 7}'), Reason.TOKEN_MALFORMED, "not with a token", id="not-text"
+        ),
+        pytest.param(
+            granted(jwt(AUDIENCE, issued=0)), Reason.TOKEN_NO_EXPIRY, "no usable `exp`", id="no-exp"
+        ),
+        pytest.param(
+            granted(jwt("https://other", issued=0, expires=9)),
+            Reason.TOKEN_WRONG_AUDIENCE,
+            "other",
+            id="audience",
+        ),
+        pytest.param(
+            granted(jwt(AUDIENCE, issued=-3700, expires=-100)),
+            Reason.TOKEN_EXPIRED,
+            "expired 10",
+            id="expired",
+        ),
+        pytest.param(http(500), Reason.TOKEN_ENDPOINT_FAILED, "answered 500", id="500"),
+        pytest.param(http(502), Reason.TOKEN_ENDPOINT_FAILED, "answered 502", id="502"),
+        pytest.param(http(503), Reason.TOKEN_ENDPOINT_FAILED, "answered 503", id="503"),
+        pytest.param(http(404), Reason.TOKEN_ENDPOINT_FAILED, "`token_uri`", id="404"),
+        pytest.param(
+            http(429, headers={"Retry-After": "3"}), Reason.TOKEN_RATE_LIMITED, "answered 429", id="429"
+        ),
+    ],
+)
+async def test_faults(
+    raw: RawEndpoint, private_key: str, behaviour: Behaviour, reason: Reason, says: str
+) -> None:
+    """Every fault ends the fetch after one request, with its reason, and without the assertion or the answer."""
+    raw.behaviour = behaviour
+    it = source(KeyGrant(text=usable(raw, private_key), where="x"))
+    with pytest.raises(SidecarError) as caught:
+        await asyncio.wait_for(it.mint(AUDIENCE), 3)
+    assert caught.value.reason is reason
+    assert says in caught.value.detail
+    assert len(raw.requests) == 1
+    assert RESPONSE_SECRET not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None

@@ -189,6 +189,16 @@ async def test_a_caller_that_left_is_not_called(world: World) -> None:
     assert world.stats[KEY].waiting == 0
 
 
+async def test_the_last_caller_to_leave_takes_the_timer_along(world: World) -> None:
+    """With nobody waiting no timer is left, though the fetch goes on."""
+    world.source.held = {"*"}
+    caller = Caller()
+    world.store.join(KEY, caller)
+    assert len(world.clock.pending) == 1
+    world.store.leave(KEY, caller)
+    assert world.clock.pending == []
+
+
 async def test_a_caller_can_leave_while_others_are_called(world: World) -> None:
     """A waiter that takes another one away while they are being called keeps it from being called."""
     second = Caller()
@@ -538,6 +548,15 @@ async def test_a_refused_token_is_renewed(world: World) -> None:
     assert len(world.source.calls) == 2
 
 
+async def test_a_refused_token_gives_way_to_a_shorter_lived_one(world: World) -> None:
+    """After a refusal the new token counts, though it expire before the refused one."""
+    old = await world.fetched()
+    world.source.life = 600
+    assert world.store.reject(KEY, old)
+    await world.settle()
+    assert world.store.bearer(KEY) == b"Bearer t2"
+
+
 async def test_a_late_refusal_of_an_old_token_costs_nothing(world: World) -> None:
     """A 401 for a token that has been renewed since: go on with the new one, no fetch."""
     old = await world.fetched()
@@ -710,6 +729,21 @@ async def test_an_unused_wildcard_key_is_not_renewed_and_leaves(world: World) ->
     await use(world, audience(1))
     assert [status.key for status in world.store.status()] == [audience(1)]
     assert len(world.clock.pending) == 1
+
+
+async def test_a_failing_wildcard_key_is_remembered_for_a_while(world: World) -> None:
+    """A key that fails and is asked for now and then keeps its count of failures, so that its backoff grows."""
+    world.source.answer = fault()
+    for calls in range(1, 5):
+        world.store.join(audience(0), Caller())
+        await world.settle()
+        assert len(world.source.calls) == calls
+        await world.advance(30)
+        assert world.state(audience(0)) is State.FAILING
+    await world.advance(60)
+    world.store.nudge()
+    assert world.store.status() == []
+    assert world.clock.pending == []
 
 
 async def test_a_used_wildcard_key_is_renewed_ahead_by_timer(world: World) -> None:
