@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn, final
 from urllib.parse import urlsplit
@@ -32,10 +32,9 @@ _ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY o
 class KeyGrant:
     """A service account key, in a file or given as text."""
 
-    def __init__(self, *, file: str | None = None, text: str | None = None, where: str) -> None:
-        """Exactly one of `file` and `text`; `where` names the place for people."""
-        self._file = file
-        self._text = text
+    def __init__(self, read: Callable[[], str], where: str) -> None:
+        """`read` gives the text of the key, blocking, or raises `SidecarError`; `where` names the place."""
+        self._read = read
         self._where = where
 
     def ask(self, flight: Flight, audience: str) -> str | None:
@@ -46,9 +45,6 @@ class KeyGrant:
     def describe(self) -> str:
         """See `Grant.describe`."""
         return f"service account key in {self._where}"
-
-    def _read(self) -> str:
-        return self._text if self._file is None else read_credential(self._file)  # type: ignore[return-value]
 
 
 def ask_with_key(flight: Flight, audience: str, info: Mapping[str, Any], where: str) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from sidecar.clock import Clock
@@ -19,7 +20,7 @@ from sidecar.tokens.adc import AdcGrant
 from sidecar.tokens.fetch_threads import DEFAULT_LIMIT, FetchThreads
 from sidecar.tokens.google_source import DEFAULT_SECONDS, GoogleSource, Grant
 from sidecar.tokens.metadata import MetadataGrant
-from sidecar.tokens.service_account import KeyGrant
+from sidecar.tokens.service_account import KeyGrant, read_credential
 from sidecar.tokens.token import Token
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def _grant(name: str, credential: Credential, environ: Mapping[str, str]) -> Gra
             return MetadataGrant(environ, account=credential.account)
         case "service_account_key":
             if credential.file is not None:
-                return KeyGrant(file=credential.file, where=credential.file)
+                return KeyGrant(partial(read_credential, credential.file), credential.file)
             text = "" if credential.json_ is None else credential.json_.get_secret_value()
-            return KeyGrant(text=text, where=f"`credentials.{name}.json`")
+            return KeyGrant(lambda: text, f"`credentials.{name}.json`")
         case _:
             assert_never(credential)

@@ -128,11 +128,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_grant_says_where_its_key_is_and_not_what() -> None:
     """The description names the place only."""
-    assert (
-        KeyGrant(file="/keys/a.json", where="/keys/a.json").describe()
-        == "service account key in /keys/a.json"
-    )
-    grant = KeyGrant(text=json.dumps(dict(KEY)), where="`credentials.default.json`")
+    grant = KeyGrant(lambda: json.dumps(dict(KEY)), "/keys/a.json")
+    assert grant.describe() == "service account key in /keys/a.json"
     assert SECRET not in grant.describe() + repr(grant)
 
 
@@ -174,7 +171,7 @@ async def test_a_token_for_a_key(raw: RawEndpoint, private_key: str) -> None:
     """One POST of a signed assertion to the key's own token_uri brings the token."""
     value = jwt(AUDIENCE, issued=0, expires=3600)
     raw.behaviour = granted(value)
-    grant = KeyGrant(text=usable(raw, private_key), where="x")
+    grant = KeyGrant(lambda: usable(raw, private_key), "x")
     token = await source(grant).mint(AUDIENCE)
     assert token.bearer == b"Bearer " + value.encode()
     (request,) = raw.requests
@@ -192,7 +189,7 @@ async def test_a_changed_file_counts_from_the_next_fetch_on(
     raw.behaviour = granted(jwt(AUDIENCE, issued=0, expires=3600))
     file = tmp_path / "key.json"
     file.write_text(usable(raw, private_key))
-    it = source(KeyGrant(file=str(file), where=str(file)))
+    it = source(KeyGrant(lambda: read_credential(str(file)), str(file)))
     await it.mint(AUDIENCE)
     file.write_text("{")
     with pytest.raises(SidecarError, match="credential_invalid"):
@@ -289,9 +286,10 @@ RESPONSE_SECRET = "eyJzZWNyZXQiOiAxfQ"
 async def test_faults(
     raw: RawEndpoint, private_key: str, behaviour: Behaviour, reason: Reason, says: str
 ) -> None:
-    """Every fault ends the fetch after one request, with its reason, and without the assertion or the answer."""
+    """Every fault ends the fetch after one request, with its reason, and without the assertion or the
+    answer."""
     raw.behaviour = behaviour
-    it = source(KeyGrant(text=usable(raw, private_key), where="x"))
+    it = source(KeyGrant(lambda: usable(raw, private_key), "x"))
     with pytest.raises(SidecarError) as caught:
         await asyncio.wait_for(it.mint(AUDIENCE), 3)
     assert caught.value.reason is reason

@@ -732,7 +732,8 @@ async def test_an_unused_wildcard_key_is_not_renewed_and_leaves(world: World) ->
 
 
 async def test_a_failing_wildcard_key_is_remembered_for_a_while(world: World) -> None:
-    """A key that fails and is asked for now and then keeps its count of failures, so that its backoff grows."""
+    """A key that fails and is asked for now and then keeps its count of failures, so that its backoff
+    grows."""
     world.source.answer = fault()
     for calls in range(1, 5):
         world.store.join(audience(0), Caller())
