@@ -13,7 +13,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.google_source import Flight, GoogleSource
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
-from tests.unit.tokens.conftest import Behaviour, RawEndpoint, answer, drip, hang, http, jwt, reset
+from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, jwt, reset
 
 AUDIENCE = "https://svc-abc-uc.a.run.app"
 PARTICULAR = "other@p.iam.gserviceaccount.com"

@@ -12,7 +12,7 @@ from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
 from sidecar.tokens.google_transport import BODY_LIMIT, GoogleTransport
-from tests.unit.tokens.conftest import Behaviour, RawEndpoint, answer, drip, hang, http, reset
+from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, reset
 
 ENDPOINT = Endpoint("the endpoint", Protocol.METADATA, "account", "Look here.")
 SECRET = "assertion-that-nobody-may-see"

@@ -27,7 +27,7 @@ from sidecar.tokens.service_account import (
     parse_credential,
     read_credential,
 )
-from tests.unit.tokens.conftest import Behaviour, RawEndpoint, http, jwt
+from tests.support.raw_endpoint import Behaviour, RawEndpoint, http, jwt
 
 SECRET = "MIIEvQIBADANBgkq-not-for-your-eyes"
 KEY: Mapping[str, Any] = {
