@@ -17,7 +17,7 @@ from sidecar.clock import Clock, TimerHandle
 from sidecar.errors import SidecarError
 from sidecar.metrics import TokenStats
 
-Waiter = Callable[[SidecarError | None], None]
+Waiter = Callable[[SidecarError | None], object]
 
 _TIMER_SLACK: Final = 0.001
 """Seconds: a timer that runs this much early counts as on time."""
