@@ -148,7 +148,7 @@ async def test_a_fetch_that_was_given_up_frees_its_thread(raw: RawEndpoint) -> N
         await it.mint(AUDIENCE)
     await asyncio.wait_for(raw.gone.wait(), 5)
     raw.behaviour = http(200, jwt(AUDIENCE, issued=0, expires=3600).encode())
-    assert await it.mint(AUDIENCE)
+    assert (await it.mint(AUDIENCE)).audience == AUDIENCE
     assert (it.threads.running, it.threads.abandoned) == (0, 0)
 
 

@@ -22,6 +22,11 @@ def clock() -> SystemClock:
     return SystemClock(asyncio.get_running_loop())
 
 
+def inline(text: str) -> ServiceAccountKey:
+    """A key given as text."""
+    return ServiceAccountKey.model_validate({"type": "service_account_key", "json": SecretStr(text)})
+
+
 async def test_a_source_for_each_credential(tmp_path: Path) -> None:
     """Each type becomes its own source, under its name, and says what it uses without a secret."""
     sources = build_sources(
@@ -30,9 +35,7 @@ async def test_a_source_for_each_credential(tmp_path: Path) -> None:
             "m": Metadata(type="metadata"),
             "p": Metadata(type="metadata", account="x@p.iam.gserviceaccount.com"),
             "f": ServiceAccountKey(type="service_account_key", file="/keys/f.json"),
-            "j": ServiceAccountKey(
-                type="service_account_key", json=SecretStr('{"private_key": "very-secret"}')
-            ),
+            "j": inline('{"private_key": "very-secret"}'),
         },
         clock=clock(),
         environ={"GCE_METADATA_HOST": "h:1", "CLOUDSDK_CONFIG": str(tmp_path)},
@@ -48,7 +51,7 @@ async def test_a_source_for_each_credential(tmp_path: Path) -> None:
 
 async def test_a_bad_inline_key_is_named_by_its_place_in_the_configuration() -> None:
     """A key from a variable that is incomplete is named by its key in the configuration, and never shown."""
-    key = ServiceAccountKey(type="service_account_key", json=SecretStr('{"private_key": "very-secret"}'))
+    key = inline('{"private_key": "very-secret"}')
     with pytest.raises(
         SidecarError, match=r"`credentials\.j\.json`.*lacks `client_email`, `token_uri`"
     ) as caught:

@@ -151,7 +151,7 @@ async def test_callers_are_told_in_the_order_they_came(world: World) -> None:
     """The first to wait is the first to go on."""
     order: list[int] = []
     for i in range(20):
-        world.store.join(KEY, lambda _error, i=i: order.append(i))
+        world.store.join(KEY, lambda _error, i=i: order.append(i))  # type: ignore[misc]
     await world.settle()
     assert order == list(range(20))
 
@@ -160,7 +160,7 @@ async def test_a_bearer_is_ready_when_the_waiter_is_called(world: World) -> None
     """A waiter that is told None gets the token right then, for pinned and cached keys alike."""
     got: list[bytes | None] = []
     for key in (KEY, TokenKey("default", "https://b.run.app")):
-        world.store.join(key, lambda _error, key=key: got.append(world.store.bearer(key)))
+        world.store.join(key, lambda _error, key=key: got.append(world.store.bearer(key)))  # type: ignore[misc]
     await world.settle()
     assert got == [b"Bearer t1", b"Bearer t2"]
 
