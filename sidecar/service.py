@@ -41,6 +41,7 @@ from sidecar.proxy.pool import Pools
 from sidecar.proxy.server import Proxy
 from sidecar.routes import Route, RouteTable
 from sidecar.tasks import Tasks
+from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey
@@ -254,6 +255,10 @@ class Service:
         return [
             str(listener) for listener, route in self._listeners if route is not None and route.name == name
         ]
+
+    def token_statuses(self) -> list[TokenStatus]:
+        """The state of every token; never the token."""
+        return self._tokens.status()
 
     # admin.view.AdminView
 

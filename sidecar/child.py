@@ -1,0 +1,154 @@
+"""`exec`: a command with a sidecar beside it, for where no sidecar container can be.
+
+Owns the child process: its environment, the signals it is passed, its exit code, and the orphans it leaves
+(this process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process,
+so it can't be gone while the command runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+from sidecar.config.addresses import parse_listen
+from sidecar.config.models import Config
+from sidecar.service import Service
+
+_log = logging.getLogger(__name__)
+
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+"""As a shell reports them."""
+
+_FORWARDED: Final = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT),
+)
+_SPARED: Final = (
+    "localhost",
+    ".localhost",
+    "127.0.0.1",
+    "::1",
+    "169.254.169.254",
+    "metadata.google.internal",
+)
+"""What a client must not ask the sidecar for: loopback, and the metadata server."""
+
+_READY_POLL: Final = 0.02
+
+
+def with_own_listeners(config: Config) -> Config:
+    """The same configuration with a loopback port for every route that has none.
+
+    Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`.
+    """
+    routes = []
+    for route in config.routes:
+        has_port = any(address.path is None for address in route.listen)
+        if "{host}" not in route.upstream and not has_port:
+            route = route.model_copy(update={"listen": (*route.listen, parse_listen("localhost:0"))})
+        routes.append(route)
+    return config.model_copy(update={"routes": tuple(routes)})
+
+
+def environment(service: Service, environ: Mapping[str, str], *, http_proxy: bool) -> dict[str, str]:
+    """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for."""
+    base = url(service.shared_addresses())
+    child = dict(environ)
+    if base is not None:
+        child["IDTOKEN_SIDECAR_URL"] = base
+    for route in service.config.routes:
+        own = url(service.route_addresses(route.name)) or base
+        if own is not None:
+            child["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = own
+    if http_proxy and base is not None:
+        child["HTTP_PROXY"] = child["http_proxy"] = base
+        before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
+        kept = [entry for entry in (part.strip() for part in before.split(",")) if entry]
+        child["NO_PROXY"] = child["no_proxy"] = ",".join(dict.fromkeys([*kept, *_SPARED]))
+    return child
+
+
+def url(addresses: Sequence[str]) -> str | None:
+    """A base URL for bound addresses, or None where all are Unix sockets."""
+    for address in addresses:
+        if not address.startswith("unix:"):
+            host, _, port = address.rpartition(":")
+            loopback = host in ("127.0.0.1", "[::1]", "0.0.0.0", "[::]")
+            return f"http://{'localhost' if loopback else host}:{port}"
+    return None
+
+
+@final
+class Child:
+    """The command, once the sidecar beside it is ready."""
+
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], *, http_proxy: bool, wait: bool
+    ) -> None:
+        self._command = list(command)
+        self._environ = environ
+        self._http_proxy = http_proxy
+        self._wait = wait
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended: asyncio.Event = asyncio.Event()
+        self._stopped_early: signal.Signals | None = None
+        self._code = 0
+
+    async def __call__(self, service: Service) -> int:
+        """Run the command; its exit code, or 128 plus the signal that ended it."""
+        loop = asyncio.get_running_loop()
+        for number in _FORWARDED:
+            loop.add_signal_handler(number, self._forward, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        if self._wait:
+            await self._until_ready(service)
+        if self._stopped_early is not None:
+            return 128 + self._stopped_early
+        try:
+            # Not asyncio's: this process reaps whatever ends, and two who wait for one child lose its code.
+            self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # fork is short; the command is the caller's
+                self._command, env=environment(service, self._environ, http_proxy=self._http_proxy)
+            )
+        except OSError as error:
+            print(f"idtoken-sidecar: {self._command[0]}: {error.strerror}", file=sys.stderr)
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        self._reap()
+        await self._ended.wait()
+        return self._code
+
+    async def _until_ready(self, service: Service) -> None:
+        while not service.ready_state()[0] and self._stopped_early is None:  # noqa: ASYNC110  # polled, as probes do
+            await asyncio.sleep(_READY_POLL)
+        missing = [token.key.audience for token in service.token_statuses() if token.expires_at is None]
+        if missing and self._stopped_early is None:
+            _log.warning("starting the command without all tokens", extra={"fields": {"missing": missing}})
+
+    def _forward(self, number: signal.Signals) -> None:
+        if self._process is None:
+            if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+                self._stopped_early = number
+        elif number != signal.SIGINT or not sys.stdin.isatty():
+            # On a terminal, Ctrl-C has reached the whole foreground group already.
+            self._process.send_signal(number)
+
+    def _reap(self) -> None:
+        """Collect every child that has ended: the command, and orphans that were given to this process."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._process is not None and pid == self._process.pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._code = 128 - code if code < 0 else code
+                self._process.returncode = code
+                self._ended.set()

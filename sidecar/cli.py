@@ -1,0 +1,282 @@
+"""The command line.
+
+Owns the commands, their options and how a configuration is found: flag, then environment variable, then
+file. Reads files and calls what is below; decides nothing. Exit codes:
+
+    0    done, or told to stop
+    1    not ready, not healthy, a demo call that was not verified
+    2    the configuration, or the command line, can't be used
+    3    an address to listen on is in use
+    126  `exec`: the command can't be run
+    127  `exec`: the command was not found
+    128+ ended by a signal: a second one while shutting down, or the command's
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from sidecar.config.load import SETTINGS, ConfigError, Loaded, load
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONFIG_VARIABLE = "IDTOKEN_SIDECAR_CONFIG"
+_EXIT_CODES = (
+    "\b\nExit codes: 0 done, told to stop · 1 not ready, not verified · 2 configuration · 3 address in use"
+)
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _configured(function: F) -> F:
+    """Options that every command with a configuration has: the file, `--to`, and one for each setting."""
+    for setting in reversed(SETTINGS):
+        function = click.option(
+            setting.flag,
+            f"set_{setting.name}",
+            metavar="YAML",
+            help=f"{setting.description} [{setting.variable}]",
+        )(function)
+    function = click.option(
+        "--to",
+        multiple=True,
+        metavar="[NAME=]URL",
+        help="Add a route to this upstream; repeatable, needs no file.",
+    )(function)
+    return click.option(
+        "-c", "--config", "file", metavar="FILE", help=f"The configuration, YAML. [{CONFIG_VARIABLE}]"
+    )(function)
+
+
+def _load(file: str | None, to: Sequence[str], settings: dict[str, str | None]) -> Loaded:
+    """The configuration, or an end with every problem on a line of its own."""
+    file = file or os.environ.get(CONFIG_VARIABLE)
+    flags = {name.removeprefix("set_"): value for name, value in settings.items() if value is not None}
+    try:
+        text = Path(file).read_text("utf-8") if file else None
+    except (OSError, UnicodeDecodeError) as error:
+        _give_up(f"{file}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}")
+    try:
+        return load(text, file=file or "(no file)", environ=os.environ, flags=flags, to=to)
+    except ConfigError as error:
+        hint = "Every key is in config.example.yaml; `idtoken-sidecar config schema` prints their schema."
+        _give_up(f"{error}\n{hint}")
+
+
+def _give_up(message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(2)
+
+
+@click.group(context_settings=_CONTEXT, epilog=_EXIT_CODES)
+@click.version_option(package_name="idtoken-sidecar", prog_name="idtoken-sidecar")
+def main() -> None:
+    """Your app calls localhost; the right Google service answers.
+
+    \b
+    idtoken-sidecar run --to https://billing-abc123-uc.a.run.app
+    curl http://localhost:8787/invoices
+
+    An outbound authenticating reverse proxy: it sets a Google-signed ID token on what it forwards.
+    """
+
+
+@main.command(epilog=_EXIT_CODES)
+@_configured
+def run(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
+    """Run the sidecar until SIGTERM or Ctrl-C.
+
+    \b
+    idtoken-sidecar run --config config.yaml
+    idtoken-sidecar run --to https://svc-abc-uc.a.run.app --to reports=https://reports.example.com
+
+    A setting's flag wins over its environment variable, and that over the file. Values are YAML:
+    --listen '[localhost:8787, unix:/run/proxy.sock]', --drain '{max: 20s}'.
+    """
+    loaded = _load(file, to, settings)
+    from sidecar.run import serve
+
+    sys.exit(serve(loaded.config, loaded.warnings, os.environ))
+
+
+@main.command(
+    "exec",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    epilog=_EXIT_CODES + " · 126, 127 the command can't be run, was not found · else the command's own",
+)
+@click.option("--http-proxy", is_flag=True, help="Set HTTP_PROXY too, and a NO_PROXY that spares loopback.")
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait until the sidecar is ready (at most startup_wait)."
+)
+@_configured
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(
+    http_proxy: bool,
+    wait: bool,
+    command: tuple[str, ...],
+    file: str | None,
+    to: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """Run COMMAND with a sidecar beside it; ends with its exit code.
+
+    \b
+    idtoken-sidecar exec --config config.yaml -- python app.py
+    idtoken-sidecar exec --to billing=https://svc-abc-uc.a.run.app -- sh -c 'curl $IDTOKEN_SIDECAR_URL_BILLING'
+
+    COMMAND finds IDTOKEN_SIDECAR_URL, and for each route IDTOKEN_SIDECAR_URL_NAME (upper case, `-` as `_`) with a
+    port of its own. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
+    Logs go to stderr: stdout is the command's.
+    """
+    loaded = _load(file, to, settings)
+    from sidecar.child import Child, with_own_listeners
+    from sidecar.run import serve
+
+    child = Child(command, os.environ, http_proxy=http_proxy, wait=wait)
+    sys.exit(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child))
+
+
+@main.group()
+def config() -> None:
+    """Check a configuration, show it, print its schema."""
+
+
+@config.command(epilog=_EXIT_CODES)
+@_configured
+def validate(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
+    """Check a configuration: every problem at once, with file, line and column.
+
+    \b
+    idtoken-sidecar config validate --config config.yaml
+    """
+    loaded = _load(file, to, settings)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    names = ", ".join(route.name for route in loaded.config.routes)
+    click.echo(f"valid: {len(loaded.config.routes)} route(s): {names}")
+
+
+@config.command()
+def schema() -> None:
+    """Print the configuration's JSON Schema, for editors."""
+    from sidecar.config.document import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@config.command(epilog=_EXIT_CODES)
+@_configured
+def show(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
+    """Print the configuration as it is used: resolved, with all defaults; secrets are hidden."""
+    from sidecar.config.document import shown
+
+    click.echo(shown(_load(file, to, settings).config), nl=False)
+
+
+def _admin(function: F) -> F:
+    return click.option(
+        "--admin",
+        metavar="ADDRESS",
+        help="The admin server: `localhost:9787`, `unix:/path`. [IDTOKEN_SIDECAR_ADMIN]",
+    )(
+        click.option(
+            "-c", "--config", "file", metavar="FILE", help="Take the address from this configuration."
+        )(function)
+    )
+
+
+def _admin_address(admin: str | None, file: str | None) -> Any:
+    from sidecar.config.addresses import parse_listens
+    from sidecar.config.models import Config
+
+    file = file or os.environ.get(CONFIG_VARIABLE)
+    text = admin or os.environ.get("IDTOKEN_SIDECAR_ADMIN")
+    if text is None and file:
+        return _load(file, (), {}).config.admin[0]
+    try:
+        return parse_listens(text)[0] if text else Config().admin[0]
+    except ValueError as error:
+        _give_up(f"--admin: {error}")
+
+
+@main.command(epilog=_EXIT_CODES)
+@_admin
+@click.option(
+    "--timeout", metavar="DURATION", default="60s", show_default=True, help="Give up after this long."
+)
+def wait(admin: str | None, file: str | None, timeout: str) -> None:
+    """Wait until a sidecar is ready.
+
+    \b
+    idtoken-sidecar wait --timeout 30s && ./app
+    """
+    from sidecar.config.quantities import parse_duration
+    from sidecar.probe import wait_until_ready
+
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        _give_up(f"--timeout: {error}")
+    address = _admin_address(admin, file)
+    if (why := wait_until_ready(address, seconds)) is not None:
+        click.echo(f"not ready after {timeout}: {why}", err=True)
+        sys.exit(1)
+    click.echo("ready")
+
+
+@main.command(epilog=_EXIT_CODES)
+@_admin
+@click.option("--live", is_flag=True, help="Ask whether it lives, not whether it is ready.")
+def healthcheck(admin: str | None, file: str | None, live: bool) -> None:
+    """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes."""
+    import http.client
+
+    from sidecar.probe import ask, readiness
+
+    address = _admin_address(admin, file)
+    if live:
+        try:
+            why = None if ask(address, "GET", "/healthz/live").status == 200 else "it is not alive"
+        except (OSError, http.client.HTTPException) as error:
+            why = f"nothing answers at {address} ({error})"
+    else:
+        why = readiness(address)
+    if why is not None:
+        click.echo(why, err=True)
+        sys.exit(1)
+    click.echo("ok")
+
+
+@main.command("quit", epilog=_EXIT_CODES)
+@_admin
+def quit_(admin: str | None, file: str | None) -> None:
+    """Tell a sidecar to finish what is in flight and end; for jobs whose work is done."""
+    import http.client
+
+    from sidecar.probe import ask
+
+    address = _admin_address(admin, file)
+    try:
+        reply = ask(address, "POST", "/quit")
+    except (OSError, http.client.HTTPException) as error:
+        click.echo(f"nothing answers at {address} ({error})", err=True)
+        sys.exit(1)
+    if reply.status >= 300:
+        click.echo(f"refused ({reply.status}): {reply.text.strip()}", err=True)
+        sys.exit(1)
+    click.echo("quitting")
+
+
+@main.command(epilog=_EXIT_CODES)
+@click.option("--once", is_flag=True, help="Do it once and exit: 0 if every call was verified.")
+def demo(once: bool) -> None:
+    """Show the whole job on this machine, against an embedded stand-in for Google."""
+    from sidecar.demo import show_all
+
+    sys.exit(show_all(once=once))

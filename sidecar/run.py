@@ -1,0 +1,72 @@
+"""A sidecar in this process: event loop, signals, exit codes.
+
+Called by the `run` command, and by `child` for `exec`. Owns what is the process's: the loop, the handlers of
+SIGTERM and SIGINT, the order in which it ends. Exit codes: 0 told to stop, 2 configuration, 3 address in
+use; a second signal ends at once with 128 plus its number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+
+from sidecar import logs
+from sidecar.config.models import Config
+from sidecar.service import Service, StartError
+from sidecar.tokens.sources import quiet_google_logging
+
+_log = logging.getLogger(__name__)
+
+Then = Callable[[Service], Awaitable[int]]
+"""What else to do while the sidecar serves; the exit code it gives is the process's, and the sidecar stops."""
+
+
+def serve(
+    config: Config, warnings: tuple[str, ...], environ: Mapping[str, str], then: Then | None = None
+) -> int:
+    """Run until told to stop; the exit code. `then` runs beside it, and ends it when it is over."""
+    # Beside a command, stdout is the command's.
+    logs.configure(config.log_level, config.log_format, sys.stdout if then is None else sys.stderr)
+    quiet_google_logging()
+    for warning in warnings:
+        _log.warning(warning)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_serve(config, environ, loop, then))
+    except StartError as error:
+        print(f"idtoken-sidecar: {error}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        # Not waited for: a name look-up that hangs in one of the executor's threads must not hold up the end.
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+async def _serve(
+    config: Config, environ: Mapping[str, str], loop: asyncio.AbstractEventLoop, then: Then | None
+) -> int:
+    service = Service(config, loop, environ=environ)
+
+    def told(number: signal.Signals) -> None:
+        if service.draining:
+            os._exit(128 + number)
+        _log.info("signal", extra={"fields": {"signal": number.name}})
+        service.request_quit()
+
+    await service.start()
+    if then is None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told, number)
+        await service.run()
+        return 0
+    try:
+        code = await then(service)
+    finally:
+        service.request_quit()
+        await service.run()
+    return code
