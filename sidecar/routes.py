@@ -188,7 +188,9 @@ class RouteTable:
 
     def hosts_of(self, route: Route) -> list[str]:
         """Every Host that selects a route, wildcards as configured; without its name under `.localhost`."""
-        implied = [host for host, owner in self._upstreams.items() if owner is route and host not in self._exact]
+        implied = [
+            host for host, owner in self._upstreams.items() if owner is route and host not in self._exact
+        ]
         return [*route.config.host, *implied]
 
     def _by_host(self, host: str) -> Route | None:

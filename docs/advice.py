@@ -1,0 +1,81 @@
+"""What each reason means for people, and what they can do: the hand-written half of docs/errors.md."""
+
+from sidecar.errors import Reason
+
+ADVICE: dict[Reason, str] = {
+    Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP/1.1 to the "
+    "sidecar, not TLS and not HTTP/2. The connection is closed, since what follows can't be trusted.",
+    Reason.BAD_HOST: "HTTP/1.1 wants exactly one `Host`, and with an absolute target the same host in both.",
+    Reason.HEADER_CONFLICT: "The route puts the token where the app has put something of its own. Set the route's "
+    "`on_conflict` to `replace` (the token wins) or `keep` (the app's wins, and no token is sent), or move the token "
+    "with `header`. See [headers](headers.md).",
+    Reason.CALLER_REFUSED: "A browser made the request for a page of another site, or the Host is none that this "
+    "listener serves: both are how a web page would try to use your identity. If it is wanted, set "
+    "`allow_cross_site: true` on the route, or add the name to its `host` list.",
+    Reason.NO_ROUTE: "Nothing in the route table takes this host, so nothing was sent. Compare it with the route's "
+    "`host`, or call `http://NAME.localhost:PORT/`. The answer names the nearest route.",
+    Reason.HEAD_TIMEOUT: "The app opened a request and did not finish its head within `limits.head_timeout`.",
+    Reason.BODY_TIMEOUT: "No byte of the body came for `limits.body_timeout`, though more was announced.",
+    Reason.TARGET_TOO_LONG: "Path and query are longer than `limits.target`. Send large inputs as a body.",
+    Reason.HEAD_TOO_LARGE: "The head is larger than `limits.head`, or has more lines than `limits.headers`. Mostly "
+    "cookies. Google's front ends refuse heads over 64 KiB or so as well.",
+    Reason.EXPECTATION_FAILED: "Only `Expect: 100-continue` exists.",
+    Reason.METHOD_NOT_CARRIED: "CONNECT: an encrypted tunnel can't be given a token; ask for `http://…` and the sidecar "
+    "will speak https to the service. TRACE: its answer would show the token. Others: not HTTP/1.1 methods.",
+    Reason.CODING_NOT_CARRIED: "A single `Transfer-Encoding: chunked` is carried. Compress with `Content-Encoding`.",
+    Reason.LOOP: "The route's `upstream` leads back to this sidecar. Point it at the service.",
+    Reason.CLIENT_GONE: "The app closed its connection first. If that is unexpected, its own timeout is shorter than "
+    "the service's answer takes.",
+    Reason.DNS_FAILED: "Check the spelling of `upstream`, and what `getent hosts` says on this machine. With Private "
+    "Service Connect, that the zone for run.app is attached to this network.",
+    Reason.DNS_TIMEOUT: "The resolver did not answer. Check `/etc/resolv.conf` and network policies for port 53.",
+    Reason.ADDRESS_FORBIDDEN: "The name resolves to the metadata server, a link-local, multicast or unspecified "
+    "address, the sidecar itself, or loopback without the upstream saying so. Somebody may have tampered with DNS.",
+    Reason.CONNECT_REFUSED: "Nothing listens at that address and port.",
+    Reason.CONNECT_FAILED: "The network says the address can't be reached: routes, VPC connector, firewall.",
+    Reason.CONNECT_TIMEOUT: "Packets vanish: mostly a firewall or a missing VPC egress. Longer paths: raise "
+    "`timeouts.connect`.",
+    Reason.TLS_CERTIFICATE: "The certificate is expired, for another name, or from an unknown CA; `detail` says which. "
+    "For a private CA set `tls.ca_file`. Verification can't be switched off.",
+    Reason.TLS_FAILED: "The other side does not speak TLS 1.2 or newer on this port, or wants a client certificate "
+    "(`tls.client_cert_file`).",
+    Reason.UPSTREAM_CLOSED: "The connection ended before an answer began. Idempotent requests on a reused connection "
+    "were tried once more already. If it recurs, the service crashes on this request, or its keep-alive time is below "
+    "`pool.idle`.",
+    Reason.UPSTREAM_MALFORMED: "The answer is not valid HTTP/1.1, so nothing of it was used. Mostly another protocol on "
+    "that port.",
+    Reason.UPSTREAM_HEAD_TOO_LARGE: "The answer's head is larger than `limits.head`. Mostly cookies.",
+    Reason.UPSTREAM_INCOMPLETE: "The answer had begun and was cut off; the app's connection was broken off too, so that "
+    "it can tell. Look at the service's own log.",
+    Reason.UPGRADE_FAILED: "The service switched to a protocol that the app had not asked for.",
+    Reason.RESPONSE_TIMEOUT: "The service did not begin to answer within the route's `timeouts.response`. Cloud Run's "
+    "own limit is the service's request timeout.",
+    Reason.IDLE_TIMEOUT: "The answer had begun and then nothing moved for `timeouts.idle`. For streams with long "
+    "silences raise it, or send keep-alive comments.",
+    Reason.CREDENTIAL_NOT_FOUND: "No file, and no metadata server. On Google Cloud: wait, it may be starting. "
+    "Elsewhere: set `GOOGLE_APPLICATION_CREDENTIALS`, or a `service_account_key` credential.",
+    Reason.CREDENTIAL_INVALID: "`detail` names the file and what is missing in it, or its type that can't give ID "
+    "tokens for any audience.",
+    Reason.TOKEN_TIMEOUT: "The token endpoint took too long. Metadata server: node under load, or a network policy "
+    "that drops packets to 169.254.169.254.",
+    Reason.TOKEN_ENDPOINT_UNREACHABLE: "Nothing answers. On GKE the metadata server needs some seconds after a pod "
+    "starts: the sidecar goes on trying. Not on Google Cloud there is none: use a key file.",
+    Reason.TOKEN_ENDPOINT_FAILED: "It answered with a server error. The sidecar goes on trying, and serves live tokens "
+    "meanwhile.",
+    Reason.TOKEN_RATE_LIMITED: "It asked to slow down, and the sidecar does (Retry-After). Many sidecars on one node "
+    "that start at once share its limit.",
+    Reason.TOKEN_DENIED: "The key was deleted or disabled, its account is gone, or this machine's clock is off by more "
+    "than five minutes; `detail` says which. On a metadata server: the Workload Identity binding is missing.",
+    Reason.NO_SERVICE_ACCOUNT: "The instance has no service account, or the Kubernetes one is not bound to a Google "
+    "one. Attach one, or bind it (`roles/iam.workloadIdentityUser`).",
+    Reason.TOKEN_MALFORMED: "What came is no JWT: often a captive portal or a proxy answering in Google's place.",
+    Reason.TOKEN_WRONG_AUDIENCE: "The token is for another audience than the one asked for, so it was thrown away. "
+    "Something between here and the token endpoint is wrong.",
+    Reason.TOKEN_NO_EXPIRY: "The token has no `exp`, so nobody could say how long to use it.",
+    Reason.TOKEN_EXPIRED: "The token had expired when it came: this machine's clock is ahead, or the endpoint's cache "
+    "is stale.",
+    Reason.DRAINING: "The sidecar is shutting down. Try another instance.",
+    Reason.OVERLOADED: "A limit of the sidecar's own was reached. Try again.",
+    Reason.INTERNAL: "A fault in the sidecar; its log has the traceback. Please report it.",
+}
+"""Complete: a test holds that every reason is here."""

@@ -1,0 +1,40 @@
+"""The configuration as documents: its JSON Schema, and a resolved copy.
+
+Owns what `config schema` and `config show` print. Pure. Secrets are shown as asterisks, so a copy that had
+one does not load again; every other copy does, to the same configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import yaml
+from pydantic import SecretStr
+
+from sidecar.config.models import Config
+
+HIDDEN: Final = "********"
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a file, for editors and validators; values may also be `${VAR}` references."""
+    schema = Config.model_json_schema(by_alias=True)
+    return {"$schema": _DIALECT, **schema, "title": "idtoken-sidecar"}
+
+
+def shown(config: Config) -> str:
+    """The configuration with every default, as YAML that `load` reads."""
+    plain = _plain(config.model_dump(by_alias=True, exclude_none=True))
+    plain["routes"] = [
+        {key: value for key, value in route.items() if value not in ([], {})} for route in plain["routes"]
+    ]
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return HIDDEN if isinstance(value, SecretStr) else value
