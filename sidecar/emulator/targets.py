@@ -22,6 +22,10 @@ _BLOCK: Final = bytes(range(256)) * 256
 """64 KiB of the deterministic stream that /bytes serves."""
 
 
+_VERIFIED: Final = web.RequestKey("verified", Verified)
+"""Where a request carries who its caller is; absent behind an `open` target."""
+
+
 class Received(NamedTuple):
     """One request as a target saw it."""
 
@@ -84,7 +88,8 @@ class Target:
         )
         if refused is not None:
             return refused
-        request["verified"] = verified
+        if verified is not None:
+            request[_VERIFIED] = verified
         return await handler(request)  # type: ignore[misc, no-any-return]  # aiohttp's handlers are awaitable
 
     async def _echo(self, request: web.Request) -> web.Response:
@@ -92,7 +97,7 @@ class Target:
         async for piece in request.content.iter_any():
             digest.update(piece)
             size += len(piece)
-        verified: Verified | None = request["verified"]
+        verified = request.get(_VERIFIED)
         return web.json_response(
             {
                 "target": self.name,

@@ -1,0 +1,321 @@
+"""The wire on both sides: a real proxy between an app and an upstream that a test plays byte by byte.
+
+Real sockets, the real token store, a fake clock for every timeout. Each read has a limit, so that nothing
+hangs; nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from sidecar.config.load import load
+from sidecar.errors import SidecarError
+from sidecar.logs import AccessLog
+from sidecar.metrics import TokenStatsTable
+from sidecar.proxy import listeners
+from sidecar.proxy.admission import Admission
+from sidecar.proxy.dial import Dialer
+from sidecar.proxy.pool import Pools
+from sidecar.proxy.server import Proxy
+from sidecar.routes import RouteTable
+from sidecar.tasks import Tasks
+from sidecar.tokens.store import TokenStore
+from sidecar.tokens.token import Token, TokenKey
+from tests.support.clock import FakeClock
+
+LIMIT = 5.0
+"""Seconds that a read may take before the test fails."""
+
+
+def jwt(audience: str, issued_at: float, serial: int = 0) -> str:
+    """An unsigned token: the proxy reads only its claims."""
+    claims = {"aud": audience, "iat": int(issued_at), "exp": int(issued_at) + 3600, "jti": serial}
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+        for part in ({"alg": "RS256"}, claims)
+    ]
+    return b".".join([*parts, b"c2ln"]).decode()
+
+
+class Source:
+    """A credential that a test commands: it fails, or holds its answer, when told to."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.minted: list[str] = []
+        self.error: SidecarError | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def mint(self, audience: str) -> Token:
+        self.minted.append(audience)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        now = self._clock.wall()
+        return Token.from_jwt(jwt(audience, now, len(self.minted)), received_at=now)
+
+    def describe(self) -> str:
+        return "a test's"
+
+
+class End:
+    """One end of a connection that the test holds."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes, *, bytewise: bool = False) -> None:
+        """Write, in one piece or in as many as there are bytes."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in [data[i : i + 1] for i in range(len(data))] if bytewise else [data]:
+            self.writer.write(piece)
+            await self.writer.drain()
+            if bytewise:
+                # Give the proxy's loop turn after turn, so that it reads piece by piece.
+                for _ in range(3):
+                    await asyncio.sleep(0)
+
+    async def read_until(self, end: bytes) -> bytes:
+        """Everything up to and with `end`."""
+        async with asyncio.timeout(LIMIT):
+            return await self.reader.readuntil(end)
+
+    async def read_head(self) -> bytes:
+        """A message's head."""
+        return await self.read_until(b"\r\n\r\n")
+
+    async def read(self, size: int) -> bytes:
+        """Exactly so many bytes."""
+        async with asyncio.timeout(LIMIT):
+            return await self.reader.readexactly(size)
+
+    async def rest(self) -> bytes:
+        """Everything until the other side has closed; ConnectionResetError if it reset."""
+        async with asyncio.timeout(LIMIT):
+            return await self.reader.read()
+
+    async def answer(self, method: str = "GET") -> Answer:
+        """A whole answer, framed as its head says."""
+        head = await self.read_head()
+        first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+        fields = [tuple(line.split(": ", 1)) for line in lines]
+        headers = {name.lower(): value for name, value in fields}
+        status = int(first.split(" ")[1])
+        body = b""
+        if method == "HEAD" or status < 200 or status in (204, 304):
+            pass
+        elif headers.get("transfer-encoding") == "chunked":
+            while (size := int((await self.read_until(b"\r\n")).split(b";")[0], 16)) > 0:
+                body += await self.read(size)
+                await self.read(2)
+            headers["trailers"] = (await self._trailers()).decode("latin-1")
+        elif "content-length" in headers:
+            body = await self.read(int(headers["content-length"]))
+        else:
+            body = await self.rest()
+        return Answer(status, first, fields, headers, body)
+
+    async def _trailers(self) -> bytes:
+        lines = b""
+        while (line := await self.read_until(b"\r\n")) != b"\r\n":
+            lines += line
+        return lines
+
+    def reset(self) -> None:
+        """Close with RST."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        """Close politely."""
+        self.writer.close()
+        await asyncio.gather(self.writer.wait_closed(), return_exceptions=True)
+
+
+class Answer:
+    """An answer as the app sees it."""
+
+    def __init__(
+        self, status: int, first: str, fields: list[Any], headers: Mapping[str, str], body: bytes
+    ) -> None:
+        self.status = status
+        self.first = first
+        self.fields = fields
+        self.headers = headers
+        self.body = body
+
+    @property
+    def reason(self) -> str:
+        """The reason of an answer that the sidecar made itself."""
+        return str(json.loads(self.body)["reason"])
+
+
+class Upstream:
+    """A listening socket whose connections the test plays."""
+
+    def __init__(self) -> None:
+        self._accepted: asyncio.Queue[End] = asyncio.Queue()
+        self._server: asyncio.Server | None = None
+        self._ends: list[End] = []
+        self.port = 0
+
+    async def start(self, port: int = 0) -> None:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            end = End(reader, writer)
+            self._ends.append(end)
+            self._accepted.put_nowait(end)
+
+        self._server = await asyncio.start_server(connected, "127.0.0.1", port, limit=1 << 20)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def accept(self) -> End:
+        """The next connection that the proxy makes."""
+        async with asyncio.timeout(LIMIT):
+            return await self._accepted.get()
+
+    @property
+    def waiting(self) -> int:
+        """Connections that were made and not yet taken by the test."""
+        return self._accepted.qsize()
+
+    async def stop(self) -> None:
+        """Refuse further connections."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def close(self) -> None:
+        await self.stop()
+        for end in self._ends:
+            await end.close()
+
+
+class Wire:
+    """The proxy, with `upstream` behind it and as many apps before it as a test opens."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.clock = FakeClock()
+        self.upstream = Upstream()
+        self.source = Source(self.clock)
+        self.own_addresses: set[tuple[str, int]] = set()
+        self._apps: list[End] = []
+        self._tasks = Tasks(self.loop)
+
+    async def start(self, route: str = "", *, more: str = "", top: str = "", prefetch: bool = True) -> Wire:
+        """One route `billing` to the scripted upstream, with further keys in `route` and routes in `more`."""
+        await self.upstream.start()
+        text = f"""
+routes:
+  - name: billing
+    host: billing.internal
+    upstream: http://127.0.0.1:{self.upstream.port}
+    audience: https://billing.example
+{_indented(route, 4)}
+{_indented(more, 2)}
+{top}
+"""
+        config = load(text, environ={}).config
+        table = RouteTable.compile(config)
+        self.tokens = TokenStore(
+            {"default": self.source},
+            self.clock,
+            self._tasks,
+            TokenStatsTable(100).record,
+            jitter=lambda: 0.5,
+            wait=config.token_wait,
+            size=10,
+        )
+        self.pools = Pools(
+            Dialer(self.loop, self.own_addresses),
+            self.clock,
+            self._tasks,
+            limit=config.pool.connections,
+            idle=config.pool.idle,
+            head_limit=config.limits.head,
+        )
+        self.proxy = Proxy(
+            self.loop,
+            self.clock,
+            admission=Admission(table, pseudonym=b"sidecar-under-test" if config.via else None),
+            tokens=self.tokens,
+            pools=self.pools,
+            limits=config.limits,
+            pseudonym=b"sidecar-under-test" if config.via else None,
+            access_log=AccessLog("off"),
+        )
+        self.table = table
+        (listener,) = listeners.bind(config.listen[0].__class__("127.0.0.1", 0))
+        self.port = listener.socket.getsockname()[1]
+        await self.proxy.serve(listener, None)
+        for entry in table.routes:
+            if (fixed := entry.fixed()) is not None:
+                self.tokens.pin(TokenKey(entry.config.credential, fixed.audience))
+        if prefetch:
+            await self.token("https://billing.example")
+        return self
+
+    async def token(self, audience: str) -> None:
+        """Wait until there is a token for `audience`."""
+        key = TokenKey("default", audience)
+        done: asyncio.Future[SidecarError | None] = self.loop.create_future()
+        if self.tokens.bearer(key) is None:
+            self.tokens.join(key, done.set_result)
+            async with asyncio.timeout(LIMIT):
+                await done
+
+    async def app(self) -> End:
+        """A new connection from the app."""
+        end = End(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20))
+        self._apps.append(end)
+        return end
+
+    async def turn(self, condition: Any) -> None:
+        """Let the loop run until `condition()` holds."""
+        async with asyncio.timeout(LIMIT):
+            while not condition():
+                await asyncio.sleep(0)
+
+    @property
+    def stats(self) -> Any:
+        """The counters of the route `billing`."""
+        return self.proxy.stats[self.table.routes[0]]
+
+    async def close(self) -> None:
+        for app in self._apps:
+            await app.close()
+        self.proxy.stop_accepting()
+        self.proxy.abort()
+        self.pools.close()
+        await self.tokens.close()
+        await self._tasks.close()
+        await self.upstream.close()
+        await self.turn(lambda: not self.proxy.connections)
+
+
+def _indented(text: str, by: int) -> str:
+    return "\n".join(" " * by + line for line in text.strip("\n").splitlines())
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    """A wire that the test starts with the route it wants."""
+    made = Wire()
+    yield made
+    await made.close()
+
+
+GET = b"GET /x HTTP/1.1\r\nHost: billing.internal\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

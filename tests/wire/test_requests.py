@@ -1,0 +1,408 @@
+"""What the app sends, and what of it reaches the upstream."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.wire import GET, OK, Wire
+
+HOST = b"Host: billing.internal\r\n"
+BOTH_WAYS = pytest.mark.parametrize(
+    "bytewise", [pytest.param(False, id="whole"), pytest.param(True, id="bytewise")]
+)
+
+
+@BOTH_WAYS
+async def test_what_is_forwarded_is_rebuilt(wire: Wire, bytewise: bool) -> None:
+    """Host is the upstream's, hop-by-hop lines go, order, case and repetition stay, Via and the token come last."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(
+        b"GET /a/../b?q=%20 HTTP/1.1\r\nX-One: 1\r\n"
+        + HOST
+        + b"x-two:  2 \r\nX-One: again\r\nConnection: keep-alive, X-Hop\r\n"
+        b"X-Hop: gone\r\nKeep-Alive: timeout=5\r\nProxy-Authorization: Basic eA==\r\nX-Serverless-Authorization: Bearer z\r\n\r\n",
+        bytewise=bytewise,
+    )
+    upstream = await wire.upstream.accept()
+    head = (await upstream.read_head()).split(b"\r\n")
+    assert head[:5] == [
+        b"GET /a/../b?q=%20 HTTP/1.1",
+        b"Host: 127.0.0.1:%d" % wire.upstream.port,
+        b"X-One: 1",
+        b"x-two: 2 ",
+        b"X-One: again",
+    ]
+    assert head[5] == b"Via: 1.1 sidecar-under-test"
+    assert head[6].startswith(b"Authorization: Bearer ey")
+    assert head[7:] == [b"", b""]
+    await upstream.send(OK)
+    assert (await app.answer()).body == b"ok"
+
+
+BODIES = [
+    pytest.param(b"Content-Length: 5\r\n\r\nhello", b"Content-Length: 5", b"hello", id="content-length"),
+    pytest.param(b"Content-Length: 0\r\n\r\n", b"Content-Length: 0", b"", id="content-length-zero"),
+    pytest.param(
+        b"Transfer-Encoding: chunked\r\n\r\n5;ext=1\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked",
+        b"0\r\n\r\n",
+        id="chunked",
+    ),
+    pytest.param(
+        b"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 9\r\nHost: evil\r\nAuthorization: x\r\n\r\n",
+        b"Transfer-Encoding: chunked",
+        b"0\r\nX-Sum: 9\r\n\r\n",
+        id="trailers-filtered",
+    ),
+]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(("rest", "framing", "end"), BODIES)
+async def test_bodies_keep_their_framing(
+    wire: Wire, rest: bytes, framing: bytes, end: bytes, bytewise: bool
+) -> None:
+    """A body reaches the upstream whole, framed by one header; chunk extensions and odd trailers do not."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"POST /x HTTP/1.1\r\n" + HOST + rest, bytewise=bytewise)
+    upstream = await wire.upstream.accept()
+    head = await upstream.read_head()
+    assert head.lower().count(b"content-length") + head.lower().count(b"transfer-encoding") == 1
+    assert framing in head
+    if framing.startswith(b"Transfer"):
+        body = await upstream.read_until(end)
+        chunks = body[: -len(end)]
+        payload = b""
+        while chunks:
+            size, _, chunks = chunks.partition(b"\r\n")
+            payload += chunks[: int(size, 16)]
+            chunks = chunks[int(size, 16) + 2 :]
+        assert payload == b"hello"
+    elif end:
+        assert await upstream.read(len(end)) == end
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+
+
+REFUSED = [
+    pytest.param(b"GET /\r\n\r\n", 400, "malformed_request", id="http-0.9"),
+    pytest.param(b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 400, "malformed_request", id="http-1.2"),
+    pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed_request", id="http2-preface"),
+    pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, "bad_host", id="no-host"),
+    pytest.param(b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n", 400, "bad_host", id="two-hosts"),
+    pytest.param(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "bad_host", id="malformed-host"),
+    pytest.param(
+        b"GET / HTTP/1.1\r\nHost: u@billing.internal\r\n\r\n", 400, "bad_host", id="userinfo-in-host"
+    ),
+    pytest.param(
+        b"GET http://a.b/ HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_host", id="host-differs-from-target"
+    ),
+    pytest.param(b"GET /#f HTTP/1.1\r\n" + HOST + b"\r\n", 400, "malformed_request", id="fragment"),
+    pytest.param(
+        b"GET ftp://billing.internal/ HTTP/1.1\r\n" + HOST + b"\r\n", 400, "malformed_request", id="scheme"
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"X : 1\r\n\r\n", 400, "malformed_request", id="space-before-colon"
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: 1\r\n 2\r\n\r\n", 400, "malformed_request", id="obs-fold"
+    ),
+    pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X: a\x00b\r\n\r\n", 400, "malformed_request", id="nul"),
+    pytest.param(b"GET / HTTP/1.1\n" + HOST + b"\n\n", 400, "malformed_request", id="bare-lf"),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "malformed_request",
+        id="cl-and-te",
+    ),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        400,
+        "malformed_request",
+        id="two-lengths",
+    ),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +3\r\n\r\nabc",
+        400,
+        "malformed_request",
+        id="signed-length",
+    ),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        501,
+        "coding_not_carried",
+        id="te-gzip-chunked",
+    ),
+    pytest.param(
+        b"POST / HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "malformed_request",
+        id="te-in-http-1.0",
+    ),
+    pytest.param(b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 501, "method_not_carried", id="lower-case-method"),
+    pytest.param(b"TRACE / HTTP/1.1\r\n" + HOST + b"\r\n", 501, "method_not_carried", id="trace"),
+    pytest.param(b"DESCRIBE / RTSP/1.0\r\n" + HOST + b"\r\n", 501, "method_not_carried", id="rtsp-method"),
+    pytest.param(
+        b"CONNECT billing.internal:443 HTTP/1.1\r\nHost: billing.internal:443\r\n\r\n",
+        501,
+        "method_not_carried",
+        id="connect",
+    ),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n" + HOST + b"Expect: tea\r\nContent-Length: 1\r\n\r\na",
+        417,
+        "expectation_failed",
+        id="expect",
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 70_000 + b"\r\n\r\n",
+        431,
+        "head_too_large",
+        id="big-head",
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: 1\r\n" * 201 + b"\r\n", 431, "head_too_large", id="many-lines"
+    ),
+    pytest.param(
+        b"GET /" + b"a" * 17_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414, "target_too_long", id="long-target"
+    ),
+    pytest.param(b"GET /" + b"a" * 70_000, 414, "target_too_long", id="endless-target"),
+    pytest.param(b"GET / HTTP/1.1\r\nHost: other.internal\r\n\r\n", 404, "no_route", id="no-route"),
+    pytest.param(b"GET / HTTP/1.1\r\nHost: evil.com\r\n\r\n", 404, "no_route", id="dns-rebinding"),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"Origin: http://evil.com\r\n\r\n",
+        403,
+        "caller_refused",
+        id="foreign-origin",
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"Origin: null\r\n\r\n", 403, "caller_refused", id="null-origin"
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"Sec-Fetch-Site: cross-site\r\n\r\n",
+        403,
+        "caller_refused",
+        id="cross-site",
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"Sec-Fetch-Site: same-site\r\n\r\n",
+        403,
+        "caller_refused",
+        id="same-site",
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"Via: 1.1 sidecar-under-test\r\n\r\n", 508, "loop", id="loop"
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\n" + HOST + b"Authorization: Bearer mine\r\n\r\n",
+        400,
+        "header_conflict",
+        id="conflict",
+    ),
+    pytest.param(
+        b"POST / HTTP/1.1\r\n"
+        + HOST
+        + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\na",
+        400,
+        "malformed_request",
+        id="upgrade-with-body",
+    ),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "reason"), REFUSED)
+async def test_refused_requests_never_reach_the_upstream(
+    wire: Wire, request_: bytes, status: int, reason: str
+) -> None:
+    """What may not pass is answered with its reason, and no connection to the upstream is made for it."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(request_)
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (status, reason)
+    assert answer.headers["proxy-status"].startswith("idtoken-sidecar; error=")
+    assert wire.upstream.waiting == 0
+    assert wire.stats.in_flight == 0
+    assert wire.stats.requests == {}
+    assert wire.proxy.unrouted.refused == {reason: 1}
+
+
+SHORT = [case for case in REFUSED if len(case.values[0]) < 1000]
+
+
+@pytest.mark.parametrize(("request_", "status", "reason"), SHORT)
+async def test_a_refusal_does_not_depend_on_how_bytes_arrive(
+    wire: Wire, request_: bytes, status: int, reason: str
+) -> None:
+    """Byte by byte, the verdict is the same."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(request_, bytewise=True)
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (status, reason)
+    assert wire.upstream.waiting == 0
+
+
+PASSED = [
+    pytest.param(b"Via: 1.1 idtoken-sidecar-0123456789ab\r\n", id="another-sidecars-via"),
+    pytest.param(b"Sec-Fetch-Site: none\r\n", id="typed-address"),
+    pytest.param(b"Sec-Fetch-Site: same-origin\r\nOrigin: http://billing.internal\r\n", id="own-page"),
+    pytest.param(b"Connection: authorization, content-length, host\r\n", id="connection-names-what-is-set"),
+]
+
+
+@pytest.mark.parametrize("lines", PASSED)
+async def test_what_looks_odd_but_is_fine_passes_with_its_token(wire: Wire, lines: bytes) -> None:
+    """Other sidecars, one's own pages, and a Connection that names what the sidecar sets."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"POST / HTTP/1.1\r\n" + HOST + lines + b"Content-Length: 2\r\n\r\nhi")
+    upstream = await wire.upstream.accept()
+    head = await upstream.read_head()
+    assert head.count(b"Authorization: Bearer ") == 1
+    assert b"Content-Length: 2\r\n" in head
+    assert await upstream.read(2) == b"hi"
+
+
+async def test_a_bodyless_refusal_keeps_the_connection(wire: Wire) -> None:
+    """404 and the like are no reason to make the app connect again."""
+    await wire.start()
+    app = await wire.app()
+    for _ in range(2):
+        await app.send(b"GET / HTTP/1.1\r\nHost: other\r\n\r\n")
+        assert (await app.answer()).reason == "no_route"
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).body == b"ok"
+
+
+async def test_a_refused_body_is_drained_not_reset(wire: Wire) -> None:
+    """The answer to a request with a large body arrives although the body is not wanted."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"POST / HTTP/1.1\r\nHost: other\r\nContent-Length: 3000000\r\n\r\n" + b"a" * 3_000_000)
+    answer = await app.answer()
+    assert (answer.reason, answer.headers["connection"]) == ("no_route", "close")
+    assert await app.rest() == b""
+
+
+async def test_a_head_refusal_has_no_body(wire: Wire) -> None:
+    """The answer to HEAD ends with its head, whoever made it."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"HEAD / HTTP/1.1\r\nHost: other\r\n\r\n" + GET)
+    assert (await app.answer("HEAD")).status == 404
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).body == b"ok"
+
+
+async def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
+    """Also with a refused one in between, and one that closes at the end."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(
+        GET
+        + b"GET / HTTP/1.1\r\nHost: other\r\n\r\n"
+        + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    )
+    upstream = await wire.upstream.accept()
+    for body in (b"1", b"2"):
+        await upstream.read_head()
+        await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + body)
+    assert (await app.answer()).body == b"1"
+    assert (await app.answer()).reason == "no_route"
+    last = await app.answer()
+    assert (last.body, last.headers["connection"]) == (b"2", "close")
+    assert await app.rest() == b""
+
+
+async def test_thousands_of_pipelined_requests_are_held_back_and_all_answered(wire: Wire) -> None:
+    """More than is parsed at once: reading stops until the queue is worked off."""
+    await wire.start()
+    app = await wire.app()
+    count = 5000
+    app.writer.write(GET * count)
+    upstream = await wire.upstream.accept()
+    for number in range(count):
+        await upstream.read_head()
+        upstream.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n%04d" % number)
+    for number in range(count):
+        assert (await app.answer()).body == b"%04d" % number
+    assert wire.stats.requests == {("GET", 200): count}
+
+
+async def test_absolute_form_is_a_way_in(wire: Wire) -> None:
+    """An app that uses the sidecar as its HTTP proxy; the port of the URL does not matter."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"GET http://billing.internal:80?q=1 HTTP/1.1\r\nHost: billing.internal:80\r\n\r\n")
+    upstream = await wire.upstream.accept()
+    assert (await upstream.read_head()).startswith(b"GET /?q=1 HTTP/1.1\r\n")
+
+
+async def test_http_10_gets_http_10_manners(wire: Wire) -> None:
+    """No chunks, no interim answers; kept alive only when asked."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"GET / HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n")
+    upstream = await wire.upstream.accept()
+    head = await upstream.read_head()
+    assert b" HTTP/1.1\r\n" in head
+    assert b"Via: 1.0 sidecar-under-test" in head
+    await upstream.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK)
+    answer = await app.answer()
+    assert (answer.status, answer.headers["connection"]) == (200, "keep-alive")
+    await app.send(b"GET / HTTP/1.0\r\n" + HOST + b"\r\n")
+    await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    answer = await app.answer()
+    assert "transfer-encoding" not in answer.headers
+    assert (answer.body, answer.headers["connection"]) == (b"abc", "close")
+
+
+async def test_expect_100_continue_passes_both_ways(wire: Wire) -> None:
+    """The upstream decides; its 100 reaches the app before the body is sent."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"PUT / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    upstream = await wire.upstream.accept()
+    assert b"Expect: 100-continue" in await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert await app.read_head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await app.send(b"hi")
+    assert await upstream.read(2) == b"hi"
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+
+
+@pytest.mark.parametrize("body", [pytest.param(b"", id="bodyless"), pytest.param(b"hello", id="with-body")])
+async def test_h2c_is_ignored_and_the_body_is_no_request(wire: Wire, body: bytes) -> None:
+    """Java's client asks for h2c on every request; what follows its head is its body, framed as it says."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(
+        b"POST /1 HTTP/1.1\r\n"
+        + HOST
+        + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+        + body
+        + b"GET /2 HTTP/1.1\r\n"
+        + HOST
+        + b"\r\n"
+    )
+    upstream = await wire.upstream.accept()
+    head = await upstream.read_head()
+    assert head.startswith(b"POST /1 ")
+    assert b"pgrade" not in head
+    assert b"ettings" not in head
+    assert await upstream.read(len(body)) == body
+    await upstream.send(OK)
+    assert (await upstream.read_head()).startswith(b"GET /2 ")
+    await upstream.send(OK)
+    assert [(await app.answer()).status for _ in range(2)] == [200, 200]
