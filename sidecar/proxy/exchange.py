@@ -548,9 +548,8 @@ class Exchange:
     def _truncate(self, error: SidecarError) -> None:
         """End an answer that has begun so that the app can tell that it is not whole."""
         self.flush_answer()
-        close_delimited = self._answer_body == framing.UNTIL_CLOSE
+        self._down.break_off(reset=self._answer_body == framing.UNTIL_CLOSE)
         self._finish(error)
-        self._down.break_off(reset=close_delimited)
 
     def _finish(self, error: SidecarError | None) -> None:
         """The one place where a request ends, whatever happened."""

@@ -288,6 +288,15 @@ routes:
             while not condition():
                 await asyncio.sleep(0)
 
+    async def yield_(self) -> None:
+        """One turn of the loop, waiting for sockets if nothing else is due."""
+        await asyncio.sleep(0.001)
+
+    @staticmethod
+    def untaken(end: End) -> int:
+        """Bytes that an end has written and the proxy has not taken."""
+        return int(end.writer.transport.get_write_buffer_size())
+
     @property
     def stats(self) -> Any:
         """The counters of the route `billing`."""

@@ -1,0 +1,312 @@
+"""Connections: reuse, retry, limits in time, ends, backpressure."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.wire import GET, OK, End, Wire
+
+
+async def served(wire: Wire) -> tuple[End, End]:
+    """An app and an upstream with one request behind them, both connections idle."""
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    await app.answer()
+    return app, upstream
+
+
+REPLAYED = [
+    pytest.param(b"GET /x HTTP/1.1\r\nHost: billing.internal\r\n\r\n", id="get"),
+    pytest.param(
+        b"PUT /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 4\r\n\r\nbody", id="put-with-held-body"
+    ),
+]
+
+
+@pytest.mark.parametrize("request_", REPLAYED)
+async def test_a_stale_connection_is_replaced_once(wire: Wire, request_: bytes) -> None:
+    """An idempotent request on a connection that dies unheard goes out again on a new one, body and all."""
+    await wire.start()
+    app, upstream = await served(wire)
+    await app.send(request_)
+    first = await upstream.read_head()
+    upstream.reset()
+    second = await wire.upstream.accept()
+    assert await second.read_head() == first
+    if b"body" in request_:
+        assert await second.read(4) == b"body"
+    await second.send(OK)
+    assert (await app.answer()).body == b"ok"
+    assert wire.stats.retries == 1
+
+
+async def test_a_retry_is_not_retried(wire: Wire) -> None:
+    """Twice unheard is the upstream's fault."""
+    await wire.start()
+    app, upstream = await served(wire)
+    await app.send(GET)
+    await upstream.read_head()
+    upstream.reset()
+    second = await wire.upstream.accept()
+    await second.read_head()
+    second.reset()
+    assert (await app.answer()).reason == "upstream_closed"
+    assert wire.upstream.waiting == 0
+
+
+NOT_REPLAYED = [
+    pytest.param(b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 0\r\n\r\n", id="post"),
+    pytest.param(
+        b"PUT /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 70000\r\n\r\n" + b"a" * 70_000,
+        id="body-too-large",
+    ),
+]
+
+
+@pytest.mark.parametrize("request_", NOT_REPLAYED)
+async def test_what_may_have_been_done_is_not_sent_twice(wire: Wire, request_: bytes) -> None:
+    """A POST, and a body that is no longer held, end in a 502."""
+    await wire.start()
+    app, upstream = await served(wire)
+    await app.send(request_)
+    await upstream.read_head()
+    if b"70000" in request_:
+        await upstream.read(70_000)
+    upstream.reset()
+    assert (await app.answer()).reason == "upstream_closed"
+    assert wire.upstream.waiting == 0
+
+
+async def test_a_first_use_is_not_retried(wire: Wire) -> None:
+    """A fresh connection that dies is no stale one."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    upstream.reset()
+    assert (await app.answer()).reason == "upstream_closed"
+
+
+async def test_an_idle_connection_that_closes_is_forgotten(wire: Wire) -> None:
+    """An end of file is noticed at once, so the next request never meets it."""
+    await wire.start()
+    app, upstream = await served(wire)
+    await upstream.close()
+    await wire.turn(lambda: wire.stats.connections_idle == 0)
+    await app.send(GET)
+    second = await wire.upstream.accept()
+    await second.read_head()
+    await second.send(OK)
+    assert (await app.answer()).body == b"ok"
+    assert wire.stats.retries == 0
+
+
+async def test_refused_connections_are_a_502(wire: Wire) -> None:
+    """Nothing listens at the upstream's port."""
+    await wire.start()
+    await wire.upstream.stop()
+    app = await wire.app()
+    await app.send(GET)
+    assert (await app.answer()).reason == "connect_refused"
+
+
+async def test_the_sidecars_own_address_is_never_dialled(wire: Wire) -> None:
+    """A route that leads to the sidecar itself is refused at the dial, Via or not."""
+    await wire.start(top="via: off")
+    wire.own_addresses.add(("127.0.0.1", wire.upstream.port))
+    app = await wire.app()
+    await app.send(GET)
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (502, "address_forbidden")
+    assert wire.upstream.waiting == 0
+
+
+async def test_connections_are_bounded_and_requests_wait_their_turn(wire: Wire) -> None:
+    """With one connection allowed, the second request goes out when the first is answered."""
+    await wire.start(top="pool: {connections: 1}")
+    first, second = await wire.app(), await wire.app()
+    await first.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await second.send(GET)
+    await wire.turn(lambda: wire.stats.in_flight == 2)
+    await upstream.send(OK)
+    assert (await first.answer()).body == b"ok"
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await second.answer()).body == b"ok"
+    assert wire.upstream.waiting == 0
+
+
+async def test_an_app_that_leaves_cancels_its_request(wire: Wire) -> None:
+    """The upstream sees the end of its connection; the request is counted as 499."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await app.close()
+    assert await upstream.rest() == b""
+    assert wire.stats.requests == {("GET", 499): 1}
+    assert wire.stats.in_flight == 0
+
+
+async def test_an_app_that_leaves_the_queue_frees_its_place(wire: Wire) -> None:
+    """A request that waits for a connection or a token is forgotten with its app."""
+    await wire.start(top="pool: {connections: 1}")
+    first, second = await wire.app(), await wire.app()
+    await first.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await second.send(GET)
+    await wire.turn(lambda: wire.stats.in_flight == 2)
+    await second.close()
+    await wire.turn(lambda: wire.stats.in_flight == 1)
+    await upstream.send(OK)
+    await first.answer()
+    assert wire.stats.connections_idle == 1
+
+
+SLOW = [
+    pytest.param(b"GET /x HT", 10.0, "head_timeout", 408, id="half-a-head"),
+    pytest.param(
+        b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 9\r\n\r\nab",
+        300.0,
+        "body_timeout",
+        408,
+        id="body",
+    ),
+    pytest.param(GET, 300.0, "response_timeout", 504, id="no-answer"),
+]
+
+
+@pytest.mark.parametrize(("sent", "seconds", "reason", "status"), SLOW)
+async def test_what_takes_too_long_is_answered_with_the_reason(
+    wire: Wire, sent: bytes, seconds: float, reason: str, status: int
+) -> None:
+    """Each phase has its limit; not a moment before."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(sent)
+    if reason == "head_timeout":
+        await wire.turn(lambda: any(connection._in_message for connection in wire.proxy._connections))
+    else:
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+    wire.clock.advance(1.0)
+    wire.clock.advance(seconds - 2.0)
+    assert wire.proxy.connections == 1
+    wire.clock.advance(4.0)
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (status, reason)
+
+
+async def test_a_silent_stream_ends_at_the_idle_timeout(wire: Wire) -> None:
+    """Progress counts, not age: a byte in time resets the clock."""
+    await wire.start("timeouts: {idle: 60s}")
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na")
+    await app.read_until(b"a")
+    wire.clock.advance(50.0)
+    await upstream.send(b"b")
+    await app.read(1)
+    wire.clock.advance(50.0)
+    await upstream.send(b"c")
+    assert await app.read(1) == b"c"
+    wire.clock.advance(65.0)
+    assert await app.rest() == b""
+
+
+async def test_an_idle_app_is_let_go(wire: Wire) -> None:
+    """After limits.keep_alive, politely."""
+    await wire.start()
+    app, _ = await served(wire)
+    wire.clock.advance(74.0)
+    assert wire.proxy.connections == 1
+    wire.clock.advance(3.0)
+    assert await app.rest() == b""
+
+
+async def test_an_idle_upstream_connection_is_let_go(wire: Wire) -> None:
+    """After pool.idle; the sweep that sees to it stops when there is nothing left."""
+    await wire.start()
+    app, upstream = await served(wire)
+    await app.close()
+    wire.clock.advance(61.0)
+    assert await upstream.rest() == b""
+    await wire.turn(lambda: wire.stats.connections_idle == 0 and not wire.proxy.connections)
+    wire.clock.advance(2.0)
+    assert wire.clock.pending == [pytest.approx(delay) for delay in wire.clock.pending if delay > 60]
+
+
+async def test_draining_closes_idle_connections_and_finishes_others(wire: Wire) -> None:
+    """The last answers say Connection: close."""
+    await wire.start()
+    idle, upstream = await served(wire)
+    busy = await wire.app()
+    await busy.send(GET)
+    await upstream.read_head()
+    wire.proxy.stop_accepting()
+    wire.proxy.begin_drain()
+    assert await idle.rest() == b""
+    await upstream.send(OK)
+    answer = await busy.answer()
+    assert answer.headers["connection"] == "close"
+    await wire.proxy.drained()
+
+
+async def test_a_slow_reader_holds_the_upstream_back(wire: Wire) -> None:
+    """What the app does not read is not taken from the upstream."""
+    await wire.start()
+    app = await wire.app()
+    app.reader._limit = 1  # the test's own reader: stop reading after the first bytes
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    size = 64 * 1024 * 1024
+    upstream.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+    before = -1
+    while before != wire.untaken(upstream):
+        before = wire.untaken(upstream)
+        for _ in range(50):
+            await wire.yield_()
+    assert before > size // 2
+    app.reader._limit = 1 << 20
+    await app.read_head()
+    got = 0
+    while got < size:
+        got += len(await app.read(min(size - got, 1 << 20)))
+    assert wire.untaken(upstream) == 0
+
+
+async def test_a_slow_upstream_holds_the_app_back(wire: Wire) -> None:
+    """What the upstream does not read is not taken from the app."""
+    await wire.start()
+    app = await wire.app()
+    size = 64 * 1024 * 1024
+    app.writer.write(
+        b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    )
+    upstream = await wire.upstream.accept()
+    upstream.reader._limit = 1
+    before = -1
+    while before != wire.untaken(app):
+        before = wire.untaken(app)
+        for _ in range(50):
+            await wire.yield_()
+    assert before > size // 2
+    upstream.reader._limit = 1 << 20
+    await upstream.read_head()
+    got = 0
+    while got < size:
+        got += len(await upstream.read(min(size - got, 1 << 20)))
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+    assert wire.stats.bytes_sent == size
