@@ -423,8 +423,13 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if self.state is WAITING:
             self.state = OPEN
-        if not exchange.request_done or not exchange.keep_alive:
+        if not exchange.request_done:
             self._linger()
+        elif not exchange.keep_alive:
+            if self._queue or self._rest or self._in_message:
+                self._linger()
+            else:
+                self.transport.close()
         elif self._queue or self._rest or not self.transport.is_reading():
             self.proxy.call_soon(self._go_on)
 
