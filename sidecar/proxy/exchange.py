@@ -67,6 +67,7 @@ class Exchange:
         "_down",
         "_fields",
         "_found",
+        "_half_closed",
         "_held",
         "_held_size",
         "_http10",
@@ -133,6 +134,7 @@ class Exchange:
         self._held_size = 0
         self._retried = False
         self._replayed = False
+        self._half_closed = False
         self._own_share = -1.0
         # the answer on its way
         self._status = 0
@@ -428,12 +430,20 @@ class Exchange:
             self._connection.transport.write(data)
 
     def upstream_ended(self) -> bool:
-        """The upstream sends nothing more; True keeps the other direction open."""
-        return _pass_end(self._down.transport)
+        """The upstream sends nothing more; True keeps the other direction open, if there still is one."""
+        return self._one_side_ended(self._down.transport)
 
     def app_ended(self) -> bool:
-        """The app sends nothing more; True keeps the other direction open."""
-        return self._connection is not None and _pass_end(self._connection.transport)
+        """The app sends nothing more; True keeps the other direction open, if there still is one."""
+        return self._connection is not None and self._one_side_ended(self._connection.transport)
+
+    def _one_side_ended(self, other: asyncio.Transport) -> bool:
+        both, self._half_closed = self._half_closed, True
+        if both or not other.can_write_eof():
+            other.close()
+            return False
+        other.write_eof()
+        return True
 
     # what the sweep asks
 
@@ -602,12 +612,3 @@ def status_line(status: int, reason: bytes) -> bytes:
     if usual is not None and usual[13:-2] == reason:
         return usual
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
-
-
-def _pass_end(transport: asyncio.Transport) -> bool:
-    """Tell the other side that nothing more comes; False where only closing can say that."""
-    if transport.can_write_eof():
-        transport.write_eof()
-        return True
-    transport.close()
-    return False

@@ -1,0 +1,117 @@
+"""Upgrades: asked for, granted, declined, and the tunnel after a 101."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.wire import GET, OK, End, Wire
+
+ASK = (
+    b"GET /ws HTTP/1.1\r\nHost: billing.internal\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: eA==\r\n\r\n"
+)
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nX-A: 1\r\n\r\n"
+
+
+async def tunnel(wire: Wire, *, early: bytes = b"", late: bytes = b"") -> tuple[End, End]:
+    """An app and an upstream with a tunnel between them."""
+    app = await wire.app()
+    await app.send(ASK + early)
+    upstream = await wire.upstream.accept()
+    head = await upstream.read_head()
+    assert b"Connection: Upgrade\r\nUpgrade: websocket\r\n" in head
+    assert b"Authorization: Bearer " in head
+    await upstream.send(SWITCH + late)
+    answer = await app.read_head()
+    assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\nX-A: 1\r\n")
+    assert b"Connection: Upgrade\r\nUpgrade: WebSocket\r\n" in answer
+    return app, upstream
+
+
+async def test_a_tunnel_carries_bytes_both_ways_and_counts_them(wire: Wire) -> None:
+    """Also those that came before the 101, and with it."""
+    await wire.start()
+    app, upstream = await tunnel(wire, early=b"early", late=b"late")
+    assert await upstream.read(5) == b"early"
+    assert await app.read(4) == b"late"
+    await app.send(b"\x00\xff")
+    assert await upstream.read(2) == b"\x00\xff"
+    await upstream.send(GET)
+    assert await app.read(len(GET)) == GET
+    await app.close()
+    assert await upstream.rest() == b""
+    await upstream.close()
+    await wire.turn(lambda: wire.stats.in_flight == 0)
+    assert wire.stats.requests == {("GET", 101): 1}
+    assert (wire.stats.bytes_sent, wire.stats.bytes_received) == (7, 4 + len(GET))
+    assert wire.stats.upgrades == 1
+
+
+async def test_each_side_may_end_first(wire: Wire) -> None:
+    """An end of file passes through; the other direction stays open until it ends too."""
+    await wire.start()
+    app, upstream = await tunnel(wire)
+    upstream.writer.write_eof()
+    assert await app.rest() == b""
+    await app.send(b"still here")
+    assert await upstream.read(10) == b"still here"
+    await app.close()
+    assert await upstream.rest() == b""
+    app, upstream = await tunnel(wire)
+    app.writer.write_eof()
+    assert await upstream.rest() == b""
+    await upstream.send(b"bye")
+    await upstream.close()
+    assert await app.rest() == b"bye"
+    await wire.turn(lambda: wire.stats.in_flight == 0)
+
+
+async def test_a_declined_upgrade_is_an_ordinary_request(wire: Wire) -> None:
+    """What followed it is parsed as HTTP again."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(ASK + GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno")
+    assert (await app.answer()).status == 426
+    assert (await upstream.read_head()).startswith(b"GET /x ")
+    await upstream.send(OK)
+    assert (await app.answer()).body == b"ok"
+
+
+async def test_an_upgrade_waits_for_its_turn(wire: Wire) -> None:
+    """Pipelined behind a request, it is asked for after that is answered; its bytes stay its own."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET + ASK + b"frame")
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).body == b"ok"
+    assert (await upstream.read_head()).startswith(b"GET /ws ")
+    await upstream.send(SWITCH)
+    await app.read_head()
+    assert await upstream.read(5) == b"frame"
+
+
+@pytest.mark.parametrize("protocol", [pytest.param(b"h2c", id="h2c"), pytest.param(b"foo", id="another")])
+async def test_only_what_was_asked_for_is_switched_to(wire: Wire, protocol: bytes) -> None:
+    """A 101 for another protocol is an error, and nothing passes."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(ASK)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(SWITCH.replace(b"WebSocket", protocol) + b"secret")
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (502, "upgrade_failed")
+    assert wire.upstream.waiting == 0
+
+
+async def test_a_failed_token_fails_the_upgrade(wire: Wire) -> None:
+    """The connection then speaks HTTP on."""
+    await wire.start("on_conflict: reject")
+    app = await wire.app()
+    await app.send(ASK.replace(b"\r\n\r\n", b"\r\nAuthorization: mine\r\n\r\n"))
+    assert (await app.answer()).reason == "header_conflict"
