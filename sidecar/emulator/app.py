@@ -1,37 +1,43 @@
 """Google on loopback: metadata server, token endpoint, certificates and targets in one.
 
-Owns the life of all servers of the stand-in. Used by the demo, the tests and the `emulator` command; it
-imports nothing else of this package, so that what it verifies owes nothing to what it tests.
+Owns the life of all servers of the stand-in. Used by the demo, the tests and, through `running`, by whatever
+wants it in a thread or a process of its own. It imports nothing else of this package, so that what it verifies
+owes nothing to what it tests.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Self, final
+from typing import Final, Self, final
 
 from aiohttp import web
 
 from sidecar.emulator.checks import TargetKind
+from sidecar.emulator.control import Control
 from sidecar.emulator.keys import Authority, signing_key
 from sidecar.emulator.metadata import ISSUER, MetadataServer
 from sidecar.emulator.oauth import KEY_EMAIL, OAuthServer
 from sidecar.emulator.targets import Target
 
-NAMES = ("localhost", "*.localhost", "127.0.0.1", "::1")
-"""What the certificate of TLS targets is good for."""
+NAMES: Final = ("localhost", "*.localhost", "127.0.0.1", "::1")
+"""What every TLS target's certificate is good for, beside `NAME.localhost` (OpenSSL takes no `*.localhost`)."""
+_HEAD_LIMIT: Final = 1 << 17
+"""Bytes of a request line or a header that targets take: more than any proxy in front of them lets through."""
 
 
 @final
 class Emulator:
-    """All of it, as an async context manager; every listener on a free port of `host`.
+    """All of it, as an async context manager; every listener on a free port of `host`, an address.
 
-    Durations in seconds. `names` are further names for the TLS targets' certificate.
+    `now` gives Unix seconds; durations are in seconds. `names` are further names for the TLS targets' certificates.
     """
 
     def __init__(
@@ -41,37 +47,39 @@ class Emulator:
         token_lifetime: float = 3600.0,
         cache_margin: float | None = None,
         host: str = "127.0.0.1",
-        names: tuple[str, ...] = (),
+        names: Collection[str] = (),
     ) -> None:
         self._key = signing_key("google")
         self._now = now
         self._host = host
+        self._names = (*NAMES, *names)
         self._runners: dict[web.Application, web.AppRunner] = {}
         self._ports: dict[web.Application, int] = {}
-        self._directory = tempfile.TemporaryDirectory(prefix="idtoken-emulator-")
-        self._authority = Authority((*NAMES, *names))
+        self._tls: dict[web.Application, ssl.SSLContext] = {}
+        self._authority = Authority()
         self.metadata = MetadataServer(
             self._key, now, token_lifetime=token_lifetime, cache_margin=cache_margin
         )
         self.oauth = OAuthServer(self._key, now, token_lifetime=token_lifetime)
         self.targets: dict[str, Target] = {}
+        self._control = Control({"metadata": self.metadata, "oauth": self.oauth}, self)
+        routes = self.oauth.app.router
+        routes.add_get("/oauth2/v1/certs", self._certs)
+        routes.add_get("/oauth2/v3/certs", self._jwks)
+        routes.add_get("/.well-known/openid-configuration", self._discovery)
 
     async def __aenter__(self) -> Self:
-        self.ca_file.write_bytes(self._authority.ca_pem)
-        self._server_file.write_bytes(self._authority.server_pem)
-        self._server_file.chmod(0o600)
-        await self.start(self.metadata.app)
-        self.oauth.app.router.add_get("/oauth2/v1/certs", self._certs)
-        self.oauth.app.router.add_get("/oauth2/v3/certs", self._jwks)
-        self.oauth.app.router.add_get("/.well-known/openid-configuration", self._discovery)
-        await self.start(self.oauth.app)
+        # Made here and not in the constructor: what was never entered has nothing to clean up.
+        self._directory = tempfile.TemporaryDirectory(prefix="idtoken-emulator-")
+        self.ca_file.write_bytes(self._authority.pem)
+        for app in (self.metadata.app, self.oauth.app, self._control.app):
+            await self.start(app)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for app in list(self._runners):
-            await self.stop(app)
+        await asyncio.gather(*(self.stop(app) for app in list(self._runners)))
         self._directory.cleanup()
 
     # addresses
@@ -79,26 +87,27 @@ class Emulator:
     @property
     def metadata_address(self) -> str:
         """`host:port` of the metadata server."""
-        return f"{self._host}:{self._ports[self.metadata.app]}"
+        return self._address(self.metadata.app)
 
     @property
     def oauth_url(self) -> str:
         """The token endpoint."""
-        return f"http://{self._host}:{self._ports[self.oauth.app]}/token"
+        return f"http://{self._address(self.oauth.app)}/token"
 
     @property
     def certs_url(self) -> str:
         """The certificates that tokens verify against, as google-auth reads them."""
-        return f"http://{self._host}:{self._ports[self.oauth.app]}/oauth2/v1/certs"
+        return f"http://{self._address(self.oauth.app)}/oauth2/v1/certs"
+
+    @property
+    def control_url(self) -> str:
+        """Where faults are switched over HTTP: POST to this address plus `/faults`."""
+        return f"http://{self._address(self._control.app)}/_emulator"
 
     @property
     def ca_file(self) -> Path:
         """The CA of the TLS targets, PEM."""
         return Path(self._directory.name) / "ca.pem"
-
-    @property
-    def _server_file(self) -> Path:
-        return Path(self._directory.name) / "server.pem"
 
     def environment(self) -> dict[str, str]:
         """What makes google-auth, and so a sidecar, find the metadata server."""
@@ -111,45 +120,101 @@ class Emulator:
     # servers
 
     async def add_target(
-        self, name: str, *, kind: TargetKind = "cloud_run", audience: str | None = None, tls: bool = False
+        self,
+        name: str,
+        *,
+        kind: TargetKind = "cloud_run",
+        audience: str | None = None,
+        tls: bool = False,
+        names: Collection[str] = (),
+        callers: Collection[str] | None = None,
     ) -> Target:
-        """A service that verifies what it is sent; over TLS it is called `localhost`."""
-        target = Target(name, kind, audience, self._key, self._now)
-        await self.start(target.app, tls=tls)
-        host = "localhost" if tls else self._host
-        target.url = f"{'https' if tls else 'http'}://{host}:{self._ports[target.app]}"
+        """A service that verifies what it is sent; over TLS it is called `localhost`.
+
+        `audience` is its own URL unless given; `names` are further names for its certificate; `callers` are the
+        e-mails of those who have permission (None: everyone).
+        """
+        target = Target(name, kind, self._key, self._now, audience=audience, callers=callers)
+        if tls:
+            self._tls[target.app] = self._server_context((*self._names, f"{name}.localhost", *names))
+        await self.start(target.app)
+        authority = "localhost" if tls else _bracketed(self._host)
+        target.listens_at("https" if tls else "http", authority, self._ports[target.app])
         self.targets[name] = target
         return target
 
-    async def start(self, app: web.Application, *, tls: bool = False) -> None:
-        """Listen; again on the same port after `stop`."""
-        context = None
-        if tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self._server_file)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    async def start(self, app: web.Application) -> None:
+        """Listen; after `stop`, on the same port again. Nothing happens where it listens already."""
+        if app in self._runners:
+            return
+        # A proxy's bodies and heads are to be seen as they were sent: not decoded, and of any size it lets through.
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=0.1,
+            handler_cancellation=True,
+            auto_decompress=False,
+            max_line_size=_HEAD_LIMIT,
+            max_field_size=_HEAD_LIMIT,
+            max_headers=1000,
+        )
         await runner.setup()
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((self._host, self._ports.get(app, 0)))
-        await web.SockSite(runner, sock, ssl_context=context, backlog=1024).start()
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        sock = socket.create_server((self._host, self._ports.get(app, 0)), family=family)
+        await web.SockSite(runner, sock, ssl_context=self._tls.get(app), backlog=1024).start()
         self._ports[app] = sock.getsockname()[1]
         self._runners[app] = runner
 
     async def stop(self, app: web.Application) -> None:
-        """Refuse connections from now on."""
+        """Close every connection, and refuse further ones from now on."""
         if (runner := self._runners.pop(app, None)) is not None:
             await runner.cleanup()
+
+    def is_listening(self, app: web.Application) -> bool:
+        """Whether it was started and not stopped."""
+        return app in self._runners
+
+    def _address(self, app: web.Application) -> str:
+        return f"{_bracketed(self._host)}:{self._ports[app]}"
+
+    def _server_context(self, names: Collection[str]) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        # `load_cert_chain` reads files only.
+        handle, path = tempfile.mkstemp(dir=self._directory.name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._authority.issue(names))
+            context.load_cert_chain(path)
+        finally:
+            os.unlink(path)
+        return context
 
     # what verifies the tokens
 
     async def _certs(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            {self._key.kid: self._key.certificate_pem()}, headers={"Cache-Control": "max-age=60"}
-        )
+        return web.json_response({self._key.kid: self._key.certificate_pem()}, headers=_CACHED)
 
     async def _jwks(self, _: web.Request) -> web.Response:
-        return web.json_response({"keys": [self._key.jwk()]}, headers={"Cache-Control": "max-age=60"})
+        return web.json_response({"keys": [self._key.jwk()]}, headers=_CACHED)
 
     async def _discovery(self, request: web.Request) -> web.Response:
-        return web.json_response({"issuer": ISSUER, "jwks_uri": f"http://{request.host}/oauth2/v3/certs"})
+        here = f"http://{request.host}"
+        return web.json_response(
+            {
+                "issuer": ISSUER,
+                "token_endpoint": f"{here}/token",
+                "jwks_uri": f"{here}/oauth2/v3/certs",
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+            },
+            headers=_CACHED,
+        )
+
+
+_CACHED: Final = {"Cache-Control": "public, max-age=60, must-revalidate"}
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

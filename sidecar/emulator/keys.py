@@ -1,7 +1,8 @@
 """Keys of the stand-in: what signs tokens, what verifies them, and a small CA for its TLS targets.
 
-Owns every private key of the emulator. Used by all its servers. Real cryptography throughout: a token that
-a target here accepts is one that Google's libraries accept against the certificates served here.
+Owns every private key of the emulator. Used by all its servers; judges no claim, serves nothing itself. Real
+cryptography throughout: a token that a target here accepts is one that Google's libraries accept against the
+certificates served here.
 Sources: RFC 7515 (JWS), RFC 7517 (JWK), google-auth's `id_token.verify_token` for the PEM form.
 """
 
@@ -28,7 +29,7 @@ _END = datetime.datetime(2049, 12, 31, tzinfo=datetime.UTC)
 
 
 class BadTokenError(Exception):
-    """A token that can't be trusted; the message says why."""
+    """A token that can't be trusted; the message says why, in IAP's words where it has some."""
 
 
 def encode(data: bytes) -> str:
@@ -39,9 +40,29 @@ def encode(data: bytes) -> str:
 def decode(text: str) -> bytes:
     """The inverse of `encode`; BadTokenError where it is none."""
     try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        # Strictly: the lenient decoders skip foreign characters, and many texts would be the same token.
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
-        raise BadTokenError("not base64url") from error
+        raise BadTokenError("Unable to parse JWT") from error
+
+
+def read(token: str) -> dict[str, Any]:
+    """The claims of a token, trusted or not; BadTokenError where it is no JWT."""
+    return _parse(token)[1]
+
+
+def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any], bytes, bytes]:
+    """Header, claims, signature, and what was signed."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise BadTokenError("Unable to parse JWT")
+    try:
+        header, claims = (json.loads(decode(part)) for part in parts[:2])
+    except ValueError as error:
+        raise BadTokenError("Unable to parse JWT") from error
+    if not isinstance(header, dict) or not isinstance(claims, dict):
+        raise BadTokenError("Unable to parse JWT")
+    return header, claims, decode(parts[2]), ".".join(parts[:2]).encode("ascii")
 
 
 @final
@@ -65,25 +86,12 @@ class SigningKey:
 
     def verify(self, token: str) -> dict[str, Any]:
         """The claims of a token that this key signed; BadTokenError otherwise. No claim is judged here."""
-        parts = token.split(".")
-        if len(parts) != 3:
-            raise BadTokenError("not a JWT")
+        header, claims, signature, signed = _parse(token)
         try:
-            header = json.loads(decode(parts[0]))
-            claims = json.loads(decode(parts[1]))
-        except ValueError as error:
-            raise BadTokenError("not a JWT") from error
-        if not isinstance(header, dict) or not isinstance(claims, dict) or header.get("alg") != "RS256":
-            raise BadTokenError("not an RS256 JWT")
-        if header.get("kid") != self.kid:
-            raise BadTokenError(f"no key has id {header.get('kid')}")
-        try:
-            self._key.public_key().verify(
-                decode(parts[2]),
-                f"{parts[0]}.{parts[1]}".encode("ascii"),
-                padding.PKCS1v15(),
-                hashes.SHA256(),
-            )
+            # Only the one algorithm: what the header says is the sender's wish (RFC 8725 section 3.1).
+            if header.get("alg") != "RS256" or header.get("kid") != self.kid:
+                raise BadTokenError("JWT signature is invalid")
+            self._key.public_key().verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
         except InvalidSignature as error:
             raise BadTokenError("JWT signature is invalid") from error
         return claims
@@ -124,39 +132,40 @@ def signing_key(owner: str) -> SigningKey:
 
 @final
 class Authority:
-    """A CA, and one server certificate under it."""
+    """A CA of its own for the TLS targets."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idtoken-sidecar emulator CA")])
-        ca_key = ec.generate_private_key(ec.SECP256R1())
-        authority_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
-        ca = (
-            _builder(subject, subject, ca_key.public_key())
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idtoken-sidecar emulator CA")])
+        self._id = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        certificate = (
+            _builder(self._name, self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(ca=True), critical=True)
-            .add_extension(authority_id, critical=False)
-            .sign(ca_key, hashes.SHA256())
+            .add_extension(self._id, critical=False)
+            .sign(self._key, hashes.SHA256())
         )
-        self.ca_pem = ca.public_bytes(serialization.Encoding.PEM)
+        self.pem = certificate.public_bytes(serialization.Encoding.PEM)
+        """What clients are to trust."""
+
+    def issue(self, names: Iterable[str]) -> bytes:
+        """A server certificate for DNS names and IP addresses, with its key: PEM as `load_cert_chain` takes it."""
         key = ec.generate_private_key(ec.SECP256R1())
-        leaf = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idtoken-sidecar emulator target")])
+        alternatives = x509.SubjectAlternativeName([_alternative(name) for name in dict.fromkeys(names)])
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._id)
         certificate = (
-            _builder(leaf, subject, key.public_key())
-            .add_extension(
-                x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
-            )
+            _builder(subject, self._name, key.public_key())
+            .add_extension(alternatives, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False
-            )
-            .sign(ca_key, hashes.SHA256())
+            .add_extension(issuer, critical=False)
+            .sign(self._key, hashes.SHA256())
         )
-        self.server_pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        """Certificate and key in one, as `SSLContext.load_cert_chain` takes it."""
 
 
 def _builder(

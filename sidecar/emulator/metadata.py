@@ -1,6 +1,7 @@
 """The metadata server of Compute Engine, as google-auth asks it.
 
-Owns the paths below `/computeMetadata/v1/` that identity needs. Behaves as documented and as seen: wants
+Owns the paths below `/computeMetadata/v1/` that identity needs, its token cache, and what it was asked. Composed by
+`app`; signs with the key it is given and knows no other server. Behaves as documented and as seen: wants
 `Metadata-Flavor: Google`, refuses `X-Forwarded-For`, hands out the same token until some minutes before it
 expires. Source: https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys and google-auth's
 `compute_engine/_metadata.py`.
@@ -8,13 +9,15 @@ expires. Source: https://cloud.google.com/compute/docs/metadata/predefined-metad
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, final
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from sidecar.emulator.faults import Endpoint, claims_for
+from sidecar.emulator.faults import GARBAGE, Endpoint, Fault, claims_for
 from sidecar.emulator.keys import SigningKey
 
 PROJECT: Final = "emulated-project"
@@ -22,9 +25,20 @@ PROJECT_NUMBER: Final = 123456789012
 EMAIL: Final = f"{PROJECT_NUMBER}-compute@developer.gserviceaccount.com"
 SUBJECT: Final = "107517467455664443766"
 ISSUER: Final = "https://accounts.google.com"
+SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 
-_FLAVOR: Final = {"Metadata-Flavor": "Google"}
-_ACCOUNTS: Final = "/computeMetadata/v1/instance/service-accounts"
+_ROOT: Final = "/computeMetadata/v1"
+_ACCOUNTS: Final = f"{_ROOT}/instance/service-accounts"
+_COMPUTE_ENGINE: Final = {
+    "instance_confidentiality": 0,
+    "instance_creation_timestamp": 1_700_000_000,
+    "instance_id": "1234567890123456789",
+    "instance_name": "emulated",
+    "project_id": PROJECT,
+    "project_number": PROJECT_NUMBER,
+    "zone": "us-central1-a",
+}
+_LICENSES: Final = ["1000205"]
 
 
 class Asked(NamedTuple):
@@ -33,6 +47,15 @@ class Asked(NamedTuple):
     audience: str
     account: str
     format: str
+
+
+class Seen(NamedTuple):
+    """One request of any kind, the refused ones included."""
+
+    path: str
+    audience: str | None
+    headers: Mapping[str, str]
+    """Any case finds them."""
 
 
 @final
@@ -53,54 +76,60 @@ class MetadataServer:
         self.endpoint = Endpoint()
         self.email: str | None = EMAIL
         """None: no service account is attached (404)."""
+        self.universe: str | None = "googleapis.com"
+        """None: a server that does not know the question yet (404)."""
         self.token_lifetime = token_lifetime
         self.cache_margin = min(240.0, token_lifetime * 0.3) if cache_margin is None else cache_margin
         self.asked: deque[Asked] = deque(maxlen=10_000)
+        self.requests: deque[Seen] = deque(maxlen=10_000)
+        self.counts: Counter[str] = Counter()
+        """Requests by path."""
         self._key = key
         self._now = now
-        self._cache: dict[tuple[str, str], tuple[str, float]] = {}
+        self._cache: dict[tuple[str, str, bool], tuple[str, float]] = {}
         self.app = web.Application(middlewares=[self._guard])
         routes = self.app.router
         routes.add_get("/", self._ping)
-        routes.add_get("/computeMetadata/v1/project/project-id", self._project)
-        routes.add_get("/computeMetadata/v1/project/numeric-project-id", self._project_number)
-        routes.add_get("/computeMetadata/v1/universe/universe-domain", self._universe)
-        routes.add_get(_ACCOUNTS + "/{account}/", self._account)
-        routes.add_get(_ACCOUNTS + "/{account}/email", self._email)
-        routes.add_get(_ACCOUNTS + "/{account}/identity", self._identity)
-        routes.add_get(_ACCOUNTS + "/{account}/token", self._token)
+        routes.add_get(f"{_ROOT}/project/project-id", self._project)
+        routes.add_get(f"{_ROOT}/project/numeric-project-id", self._project_number)
+        routes.add_get(f"{_ROOT}/universe/universe-domain", self._universe)
+        routes.add_get(f"{_ACCOUNTS}/{{account}}/", self._account)
+        routes.add_get(f"{_ACCOUNTS}/{{account}}/email", self._email)
+        routes.add_get(f"{_ACCOUNTS}/{{account}}/identity", self._identity)
+        routes.add_get(f"{_ACCOUNTS}/{{account}}/token", self._token)
+        routes.add_get("/{path:.*}", self._unknown)
 
     def forget(self) -> None:
         """Drop the cached tokens, as the real server does around their expiry."""
         self._cache.clear()
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        if request.path != "/":
-            if request.headers.get("Metadata-Flavor") != "Google":
-                return web.Response(
-                    status=403, text="Missing Metadata-Flavor:Google header.", headers=_FLAVOR
-                )
-            if "X-Forwarded-For" in request.headers:
-                return web.Response(
-                    status=403, text="X-Forwarded-For header is not allowed.", headers=_FLAVOR
-                )
-        response: web.StreamResponse = await handler(request)
-        if not response.prepared:
-            response.headers["Metadata-Flavor"] = "Google"
-        return response
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.counts[request.path] += 1
+        self.requests.append(Seen(request.path, request.query.get("audience"), request.headers))
+        if "X-Forwarded-For" in request.headers:
+            return _text("X-Forwarded-For header is not allowed.\n", status=403)
+        # The ping alone is answered without: it is how clients find out whom they are talking to.
+        if request.path != "/" and request.headers.get("Metadata-Flavor") != "Google":
+            return _text("Missing Metadata-Flavor:Google header.\n", status=403)
+        if request.path.endswith(("/identity", "/token")):
+            return await handler(request)
+        return await self.endpoint.pass_by(request) or await handler(request)
 
     async def _ping(self, _: web.Request) -> web.Response:
-        return web.Response(text="computeMetadata/\n", content_type="application/text")
+        return _text("computeMetadata/\n")
 
     async def _project(self, _: web.Request) -> web.Response:
-        return web.Response(text=PROJECT, content_type="application/text")
+        return _text(PROJECT)
 
     async def _project_number(self, _: web.Request) -> web.Response:
-        return web.Response(text=str(PROJECT_NUMBER), content_type="application/text")
+        return _text(str(PROJECT_NUMBER))
 
     async def _universe(self, _: web.Request) -> web.Response:
-        return web.Response(text="googleapis.com", content_type="application/text")
+        return _not_found() if self.universe is None else _text(self.universe)
+
+    async def _unknown(self, _: web.Request) -> web.Response:
+        return _not_found()
 
     def _known(self, request: web.Request) -> str | None:
         return self.email if request.match_info["account"] in ("default", self.email) else None
@@ -108,44 +137,57 @@ class MetadataServer:
     async def _account(self, request: web.Request) -> web.Response:
         if (email := self._known(request)) is None:
             return _not_found()
-        scopes = ["https://www.googleapis.com/auth/cloud-platform"]
-        return web.json_response({"aliases": ["default"], "email": email, "scopes": scopes})
+        if request.query.get("recursive", "").lower() != "true":
+            return _text("aliases\nemail\nidentity\nscopes\ntoken\n")
+        return _json({"aliases": ["default"], "email": email, "scopes": [SCOPE]})
 
     async def _email(self, request: web.Request) -> web.Response:
         email = self._known(request)
-        return _not_found() if email is None else web.Response(text=email, content_type="application/text")
+        return _not_found() if email is None else _text(email)
+
+    async def _meet(self, request: web.Request) -> tuple[web.Response | None, Fault | None]:
+        answer, fault = await self.endpoint.meet(request)
+        if answer is not None and answer.status != 200:
+            # An error is the server's own; a page with status 200 is somebody else's, who has no flavor.
+            answer.headers["Metadata-Flavor"] = "Google"
+        return answer, fault
 
     async def _token(self, request: web.Request) -> web.Response:
+        answer, fault = await self._meet(request)
+        if answer is not None:
+            return answer
         if self._known(request) is None:
             return _not_found()
+        if fault is not None and fault.kind == "garbage":
+            return _json({"token_type": "Bearer"})
         expires = int(self.token_lifetime) - 1
-        return web.json_response(
-            {"access_token": "ya29.emulated", "expires_in": expires, "token_type": "Bearer"}
-        )
+        return _json({"access_token": "ya29.emulated", "expires_in": expires, "token_type": "Bearer"})
 
-    async def _identity(self, request: web.Request) -> web.StreamResponse:
-        audience = request.query.get("audience", "")
-        asked = Asked(audience, request.match_info["account"], request.query.get("format", "standard"))
-        self.asked.append(asked)
-        answer, fault = await self.endpoint.meet(request)
+    async def _identity(self, request: web.Request) -> web.Response:
+        query = request.query
+        audience = query.get("audience", "")
+        form = query.get("format", "standard")
+        licenses = form == "full" and query.get("licenses", "").upper() == "TRUE"
+        self.asked.append(Asked(audience, request.match_info["account"], form))
+        answer, fault = await self._meet(request)
         if answer is not None:
             return answer
         if (email := self._known(request)) is None:
             return _not_found()
         if not audience:
-            return web.Response(status=400, text="non-empty audience parameter required", headers=_FLAVOR)
+            return _text("non-empty audience parameter required\n", status=400)
         if fault is not None and fault.kind == "garbage":
-            return web.Response(text="eyJhbGciOiJub25lIn0.bm90LWpzb24.AAAA", content_type="text/html")
+            return _jwt(GARBAGE)
         now = self._now()
-        token, expires_at = self._cache.get((audience, asked.format), ("", 0.0))
-        if fault is not None or expires_at - now <= self.cache_margin:
-            claims = claims_for(self._claims(audience, email, asked.format, now), fault)
-            token = self._key.sign(claims)
-            if fault is None:
-                self._cache[audience, asked.format] = (token, now + self.token_lifetime)
-        return web.Response(text=token, content_type="text/html")
+        if fault is not None:
+            return _jwt(self._key.sign(claims_for(self._claims(audience, email, form, licenses, now), fault)))
+        token, expires_at = self._cache.get((audience, form, licenses), ("", 0.0))
+        if expires_at - now <= self.cache_margin:
+            token = self._key.sign(self._claims(audience, email, form, licenses, now))
+            self._cache[audience, form, licenses] = (token, now + self.token_lifetime)
+        return _jwt(token)
 
-    def _claims(self, audience: str, email: str, form: str, now: float) -> dict[str, object]:
+    def _claims(self, audience: str, email: str, form: str, licenses: bool, now: float) -> dict[str, object]:
         claims: dict[str, object] = {
             "aud": audience,
             "azp": SUBJECT,
@@ -155,22 +197,34 @@ class MetadataServer:
             "sub": SUBJECT,
         }
         if form == "full":
-            claims |= {
-                "email": email,
-                "email_verified": True,
-                "google": {
-                    "compute_engine": {
-                        "instance_creation_timestamp": 1_700_000_000,
-                        "instance_id": "1234567890123456789",
-                        "instance_name": "emulated",
-                        "project_id": PROJECT,
-                        "project_number": PROJECT_NUMBER,
-                        "zone": "us-central1-a",
-                    }
-                },
-            }
+            instance = _COMPUTE_ENGINE | ({"license_id": _LICENSES} if licenses else {})
+            claims |= {"email": email, "email_verified": True, "google": {"compute_engine": instance}}
         return claims
 
 
+def _answer(body: str, content_type: str, status: int = 200) -> web.Response:
+    """The real server's headers, and no charset: google-auth reads JSON for exactly `application/json`."""
+    headers = {
+        "Content-Type": content_type,
+        "Metadata-Flavor": "Google",
+        "Server": "Metadata Server for VM",
+        "X-XSS-Protection": "0",
+        "X-Frame-Options": "SAMEORIGIN",
+    }
+    return web.Response(status=status, body=body.encode(), headers=headers)
+
+
+def _text(text: str, *, status: int = 200) -> web.Response:
+    return _answer(text, "application/text" if status == 200 else "text/html; charset=UTF-8", status)
+
+
+def _json(value: object) -> web.Response:
+    return _answer(json.dumps(value), "application/json")
+
+
+def _jwt(token: str) -> web.Response:
+    return _answer(token, "text/html")
+
+
 def _not_found() -> web.Response:
-    return web.Response(status=404, text="Not Found", headers=_FLAVOR)
+    return _text("<title>Error 404 (Not Found)!!1</title>\n", status=404)

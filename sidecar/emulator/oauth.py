@@ -1,28 +1,42 @@
 """Google's OAuth token endpoint, as far as service account keys need it.
 
-Owns the JWT-bearer grant (RFC 7523) with Google's `target_audience` extension. The assertion is really
-verified against the key that was handed out. Error texts are Google's own. Source: google-auth's
-`oauth2/_client.py`, https://developers.google.com/identity/protocols/oauth2/service-account.
+Owns the JWT-bearer grant (RFC 7523) with Google's `target_audience` extension, and the accounts whose keys it
+knows. Composed by `app`; knows no other server. The assertion is really verified against the key that was handed
+out. Error texts are Google's own. Source: google-auth's `oauth2/_client.py`,
+https://developers.google.com/identity/protocols/oauth2/service-account.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
 from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint, claims_for
-from sidecar.emulator.keys import BadTokenError, SigningKey, signing_key
+from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER, PROJECT
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_AUDIENCE: Final = "https://oauth2.googleapis.com/token"
+"""What google-auth always writes as the assertion's `aud`, wherever `token_uri` points."""
 KEY_EMAIL: Final = f"key-holder@{PROJECT}.iam.gserviceaccount.com"
 _SUBJECT: Final = "110412345678901234567"
+_SKEW: Final = 300
+"""Seconds by which the caller's clock may be off."""
+
+
+class RefusedGrantError(Exception):
+    """A grant that is refused: an OAuth error code and its description."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(code, description)
+        self.code = code
+        self.description = description
 
 
 @final
@@ -30,19 +44,21 @@ class OAuthServer:
     """The application, and the accounts whose keys it knows."""
 
     def __init__(self, key: SigningKey, now: Callable[[], float], *, token_lifetime: float) -> None:
+        """`token_lifetime` in seconds."""
         self.endpoint = Endpoint()
         self.token_lifetime = token_lifetime
         self.asked: deque[str] = deque(maxlen=10_000)
         """Audiences, or scopes, that tokens were granted for."""
         self._key = key
         self._now = now
-        self._accounts: dict[str, SigningKey] = {}
+        self._accounts: dict[str, SigningKey | None] = {}
+        """None: the account is there, its key is not."""
         self.app = web.Application()
-        self.app.router.add_post("/token", self._grant)
+        self.app.router.add_post("/token", self._token)
 
     def write_key(self, path: Path, token_uri: str, *, email: str = KEY_EMAIL) -> Path:
         """Write a key file for `email`, mode 0600, and know its key from now on."""
-        key = self._accounts.setdefault(email, signing_key(email))
+        key = self._accounts[email] = self._accounts.get(email) or signing_key(email)
         info = {
             "type": "service_account",
             "project_id": PROJECT,
@@ -50,41 +66,53 @@ class OAuthServer:
             "private_key": key.private_pem(),
             "client_email": email,
             "client_id": _SUBJECT,
+            "auth_uri": "https://accounts.google.com/o/oauth2/auth",
             "token_uri": token_uri,
             "universe_domain": "googleapis.com",
         }
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(info, indent=2), "utf-8")
+        with open(path, "w", encoding="utf-8", opener=_private) as file:
+            os.fchmod(file.fileno(), 0o600)
+            json.dump(info, file, indent=2)
         return path
 
     def delete_account(self, email: str = KEY_EMAIL) -> None:
         """Forget an account, as if it had been deleted."""
         self._accounts.pop(email, None)
 
-    async def _grant(self, request: web.Request) -> web.StreamResponse:
+    def revoke_key(self, email: str = KEY_EMAIL) -> None:
+        """Forget an account's key, as if it had been deleted or disabled; `write_key` brings it back."""
+        self._accounts[email] = None
+
+    async def _token(self, request: web.Request) -> web.Response:
         answer, fault = await self.endpoint.meet(request)
         if answer is not None:
             return answer
         form = await request.post()
-        if form.get("grant_type") != GRANT:
-            return _error("unsupported_grant_type", "Invalid grant_type")
         try:
-            claims = self._assertion(str(form.get("assertion", "")))
-        except BadTokenError as error:
-            return _error("invalid_grant", str(error))
-        if fault is not None and fault.kind == "garbage":
-            return web.json_response({"id_token": "not-a-token", "access_token": "x", "expires_in": 1})
-        now = self._now()
-        audience = claims.get("target_audience")
-        if audience is None:
-            self.asked.append(str(claims.get("scope", "")))
+            claims = self._assertion(form)
+            if fault is not None and fault.kind == "garbage":
+                return _json({"id_token": "not-a-token", "access_token": "x", "expires_in": 1})
+            granted, audience = self._grant(claims)
+        except RefusedGrantError as error:
+            return _json({"error": error.code, "error_description": error.description}, status=400)
+        if granted is None:
             expires = int(self.token_lifetime) - 1
-            return web.json_response(
-                {"access_token": "ya29.emulated", "expires_in": expires, "token_type": "Bearer"}
-            )
-        self.asked.append(str(audience))
-        identity: dict[str, object] = {
-            "aud": audience,
+            return _json({"access_token": "ya29.emulated", "expires_in": expires, "token_type": "Bearer"})
+        self.asked.append(audience)
+        return _json({"id_token": self._key.sign(claims_for(granted, fault))})
+
+    def _grant(self, claims: Mapping[str, Any]) -> tuple[dict[str, object] | None, str]:
+        """The claims of the ID token and its audience, or None for an access token."""
+        audience, scope = claims.get("target_audience"), claims.get("scope")
+        wanted = scope if audience is None else audience
+        if not isinstance(wanted, str) or not wanted:
+            raise RefusedGrantError("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
+        if audience is None:
+            self.asked.append(wanted)
+            return None, wanted
+        now = self._now()
+        return {
+            "aud": wanted,
             "azp": claims["iss"],
             "email": claims["iss"],
             "email_verified": True,
@@ -92,38 +120,45 @@ class OAuthServer:
             "iat": int(now),
             "iss": ISSUER,
             "sub": _SUBJECT,
-        }
-        return web.json_response({"id_token": self._key.sign(claims_for(identity, fault))})
+        }, wanted
 
-    def _assertion(self, assertion: str) -> dict[str, Any]:
-        """The verified claims of an assertion; BadTokenError with Google's own words otherwise."""
-        for email, key in self._accounts.items():
-            try:
-                claims = key.verify(assertion)
-            except BadTokenError:
-                continue
-            if claims.get("iss") == email:
-                break
-        else:
-            if not self._accounts:
-                raise BadTokenError("Invalid grant: account not found")
-            raise BadTokenError("Invalid JWT Signature.")
-        now = self._now()
-        issued, expires = claims.get("iat"), claims.get("exp")
-        if (
-            not isinstance(issued, int)
-            or not isinstance(expires, int)
-            or not issued - 300 < now < expires + 300
-            or expires - issued > 3600
-        ):
-            raise BadTokenError(
+    def _assertion(self, form: Mapping[str, object]) -> dict[str, Any]:
+        """The verified claims of an assertion; RefusedGrantError with Google's own words otherwise."""
+        if form.get("grant_type") != GRANT:
+            raise RefusedGrantError("unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type')}")
+        assertion = str(form.get("assertion", ""))
+        try:
+            email = read(assertion).get("iss")
+        except BadTokenError:
+            raise RefusedGrantError("invalid_grant", "Bad Request") from None
+        if not self._accounts:
+            raise RefusedGrantError("invalid_grant", "Invalid grant: account not found")
+        key = self._accounts.get(email) if isinstance(email, str) else None
+        try:
+            if key is None:
+                raise BadTokenError("no key")
+            claims = key.verify(assertion)
+        except BadTokenError:
+            raise RefusedGrantError("invalid_grant", "Invalid JWT Signature.") from None
+        if not self._is_short_lived(claims.get("iat"), claims.get("exp")):
+            raise RefusedGrantError(
+                "invalid_grant",
                 "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
-                "Check your iat and exp values in the JWT claim."
+                "Check your iat and exp values in the JWT claim.",
             )
         if claims.get("aud") != TOKEN_AUDIENCE:
-            raise BadTokenError("Invalid JWT: Failed audience check.")
+            raise RefusedGrantError("invalid_grant", "Invalid JWT: Failed audience check.")
         return claims
 
+    def _is_short_lived(self, issued_at: object, expires_at: object) -> bool:
+        if not isinstance(issued_at, int) or not isinstance(expires_at, int):
+            return False
+        return issued_at - _SKEW <= self._now() < expires_at + _SKEW and 0 < expires_at - issued_at <= 3600
 
-def _error(code: str, description: str) -> web.Response:
-    return web.json_response({"error": code, "error_description": description}, status=400)
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.json_response(value, status=status, headers={"Cache-Control": "no-store"})

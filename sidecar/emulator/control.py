@@ -1,0 +1,129 @@
+"""The stand-in's switches over HTTP, for a shell or another process.
+
+Owns the control application: `GET /_emulator/faults` says what is switched on, `POST /_emulator/faults` switches,
+`POST /_emulator/gates` holds and releases answers. Composed by `app`. It decides nothing itself: every switch is an
+`Endpoint`'s, and the refusal of connections is the emulator's. Bodies must be JSON by their type, which a page in a
+browser can't send to another site unasked.
+
+    curl -H 'Content-Type: application/json' $CONTROL/faults -d '{"server": "metadata", "kind": "status",
+         "code": 429, "headers": {"Retry-After": "7"}, "times": 2}'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, final
+
+from aiohttp import web
+
+from sidecar.emulator.faults import Endpoint, Fault
+
+_FIELDS: Final[dict[str, tuple[type, ...]]] = {
+    "code": (int,),
+    "headers": (dict,),
+    "body": (str,),
+    "seconds": (int, float),
+    "everywhere": (bool,),
+}
+
+
+class Server(Protocol):
+    """One that can be switched."""
+
+    @property
+    def app(self) -> web.Application: ...
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+
+class Listeners(Protocol):
+    """Who opens and closes the servers' sockets."""
+
+    async def start(self, app: web.Application) -> None: ...
+    async def stop(self, app: web.Application) -> None: ...
+    def is_listening(self, app: web.Application) -> bool: ...
+
+
+@final
+class Control:
+    """The application."""
+
+    def __init__(self, servers: Mapping[str, Server], listeners: Listeners) -> None:
+        self._servers = servers
+        self._listeners = listeners
+        self.app = web.Application()
+        routes = self.app.router
+        routes.add_get("/_emulator/faults", self._show)
+        routes.add_post("/_emulator/faults", self._switch)
+        routes.add_post("/_emulator/gates", self._gate)
+
+    async def _show(self, _: web.Request) -> web.Response:
+        return web.json_response({name: self._state(server) for name, server in self._servers.items()})
+
+    async def _switch(self, request: web.Request) -> web.Response:
+        server, asked = await self._read(request)
+        kind, times = asked.pop("kind", None), asked.pop("times", None)
+        if kind == "refuse":
+            if asked or times is not None:
+                raise _bad("refuse has no options: end it with the kind none")
+            await self._listeners.stop(server.app)
+            return web.json_response(self._state(server))
+        try:
+            if times is not None and (not isinstance(times, int) or isinstance(times, bool)):
+                raise ValueError("times is a whole number")
+            server.endpoint.fail(None if kind == "none" else _fault(kind, asked), times=times)
+        except ValueError as error:
+            raise _bad(str(error)) from error
+        await self._listeners.start(server.app)
+        return web.json_response(self._state(server))
+
+    async def _gate(self, request: web.Request) -> web.Response:
+        server, asked = await self._read(request)
+        if set(asked) != {"open"} or not isinstance(asked["open"], bool):
+            raise _bad('a gate is {"server": …, "open": true or false}')
+        if asked["open"]:
+            server.endpoint.release()
+        else:
+            server.endpoint.hold()
+        return web.json_response(self._state(server))
+
+    async def _read(self, request: web.Request) -> tuple[Server, dict[str, Any]]:
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(text="the body must be application/json\n")
+        try:
+            asked = await request.json()
+        except ValueError:
+            raise _bad("the body is no JSON") from None
+        if not isinstance(asked, dict):
+            raise _bad("the body is no JSON object")
+        name = asked.pop("server", None)
+        if not isinstance(name, str) or name not in self._servers:
+            raise _bad(f"no server is called {name!r}; there are {', '.join(self._servers)}")
+        return self._servers[name], asked
+
+    def _state(self, server: Server) -> dict[str, object]:
+        endpoint = server.endpoint
+        return {
+            "listening": self._listeners.is_listening(server.app),
+            "open": endpoint.is_open,
+            "fault": endpoint.fault.kind if endpoint.fault is not None else None,
+            "left": endpoint.left,
+            "arrived": endpoint.arrived,
+        }
+
+
+def _fault(kind: Any, options: dict[str, Any]) -> Fault:
+    """ValueError for what there is not, or is of the wrong type."""
+    for name, value in options.items():
+        types = _FIELDS.get(name)
+        if types is None:
+            raise ValueError(f"no option is called {name!r}; there are {', '.join((*_FIELDS, 'times'))}")
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ValueError(f"{name} can't be {value!r}")
+    if not all(isinstance(value, str) for value in options.get("headers", {}).values()):
+        raise ValueError("headers are names and strings")
+    return Fault(kind, **options)
+
+
+def _bad(text: str) -> web.HTTPBadRequest:
+    return web.HTTPBadRequest(text=f"{text}\n")
