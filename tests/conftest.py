@@ -1,3 +1,3 @@
 """Fixtures that every test may use."""
 
-pytest_plugins = ["tests.support.google", "tests.support.wire"]
+pytest_plugins = ["tests.support.google", "tests.support.sidecar", "tests.support.wire"]

@@ -1,0 +1,188 @@
+"""The real sidecar as a process of its own, as users run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.emulator.app import Emulator
+
+LIMIT = 20.0
+"""Seconds that a process may take to get somewhere before the test fails."""
+
+COMMAND = (sys.executable, "-m", "sidecar")
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """The test's own environment without what would reach a sidecar from outside it."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("IDTOKEN_SIDECAR_", "GCE_", "GOOGLE_", "CLOUDSDK_"))
+        and not name.lower().endswith("_proxy")
+    }
+    return {**kept, **more}
+
+
+class Sidecar:
+    """One running process and what it logged."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.log: list[dict[str, Any]] = []
+        self.text = ""
+        self._changed = asyncio.Condition()
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            self.text += line.decode()
+            if line.startswith(b"{"):
+                self.log.append(json.loads(line))
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def logged(self, message: str, **fields: Any) -> dict[str, Any]:
+        """The first log entry with this message and these fields, once it is there."""
+
+        def found() -> dict[str, Any] | None:
+            for entry in self.log:
+                if entry["message"] == message and all(
+                    entry.get(name) == value for name, value in fields.items()
+                ):
+                    return entry
+            return None
+
+        async with asyncio.timeout(LIMIT), self._changed:
+            await self._changed.wait_for(lambda: found() is not None)
+        entry = found()
+        assert entry is not None
+        return entry
+
+    async def listening(self) -> None:
+        """Wait until it listens."""
+        entry = await self.logged("listening")
+        self.port = int(entry["listen"][0].rpartition(":")[2])
+        self.admin_port = int(entry["admin"][0].rpartition(":")[2])
+
+    async def ready(self) -> None:
+        """Wait until its own probe says that it is ready."""
+        async with asyncio.timeout(LIMIT):
+            while (await self.admin("/healthz/ready"))[0] != 200:
+                await asyncio.sleep(0.01)
+
+    async def admin(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """Ask the admin server."""
+        status, _, body = await ask(self.admin_port, method, path)
+        return status, body.decode()
+
+    async def status(self) -> dict[str, Any]:
+        """/status.json"""
+        document: dict[str, Any] = json.loads((await self.admin("/status.json"))[1])
+        return document
+
+    async def own_port(self, route: str) -> int:
+        """The port of a route's own listener."""
+        (entry,) = [entry for entry in (await self.status())["routes"] if entry["name"] == route]
+        use = next(
+            use["use"]
+            for use in entry["ways_in"]
+            if use["kind"] == "listen" and use["use"].startswith("http")
+        )
+        return int(use.rstrip("/").rpartition(":")[2])
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The value of a sample."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        _, text = await self.admin("/metrics")
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return float(sample.value)
+        return 0.0
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit code."""
+        async with asyncio.timeout(LIMIT):
+            code = await self.process.wait()
+            await self._reading
+            return code
+
+    async def stop(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.ended()
+
+
+Start = Callable[..., Awaitable[Sidecar]]
+
+
+async def ask(
+    port: int,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    *,
+    host: str = "",
+) -> tuple[int, dict[str, str], bytes]:
+    """One request on a connection of its own: status, headers by lower-case name, body."""
+    async with asyncio.timeout(LIMIT):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            lines = [f"{method} {path} HTTP/1.1", f"Host: {host or f'localhost:{port}'}", "Connection: close"]
+            lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+            if body:
+                lines.append(f"Content-Length: {len(body)}")
+            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+            head, _, rest = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+    first, *fields = head.decode("latin-1").split("\r\n")
+    found = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+    if found.get("transfer-encoding") == "chunked":
+        whole = b""
+        while rest and (size := int(rest.split(b"\r\n", 1)[0], 16)):
+            rest = rest.split(b"\r\n", 1)[1]
+            whole, rest = whole + rest[:size], rest[size + 2 :]
+        rest = whole
+    return int(first.split(" ")[1]), found, rest
+
+
+@pytest.fixture
+async def start(google: Emulator, tmp_path: Path) -> AsyncIterator[Start]:
+    """Start sidecars: `await start(CONFIG)` gives one that is ready (`ready=False`: one that listens)."""
+    running: list[Sidecar] = []
+
+    async def begin(config: str, *arguments: str, ready: bool = True, **environ: str) -> Sidecar:
+        file = tmp_path / f"config-{len(running)}.yaml"
+        file.write_text("listen: localhost:0\nadmin: localhost:0\nlog_format: json\n" + config, "utf-8")
+        process = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "run", "--config", str(file), *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=clean_environment(**google.environment(), **environ),
+        )
+        sidecar = Sidecar(process)
+        running.append(sidecar)
+        await sidecar.listening()
+        if ready:
+            await sidecar.ready()
+        return sidecar
+
+    yield begin
+    for sidecar in running:
+        await sidecar.stop()
