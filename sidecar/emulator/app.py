@@ -71,14 +71,21 @@ class Emulator:
     async def __aenter__(self) -> Self:
         # Made here and not in the constructor: what was never entered has nothing to clean up.
         self._directory = tempfile.TemporaryDirectory(prefix="idtoken-emulator-")
-        self.ca_file.write_bytes(self._authority.pem)
-        for app in (self.metadata.app, self.oauth.app, self._control.app):
-            await self.start(app)
+        try:
+            self.ca_file.write_bytes(self._authority.pem)
+            for app in (self.metadata.app, self.oauth.app, self._control.app):
+                await self.start(app)
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         await asyncio.gather(*(self.stop(app) for app in list(self._runners)))
         self._directory.cleanup()
 
@@ -148,6 +155,8 @@ class Emulator:
         if app in self._runners:
             return
         # A proxy's bodies and heads are to be seen as they were sent: not decoded, and of any size it lets through.
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        sock = socket.create_server((self._host, self._ports.get(app, 0)), family=family)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -159,8 +168,6 @@ class Emulator:
             max_headers=1000,
         )
         await runner.setup()
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        sock = socket.create_server((self._host, self._ports.get(app, 0)), family=family)
         await web.SockSite(runner, sock, ssl_context=self._tls.get(app), backlog=1024).start()
         self._ports[app] = sock.getsockname()[1]
         self._runners[app] = runner

@@ -1,0 +1,151 @@
+"""The switches over HTTP do what the ones in the code do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import ClientConnectionError, ClientSession
+
+from sidecar.emulator.app import Emulator
+from tests.unit.emulator.conftest import DEFAULT, FLAVOR
+
+
+class Shell:
+    """Somebody with curl."""
+
+    def __init__(self, google: Emulator, session: ClientSession) -> None:
+        self._google = google
+        self._session = session
+
+    async def post(self, what: str, **asked: Any) -> tuple[int, Any]:
+        async with self._session.post(f"{self._google.control_url}/{what}", json=asked) as answer:
+            return answer.status, await (answer.json() if answer.status == 200 else answer.text())
+
+    async def state(self, server: str = "metadata") -> dict[str, Any]:
+        async with self._session.get(f"{self._google.control_url}/faults") as answer:
+            state: dict[str, Any] = (await answer.json())[server]
+            return state
+
+    async def token(self) -> tuple[int, str | None]:
+        url = f"http://{self._google.metadata_address}{DEFAULT}identity?audience=a"
+        async with self._session.get(url, headers=FLAVOR) as answer:
+            return answer.status, answer.headers.get("Retry-After")
+
+
+@pytest.fixture
+def shell(google: Emulator, session: ClientSession) -> Shell:
+    return Shell(google, session)
+
+
+QUIET = {"listening": True, "open": True, "fault": None, "left": None, "arrived": 0}
+
+
+async def test_nothing_is_switched_on_at_first(shell: Shell) -> None:
+    """Both servers are shown, in order."""
+    assert await shell.state("metadata") == QUIET
+    assert await shell.state("oauth") == QUIET
+
+
+async def test_a_fault_with_its_options_and_its_end(shell: Shell) -> None:
+    """A fault is put in force with all it can have, for some requests, and ended."""
+    status, state = await shell.post(
+        "faults", server="metadata", kind="status", code=429, headers={"Retry-After": "7"}, times=2
+    )
+    assert (status, state) == (200, {**QUIET, "fault": "status", "left": 2})
+    assert await shell.token() == (429, "7")
+    assert await shell.state() == {**QUIET, "fault": "status", "left": 1, "arrived": 1}
+    assert await shell.state("oauth") == QUIET
+    await shell.post("faults", server="metadata", kind="none")
+    assert await shell.token() == (200, None)
+
+
+async def test_refuse_and_listen_again(shell: Shell, google: Emulator) -> None:
+    """`refuse` closes the listener; any other kind opens it again on the same port."""
+    address = google.metadata_address
+    assert (await shell.post("faults", server="metadata", kind="refuse"))[1] == {**QUIET, "listening": False}
+    with pytest.raises(ClientConnectionError):
+        await shell.token()
+    await shell.post("faults", server="metadata", kind="none")
+    assert google.metadata_address == address
+    assert await shell.token() == (200, None)
+
+
+async def test_gates(shell: Shell, google: Emulator) -> None:
+    """A gate holds and releases, as `hold` and `release` do."""
+    assert (await shell.post("gates", server="oauth", open=False))[1]["open"] is False
+    assert google.oauth.endpoint.is_open is False
+    assert (await shell.post("gates", server="oauth", open=True))[1]["open"] is True
+
+
+@pytest.mark.parametrize(
+    ("what", "asked", "says"),
+    [
+        pytest.param("faults", {"kind": "hang"}, "no server is called None", id="no-server"),
+        pytest.param("faults", {"server": ["x"], "kind": "hang"}, "no server is called", id="server-list"),
+        pytest.param("faults", {"server": "metadata"}, "no fault is called None", id="no-kind"),
+        pytest.param("faults", {"server": "metadata", "kind": "x"}, "no fault is called 'x'", id="bad-kind"),
+        pytest.param(
+            "faults", {"server": "metadata", "kind": ["x"]}, "no fault is called ['x']", id="kind-list"
+        ),
+        pytest.param(
+            "faults",
+            {"server": "metadata", "kind": "hang", "for": 1},
+            "no option is called 'for'",
+            id="option",
+        ),
+        pytest.param(
+            "faults",
+            {"server": "metadata", "kind": "status", "code": "503"},
+            "code can't be '503'",
+            id="code",
+        ),
+        pytest.param(
+            "faults", {"server": "metadata", "kind": "status", "code": True}, "code can't be True", id="bool"
+        ),
+        pytest.param(
+            "faults", {"server": "metadata", "kind": "status", "code": 99}, "not a final HTTP status", id="99"
+        ),
+        pytest.param(
+            "faults",
+            {"server": "metadata", "kind": "status", "headers": {"Retry-After": 7}},
+            "headers are names and strings",
+            id="headers",
+        ),
+        pytest.param(
+            "faults", {"server": "metadata", "kind": "hang", "times": "2"}, "a whole number", id="times"
+        ),
+        pytest.param(
+            "faults", {"server": "metadata", "kind": "hang", "times": 0}, "one request at least", id="zero"
+        ),
+        pytest.param(
+            "faults", {"server": "metadata", "kind": "refuse", "times": 2}, "refuse has no", id="refuse"
+        ),
+        pytest.param("gates", {"server": "metadata", "open": 1}, "a gate is", id="gate"),
+    ],
+)
+async def test_what_is_asked_wrongly_changes_nothing(
+    shell: Shell, what: str, asked: dict[str, Any], says: str
+) -> None:
+    """A mistake is 400 and says what there is."""
+    status, text = await shell.post(what, **asked)
+    assert (status, says in text) == (400, True), text
+    assert await shell.state() == QUIET
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        pytest.param("text/plain", '{"server": "metadata", "kind": "hang"}', 415, id="a-page-in-a-browser"),
+        pytest.param("application/json", "{", 400, id="no-json"),
+        pytest.param("application/json", "[]", 400, id="no-object"),
+    ],
+)
+async def test_only_json_switches(
+    shell: Shell, google: Emulator, session: ClientSession, content_type: str, body: str, status: int
+) -> None:
+    """A body that a page in a browser could send unasked is refused, and so is what is no JSON."""
+    headers = {"Content-Type": content_type}
+    async with session.post(f"{google.control_url}/faults", data=body, headers=headers) as answer:
+        assert answer.status == status
+    assert await shell.state() == QUIET
