@@ -425,7 +425,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.state = OPEN
         if not exchange.request_done:
             self._linger()
-        elif not exchange.keep_alive:
+        elif not exchange.keep_alive or self.proxy.draining:
             if self._queue or self._rest or self._in_message:
                 self._linger()
             else:
