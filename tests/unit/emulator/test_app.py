@@ -24,7 +24,7 @@ from sidecar.emulator.faults import Fault
 from sidecar.emulator.metadata import EMAIL
 from sidecar.emulator.oauth import KEY_EMAIL
 from tests.support.clock import FakeClock
-from tests.unit.emulator.conftest import signed
+from tests.support.google import signed
 
 AUDIENCE = "https://svc-abc-uc.a.run.app"
 
@@ -53,10 +53,12 @@ async def test_google_auth_mints_from_the_metadata_server(google: Emulator, tran
     """compute_engine.IDTokenCredentials gets a token that google-auth verifies against the certificates."""
     credentials = compute_engine.IDTokenCredentials(None, AUDIENCE, use_metadata_identity_endpoint=True)
     await asyncio.to_thread(credentials.refresh, redirected(transport, google))
+    assert credentials.token is not None
     claims = await asyncio.to_thread(
         id_token.verify_token, credentials.token, transport, AUDIENCE, certs_url=google.certs_url
     )
     assert (claims["email"], claims["aud"]) == (EMAIL, AUDIENCE)
+    assert credentials.expiry is not None
     assert credentials.expiry.replace(tzinfo=UTC) == datetime.fromtimestamp(claims["exp"], UTC)
 
 

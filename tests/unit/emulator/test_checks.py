@@ -14,7 +14,7 @@ from sidecar.emulator.checks import TargetKind
 from sidecar.emulator.keys import signing_key
 from sidecar.emulator.targets import Target
 from tests.support.clock import FakeClock
-from tests.unit.emulator.conftest import signed
+from tests.support.google import signed
 
 NOW = 1_800_000_000
 AUDIENCE = "https://billing.example"
@@ -256,6 +256,15 @@ async def test_iap_reads_proxy_authorization_first(fixed: Emulator, session: Cli
     )
     assert body["verified"]["header"] == "Proxy-Authorization"
     assert header_values(body, "Authorization") == ["Bearer app's-own"]
+
+
+async def test_iap_checks_only_one_of_two_good_tokens(fixed: Emulator, session: ClientSession) -> None:
+    """With good tokens in both, Proxy-Authorization's is checked, and the app gets the other whole."""
+    iap = await front(fixed, session, "iap", audience=CLIENT_ID)
+    token = signed(NOW, aud=CLIENT_ID)
+    body = await iap.admits(bearer(token), bearer(token, "Proxy-Authorization"))
+    assert body["verified"]["header"] == "Proxy-Authorization"
+    assert header_values(body, "Authorization") == [f"Bearer {token}"]
 
 
 async def test_iap_falls_through_to_authorization(fixed: Emulator, session: ClientSession) -> None:

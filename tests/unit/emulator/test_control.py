@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientConnectionError, ClientSession
 
 from sidecar.emulator.app import Emulator
-from tests.unit.emulator.conftest import DEFAULT, FLAVOR
+from tests.support.google import DEFAULT, FLAVOR
 
 
 class Shell:

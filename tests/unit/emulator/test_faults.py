@@ -12,7 +12,7 @@ from aiohttp import ClientConnectionError, ClientSession, ClientTimeout
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import HTML, HUGE, Fault
 from sidecar.emulator.keys import BadTokenError, read
-from tests.unit.emulator.conftest import DEFAULT, FLAVOR
+from tests.support.google import DEFAULT, FLAVOR
 
 
 class Callers:
@@ -119,6 +119,8 @@ async def test_reset(callers: Callers) -> None:
 async def test_garbage(callers: Callers) -> None:
     """Three segments, as a JWT has them, with claims that are none."""
     callers.google.metadata.endpoint.fail(Fault("garbage"))
+    _, access, _ = await callers.get(f"http://{callers.google.metadata_address}{DEFAULT}token")
+    assert "access_token" not in access
     _, token, headers = await callers.get()
     assert token.count(".") == 2
     with pytest.raises(BadTokenError, match="Unable to parse JWT"):
@@ -186,8 +188,9 @@ async def test_answers_are_held_and_released(callers: Callers) -> None:
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(callers.get()) for _ in range(3)]
         await endpoint.wait_for(3)
-        assert not any(call.done() for call in calls)
+        # A whole exchange later, so that answers would have come.
         assert (await callers.get(f"http://{callers.google.metadata_address}/"))[0] == 200
+        assert not any(call.done() for call in calls)
         endpoint.release()
     assert [call.result()[0] for call in calls] == [200, 200, 200]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from sidecar.emulator.keys import Authority, BadTokenError, SigningKey, encode, read, signing_key
 
@@ -48,7 +50,9 @@ def test_what_is_signed_verifies(key: SigningKey) -> None:
         pytest.param(lambda t: altered(t, 1, b"\xff"), "Unable to parse", id="claims-no-text"),
         pytest.param(lambda t: t.rpartition(".")[0], "Unable to parse", id="two-parts"),
         pytest.param(lambda t: t + ".x", "Unable to parse", id="four-parts"),
-        pytest.param(lambda t: t + "!", "Unable to parse", id="foreign-character"),
+        pytest.param(lambda t: t + "!!!!", "Unable to parse", id="foreign-characters"),
+        pytest.param(lambda t: t + "==", "Unable to parse", id="padded"),
+        pytest.param(lambda t: t[:-1], "Unable to parse", id="cut-short"),
         pytest.param(lambda t: t + "é", "Unable to parse", id="not-ascii"),
         pytest.param(lambda t: "", "Unable to parse", id="empty"),
     ],
@@ -58,6 +62,25 @@ def test_anything_else_is_refused(key: SigningKey, change: object, says: str) ->
     assert callable(change)
     with pytest.raises(BadTokenError, match=says):
         key.verify(change(key.sign(CLAIMS)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param({"alg": "RS256", "kid": "another"}, id="other-kid"),
+        pytest.param({"alg": "RS256"}, id="no-kid"),
+        pytest.param({"alg": "HS256", "kid": signing_key("google").kid}, id="other-alg"),
+        pytest.param({"kid": signing_key("google").kid}, id="no-alg"),
+    ],
+)
+def test_the_header_counts_too(key: SigningKey, header: dict[str, str]) -> None:
+    """A good signature under a header that names another key or algorithm is refused."""
+    signed = ".".join(encode(json.dumps(part).encode()) for part in (header, CLAIMS))
+    private = serialization.load_pem_private_key(key.private_pem().encode(), None)
+    assert isinstance(private, rsa.RSAPrivateKey)
+    signature = private.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+    with pytest.raises(BadTokenError, match="signature is invalid"):
+        key.verify(f"{signed}.{encode(signature)}")
 
 
 def test_keys_of_two_owners_differ(key: SigningKey) -> None:
@@ -71,10 +94,11 @@ def test_keys_of_two_owners_differ(key: SigningKey) -> None:
 def test_a_key_in_its_public_forms_is_the_same_key(key: SigningKey) -> None:
     """JWK and certificate carry the modulus of the key that signs."""
     certificate = x509.load_pem_x509_certificate(key.certificate_pem().encode())
-    numbers = certificate.public_key().public_numbers()  # type: ignore[union-attr]
+    public = certificate.public_key()
+    assert isinstance(public, rsa.RSAPublicKey)
     jwk = key.jwk()
     modulus = base64.urlsafe_b64decode(jwk["n"] + "==")
-    assert int.from_bytes(modulus, "big") == numbers.n
+    assert int.from_bytes(modulus, "big") == public.public_numbers().n
     assert jwk["kid"] == key.kid
 
 

@@ -10,7 +10,7 @@ from sidecar.emulator.faults import Fault
 from sidecar.emulator.keys import read
 from sidecar.emulator.metadata import EMAIL, PROJECT, SCOPE, SUBJECT
 from tests.support.clock import FakeClock
-from tests.unit.emulator.conftest import DEFAULT, FLAVOR
+from tests.support.google import DEFAULT, FLAVOR
 
 AUDIENCE = "https://svc-abc-uc.a.run.app/?a=b&c"
 
@@ -69,6 +69,7 @@ async def test_who_does_not_ask_as_google_does_is_refused(
             f'{{"aliases": ["default"], "email": "{EMAIL}", "scopes": ["{SCOPE}"]}}',
             id="account",
         ),
+        pytest.param(DEFAULT, "application/text", "aliases\nemail\nidentity\nscopes\ntoken\n", id="list"),
         pytest.param(
             f"{DEFAULT}token?scopes={SCOPE}",
             "application/json",
@@ -140,8 +141,9 @@ async def test_claims_of_the_other_formats(session: ClientSession, google: Emula
     """`standard` has neither e-mail nor instance; licences come only when asked for, and are cached apart."""
     standard = read(await identity(session, google, format="standard", licenses="TRUE"))
     assert set(standard) == {"aud", "azp", "exp", "iat", "iss", "sub"}
-    assert "license_id" in read(await identity(session, google, licenses="TRUE"))["google"]["compute_engine"]
-    assert "license_id" not in read(await identity(session, google))["google"]["compute_engine"]
+    for options, has_license in (({}, False), ({"licenses": "TRUE"}, True), ({"licenses": "FALSE"}, False)):
+        claims = read(await identity(session, google, **options))
+        assert ("license_id" in claims["google"]["compute_engine"]) is has_license
 
 
 @pytest.mark.parametrize(

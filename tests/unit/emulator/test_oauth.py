@@ -107,6 +107,12 @@ async def test_a_scope_gets_an_access_token(session: ClientSession, fixed: Emula
             id="nothing-asked",
         ),
         pytest.param(
+            {"target_audience": ""},
+            "invalid_scope",
+            "Invalid OAuth scope or ID token audience provided.",
+            id="empty-audience",
+        ),
+        pytest.param(
             {"target_audience": ["a", "b"]},
             "invalid_scope",
             "Invalid OAuth scope or ID token audience provided.",

@@ -12,7 +12,7 @@ import requests
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.running import EmulatorThread, serve
-from tests.unit.emulator.conftest import DEFAULT, FLAVOR
+from tests.support.google import DEFAULT, FLAVOR
 
 
 def test_in_a_thread() -> None:
