@@ -341,6 +341,8 @@ class _Reader:
             self._say(at[:-1], f"the key `{at[-1]}` is missing")
         elif detail["type"] == "value_error":
             self._say(at, str(detail["ctx"]["error"]))
+        elif detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            self._say(at, "a mapping of keys belongs here")
         elif detail["type"] == "literal_error":
             self._say(at, f"{detail['ctx']['expected']} belongs here")
         elif detail["type"] == "string_pattern_mismatch":
@@ -352,8 +354,10 @@ class _Reader:
     # problems
 
     def _find(self, findings: Sequence[checks.Finding]) -> None:
+        known = {problem.path for problem in self._problems}
         for finding in findings:
-            self._say(finding.path, finding.message)
+            if _spelled(finding.path) not in known:
+                self._say(finding.path, finding.message)
 
     def _say(self, path: Path, message: str, place: str | None = None) -> None:
         known = path

@@ -12,7 +12,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema, model_validator
 
 from sidecar import hosts
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
@@ -212,7 +212,11 @@ class RouteConfig(Model):
         description="Name in logs and metrics; `http://NAME.localhost:PORT/` reaches the route.",
         pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
     )
-    host: Annotated[tuple[str, ...], BeforeValidator(_host_patterns)] = Field(
+    host: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_host_patterns),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    ] = Field(
         (),
         description="Host, or list of hosts, that selects the route; `*.a.run.app` matches one or more labels. "
         "Default: the upstream's host.",
@@ -262,9 +266,10 @@ class RouteConfig(Model):
         upstream = data.get("upstream") if isinstance(data, dict) else None
         if isinstance(upstream, str) and "host" not in data and "{host}" not in upstream:
             try:
-                return {**data, "host": urlsplit(upstream).hostname or ""}
+                host = urlsplit(upstream).hostname
             except ValueError:
                 return data
+            return {**data, "host": host} if host else data
         return data
 
 

@@ -267,8 +267,10 @@ def test_the_level_is_the_least_that_is_written(level: logs.Level, shown: list[s
         pytest.param("asyncio", ["INFO", "WARNING"], id="asyncio"),
     ],
 )
-def test_a_library_never_logs_at_debug(name: str, shown: list[str]) -> None:
+def test_a_library_never_logs_at_debug(name: str, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """`--log-level debug` is for the sidecar only: google-auth would log Authorization headers."""
+    # google-auth switches this off when it is imported, which another test may have caused.
+    monkeypatch.setattr(logging.getLogger("google"), "propagate", True)
     out = io.StringIO()
     logs.configure("debug", "json", out)
     library = logging.getLogger(name)

@@ -271,7 +271,7 @@ RESPONSE_SECRET = "eyJzZWNyZXQiOiAxfQ"
         pytest.param(
             granted(jwt(AUDIENCE, issued=-3700, expires=-100)),
             Reason.TOKEN_EXPIRED,
-            "expired 10",
+            "expired 1",
             id="expired",
         ),
         pytest.param(http(500), Reason.TOKEN_ENDPOINT_FAILED, "answered 500", id="500"),

@@ -1,0 +1,141 @@
+"""sidecar.config.load: from text to a configuration, or to every problem with its place"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.config.load import MAX_SIZE, SETTINGS, ConfigError, load
+
+CASES = Path(__file__).parents[2] / "cases" / "config"
+ROUTE = "routes: [{name: a, upstream: 'https://a.example'}]\n"
+
+
+@pytest.mark.parametrize("case", sorted(CASES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_cases(case: Path) -> None:
+    """NAME.yaml gives exactly the lines of NAME.expected; none for a good one."""
+    expected = case.with_suffix(".expected").read_text("utf-8")
+    try:
+        with case.open(encoding="utf-8", newline="") as file:
+            load(file.read(), file="FILE", environ={"HOST": "h.example"})
+    except ConfigError as error:
+        assert f"{error}\n" == expected
+    else:
+        assert expected == ""
+
+
+def test_every_case_has_both_files() -> None:
+    """A forgotten half would pass for nothing."""
+    assert {p.stem for p in CASES.glob("*.yaml")} == {p.stem for p in CASES.glob("*.expected")}
+    assert len(list(CASES.glob("*.yaml"))) > 60
+
+
+def test_precedence() -> None:
+    """Flag, then variable, then file, then default; each replaces the whole setting."""
+    text = ROUTE + "drain: {min: 1s, max: 2s}\ntoken_wait: 1s\nstartup_wait: 1s\n"
+    environ = {
+        "IDTOKEN_SIDECAR_TOKEN_WAIT": "2s",
+        "IDTOKEN_SIDECAR_DRAIN": "{max: 5s}",
+        "IDTOKEN_SIDECAR_VIA": "off",
+    }
+    config = load(text, environ=environ, flags={"token_wait": "3s"}).config
+    assert (config.token_wait, config.startup_wait, config.via) == (3.0, 1.0, False)
+    assert (config.drain.min, config.drain.max) == (0.0, 5.0)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_has_a_flag_and_a_variable(setting: object) -> None:
+    """And a problem in either names it instead of a file."""
+    name, flag, variable, description = setting  # type: ignore[misc]  # a NamedTuple
+    assert description
+    for flags, environ, where in (({name: "[["}, {}, flag), ({}, {variable: "[["}, variable)):
+        with pytest.raises(ConfigError) as caught:
+            load(ROUTE, environ=environ, flags=flags)
+        assert [problem.where for problem in caught.value.problems][0] == where
+
+
+def test_unknown_variables_are_warned_about() -> None:
+    """With the nearest name; those that `exec` sets are known."""
+    environ = {
+        "IDTOKEN_SIDECAR_TOKEN_WIAT": "1s",
+        "IDTOKEN_SIDECAR_CONFIG": "x",
+        "IDTOKEN_SIDECAR_URL": "x",
+        "IDTOKEN_SIDECAR_URL_BILLING": "x",
+    }
+    assert load(ROUTE, environ=environ).warnings == (
+        "the environment variable IDTOKEN_SIDECAR_TOKEN_WIAT is no setting; "
+        "did you mean `IDTOKEN_SIDECAR_TOKEN_WAIT`?",
+    )
+
+
+def test_to_adds_routes() -> None:
+    """Named after the host's first label, or as given; unique; alone it also answers on the listener itself."""
+    (alone,) = load(None, environ={}, to=["https://svc-abc-uc.a.run.app"]).config.routes
+    assert (alone.name, alone.host, alone.path_prefix) == ("svc-abc-uc", ("svc-abc-uc.a.run.app",), "/")
+    config = load(
+        ROUTE, environ={}, to=["https://a.example.org", "b=https://x.example", "https://a.example.net"]
+    ).config
+    assert [route.name for route in config.routes] == ["a", "a-2", "b", "a-3"]
+    assert {route.path_prefix for route in config.routes} == {None}
+    with pytest.raises(ConfigError, match=r"--to nonsense: routes\[0\]\.upstream"):
+        load(None, environ={}, to=["nonsense"])
+
+
+def test_what_a_variable_brings_is_no_yaml() -> None:
+    """It can't add keys, and it is not expanded again."""
+    text = "routes: [{name: a, upstream: 'https://a.example', audience: '${X}'}]\n"
+    config = load(text, environ={"X": "{a: ${Y}}"}).config
+    assert config.routes[0].audience == "{a: ${Y}}"
+
+
+def test_secrets_are_in_no_error() -> None:
+    """Not the value, wherever the problem is."""
+    text = "credentials: {default: {type: service_account_key, json: '${KEY}', file: x}}\n" + ROUTE
+    with pytest.raises(ConfigError) as caught:
+        load(text, environ={"KEY": "private-key-bytes"})
+    assert "private-key-bytes" not in str(caught.value)
+    config = load(text.replace(", file: x", ""), environ={"KEY": "private-key-bytes"}).config
+    assert "private-key-bytes" not in repr(config)
+
+
+def test_size_and_depth_are_bounded() -> None:
+    """A file can't eat the memory or the stack."""
+    for text in ("#" * (MAX_SIZE + 1), "a: " + "[" * 500 + "]" * 500, "a: " + "{b: " * 100 + "}" * 100):
+        with pytest.raises(ConfigError):
+            load(text, environ={})
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
+    """Nothing else comes out."""
+    try:
+        load(text, environ={})
+    except ConfigError as error:
+        assert error.problems
+
+
+TREES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=12)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from([*(s.name for s in SETTINGS), "name", "upstream", "host", "type", "x"]),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@given(TREES)
+def test_any_tree_is_a_configuration_or_a_config_error(tree: object) -> None:
+    """Whatever stands where a value belongs."""
+    try:
+        load(yaml.safe_dump(tree), environ={})
+    except ConfigError as error:
+        assert all(problem.message for problem in error.problems)
