@@ -31,7 +31,7 @@ demo: $(VENV)/.run      ## the main job on an embedded stand-in for Google (ONCE
 	@$(BIN)/idtoken-sidecar demo $(if $(ONCE),--once) $(ARGS)
 
 test: $(VENV)/.dev      ## the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/.dev      ## ruff, mypy --strict, the import layers, generated files up to date
 	@$(BIN)/ruff format --check .
