@@ -131,9 +131,9 @@ class OAuthServer:
             email = read(assertion).get("iss")
         except BadTokenError:
             raise RefusedGrantError("invalid_grant", "Bad Request") from None
-        if not self._accounts:
+        if not isinstance(email, str) or email not in self._accounts:
             raise RefusedGrantError("invalid_grant", "Invalid grant: account not found")
-        key = self._accounts.get(email) if isinstance(email, str) else None
+        key = self._accounts[email]
         try:
             if key is None:
                 raise BadTokenError("no key")

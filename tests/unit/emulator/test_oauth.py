@@ -118,8 +118,10 @@ async def test_a_scope_gets_an_access_token(session: ClientSession, fixed: Emula
             "Invalid OAuth scope or ID token audience provided.",
             id="two-audiences",
         ),
-        pytest.param({"iss": "x@example.com"}, "invalid_grant", "Invalid JWT Signature.", id="another-name"),
-        pytest.param({"iss": ["x"]}, "invalid_grant", "Invalid JWT Signature.", id="no-name"),
+        pytest.param(
+            {"iss": "x@example.com"}, "invalid_grant", "Invalid grant: account not found", id="another-name"
+        ),
+        pytest.param({"iss": ["x"]}, "invalid_grant", "Invalid grant: account not found", id="no-name"),
     ],
 )
 async def test_what_is_wrong_with_the_claims_is_said(

@@ -219,7 +219,7 @@ async def test_errors_of_a_key(google: Emulator, make: Make, tmp_path: Path) -> 
     google.oauth.delete_account()
     with pytest.raises(SidecarError, match=r"token_denied: .*There is no service account key-holder@"):
         await make(credential).get()
-    google.write_key(tmp_path / "another.json", email="another@emulated-project.iam.gserviceaccount.com")
+    google.oauth.revoke_key()
     with pytest.raises(SidecarError, match=r"token_denied: .*The key of service account key-holder@"):
         await make(credential).get()
 
