@@ -7,7 +7,7 @@ from it here and nowhere else. Pure: no I/O, no clock.
 
 from __future__ import annotations
 
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import NamedTuple, final
 
 
@@ -18,16 +18,6 @@ class Source(StrEnum):
     UPSTREAM = "upstream"
     TOKEN = "token"
     SELF = "self"
-
-
-class Retry(Enum):
-    """Whether the sidecar itself may send the same request again."""
-
-    NEVER = "never"
-    REUSED_ONLY = "reused_only"
-    """Only where the connection had served a request before: the upstream may just have closed it."""
-    SAFE = "safe"
-    """Nothing of the request was sent."""
 
 
 class Reason(StrEnum):
@@ -220,18 +210,10 @@ class SidecarError(Exception):
     seconds from now: how long the other side asked to be left alone, where it said so.
     """
 
-    def __init__(
-        self,
-        reason: Reason,
-        detail: str,
-        *,
-        retry: Retry = Retry.NEVER,
-        retry_after: float | None = None,
-    ) -> None:
+    def __init__(self, reason: Reason, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
-        self.retry = retry
         self.retry_after = retry_after
 
     @property

@@ -2,7 +2,7 @@
 
 Owns everything between a host name and a connected transport: resolution, the guard on every address
 that it gave, happy eyeballs (RFC 8305), TLS with its contexts. Called by the pool, in a task of its own;
-every way it can fail is a SidecarError whose request was not sent, so it may be sent again.
+every way it can fail is a SidecarError, and nothing of the request was sent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeVar, final
 import aiohappyeyeballs
 
 from sidecar.config.models import Tls
-from sidecar.errors import Reason, Retry, SidecarError
+from sidecar.errors import Reason, SidecarError
 from sidecar.hosts import is_loopback
 from sidecar.proxy import guard, tls
 from sidecar.routes import Destination, Route
@@ -63,7 +63,7 @@ class Dialer:
                 secured = await self._handshake(destination, sock, session)
         except TimeoutError as error:
             doing = phase.doing or f"resolving `{destination.host}`"
-            raise _failed(
+            raise SidecarError(
                 phase.reason,
                 f"After {timeout:g} s, {doing} had not finished. Check the network path and firewall, "
                 "or raise the route's `timeouts.connect`.",
@@ -78,7 +78,7 @@ class Dialer:
                 destination.host, destination.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
             )
         except OSError as error:
-            raise _failed(
+            raise SidecarError(
                 Reason.DNS_FAILED,
                 f"`{destination.host}` could not be resolved ({error.strerror or error}). "
                 "Check the route's `upstream` and the resolver of this machine.",
@@ -113,7 +113,7 @@ class Dialer:
             )
         except OSError as error:
             refused = error.errno == errno.ECONNREFUSED or "refused" in str(error).lower()
-            raise _failed(
+            raise SidecarError(
                 Reason.CONNECT_REFUSED if refused else Reason.CONNECT_FAILED,
                 f"{_name(destination)} could not be connected to "
                 f"({'connection refused' if refused else error.strerror or error}). "
@@ -130,7 +130,7 @@ class Dialer:
         try:
             return await tls.handshake(self._loop, sock, self._context(destination.route), name, session)
         except ssl.SSLCertVerificationError as error:
-            raise _failed(
+            raise SidecarError(
                 Reason.TLS_CERTIFICATE,
                 f"The certificate of {_name(destination)} was not accepted: {error.verify_message}. "
                 "For a private CA set the route's `tls.ca_file`; for another name in it, `tls.server_name`.",
@@ -141,7 +141,7 @@ class Dialer:
                 if isinstance(error, ssl.SSLError) and error.reason
                 else "the connection was closed"
             )
-            raise _failed(
+            raise SidecarError(
                 Reason.TLS_FAILED,
                 f"The TLS handshake with {_name(destination)} failed: {what}. "
                 "Check that this port speaks TLS 1.2 or newer, and whether it wants a client certificate.",
@@ -177,10 +177,6 @@ class _Phase:
     def __init__(self) -> None:
         self.reason = Reason.DNS_TIMEOUT
         self.doing = ""
-
-
-def _failed(reason: Reason, detail: str) -> SidecarError:
-    return SidecarError(reason, detail, retry=Retry.SAFE)
 
 
 def _name(destination: Destination) -> str:
