@@ -210,7 +210,7 @@ class RouteTable:
             **{suffix[1:]: route for suffix, route in self._suffixes},
             **self._upstreams,
         }
-        if hosts.is_loopback(host) and self._prefixes:
+        if hosts.is_loopback(host) and self._prefixes and path:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
         else:
