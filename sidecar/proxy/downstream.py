@@ -88,6 +88,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_trailers",
         "_unix",
         "current",
+        "is_full",
         "proxy",
         "state",
         "transport",
@@ -109,6 +110,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._rest = b""
         """Bytes that are not parsed yet: behind a bound, or of another protocol."""
         self._blocked = False
+        self.is_full = False
+        """The app takes no more for now: an answer that begins now must wait too."""
         self._broken = False
         """The bytes stopped making sense, or are no longer wanted: nothing more is parsed."""
         self._quiet_since_mono = proxy.clock.mono()
@@ -162,10 +165,12 @@ class DownstreamConnection(asyncio.Protocol):
         self.proxy.closed(self)
 
     def pause_writing(self) -> None:
+        self.is_full = True
         if self.current is not None:
             self.current.writable(False)
 
     def resume_writing(self) -> None:
+        self.is_full = False
         if self.current is not None:
             self.current.writable(True)
 

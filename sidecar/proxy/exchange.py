@@ -245,6 +245,8 @@ class Exchange:
         self._connection = connection
         self._bearer = bearer
         connection.begin(self)
+        if self._down.is_full:
+            connection.transport.pause_reading()
         self.state = SENT
         if self._own_share < 0:
             self._own_share = self._down.proxy.clock.mono() - self.began_mono
@@ -450,8 +452,16 @@ class Exchange:
     def overdue(self, quiet: float) -> SidecarError | None:
         """The error of an exchange in which nothing has happened for `quiet` seconds, if that is too long."""
         timeouts = self.pool.destination.route.config.timeouts
-        if self.state is SENT:
-            if not self._request_done:
+        if self.state is CONNECT:
+            if quiet >= timeouts.connect + timeouts.response:
+                return SidecarError(
+                    Reason.OVERLOADED,
+                    f"All connections to the upstream were busy for {quiet:.0f} s. "
+                    "Raise `pool.connections`, or find out what keeps them.",
+                    retry_after=1.0,
+                )
+        elif self.state is SENT:
+            if not self._request_done and not self._connection_is_full():
                 limit = self._down.proxy.limits.body_timeout
                 if quiet >= limit:
                     return SidecarError(
@@ -470,6 +480,9 @@ class Exchange:
                 "If long silences are normal here, raise the route's `timeouts.idle`.",
             )
         return None
+
+    def _connection_is_full(self) -> bool:
+        return self._connection is not None and self._connection.transport.get_write_buffer_size() > 0
 
     def time_out(self, error: SidecarError) -> None:
         """Give up, with the answer that is still possible."""

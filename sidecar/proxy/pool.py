@@ -8,12 +8,13 @@ holds all that matters for safety (route, host, port, TLS settings).
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, final
 
 from sidecar.clock import Clock
-from sidecar.errors import SidecarError
+from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy import tls
 from sidecar.proxy.dial import Dialer
@@ -25,12 +26,24 @@ from sidecar.tokens.token import TokenKey
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
+_log = logging.getLogger(__name__)
+
 
 @final
 class Pool:
     """The connections of one destination."""
 
-    __slots__ = ("_idle", "_owner", "_session", "_waiting", "destination", "open", "stats", "token_key")
+    __slots__ = (
+        "_dialling",
+        "_idle",
+        "_owner",
+        "_session",
+        "_waiting",
+        "destination",
+        "open",
+        "stats",
+        "token_key",
+    )
 
     def __init__(self, owner: Pools, destination: Destination, stats: RouteStats) -> None:
         self._owner = owner
@@ -41,6 +54,7 @@ class Pool:
         self._waiting: deque[Exchange] = deque()
         self.open = 0
         """Connections that are up or being dialled."""
+        self._dialling = 0
         self._session: ssl.SSLSession | None = None
 
     def __repr__(self) -> str:
@@ -61,9 +75,7 @@ class Pool:
                 if not connection.is_closing():
                     return connection
         self._waiting.append(exchange)
-        if self.open < self._owner.limit:
-            self.open += 1
-            self._owner.tasks.spawn(self._dial(exchange), name=f"dial {self.destination.host}")
+        self._dial_for_waiting()
         return None
 
     def forget(self, exchange: Exchange) -> None:
@@ -91,7 +103,7 @@ class Pool:
         if connection in self._idle:
             self._idle.remove(connection)
             self.stats.connections_idle -= 1
-        self._serve_next()
+        self._dial_for_waiting()
 
     def expire(self, before_mono: float) -> None:
         """Close what has been idle since before then: the far end of the deque is the oldest."""
@@ -103,29 +115,38 @@ class Pool:
         """Whether it holds nothing and may be dropped."""
         return not self.open and not self._waiting
 
-    def _serve_next(self) -> None:
-        if self._waiting and self.open < self._owner.limit:
+    def _dial_for_waiting(self) -> None:
+        """Have as many dials under way as there are exchanges that wait, within the bound."""
+        while self._dialling < len(self._waiting) and self.open < self._owner.limit:
             self.open += 1
-            self._owner.tasks.spawn(self._dial(self._waiting[0]), name=f"dial {self.destination.host}")
+            self._dialling += 1
+            self._owner.tasks.spawn(self._dial(), name=f"dial {self.destination.host}")
 
-    async def _dial(self, exchange: Exchange) -> None:
+    async def _dial(self) -> None:
+        """One more connection, for whoever has waited longest by then; a failure is the same one's."""
+        connection = error = None
         try:
             connection = await self._owner.dialer.connect(
                 self.destination, lambda: UpstreamConnection(self, self._owner.head_limit), self._session
             )
-        except SidecarError as error:
-            self._session = None
-            self.open -= 1
-            if exchange in self._waiting:
-                self._waiting.remove(exchange)
-                exchange.not_connected(error)
-            self._serve_next()
-        except BaseException:
-            self.open -= 1
-            raise
-        else:
+        except SidecarError as failure:
+            error = failure
+        except Exception:  # noqa: BLE001  # logged, and whoever waits is told
+            _log.exception("fault while connecting", extra={"fields": {"route": self.destination.route.name}})
+            error = SidecarError(
+                Reason.INTERNAL, "A fault in the sidecar while it connected to the upstream."
+            )
+        finally:
+            self._dialling -= 1
+        if connection is not None:
             self.stats.connections_opened += 1
             self.release(connection)
+            return
+        self.open -= 1
+        self._session = None
+        if error is not None and len(self._waiting) > self._dialling:
+            self._waiting.popleft().not_connected(error)
+        self._dial_for_waiting()
 
 
 @final

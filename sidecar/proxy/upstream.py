@@ -267,7 +267,13 @@ class UpstreamConnection(asyncio.Protocol):
     def _end(self, exchange: Exchange) -> None:
         self._exchange = None
         self._pool.stats.connections_active -= 1
-        reusable = exchange.answer_end(self._trailers) and self._reusable and not self.transport.is_closing()
+        # Not with bytes of the last request unsent: the next one's backpressure would start from a full buffer.
+        reusable = (
+            exchange.answer_end(self._trailers)
+            and self._reusable
+            and not self.transport.is_closing()
+            and not self.transport.get_write_buffer_size()
+        )
         self.state = IDLE
         if reusable:
             self.transport.resume_reading()

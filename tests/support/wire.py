@@ -259,6 +259,7 @@ routes:
         self.table = table
         (listener,) = listeners.bind(config.listen[0].__class__("127.0.0.1", 0))
         self.port = listener.socket.getsockname()[1]
+        self.listener = listener.socket
         await self.proxy.serve(listener, None)
         for entry in table.routes:
             if (fixed := entry.fixed()) is not None:
@@ -276,9 +277,16 @@ routes:
             async with asyncio.timeout(LIMIT):
                 await done
 
-    async def app(self) -> End:
-        """A new connection from the app."""
-        end = End(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20))
+    async def app(self, *, narrow: bool = False) -> End:
+        """A new connection from the app; a `narrow` one takes next to nothing that the test does not read."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        if narrow:
+            # Both kernels' buffers as small as they get: what is not read is soon the proxy's to keep.
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await self.loop.sock_connect(sock, ("127.0.0.1", self.port))
+        end = End(*await asyncio.open_connection(sock=sock, limit=1 if narrow else 1 << 20))
         self._apps.append(end)
         return end
 

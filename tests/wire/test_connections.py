@@ -310,3 +310,61 @@ async def test_a_slow_upstream_holds_the_app_back(wire: Wire) -> None:
     await upstream.send(OK)
     assert (await app.answer()).status == 200
     assert wire.stats.bytes_sent == size
+
+
+async def test_a_second_answer_waits_for_a_slow_reader_too(wire: Wire) -> None:
+    """The app's full buffer holds back the answer to the next pipelined request as well."""
+    await wire.start()
+    app = await wire.app(narrow=True)
+    await app.send(GET + GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    first, second = 80 * 1024, 64 * 1024 * 1024
+    upstream.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % first + bytes(first))
+    head = await upstream.read_head()
+    assert head.startswith(b"GET /x ")
+    upstream.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % second + bytes(second))
+    before = -1
+    while before != wire.untaken(upstream):
+        before = wire.untaken(upstream)
+        for _ in range(50):
+            await wire.yield_()
+    assert before > second // 2
+    app.reader._limit = 1 << 20
+    for size in (first, second):
+        await app.read_head()
+        got = 0
+        while got < size:
+            got += len(await app.read(min(size - got, 1 << 20)))
+
+
+async def test_a_failed_dial_fails_one_and_leaves_the_others(wire: Wire) -> None:
+    """With two waiting and the upstream gone, each gets its own answer, and the places are free again."""
+    await wire.start(top="pool: {connections: 2}")
+    await wire.upstream.stop()
+    apps = [await wire.app() for _ in range(6)]
+    for app in apps:
+        await app.send(GET)
+    assert [(await app.answer()).reason for app in apps] == ["connect_refused"] * 6
+    await wire.upstream.start(wire.upstream.port)
+    await apps[0].send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await apps[0].answer()).status == 200
+    assert wire.stats.connections_idle == 1
+
+
+async def test_waiting_for_a_connection_has_an_end(wire: Wire) -> None:
+    """503 with the reason, once the phases before and after it would have been over too."""
+    await wire.start("timeouts: {response: 100s}", top="pool: {connections: 1}")
+    first, second = await wire.app(), await wire.app()
+    await first.send(b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 9\r\n\r\n")
+    await (await wire.upstream.accept()).read_head()
+    await second.send(GET)
+    await wire.turn(lambda: wire.stats.in_flight == 2)
+    wire.clock.advance(104.0)
+    assert wire.stats.in_flight == 2
+    wire.clock.advance(3.0)
+    answer = await second.answer()
+    assert (answer.status, answer.reason) == (503, "overloaded")
