@@ -100,9 +100,9 @@ def run(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
     --listen '[localhost:8787, unix:/run/proxy.sock]', --drain '{max: 20s}'.
     """
     loaded = _load(file, to, settings)
-    from sidecar.run import serve
+    from sidecar.run import leave, serve
 
-    sys.exit(serve(loaded.config, loaded.warnings, os.environ))
+    leave(serve(loaded.config, loaded.warnings, os.environ))
 
 
 @main.command(
@@ -136,10 +136,10 @@ def exec_(
     """
     loaded = _load(file, to, settings)
     from sidecar.child import Child, with_own_listeners
-    from sidecar.run import serve
+    from sidecar.run import leave, serve
 
     child = Child(command, os.environ, http_proxy=http_proxy, wait=wait)
-    sys.exit(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child))
+    leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child))
 
 
 @main.group()
