@@ -117,8 +117,14 @@ class Emulator:
         return Path(self._directory.name) / "ca.pem"
 
     def environment(self) -> dict[str, str]:
-        """What makes google-auth, and so a sidecar, find the metadata server."""
-        return {"GCE_METADATA_HOST": self.metadata_address, "GCE_METADATA_IP": self.metadata_address}
+        """What makes google-auth, and so a sidecar, find the metadata server, laid over any other environment."""
+        return {
+            "GCE_METADATA_HOST": self.metadata_address,
+            "GCE_METADATA_IP": self.metadata_address,
+            # Who starts a process may have set these; each would keep it from asking here.
+            "GCE_METADATA_MTLS_MODE": "none",
+            "NO_GCE_CHECK": "false",
+        }
 
     def write_key(self, path: Path, *, email: str = KEY_EMAIL) -> Path:
         """A service account key file that the token endpoint knows."""

@@ -11,6 +11,9 @@ nothing about a request beyond its wire form: `admission` does.
 LINGER reads and drops what still comes: closing a socket with unread bytes resets it, and the reset may
 overtake the answer (RFC 9112 section 9.6).
 
+Long because the parser's callbacks, the queue and the ends of a connection are one state machine; what needs no
+state is in `target`, `admission` and `answers`.
+
 What llhttp leaves to its caller (docs/architecture.md): Host, HTTP/0.9, limits, upgrades with a body,
 pipelining, methods that are not HTTP's.
 """
@@ -28,7 +31,9 @@ import httptools
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import answers, framing, headers
-from sidecar.proxy.exchange import METHOD_NAMES, Exchange
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.heads import METHOD_NAMES
+from sidecar.proxy.target import check_expectation, malformed, read_target
 from sidecar.routes import Route
 
 if TYPE_CHECKING:
@@ -210,7 +215,7 @@ class DownstreamConnection(asyncio.Protocol):
             what = "The request's method is not one of HTTP/1.1's, which are written in capitals."
             self._break(SidecarError(Reason.METHOD_NOT_CARRIED, what))
         except httptools.HttpParserError as error:
-            self._break(_malformed(f"{error}."))
+            self._break(malformed(f"{error}."))
         if self._fed > self.proxy.limits.head and (self._in_head or not self._in_message):
             self._break(self._too_large())
         return b""
@@ -249,19 +254,21 @@ class DownstreamConnection(asyncio.Protocol):
             version = parser.get_http_version()
             http10 = version == "1.0"
             if not http10 and version != "1.1":
-                raise _malformed(f"HTTP/{version} is not spoken here.")
+                raise malformed(f"HTTP/{version} is not spoken here.")
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
             if upgrade is not None and b"h2c" in headers.list_members(upgrade):
                 # Some clients (Java's) ask for it on every request and are content without (RFC 9110, 7.8).
                 self._declined = True
                 return
-            authority, path, absolute = self._read_target(method, found, http10=http10)
+            # HTTP/1.0 may come without a Host; a route's own listener says as much.
+            default = b"localhost" if http10 and self._own is not None else None
+            authority, path, absolute = read_target(method, self._target, found, default_host=default)
             if b"expect" in found:
-                _check_expectation(found)
+                check_expectation(found)
             body = framing.request_body(found, http10=http10)
             if upgrade is not None and body != framing.NO_BODY:
-                raise _malformed("A request to upgrade the connection may not have a body here.")
+                raise malformed("A request to upgrade the connection may not have a body here.")
             admitted = self.proxy.admission.admit(
                 fields,
                 found,
@@ -334,29 +341,6 @@ class DownstreamConnection(asyncio.Protocol):
         return SidecarError(
             Reason.HEAD_TOO_LARGE, f"The head is larger than {limits.head} bytes (`limits.head`)."
         )
-
-    def _read_target(self, method: bytes, found: headers.Found, *, http10: bool) -> tuple[bytes, bytes, bool]:
-        """Authority, origin-form target, and whether the app uses the sidecar as its HTTP proxy."""
-        target = self._target
-        if method not in METHOD_NAMES:
-            raise _not_carried(method, target)
-        if b"#" in target:
-            raise _malformed("A request target has no fragment.")
-        host = found.get(b"host")
-        if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
-            if host is None:
-                if not (http10 and self._own is not None):
-                    raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
-                host = b"localhost"
-            return host, target, False
-        scheme, separator, rest = target.partition(b"://")
-        if not separator or scheme.lower() not in (b"http", b"https"):
-            raise _malformed("The request target is neither a path nor an http URL.")
-        length = min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0)
-        authority, path = rest[:length], rest[length:]
-        if host is not None and host.lower() != authority.lower():
-            raise SidecarError(Reason.BAD_HOST, "The Host differs from the one in the request target.")
-        return authority, path if path[:1] == b"/" else b"/" + path, True
 
     # refusing
 
@@ -547,32 +531,3 @@ class DownstreamConnection(asyncio.Protocol):
                 self._break(SidecarError(Reason.HEAD_TIMEOUT, what))
         elif quiet >= limits.keep_alive:
             self.transport.close()
-
-
-def _malformed(what: str) -> SidecarError:
-    return SidecarError(Reason.MALFORMED_REQUEST, f"The request is not valid HTTP/1.1: {what}")
-
-
-def _check_expectation(found: headers.Found) -> None:
-    expectation = found.get(b"expect")
-    if expectation is not None and expectation.strip().lower() != b"100-continue":
-        raise SidecarError(
-            Reason.EXPECTATION_FAILED, "The only expectation that is carried is `100-continue`."
-        )
-
-
-def _not_carried(method: bytes, target: bytes) -> SidecarError:
-    name = method.decode("ascii", "replace")
-    if method == b"CONNECT":
-        host = target.decode("ascii", "replace").rpartition(":")[0]
-        return SidecarError(
-            Reason.METHOD_NOT_CARRIED,
-            "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. "
-            f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service.",
-        )
-    if method == b"TRACE":
-        return SidecarError(
-            Reason.METHOD_NOT_CARRIED,
-            "TRACE is not carried: its answer would repeat the token to whoever asks.",
-        )
-    return SidecarError(Reason.METHOD_NOT_CARRIED, f"The method `{name}` is not carried.")

@@ -8,6 +8,9 @@ Made by a `DownstreamConnection`, fed by it and by an `UpstreamConnection`; it p
                  ▲________│________│   └─▶ TUNNEL ────▶ DONE
                   replay, before the first byte of an answer was passed on; and from anywhere ─▶ DONE
 
+One class, though a long one: its states share what is held for replay, and every way through them ends in one
+place.
+
 Hot path, on a token hit and an idle connection: no await, no task, no timer, no closure; one write for a
 head with what is there of its body, one write for the answer. All of the sidecar's own Python takes 14 µs for
 a small request (both parsers, without sockets), of some 36 µs with the kernel's share; benchmarks/ has the numbers.
@@ -20,16 +23,13 @@ from enum import Enum
 from typing import TYPE_CHECKING, final
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
-from sidecar.proxy import answers, framing, headers, mapping
+from sidecar.proxy import answers, framing, headers, heads, mapping
 from sidecar.proxy.admission import Admitted
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import DownstreamConnection
-
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2; TRACE is not carried."""
 
 HELD_FOR_REPLAY = 64 * 1024
 """Bytes of a request's body that are held until its answer begins."""
@@ -256,25 +256,18 @@ class Exchange:
         self._down.unblock_body()
 
     def _head(self, bearer: bytes) -> bytes:
-        _, path, _, plan = self.admitted
-        found = self._found
-        out = [self.method, b" ", path, b" HTTP/1.1\r\nHost: "]
-        out += (self.pool.destination.host_header or self._authority, b"\r\n")
-        drop = plan.table
-        if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
-            drop = headers.drop_table(plan.dropped | nominated)
-        headers.write_fields(out, self._fields, drop)
-        out.append(self._down.proxy.via[self._http10])
-        if self._body == framing.CHUNKED:
-            out.append(b"Transfer-Encoding: chunked\r\n")
-        if self.upgrade is not None:
-            out += (b"Connection: Upgrade\r\nUpgrade: ", self.upgrade, b"\r\n")
-        elif b"te" in found and b"trailers" in headers.list_members(found[b"te"]):
-            out.append(b"Connection: TE\r\nTE: trailers\r\n")
-        for name in plan.names:
-            out += (name, b": ", bearer, b"\r\n")
-        out.append(b"\r\n")
-        return b"".join(out)
+        return heads.request_head(
+            self.method,
+            self.admitted[1],
+            self.pool.destination.host_header or self._authority,
+            self._fields,
+            self._found,
+            plan=self.admitted[3],
+            bearer=bearer,
+            via=self._down.proxy.via[self._http10],
+            body=self._body,
+            upgrade=self.upgrade,
+        )
 
     # from the upstream
 
@@ -282,10 +275,7 @@ class Exchange:
         """Pass a 1xx answer on; an HTTP/1.0 app has no use for one."""
         self.progress += 1
         if not self._http10:
-            out = [status_line(status, reason)]
-            headers.write_fields(out, fields, _INTERIM_DROPPED)
-            out.append(b"\r\n")
-            self._answer_out.append(b"".join(out))
+            self._answer_out.append(heads.interim_head(status, reason, fields))
 
     def answer(
         self, status: int, reason: bytes, fields: headers.Fields, found: headers.Found, body: int
@@ -297,33 +287,28 @@ class Exchange:
         self._held = None
         self._status = status
         self.progress += 1
-        out = self._answer_out
-        out.append(status_line(status, reason))
         destination, _, prefix, _ = self.admitted
         if b"location" in found or b"content-location" in found or prefix:
             fields = mapping.map_answer(
                 fields, found, origin=destination.origin, authority=self._authority, prefix=prefix
             )
-        drop = _ANSWER_DROPPED if status != 204 else _NO_CONTENT_DROPPED
-        if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
-            drop = headers.drop_table(headers.RESPONSE_DROPPED | nominated)
-        headers.write_fields(out, fields, drop)
-        keep = self.keep_alive and not self._down.proxy.draining
+        self.keep_alive = self.keep_alive and not self._down.proxy.draining
         if body in (framing.CHUNKED, framing.UNTIL_CLOSE):
+            body = framing.CHUNKED
             if self._http10:
                 # No chunks for HTTP/1.0: the end of the connection ends the body.
-                keep = False
                 body = framing.UNTIL_CLOSE
-            else:
-                out.append(b"Transfer-Encoding: chunked\r\n")
-                body = framing.CHUNKED
+                self.keep_alive = False
         self._answer_body = body
-        if not keep:
-            self.keep_alive = False
-            out.append(b"Connection: close\r\n")
-        elif self._http10:
-            out.append(b"Connection: keep-alive\r\n")
-        out.append(b"\r\n")
+        self._answer_out += heads.answer_head(
+            status,
+            reason,
+            fields,
+            found,
+            chunked=body == framing.CHUNKED,
+            http10=self._http10,
+            keep_alive=self.keep_alive,
+        )
         return True
 
     def answer_body(self, data: bytes) -> None:
@@ -378,7 +363,7 @@ class Exchange:
             self.start()
             self.flush_request()
         else:
-            again = "" if self.method in IDEMPOTENT else f" {self.method.decode()} is not sent twice."
+            again = "" if self.method in heads.IDEMPOTENT else f" {self.method.decode()} is not sent twice."
             self._fail(
                 SidecarError(
                     Reason.UPSTREAM_CLOSED,
@@ -406,10 +391,7 @@ class Exchange:
                 Reason.UPGRADE_FAILED,
                 "The upstream answered 101 Switching Protocols with a protocol that was not asked for.",
             )
-        out = [status_line(101, reason)]
-        headers.write_fields(out, fields, _ANSWER_DROPPED)
-        out += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n\r\n")
-        self._answer_out.append(b"".join(out))
+        self._answer_out.append(heads.switching_head(reason, fields, offered))
         self.state = TUNNEL
         self._held = None
         self._status = 101
@@ -514,7 +496,7 @@ class Exchange:
             not self._retried
             and connection.served > 1
             and not connection.heard
-            and self.method in IDEMPOTENT
+            and self.method in heads.IDEMPOTENT
             and self._held is not None
         )
 
@@ -528,7 +510,7 @@ class Exchange:
             or self._replayed
             or not self._request_done
             or self._held is None
-            or self.method not in IDEMPOTENT
+            or self.method not in heads.IDEMPOTENT
             or self.upgrade is not None
         ):
             return False
@@ -588,40 +570,10 @@ class Exchange:
         stats.bytes_sent += self.sent
         stats.bytes_received += self.received
         status = self._status or (MEANINGS[error.reason].status if error is not None else 0)
-        key = (METHOD_NAMES[self.method], status)
+        key = (heads.METHOD_NAMES[self.method], status)
         stats.requests[key] = stats.requests.get(key, 0) + 1
         stats.total.observe(total)
         stats.own.observe(own)
         if proxy.access_log.wants(status, own_answer=error is not None):
             proxy.log_request(self, status=status, duration=total, own=own)
         self._down.exchange_done(self, now_mono)
-
-
-METHOD_NAMES = {
-    name.encode(): name
-    for name in (
-        *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "QUERY"),
-        *("COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "UNLOCK", "SEARCH", "REPORT", "ACL"),
-        *("BIND", "REBIND", "UNBIND", "LINK", "UNLINK", "MERGE", "MKACTIVITY", "CHECKOUT", "MKCALENDAR"),
-        *("PURGE", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE"),
-    )
-}
-"""The methods that are carried. Not: CONNECT (a tunnel can't be given a token), TRACE (its answer would
-show the token), PRI and RTSP's (not HTTP/1.1)."""
-
-_ANSWER_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
-_NO_CONTENT_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED | {b"content-length"})
-_INTERIM_DROPPED = _NO_CONTENT_DROPPED
-
-_STATUS_LINES = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, answers.reason_phrase(status).encode())
-    for status in (200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 409, 429, 500, 502, 503)
-}
-
-
-def status_line(status: int, reason: bytes) -> bytes:
-    """The status line with the upstream's own phrase."""
-    usual = _STATUS_LINES.get(status)
-    if usual is not None and usual[13:-2] == reason:
-        return usual
-    return b"HTTP/1.1 %d %b\r\n" % (status, reason)

@@ -1,0 +1,121 @@
+"""Heads as they go out, in both directions.
+
+Owns the writing of every start line and of the lines that the sidecar adds: Host, framing, Connection, Via,
+the token. Called by an exchange. Pure: what was received comes in, bytes go out; nothing is copied that was
+not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15.2 (interim answers).
+"""
+
+from __future__ import annotations
+
+from sidecar.proxy import answers, framing, headers
+from sidecar.proxy.admission import Plan
+
+METHOD_NAMES = {
+    name.encode(): name
+    for name in (
+        *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "QUERY"),
+        *("COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "UNLOCK", "SEARCH", "REPORT", "ACL"),
+        *("BIND", "REBIND", "UNBIND", "LINK", "UNLINK", "MERGE", "MKACTIVITY", "CHECKOUT", "MKCALENDAR"),
+        *("PURGE", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE"),
+    )
+}
+"""The methods that are carried. Not: CONNECT (a tunnel can't be given a token), TRACE (its answer would
+show the token), PRI and RTSP's (not HTTP/1.1)."""
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""RFC 9110 section 9.2.2; TRACE is not carried."""
+
+_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
+_BODYLESS_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED | {b"content-length"})
+"""For 1xx and 204, which may not say how long a body they don't have is."""
+
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, answers.reason_phrase(status).encode())
+    for status in (200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 409, 429, 500, 502, 503)
+}
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    """The status line with the upstream's own phrase."""
+    usual = _STATUS_LINES.get(status)
+    if usual is not None and usual[13:-2] == reason:
+        return usual
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+def request_head(
+    method: bytes,
+    path: bytes,
+    host: bytes,
+    fields: headers.Fields,
+    found: headers.Found,
+    *,
+    plan: Plan,
+    bearer: bytes,
+    via: bytes,
+    body: int,
+    upgrade: bytes | None,
+) -> bytes:
+    """A request's head for the upstream.
+
+    `via` is the line to append, or empty; `body` is the framing (see `framing.request_body`), whose length
+    is among the lines already; `bearer` is what the plan's headers get.
+    """
+    out = [method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
+    drop = plan.table
+    if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
+        drop = headers.drop_table(plan.dropped | nominated)
+    headers.write_fields(out, fields, drop)
+    out.append(via)
+    if body == framing.CHUNKED:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    if upgrade is not None:
+        out += (b"Connection: Upgrade\r\nUpgrade: ", upgrade, b"\r\n")
+    elif b"te" in found and b"trailers" in headers.list_members(found[b"te"]):
+        out.append(b"Connection: TE\r\nTE: trailers\r\n")
+    for name in plan.names:
+        out += (name, b": ", bearer, b"\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def answer_head(
+    status: int,
+    reason: bytes,
+    fields: headers.Fields,
+    found: headers.Found,
+    *,
+    chunked: bool,
+    http10: bool,
+    keep_alive: bool,
+) -> list[bytes]:
+    """A final answer's head for the app, in pieces; `chunked` says how its body will be framed."""
+    out = [status_line(status, reason)]
+    drop = _DROPPED if status != 204 else _BODYLESS_DROPPED
+    if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
+        drop = headers.drop_table(frozenset(drop.values()) | nominated)
+    headers.write_fields(out, fields, drop)
+    if chunked:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    if not keep_alive:
+        out.append(b"Connection: close\r\n")
+    elif http10:
+        out.append(b"Connection: keep-alive\r\n")
+    out.append(b"\r\n")
+    return out
+
+
+def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
+    """A 1xx answer."""
+    out = [status_line(status, reason)]
+    headers.write_fields(out, fields, _BODYLESS_DROPPED)
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def switching_head(reason: bytes, fields: headers.Fields, protocol: bytes) -> bytes:
+    """A 101 to `protocol`."""
+    out = [status_line(101, reason)]
+    headers.write_fields(out, fields, _BODYLESS_DROPPED)
+    out += (b"Connection: Upgrade\r\nUpgrade: ", protocol, b"\r\n\r\n")
+    return b"".join(out)
