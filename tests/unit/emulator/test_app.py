@@ -123,8 +123,17 @@ async def test_google_auth_refuses_what_the_targets_refuse(
         await asyncio.to_thread(id_token.verify_token, token, transport, AUDIENCE, certs_url=google.certs_url)
 
 
-async def test_the_environment_is_enough(google: Emulator) -> None:
-    """A process with nothing but these variables is on Google Cloud, as far as google-auth can tell."""
+@pytest.mark.parametrize(
+    "ambient",
+    [
+        pytest.param({}, id="nothing-else"),
+        pytest.param({"NO_GCE_CHECK": "true"}, id="not-on-google-cloud"),
+        pytest.param({"GCE_METADATA_MTLS_MODE": "strict"}, id="mutual-tls"),
+        pytest.param({"GCE_METADATA_HOST": "h.invalid", "GCE_METADATA_IP": "h.invalid"}, id="another-server"),
+    ],
+)
+async def test_the_environment_is_enough(google: Emulator, ambient: dict[str, str]) -> None:
+    """A process with these variables is on Google Cloud, as far as google-auth can tell, whatever was set before."""
     code = (
         "import google.auth, google.auth.transport.requests as r\n"
         "credentials, project = google.auth.default()\n"
@@ -132,7 +141,9 @@ async def test_the_environment_is_enough(google: Emulator) -> None:
         "print(project, credentials.service_account_email)"
     )
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code), env=google.environment(), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", code),
+        env={**ambient, **google.environment()},
+        stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()
     assert out.decode().split() == ["emulated-project", EMAIL]

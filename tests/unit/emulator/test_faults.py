@@ -195,6 +195,20 @@ async def test_answers_are_held_and_released(callers: Callers) -> None:
     assert [call.result()[0] for call in calls] == [200, 200, 200]
 
 
+async def test_who_left_while_held_uses_up_no_fault(callers: Callers) -> None:
+    """A request ends with its client: a fault for one request is left for who is still there."""
+    endpoint = callers.google.metadata.endpoint
+    endpoint.hold()
+    with pytest.raises(TimeoutError):
+        await callers.get(timeout=ClientTimeout(0.05))
+    assert endpoint.arrived == 1
+    # A whole exchange later, so that the server has seen the client go.
+    await callers.get(f"http://{callers.google.metadata_address}/")
+    endpoint.fail(Fault("status", 503), times=1)
+    endpoint.release()
+    assert [(await callers.get())[0] for _ in range(2)] == [503, 200]
+
+
 async def test_waiting_for_what_has_come_does_not_wait(callers: Callers) -> None:
     """`wait_for` looks at what has arrived since the start."""
     await callers.get()
