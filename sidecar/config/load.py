@@ -2,32 +2,26 @@
 
 Owns the reading. Called by the commands with texts they have read; pure. Precedence: flag, then environment
 variable, then file, then default; a flag or a variable replaces the whole setting. Nothing is lost: all
-problems of all three are collected before anything is raised. Only plain YAML is read (no tags that make
-objects), of bounded size and depth, without aliases (an alias bomb is a kilobyte that becomes gigabytes).
+problems of all three are collected before anything is raised.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, final
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sidecar.config import checks
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import Path, nearest
-from sidecar.config.environment import expand
 from sidecar.config.models import CREDENTIAL_TYPES, Config, Model, RouteConfig
-
-MAX_SIZE: Final = 1024 * 1024
-"""Characters of a configuration: thousands of routes."""
-_MAX_DEPTH: Final = 20
+from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
-_NOT_SETTINGS: Final = frozenset({"CONFIG", "URL", "ADMIN_URL"})
+_NOT_SETTINGS: Final = frozenset({"CONFIG", "URL"})
 
 
 class Setting(NamedTuple):
@@ -43,19 +37,6 @@ SETTINGS: Final = tuple(
     Setting(name, "--" + name.replace("_", "-"), PREFIX + name.upper(), field.description or "")
     for name, field in Config.model_fields.items()
 )
-
-
-class Problem(NamedTuple):
-    """One thing to mend, and where."""
-
-    where: str
-    """`config.yaml:12:5`, a flag, or a variable."""
-    path: str
-    """The key, such as `routes[0].upstream`; empty for the document as a whole."""
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.path}: {self.message}" if self.path else f"{self.where}: {self.message}"
 
 
 @final
@@ -86,19 +67,19 @@ def load(
 
     `flags` maps setting names to YAML text; `to` holds `[NAME=]URL` for routes to add. Raises ConfigError.
     """
-    reader = _Reader(file)
+    tree = Tree(file)
     data: dict[str, Any] = {}
     if text is not None:
-        data = reader.read_file(text, environ)
+        data = tree.read_file(text, environ)
     for setting in SETTINGS:
         for source, value in (
             (setting.variable, environ.get(setting.variable)),
             (setting.flag, _get(flags, setting)),
         ):
             if value is not None:
-                reader.read_setting(data, setting, source, value)
-    reader.add_targets(data, to)
-    config = reader.validate(data)
+                tree.read_setting(data, setting.name, source, value)
+    _add_targets(tree, data, to)
+    config = _Validation(tree).validate(data)
     return Loaded(config, tuple(_odd_variables(environ)))
 
 
@@ -116,130 +97,13 @@ def _odd_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 @final
-class _Reader:
-    """Collects values with their places, and problems."""
+class _Validation:
+    """Judges what was read: every key by itself, then what concerns several."""
 
-    def __init__(self, file: str) -> None:
-        self._file = file
-        self._places: dict[Path, str] = {}
-        self._problems: list[Problem] = []
-
-    # reading
-
-    def read_file(self, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
-        node = self._compose(text, self._file)
-        if node is None:
-            return {}
-        value = self._plain(node, (), lambda mark: _place(self._file, mark), environ)
-        if isinstance(value, dict):
-            return value
-        self._say((), "the configuration is a mapping of keys such as `routes:`", self._file)
-        return {}
-
-    def read_setting(self, data: dict[str, Any], setting: Setting, source: str, text: str) -> None:
-        path: Path = (setting.name,)
-        for known in [place for place in self._places if place[:1] == path]:
-            del self._places[known]
-        self._places[path] = source
-        node = self._compose(text, source)
-        data[setting.name] = None if node is None else self._plain(node, path, lambda _: source, None)
-
-    def add_targets(self, data: dict[str, Any], to: Sequence[str]) -> None:
-        """Routes for `--to [NAME=]URL`. A single one without a file also answers on the listener itself."""
-        routes = data.setdefault("routes", []) if to else []
-        if not isinstance(routes, list):
-            return
-        alone = len(to) == 1 and not routes
-        for target in to:
-            name, separator, url = target.partition("=")
-            if not separator or "://" in name:
-                name, url = "", target
-            taken = {route.get("name") for route in routes if isinstance(route, dict)}
-            route = {"name": name or _name_for(url, taken), "upstream": url}
-            if alone:
-                route["path_prefix"] = "/"
-            self._places["routes", len(routes)] = f"--to {target}"
-            routes.append(route)
-
-    def _compose(self, text: str, source: str) -> yaml.Node | None:
-        if len(text) > MAX_SIZE:
-            self._problems.append(Problem(source, "", f"larger than {MAX_SIZE} characters"))
-            return None
-        try:
-            for event in yaml.parse(text, Loader=yaml.SafeLoader):
-                if isinstance(event, yaml.AliasEvent):
-                    self._problems.append(
-                        Problem(
-                            _place(source, event.start_mark), "", "aliases are not read: repeat the value"
-                        )
-                    )
-                    return None
-            return yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            place = _place(source, mark) if mark and source == self._file else source
-            self._problems.append(Problem(place, "", f"not valid YAML: {error.problem or error.context}"))
-        except (yaml.YAMLError, RecursionError) as error:
-            self._problems.append(Problem(source, "", f"not valid YAML: {str(error).splitlines()[0]}"))
-        return None
-
-    def _plain(
-        self,
-        node: yaml.Node,
-        path: Path,
-        place: Callable[[yaml.Mark], str],
-        environ: Mapping[str, str] | None,
-    ) -> Any:
-        self._places.setdefault(path, place(node.start_mark))
-        if len(path) > _MAX_DEPTH:
-            self._say(path, "nested too deeply")
-            return None
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path, place, environ)
-        if isinstance(node, yaml.SequenceNode):
-            return [
-                self._plain(item, (*path, index), place, environ) for index, item in enumerate(node.value)
-            ]
-        if environ is not None and node.tag == "tag:yaml.org,2002:str" and "${" in node.value:
-            try:
-                return expand(node.value, environ)
-            except ValueError as error:
-                self._say(path, str(error))
-                return _BROKEN
-        return self._scalar(node, path)
-
-    def _mapping(
-        self,
-        node: yaml.MappingNode,
-        path: Path,
-        place: Callable[[yaml.Mark], str],
-        environ: Mapping[str, str] | None,
-    ) -> dict[str, Any]:
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            inner: Path = (*path, key)
-            if not isinstance(key_node, yaml.ScalarNode) or key == "<<":
-                self._say(path, "keys are plain words; merge keys are not read", place(key_node.start_mark))
-                continue
-            if key in mapping:
-                self._say(inner, "this key stands here twice", place(key_node.start_mark))
-                continue
-            self._places[inner] = place(key_node.start_mark)
-            mapping[key] = self._plain(value_node, inner, place, environ)
-        return mapping
-
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
-        loader = yaml.SafeLoader("")
-        try:
-            return loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            self._say(path, f"`{node.value}` can't be read as {node.tag.rpartition(':')[2]}")
-            return _BROKEN
-        finally:
-            loader.dispose()
-
-    # validating
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._say = tree.say
+        self._problems = tree.problems
 
     def validate(self, data: dict[str, Any]) -> Config:
         """Every key by itself, then what concerns several; raises ConfigError with all problems of both."""
@@ -264,14 +128,14 @@ class _Reader:
         shared: dict[str, tuple[ListenAddress, ...]] = {
             key: addresses
             for key in ("listen", "admin")
-            if (addresses := parsed.get(key, getattr(defaults, key))) is not _BROKEN
+            if (addresses := parsed.get(key, getattr(defaults, key))) is not BROKEN
         }
         self._find(checks.check_clashes(routes, shared))
         drain = parsed.get("drain", defaults.drain)
-        if drain is not _BROKEN and drain.min > drain.max:
+        if drain is not BROKEN and drain.min > drain.max:
             self._say(("drain",), "`min` is longer than `max`, which includes it")
         if not self._problems and not routes:
-            self._say((), "there is no route: add one under `routes:`, or use `--to URL`", self._file)
+            self._say((), "there is no route: add one under `routes:`, or use `--to URL`", self._tree.file)
         if self._problems:
             raise ConfigError(sorted(self._problems, key=_order))
         return Config.model_construct(
@@ -283,22 +147,22 @@ class _Reader:
             self._say(("routes",), "a list of routes belongs here, each beginning with `- name:`")
             return {}
         found = {index: self._route(item, ("routes", index)) for index, item in enumerate(value)}
-        return {index: route for index, route in found.items() if route is not _BROKEN}
+        return {index: route for index, route in found.items() if route is not BROKEN}
 
     def _route(self, value: Any, path: Path) -> Any:
         known = len(self._problems)
         route = self._one(RouteConfig, value, path)
-        if route is _BROKEN and isinstance(value, dict):
+        if route is BROKEN and isinstance(value, dict):
             # What is right about it is still compared with the rest, so that nobody mends a file twice.
             wrong = {
-                problem.path.removeprefix(_spelled(path) + ".").split(".")[0]
+                problem.path.removeprefix(spelled(path) + ".").split(".")[0]
                 for problem in self._problems[known:]
             }
-            rest = {key: item for key, item in value.items() if key not in wrong and not _holds_broken(item)}
+            rest = {key: item for key, item in value.items() if key not in wrong and not holds_broken(item)}
             try:
                 return RouteConfig.model_validate(rest)
             except ValidationError:
-                return _BROKEN
+                return BROKEN
         return route
 
     def _credentials(self, value: Any) -> dict[str, Any]:
@@ -321,14 +185,14 @@ class _Reader:
         return found
 
     def _one(self, kind: Any, value: Any, path: Path) -> Any:
-        if value is _BROKEN or _holds_broken(value):
-            return _BROKEN
+        if value is BROKEN or holds_broken(value):
+            return BROKEN
         try:
             return TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             for detail in error.errors(include_url=False, include_input=False):
                 self._add(detail, kind, path)
-            return _BROKEN
+            return BROKEN
 
     def _add(self, detail: ErrorDetails, kind: Any, path: Path) -> None:
         location = tuple(part for part in detail["loc"] if not _is_internal(part))
@@ -351,34 +215,29 @@ class _Reader:
             message = detail["msg"].replace("Input should be", "it should be")
             self._say(at, message[:1].lower() + message[1:])
 
-    # problems
-
     def _find(self, findings: Sequence[checks.Finding]) -> None:
         known = {problem.path for problem in self._problems}
         for finding in findings:
-            if _spelled(finding.path) not in known:
+            if spelled(finding.path) not in known:
                 self._say(finding.path, finding.message)
 
-    def _say(self, path: Path, message: str, place: str | None = None) -> None:
-        known = path
-        while place is None:
-            place = self._places.get(known)
-            if not known:
-                place = place or self._file
-            known = known[:-1]
-        self._problems.append(Problem(place, _spelled(path), message))
 
-
-_BROKEN: Final = type("_Broken", (), {"__repr__": lambda _: "<broken>"})()
-"""Stands where a value could not be read; the problem is noted already."""
-
-
-def _holds_broken(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_holds_broken(item) for item in value.values())
-    if isinstance(value, list):
-        return any(_holds_broken(item) for item in value)
-    return value is _BROKEN
+def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
+    """Routes for `--to [NAME=]URL`. A single one without a file also answers on the listener itself."""
+    routes = data.setdefault("routes", []) if to else []
+    if not isinstance(routes, list):
+        return
+    alone = len(to) == 1 and not routes
+    for target in to:
+        name, separator, url = target.partition("=")
+        if not separator or "://" in name:
+            name, url = "", target
+        taken = {route.get("name") for route in routes if isinstance(route, dict)}
+        route = {"name": name or _name_for(url, taken), "upstream": url}
+        if alone:
+            route["path_prefix"] = "/"
+        tree.put(("routes", len(routes)), f"--to {target}")
+        routes.append(route)
 
 
 def _is_internal(part: int | str) -> bool:
@@ -394,17 +253,6 @@ def _model_at(kind: Any, location: Sequence[int | str]) -> type[Model] | None:
         field = model.model_fields.get(part)
         model = field.annotation if field is not None else None
     return model if isinstance(model, type) and issubclass(model, Model) else None
-
-
-def _place(source: str, mark: Any) -> str:
-    return f"{source}:{mark.line + 1}:{mark.column + 1}"
-
-
-def _spelled(path: Path) -> str:
-    spelled = ""
-    for part in path:
-        spelled += f"[{part}]" if isinstance(part, int) else f".{part}" if spelled else str(part)
-    return spelled
 
 
 def _order(problem: Problem) -> tuple[str, int, int]:

@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.load import MAX_SIZE, SETTINGS, ConfigError, load
+from sidecar.config.load import SETTINGS, ConfigError, load
+from sidecar.config.tree import MAX_SIZE
 
 CASES = Path(__file__).parents[2] / "cases" / "config"
 ROUTE = "routes: [{name: a, upstream: 'https://a.example'}]\n"
