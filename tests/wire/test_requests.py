@@ -406,3 +406,12 @@ async def test_h2c_is_ignored_and_the_body_is_no_request(wire: Wire, body: bytes
     assert (await upstream.read_head()).startswith(b"GET /2 ")
     await upstream.send(OK)
     assert [(await app.answer()).status for _ in range(2)] == [200, 200]
+
+
+async def test_via_can_be_left_out(wire: Wire) -> None:
+    """Some servers stop compressing when they see one."""
+    await wire.start(top="via: off")
+    app = await wire.app()
+    await app.send(GET.replace(b"\r\n\r\n", b"\r\nVia: 1.0 fred\r\n\r\n"))
+    head = await (await wire.upstream.accept()).read_head()
+    assert [line for line in head.split(b"\r\n") if line.lower().startswith(b"via")] == [b"Via: 1.0 fred"]
