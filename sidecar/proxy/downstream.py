@@ -21,6 +21,7 @@ pipelining, methods that are not HTTP's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 from collections import deque
@@ -38,6 +39,8 @@ from sidecar.routes import Route
 
 if TYPE_CHECKING:
     from sidecar.proxy.server import Proxy
+
+_log = logging.getLogger(__name__)
 
 LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
@@ -159,14 +162,10 @@ class DownstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = CLOSED
-        gone = SidecarError(
-            Reason.CLIENT_GONE, "The app closed its connection before the answer was complete."
-        )
-        queued = [entry for entry in self._queue if isinstance(entry, Exchange)]
-        self._queue.clear()
-        for exchange in [self.current, *queued]:
-            if exchange is not None:
-                exchange.abort(gone)
+        what = "The app closed its connection before the answer was complete."
+        if self.current is not None:
+            self.current.abort(SidecarError(Reason.CLIENT_GONE, what))
+        self._drop_queue(what)
         self.proxy.closed(self)
 
     def pause_writing(self) -> None:
@@ -214,6 +213,9 @@ class DownstreamConnection(asyncio.Protocol):
         except httptools.HttpParserInvalidMethodError:
             what = "The request's method is not one of HTTP/1.1's, which are written in capitals."
             self._break(SidecarError(Reason.METHOD_NOT_CARRIED, what))
+        except httptools.HttpParserCallbackError:
+            _log.exception("fault while reading a request")
+            self._break(SidecarError(Reason.INTERNAL, "A fault in the sidecar; its log has the traceback."))
         except httptools.HttpParserError as error:
             self._break(malformed(f"{error}."))
         if self._fed > self.proxy.limits.head and (self._in_head or not self._in_message):
@@ -300,11 +302,15 @@ class DownstreamConnection(asyncio.Protocol):
         if body != framing.NO_BODY:
             self._receiving = exchange
         if self.current is None and not self._queue:
-            self.current = exchange
-            exchange.start()
+            self._begin(exchange)
         else:
             self._queue.append(exchange)
             self.transport.pause_reading()
+
+    def _begin(self, exchange: Exchange) -> None:
+        self.current = exchange
+        self._seen_progress = -1  # the quiet before it does not count against it
+        exchange.start()
 
     def on_body(self, data: bytes) -> None:
         if self._receiving is not None:
@@ -429,10 +435,9 @@ class DownstreamConnection(asyncio.Protocol):
             if isinstance(entry, _Refused):
                 self._answer(entry)
             else:
-                self.current = entry
                 if entry.upgrade is not None:
                     self.state = WAITING
-                entry.start()
+                self._begin(entry)
                 entry.flush_request()
         if self._rest and self._may_parse():
             rest, self._rest = self._rest, b""
@@ -494,13 +499,19 @@ class DownstreamConnection(asyncio.Protocol):
         self.state = LINGER
         self._broken = True
         self._rest = b""
-        self._queue.clear()
+        self._drop_queue("The connection closed before this pipelined request had its turn.")
         self._quiet_since_mono = self.proxy.clock.mono()
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.transport.resume_reading()
+
+    def _drop_queue(self, what: str) -> None:
+        entries, self._queue = self._queue, deque()
+        for entry in entries:
+            if isinstance(entry, Exchange):
+                entry.abort(SidecarError(Reason.CLIENT_GONE, what))
 
     def drain(self) -> None:
         """Shut down: close if idle, else after the current answer."""

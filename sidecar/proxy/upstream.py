@@ -14,6 +14,7 @@ premature ends, interim answers, an answer that nobody asked for.
 from __future__ import annotations
 
 import asyncio
+import logging
 from enum import Enum
 from typing import TYPE_CHECKING, cast, final
 
@@ -25,6 +26,8 @@ from sidecar.proxy import framing, headers
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.pool import Pool
+
+_log = logging.getLogger(__name__)
 
 _MAX_INTERIM = 32
 """1xx answers to one request; Go's client stops at 5, but 102 and 103 may repeat."""
@@ -151,6 +154,11 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._switched(exchange, data[upgrade.args[0] :])
             return
+        except httptools.HttpParserCallbackError:
+            _log.exception("fault while reading an answer")
+            self._refusal = SidecarError(
+                Reason.INTERNAL, "A fault in the sidecar; its log has the traceback."
+            )
         except httptools.HttpParserError as error:
             if not self._complete and self._refusal is None:
                 self._refusal = _malformed(str(error))

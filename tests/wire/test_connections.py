@@ -368,3 +368,68 @@ async def test_waiting_for_a_connection_has_an_end(wire: Wire) -> None:
     wire.clock.advance(3.0)
     answer = await second.answer()
     assert (answer.status, answer.reason) == (503, "overloaded")
+
+
+async def test_quiet_before_a_request_does_not_count_against_it(wire: Wire) -> None:
+    """A connection that idled longer than the response timeout serves its next request all the same."""
+    await wire.start("timeouts: {response: 30s}")
+    app = await wire.app()
+    await wire.turn(lambda: wire.proxy.connections == 1)
+    wire.clock.advance(60.0)
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    wire.clock.advance(25.0)
+    assert wire.stats.in_flight == 1
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+
+
+async def test_pipelined_requests_behind_the_last_answer_are_let_go(wire: Wire) -> None:
+    """When the answer before them ends the connection they are over, and counted."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET + GET + GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await wire.turn(lambda: wire.stats.in_flight == 3)
+    wire.proxy.begin_drain()
+    await upstream.send(OK)
+    assert (await app.answer()).headers["connection"] == "close"
+    assert await app.rest() == b""
+    assert wire.stats.in_flight == 0
+    assert wire.stats.requests == {("GET", 200): 1, ("GET", 499): 2}
+
+
+@pytest.mark.parametrize("where", ["request", "answer"])
+async def test_a_fault_of_ours_is_a_500_and_ends_there(
+    wire: Wire, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a 400 or a 502 that blames others; the next connection is served."""
+    await wire.start()
+
+    def fault(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    app = await wire.app()
+    with monkeypatch.context() as patch:
+        if where == "request":
+            patch.setattr(wire.proxy.admission, "admit", fault)
+        else:
+            patch.setattr("sidecar.proxy.exchange.heads.answer_head", fault)
+        await app.send(GET)
+        if where == "answer":
+            upstream = await wire.upstream.accept()
+            await upstream.read_head()
+            await upstream.send(OK)
+            assert await app.rest() == b""
+        else:
+            answer = await app.answer()
+            assert (answer.status, answer.reason) == (500, "internal")
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+    assert wire.stats.in_flight == 0
