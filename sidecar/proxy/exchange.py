@@ -146,6 +146,7 @@ class Exchange:
         self.progress = 0
         """Grows with every event, so that a sweep can tell a stall from slow going."""
         self.stats.in_flight += 1
+        pool.users += 1
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method.decode()} {self.pool.destination.route.name} {self.state.value}>"
@@ -567,6 +568,7 @@ class Exchange:
         own = self._own_share if self._own_share >= 0 else total
         stats = self.stats
         stats.in_flight -= 1
+        self.pool.users -= 1
         stats.bytes_sent += self.sent
         stats.bytes_received += self.received
         status = self._status or (MEANINGS[error.reason].status if error is not None else 0)

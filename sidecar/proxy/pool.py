@@ -43,6 +43,7 @@ class Pool:
         "open",
         "stats",
         "token_key",
+        "users",
     )
 
     def __init__(self, owner: Pools, destination: Destination, stats: RouteStats) -> None:
@@ -54,6 +55,8 @@ class Pool:
         self._waiting: deque[Exchange] = deque()
         self.open = 0
         """Connections that are up or being dialled."""
+        self.users = 0
+        """Exchanges that hold on to it, whether they have a connection yet or not."""
         self._dialling = 0
         self._session: ssl.SSLSession | None = None
 
@@ -113,7 +116,7 @@ class Pool:
 
     def is_unused(self) -> bool:
         """Whether it holds nothing and may be dropped."""
-        return not self.open and not self._waiting
+        return not self.open and not self.users
 
     def _dial_for_waiting(self) -> None:
         """Have as many dials under way as there are exchanges that wait, within the bound."""

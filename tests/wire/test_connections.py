@@ -433,3 +433,20 @@ async def test_a_fault_of_ours_is_a_500_and_ends_there(
     await upstream.send(OK)
     assert (await app.answer()).status == 200
     assert wire.stats.in_flight == 0
+
+
+async def test_a_pool_outlives_the_wait_of_its_first_request(wire: Wire) -> None:
+    """Its connections are looked after, and let go, although it held nothing while the token was fetched."""
+    await wire.start(prefetch=False)
+    wire.source.gate.clear()
+    app = await wire.app()
+    await app.send(GET)
+    await wire.turn(lambda: wire.stats.in_flight == 1)
+    wire.clock.advance(3.0)
+    wire.source.gate.set()
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    await app.answer()
+    wire.clock.advance(61.0)
+    assert await upstream.rest() == b""
