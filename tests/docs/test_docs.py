@@ -1,0 +1,74 @@
+"""Documents that can't rot: examples load, links lead somewhere, generated pages are current."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from docs import generate
+from sidecar.cli import main
+from sidecar.config.load import load
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_yaml_blocks_are_configurations(block: str) -> None:
+    """A reader may paste them."""
+    load(block, environ={})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative ones; none leads to another machine's path."""
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
+        if not link.startswith(("http://", "https://")):
+            assert (page.parent / link).exists(), link
+
+
+def test_generated_pages_are_current() -> None:
+    """`make docs` writes them."""
+    assert generate.main(["--check"]) == 0
+
+
+def test_every_commands_help_begins_with_what_it_is_for() -> None:
+    """And every option of it says what it does."""
+    runner = CliRunner()
+    for path in (
+        [],
+        ["run"],
+        ["exec"],
+        ["config"],
+        ["config", "show"],
+        ["wait"],
+        ["healthcheck"],
+        ["quit"],
+        ["demo"],
+    ):
+        result = runner.invoke(main, [*path, "--help"])
+        assert result.exit_code == 0
+        assert len(result.output.splitlines()) > 5
+
+
+def test_readme_commands_exist() -> None:
+    """Every `idtoken-sidecar …` line of the README names a command and options that there are."""
+    for line in re.findall(
+        r"^    idtoken-sidecar (.+)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    ):
+        words = line.split(" -- ")[0].split("  ")[0].split()
+        command = [word for word in words if not word.startswith("-")][:1]
+        if command == ["config"]:
+            command = words[:2]
+        help_text = CliRunner().invoke(main, [*command, "--help"], terminal_width=200)
+        assert help_text.exit_code == 0, line
+        for option in (word for word in words if word.startswith("--")):
+            assert option in help_text.output, line
