@@ -56,6 +56,22 @@ ADVICE: dict[Reason, str] = {
     "Elsewhere: set `GOOGLE_APPLICATION_CREDENTIALS`, or a `service_account_key` credential.",
     Reason.CREDENTIAL_INVALID: "`detail` names the file and what is missing in it, or its type that can't give ID "
     "tokens for any audience.",
+    Reason.CREDENTIAL_MISMATCH: "The credential has no such token, whoever asks: a person's login has none for an "
+    "audience of its own, a federated identity none at all without a service account. `detail` says what would do; "
+    "[targets](targets.md) has the whole table.",
+    Reason.SELF_IMPERSONATION: "The chain from `source` through `delegates` to `service_account` names one account "
+    "twice. A leaked token of such an account could renew itself for ever, so it is refused. Use the account's own "
+    "credential, without `impersonate`.",
+    Reason.REAUTHENTICATION_NEEDED: "A person's login has ended: the organisation's session length is up, the password "
+    "changed, or it was revoked. Log in again with the command in `detail`; no restart is needed. Machines are better "
+    "off with a service account.",
+    Reason.SUBJECT_TOKEN_FAILED: "Workload identity federation: the token of the other provider could not be had, or "
+    "Google's Security Token Service did not accept it. `detail` says which; compare the provider's issuer, audience "
+    "and attribute condition with the token's claims.",
+    Reason.GCLOUD_FAILED: "gcloud ended with an error. Run the command in `detail` by hand: what it says is not copied "
+    "into logs, since it can hold secrets.",
+    Reason.CLOCK_OFF: "Google refused a signed assertion for its time: set this machine's clock right (NTP). Containers "
+    "have their host's clock.",
     Reason.TOKEN_TIMEOUT: "The token endpoint took too long. Metadata server: node under load, or a network policy "
     "that drops packets to 169.254.169.254.",
     Reason.TOKEN_ENDPOINT_UNREACHABLE: "Nothing answers. On GKE the metadata server needs some seconds after a pod "
@@ -66,6 +82,14 @@ ADVICE: dict[Reason, str] = {
     "that start at once share its limit.",
     Reason.TOKEN_DENIED: "The key was deleted or disabled, its account is gone, or this machine's clock is off by more "
     "than five minutes; `detail` says which. On a metadata server: the Workload Identity binding is missing.",
+    Reason.IMPERSONATION_DENIED: "The caller may not act as the service account, or there is no such account: Google "
+    "answers both alike. Run the command in `detail`; a new grant takes some minutes.",
+    Reason.API_DISABLED: "Enable iamcredentials.googleapis.com with the command in `detail`, in the project of the "
+    "*caller*.",
+    Reason.SCOPE_INSUFFICIENT: "A Compute Engine instance was made with narrow access scopes. Stop it, give it the scope "
+    "cloud-platform, start it; on GKE it is the node pool's setting, and Workload Identity makes it unnecessary.",
+    Reason.QUOTA_PROJECT_DENIED: "The login names a project for quotas that it may not use. Grant "
+    "`roles/serviceusage.serviceUsageConsumer` on it, or choose another.",
     Reason.NO_SERVICE_ACCOUNT: "The instance has no service account, or the Kubernetes one is not bound to a Google "
     "one. Attach one, or bind it (`roles/iam.workloadIdentityUser`).",
     Reason.TOKEN_MALFORMED: "What came is no JWT: often a captive portal or a proxy answering in Google's place.",

@@ -18,9 +18,21 @@ from pydantic.fields import FieldInfo
 from docs.advice import ADVICE
 from sidecar import cli
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.load import SETTINGS
-from sidecar.config.models import CREDENTIAL_TYPES, Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls
+from sidecar.config.models import (
+    CREDENTIAL_TYPES,
+    Config,
+    Drain,
+    Endpoints,
+    Limits,
+    Pool,
+    RouteConfig,
+    Timeouts,
+    Tls,
+)
 from sidecar.config.quantities import format_duration, format_size
+from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import MEANINGS
 from sidecar.metrics import FAMILIES
 
@@ -55,7 +67,7 @@ def configuration() -> str:
     ]
     for name, model in CREDENTIAL_TYPES.items():
         parts += [f"### `type: {name}`\n", (model.__doc__ or "").strip() + "\n", _table(model, skip="type")]
-    for name, part in (("drain", Drain), ("limits", Limits), ("pool", Pool)):
+    for name, part in (("endpoints", Endpoints), ("drain", Drain), ("limits", Limits), ("pool", Pool)):
         parts += [f"## `{name}`\n", _table(part)]
     return "\n".join(part for part in parts if part)
 
@@ -130,8 +142,63 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+def targets() -> str:
+    """docs/targets.md"""
+    parts = [
+        "# Targets and credentials\n",
+        "    - {name: reports, upstream: https://reports.example.com, target: iap,\n"
+        "       audience: 123-abc.apps.googleusercontent.com}\n",
+        "What judges a token decides which one it takes. `target: auto`, the default, knows it by the upstream's host; set\n"
+        "it where a host of your own stands before one of these. It chooses the audience, the header and whose tokens will\n"
+        "do; `idtoken-sidecar check` tells what is missing.\n",
+        "| `target` | by host | audience | header, if the app has an `Authorization` of its own | role for the caller |",
+        "|---|---|---|---|---|",
+    ]
+    for target, facts in FACTS.items():
+        by_host = ", ".join(f"`*{suffix}`" for suffix in facts.suffixes) or "–"
+        beside = f"`{facts.beside}`" if facts.beside else "refused (400 `header_conflict`)"
+        email = "; the token must have an e-mail" if facts.needs_email else ""
+        parts.append(f"| `{target}` | {by_host} | {facts.audience}{email} | {beside} | {facts.role} |")
+    parts.append("\n## Granting it\n")
+    parts.append(
+        "`MEMBER` is `serviceAccount:E-MAIL`, `user:E-MAIL` or `principal://…`. A new grant takes some minutes.\n"
+    )
+    parts += [f"**{facts.title}**\n\n    {facts.grant}\n" for facts in FACTS.values() if facts.grant]
+    parts += [
+        "To act as a service account (`impersonate`, `workload_identity_federation`, `gcloud` with `service_account`):\n",
+        "    gcloud iam service-accounts add-iam-policy-binding SERVICE_ACCOUNT --member=MEMBER \\\n"
+        "        --role=roles/iam.serviceAccountOpenIdTokenCreator      # ID tokens\n"
+        "    gcloud iam service-accounts add-iam-policy-binding SERVICE_ACCOUNT --member=MEMBER \\\n"
+        "        --role=roles/iam.serviceAccountTokenCreator            # access tokens, self-signed JWTs, delegates\n"
+        "    gcloud iam service-accounts add-iam-policy-binding SERVICE_ACCOUNT --member=PRINCIPAL_SET \\\n"
+        "        --role=roles/iam.workloadIdentityUser                  # federated identities\n"
+        "    gcloud services enable iamcredentials.googleapis.com\n",
+        "## Which credential can give which token for which target\n",
+        "`id`, `access`, `self_signed_jwt` are the values of a route's `token`. What is not in a cell is refused, when the\n"
+        "configuration is read or, where a file decides, at start. `adc` is whatever it finds.\n",
+        "| credential | " + " | ".join(f"`{target}`" for target in FACTS) + " |",
+        "|---|" + "---|" * len(FACTS),
+    ]
+    for name, abilities in ABILITIES.items():
+        cells = [
+            ", ".join(f"`{kind}`" for kind in TokenKind if refusal(name, kind, target) is None) or "–"
+            for target in FACTS
+        ]
+        parts.append(f"| {abilities.title} | " + " | ".join(cells) + " |")
+    parts.append("\n### Why not\n")
+    reasons: dict[str, list[str]] = {}
+    for name, abilities in ABILITIES.items():
+        for target in FACTS:
+            for kind in TokenKind:
+                if (why := refusal(name, kind, target)) is not None:
+                    reasons.setdefault(why.partition(";")[0], []).append(f"{abilities.title}/{kind}/{target}")
+    parts += [f"- {why[:1].upper()}{why[1:]}." for why in reasons]
+    return "\n".join(parts) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
+    "targets.md": targets,
     "errors.md": errors,
     "metrics.md": metrics,
     "cli.md": commands,

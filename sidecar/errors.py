@@ -57,11 +57,21 @@ class Reason(StrEnum):
     # the token
     CREDENTIAL_NOT_FOUND = "credential_not_found"
     CREDENTIAL_INVALID = "credential_invalid"
+    CREDENTIAL_MISMATCH = "credential_mismatch"
+    SELF_IMPERSONATION = "self_impersonation"
+    REAUTHENTICATION_NEEDED = "reauthentication_needed"
+    SUBJECT_TOKEN_FAILED = "subject_token_failed"
+    GCLOUD_FAILED = "gcloud_failed"
+    CLOCK_OFF = "clock_off"
     TOKEN_TIMEOUT = "token_timeout"
     TOKEN_ENDPOINT_UNREACHABLE = "token_endpoint_unreachable"
     TOKEN_ENDPOINT_FAILED = "token_endpoint_failed"
     TOKEN_RATE_LIMITED = "token_rate_limited"
     TOKEN_DENIED = "token_denied"
+    IMPERSONATION_DENIED = "impersonation_denied"
+    API_DISABLED = "api_disabled"
+    SCOPE_INSUFFICIENT = "scope_insufficient"
+    QUOTA_PROJECT_DENIED = "quota_project_denied"
     NO_SERVICE_ACCOUNT = "no_service_account"
     TOKEN_MALFORMED = "token_malformed"
     TOKEN_WRONG_AUDIENCE = "token_wrong_audience"
@@ -161,6 +171,23 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.CREDENTIAL_INVALID: Meaning(
         503, "proxy_configuration_error", Source.TOKEN, "The credential cannot be used"
     ),
+    Reason.CREDENTIAL_MISMATCH: Meaning(
+        503, "proxy_configuration_error", Source.TOKEN, "The credential cannot give this kind of token"
+    ),
+    Reason.SELF_IMPERSONATION: Meaning(
+        503, "proxy_configuration_error", Source.TOKEN, "A service account would impersonate itself"
+    ),
+    Reason.REAUTHENTICATION_NEEDED: Meaning(
+        503, "proxy_configuration_error", Source.TOKEN, "The login has ended"
+    ),
+    Reason.SUBJECT_TOKEN_FAILED: Meaning(
+        503,
+        "proxy_internal_response",
+        Source.TOKEN,
+        "The token of the other identity provider cannot be had or is not accepted",
+    ),
+    Reason.GCLOUD_FAILED: Meaning(503, "proxy_internal_response", Source.TOKEN, "gcloud gave no token"),
+    Reason.CLOCK_OFF: Meaning(503, "proxy_internal_response", Source.TOKEN, "This machine's clock is off"),
     Reason.TOKEN_TIMEOUT: Meaning(
         503, "proxy_internal_response", Source.TOKEN, "The token endpoint did not answer in time"
     ),
@@ -175,6 +202,18 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.TOKEN_DENIED: Meaning(
         503, "proxy_internal_response", Source.TOKEN, "The token endpoint refused the credential"
+    ),
+    Reason.IMPERSONATION_DENIED: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The credential may not act as this service account"
+    ),
+    Reason.API_DISABLED: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The IAM Credentials API is not enabled"
+    ),
+    Reason.SCOPE_INSUFFICIENT: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The access token lacks a scope"
+    ),
+    Reason.QUOTA_PROJECT_DENIED: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The quota project may not be used"
     ),
     Reason.NO_SERVICE_ACCOUNT: Meaning(
         503, "proxy_internal_response", Source.TOKEN, "No service account is attached"
@@ -207,14 +246,18 @@ class SidecarError(Exception):
 
     `detail` is a full sentence for a person: what happened, with which host, file or option, and what to
     do next. It never holds a token, a key, or bytes of an answer that could be one. `retry_after` is in
-    seconds from now: how long the other side asked to be left alone, where it said so.
+    seconds from now: how long the other side asked to be left alone, where it said so. `command` is the line
+    of shell that mends it, where there is one; what it could not know stands in it in capitals.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: Reason, detail: str, *, retry_after: float | None = None, command: str = ""
+    ) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
         self.retry_after = retry_after
+        self.command = command
 
     @property
     def source(self) -> Source:

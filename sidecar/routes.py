@@ -21,13 +21,11 @@ from urllib.parse import urlsplit
 
 from sidecar import hosts
 from sidecar.config.models import Config, RouteConfig
+from sidecar.config.targets import CLOUD_PLATFORM, FACTS, Target, TokenKind, default_audience, detect
 from sidecar.errors import Reason, SidecarError
 
 _MEMO_SIZE = 1024
 """Spellings of hosts that are remembered, and destinations of one wildcard: far more than an app talks to."""
-
-SERVERLESS_SUFFIXES = (".run.app", ".cloudfunctions.net")
-"""Upstreams whose front end reads X-Serverless-Authorization."""
 
 
 @final
@@ -84,6 +82,7 @@ class Destination:
     """
 
     __slots__ = (
+        "accepts_persons",
         "audience",
         "authority",
         "host",
@@ -91,8 +90,9 @@ class Destination:
         "origin",
         "port",
         "route",
-        "serverless",
+        "target",
         "tls",
+        "token_kind",
     )
 
     def __init__(self, route: Route, host: str) -> None:
@@ -111,8 +111,20 @@ class Destination:
             self.host_header = None
         elif config.upstream_host != "upstream":
             self.host_header = config.upstream_host.encode("ascii")
-        self.serverless = self.host.endswith(SERVERLESS_SUFFIXES)
-        self.audience = (config.audience or self.origin.decode("ascii")).replace("{host}", host)
+        self.target = detect(self.host) if config.target == "auto" else Target(config.target)
+        self.token_kind = TokenKind(config.token)
+        self.accepts_persons = FACTS[self.target].persons and self.token_kind is TokenKind.ID
+        self.audience = self._audience(config, split.scheme, host)
+        """The `aud` of the token to set; for an access token its scopes, separated by spaces."""
+
+    def _audience(self, config: RouteConfig, scheme: str, host: str) -> str:
+        if self.token_kind is TokenKind.ACCESS:
+            return " ".join(config.scopes or (CLOUD_PLATFORM,))
+        if config.audience is not None:
+            return config.audience.replace("{host}", host)
+        authority = self.authority.decode("ascii")
+        # A validated configuration gives an audience wherever the table has none.
+        return default_audience(self.target, self.token_kind, scheme, authority) or f"{scheme}://{authority}"
 
     def __repr__(self) -> str:
         return f"<Destination {self.route.name} {self.origin.decode()}>"

@@ -44,7 +44,7 @@ from sidecar.tasks import Tasks
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.store import TokenStore
-from sidecar.tokens.token import TokenKey
+from sidecar.tokens.token import TokenKey, token_key
 
 EXIT_CONFIG: Final = 2
 EXIT_BIND: Final = 3
@@ -92,7 +92,9 @@ class Service:
         self._own_addresses: set[tuple[str, int]] = set()
         self._table = RouteTable.compile(config)
         self._token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
-        self._sources = build_sources(config.credentials, clock=self._clock, environ=environ)
+        self._sources = build_sources(
+            config.credentials, clock=self._clock, environ=environ, endpoints=config.endpoints
+        )
         self._tokens = TokenStore(
             self._sources,
             self._clock,
@@ -364,7 +366,7 @@ class Service:
 
 def _fixed_key(route: Route) -> TokenKey | None:
     fixed = route.fixed()
-    return None if fixed is None else TokenKey(route.config.credential, fixed.audience)
+    return None if fixed is None else token_key(fixed)
 
 
 def _bound(address: ListenAddress, what: str) -> Sequence[Listener]:

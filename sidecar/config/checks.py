@@ -7,14 +7,17 @@ finding names the key it is about, what is wrong, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from sidecar import hosts
+from sidecar.config import models
 from sidecar.config.addresses import ListenAddress
-from sidecar.config.models import RouteConfig
+from sidecar.config.combinations import ability_of, refusal
+from sidecar.config.models import Credential, RouteConfig
+from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
 
 Path = tuple[str | int, ...]
 
@@ -32,18 +35,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
-def check_route(route: RouteConfig, at: Path, credentials: Collection[str]) -> list[Finding]:
-    """What is wrong with one route by itself."""
+def check_route(
+    route: RouteConfig, at: Path, names: Collection[str], credentials: Mapping[str, Credential]
+) -> list[Finding]:
+    """What is wrong with one route by itself; `credentials` are those of `names` that could be read."""
     found = []
 
     def say(key: str, message: str) -> None:
         found.append(Finding((*at, key), message))
 
-    if route.credential not in credentials:
-        say(
-            "credential",
-            f"no credential is called `{route.credential}`{nearest(route.credential, credentials)}",
-        )
+    if route.credential not in names:
+        say("credential", f"no credential is called `{route.credential}`{nearest(route.credential, names)}")
     dynamic = "{host}" in route.upstream
     if dynamic and not route.host:
         say("host", "with `https://{host}` the hosts must be listed, such as `*.a.run.app`")
@@ -73,7 +75,120 @@ def check_route(route: RouteConfig, at: Path, credentials: Collection[str]) -> l
             "path_prefix",
             "a path prefix does not say which host is meant: give this route a fixed `upstream`",
         )
+    return [*found, *_check_token(route, at, credentials.get(route.credential))]
+
+
+def targets_of(route: RouteConfig) -> dict[str, Target]:
+    """What judges a route's tokens, by the host (or wildcard) of its upstream; several only where that follows the
+    request's host."""
+    if "{host}" in route.upstream:
+        found = route.host
+    else:
+        found = (urlsplit(route.upstream).hostname or "",)
+    return {host: detect(host) if route.target == "auto" else Target(route.target) for host in found}
+
+
+def _check_token(route: RouteConfig, at: Path, credential: Credential | None) -> list[Finding]:
+    """Whether the kind of token, its audience, the credential and the target go together."""
+    kind = TokenKind(route.token)
+    found = []
+    ability = None if credential is None else ability_of(credential)
+    for host, target in targets_of(route).items():
+        why = refusal(ability or "metadata", kind, target)
+        if why is not None:
+            found.append(Finding((*at, _blamed(route, kind, target)), f"{_by_host(route, host)}{why}"))
+        elif (
+            kind is not TokenKind.ACCESS
+            and route.audience is None
+            and default_audience(target, kind, "https", host) is None
+        ):
+            found.append(Finding((*at, "audience"), f"{_by_host(route, host)}{FACTS[target].no_audience}"))
+    if route.scopes and kind is not TokenKind.ACCESS:
+        found.append(
+            Finding((*at, "scopes"), "scopes are for `token: access`; an ID token has an `audience`")
+        )
+    if route.audience is not None and kind is TokenKind.ACCESS:
+        found.append(Finding((*at, "audience"), "an access token has `scopes` and no audience: leave it out"))
     return found
+
+
+def _blamed(route: RouteConfig, kind: TokenKind, target: Target) -> str:
+    """The key to point at: the credential if the target takes this kind of token, else what chose the kind."""
+    if kind in FACTS[target].kinds:
+        return "credential"
+    return "token" if "token" in route.model_fields_set or route.target == "auto" else "target"
+
+
+def _by_host(route: RouteConfig, host: str) -> str:
+    return f"`{host}`: " if route.target == "auto" and "{host}" in route.upstream else ""
+
+
+def check_credentials(credentials: Mapping[str, Credential], names: Collection[str]) -> list[Finding]:
+    """What is wrong among the credentials: sources that are not there, go round in circles or can't act as others."""
+    found = []
+    for name, credential in credentials.items():
+        at: Path = ("credentials", name)
+        if isinstance(credential, models.Gcloud) and credential.service_account is not None:
+            beginning = credential.account
+        elif isinstance(credential, models.Impersonate):
+            source = credentials.get(credential.source)
+            beginning = None if source is None else _email_of(source)
+            if (message := _source_fault(name, credential, credentials, names)) is not None:
+                found.append(Finding((*at, "source"), message))
+                continue
+        else:
+            continue
+        chain = [beginning, *credential.delegates, credential.service_account]
+        if (why := chain_fault([email for email in chain if email is not None])) is not None:
+            found.append(Finding((*at, "service_account"), why))
+    return found
+
+
+def _source_fault(
+    name: str,
+    credential: models.Impersonate,
+    credentials: Mapping[str, Credential],
+    names: Collection[str],
+) -> str | None:
+    if credential.source not in names:
+        return f"no credential is called `{credential.source}`{nearest(credential.source, names)}"
+    if _goes_round(name, credentials):
+        return f"`{name}` would be its own source: name another credential"
+    if isinstance(credentials.get(credential.source), models.File | models.Static):
+        return f"`{credential.source}` is a ready ID token; to act as another account takes an access token"
+    return None
+
+
+def chain_fault(chain: Sequence[str]) -> str | None:
+    """Why a chain of service accounts, each of which acts as the next, comes back to one that is in it already; None
+    where it does not."""
+    again = next((email for index, email in enumerate(chain) if email in chain[:index]), None)
+    if again is None:
+        return None
+    return (
+        f"{again} would impersonate itself, which would let its tokens be renewed for ever after a leak: "
+        "use its own credential directly, and leave it out of `delegates`"
+    )
+
+
+def _email_of(credential: Credential) -> str | None:
+    """The service account that a credential is, where the configuration says so."""
+    match credential:
+        case models.Metadata():
+            return None if credential.account == "default" else credential.account
+        case models.Impersonate() | models.WorkloadIdentityFederation() | models.Gcloud():
+            return credential.service_account
+    return None
+
+
+def _goes_round(name: str, credentials: Mapping[str, Credential]) -> bool:
+    seen = set()
+    at: str | None = name
+    while at is not None and at not in seen:
+        seen.add(at)
+        credential = credentials.get(at)
+        at = credential.source if isinstance(credential, models.Impersonate) else None
+    return at == name
 
 
 def check_clashes(

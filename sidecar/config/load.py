@@ -120,11 +120,15 @@ class _Validation:
                 parsed[key] = self._one(fields[key].rebuild_annotation(), value, (key,))
         defaults = Config()
         routes: dict[int, RouteConfig] = parsed.get("routes", {})
-        credentials = (
-            [*data["credentials"]] if isinstance(data.get("credentials"), dict) else defaults.credentials
-        )
+        credentials = {
+            name: credential
+            for name, credential in parsed.get("credentials", defaults.credentials).items()
+            if credential is not BROKEN
+        }
+        names = [*data["credentials"]] if isinstance(data.get("credentials"), dict) else [*credentials]
         for index, route in routes.items():
-            self._find(checks.check_route(route, ("routes", index), credentials))
+            self._find(checks.check_route(route, ("routes", index), names, credentials))
+        self._find(checks.check_credentials(credentials, names))
         shared: dict[str, tuple[ListenAddress, ...]] = {
             key: addresses
             for key in ("listen", "admin")

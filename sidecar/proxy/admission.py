@@ -5,10 +5,11 @@ per request by a downstream connection, whatever wire format it speaks. Pure: it
 authority, a path and header fields, and answers with an `Admitted` or raises the SidecarError to answer
 with. Rule for the token's header: docs/headers.md has the same table.
 
-- `auto` sets Authorization. If the app sent its own: on *.run.app and *.cloudfunctions.net that one stays
-  and the token goes in X-Serverless-Authorization, which is what their front end then checks; elsewhere
-  the request is refused.
-- `both` sets Authorization and X-Serverless-Authorization, with the same rule.
+- `auto` sets Authorization. If the app sent its own, that one stays where the target reads the token from
+  another header too: on Cloud Run and functions the token then goes in X-Serverless-Authorization, behind IAP in
+  Proxy-Authorization; elsewhere the request is refused.
+- `both` sets Authorization and that other header (X-Serverless-Authorization where there is none), with the same
+  rule.
 - `authorization` sets Authorization, and refuses the request if the app sent its own.
 - any other name is set, and replaces what the app sent.
 
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sidecar.config.models import RouteConfig
+from sidecar.config.targets import FACTS, Target
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import guard, headers
 from sidecar.routes import Destination, Route, RouteTable, match_own
@@ -43,7 +45,7 @@ class Plan(NamedTuple):
 
 
 class RoutePlans(NamedTuple):
-    """The plans of one route and one kind of upstream."""
+    """The plans of one route and one kind of target."""
 
     usual: Plan
     watched: bytes | None
@@ -64,9 +66,7 @@ class Admission:
         self.table = table
         self._pseudonym = pseudonym
         self._plans = {
-            (route, serverless): plans(route.config, serverless=serverless)
-            for route in table.routes
-            for serverless in (False, True)
+            (route, target): plans(route.config, target) for route in table.routes for target in Target
         }
 
     def admit(
@@ -96,7 +96,7 @@ class Admission:
             guard.refuse_browser(found, authority)
         if self._pseudonym is not None and b"via" in found:
             guard.refuse_loop(found, self._pseudonym)
-        usual, watched, conflict = self._plans[route, destination.serverless]
+        usual, watched, conflict = self._plans[route, destination.target]
         if watched is not None and (
             watched in found or (watched not in headers.READ and _has(fields, watched))
         ):
@@ -108,18 +108,19 @@ class Admission:
         return destination, path, prefix, usual
 
 
-def plans(config: RouteConfig, *, serverless: bool) -> RoutePlans:
-    """The plans of a route, by the table in the module's docstring."""
+def plans(config: RouteConfig, target: Target) -> RoutePlans:
+    """The plans of a route towards one kind of target, by the table in the module's docstring."""
     mode, rule = config.header, config.on_conflict
+    second = (FACTS[target].beside or SERVERLESS.decode()).encode("ascii")
     own = {
         "auto": (AUTHORIZATION,),
         "authorization": (AUTHORIZATION,),
-        "both": (AUTHORIZATION, SERVERLESS),
+        "both": (AUTHORIZATION, second),
         "x-serverless-authorization": (SERVERLESS,),
         "proxy-authorization": (PROXY,),
     }.get(mode) or (config.header.encode("ascii"),)
     watched = own[0].lower()
-    beside = serverless and mode in ("auto", "both")
+    beside = FACTS[target].beside is not None and mode in ("auto", "both")
     refused = SidecarError(
         Reason.HEADER_CONFLICT,
         f"The app sent its own `{own[0].decode()}`, which is where route `{config.name}` puts the token. "
@@ -129,7 +130,7 @@ def plans(config: RouteConfig, *, serverless: bool) -> RoutePlans:
     if rule == "reject" or (rule == "auto" and watched == b"authorization" and not beside):
         conflict = refused
     elif rule in ("auto", "keep") and beside:
-        conflict = _plan((SERVERLESS,), kept=b"authorization")
+        conflict = _plan((second,), kept=b"authorization")
     elif rule == "keep":
         conflict = _plan((), kept=watched)
     else:

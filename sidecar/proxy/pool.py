@@ -21,7 +21,7 @@ from sidecar.proxy.dial import Dialer
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Destination, Route
 from sidecar.tasks import Tasks
-from sidecar.tokens.token import TokenKey
+from sidecar.tokens.token import token_key
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
@@ -50,7 +50,7 @@ class Pool:
         self._owner = owner
         self.destination = destination
         self.stats = stats
-        self.token_key = TokenKey(destination.route.config.credential, destination.audience)
+        self.token_key = token_key(destination)
         self._idle: deque[UpstreamConnection] = deque()
         self._waiting: deque[Exchange] = deque()
         self.open = 0

@@ -1,36 +1,28 @@
 """Application Default Credentials.
 
 Owns the look-up: which credential is meant where the configuration says `adc`. Called by `GoogleSource`, in a
-worker thread. It never goes to the network to find out, and never falls through from a file that was named to
-something else. The rule is google-auth's order: the file in GOOGLE_APPLICATION_CREDENTIALS; the file that
-`gcloud auth application-default login` writes; the metadata server. It is followed at every fetch, so that a
-file that appears or changes counts.
+worker thread, and at start. It never goes to the network to find out, and never falls through from a file that
+was named to something else. The rule is google-auth's order: the file in GOOGLE_APPLICATION_CREDENTIALS; the
+file that `gcloud auth application-default login` writes; the metadata server. It is followed at every fetch, so
+that a file that appears or changes counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.google_source import Flight
+from sidecar.tokens.credential_file import read_text
+from sidecar.tokens.credential_types import USE_INSTEAD, Addresses, FileGrant, grant_of
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import Fetched, Grant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
-from sidecar.tokens.service_account import ask_with_key, parse_credential, read_credential
 
 VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 FILE_NAME: Final = "application_default_credentials.json"
-
-_USE_INSTEAD: Final = "Use a service account key, or run on Google Cloud with a service account attached."
-_NOT_SUPPORTED: Final = {
-    "authorized_user": "is the login of a person (`gcloud auth application-default login`), which gets no ID token "
-    "for an audience of its own",
-    "external_account": "is for workload identity federation",
-    "external_account_authorized_user": "is for workforce identity federation",
-    "impersonated_service_account": "impersonates a service account",
-    "gdch_service_account": "is for Google Distributed Cloud",
-}
-"""By the `type` in the file: what it is."""
 
 
 class Found(NamedTuple):
@@ -42,51 +34,82 @@ class Found(NamedTuple):
 
 
 @final
-class AdcGrant:
+class AdcGrant(Grant):
     """Whatever Application Default Credentials mean here."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        addresses: Addresses = Addresses(),  # noqa: B008 - immutable
+    ) -> None:
         self._environ = environ
+        self._addresses = addresses
+        # Kept, since these keep what they found out.
+        self._metadata: MetadataGrant | None = None
+        self._file: tuple[Found, FileGrant] | None = None
 
-    def ask(self, flight: Flight, audience: str) -> str | None:
-        """See `Grant.ask`."""
+    def resolved(self) -> Grant:
+        """See `Grant.resolved`."""
         found = find_file(self._environ)
         if found is None:
-            return self._metadata().ask(flight, audience)
-        info = parse_credential(read_credential(found.file), found.file)
-        kind = info.get("type")
-        if kind == "service_account":
-            return ask_with_key(flight, audience, info, found.file)
-        what = _NOT_SUPPORTED.get(kind) if isinstance(kind, str) else None
-        if what is None:
-            expected = ", ".join(["service_account", *_NOT_SUPPORTED])
-            detail = f"has no `type` that is known (one of {expected})"
-        else:
-            detail = f"holds a credential of type {kind}, which {what}; it is not supported yet"
-        raise SidecarError(
-            Reason.CREDENTIAL_INVALID, f"{found.file} ({found.because}) {detail}. {_USE_INSTEAD}"
-        )
+            self._metadata = self._metadata or self._metadata_server()
+            return self._metadata
+        if self._file is None or self._file[0] != found:
+            where = f"{found.file} ({found.because})"
+            self._file = (
+                found,
+                FileGrant(partial(read_text, found.file), where, grant_of, self._addresses),
+            )
+        return self._file[1].resolved()
 
     def describe(self) -> str:
         """See `Grant.describe`."""
         found = find_file(self._environ)
         if found is None:
-            return f"application default credentials: the metadata server at {metadata_host(self._environ)}"
-        return f"application default credentials: {found.file} ({found.because})"
+            server = self._addresses.metadata or metadata_host(self._environ)
+            return f"application default credentials: the metadata server at {server}"
+        try:
+            what = self.resolved().describe()
+        except SidecarError:
+            what = f"{found.file} ({found.because})"
+        return f"application default credentials: {what}"
 
-    def _metadata(self) -> MetadataGrant:
+    def known_email(self) -> str | None:
+        """See `Grant.known_email`."""
+        return self.resolved().known_email()
+
+    def check(self) -> None:
+        """See `Grant.check`."""
+        self.resolved().check()
+
+    def email(self, flight: Flight) -> str | None:
+        """See `Grant.email`."""
+        return self.resolved().email(flight)
+
+    def member(self, flight: Flight) -> str | None:
+        """See `Grant.member`."""
+        return self.resolved().member(flight)
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`."""
+        return self.resolved().access_token(flight, scopes)
+
+    def _metadata_server(self) -> MetadataGrant:
         looked = f"{VARIABLE} is not set, there is no {_well_known(self._environ)}"
         if self._environ.get("NO_GCE_CHECK") == "true":
             raise SidecarError(
                 Reason.CREDENTIAL_NOT_FOUND,
                 f"There are no application default credentials: {looked}, and NO_GCE_CHECK=true rules out the "
-                f"metadata server. {_USE_INSTEAD}",
+                f"metadata server. {USE_INSTEAD}",
             )
         return MetadataGrant(
             self._environ,
+            address=self._addresses.metadata,
+            iam=self._addresses.iam(),
             absent=f"It is asked because no credential file was found ({looked}). Not on Google Cloud? Then set "
-            f"{VARIABLE} to a service account key. On GKE it can take some seconds after the start of a pod; if it "
-            "lasts, check that no network policy blocks 169.254.169.254.",
+            f"{VARIABLE} to a credential file, or log in with `gcloud auth application-default login`. On GKE it can "
+            "take some seconds after the start of a pod; if it lasts, check that no network policy blocks "
+            "169.254.169.254.",
         )
 
 
@@ -100,6 +123,11 @@ def find_file(environ: Mapping[str, str]) -> Found | None:
         return Found(named, f"named by {VARIABLE}")
     well_known = _well_known(environ)
     return Found(str(well_known), "gcloud's") if well_known.is_file() else None
+
+
+def well_known_file(environ: Mapping[str, str]) -> str:
+    """The file that `gcloud auth application-default login` writes."""
+    return str(_well_known(environ))
 
 
 def _well_known(environ: Mapping[str, str]) -> Path:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
-from typing import Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 from sidecar.errors import Reason, SidecarError
 
@@ -22,6 +22,8 @@ CLOCK_TOLERANCE: Final = 60.0
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,60}")
 _OAUTH_CODE = re.compile(r"[a-z_]{1,40}")
+_RPC_CODE = re.compile(r"[A-Z_]{1,60}")
+_PROJECT = re.compile(r"projects/[a-z0-9:.-]{1,60}")
 
 
 class Protocol(Enum):
@@ -30,7 +32,17 @@ class Protocol(Enum):
     METADATA = auto()
     """GET; the answer is the token."""
     OAUTH = auto()
-    """POST of a grant (RFC 7523); the answer is JSON."""
+    """POST of a signed assertion (RFC 7523); the answer is JSON."""
+    LOGIN = auto()
+    """POST of a person's refresh token (RFC 6749 section 6)."""
+    STS = auto()
+    """POST of another provider's token (RFC 8693)."""
+    SUBJECT = auto()
+    """Whatever the other provider speaks."""
+    IAM = auto()
+    """Google's REST: JSON both ways, errors as google.rpc.Status."""
+    LOCAL = auto()
+    """No network: a key that signs, a file, a command."""
 
 
 class Fault(Enum):
@@ -54,6 +66,14 @@ class Endpoint(NamedTuple):
     """Whose token is asked for, as it stands in a sentence."""
     absent: str
     """What to do when it can't be reached: a sentence or two."""
+    account: str = ""
+    """IAM: the e-mail of the service account whose token is asked for."""
+    caller: str = ""
+    """IAM: the member that asks (`serviceAccount:E-MAIL`), where it is known."""
+    method: str = ""
+    """IAM: what is called, such as `generateIdToken`."""
+    login: str = ""
+    """LOGIN: the command that logs in again."""
 
 
 @final
@@ -112,15 +132,45 @@ class Answer:
 
     def oauth_error(self) -> tuple[str, str] | None:
         """Code and description of an OAuth error (RFC 6749 section 5.2); not for quoting."""
-        try:
-            body = json.loads(self.data)
-        except (ValueError, RecursionError):
-            return None
-        code = body.get("error") if isinstance(body, dict) else None
+        body = self._json()
+        code = body.get("error")
         if not isinstance(code, str) or not _OAUTH_CODE.fullmatch(code):
             return None
         description = body.get("error_description")
         return code, description.lower() if isinstance(description, str) else ""
+
+    def oauth_subtype(self) -> str:
+        """Google's `error_subtype` of an OAuth error, or nothing."""
+        found = self._json().get("error_subtype")
+        return found if isinstance(found, str) else ""
+
+    def rpc_error(self) -> tuple[str, str, str, str]:
+        """Of a google.rpc.Status: its status, its message in lower case (not for quoting), and of its ErrorInfo the
+        reason and the project that is meant; each empty where there is none."""
+        error = self._json().get("error")
+        if not isinstance(error, dict):
+            return "", "", "", ""
+        details = error.get("details")
+        entries = [entry for entry in details if isinstance(entry, dict)] if isinstance(details, list) else []
+        info = next((entry for entry in entries if "reason" in entry), {})
+        metadata = info.get("metadata")
+        consumer = metadata.get("consumer") if isinstance(metadata, dict) else None
+        message = error.get("message")
+        return (
+            _word(error.get("status")),
+            message.lower() if isinstance(message, str) else "",
+            _word(info.get("reason")),
+            consumer.removeprefix("projects/")
+            if isinstance(consumer, str) and _PROJECT.fullmatch(consumer)
+            else "",
+        )
+
+    def _json(self) -> Mapping[str, Any]:
+        try:
+            body = json.loads(self.data)
+        except (ValueError, RecursionError):
+            return {}
+        return body if isinstance(body, dict) else {}
 
 
 def unreachable(endpoint: Endpoint, fault: Fault) -> SidecarError:
@@ -175,9 +225,15 @@ def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
         )
     if status < 400:
         return _error(endpoint, answer, Reason.TOKEN_MALFORMED, f"Redirects are never followed. {_IMPOSTOR}")
-    if endpoint.protocol is Protocol.METADATA:
-        return _refused_by_metadata(endpoint, answer)
-    return _refused_by_oauth(endpoint, answer)
+    match endpoint.protocol:
+        case Protocol.METADATA:
+            return _refused_by_metadata(endpoint, answer)
+        case Protocol.IAM:
+            return _refused_by_iam(endpoint, answer)
+        case Protocol.SUBJECT:
+            return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, _SUBJECT_HINT)
+        case _:
+            return _refused_by_oauth(endpoint, answer)
 
 
 _IMPOSTOR: Final = "Check that no captive portal, proxy or other service answers in its place."
@@ -228,6 +284,12 @@ def _refused_by_oauth(endpoint: Endpoint, answer: Answer) -> SidecarError:
             "That is a fault of its own: it is asked again.",
             code,
         )
+    if endpoint.protocol is Protocol.LOGIN:
+        return _refused_login(endpoint, answer, code)
+    if endpoint.protocol is Protocol.STS:
+        return _refused_exchange(endpoint, answer, code, description)
+    if code == "invalid_grant" and "reasonable timeframe" in description:
+        return _error(endpoint, answer, Reason.CLOCK_OFF, _CLOCK_HINT, code, command=SET_CLOCK)
     return _error(endpoint, answer, Reason.TOKEN_DENIED, _oauth_hint(endpoint, code, description), code)
 
 
@@ -240,11 +302,114 @@ def _oauth_hint(endpoint: Endpoint, code: str, description: str) -> str:
     return _OAUTH_HINTS.get(code, _OAUTH_HINTS["invalid_grant"]).format(subject=endpoint.subject)
 
 
-_GRANT_HINTS: Final = (
+def _refused_login(endpoint: Endpoint, answer: Answer, code: str) -> SidecarError:
+    if code != "invalid_grant":
+        hint = f"It does not accept the login's client: log in again with `{endpoint.login}`."
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, code, command=endpoint.login)
+    if answer.oauth_subtype() in ("invalid_rapt", "rapt_required"):
+        hint = (
+            "The organisation limits how long a login lasts, and this one has ended: log in again with "
+            f"`{endpoint.login}`, or use a service account, which has no such limit."
+        )
+    else:
+        hint = (
+            "The login has ended: it was revoked, its password changed, or it was not used for six months. Log in "
+            f"again with `{endpoint.login}`."
+        )
+    return _error(endpoint, answer, Reason.REAUTHENTICATION_NEEDED, hint, code, command=endpoint.login)
+
+
+def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description: str) -> SidecarError:
+    for phrase, hint in _EXCHANGE_HINTS:
+        if phrase in description:
+            return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
+    hint = (
+        "It does not accept the subject token: see that issuer, audience and attribute mapping of the provider fit "
+        "it (`gcloud iam workload-identity-pools providers describe PROVIDER --workload-identity-pool=POOL "
+        "--location=global`), and that it has not expired."
+    )
+    return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
+
+
+_EXCHANGE_HINTS: Final = (
     (
-        "reasonable timeframe",
-        "The signed assertion is too old or too new for it: this machine's clock is off; set it right (NTP).",
+        'value for "audience"',
+        "The `audience` in the file is not the full name of a provider: write the file again with `gcloud iam "
+        "workload-identity-pools create-cred-config`.",
     ),
+    (
+        "stale to sign-in",
+        "The subject token was issued too long ago: see that whoever writes it writes it anew, and that this "
+        "machine's clock is right.",
+    ),
+    (
+        "attribute condition",
+        "The provider's attribute condition rejects this identity: change the condition, or use an identity that "
+        "meets it.",
+    ),
+)
+"""By a phrase of the STS's error_description, lower case; the first that fits."""
+
+
+def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    status, message, reason, consumer = answer.rpc_error()
+    if answer.status == 401:
+        hint = f"It does not accept the access token of {endpoint.caller or 'the source'}: see that it still exists."
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
+    if reason == "SERVICE_DISABLED":
+        command = f"gcloud services enable iamcredentials.googleapis.com --project={consumer or 'PROJECT'}"
+        hint = f"The API is not enabled in the project of the caller: `{command}`, and wait some minutes."
+        return _error(endpoint, answer, Reason.API_DISABLED, hint, reason, command=command)
+    if reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
+        command = "gcloud compute instances set-service-account INSTANCE --scopes=cloud-platform"
+        hint = (
+            f"The access token of {endpoint.caller or 'the source'} lacks the scope cloud-platform. A Compute Engine "
+            f"instance is stopped and given it with `{command}`; GKE: the node pool's scopes."
+        )
+        return _error(endpoint, answer, Reason.SCOPE_INSUFFICIENT, hint, reason, command=command)
+    if reason == "USER_PROJECT_DENIED" or "serviceusage.services.use" in message:
+        command = "gcloud auth application-default set-quota-project PROJECT"
+        hint = (
+            "The quota project of the login may not be used by it: grant roles/serviceusage.serviceUsageConsumer on "
+            f"it, or choose another with `{command}`."
+        )
+        return _error(endpoint, answer, Reason.QUOTA_PROJECT_DENIED, hint, status, command=command)
+    if answer.status in (403, 404):
+        return _impersonation_denied(endpoint, answer, reason or status)
+    hint = (
+        "It does not understand the request: check the route's audience or scopes, and the e-mails of "
+        f"{endpoint.subject} and its delegates."
+    )
+    return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
+
+
+def _impersonation_denied(endpoint: Endpoint, answer: Answer, code: str) -> SidecarError:
+    role = "OpenIdTokenCreator" if endpoint.method == "generateIdToken" else "TokenCreator"
+    role = f"roles/iam.serviceAccount{role}"
+    command = (
+        f"gcloud iam service-accounts add-iam-policy-binding {endpoint.account} "
+        f"--member={endpoint.caller or 'MEMBER'} --role={role}"
+    )
+    hint = (
+        f"{endpoint.caller or 'The source'} may not act as {endpoint.account}, or there is no such account: check the "
+        f"e-mail, then grant {role} on it with `{command}` (with delegates, "
+        "roles/iam.serviceAccountTokenCreator from each to the next). A new grant takes some minutes."
+    )
+    return _error(endpoint, answer, Reason.IMPERSONATION_DENIED, hint, code, command=command)
+
+
+_SUBJECT_HINT: Final = (
+    "The identity provider of this machine gave no subject token: check `credential_source` in the file, its headers "
+    "and that this workload may ask there."
+)
+
+SET_CLOCK: Final = "timedatectl set-ntp true"
+_CLOCK_HINT: Final = (
+    "The signed assertion is too old or too new for it: this machine's clock is off; set it right (NTP)."
+)
+
+
+_GRANT_HINTS: Final = (
     (
         "signature",
         "The key of {subject} was deleted or disabled, or belongs to another account: make a new key.",
@@ -268,13 +433,21 @@ _OAUTH_HINTS: Final = {
 }
 
 
-def _error(endpoint: Endpoint, answer: Answer, reason: Reason, hint: str, code: str = "") -> SidecarError:
+def _error(
+    endpoint: Endpoint, answer: Answer, reason: Reason, hint: str, code: str = "", *, command: str = ""
+) -> SidecarError:
     said = f"answered {answer.status}" + (f" {code}" if code else "")
     return SidecarError(
         reason,
         f"{_capital(endpoint.name)} {said}. {_capital(hint)}{answer.clock_hint()}",
         retry_after=answer.retry_after,
+        command=command,
     )
+
+
+def _word(found: object) -> str:
+    """An upper-case code of Google's, or nothing."""
+    return found if isinstance(found, str) and _RPC_CODE.fullmatch(found) else ""
 
 
 def _capital(text: str) -> str:

@@ -1,42 +1,62 @@
-"""ID tokens from the metadata server of Compute Engine, Cloud Run, GKE and the like.
+"""Tokens from the metadata server of Compute Engine, Cloud Run, GKE and the like.
 
-Owns the address of the metadata server and the request for an identity. Called by `GoogleSource`, in a worker
-thread. It may not look whether the server is there: a fetch that fails says so. The rule: `format=full`, from
-the identity endpoint, never bound to a certificate; the address is what GCE_METADATA_HOST says, as
-google-auth reads it.
+Owns the address of the metadata server and what is asked of it. Called by `GoogleSource`, in a worker thread.
+It may not look whether the server is there: a fetch that fails says so. The rule: `format=full`, from the
+identity endpoint, never bound to a certificate; the address is what the configuration says, else what
+GCE_METADATA_HOST says, as google-auth reads it.
 
-The request is one GET, and is made here: google-auth can't ask for another account than the default one, and
-importing what it needs for this GET costs 9 MiB of memory and 0.2 s of CPU at the first token (measured;
-docs/decisions/0003). Where the metadata server is to be asked over mutual TLS, its credentials do the asking.
+The requests are single GETs, and are made here: google-auth can't ask for another account than the default
+one, and importing what it needs for these GETs costs 9 MiB of memory and 0.2 s of CPU at the first token
+(measured; docs/decisions/0003). Where the metadata server is to be asked over mutual TLS, its credentials do
+the asking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, final
 from urllib.parse import quote, urlencode
 
-from sidecar.tokens.endpoint import Endpoint, Protocol
-from sidecar.tokens.google_source import Flight, refresh
+from sidecar.config.targets import CLOUD_PLATFORM
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import Fetched, Grant, access_token_in, refresh
+from sidecar.tokens.iam_credentials import IamCredentials
 
 DEFAULT_ACCOUNT: Final = "default"
 
 ABSENT: Final = (
-    "Not on Google Cloud? Then use a `service_account_key` credential. On GKE it can take some seconds after the "
-    "start of a pod; if it lasts, check that no network policy blocks 169.254.169.254."
+    "Not on Google Cloud? Then use another type of credential: `service_account_key`, `gcloud`, `user`, "
+    "`workload_identity_federation`. On GKE it can take some seconds after the start of a pod; if it lasts, check "
+    "that no network policy blocks 169.254.169.254."
 )
+_EMAIL_LIMIT: Final = 320
 
 
 @final
-class MetadataGrant:
+class MetadataGrant(Grant):
     """The identity of a service account that is attached to this machine."""
 
+    ability = "metadata"
+
     def __init__(
-        self, environ: Mapping[str, str], *, account: str = DEFAULT_ACCOUNT, absent: str = ABSENT
+        self,
+        environ: Mapping[str, str],
+        *,
+        address: str | None = None,
+        account: str = DEFAULT_ACCOUNT,
+        licenses: bool = False,
+        iam: IamCredentials | None = None,
+        absent: str = ABSENT,
     ) -> None:
-        self._origin = metadata_host(environ)
+        """`address` is host and port, instead of what `environ` says; `iam` signs self-signed JWTs."""
+        self._origin = address or metadata_host(environ)
         self._mutual_tls = environ.get("GCE_METADATA_MTLS_MODE", "none").lower() in ("strict", "default")
         self._account = account
+        self._licenses = licenses
+        self._iam = iam or IamCredentials()
+        self._email: str | None = None if account == DEFAULT_ACCOUNT else account
         self._endpoint = Endpoint(
             f"the metadata server at {self._origin}",
             Protocol.METADATA,
@@ -44,25 +64,72 @@ class MetadataGrant:
             absent,
         )
 
-    def ask(self, flight: Flight, audience: str) -> str | None:
-        """See `Grant.ask`."""
-        transport = flight.open(self._endpoint, origin=self._origin)
-        if self._mutual_tls and self._account == DEFAULT_ACCOUNT:
-            from google.auth.compute_engine import IDTokenCredentials
-
-            # `None` for the request: with one, the constructor itself asks the metadata server.
-            credentials = IDTokenCredentials(  # type: ignore[no-untyped-call]
-                None, audience, use_metadata_identity_endpoint=True, bind_id_token=False
-            )
-            return refresh(credentials, transport)
-        query = urlencode({"audience": audience, "format": "full"})
-        path = f"/computeMetadata/v1/instance/service-accounts/{quote(self._account, safe='@')}/identity"
-        transport(f"http://{self._origin}{path}?{query}", headers={"metadata-flavor": "Google"})
-        return None
-
     def describe(self) -> str:
         """See `Grant.describe`."""
         return f"{self._endpoint.subject} of {self._endpoint.name}"
+
+    def known_email(self) -> str | None:
+        """See `Grant.known_email`; the default account's is known once it was asked for."""
+        return self._email
+
+    def email(self, flight: Flight) -> str | None:
+        """See `Grant.email`."""
+        if self._email is None:
+            answer = self._get(flight, "email", {})
+            text = answer.data.decode("ascii", "replace").strip()
+            if "@" not in text or len(text) > _EMAIL_LIMIT or not text.isprintable():
+                # On GKE without a Google service account it is the name of the pool.
+                raise SidecarError(
+                    Reason.NO_SERVICE_ACCOUNT,
+                    f"{self._endpoint.name} knows no service account's e-mail. On GKE, bind the Kubernetes service "
+                    "account to a Google one (iam.gke.io/gcp-service-account).",
+                )
+            self._email = text
+        return self._email
+
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.id_token`."""
+        if self._mutual_tls and self._account == DEFAULT_ACCOUNT:
+            return self._id_token_over_mutual_tls(flight, audience)
+        query = {"audience": audience, "format": "full"}
+        if self._licenses:
+            query["licenses"] = "TRUE"
+        answer = self._get(flight, "identity", query)
+        return Fetched(answer.data.decode("utf-8", "replace"), self._endpoint, answer)
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`."""
+        if self._mutual_tls and self._account == DEFAULT_ACCOUNT:
+            from google.auth.compute_engine import Credentials
+
+            credentials = Credentials(scopes=list(scopes))  # type: ignore[no-untyped-call]
+            transport = flight.open(self._endpoint, origin=self._origin)
+            return access_token_in(refresh(credentials, transport, self._endpoint), self._endpoint)
+        answer = self._get(flight, "token", {"scopes": ",".join(scopes)} if scopes else {})
+        return access_token_in(answer, self._endpoint)
+
+    def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.self_signed_jwt`; Google's signJwt holds the key. The account needs
+        `roles/iam.serviceAccountTokenCreator` on itself."""
+        email = self.email(flight) or ""
+        bearer = self.access_token(flight, [CLOUD_PLATFORM])
+        return self._iam.sign_jwt(flight, bearer, email, audience, caller=f"serviceAccount:{email}")
+
+    def _get(self, flight: Flight, what: str, query: Mapping[str, str]) -> Answer:
+        transport = flight.open(self._endpoint, origin=self._origin)
+        path = f"/computeMetadata/v1/instance/service-accounts/{quote(self._account, safe='@')}/{what}"
+        url = f"http://{self._origin}{path}" + (f"?{urlencode(query)}" if query else "")
+        return transport(url, headers={"metadata-flavor": "Google"})
+
+    def _id_token_over_mutual_tls(self, flight: Flight, audience: str) -> Fetched:
+        from google.auth.compute_engine import IDTokenCredentials
+
+        # `None` for the request: with one, the constructor itself asks the metadata server.
+        credentials = IDTokenCredentials(  # type: ignore[no-untyped-call]
+            None, audience, use_metadata_identity_endpoint=True, bind_id_token=False
+        )
+        answer = refresh(credentials, flight.open(self._endpoint, origin=self._origin), self._endpoint)
+        return Fetched(answer.data.decode("utf-8", "replace"), self._endpoint, answer)
 
 
 def metadata_host(environ: Mapping[str, str]) -> str:

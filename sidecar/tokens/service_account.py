@@ -1,128 +1,158 @@
-"""ID tokens for a service account whose key is here.
+"""Tokens for a service account whose key is here.
 
-Owns the reading and checking of a key. Called by `GoogleSource`, in a worker thread, and by `adc`. It may not
-keep a key between two fetches: a file that was replaced is used from the next fetch on. The rule: a key that
-can't be used is CREDENTIAL_INVALID with the name of the file and what is missing, and with nothing of its
-contents. The assertion goes to the key's own `token_uri`, over TLS or to loopback.
+Owns the checking and use of a key. Called by `GoogleSource`, in a worker thread, and by `credential_types`. It
+may not keep a key between two fetches: a file that was replaced is used from the next fetch on. The rule: the
+assertion goes to the configured token endpoint or the key's own `token_uri`, over TLS or to loopback; a
+self-signed JWT is made without asking anybody.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final, NoReturn, final
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, final
 
-from sidecar.errors import Reason, SidecarError
-from sidecar.hosts import is_loopback
+from sidecar.config.targets import CLOUD_PLATFORM
+from sidecar.errors import SidecarError
+from sidecar.tokens.credential_file import (
+    host_of,
+    invalid,
+    is_email,
+    parse,
+    require,
+    require_safe_url,
+    type_of,
+)
 from sidecar.tokens.endpoint import Endpoint, Protocol
-from sidecar.tokens.google_source import Flight, refresh
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import (
+    Fetched,
+    Grant,
+    access_token_in,
+    id_token_in,
+    refresh,
+    self_signed_claims,
+)
+from sidecar.tokens.iam_credentials import DEFAULT_UNIVERSE, IamCredentials
 
-FILE_LIMIT: Final = 256 * 1024
-"""Bytes of a credential file; a key is under 3 KiB."""
 _FIELDS: Final = ("client_email", "private_key", "token_uri")
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,100}@[A-Za-z0-9.-]{1,100}")
+_AGAIN: Final = "Download the key again."
 _ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
+_TOKEN_LIFE: Final = 3600.0
 
 
 @final
-class KeyGrant:
+class KeyGrant(Grant):
     """A service account key, in a file or given as text."""
 
-    def __init__(self, read: Callable[[], str], where: str) -> None:
-        """`read` gives the text of the key, blocking, or raises `SidecarError`; `where` names the place."""
+    ability = "service_account_key"
+
+    def __init__(
+        self,
+        read: Callable[[], str],
+        where: str,
+        *,
+        token_uri: str | None = None,
+        iam: IamCredentials | None = None,
+    ) -> None:
+        """`read` gives the text of the key, blocking, or raises `SidecarError`; `where` names the place; `token_uri`
+        is asked instead of the key's own; `iam` is the API for keys of another universe domain."""
         self._read = read
         self._where = where
-
-    def ask(self, flight: Flight, audience: str) -> str | None:
-        """See `Grant.ask`."""
-        info = parse_credential(self._read(), self._where)
-        return ask_with_key(flight, audience, info, self._where)
+        self._token_uri = token_uri
+        self._iam = iam
 
     def describe(self) -> str:
         """See `Grant.describe`."""
         return f"service account key in {self._where}"
 
+    def known_email(self) -> str | None:
+        """See `Grant.known_email`."""
+        email: str = self._info()["client_email"]
+        return email
 
-def ask_with_key(flight: Flight, audience: str, info: Mapping[str, Any], where: str) -> str | None:
-    """Ask for a token with a parsed key; see `Grant.ask`."""
-    check_key(info, where)
-    host = urlsplit(info["token_uri"]).netloc.rpartition("@")[2]
-    endpoint = Endpoint(
-        f"the token endpoint at {host}", Protocol.OAUTH, f"service account {info['client_email']}", _ABSENT
-    )
-    transport = flight.open(endpoint, proxies=True)
-    from google.oauth2.service_account import IDTokenCredentials
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.id_token`."""
+        info = self._info()
+        universe = info.get("universe_domain", DEFAULT_UNIVERSE)
+        if universe != DEFAULT_UNIVERSE:
+            iam = self._iam or IamCredentials(universe=universe)
+            bearer = self._self_signed(flight, info, {"scope": CLOUD_PLATFORM})
+            email = info["client_email"]
+            return iam.generate_id_token(flight, bearer, email, audience, caller=f"serviceAccount:{email}")
+        from google.oauth2.service_account import IDTokenCredentials
 
-    credentials = None
-    try:
-        credentials = IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
-            info, target_audience=audience
+        credentials = self._usable(
+            lambda: IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
+                info, target_audience=audience
+            )
         )
-    except Exception:  # noqa: BLE001,S110 - cryptography has many kinds of errors; their texts may quote the key
-        pass
-    if credentials is None:
-        _invalid(where, "its `private_key` is not an RSA key in PEM form. Download the key again.")
-    return refresh(credentials, transport)
+        endpoint = self._endpoint(info)
+        return id_token_in(refresh(credentials, flight.open(endpoint, proxies=True), endpoint), endpoint)
 
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`."""
+        info = self._info()
+        if info.get("universe_domain", DEFAULT_UNIVERSE) != DEFAULT_UNIVERSE:
+            # Other universes have no such grant: a self-signed JWT with scopes is the access token (AIP-4111).
+            return self._self_signed(flight, info, {"scope": " ".join(scopes)})
+        from google.oauth2.service_account import Credentials
 
-def read_credential(file: str) -> str:
-    """The text of a credential file; raises `SidecarError` naming it."""
-    reason = ""
-    try:
-        with Path(file).open(encoding="utf-8") as stream:
-            return stream.read(FILE_LIMIT)
-    except FileNotFoundError:
-        pass
-    except UnicodeDecodeError:
-        reason = "it is not text"
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "it cannot be read"
-    if reason:
-        _invalid(file, f"{reason}.")
-    raise SidecarError(
-        Reason.CREDENTIAL_NOT_FOUND, f"There is no file {file}: check the path, and that it is mounted here."
-    )
+        credentials = self._usable(
+            lambda: Credentials.from_service_account_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
+        )
+        endpoint = self._endpoint(info)
+        return access_token_in(refresh(credentials, flight.open(endpoint, proxies=True), endpoint), endpoint)
 
+    def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.self_signed_jwt`."""
+        return self._self_signed(flight, self._info(), {"aud": audience})
 
-def parse_credential(text: str, where: str) -> Mapping[str, Any]:
-    """The JSON object in a credential; raises CREDENTIAL_INVALID."""
-    parsed: Any = None
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    if not isinstance(parsed, dict):
-        _invalid(where, "it is not a JSON object.")
-    return parsed
+    def _info(self) -> Mapping[str, Any]:
+        info = {**parse(self._read(), self._where)}
+        if self._token_uri is not None:
+            info["token_uri"] = self._token_uri
+        check_key(info, self._where)
+        return info
+
+    def _endpoint(self, info: Mapping[str, Any]) -> Endpoint:
+        return Endpoint(
+            f"the token endpoint at {host_of(info['token_uri'])}",
+            Protocol.OAUTH,
+            f"service account {info['client_email']}",
+            _ABSENT,
+        )
+
+    def _self_signed(self, flight: Flight, info: Mapping[str, Any], target: Mapping[str, str]) -> Fetched:
+        from google.auth import crypt, jwt
+
+        email = info["client_email"]
+        endpoint = Endpoint(f"the key in {self._where}", Protocol.LOCAL, f"service account {email}", "")
+        claims = self_signed_claims(email, "", flight.clock.wall())
+        del claims["aud"]
+        signer = self._usable(
+            lambda: crypt.RSASigner.from_service_account_info(info)  # type: ignore[no-untyped-call]
+        )
+        value: bytes = jwt.encode(signer, {**claims, **target})  # type: ignore[no-untyped-call]
+        return Fetched(value.decode("ascii"), endpoint, expires_in=_TOKEN_LIFE)
+
+    def _usable(self, make: Callable[[], Any]) -> Any:
+        made = None
+        try:
+            made = make()
+        except SidecarError:
+            raise
+        except Exception:  # noqa: BLE001,S110 - cryptography has many kinds of errors; their texts may quote the key
+            pass
+        if made is None:
+            invalid(self._where, f"its `private_key` is not an RSA key in PEM form. {_AGAIN}")
+        return made
 
 
 def check_key(info: Mapping[str, Any], where: str) -> None:
     """Raise CREDENTIAL_INVALID unless this is a service account key whose token endpoint may be asked."""
-    found = info.get("type", "service_account")
-    if found != "service_account":
-        named = found if isinstance(found, str) and re.fullmatch(r"[a-z_]{1,40}", found) else "unknown"
-        _invalid(where, f"it is a credential of type {named}, not a service account key.")
-    missing = [f"`{name}`" for name in _FIELDS if not (isinstance(info.get(name), str) and info[name])]
-    if missing:
-        _invalid(where, f"it lacks {', '.join(missing)}. Download the key again.")
-    if _EMAIL.fullmatch(info["client_email"]) is None:
-        _invalid(where, "its `client_email` is not an e-mail address.")
-    if not _is_safe(info["token_uri"]):
-        _invalid(where, "its `token_uri` is not an https URL (plain http is for loopback only).")
-
-
-def _is_safe(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    return (parts.scheme == "https" and bool(host)) or (parts.scheme == "http" and is_loopback(host))
-
-
-def _invalid(where: str, what: str) -> NoReturn:
-    raise SidecarError(Reason.CREDENTIAL_INVALID, f"The credential in {where} cannot be used: {what}")
+    if info.get("type", "service_account") != "service_account":
+        invalid(where, f"it is a credential of type {type_of(info)}, not a service account key.")
+    require(info, _FIELDS, where, _AGAIN)
+    if not is_email(info["client_email"]):
+        invalid(where, "its `client_email` is not an e-mail address.")
+    require_safe_url(info, "token_uri", where)

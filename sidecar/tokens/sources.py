@@ -2,35 +2,49 @@
 
 Owns `TokenSource` and what each credential of the configuration becomes. The service builds the sources, the
 store calls `mint`, the status page shows `describe`. A source may not decide when a token is fetched (that is
-the store, by `tokens.policy`), and may not keep one. The rule: every fetch ends within the source's own
-deadline, with a token for exactly the audience that was asked for, or with a `SidecarError` that names what
-to do. Each source has threads of its own, so that one whose endpoint hangs leaves the others alone.
-google-auth is imported by the first fetch, in its thread: it takes 0.25 s of CPU.
+the store, by `tokens.policy`), and may not keep one it was asked for. The rule: every fetch ends within the
+source's own deadline, with a token of the kind and for exactly the audience that was asked for, or with a
+`SidecarError` that names what to do. Each source has threads of its own, so that one whose endpoint hangs leaves
+the others alone. google-auth is imported by the first fetch, in its thread: it takes 0.25 s of CPU.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, assert_never
 
 from sidecar.clock import Clock
-from sidecar.tokens.adc import AdcGrant
+from sidecar.config.combinations import ABILITIES, cannot_give
+from sidecar.config.targets import TokenKind
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.adc import AdcGrant, well_known_file
+from sidecar.tokens.credential_file import read_text
+from sidecar.tokens.credential_types import Addresses, FileGrant, federation
+from sidecar.tokens.federation import FederationGrant
 from sidecar.tokens.fetch_threads import DEFAULT_LIMIT, FetchThreads
-from sidecar.tokens.google_source import DEFAULT_SECONDS, GoogleSource, Grant
+from sidecar.tokens.gcloud import GcloudGrant
+from sidecar.tokens.google_source import DEFAULT_SECONDS, GoogleSource
+from sidecar.tokens.grant import Grant, mismatch
+from sidecar.tokens.impersonation import ImpersonationGrant
 from sidecar.tokens.metadata import MetadataGrant
-from sidecar.tokens.service_account import KeyGrant, read_credential
-from sidecar.tokens.token import Token
+from sidecar.tokens.ready_token import ReadyToken, token_file
+from sidecar.tokens.service_account import KeyGrant
+from sidecar.tokens.token import Token, TokenKey
+from sidecar.tokens.user import UserGrant
 
 if TYPE_CHECKING:
-    from sidecar.config.models import Credential
+    from sidecar.config.models import Credential, Endpoints
+
+_GRACE: Final = 2.0
+"""Seconds that a fetch outlives the command it waits for, to say what became of it."""
 
 
 class TokenSource(Protocol):
     """One credential of the configuration."""
 
-    async def mint(self, audience: str) -> Token:
+    async def mint(self, key: TokenKey) -> Token:
         """Fetch a token; ends within the source's own deadline; raises `SidecarError` only."""
         ...
 
@@ -39,24 +53,61 @@ class TokenSource(Protocol):
         ...
 
 
+class Inspection(NamedTuple):
+    """What can be seen of a credential without asking anybody."""
+
+    fault: SidecarError | None
+    """Why it can never serve what it is to serve; None also where its file is not there yet."""
+    warning: str | None
+
+
 def build_sources(
     credentials: Mapping[str, Credential],
     *,
     clock: Clock,
     environ: Mapping[str, str],
+    endpoints: Endpoints | None = None,
     seconds: float = DEFAULT_SECONDS,
     threads: int = DEFAULT_LIMIT,
-) -> dict[str, TokenSource]:
-    """A source for each credential, by its name. Nothing is read or asked yet: that is the first fetch.
+) -> dict[str, GoogleSource]:
+    """A source for each credential, by its name. Nobody is asked yet: that is the first fetch.
 
-    `seconds` is the deadline of a fetch; `threads` is how many fetches of one credential run at once.
+    `seconds` is the deadline of a fetch, where the credential has none of its own; `threads` is how many fetches of
+    one credential run at once.
     """
+    addresses = Addresses() if endpoints is None else Addresses(**dict(endpoints))
+    grants: dict[str, Grant] = {}
+    for name in credentials:
+        _build(name, credentials, environ, addresses, grants)
     return {
         name: GoogleSource(
-            _grant(name, credential, environ), clock, FetchThreads(name, limit=threads), seconds=seconds
+            grants[name],
+            clock,
+            FetchThreads(name, limit=threads),
+            seconds=max(seconds, _least(name, credentials)),
         )
-        for name, credential in credentials.items()
+        for name in credentials
     }
+
+
+def inspect(grant: Grant, keys: Iterable[TokenKey]) -> Inspection:
+    """Whether `grant` can serve `keys`, as far as files and the configuration tell."""
+    try:
+        grant.check()
+        found = grant.resolved()
+    except SidecarError as error:
+        # A missing or half-written file may be there at the next fetch; a chain that bites its tail stays one.
+        return Inspection(error if error.reason is Reason.SELF_IMPERSONATION else None, None)
+    warning = None
+    for key in keys:
+        if (why := cannot_give(found.ability, key.kind, persons=key.persons)) is not None:
+            return Inspection(mismatch(found, why), None)
+        if ABILITIES[found.ability].person and key.kind is TokenKind.ID:
+            warning = (
+                "a person's ID token is sent, which every Cloud Run service that it reaches could use in turn: for "
+                "development only"
+            )
+    return Inspection(None, warning)
 
 
 def quiet_google_logging() -> None:
@@ -71,16 +122,99 @@ def quiet_google_logging() -> None:
             logger.setLevel(logging.INFO)
 
 
-def _grant(name: str, credential: Credential, environ: Mapping[str, str]) -> Grant:
+def _build(
+    name: str,
+    credentials: Mapping[str, Credential],
+    environ: Mapping[str, str],
+    addresses: Addresses,
+    grants: dict[str, Grant],
+) -> Grant:
+    """The grant of a credential, and before it of the one it acts from."""
+    if name in grants:
+        return grants[name]
+    credential = credentials[name]
+    source = None
+    if credential.type == "impersonate":
+        source = _build(credential.source, credentials, environ, addresses, grants)
+    grants[name] = grant = _grant(name, credential, environ, addresses, source)
+    return grant
+
+
+def _grant(
+    name: str,
+    credential: Credential,
+    environ: Mapping[str, str],
+    addresses: Addresses,
+    source: Grant | None,
+) -> Grant:
     match credential.type:
         case "adc":
-            return AdcGrant(environ)
+            return AdcGrant(environ, addresses)
         case "metadata":
-            return MetadataGrant(environ, account=credential.account)
+            return MetadataGrant(
+                environ,
+                address=addresses.metadata,
+                account=credential.account,
+                licenses=credential.licenses,
+                iam=addresses.iam(),
+            )
         case "service_account_key":
+            token_uri = addresses.oauth
+            iam = None if addresses.iam_credentials is None else addresses.iam()
             if credential.file is not None:
-                return KeyGrant(partial(read_credential, credential.file), credential.file)
+                read = partial(
+                    read_text, credential.file, refuse_world_readable=not credential.allow_world_readable
+                )
+                return KeyGrant(read, credential.file, token_uri=token_uri, iam=iam)
             text = "" if credential.json_ is None else credential.json_.get_secret_value()
-            return KeyGrant(lambda: text, f"`credentials.{name}.json`")
+            return KeyGrant(lambda: text, f"`credentials.{name}.json`", token_uri=token_uri, iam=iam)
+        case "impersonate":
+            return ImpersonationGrant(
+                source or AdcGrant(environ, addresses),
+                credential.service_account,
+                iam=addresses.iam(),
+                delegates=credential.delegates,
+            )
+        case "workload_identity_federation":
+            account = credential.service_account
+            return FileGrant(
+                partial(read_text, credential.file),
+                credential.file,
+                partial(federation, service_account=account),
+                addresses,
+            )
+        case "user":
+            file = credential.file or well_known_file(environ)
+            return UserGrant(partial(read_text, file), file, token_uri=addresses.oauth)
+        case "gcloud":
+            return GcloudGrant(
+                environ,
+                command=credential.command,
+                account=credential.account,
+                service_account=credential.service_account,
+                delegates=credential.delegates,
+            )
+        case "file":
+            return token_file(credential.path)
+        case "static":
+            secret = credential.token
+            return ReadyToken(secret.get_secret_value, f"`credentials.{name}.token`", ability="static")
         case _:
             assert_never(credential)
+
+
+def _least(name: str, credentials: Mapping[str, Credential]) -> float:
+    """Seconds that a fetch needs at least: commands are slower than token endpoints."""
+    credential = credentials[name]
+    match credential.type:
+        case "gcloud":
+            return credential.timeout
+        case "impersonate":
+            return (
+                _least(credential.source, credentials) + _GRACE if credential.source in credentials else 0.0
+            )
+        case "workload_identity_federation":
+            direct = FederationGrant(partial(read_text, credential.file), credential.file)
+            seconds = direct.executable_seconds()
+            return 0.0 if seconds is None else seconds + _GRACE
+    return 0.0

@@ -283,7 +283,7 @@ class TokenStore:
         key = entry.key
         started_mono = self._clock.mono()
         try:
-            token = await self._sources[key.credential].mint(key.audience)
+            token = await self._sources[key.credential].mint(key)
             self._arrived(entry, token, self._clock.mono() - started_mono)
         except SidecarError as error:
             self._failed(entry, error, None, self._clock.mono() - started_mono)

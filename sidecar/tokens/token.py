@@ -17,12 +17,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn, Self, final
 
+from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
+from sidecar.routes import Destination
 
 MAX_JWT = 16 * 1024
 """Bytes. Google's are about 1 KiB; nginx and Node refuse a header line over 8 to 16 KiB."""
 
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750 section 2.1."""
 
 
 class TokenKey(NamedTuple):
@@ -31,7 +35,25 @@ class TokenKey(NamedTuple):
     credential: str
     """The credential's name in the configuration."""
     audience: str
-    kind: str = "id"
+    """What the token is for: its `aud`, or the scopes of an access token, separated by spaces."""
+    kind: TokenKind = TokenKind.ID
+    persons: bool = False
+    """Whether the ID token of a person will do, whose `aud` is gcloud's client id."""
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes of an access token."""
+        return tuple(self.audience.split(" ")) if self.kind is TokenKind.ACCESS else ()
+
+
+def token_key(destination: Destination) -> TokenKey:
+    """The key of the token that requests to `destination` are given."""
+    return TokenKey(
+        destination.route.config.credential,
+        destination.audience,
+        destination.token_kind,
+        destination.accepts_persons,
+    )
 
 
 @final
@@ -57,7 +79,7 @@ class Token:
         Raises `SidecarError`: TOKEN_MALFORMED for what is not a JWT with one audience, TOKEN_NO_EXPIRY for
         one without `exp`. Neither says anything of what came.
         """
-        claims = _claims(value)
+        claims = read_claims(value)
         if claims is None:
             _malformed("The token endpoint answered with something that is not a JWT.")
         audience = claims.get("aud")
@@ -80,6 +102,14 @@ class Token:
             expires_at=expires_at,
         )
 
+    @classmethod
+    def opaque(cls, value: str, *, scopes: str, received_at: float, expires_at: float) -> Self:
+        """An access token, whose life came beside it; times in Unix seconds. Raises TOKEN_MALFORMED for what can't
+        be a bearer token."""
+        if len(value) > MAX_JWT or _OPAQUE.fullmatch(value) is None:
+            _malformed("The token endpoint answered with something that is no bearer token.")
+        return cls(value, audience=scopes, issued_at=received_at, expires_at=expires_at)
+
     def __repr__(self) -> str:
         return f"<Token audience={self.audience!r} expires_at={self.expires_at:.0f}>"
 
@@ -96,7 +126,7 @@ def _malformed(detail: str) -> NoReturn:
     )
 
 
-def _claims(value: str) -> Mapping[str, Any] | None:
+def read_claims(value: str) -> Mapping[str, Any] | None:
     """The payload of a JWT, unverified, or None; never raises, since what `json` raises carries the text."""
     if len(value) > MAX_JWT or _JWT.fullmatch(value) is None:
         return None

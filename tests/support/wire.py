@@ -55,7 +55,8 @@ class Source:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def mint(self, audience: str) -> Token:
+    async def mint(self, key: TokenKey) -> Token:
+        audience = key.audience
         self.minted.append(audience)
         await self.gate.wait()
         if self.error is not None:

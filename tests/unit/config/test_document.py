@@ -13,7 +13,17 @@ from pydantic import BaseModel
 
 from sidecar.config.document import json_schema, shown
 from sidecar.config.load import load
-from sidecar.config.models import CREDENTIAL_TYPES, Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls
+from sidecar.config.models import (
+    CREDENTIAL_TYPES,
+    Config,
+    Drain,
+    Endpoints,
+    Limits,
+    Pool,
+    RouteConfig,
+    Timeouts,
+    Tls,
+)
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 
@@ -29,10 +39,10 @@ def test_the_example_loads_and_has_every_key() -> None:
     tree: dict[str, Any] = yaml.safe_load(text)
     assert set(tree) == keys(Config)
     route = tree["routes"][0]
-    assert set(route) == keys(RouteConfig)
+    assert {key for entry in tree["routes"] for key in entry} == keys(RouteConfig)
     assert set(route["tls"]) == keys(Tls)
     assert set(route["timeouts"]) == keys(Timeouts)
-    for name, model in (("drain", Drain), ("limits", Limits), ("pool", Pool)):
+    for name, model in (("drain", Drain), ("limits", Limits), ("pool", Pool), ("endpoints", Endpoints)):
         assert set(tree[name]) == keys(model)
     shown_keys: dict[str, set[str]] = {}
     for credential in tree["credentials"].values():
@@ -41,12 +51,14 @@ def test_the_example_loads_and_has_every_key() -> None:
 
 
 def test_the_examples_values_are_the_defaults() -> None:
-    """So that it can be read as the reference; routes and credentials are examples."""
+    """So that it can be read as the reference; routes, credentials and endpoints are examples."""
     config, defaults = load(EXAMPLE.read_text("utf-8"), environ={}).config, Config()
-    for name in set(Config.model_fields) - {"routes", "credentials"}:
+    for name in set(Config.model_fields) - {"routes", "credentials", "endpoints"}:
         assert getattr(config, name) == getattr(defaults, name), name
     route = config.routes[0]
     for name in (
+        "target",
+        "token",
         "credential",
         "header",
         "on_conflict",
@@ -64,6 +76,7 @@ def test_shown_loads_again_to_the_same() -> None:
     text = EXAMPLE.read_text("utf-8").replace(
         "    type: service_account_key\n    json:", "    type: service_account_key\n    file: x #"
     )
+    text = text.replace("type: static\n    token:", "type: file\n    path: x #")
     config = load(text, environ={}).config
     assert load(shown(config), environ={}).config == config
 

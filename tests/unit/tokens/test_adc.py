@@ -11,7 +11,9 @@ import pytest
 from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.adc import FILE_NAME, AdcGrant, find_file
-from sidecar.tokens.google_source import Flight
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import ask as ask_grant
+from sidecar.tokens.token import TokenKey
 
 
 def ask(environ: dict[str, str]) -> SidecarError:
@@ -20,7 +22,7 @@ def ask(environ: dict[str, str]) -> SidecarError:
     flight = Flight(SystemClock(loop), 0.5)
     try:
         with pytest.raises(SidecarError) as caught:
-            AdcGrant(environ).ask(flight, "https://x")
+            ask_grant(AdcGrant(environ), flight, TokenKey("default", "https://x"))
         return caught.value
     finally:
         flight.close()
@@ -69,10 +71,6 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        pytest.param("authorized_user", "the login of a person", id="user"),
-        pytest.param("external_account", "workload identity federation", id="federation"),
-        pytest.param("external_account_authorized_user", "workforce identity federation", id="workforce"),
-        pytest.param("impersonated_service_account", "impersonates a service account", id="impersonation"),
         pytest.param("gdch_service_account", "Google Distributed Cloud", id="gdch"),
         pytest.param("something_else", "no `type` that is known", id="unknown"),
         pytest.param(["x"], "no `type` that is known", id="not-text"),

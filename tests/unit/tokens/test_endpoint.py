@@ -71,7 +71,7 @@ def test_statuses_of_a_metadata_server(status: int, reason: Reason, hint: str) -
                 "error_description": "Invalid JWT: Token must be a short-lived token (60 minutes) and in a "
                 "reasonable timeframe. Check your iat and exp values in the JWT claim.",
             },
-            Reason.TOKEN_DENIED,
+            Reason.CLOCK_OFF,
             "clock is off",
             id="clock",
         ),

@@ -11,11 +11,15 @@ import pytest
 from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.fetch_threads import FetchThreads
-from sidecar.tokens.google_source import Flight, GoogleSource
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.grant import Fetched, Grant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
+from sidecar.tokens.token import TokenKey
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, jwt, reset
 
 AUDIENCE = "https://svc-abc-uc.a.run.app"
+KEY = TokenKey("default", AUDIENCE)
 PARTICULAR = "other@p.iam.gserviceaccount.com"
 DEFAULT_PATH = "/computeMetadata/v1/instance/service-accounts/default/identity"
 PARTICULAR_PATH = f"/computeMetadata/v1/instance/service-accounts/{PARTICULAR}/identity"
@@ -42,7 +46,7 @@ async def test_a_token_from_the_metadata_server(raw: RawEndpoint, account: str, 
     """One GET of the identity endpoint with format=full and the flavour header; the token as it came."""
     value = jwt(AUDIENCE, issued=0, expires=3600)
     raw.behaviour = http(200, value.encode() + b"\n")
-    token = await source(raw, account=account).mint(AUDIENCE)
+    token = await source(raw, account=account).mint(KEY)
     assert token.bearer == b"Bearer " + value.encode()
     assert token.expires_at - token.issued_at == 3600
     assert len(raw.requests) == 1
@@ -55,7 +59,7 @@ async def test_an_answer_without_a_content_type_is_no_mystery(raw: RawEndpoint) 
     """A token in an answer that google-auth can't read for its missing Content-Type is used all the same."""
     value = jwt(AUDIENCE, issued=0, expires=3600).encode()
     raw.behaviour = answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(value), value))
-    assert (await source(raw).mint(AUDIENCE)).bearer == b"Bearer " + value
+    assert (await source(raw).mint(KEY)).bearer == b"Bearer " + value
 
 
 SECRET = "eyJzZWNyZXQiOiAxfQ"
@@ -128,14 +132,16 @@ async def test_faults(
     raw.behaviour = behaviour
     it = source(raw, account=account, seconds=0.3)
     with pytest.raises(SidecarError) as caught:
-        await asyncio.wait_for(it.mint(AUDIENCE), 2)
+        await asyncio.wait_for(it.mint(KEY), 2)
     assert caught.value.reason is reason
     assert says in caught.value.detail
     assert caught.value.retry_after == (30.0 if reason is Reason.TOKEN_RATE_LIMITED else None)
     assert caught.value.__cause__ is None
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     passed = {frame.f_code.co_name for frame, _ in traceback.walk_tb(caught.value.__traceback__)}
-    assert not passed & {"refresh", "ask", "__call__", "_read"}, "its frames hold what was sent and what came"
+    assert not passed & {"refresh", "ask", "id_token", "__call__", "_read"}, (
+        "its frames hold what was sent and what came"
+    )
     assert len(raw.requests) == 1
     assert path in raw.requests[0]
 
@@ -145,10 +151,10 @@ async def test_a_fetch_that_was_given_up_frees_its_thread(raw: RawEndpoint) -> N
     raw.behaviour = drip
     it = source(raw, seconds=0.2, limit=1)
     with pytest.raises(SidecarError, match="token_timeout"):
-        await it.mint(AUDIENCE)
+        await it.mint(KEY)
     await asyncio.wait_for(raw.gone.wait(), 5)
     raw.behaviour = http(200, jwt(AUDIENCE, issued=0, expires=3600).encode())
-    assert (await it.mint(AUDIENCE)).audience == AUDIENCE
+    assert (await it.mint(KEY)).audience == AUDIENCE
     assert (it.threads.running, it.threads.abandoned) == (0, 0)
 
 
@@ -156,7 +162,7 @@ async def test_a_cancelled_fetch_frees_its_thread(raw: RawEndpoint) -> None:
     """A fetch that is cancelled from outside cuts its connection."""
     raw.behaviour = hang
     it = source(raw, seconds=60)
-    fetch = asyncio.gather(it.mint(AUDIENCE))
+    fetch = asyncio.gather(it.mint(KEY))
     await asyncio.wait_for(raw.asked.wait(), 5)
     fetch.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -168,19 +174,19 @@ async def test_a_source_whose_threads_all_hang_says_so(raw: RawEndpoint) -> None
     """A fetch that gets no thread in time is a timeout that tells of the threads."""
     raw.behaviour = hang
     it = source(raw, seconds=0.2, limit=1)
-    first = asyncio.gather(it.mint(AUDIENCE), return_exceptions=True)
+    first = asyncio.gather(it.mint(KEY), return_exceptions=True)
     await asyncio.wait_for(raw.asked.wait(), 5)
     it.threads.abandoned = 1
     blocked = GoogleSource(NeverAsks(), SystemClock(asyncio.get_running_loop()), it.threads, seconds=0.05)
     with pytest.raises(SidecarError, match=r"token_timeout: No worker thread .*: 1 are busy, 1 of them"):
-        await blocked.mint(AUDIENCE)
+        await blocked.mint(KEY)
     await first
 
 
-class NeverAsks:
+class NeverAsks(Grant):
     """A grant that must not be used."""
 
-    def ask(self, flight: Flight, audience: str) -> str | None:
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
         raise AssertionError
 
     def describe(self) -> str:
@@ -191,7 +197,7 @@ async def test_a_fault_of_our_own_is_not_dressed_up(raw: RawEndpoint) -> None:
     """A bug in a grant comes out as it is; the store calls it internal and logs its traceback."""
     it = GoogleSource(NeverAsks(), SystemClock(asyncio.get_running_loop()), FetchThreads("x"))
     with pytest.raises(AssertionError):
-        await it.mint(AUDIENCE)
+        await it.mint(KEY)
 
 
 @pytest.mark.parametrize(

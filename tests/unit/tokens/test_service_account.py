@@ -18,15 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.adc import AdcGrant
+from sidecar.tokens.credential_file import FILE_LIMIT, parse, read_text
 from sidecar.tokens.fetch_threads import FetchThreads
-from sidecar.tokens.google_source import GoogleSource, Grant
-from sidecar.tokens.service_account import (
-    FILE_LIMIT,
-    KeyGrant,
-    check_key,
-    parse_credential,
-    read_credential,
-)
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.grant import Grant
+from sidecar.tokens.service_account import KeyGrant, check_key
+from sidecar.tokens.token import TokenKey
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, http, jwt
 
 SECRET = "MIIEvQIBADANBgkq-not-for-your-eyes"
@@ -103,7 +100,7 @@ def test_text_that_is_not_a_credential(text: str) -> None:
     with pytest.raises(
         SidecarError, match=r"/keys/a\.json cannot be used: it is not a JSON object"
     ) as caught:
-        parse_credential(text, "/keys/a.json")
+        parse(text, "/keys/a.json")
     assert caught.value.__context__ is None
     assert SECRET not in str(caught.value)
 
@@ -116,14 +113,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     large.write_text(" " * (FILE_LIMIT + 10))
     missing = tmp_path / "missing.json"
     with pytest.raises(SidecarError, match=f"credential_not_found: There is no file {missing}"):
-        read_credential(str(missing))
+        read_text(str(missing))
     with pytest.raises(
         SidecarError, match=f"credential_invalid: .*{tmp_path} cannot be used: is a directory"
     ):
-        read_credential(str(tmp_path))
+        read_text(str(tmp_path))
     with pytest.raises(SidecarError, match=f"{binary} cannot be used: it is not text"):
-        read_credential(str(binary))
-    assert len(read_credential(str(large))) == FILE_LIMIT
+        read_text(str(binary))
+    assert len(read_text(str(large))) == FILE_LIMIT
 
 
 def test_a_grant_says_where_its_key_is_and_not_what() -> None:
@@ -172,7 +169,7 @@ async def test_a_token_for_a_key(raw: RawEndpoint, private_key: str) -> None:
     value = jwt(AUDIENCE, issued=0, expires=3600)
     raw.behaviour = granted(value)
     grant = KeyGrant(lambda: usable(raw, private_key), "x")
-    token = await source(grant).mint(AUDIENCE)
+    token = await source(grant).mint(TokenKey("default", AUDIENCE))
     assert token.bearer == b"Bearer " + value.encode()
     (request,) = raw.requests
     assert request.startswith("POST /token HTTP/1.1\r\n")
@@ -189,13 +186,13 @@ async def test_a_changed_file_counts_from_the_next_fetch_on(
     raw.behaviour = granted(jwt(AUDIENCE, issued=0, expires=3600))
     file = tmp_path / "key.json"
     file.write_text(usable(raw, private_key))
-    it = source(KeyGrant(lambda: read_credential(str(file)), str(file)))
-    await it.mint(AUDIENCE)
+    it = source(KeyGrant(lambda: read_text(str(file)), str(file)))
+    await it.mint(TokenKey("default", AUDIENCE))
     file.write_text("{")
     with pytest.raises(SidecarError, match="credential_invalid"):
-        await it.mint(AUDIENCE)
+        await it.mint(TokenKey("default", AUDIENCE))
     file.write_text(usable(raw, private_key, client_email="new@p.iam.gserviceaccount.com"))
-    await it.mint(AUDIENCE)
+    await it.mint(TokenKey("default", AUDIENCE))
     assert [claims(request)["iss"] for request in raw.requests] == [
         "sa@p.iam.gserviceaccount.com",
         "new@p.iam.gserviceaccount.com",
@@ -208,7 +205,9 @@ async def test_adc_uses_a_key_that_it_finds(raw: RawEndpoint, private_key: str, 
     raw.behaviour = granted(value)
     file = tmp_path / "key.json"
     file.write_text(usable(raw, private_key))
-    token = await source(AdcGrant({"GOOGLE_APPLICATION_CREDENTIALS": str(file)})).mint(AUDIENCE)
+    token = await source(AdcGrant({"GOOGLE_APPLICATION_CREDENTIALS": str(file)})).mint(
+        TokenKey("default", AUDIENCE)
+    )
     assert token.bearer == b"Bearer " + value.encode()
 
 
@@ -239,7 +238,7 @@ RESPONSE_SECRET = "eyJzZWNyZXQiOiAxfQ"
                 b'{"error": "invalid_grant", "error_description": "Invalid JWT: Token must be a short-lived token '
                 b'(60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim."}',
             ),
-            Reason.TOKEN_DENIED,
+            Reason.CLOCK_OFF,
             "clock is off",
             id="clock",
         ),
@@ -291,7 +290,7 @@ async def test_faults(
     raw.behaviour = behaviour
     it = source(KeyGrant(lambda: usable(raw, private_key), "x"))
     with pytest.raises(SidecarError) as caught:
-        await asyncio.wait_for(it.mint(AUDIENCE), 3)
+        await asyncio.wait_for(it.mint(TokenKey("default", AUDIENCE)), 3)
     assert caught.value.reason is reason
     assert says in caught.value.detail
     assert len(raw.requests) == 1

@@ -16,6 +16,7 @@ from sidecar.clock import SystemClock
 from sidecar.config.models import Adc, Metadata, ServiceAccountKey
 from sidecar.errors import SidecarError
 from sidecar.tokens.sources import build_sources, quiet_google_logging
+from sidecar.tokens.token import TokenKey
 
 
 def clock() -> SystemClock:
@@ -55,7 +56,7 @@ async def test_a_bad_inline_key_is_named_by_its_place_in_the_configuration() -> 
     with pytest.raises(
         SidecarError, match=r"`credentials\.j\.json`.*lacks `client_email`, `token_uri`"
     ) as caught:
-        await build_sources({"j": key}, clock=clock(), environ={})["j"].mint("https://x")
+        await build_sources({"j": key}, clock=clock(), environ={})["j"].mint(TokenKey("j", "https://x"))
     assert "secret" not in str(caught.value)
 
 
@@ -63,7 +64,7 @@ async def test_a_missing_key_file_is_named() -> None:
     """A key file that is not there is named by its path."""
     key = ServiceAccountKey(type="service_account_key", file="/nowhere/key.json")
     with pytest.raises(SidecarError, match=r"credential_not_found: There is no file /nowhere/key\.json"):
-        await build_sources({"f": key}, clock=clock(), environ={})["f"].mint("https://x")
+        await build_sources({"f": key}, clock=clock(), environ={})["f"].mint(TokenKey("j", "https://x"))
 
 
 def test_google_auth_is_not_imported_at_start() -> None:

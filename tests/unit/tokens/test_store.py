@@ -45,7 +45,8 @@ class ScriptedSource:
         token = self.new("same")
         self.answer = lambda _audience: token
 
-    async def mint(self, audience: str) -> Token:
+    async def mint(self, key: TokenKey) -> Token:
+        audience = key.audience
         self.calls.append(audience)
         if audience in self.held or "*" in self.held:
             await self.gate.wait()

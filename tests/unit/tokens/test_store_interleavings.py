@@ -49,7 +49,8 @@ class Endpoint:
         self.minted = 0
         self.opened = asyncio.Event()
 
-    async def mint(self, audience: str) -> Token:
+    async def mint(self, key: TokenKey) -> Token:
+        audience = key.audience
         self.flights[audience] += 1
         assert self.flights[audience] == 1, "one fetch for a key at a time"
         try:

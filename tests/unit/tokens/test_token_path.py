@@ -249,9 +249,9 @@ async def test_a_source_that_hangs_leaves_the_others_alone(google: Emulator, tmp
         threads=2,
     )
     google.metadata.endpoint.fail(Fault("hang"))
-    hanging = [asyncio.ensure_future(sources["m"].mint(f"https://{i}")) for i in range(20)]  # noqa: TID251
+    hanging = [asyncio.ensure_future(sources["m"].mint(TokenKey("m", f"https://{i}"))) for i in range(20)]  # noqa: TID251
     await google.metadata.endpoint.wait_for(2)
-    assert (await sources["k"].mint(AUDIENCE)).audience == AUDIENCE
+    assert (await sources["k"].mint(TokenKey("k", AUDIENCE))).audience == AUDIENCE
     assert google.metadata.endpoint.arrived == 2
     for fetch in hanging:
         fetch.cancel()

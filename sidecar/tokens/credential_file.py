@@ -1,0 +1,100 @@
+"""Credential files: reading one, and refusing what can't be used.
+
+Owns the reading of the JSON files that Google's tools write, and the checks that all of them need. Called by
+the grants, in worker threads and at start. It may not keep a file open or its contents. The rule: a file that
+can't be used is CREDENTIAL_INVALID with its name and what is missing, and with nothing of its contents.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.hosts import is_loopback
+
+FILE_LIMIT: Final = 256 * 1024
+"""Bytes of a credential file; a key is under 3 KiB."""
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,100}@[A-Za-z0-9.-]{1,150}")
+
+
+def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
+    """The text of a credential file; raises `SidecarError` naming it."""
+    reason = ""
+    try:
+        with Path(file).open(encoding="utf-8") as stream:
+            if refuse_world_readable and os.fstat(stream.fileno()).st_mode & stat.S_IROTH:
+                reason = (
+                    f"every user of this machine can read it: `chmod o-r {file}`, for a Kubernetes secret "
+                    "`defaultMode: 0400`; or set `allow_world_readable: true`"
+                )
+            else:
+                return stream.read(FILE_LIMIT)
+    except FileNotFoundError:
+        pass
+    except UnicodeDecodeError:
+        reason = "it is not text"
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else "it cannot be read"
+    if reason:
+        invalid(file, f"{reason}.")
+    raise SidecarError(
+        Reason.CREDENTIAL_NOT_FOUND, f"There is no file {file}: check the path, and that it is mounted here."
+    )
+
+
+def parse(text: str, where: str) -> Mapping[str, Any]:
+    """The JSON object in a credential; raises CREDENTIAL_INVALID."""
+    parsed: Any = None
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    if not isinstance(parsed, dict):
+        invalid(where, "it is not a JSON object.")
+    return parsed
+
+
+def type_of(info: Mapping[str, Any]) -> str:
+    """The `type` in a credential; a word for what is none."""
+    found = info.get("type")
+    return found if isinstance(found, str) and re.fullmatch(r"[a-z_]{1,40}", found) else "unknown"
+
+
+def require(info: Mapping[str, Any], fields: Sequence[str], where: str, again: str) -> None:
+    """Raise CREDENTIAL_INVALID unless all `fields` are texts; `again` says how to get a whole one."""
+    missing = [f"`{name}`" for name in fields if not (isinstance(info.get(name), str) and info[name])]
+    if missing:
+        invalid(where, f"it lacks {', '.join(missing)}. {again}")
+
+
+def require_safe_url(info: Mapping[str, Any], field: str, where: str) -> None:
+    """Raise CREDENTIAL_INVALID unless `field` is an https URL, or an http one to loopback."""
+    try:
+        parts = urlsplit(info[field])
+        host = parts.hostname or ""
+    except ValueError:
+        host, parts = "", urlsplit("")
+    if not ((parts.scheme == "https" and host) or (parts.scheme == "http" and is_loopback(host))):
+        invalid(where, f"its `{field}` is not an https URL (plain http is for loopback only).")
+
+
+def is_email(text: object) -> bool:
+    """Whether this is an e-mail address."""
+    return isinstance(text, str) and _EMAIL.fullmatch(text) is not None
+
+
+def host_of(url: str) -> str:
+    """Host and port of a URL, for naming an endpoint."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def invalid(where: str, what: str) -> NoReturn:
+    """Raise CREDENTIAL_INVALID: `what` is wrong with the credential in `where`."""
+    raise SidecarError(Reason.CREDENTIAL_INVALID, f"The credential in {where} cannot be used: {what}")

@@ -1,0 +1,205 @@
+"""Access tokens for an identity of another provider: workload identity federation.
+
+Owns the use of `external_account` files. google-auth gets the subject token (from a file, a URL, an executable
+or AWS) and exchanges it; `impersonation` goes on from there. Called in worker threads. The rule: the subject
+token goes to the configured STS or the file's `token_url`, over TLS or to loopback; executables are run by
+google-auth, under its own opt-in variable and its own deadline. The file's impersonation URL is taken apart and
+not called. Source: https://google.aip.dev/auth/4117
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, final
+from urllib.parse import urlsplit
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.credential_file import (
+    host_of,
+    invalid,
+    is_email,
+    parse,
+    require,
+    require_safe_url,
+    type_of,
+)
+from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import Fetched, Grant, access_token_in
+
+_FIELDS: Final = ("audience", "subject_token_type", "token_url")
+_AGAIN: Final = "Write it again with `gcloud iam workload-identity-pools create-cred-config`."
+_ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
+_EXECUTABLE_SECONDS: Final = 30.0
+"""google-auth's default for an executable."""
+ALLOW_EXECUTABLES: Final = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES"
+_ACCOUNT_IN_URL = re.compile(r"/serviceAccounts/([^/:]+):generateAccessToken$")
+
+
+@final
+class FederationGrant(Grant):
+    """An `external_account` file, without the service account it may lead to."""
+
+    ability = "federated"
+
+    def __init__(self, read: Callable[[], str], where: str, *, token_url: str | None = None) -> None:
+        """`token_url` is asked instead of the file's own."""
+        self._read = read
+        self._where = where
+        self._token_url = token_url
+
+    def describe(self) -> str:
+        """See `Grant.describe`."""
+        return f"workload identity federation by {self._where}"
+
+    def service_account(self) -> str | None:
+        """The e-mail of the service account that the file leads to, if any; raises `SidecarError`."""
+        return account_in(self._info(), "service_account_impersonation_url", self._where)
+
+    def executable_seconds(self) -> float | None:
+        """How long the file lets its executable run; None where it has none, or can't be read."""
+        try:
+            source = self._info().get("credential_source")
+        except SidecarError:
+            return None
+        executable = source.get("executable") if isinstance(source, dict) else None
+        if not isinstance(executable, dict):
+            return None
+        timeout = executable.get("timeout_millis")
+        return timeout / 1000 if isinstance(timeout, int) and timeout > 0 else _EXECUTABLE_SECONDS
+
+    def member(self, flight: Flight) -> str | None:
+        """See `Grant.member`: the pool's identities, since the subject shows only in the subject token."""
+        pool = re.fullmatch(r"//iam\.googleapis\.com/(.+)/providers/[^/]+", str(self._info()["audience"]))
+        return None if pool is None else f"principalSet://iam.googleapis.com/{pool[1]}/*"
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`."""
+        info = self._info()
+        # With it, google-auth would go on to the service account by itself, past the configured IAM endpoint.
+        info.pop("service_account_impersonation_url", None)
+        sts = Endpoint(
+            f"the Security Token Service at {host_of(info['token_url'])}",
+            Protocol.STS,
+            f"the identity in {self._where}",
+            _ABSENT,
+        )
+        exchange = _Exchange(flight, info["token_url"], sts, self._where)
+        fault: SidecarError | None = None
+        try:
+            credentials = self._credentials(info, scopes)
+            credentials.refresh(exchange)
+        except SidecarError:
+            raise
+        except Exception as error:  # noqa: BLE001 - its text may hold the subject token or what the executable printed
+            fault = self._subject_failed(error)
+        if exchange.exchanged is None:
+            raise fault or self._subject_failed(None)
+        quota_project = info.get("quota_project_id")
+        return access_token_in(
+            exchange.exchanged,
+            sts,
+            quota_project=quota_project if isinstance(quota_project, str) else None,
+        )
+
+    def _info(self) -> dict[str, Any]:
+        info = {**parse(self._read(), self._where)}
+        if info.get("type") != "external_account":
+            invalid(
+                self._where,
+                f"it is a credential of type {type_of(info)}, not one for workload identity federation.",
+            )
+        if self._token_url is not None:
+            info["token_url"] = self._token_url
+        require(info, _FIELDS, self._where, _AGAIN)
+        require_safe_url(info, "token_url", self._where)
+        if not isinstance(info.get("credential_source"), dict):
+            invalid(self._where, f"it lacks `credential_source`. {_AGAIN}")
+        return info
+
+    def _credentials(self, info: Mapping[str, Any], scopes: Sequence[str]) -> Any:
+        source = info["credential_source"]
+        if info["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request":
+            from google.auth.aws import Credentials
+        elif "executable" in source:
+            from google.auth.pluggable import Credentials  # type: ignore[assignment]
+        else:
+            from google.auth.identity_pool import Credentials  # type: ignore[assignment]
+        return Credentials.from_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
+
+    def _subject_failed(self, error: Exception | None) -> SidecarError:
+        """What the exception's kind and google-auth's own words say; nothing else of it."""
+        text = str(error)
+        if "Executables need to be explicitly allowed" in text:
+            detail = (
+                f"The executable in {self._where} is run only where {ALLOW_EXECUTABLES}=1 is set: set it if you trust "
+                "that file."
+            )
+        elif type(error).__name__ == "TimeoutExpired":
+            detail = f"The executable in {self._where} did not end within its `timeout_millis`: see what holds it up."
+        elif "was not found" in text:
+            detail = (
+                f"The file with the subject token that {self._where} names is not there: see that whoever writes it "
+                "runs, and that it is mounted here."
+            )
+        elif "AWS" in text or "region" in text:
+            detail = (
+                f"No AWS credentials or region were found for {self._where}: on EC2 check the instance's role and its "
+                "metadata service, elsewhere set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION."
+            )
+        else:
+            detail = (
+                f"The subject token that {self._where} describes could not be had "
+                f"({'no exchange was made' if error is None else type(error).__name__}): check `credential_source`, "
+                "the format and field name in it, and what the executable or file gives."
+            )
+        return SidecarError(Reason.SUBJECT_TOKEN_FAILED, detail)
+
+
+@final
+class _Exchange:
+    """A `google.auth.transport.Request` that keeps the STS and the sources of subject tokens apart."""
+
+    def __init__(self, flight: Flight, token_url: str, sts: Endpoint, where: str) -> None:
+        self._flight = flight
+        self._token_url = token_url
+        self._sts = sts
+        self._where = where
+        self.exchanged: Answer | None = None
+        """What the STS answered with status 200."""
+
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Answer:
+        """See `google.auth.transport.Request`; raises `SidecarError`."""
+        if url == self._token_url:
+            transport = self._flight.open(self._sts, proxies=True)
+            self.exchanged = transport(url, method, body, headers, **kwargs)
+            return self.exchanged
+        endpoint = Endpoint(
+            f"the source of subject tokens at {host_of(url)}",
+            Protocol.SUBJECT,
+            f"the identity in {self._where}",
+            "See that `credential_source` in the file names what answers on this machine.",
+        )
+        # Another cloud's metadata server; a proxy would give its own identity.
+        transport = self._flight.open(endpoint, proxies=urlsplit(url).scheme == "https")
+        return transport(url, method, body, headers, **kwargs)
+
+
+def account_in(info: Mapping[str, Any], field: str, where: str) -> str | None:
+    """The e-mail in an impersonation URL; None where there is no URL; raises CREDENTIAL_INVALID."""
+    url = info.get(field)
+    if url is None:
+        return None
+    match = _ACCOUNT_IN_URL.search(url) if isinstance(url, str) else None
+    if match is None or not is_email(match[1]):
+        invalid(where, f"its `{field}` names no service account. {_AGAIN}")
+    return match[1]

@@ -1,0 +1,220 @@
+"""Tokens from the gcloud CLI.
+
+Owns the command lines and the meaning of what gcloud says. Called by `GoogleSource`, in a worker thread. The
+rule: gcloud gets a clean environment (its own variables, HOME, PATH, proxies), a deadline and no terminal; of
+what it prints, the token alone is used and nothing is quoted. Sources: `gcloud auth print-identity-token`,
+`gcloud config config-helper` (what kubectl's plugin reads), both tried with gcloud 528.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, final
+
+from sidecar.config.combinations import SERVICE_ACCOUNT_DOMAIN
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens import subprocess_run
+from sidecar.tokens.endpoint import Endpoint, Protocol
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import Fetched, Grant
+
+LOGIN: Final = "gcloud auth login"
+_QUIET: Final = {
+    "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+    "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+    "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+}
+_PASSED: Final = frozenset(
+    {
+        *("HOME", "PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+        *("GCE_METADATA_ROOT", "GCE_METADATA_HOST", "GCE_METADATA_IP"),
+    }
+)
+_NO_AUDIENCES: Final = "for `--audiences`"
+"""In what gcloud says where a person's account is asked for an audience of its own."""
+
+
+@final
+class GcloudGrant(Grant):
+    """One of gcloud's accounts, or a service account that it acts as."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        command: str = "gcloud",
+        account: str | None = None,
+        service_account: str | None = None,
+        delegates: Sequence[str] = (),
+    ) -> None:
+        self._environ = {
+            name: value for name, value in environ.items() if name in _PASSED or name.startswith("CLOUDSDK_")
+        } | _QUIET
+        self._command = command
+        self._account = account
+        self._service_account = service_account
+        self._chain = ",".join([*delegates, *([service_account] if service_account else [])])
+        person = (
+            service_account is None and account is not None and not account.endswith(SERVICE_ACCOUNT_DOMAIN)
+        )
+        self.ability = "gcloud_person" if person else "gcloud"
+
+    def describe(self) -> str:
+        """See `Grant.describe`."""
+        account = self._account or "its active account"
+        acting = f", acting as {self._chain.replace(',', ' through ')}" if self._chain else ""
+        return f"{self._command} with {account}{acting}"
+
+    def known_email(self) -> str | None:
+        """See `Grant.known_email`."""
+        if self._service_account is not None or self._account is None:
+            return self._service_account
+        return self._account if self._account.endswith(SERVICE_ACCOUNT_DOMAIN) else None
+
+    def member(self, flight: Flight) -> str | None:
+        """See `Grant.member`."""
+        email = self.known_email()
+        if email is not None:
+            return f"serviceAccount:{email}"
+        return None if self._account is None else f"user:{self._account}"
+
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.id_token`; a person's is for gcloud's client id, whatever audience is asked for."""
+        words = ["auth", "print-identity-token"]
+        generic = self.ability == "gcloud_person"
+        if self._chain:
+            words += [f"--impersonate-service-account={self._chain}", "--include-email"]
+        endpoint = self._endpoint(flight, words)
+        ended = None
+        if not generic:
+            ended = self._run(flight, endpoint, [*words, f"--audiences={audience}"])
+            # The active account turned out to be a person's.
+            generic = ended.code != 0 and _NO_AUDIENCES in ended.stderr and self._account is None
+        if generic:
+            ended = self._run(flight, endpoint, words)
+        if ended is None or ended.code != 0:
+            raise self._failed(flight, ended, words)
+        return Fetched(ended.stdout.strip(), endpoint)
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`; it has gcloud's own scopes."""
+        words = ["config", "config-helper", "--format=json", "--min-expiry=10m"]
+        if self._chain:
+            words.append(f"--impersonate-service-account={self._chain}")
+        endpoint = self._endpoint(flight, words)
+        ended = self._run(flight, endpoint, words)
+        if ended.code != 0:
+            raise self._failed(flight, ended, words)
+        value, expires_at = _credential(ended.stdout)
+        if value is None or expires_at is None:
+            raise SidecarError(
+                Reason.GCLOUD_FAILED,
+                f"{self._shown(words)} printed no access token with its expiry: run it by hand, and see that gcloud is "
+                "up to date.",
+                command=self._shown(words),
+            )
+        return Fetched(value, endpoint, expires_in=expires_at - flight.clock.wall())
+
+    def _endpoint(self, flight: Flight, words: Sequence[str]) -> Endpoint:
+        flight.endpoint = Endpoint(
+            f"`{self._shown(words)}`",
+            Protocol.LOCAL,
+            self._account or "gcloud's active account",
+            "Run it by hand to see what keeps it; raise the credential's `timeout` if it is just slow.",
+        )
+        return flight.endpoint
+
+    def _run(self, flight: Flight, endpoint: Endpoint, words: Sequence[str]) -> subprocess_run.Ended:
+        ended, fault = None, ""
+        account = [] if self._account is None else [f"--account={self._account}"]
+        try:
+            ended = subprocess_run.run([self._command, *words, *account], self._environ, flight)
+        except FileNotFoundError:
+            fault = "is not there"
+        except OSError:
+            fault = "cannot be run"
+        if ended is None:
+            raise SidecarError(
+                Reason.CREDENTIAL_NOT_FOUND,
+                f"The command {self._command} {fault}: install the gcloud CLI, or set the credential's `command` to "
+                "its path.",
+            )
+        if ended.late:
+            raise SidecarError(
+                Reason.TOKEN_TIMEOUT,
+                f"{self._shown(words)} did not end within {flight.seconds:g} s and was ended. {endpoint.absent}",
+            )
+        if ended.too_long:
+            raise SidecarError(
+                Reason.TOKEN_MALFORMED,
+                f"{self._shown(words)} printed more than {subprocess_run.OUTPUT_LIMIT} bytes, so not a token. Check "
+                "what the `command` of the credential runs.",
+            )
+        return ended
+
+    def _failed(
+        self, flight: Flight, ended: subprocess_run.Ended | None, words: Sequence[str]
+    ) -> SidecarError:
+        said = "" if ended is None else ended.stderr
+        shown = self._shown(words)
+        if "do not currently have an active account" in said or "not currently have an active" in said:
+            return SidecarError(
+                Reason.CREDENTIAL_NOT_FOUND,
+                f"gcloud has no active account: log in with `{LOGIN}`, or name one of its accounts in the credential's "
+                "`account`.",
+                command=LOGIN,
+            )
+        if "does not have any valid credentials" in said or "No credential" in said:
+            return SidecarError(
+                Reason.CREDENTIAL_NOT_FOUND,
+                f"gcloud has no credential for {self._account}: `gcloud auth list` shows which it has.",
+                command=LOGIN,
+            )
+        if _NO_AUDIENCES in said:
+            return SidecarError(
+                Reason.CREDENTIAL_MISMATCH,
+                "A person's account has no ID token for an audience of its own: set the credential's "
+                "`service_account` to act as one, or use it for Cloud Run and functions.",
+            )
+        if "eauthentication" in said or "invalid_rapt" in said or "refreshing your" in said:
+            return SidecarError(
+                Reason.REAUTHENTICATION_NEEDED,
+                f"gcloud's login has ended: log in again with `{LOGIN}`.",
+                command=LOGIN,
+            )
+        if self._service_account is not None and ("PERMISSION_DENIED" in said or "denied" in said):
+            command = (
+                f"gcloud iam service-accounts add-iam-policy-binding {self._service_account} "
+                f"--member=user:{self._account or 'ACCOUNT'} --role=roles/iam.serviceAccountTokenCreator"
+            )
+            return SidecarError(
+                Reason.IMPERSONATION_DENIED,
+                f"{self._account or 'The active account'} may not act as {self._service_account}: grant it with "
+                f"`{command}`. A new grant takes some minutes.",
+                command=command,
+            )
+        code = "" if ended is None else f" with exit code {ended.code}"
+        return SidecarError(
+            Reason.GCLOUD_FAILED,
+            f"{shown} ended{code}. Run it by hand to see what it says.",
+            command=shown,
+        )
+
+    def _shown(self, words: Sequence[str]) -> str:
+        account = "" if self._account is None else f" --account={self._account}"
+        return f"{self._command} {' '.join(words)}{account}"
+
+
+def _credential(text: str) -> tuple[str | None, float | None]:
+    """Access token and expiry (Unix seconds) in what config-helper printed."""
+    try:
+        found = json.loads(text)["credential"]
+        value, expiry = found["access_token"], found["token_expiry"]
+        moment = datetime.fromisoformat(expiry)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None, None
+    return (value if isinstance(value, str) else None), moment.timestamp() if moment.tzinfo else None

@@ -1,0 +1,180 @@
+"""What every kind of credential can be asked for.
+
+Owns `Grant`, the seam between one fetch (`google_source`) and the ways of getting a token (metadata,
+service_account, impersonation, …), and the use of google-auth's credentials behind it. Called in worker
+threads: everything blocks. A grant may not retry, log or keep an ID token. The rule: a grant ends with what an
+endpoint handed out, or with a `SidecarError` that names what to do; google-auth's exceptions go no further than
+this module: their texts and tracebacks hold what was sent and what came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+from sidecar.config.combinations import ABILITIES, cannot_give
+from sidecar.config.targets import TokenKind
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.endpoint import Answer, Endpoint, not_a_token
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.token import TokenKey
+
+if TYPE_CHECKING:
+    from sidecar.tokens.google_transport import GoogleTransport
+
+SELF_SIGNED_LIFE: Final = 3600
+"""Seconds that a self-signed JWT lives: the most that Google accepts."""
+
+
+class Fetched(NamedTuple):
+    """What came; its text form shows nothing of it."""
+
+    value: str
+    endpoint: Endpoint
+    answer: Answer | None = None
+    """None where no HTTP was spoken: a key that signs, a file."""
+    expires_in: float | None = None
+    """Seconds; for access tokens, which do not say it themselves."""
+    quota_project: str | None = None
+    """The project that calls with this access token are counted against."""
+
+    def __repr__(self) -> str:
+        return f"<Fetched from {self.endpoint.name}>"
+
+
+class Grant:
+    """One credential; what it can't do raises CREDENTIAL_MISMATCH."""
+
+    ability = "metadata"
+    """Which row of `combinations.ABILITIES` it is."""
+
+    def describe(self) -> str:
+        """What is used, without any secret."""
+        raise NotImplementedError
+
+    def resolved(self) -> Grant:
+        """What it turns out to be: only `adc` is something else. Reads files; raises `SidecarError`."""
+        return self
+
+    def known_email(self) -> str | None:
+        """The service account that this is, as far as files and the configuration say; may raise `SidecarError`."""
+        return None
+
+    def check(self) -> None:
+        """Raise `SidecarError` for what can be seen to be wrong without asking anybody."""
+
+    def email(self, flight: Flight) -> str | None:
+        """The service account that this is; asks for it where need be. None: a person, or unknown."""
+        del flight
+        return self.known_email()
+
+    def member(self, flight: Flight) -> str | None:
+        """Who this is to IAM: `serviceAccount:E-MAIL`; None where it is not known."""
+        email = self.email(flight)
+        return None if email is None else f"serviceAccount:{email}"
+
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
+        """An ID token for `audience`."""
+        self._cannot(TokenKind.ID)
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """An access token with `scopes`."""
+        self._cannot(TokenKind.ACCESS)
+
+    def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
+        """A JWT for `audience` that this account's own key signed."""
+        self._cannot(TokenKind.SELF_SIGNED_JWT)
+
+    def _cannot(self, kind: TokenKind) -> NoReturn:
+        raise mismatch(self, cannot_give(self.ability, kind, persons=True) or "it has no such token")
+
+
+def ask(grant: Grant, flight: Flight, key: TokenKey) -> Fetched:
+    """Ask `grant` for the kind of token that `key` names; raises `SidecarError`."""
+    grant = grant.resolved()
+    if (why := cannot_give(grant.ability, key.kind, persons=key.persons)) is not None:
+        raise mismatch(grant, why)
+    match key.kind:
+        case TokenKind.ID:
+            return grant.id_token(flight, key.audience)
+        case TokenKind.ACCESS:
+            return grant.access_token(flight, key.scopes)
+        case TokenKind.SELF_SIGNED_JWT:
+            return grant.self_signed_jwt(flight, key.audience)
+
+
+def mismatch(grant: Grant, why: str) -> SidecarError:
+    """What is asked of a credential that can't give it."""
+    title = ABILITIES[grant.ability].title
+    return SidecarError(
+        Reason.CREDENTIAL_MISMATCH,
+        f"The credential ({title}: {grant.describe()}) cannot serve this route: {why}.",
+    )
+
+
+def self_signed_claims(email: str, audience: str, now_at: float) -> dict[str, object]:
+    """The claims of a self-signed JWT (AIP-4111, https://cloud.google.com/iap/docs/authentication-howto)."""
+    issued_at = int(now_at)
+    return {
+        "iss": email,
+        "sub": email,
+        "aud": audience,
+        "iat": issued_at,
+        "exp": issued_at + SELF_SIGNED_LIFE,
+    }
+
+
+def refresh(credentials: Any, transport: GoogleTransport, endpoint: Endpoint) -> Answer:
+    """Have google-auth's `credentials` ask on `transport`; the answer with status 200 that they got.
+
+    What it holds is for the caller to read: google-auth refuses some that name their own fault better. Raises
+    `SidecarError`: what the transport raised, or CREDENTIAL_INVALID if they failed before asking.
+    """
+    fault = ""
+    try:
+        credentials.refresh(transport)
+    except SidecarError:
+        raise
+    except Exception as error:  # noqa: BLE001 - its text may quote what was sent; what came is read by the caller
+        fault = type(error).__name__
+    answer = transport.answer
+    if answer is None:
+        raise SidecarError(
+            Reason.CREDENTIAL_INVALID,
+            f"google-auth could not use the credential for {endpoint.name} and asked nobody ({fault}). Check the "
+            "credential and the GOOGLE_* and GCE_* environment variables.",
+        )
+    return answer
+
+
+def id_token_in(answer: Answer, endpoint: Endpoint, field: str = "id_token") -> Fetched:
+    """The ID token in an answer's JSON; raises TOKEN_MALFORMED."""
+    found = json_object(answer).get(field)
+    if not isinstance(found, str):
+        raise not_a_token(endpoint, answer)
+    return Fetched(found, endpoint, answer)
+
+
+def access_token_in(answer: Answer, endpoint: Endpoint, *, quota_project: str | None = None) -> Fetched:
+    """The access token in an answer's JSON (RFC 6749 section 5.1); raises TOKEN_MALFORMED, TOKEN_NO_EXPIRY."""
+    body = json_object(answer)
+    found, seconds = body.get("access_token"), body.get("expires_in")
+    if not isinstance(found, str) or not found:
+        raise not_a_token(endpoint, answer)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise SidecarError(
+            Reason.TOKEN_NO_EXPIRY,
+            f"The access token that came from {endpoint.name} has no `expires_in`, so nothing says how long it may "
+            "be used; Google's always have one: check what answers there.",
+        )
+    return Fetched(found, endpoint, answer, float(seconds), quota_project)
+
+
+def json_object(answer: Answer) -> Mapping[str, Any]:
+    """The JSON object in an answer; empty where there is none."""
+    try:
+        body = json.loads(answer.data)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}

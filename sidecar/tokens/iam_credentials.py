@@ -1,0 +1,145 @@
+"""The IAM Credentials API: tokens for a service account, for whoever may act as it.
+
+Owns the three calls that are made by hand: generateIdToken, generateAccessToken, signJwt. Called by the grants,
+in worker threads, with an access token of theirs. google-auth's own class for impersonated ID tokens can be
+given neither a deadline nor an endpoint. The rule: the e-mail is in every ID token; one POST, no retry; the
+bearer goes to this API's host and nowhere else. Source:
+https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, final
+from urllib.parse import quote
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.credential_file import host_of
+from sidecar.tokens.endpoint import Answer, Endpoint, Protocol, not_a_token
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import Fetched, id_token_in, json_object, self_signed_claims
+
+DEFAULT_UNIVERSE: Final = "googleapis.com"
+_ACCESS_LIFE: Final = "3600s"
+_ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
+
+
+@final
+class IamCredentials:
+    """The API at one address."""
+
+    def __init__(self, base: str | None = None, *, universe: str = DEFAULT_UNIVERSE) -> None:
+        """`base` is a URL without a path, instead of the public one of `universe`."""
+        self._base = base or f"https://iamcredentials.{universe}"
+
+    def generate_id_token(
+        self,
+        flight: Flight,
+        bearer: Fetched,
+        account: str,
+        audience: str,
+        *,
+        delegates: Sequence[str] = (),
+        caller: str | None = None,
+    ) -> Fetched:
+        """An ID token of `account`; `caller` is who `bearer` speaks for, as IAM names it, where that is known."""
+        answer, endpoint = self._call(
+            flight,
+            bearer,
+            account,
+            "generateIdToken",
+            {"audience": audience, "includeEmail": True},
+            delegates,
+            caller,
+        )
+        return id_token_in(answer, endpoint, "token")
+
+    def generate_access_token(
+        self,
+        flight: Flight,
+        bearer: Fetched,
+        account: str,
+        scopes: Sequence[str],
+        *,
+        delegates: Sequence[str] = (),
+        caller: str | None = None,
+    ) -> Fetched:
+        """An access token of `account`, for an hour."""
+        answer, endpoint = self._call(
+            flight,
+            bearer,
+            account,
+            "generateAccessToken",
+            {"scope": list(scopes), "lifetime": _ACCESS_LIFE},
+            delegates,
+            caller,
+        )
+        body = json_object(answer)
+        found, until = body.get("accessToken"), _moment(body.get("expireTime"))
+        if not isinstance(found, str) or not found:
+            raise not_a_token(endpoint, answer)
+        if until is None:
+            raise SidecarError(
+                Reason.TOKEN_NO_EXPIRY,
+                f"The access token that came from {endpoint.name} has no usable `expireTime`, so nothing says how "
+                "long it may be used: check what answers there.",
+            )
+        return Fetched(found, endpoint, answer, until - flight.clock.wall())
+
+    def sign_jwt(
+        self,
+        flight: Flight,
+        bearer: Fetched,
+        account: str,
+        audience: str,
+        *,
+        delegates: Sequence[str] = (),
+        caller: str | None = None,
+    ) -> Fetched:
+        """A JWT of `account`'s own for `audience`, signed by a key that Google keeps."""
+        claims = self_signed_claims(account, audience, flight.clock.wall())
+        answer, endpoint = self._call(
+            flight, bearer, account, "signJwt", {"payload": json.dumps(claims)}, delegates, caller
+        )
+        return id_token_in(answer, endpoint, "signedJwt")
+
+    def _call(
+        self,
+        flight: Flight,
+        bearer: Fetched,
+        account: str,
+        method: str,
+        body: Mapping[str, Any],
+        delegates: Sequence[str],
+        caller: str | None,
+    ) -> tuple[Answer, Endpoint]:
+        endpoint = Endpoint(
+            f"the IAM Credentials API at {host_of(self._base)}",
+            Protocol.IAM,
+            f"service account {account}",
+            _ABSENT,
+            account=account,
+            caller=caller or "",
+            method=method,
+        )
+        transport = flight.open(endpoint, proxies=True)
+        headers = {"content-type": "application/json", "authorization": f"Bearer {bearer.value}"}
+        if bearer.quota_project is not None:
+            headers["x-goog-user-project"] = bearer.quota_project
+        if delegates:
+            body = {**body, "delegates": [f"projects/-/serviceAccounts/{email}" for email in delegates]}
+        url = f"{self._base}/v1/projects/-/serviceAccounts/{quote(account, safe='@')}:{method}"
+        return transport(url, "POST", json.dumps(body).encode(), headers), endpoint
+
+
+def _moment(text: object) -> float | None:
+    """A timestamp of Google's JSON (RFC 3339) in Unix seconds."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.timestamp() if moment.tzinfo is not None else None

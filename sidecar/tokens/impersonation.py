@@ -1,0 +1,133 @@
+"""Tokens of a service account that another credential may act as.
+
+Owns the chain: the source's access token, kept for as long as it lives, and the calls to IAM with it. Called
+by `GoogleSource`, in worker threads. The rule: nobody impersonates itself, neither directly nor round through
+delegates (it would let a leaked token renew itself for ever,
+https://cloud.google.com/iam/docs/best-practices-service-accounts); what can be seen of that is refused before
+anything is sent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, final
+
+from sidecar.config.checks import chain_fault
+from sidecar.config.targets import CLOUD_PLATFORM
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.endpoint import too_slow
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import Fetched, Grant
+from sidecar.tokens.iam_credentials import IamCredentials
+
+_RENEW_BEFORE: Final = 225.0
+"""Seconds before its expiry at which the source's access token is fetched again: google-auth's own threshold."""
+
+
+@final
+class ImpersonationGrant(Grant):
+    """A service account, and who acts as it."""
+
+    def __init__(
+        self,
+        source: Grant,
+        account: str,
+        *,
+        iam: IamCredentials,
+        delegates: Sequence[str] = (),
+        ability: str = "impersonate",
+    ) -> None:
+        """`account` and `delegates` are e-mails, the delegate nearest to the source first."""
+        self.ability = ability
+        self._source = source
+        self._account = account
+        self._delegates = tuple(delegates)
+        self._iam = iam
+        self._held: tuple[Fetched, float] | None = None
+        """The source's access token, and the monotonic moment until which it is used."""
+        self._lock = threading.Lock()
+
+    def describe(self) -> str:
+        """See `Grant.describe`."""
+        through = f" through {', '.join(self._delegates)}" if self._delegates else ""
+        return f"service account {self._account}{through}, as whom acts: {self._source.describe()}"
+
+    def known_email(self) -> str | None:
+        """See `Grant.known_email`."""
+        return self._account
+
+    def check(self) -> None:
+        """See `Grant.check`: the source is looked at as far as its files go."""
+        source = self._source.resolved()
+        source.check()
+        self._refuse_itself(source.known_email())
+
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.id_token`."""
+        return self._as_caller(
+            flight,
+            lambda bearer, caller: self._iam.generate_id_token(
+                flight, bearer, self._account, audience, delegates=self._delegates, caller=caller
+            ),
+        )
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`."""
+        return self._as_caller(
+            flight,
+            lambda bearer, caller: self._iam.generate_access_token(
+                flight, bearer, self._account, scopes, delegates=self._delegates, caller=caller
+            ),
+        )
+
+    def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.self_signed_jwt`."""
+        return self._as_caller(
+            flight,
+            lambda bearer, caller: self._iam.sign_jwt(
+                flight, bearer, self._account, audience, delegates=self._delegates, caller=caller
+            ),
+        )
+
+    def _as_caller(self, flight: Flight, call: Callable[[Fetched, str | None], Fetched]) -> Fetched:
+        """`call` with the source's access token; once more with a new one where IAM does not know it (any more)."""
+        source = self._source.resolved()
+        self._refuse_itself(source.email(flight))
+        caller = source.member(flight)
+        bearer, kept = self._bearer(flight, source)
+        try:
+            return call(bearer, caller)
+        except SidecarError as error:
+            self._held = None
+            if not kept or error.reason is not Reason.TOKEN_DENIED:
+                raise
+        bearer, _ = self._bearer(flight, source)
+        return call(bearer, caller)
+
+    def _bearer(self, flight: Flight, source: Grant) -> tuple[Fetched, bool]:
+        """The source's access token, and whether it was here already. One fetch of it at a time: a source that hangs
+        holds up its own callers only, and those until their deadline."""
+        if not self._lock.acquire(timeout=flight.left):
+            if flight.endpoint is None:
+                raise SidecarError(
+                    Reason.TOKEN_TIMEOUT,
+                    f"The access token of {source.describe()} has been on its way for over {flight.seconds:g} s. See "
+                    "whether its token endpoint answers.",
+                )
+            raise too_slow(flight.endpoint, flight.seconds)
+        try:
+            now_mono = flight.clock.mono()
+            if self._held is not None and now_mono < self._held[1]:
+                return self._held[0], True
+            bearer = source.access_token(flight, [CLOUD_PLATFORM])
+            life = bearer.expires_in or 0.0
+            self._held = bearer, now_mono + max(life - _RENEW_BEFORE, life / 2)
+            return bearer, False
+        finally:
+            self._lock.release()
+
+    def _refuse_itself(self, source: str | None) -> None:
+        fault = chain_fault([*([] if source is None else [source]), *self._delegates, self._account])
+        if fault is not None:
+            raise SidecarError(Reason.SELF_IMPERSONATION, f"{fault[:1].upper()}{fault[1:]}.")

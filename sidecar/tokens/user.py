@@ -1,0 +1,122 @@
+"""Tokens of a person who has logged in with gcloud.
+
+Owns the use of `authorized_user` files and of workforce logins. Called by `GoogleSource`, in a worker thread,
+and by `adc`. The rule: the refresh token goes to the configured token endpoint or Google's own, over TLS or to
+loopback; the `token_uri` in a file is not heeded for a person's login, as google-auth doesn't either. A person's
+ID token is for the client id that logged in, whatever the audience.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, final
+
+from sidecar.config.targets import CLOUD_PLATFORM
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
+from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.flight import Flight
+from sidecar.tokens.grant import Fetched, Grant, access_token_in, id_token_in, json_object, refresh
+
+TOKEN_URI: Final = "https://oauth2.googleapis.com/token"
+LOGIN: Final = "gcloud auth application-default login"
+_WITH_OPENID: Final = (
+    f"{LOGIN} --scopes=openid,https://www.googleapis.com/auth/userinfo.email,{CLOUD_PLATFORM}"
+)
+_FIELDS: Final = ("client_id", "client_secret", "refresh_token")
+_ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
+
+
+@final
+class UserGrant(Grant):
+    """An `authorized_user` file."""
+
+    ability = "user"
+
+    def __init__(self, read: Callable[[], str], where: str, *, token_uri: str | None = None) -> None:
+        self._read = read
+        self._where = where
+        self._token_uri = token_uri or TOKEN_URI
+
+    def describe(self) -> str:
+        """See `Grant.describe`."""
+        return f"a person's login in {self._where}"
+
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.id_token`; it is for the login's client id."""
+        answer, endpoint, _ = self._refreshed(flight)
+        if not isinstance(json_object(answer).get("id_token"), str):
+            raise SidecarError(
+                Reason.CREDENTIAL_MISMATCH,
+                f"The login in {self._where} gives access tokens and no ID token: its scopes lack `openid`. Log in "
+                f"again with `{_WITH_OPENID}`.",
+                command=_WITH_OPENID,
+            )
+        return id_token_in(answer, endpoint)
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`; it has the scopes that the login was given."""
+        answer, endpoint, info = self._refreshed(flight)
+        quota_project = info.get("quota_project_id")
+        return access_token_in(
+            answer, endpoint, quota_project=quota_project if isinstance(quota_project, str) else None
+        )
+
+    def _refreshed(self, flight: Flight) -> tuple[Answer, Endpoint, Mapping[str, Any]]:
+        info = parse(self._read(), self._where)
+        if info.get("type") != "authorized_user":
+            invalid(self._where, f"it is a credential of type {type_of(info)}, not a person's login.")
+        require(info, _FIELDS, self._where, f"Log in again with `{LOGIN}`.")
+        from google.oauth2.credentials import Credentials
+
+        credentials = Credentials.from_authorized_user_info(info).with_token_uri(self._token_uri)  # type: ignore[no-untyped-call]
+        endpoint = Endpoint(
+            f"the token endpoint at {host_of(self._token_uri)}",
+            Protocol.LOGIN,
+            f"the login in {self._where}",
+            _ABSENT,
+            login=LOGIN,
+        )
+        return refresh(credentials, flight.open(endpoint, proxies=True), endpoint), endpoint, info
+
+
+@final
+class WorkforceGrant(Grant):
+    """An `external_account_authorized_user` file: a person's login by another identity provider."""
+
+    ability = "workforce"
+
+    def __init__(self, read: Callable[[], str], where: str, *, token_url: str | None = None) -> None:
+        self._read = read
+        self._where = where
+        self._token_url = token_url
+
+    def describe(self) -> str:
+        """See `Grant.describe`."""
+        return f"a workforce login in {self._where}"
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`."""
+        info = {**parse(self._read(), self._where)}
+        if self._token_url is not None:
+            info["token_url"] = self._token_url
+        require(
+            info, (*_FIELDS, "token_url"), self._where, f"Log in again with `{LOGIN} --login-config=FILE`."
+        )
+        require_safe_url(info, "token_url", self._where)
+        from google.auth.external_account_authorized_user import Credentials
+
+        credentials = Credentials.from_info(info)  # type: ignore[no-untyped-call]
+        endpoint = Endpoint(
+            f"the token endpoint at {host_of(info['token_url'])}",
+            Protocol.LOGIN,
+            f"the login in {self._where}",
+            _ABSENT,
+            login=f"{LOGIN} --login-config=FILE",
+        )
+        quota_project = info.get("quota_project_id")
+        return access_token_in(
+            refresh(credentials, flight.open(endpoint, proxies=True), endpoint),
+            endpoint,
+            quota_project=quota_project if isinstance(quota_project, str) else None,
+        )
