@@ -1,6 +1,7 @@
 """What each reason means for people, and what they can do: the hand-written half of docs/errors.md."""
 
 from sidecar.errors import Reason
+from sidecar.proxy.diagnosis import Cause
 
 ADVICE: dict[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP/1.1 to the "
@@ -103,3 +104,18 @@ ADVICE: dict[Reason, str] = {
     Reason.INTERNAL: "A fault in the sidecar; its log has the traceback. Please report it.",
 }
 """Complete: a test holds that every reason is here."""
+
+CAUSES: dict[Cause, str] = {
+    Cause.AUDIENCE_REFUSED: "The token's `aud` is not the target's. The log names both where they are known.",
+    Cause.TOKEN_REFUSED: "The target does not take the token: audience, kind or issuer. Cloud Run answers all three alike.",
+    Cause.TOKEN_TOO_OLD: "Expired, or not valid yet, by the target's clock: set the clocks right.",
+    Cause.TOKEN_UNSEEN: "The target saw no token: a proxy between takes the header off, or it reads another one.",
+    Cause.PERMISSION_MISSING: "The caller lacks the target's role. Cloud Run answers the same where it saw no token.",
+    Cause.EMAIL_MISSING: "IAP wants an e-mail in the token. The sidecar's own tokens have one; ready ones may not.",
+    Cause.ISSUER_REFUSED: "The API's configuration names another issuer (`x-google-issuer`).",
+    Cause.SCOPE_MISSING: "The access token lacks a scope: the route's `scopes`, or the instance's access scopes.",
+    Cause.API_NOT_ENABLED: "The API is not enabled in the caller's project.",
+    Cause.HIDDEN: "Google's front end answered 404: ingress settings, VPC Service Controls, or no such service.",
+    Cause.UNEXPLAINED: "None of the known ways to refuse a token: mostly the app's own 401 or 403. Logged at INFO.",
+}
+"""Complete, like `ADVICE`."""

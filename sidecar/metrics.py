@@ -85,6 +85,7 @@ class RouteStats:
         "retries",
         "total",
         "upgrades",
+        "upstream_refusals",
     )
 
     def __init__(self) -> None:
@@ -107,6 +108,8 @@ class RouteStats:
         self.replays = 0
         """Sent again with a new token because the upstream refused the old one."""
         self.upgrades = 0
+        self.upstream_refusals: dict[str, int] = {}
+        """Answers with which the target refused the token or the caller, by cause."""
 
 
 @final
@@ -190,6 +193,22 @@ class TokenReading(Protocol):
         ...
 
 
+class ThreadsReading(Protocol):
+    """The threads of one credential."""
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def abandoned(self) -> int:
+        """Of those that run: how many were given up."""
+        ...
+
+    @property
+    def given_up(self) -> int:
+        """How many fetches were given up so far."""
+        ...
+
+
 class MetricsSource(Protocol):
     """What the collector reads; implemented by the composition root."""
 
@@ -207,6 +226,9 @@ class MetricsSource(Protocol):
 
     def tokens(self) -> Iterable[TokenReading]: ...
     def token_stats(self) -> TokenStatsTable: ...
+    def fetch_threads(self) -> Iterable[tuple[str, ThreadsReading]]:
+        """The threads of every credential, under its name."""
+        ...
 
 
 class Kind(StrEnum):
@@ -301,6 +323,26 @@ REPLAYS = _family(
 UPGRADES = _family(
     "upgrades_total", Kind.COUNTER, "Connections that became a tunnel, such as WebSockets.", "route"
 )
+UPSTREAM_REFUSALS = _family(
+    "upstream_refusals_total",
+    Kind.COUNTER,
+    "Answers with which the target refused the token or its caller, by what that means; `unexplained` is mostly "
+    "the app's own 401 or 403.",
+    *("route", "reason"),
+)
+FETCH_THREADS = _family(
+    "token_fetch_threads",
+    Kind.GAUGE,
+    "Threads that fetch tokens now, by whether somebody waits for them (busy) or they were given up and still hang "
+    "(abandoned).",
+    *("credential", "state"),
+)
+ABANDONED = _family(
+    "token_fetches_abandoned_total",
+    Kind.COUNTER,
+    "Fetches that were given up because their time was over.",
+    "credential",
+)
 TOKEN_EXPIRY = _family(
     "token_expiry_timestamp_seconds",
     Kind.GAUGE,
@@ -354,8 +396,8 @@ TOKEN_WAIT = _family(
 FAMILIES: tuple[Family, ...] = (
     *(BUILD, START, READY),
     *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, BYTES_SENT, BYTES_RECEIVED),
-    *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES),
-    *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION),
+    *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES, UPSTREAM_REFUSALS),
+    *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),
     *(TOKEN_INVALIDATED, TOKEN_WAITS, TOKEN_WAITING, TOKEN_WAIT),
 )
 """Every family the sidecar declares, in the order they are exposed; prometheus-client's own `process_*`

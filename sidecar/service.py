@@ -28,7 +28,9 @@ from sidecar.admin.app import AdminServer
 from sidecar.admin.status import ProcessStatus, RouteStatus, document, ways_in
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.checks import targets_of
 from sidecar.config.models import Config
+from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import SidecarError
 from sidecar.logs import AccessLog
 from sidecar.metrics import RouteStats, TokenReading, TokenStatsTable
@@ -42,7 +44,9 @@ from sidecar.proxy.server import Proxy
 from sidecar.routes import Route, RouteTable
 from sidecar.tasks import Tasks
 from sidecar.tokens.entry import TokenStatus
-from sidecar.tokens.sources import build_sources
+from sidecar.tokens.fetch_threads import FetchThreads
+from sidecar.tokens.file_watch import FileWatch
+from sidecar.tokens.sources import build_sources, inspect
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey, token_key
 
@@ -104,6 +108,15 @@ class Service:
             wait=config.token_wait,
             size=config.token_cache,
         )
+        self._file_watch = FileWatch(
+            {
+                name: credential.path
+                for name, credential in config.credentials.items()
+                if credential.type == "file"
+            },
+            self._clock,
+            self._tokens.renew,
+        )
         self._dialer = Dialer(loop, self._own_addresses)
         pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode()
         self._proxy = Proxy(
@@ -139,6 +152,7 @@ class Service:
     async def start(self) -> None:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         try:
+            warnings = self._inspect()
             self._bind()
             self._check_files()
             self._admin = AdminServer(self, [listener.socket for listener in self._admin_listeners])
@@ -151,6 +165,9 @@ class Service:
         self._listening = True
         for name, source in self._sources.items():
             _log.info("credential", extra={"fields": {"credential": name, "found": source.describe()}})
+        for warning in warnings:
+            _log.warning(warning)
+        self._file_watch.start()
         keys = []
         for route in self._table.routes:
             if (key := _fixed_key(route)) is not None:
@@ -191,6 +208,7 @@ class Service:
         self._stop.set()
 
     async def _close(self) -> None:
+        self._file_watch.stop()
         self._proxy.abort()
         self._proxy.stop_accepting()
         await self._tokens.close()
@@ -199,6 +217,24 @@ class Service:
             await self._admin.close()
         for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
             listeners.close(listener)
+
+    def _inspect(self) -> list[str]:
+        """What is wrong with the credentials as far as can be seen without asking anybody: StartError for what can
+        never work, warnings for what should not."""
+        warnings = []
+        for route in self.config.routes:
+            grant = self._sources[route.credential].grant
+            kind = TokenKind(route.token)
+            for target in targets_of(route).values():
+                persons = FACTS[target].persons and kind is TokenKind.ID
+                found = inspect(grant, [TokenKey(route.credential, "", kind, persons)])
+                if found.fault is not None:
+                    raise StartError(
+                        f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG
+                    )
+                if found.warning is not None:
+                    warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
+        return list(dict.fromkeys(warnings))
 
     # binding
 
@@ -325,6 +361,9 @@ class Service:
             upstream=config.upstream,
             audience=fixed.audience if fixed is not None else config.audience or config.upstream,
             credential=config.credential,
+            target=fixed.target if fixed is not None else config.target,
+            token=config.token,
+            refusal=self._proxy.refusals.last(route.name),
             ways_in=ways_in(
                 route.name,
                 self._table.hosts_of(route),
@@ -337,6 +376,7 @@ class Service:
 
     def nudge(self) -> None:
         """See `AdminView`."""
+        self._file_watch.look()
         self._tokens.nudge()
 
     # metrics.MetricsSource
@@ -362,6 +402,10 @@ class Service:
     def token_stats(self) -> TokenStatsTable:
         """See `MetricsSource`."""
         return self._token_stats
+
+    def fetch_threads(self) -> Iterable[tuple[str, FetchThreads]]:
+        """See `MetricsSource`."""
+        return ((name, source.threads) for name, source in self._sources.items())
 
 
 def _fixed_key(route: Route) -> TokenKey | None:

@@ -89,6 +89,14 @@ class SidecarCollector:
         yield plain(metrics.RETRIES, lambda stats: stats.retries)
         yield plain(metrics.REPLAYS, lambda stats: stats.replays)
         yield plain(metrics.UPGRADES, lambda stats: stats.upgrades)
+        yield _single(
+            metrics.UPSTREAM_REFUSALS,
+            (
+                ((name, reason), count)
+                for name, stats in routes
+                for reason, count in stats.upstream_refusals.items()
+            ),
+        )
 
     def _tokens(self) -> Iterator[Metric]:
         readings = _one_per_label(self._source.tokens())
@@ -120,6 +128,19 @@ class SidecarCollector:
         yield _histograms(
             metrics.TOKEN_FETCH_DURATION, ((name, pair[0]) for name, pair in table.histograms())
         )
+        threads = list(self._source.fetch_threads())
+        yield _single(
+            metrics.FETCH_THREADS,
+            (
+                sample
+                for name, reading in threads
+                for sample in (
+                    ((name, "busy"), reading.running - reading.abandoned),
+                    ((name, "abandoned"), reading.abandoned),
+                )
+            ),
+        )
+        yield _single(metrics.ABANDONED, (((name,), reading.given_up) for name, reading in threads))
         yield _single(
             metrics.TOKEN_INVALIDATED, ((labels, stats.invalidated) for labels, stats in table.records())
         )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sidecar.logs import redact
+from sidecar.proxy.refusals import LastRefusal
 from sidecar.tokens.entry import TokenStatus
 
 
@@ -24,6 +25,10 @@ class RouteStatus(NamedTuple):
     upstream: str
     audience: str
     credential: str
+    target: str
+    token: str
+    refusal: LastRefusal | None
+    """What the target refused last."""
     ways_in: Sequence[tuple[str, str]]
     """See `ways_in`."""
 
@@ -90,7 +95,23 @@ def _route(route: RouteStatus) -> dict[str, Any]:
         "upstream": route.upstream,
         "audience": route.audience,
         "credential": route.credential,
+        "target": str(route.target),
+        "token": route.token,
+        "last_refusal": _refusal(route.refusal),
         "ways_in": [{"kind": kind, "use": use} for kind, use in route.ways_in],
+    }
+
+
+def _refusal(refusal: LastRefusal | None) -> dict[str, Any] | None:
+    if refusal is None:
+        return None
+    diagnosis = refusal.diagnosis
+    return {
+        "status": refusal.status,
+        "reason": str(diagnosis.cause),
+        "detail": redact(diagnosis.detail),
+        "command": redact(diagnosis.command) or None,
+        "at": _moment(refusal.at),
     }
 
 
@@ -99,7 +120,7 @@ def _token(token: TokenStatus, now: float) -> dict[str, Any]:
     return {
         "credential": token.key.credential,
         "audience": token.key.audience,
-        "kind": token.key.kind,
+        "kind": str(token.key.kind),
         "state": str(token.state),
         "expires_at": _moment(token.expires_at),
         "expires_in": None if token.expires_at is None else round(token.expires_at - now, 3),
@@ -107,7 +128,12 @@ def _token(token: TokenStatus, now: float) -> dict[str, Any]:
         "waiting": token.waiting,
         "last_error": None
         if error is None
-        else {"reason": str(error.reason), "detail": redact(error.detail), "at": _moment(error.at)},
+        else {
+            "reason": str(error.reason),
+            "detail": redact(error.detail),
+            "command": redact(error.command) or None,
+            "at": _moment(error.at),
+        },
     }
 
 

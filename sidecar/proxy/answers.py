@@ -39,6 +39,8 @@ def problem(error: SidecarError, *, route: str | None) -> bytes:
     }
     if route is not None:
         document["route"] = route
+    if error.command:
+        document["command"] = error.command
     return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 

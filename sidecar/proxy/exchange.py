@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, final
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy import answers, framing, headers, heads, mapping
 from sidecar.proxy.admission import Admitted
+from sidecar.proxy.diagnosis import may_tell
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.refusals import Sample
 from sidecar.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class Exchange:
         "_request_done",
         "_request_out",
         "_retried",
+        "_sample",
         "_status",
         "admitted",
         "began_mono",
@@ -138,6 +141,7 @@ class Exchange:
         self._own_share = -1.0
         # the answer on its way
         self._status = 0
+        self._sample: Sample | None = None
         self._answer_body = framing.NO_BODY
         self._answer_out: list[bytes] = []
         # counted
@@ -288,6 +292,8 @@ class Exchange:
         self._held = None
         self._status = status
         self.progress += 1
+        if may_tell(status) and self._bearer:
+            self._sample = Sample(status, fields)
         destination, _, prefix, _ = self.admitted
         if b"location" in found or b"content-location" in found or prefix:
             fields = mapping.map_answer(
@@ -317,6 +323,8 @@ class Exchange:
         size = len(data)
         self.received += size
         self.progress += 1
+        if self._sample is not None:
+            self._sample.feed(data)
         if self._answer_body == framing.CHUNKED:
             self._answer_out += (b"%x\r\n" % size, data, b"\r\n")
         else:
@@ -576,6 +584,8 @@ class Exchange:
         stats.requests[key] = stats.requests.get(key, 0) + 1
         stats.total.observe(total)
         stats.own.observe(own)
+        if self._sample is not None:
+            proxy.refusals.note(self.pool.destination, self._sample, self._bearer, stats)
         if proxy.access_log.wants(status, own_answer=error is not None):
             proxy.log_request(self, status=status, duration=total, own=own)
         self._down.exchange_done(self, now_mono)

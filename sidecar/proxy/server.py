@@ -24,6 +24,7 @@ from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import Pools
+from sidecar.proxy.refusals import Refusals
 from sidecar.routes import Route
 from sidecar.tokens.store import TokenStore
 
@@ -54,6 +55,7 @@ class Proxy:
         self.pools = pools
         self.limits = limits
         self.access_log = access_log
+        self.refusals = Refusals(clock)
         self.via = tuple(
             b"" if pseudonym is None else b"Via: %b %b\r\n" % (version, pseudonym)
             for version in (b"1.1", b"1.0")

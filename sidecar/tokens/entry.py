@@ -51,6 +51,7 @@ class LastError(NamedTuple):
     reason: Reason
     detail: str
     at: float
+    command: str = ""
 
 
 class TokenStatus(NamedTuple):
@@ -107,7 +108,8 @@ class Entry:
         """Unix seconds: until then `value` is served without another look. -inf sends every use the long
         way."""
         self.withheld = False
-        """A target refused the token: not served until the renewal under way has ended, well or badly."""
+        """A target refused the token, or its file changed: not served until the renewal under way has ended, well or
+        badly."""
         self.rejected_mono = -inf
         self.had_token = False
         # the fetch
@@ -144,7 +146,8 @@ class Entry:
         if self.last_error is None:
             return None
         left = None if self.retry is None else self.retry.seconds_from(now)
-        return SidecarError(self.last_error.reason, self.last_error.detail, retry_after=left)
+        last = self.last_error
+        return SidecarError(last.reason, last.detail, retry_after=left, command=last.command)
 
     def keep_until(self, now_at: float) -> float:
         """Until when (Unix seconds) a cached entry is worth keeping."""

@@ -30,6 +30,8 @@ class FetchThreads:
         self._name = name
         self._slots = asyncio.Semaphore(limit)
         self.running = 0
+        self.given_up = 0
+        """Fetches whose caller has left so far."""
         self.abandoned = 0
         """Threads whose caller has left and that have not come back; they keep their slot until they do."""
 
@@ -67,4 +69,5 @@ class FetchThreads:
         except asyncio.CancelledError:
             if future.cancelled():
                 self.abandoned += 1
+                self.given_up += 1
             raise

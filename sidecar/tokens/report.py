@@ -64,6 +64,8 @@ class FetchReport:
         self._reason = reason
         self._logged_mono = now_mono
         fields: dict[str, object] = {**self._fields, "reason": reason, "detail": error.detail}
+        if error.command:
+            fields["command"] = error.command
         if served is not None:
             fields["expires_at"] = served.expires_at
         if cause is None:

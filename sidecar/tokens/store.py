@@ -182,6 +182,15 @@ class TokenStore:
             if entry.wanted and entry.is_due(now):
                 self._start(entry)
 
+    def renew(self, credential: str) -> None:
+        """The file that this credential's tokens come from is another one: read it now, whatever was there before."""
+        if self._closed:
+            return
+        for entry in [*self._pinned.values(), *self._cache.entries()]:
+            if entry.key.credential == credential and entry.wanted and entry.fetch is None:
+                entry.withheld = entry.value is not None
+                self._start(entry)
+
     def ready_state(self, key: TokenKey) -> ReadyState:
         """Whether this key has had its token, and what it failed with last."""
         entry = self._find(key)
@@ -326,7 +335,7 @@ class TokenStore:
         delay = policy.backoff(entry.failures, jitter=self._jitter(), retry_after=error.retry_after)
         entry.retry = now.after(delay)
         # Taken apart, not kept: an exception holds the frames it came through, and all they hold.
-        entry.last_error = LastError(error.reason, error.detail, now.at)
+        entry.last_error = LastError(error.reason, error.detail, now.at, error.command)
         entry.withheld = False
         served = entry.token if entry.is_usable(now) else None
         entry.report.failed(error, cause=cause, served=served, now_mono=now.mono, took=took)

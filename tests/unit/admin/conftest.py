@@ -14,6 +14,7 @@ from sidecar.admin.app import build_app
 from sidecar.admin.exposition import build_registry
 from sidecar.metrics import RouteStats, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
+from sidecar.tokens.fetch_threads import FetchThreads
 
 
 @dataclass
@@ -29,6 +30,7 @@ class FakeSidecar:
     table: TokenStatsTable = field(default_factory=lambda: TokenStatsTable(limit=100))
     statuses: list[TokenStatus] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
+    threads: list[tuple[str, FetchThreads]] = field(default_factory=list)
     nudges: int = 0
     quits: int = 0
 
@@ -60,6 +62,10 @@ class FakeSidecar:
     def token_stats(self) -> TokenStatsTable:
         """What the test set."""
         return self.table
+
+    def fetch_threads(self) -> list[tuple[str, FetchThreads]]:
+        """What the test set."""
+        return self.threads
 
     def nudge(self) -> None:
         """Counts."""

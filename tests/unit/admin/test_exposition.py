@@ -16,6 +16,7 @@ from sidecar import metrics
 from sidecar.admin.exposition import exposition
 from sidecar.metrics import FAMILIES, RouteStats
 from sidecar.tokens.entry import State, TokenStatus
+from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.token import TokenKey
 
 Parser = Callable[[str], Iterable[Metric]]
@@ -63,6 +64,10 @@ def busy(view: Any) -> Any:
     route = view.stats["billing"] = RouteStats()
     route.requests = {("GET", 200): 5, ("POST", 503): 2}
     route.refused = {"token_timeout": 2}
+    route.upstream_refusals = {"permission_missing": 3}
+    threads = FetchThreads("default")
+    threads.running, threads.abandoned, threads.given_up = 3, 1, 4
+    view.threads = [("default", threads)]
     route.total.observe(0.02)
     route.own.observe(0.00002)
     route.in_flight = 3
@@ -102,6 +107,10 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     assert _at(samples, "upgrades_total", **route) == 8
     assert _at(samples, "token_fetches_total", **key, result="ok", reason="") == 3
     assert _at(samples, "token_fetches_total", **key, result="error", reason="token_denied") == 1
+    assert _at(samples, "upstream_refusals_total", route="billing", reason="permission_missing") == 3
+    assert _at(samples, "token_fetch_threads", credential="default", state="busy") == 2
+    assert _at(samples, "token_fetch_threads", credential="default", state="abandoned") == 1
+    assert _at(samples, "token_fetches_abandoned_total", credential="default") == 4
     assert _at(samples, "token_waits_total", **key) == 9
     assert _at(samples, "token_waiting", **key) == 1
     assert _at(samples, "token_invalidated_total", **key) == 2

@@ -9,6 +9,8 @@ import pytest
 
 from sidecar.admin.status import ProcessStatus, RouteStatus, document, ways_in
 from sidecar.errors import Reason
+from sidecar.proxy.diagnosis import Cause, Diagnosis
+from sidecar.proxy.refusals import LastRefusal
 from sidecar.tokens.entry import LastError, State, TokenStatus
 from sidecar.tokens.token import TokenKey
 
@@ -26,6 +28,9 @@ ROUTE = RouteStatus(
     upstream="https://billing.run.app",
     audience="https://billing.run.app",
     credential="default",
+    target="cloud_run",
+    token="id",
+    refusal=LastRefusal(Diagnosis(Cause.HIDDEN, "It is hidden.", "gcloud run"), 404, NOW - 2.0),
     ways_in=[("host", "Host: billing.internal")],
 )
 TOKEN = TokenStatus(
@@ -54,6 +59,15 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                 "upstream": "https://billing.run.app",
                 "audience": "https://billing.run.app",
                 "credential": "default",
+                "target": "cloud_run",
+                "token": "id",
+                "last_refusal": {
+                    "status": 404,
+                    "reason": "hidden",
+                    "detail": "It is hidden.",
+                    "command": "gcloud run",
+                    "at": "2023-11-14T23:13:18.000Z",
+                },
                 "ways_in": [{"kind": "host", "use": "Host: billing.internal"}],
             }
         ],
@@ -70,6 +84,7 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                 "last_error": {
                     "reason": "token_timeout",
                     "detail": "The metadata server did not answer in 5 s.",
+                    "command": None,
                     "at": "2023-11-14T23:13:19.000Z",
                 },
             }

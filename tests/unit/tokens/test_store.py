@@ -839,7 +839,7 @@ async def test_states(world: World) -> None:
     await world.advance(HOUR - 225)
     status = world.store.status()[0]
     assert status.state is State.STALE
-    assert status.last_error == (Reason.TOKEN_DENIED, "The test said so.", world.clock.wall())
+    assert status.last_error == (Reason.TOKEN_DENIED, "The test said so.", world.clock.wall(), "")
     assert "t1" not in repr(world.store.status())
     await world.advance(HOUR)
     assert world.state() is State.FAILING

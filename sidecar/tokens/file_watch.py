@@ -1,0 +1,67 @@
+"""Notices that a token's file has changed.
+
+Owns the look at the files of `file` credentials, every few seconds. Made by the service; tells the store which
+credential's file is another one now. It never reads a file. The rule: what a path leads to is compared (inode, size,
+modification time), so that a replaced file counts, and so does Kubernetes' swap of a symbolic link; a file that is
+gone is no change, one that comes back is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Final, final
+
+from sidecar.clock import Clock, TimerHandle
+
+EVERY: Final = 2.0
+"""Seconds between two looks: one stat each, of some microseconds."""
+
+_Stamp = tuple[int, int, int]
+
+
+@final
+class FileWatch:
+    """The files at `paths`, by credential; `changed` is called with the credential's name."""
+
+    def __init__(self, paths: Mapping[str, str], clock: Clock, changed: Callable[[str], None]) -> None:
+        self._paths = dict(paths)
+        self._clock = clock
+        self._changed = changed
+        self._stamps: dict[str, _Stamp | None] = {}
+        self._timer: TimerHandle | None = None
+
+    def start(self) -> None:
+        """Take what is there now as known, and begin to look."""
+        self._stamps = {name: _stamp(path) for name, path in self._paths.items()}
+        self._arm()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def look(self) -> None:
+        """Look now; also called by health probes, since timers can be held up."""
+        for name, path in self._paths.items():
+            stamp = _stamp(path)
+            if stamp is not None and stamp != self._stamps.get(name):
+                self._stamps[name] = stamp
+                self._changed(name)
+
+    def _arm(self) -> None:
+        if self._paths:
+            self._timer = self._clock.call_later(EVERY, self._tick)
+
+    def _tick(self) -> None:
+        self.look()
+        self._arm()
+
+
+def _stamp(path: str) -> _Stamp | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
