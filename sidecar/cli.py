@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from sidecar.config.checks import nearest
 from sidecar.config.load import SETTINGS, ConfigError, Loaded, load
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -140,6 +143,153 @@ def exec_(
 
     child = Child(command, os.environ, http_proxy=http_proxy, wait=wait)
     leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child))
+
+
+@main.command("check", epilog="\b\nExit codes: 0 every route will work · 1 one will not · 2 configuration")
+@click.argument("routes", nargs=-1)
+@click.option("--online", is_flag=True, help="Send a request to each target too: HEAD, then GET if refused.")
+@click.option("--path", default="/", show_default=True, help="What to ask the targets for, with --online.")
+@click.option("--host", metavar="HOST", help="The host to stand for, where a route follows the request's.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_configured
+def check_(
+    routes: tuple[str, ...],
+    online: bool,
+    path: str,
+    host: str | None,
+    as_json: bool,
+    file: str | None,
+    to: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """Get a token for each route (or ROUTES) and say whether its target will take it.
+
+    \b
+    idtoken-sidecar check --config config.yaml
+    idtoken-sidecar check --config config.yaml --online billing --path /healthz
+
+    Looks at the credential, the token and its claims, and the clock; what fails is shown with the command that
+    mends it. No token is printed.
+    """
+    loaded = _load(file, to, settings)
+    _known_routes(loaded, routes)
+    if not path.startswith("/") or not path.isprintable() or " " in path or not path.isascii():
+        _give_up(f"--path: `{path}` is not a path such as /healthz")
+    from sidecar.check import check
+    from sidecar.run import alone, leave
+
+    reports = alone(check(loaded.config, os.environ, routes, host=host, online=online, path=path))
+    failed = any(report.failed for report in reports)
+    if as_json:
+        click.echo(
+            json.dumps({"ok": not failed, "routes": [report.as_json() for report in reports]}, indent=2)
+        )
+    else:
+        for report in reports:
+            _print_report(report.as_json())
+    leave(1 if failed else 0)
+
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "cyan"}
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    width = max(40, min(_columns(), 140)) - 27
+    click.echo(click.style(report["route"], bold=True))
+    for step in report["steps"]:
+        reason = f"{step['reason']}: " if step["reason"] else ""
+        text = textwrap.wrap(f"{reason}{step['says']}", width, break_long_words=False, break_on_hyphens=False)
+        verdict = click.style(f"{step['verdict']:<9}", fg=_COLOURS[step["verdict"]])
+        click.echo(f"  {step['name']:<12}{verdict}  " + f"\n{'':<25}".join(text))
+        if step["command"]:
+            click.echo(f"{'':<25}" + click.style(f"$ {step['command']}", bold=True))
+
+
+@main.command(epilog=_EXIT_CODES)
+@click.argument("route")
+@click.option("--claims", is_flag=True, help="Print the token's claims and not the token.")
+@click.option("--host", metavar="HOST", help="The host to stand for, where the route follows the request's.")
+@_configured
+def token(
+    route: str, claims: bool, host: str | None, file: str | None, to: tuple[str, ...], **settings: str | None
+) -> None:
+    """Print a token of ROUTE, for use by hand.
+
+    \b
+    curl -H "Authorization: Bearer $(idtoken-sidecar token billing --config config.yaml)" https://…
+    idtoken-sidecar token billing --claims
+
+    Whoever has it can call the target as you until it expires.
+    """
+    loaded = _load(file, to, settings)
+    _known_routes(loaded, (route,))
+    from sidecar.check import mint
+    from sidecar.errors import SidecarError
+    from sidecar.run import alone, leave
+    from sidecar.tokens.token import read_claims
+
+    try:
+        minted = alone(mint(loaded.config, os.environ, route, host))
+    except SidecarError as error:
+        click.echo(f"{route}: {error}", err=True)
+        if error.command:
+            click.echo(f"$ {error.command}", err=True)
+        leave(1)
+    value = minted.bearer.partition(b" ")[2].decode("ascii")
+    if claims:
+        found = read_claims(value)
+        click.echo(json.dumps(found or {"scope": minted.audience, "exp": int(minted.expires_at)}, indent=2))
+        leave(0)
+    if sys.stdout.isatty():
+        click.echo("warning: this is a secret on your terminal; --claims shows what is in it", err=True)
+    click.echo(value)
+    leave(0)
+
+
+@main.command(epilog="\b\nExit codes: 0 a route takes it · 1 it would be refused · 2 configuration")
+@click.argument("url")
+@click.option("-H", "headers", multiple=True, metavar="LINE", help="A header line that the app would send.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_configured
+def explain(
+    url: str,
+    headers: tuple[str, ...],
+    as_json: bool,
+    file: str | None,
+    to: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """Say which route would take a request for URL, by which way in, and which header it would get; asks nobody.
+
+    \b
+    idtoken-sidecar explain http://billing.localhost:8787/invoices
+    idtoken-sidecar explain http://localhost:8787/x -H 'Host: billing.internal' -H 'Authorization: Basic eA=='
+    """
+    loaded = _load(file, to, settings)
+    from sidecar.explain import explain as explained
+
+    try:
+        found = explained(loaded.config, url, headers)
+    except ValueError as error:
+        _give_up(str(error))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for name, value in found.items():
+            if name != "taken":
+                click.echo(f"{name:<12}{', '.join(value) if isinstance(value, list) else value}")
+    sys.exit(0 if found["taken"] else 1)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def _known_routes(loaded: Loaded, names: Sequence[str]) -> None:
+    known = [route.name for route in loaded.config.routes]
+    for name in names:
+        if name not in known:
+            _give_up(f"no route is called `{name}`{nearest(name, known)} (there are {', '.join(known)})")
 
 
 @main.group()

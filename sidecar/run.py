@@ -13,8 +13,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from sidecar import logs
 from sidecar.config.models import Config
@@ -22,6 +22,8 @@ from sidecar.service import Service, StartError
 from sidecar.tokens.sources import quiet_google_logging
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Then = Callable[[Service], Awaitable[int]]
 """What else to do while the sidecar serves; the exit code it gives is the process's, and the sidecar stops."""
@@ -46,6 +48,15 @@ def serve(
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def alone(work: Coroutine[Any, Any, T]) -> T:
+    """The outcome of a command that serves nobody; only what can't be ignored is logged, to stderr."""
+    logs.configure("error", "text", sys.stderr)
+    quiet_google_logging()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(work)
 
 
 def leave(code: int) -> NoReturn:

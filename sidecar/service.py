@@ -40,6 +40,7 @@ from sidecar.proxy.answers import NAME
 from sidecar.proxy.dial import Dialer
 from sidecar.proxy.listeners import Listener
 from sidecar.proxy.pool import Pools
+from sidecar.proxy.refusals import LastRefusal
 from sidecar.proxy.server import Proxy
 from sidecar.routes import Route, RouteTable
 from sidecar.tasks import Tasks
@@ -298,6 +299,10 @@ class Service:
         """The state of every token; never the token."""
         return self._tokens.status()
 
+    def last_refusal(self, route: str) -> LastRefusal | None:
+        """What this route's target refused last."""
+        return self._proxy.refusals.last(route)
+
     # admin.view.AdminView
 
     @property
@@ -363,7 +368,7 @@ class Service:
             credential=config.credential,
             target=fixed.target if fixed is not None else config.target,
             token=config.token,
-            refusal=self._proxy.refusals.last(route.name),
+            refusal=self.last_refusal(route.name),
             ways_in=ways_in(
                 route.name,
                 self._table.hosts_of(route),

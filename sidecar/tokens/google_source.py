@@ -36,6 +36,8 @@ class GoogleSource:
         self._clock = clock
         self._seconds = seconds
         self.threads = threads
+        self.clock_ahead: float | None = None
+        """How far (seconds) this machine's clock was ahead of the last endpoint's, where that said its time."""
 
     async def mint(self, key: TokenKey) -> Token:
         """See `TokenSource.mint`."""
@@ -60,7 +62,10 @@ class GoogleSource:
     def _fetch(self, flight: Flight, key: TokenKey) -> Token | SidecarError:
         """In the worker thread. Errors are returned as new ones: the raised ones hold frames with secrets."""
         try:
-            return _read(flight, ask(self.grant, flight, key), key)
+            fetched = ask(self.grant, flight, key)
+            if fetched.answer is not None:
+                self.clock_ahead = fetched.answer.clock_ahead
+            return _read(flight, fetched, key)
         except SidecarError as error:
             return SidecarError(
                 error.reason, error.detail, retry_after=error.retry_after, command=error.command

@@ -1,0 +1,319 @@
+"""`check` and `token`: whether each route will work, and what mends it where not.
+
+Owns the steps and their verdicts: the credential that was found, a token that was minted, its claims as the target
+wants them, the clock, and, if asked for, one request to the target. Called by the commands, in a process of its own.
+A token is held here and nowhere shown but by `token`. The rule: every step that fails has the reason code that log,
+metric and answer share, and the command that mends it where there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sidecar.clock import SystemClock
+from sidecar.config.addresses import parse_listen
+from sidecar.config.models import Config
+from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_audience
+from sidecar.errors import MEANINGS, Reason, SidecarError
+from sidecar.proxy.diagnosis import Cause
+from sidecar.routes import Destination, Route, RouteTable
+from sidecar.service import Service, StartError
+from sidecar.tokens.endpoint import SET_CLOCK
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.sources import build_sources, inspect
+from sidecar.tokens.token import Token, read_claims, token_key
+
+CLOCK_TOLERANCE: Final = 10.0
+"""Seconds that this machine's clock may be off without a word: what Google's libraries allow for."""
+CLOCK_LIMIT: Final = 60.0
+"""Seconds off from which on requests will fail sooner or later."""
+_EXCHANGE_LIMIT: Final = 64 * 1024
+
+
+class Verdict(StrEnum):
+    """How a step ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Step(NamedTuple):
+    """One step for one route."""
+
+    name: str
+    verdict: Verdict
+    says: str
+    reason: str = ""
+    command: str = ""
+    """What mends it, in a shell."""
+
+
+class RouteReport(NamedTuple):
+    """Every step for one route."""
+
+    route: str
+    steps: tuple[Step, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a step failed."""
+        return any(step.verdict is Verdict.FAILED for step in self.steps)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "route": self.route,
+            "ok": not self.failed,
+            "steps": [
+                {
+                    "name": step.name,
+                    "verdict": str(step.verdict),
+                    "says": step.says,
+                    "reason": step.reason or None,
+                    "command": step.command or None,
+                }
+                for step in self.steps
+            ],
+        }
+
+
+async def check(
+    config: Config,
+    environ: Mapping[str, str],
+    names: Sequence[str] = (),
+    *,
+    host: str | None = None,
+    online: bool = False,
+    path: str = "/",
+) -> list[RouteReport]:
+    """The report of every route, or of those in `names`; `host` stands for the request's where a route follows it."""
+    loop = asyncio.get_running_loop()
+    clock = SystemClock(loop)
+    sources = build_sources(config.credentials, clock=clock, environ=environ, endpoints=config.endpoints)
+    routes = [route for route in RouteTable.compile(config).routes if not names or route.name in names]
+    found = await asyncio.gather(
+        *(_without_target(route, sources[route.config.credential], host, clock) for route in routes)
+    )
+    if online:
+        asked = await _ask_targets(config, environ, routes, found, host, path)
+        found = [[*steps, asked[route.name]] for route, steps in zip(routes, found, strict=True)]
+    return [RouteReport(route.name, tuple(steps)) for route, steps in zip(routes, found, strict=True)]
+
+
+async def mint(config: Config, environ: Mapping[str, str], name: str, host: str | None) -> Token:
+    """A token of one route; raises `SidecarError`."""
+    clock = SystemClock(asyncio.get_running_loop())
+    sources = build_sources(config.credentials, clock=clock, environ=environ, endpoints=config.endpoints)
+    (route,) = (route for route in RouteTable.compile(config).routes if route.name == name)
+    destination = _destination(route, host)
+    if destination is None:
+        raise SidecarError(Reason.NO_ROUTE, _FOLLOWS.format(route=name))
+    return await sources[route.config.credential].mint(token_key(destination))
+
+
+_FOLLOWS: Final = "Route `{route}` follows the request's host: name one with `--host`."
+
+
+async def _without_target(
+    route: Route, source: GoogleSource, host: str | None, clock: SystemClock
+) -> list[Step]:
+    """Credential, token, claims and clock."""
+    steps = [Step("credential", Verdict.OK, f"`{route.config.credential}`: {source.describe()}")]
+    destination = _destination(route, host)
+    if destination is None:
+        return [*steps, Step("token", Verdict.SKIPPED, _FOLLOWS.format(route=route.name))]
+    key = token_key(destination)
+    seen = inspect(source.grant, [key])
+    if seen.fault is not None:
+        return [_failed("credential", seen.fault)]
+    if seen.warning is not None:
+        steps.append(Step("credential", Verdict.WARNING, seen.warning))
+    try:
+        token = await source.mint(key)
+    except SidecarError as error:
+        return [*steps, _failed("token", error)]
+    left = token.expires_at - clock.wall()
+    what = "scopes" if key.kind is TokenKind.ACCESS else "aud"
+    steps.append(
+        Step("token", Verdict.OK, f"{key.kind}, {what} {token.audience}, {left / 60:.0f} min to live")
+    )
+    if key.kind is not TokenKind.ACCESS:
+        steps += _claims(destination, read_claims(token.bearer.partition(b" ")[2].decode("ascii")) or {})
+    if source.clock_ahead is not None:
+        steps.append(_clock(source.clock_ahead))
+    return steps
+
+
+def _destination(route: Route, host: str | None) -> Destination | None:
+    if not route.dynamic:
+        return route.fixed()
+    host = host or next(iter(route.exact), None)
+    return None if host is None else route.destination(host)
+
+
+def _claims(destination: Destination, claims: Mapping[str, Any]) -> list[Step]:
+    """Whether the target will like the token."""
+    facts = FACTS[destination.target]
+    steps = []
+    suggested = default_audience(
+        destination.target,
+        destination.token_kind,
+        "https" if destination.tls else "http",
+        destination.authority.decode("ascii"),
+    )
+    audience = claims.get("aud")
+    if audience in GCLOUD_CLIENT_IDS:
+        steps.append(
+            Step("claims", Verdict.OK, f"the token is a person's; {facts.title} takes those for development")
+        )
+    elif suggested is not None and destination.audience.rstrip("/") != suggested.rstrip("/"):
+        steps.append(
+            Step(
+                "claims",
+                Verdict.WARNING,
+                f"the audience is {destination.audience}, and the target's host suggests {suggested}: right only if "
+                f"it is {facts.audience}",
+            )
+        )
+    email = claims.get("email") or (
+        claims.get("iss") if destination.token_kind is TokenKind.SELF_SIGNED_JWT else None
+    )
+    if isinstance(email, str):
+        steps.append(Step("claims", Verdict.OK, f"as {email}"))
+    elif facts.needs_email:
+        steps.append(
+            Step(
+                "claims",
+                Verdict.FAILED,
+                f"the token has no e-mail, and {facts.title} wants one: have it made with `includeEmail` "
+                "(`--include-email`)",
+                Cause.EMAIL_MISSING,
+            )
+        )
+    else:
+        steps.append(Step("claims", Verdict.WARNING, "the token has no e-mail; some targets want one"))
+    return steps
+
+
+def _clock(ahead: float) -> Step:
+    side = "ahead of" if ahead > 0 else "behind"
+    says = f"this machine's clock is {abs(ahead):.0f} s {side} the token endpoint's"
+    if abs(ahead) <= CLOCK_TOLERANCE:
+        return Step("clock", Verdict.OK, "agrees with the token endpoint's")
+    verdict = Verdict.FAILED if abs(ahead) > CLOCK_LIMIT else Verdict.WARNING
+    return Step("clock", verdict, says, Reason.CLOCK_OFF, SET_CLOCK)
+
+
+def _failed(name: str, error: SidecarError) -> Step:
+    return Step(name, Verdict.FAILED, error.detail, error.reason, error.command)
+
+
+# one request to each target, through a sidecar of its own
+
+
+async def _ask_targets(
+    config: Config,
+    environ: Mapping[str, str],
+    routes: Sequence[Route],
+    found: Sequence[Sequence[Step]],
+    host: str | None,
+    path: str,
+) -> dict[str, Step]:
+    """The step `target` of each route. The requests go the very way that an app's would."""
+    ready = [
+        route
+        for route, steps in zip(routes, found, strict=True)
+        if not any(step.verdict in (Verdict.FAILED, Verdict.SKIPPED) for step in steps)
+    ]
+    skipped = Step("target", Verdict.SKIPPED, "not asked: there is no token for it")
+    asked = {route.name: skipped for route in routes}
+    with tempfile.TemporaryDirectory(prefix="idtoken-check-") as directory:
+        socket = str(Path(directory) / "proxy.sock")
+        alone = config.model_copy(
+            update={
+                "listen": (parse_listen(f"unix:{socket}"),),
+                "admin": (parse_listen(f"unix:{directory}/admin.sock"),),
+                "routes": tuple(route.model_copy(update={"listen": ()}) for route in config.routes),
+                "access_log": "off",
+            }
+        )
+        service = Service(alone, asyncio.get_running_loop(), environ=environ)
+        try:
+            await service.start()
+        except StartError as error:
+            return dict.fromkeys(asked, Step("target", Verdict.FAILED, str(error), Reason.CREDENTIAL_INVALID))
+        try:
+            for route in ready:
+                asked[route.name] = await _ask_target(service, route, socket, host, path)
+        finally:
+            service.request_quit()
+            await service.run()
+    return asked
+
+
+async def _ask_target(service: Service, route: Route, socket: str, host: str | None, path: str) -> Step:
+    named = (host or next(iter(route.exact))) if route.dynamic else f"{route.name}.localhost"
+    timeouts = route.config.timeouts
+    limit = timeouts.connect + min(timeouts.response, 60.0)
+    answer = (0, b"")
+    # A refusal's reason stands in its body, which HEAD does not get.
+    for method in ("HEAD", "GET"):
+        try:
+            async with asyncio.timeout(limit):
+                answer = await _exchange(socket, f"{method} {path} HTTP/1.1", named)
+        except (TimeoutError, OSError):
+            says = f"gave no answer to {method} {path} within {limit:g} s"
+            return Step("target", Verdict.FAILED, says, Reason.RESPONSE_TIMEOUT)
+        if answer[0] not in (401, 403, 404):
+            break
+    status, body = answer
+    refusal = service.last_refusal(route.name)
+    if refusal is not None:
+        diagnosis = refusal.diagnosis
+        unexplained = diagnosis.cause is Cause.UNEXPLAINED
+        return Step(
+            "target",
+            Verdict.WARNING if unexplained else Verdict.FAILED,
+            f"answered {status}. {diagnosis.detail}",
+            diagnosis.cause,
+            diagnosis.command,
+        )
+    own = _own_problem(body)
+    if own is not None:
+        return Step("target", Verdict.FAILED, own["detail"], own["reason"], own.get("command", ""))
+    verdict = Verdict.OK if status < 500 else Verdict.WARNING
+    return Step("target", verdict, f"let the request in and answered {status} to {path}")
+
+
+async def _exchange(socket: str, line: str, host: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        writer.write(f"{line}\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
+        received = b""
+        while len(received) < _EXCHANGE_LIMIT and (data := await reader.read(_EXCHANGE_LIMIT)):
+            received += data
+    finally:
+        writer.close()
+    head, _, body = received.partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise OSError("no answer")
+    own = b"\r\nproxy-status: idtoken-sidecar;" in head.lower()
+    return int(words[1]), body if own else b""
+
+
+def _own_problem(body: bytes) -> Mapping[str, Any] | None:
+    """The problem document of an answer that the sidecar made itself."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found.get("reason") in set(MEANINGS) else None
