@@ -26,6 +26,7 @@ _QUIET: Final = {
     "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
     "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
 }
+_IAM_OVERRIDE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS"
 _PASSED: Final = frozenset(
     {
         *("HOME", "PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME"),
@@ -34,6 +35,9 @@ _PASSED: Final = frozenset(
         *("GCE_METADATA_ROOT", "GCE_METADATA_HOST", "GCE_METADATA_IP"),
     }
 )
+_ENDED: Final = ("eauthentication", "invalid_rapt", "invalid_grant")
+_UNREACHABLE: Final = ("Max retries exceeded", "Failed to resolve", "Connection refused", "timed out")
+"""In what gcloud says; it calls both a problem of refreshing the tokens."""
 _NO_AUDIENCES: Final = "for `--audiences`"
 """In what gcloud says where a person's account is asked for an audience of its own."""
 
@@ -50,10 +54,18 @@ class GcloudGrant(Grant):
         account: str | None = None,
         service_account: str | None = None,
         delegates: Sequence[str] = (),
+        oauth: str | None = None,
+        iam_credentials: str | None = None,
+        metadata: str | None = None,
     ) -> None:
+        """`oauth`, `iam_credentials` and `metadata` are endpoints to ask instead of those that gcloud knows."""
         self._environ = {
-            name: value for name, value in environ.items() if name in _PASSED or name.startswith("CLOUDSDK_")
-        } | _QUIET
+            **{name: value for name, value in environ.items() if _is_passed(name)},
+            **_QUIET,
+            **({} if oauth is None else {"CLOUDSDK_AUTH_TOKEN_HOST": oauth}),
+            **({} if iam_credentials is None else {_IAM_OVERRIDE: f"{iam_credentials}/"}),
+            **({} if metadata is None else {"GCE_METADATA_ROOT": metadata}),
+        }
         self._command = command
         self._account = account
         self._service_account = service_account
@@ -180,11 +192,18 @@ class GcloudGrant(Grant):
                 "A person's account has no ID token for an audience of its own: set the credential's "
                 "`service_account` to act as one, or use it for Cloud Run and functions.",
             )
-        if "eauthentication" in said or "invalid_rapt" in said or "refreshing your" in said:
+        if any(word in said for word in _ENDED):
             return SidecarError(
                 Reason.REAUTHENTICATION_NEEDED,
                 f"gcloud's login has ended: log in again with `{LOGIN}`.",
                 command=LOGIN,
+            )
+        if any(word in said for word in _UNREACHABLE):
+            return SidecarError(
+                Reason.TOKEN_ENDPOINT_UNREACHABLE,
+                f"gcloud could not reach Google. Run `{shown}` by hand, and check the network, DNS and (where one is "
+                "needed) HTTPS_PROXY of this process.",
+                command=shown,
             )
         if self._service_account is not None and ("PERMISSION_DENIED" in said or "denied" in said):
             command = (
@@ -207,6 +226,10 @@ class GcloudGrant(Grant):
     def _shown(self, words: Sequence[str]) -> str:
         account = "" if self._account is None else f" --account={self._account}"
         return f"{self._command} {' '.join(words)}{account}"
+
+
+def _is_passed(name: str) -> bool:
+    return name in _PASSED or name.startswith("CLOUDSDK_")
 
 
 def _credential(text: str) -> tuple[str | None, float | None]:

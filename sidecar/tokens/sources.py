@@ -193,6 +193,9 @@ def _grant(
                 account=credential.account,
                 service_account=credential.service_account,
                 delegates=credential.delegates,
+                oauth=addresses.oauth,
+                iam_credentials=addresses.iam_credentials,
+                metadata=addresses.metadata,
             )
         case "file":
             return token_file(credential.path)
