@@ -13,18 +13,23 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, final
+from typing import Any, Final, Self, final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
+from sidecar.emulator.accounts import User, write_private
 from sidecar.emulator.checks import TargetKind
-from sidecar.emulator.control import Control
+from sidecar.emulator.control import Control, Server
+from sidecar.emulator.iam import IAMCredentialsServer
 from sidecar.emulator.keys import Authority, signing_key
-from sidecar.emulator.metadata import ISSUER, MetadataServer
+from sidecar.emulator.metadata import ISSUER, MetadataServer, Platform
 from sidecar.emulator.oauth import KEY_EMAIL, OAuthServer
+from sidecar.emulator.principals import Principals
+from sidecar.emulator.sts import JWT_TYPES, Provider, STSServer
 from sidecar.emulator.targets import Target
 
 NAMES: Final = ("localhost", "*.localhost", "127.0.0.1", "::1")
@@ -48,6 +53,7 @@ class Emulator:
         cache_margin: float | None = None,
         host: str = "127.0.0.1",
         names: Collection[str] = (),
+        platform: Platform = "compute_engine",
     ) -> None:
         self._key = signing_key("google")
         self._now = now
@@ -57,12 +63,26 @@ class Emulator:
         self._ports: dict[web.Application, int] = {}
         self._tls: dict[web.Application, ssl.SSLContext] = {}
         self._authority = Authority()
+        self.principals = Principals(now)
         self.metadata = MetadataServer(
-            self._key, now, token_lifetime=token_lifetime, cache_margin=cache_margin
+            self._key,
+            self.principals,
+            now,
+            token_lifetime=token_lifetime,
+            cache_margin=cache_margin,
+            platform=platform,
         )
-        self.oauth = OAuthServer(self._key, now, token_lifetime=token_lifetime)
+        self.oauth = OAuthServer(self._key, self.principals, now, token_lifetime=token_lifetime)
+        self.sts = STSServer(self.principals, now, token_lifetime=token_lifetime)
+        self.iam = IAMCredentialsServer(self._key, self.principals, now, token_lifetime=token_lifetime)
         self.targets: dict[str, Target] = {}
-        self._control = Control({"metadata": self.metadata, "oauth": self.oauth}, self)
+        servers: dict[str, Server] = {
+            "metadata": self.metadata,
+            "oauth": self.oauth,
+            "sts": self.sts,
+            "iam": self.iam,
+        }
+        self._control = Control(servers, self)
         routes = self.oauth.app.router
         routes.add_get("/oauth2/v1/certs", self._certs)
         routes.add_get("/oauth2/v3/certs", self._jwks)
@@ -73,7 +93,7 @@ class Emulator:
         self._directory = tempfile.TemporaryDirectory(prefix="idtoken-emulator-")
         try:
             self.ca_file.write_bytes(self._authority.pem)
-            for app in (self.metadata.app, self.oauth.app, self._control.app):
+            for app in (self.metadata.app, self.oauth.app, self.sts.app, self.iam.app, self._control.app):
                 await self.start(app)
         except BaseException:
             await self._close()
@@ -100,6 +120,16 @@ class Emulator:
     def oauth_url(self) -> str:
         """The token endpoint."""
         return f"http://{self._address(self.oauth.app)}/token"
+
+    @property
+    def sts_url(self) -> str:
+        """The token endpoint of the Security Token Service."""
+        return f"http://{self._address(self.sts.app)}/v1/token"
+
+    @property
+    def iam_url(self) -> str:
+        """The IAM Credentials API, without a path."""
+        return f"http://{self._address(self.iam.app)}"
 
     @property
     def certs_url(self) -> str:
@@ -129,6 +159,57 @@ class Emulator:
     def write_key(self, path: Path, *, email: str = KEY_EMAIL) -> Path:
         """A service account key file that the token endpoint knows."""
         return self.oauth.write_key(path, self.oauth_url, email=email)
+
+    def write_login(self, path: Path, user: User) -> Path:
+        """The file that `gcloud auth application-default login` would leave."""
+        return write_private(path, user.adc())
+
+    def write_federation(
+        self,
+        path: Path,
+        provider: Provider,
+        source: Mapping[str, Any],
+        *,
+        service_account: str | None = None,
+        subject_token_type: str = JWT_TYPES[0],
+    ) -> Path:
+        """An `external_account` file; `source` is its `credential_source`."""
+        info: dict[str, Any] = {
+            "type": "external_account",
+            "audience": provider.audience,
+            "subject_token_type": subject_token_type,
+            "token_url": self.sts_url,
+            "credential_source": dict(source),
+            "universe_domain": "googleapis.com",
+        }
+        if service_account is not None:
+            info["service_account_impersonation_url"] = (
+                f"{self.iam_url}/v1/projects/-/serviceAccounts/{service_account}:generateAccessToken"
+            )
+        return write_private(path, info)
+
+    def aws_source(self) -> dict[str, str]:
+        """The `credential_source` for an instance of AWS's, with its metadata service here."""
+        imds = f"http://{self._address(self.sts.app)}/aws/latest"
+        return {
+            "environment_id": "aws1",
+            "region_url": f"{imds}/meta-data/placement/availability-zone",
+            "url": f"{imds}/meta-data/iam/security-credentials",
+            "imdsv2_session_token_url": f"{imds}/api/token",
+            "regional_cred_verification_url": "https://sts.{region}.amazonaws.com"
+            "?Action=GetCallerIdentity&Version=2011-06-15",
+        }
+
+    def url_source(self, provider: Provider, *, json: bool = False) -> dict[str, Any]:
+        """The `credential_source` for a subject token that is had by URL."""
+        query = urlencode({"provider": provider.audience, "format": "json" if json else "text"})
+        source: dict[str, Any] = {
+            "url": f"http://{self._address(self.sts.app)}/subject-token?{query}",
+            "headers": {"Metadata": "true"},
+        }
+        if json:
+            source["format"] = {"type": "json", "subject_token_field_name": "value"}
+        return source
 
     # servers
 

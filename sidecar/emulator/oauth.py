@@ -1,25 +1,25 @@
-"""Google's OAuth token endpoint, as far as service account keys need it.
+"""Google's OAuth token endpoint, for service account keys and for people's logins.
 
-Owns the JWT-bearer grant (RFC 7523) with Google's `target_audience` extension, and the accounts whose keys it
-knows. Composed by `app`; knows no other server. The assertion is really verified against the key that was handed
-out. Error texts are Google's own. Source: google-auth's `oauth2/_client.py`,
-https://developers.google.com/identity/protocols/oauth2/service-account.
+Owns the JWT-bearer grant (RFC 7523) with Google's `target_audience` extension, the refresh token grant (RFC 6749
+section 6), and the keys and logins it knows. Composed by `app`; knows no other server. An assertion is really
+verified against the key that was handed out. Error texts are Google's own. Source: google-auth's
+`oauth2/_client.py`, https://developers.google.com/identity/protocols/oauth2/service-account.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
 from aiohttp import web
 
-from sidecar.emulator.faults import Endpoint, claims_for
+from sidecar.emulator.accounts import ADC_CLIENT_ID, User, write_private
+from sidecar.emulator.faults import Endpoint, Fault, claims_for
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER, PROJECT
+from sidecar.emulator.principals import Principals
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_AUDIENCE: Final = "https://oauth2.googleapis.com/token"
@@ -33,24 +33,30 @@ _SKEW: Final = 300
 class RefusedGrantError(Exception):
     """A grant that is refused: an OAuth error code and its description."""
 
-    def __init__(self, code: str, description: str) -> None:
+    def __init__(self, code: str, description: str, subtype: str = "") -> None:
         super().__init__(code, description)
-        self.code = code
-        self.description = description
+        self.body = {"error": code, "error_description": description}
+        if subtype:
+            self.body["error_subtype"] = subtype
 
 
 @final
 class OAuthServer:
-    """The application, and the accounts whose keys it knows."""
+    """The application, and the accounts whose keys and logins it knows."""
 
-    def __init__(self, key: SigningKey, now: Callable[[], float], *, token_lifetime: float) -> None:
+    def __init__(
+        self, key: SigningKey, principals: Principals, now: Callable[[], float], *, token_lifetime: float
+    ) -> None:
         """`token_lifetime` in seconds."""
         self.endpoint = Endpoint()
         self.token_lifetime = token_lifetime
         self.asked: deque[str] = deque(maxlen=10_000)
         """Audiences, or scopes, that tokens were granted for."""
         self._key = key
+        self._principals = principals
         self._now = now
+        self._users: dict[str, User] = {}
+        """By refresh token."""
         self._accounts: dict[str, SigningKey | None] = {}
         """None: the account is there, its key is not."""
         self.app = web.Application()
@@ -70,10 +76,14 @@ class OAuthServer:
             "token_uri": token_uri,
             "universe_domain": "googleapis.com",
         }
-        with open(path, "w", encoding="utf-8", opener=_private) as file:
-            os.fchmod(file.fileno(), 0o600)
-            json.dump(info, file, indent=2)
-        return path
+        self._principals.add(email)
+        return write_private(path, info)
+
+    def add_user(self, email: str, *, client_id: str = ADC_CLIENT_ID) -> User:
+        """A person who has logged in just now."""
+        user = User(email, client_id)
+        self._users[user.refresh_token] = user
+        return user
 
     def delete_account(self, email: str = KEY_EMAIL) -> None:
         """Forget an account, as if it had been deleted."""
@@ -89,17 +99,51 @@ class OAuthServer:
             return answer
         form = await request.post()
         try:
+            if form.get("grant_type") == "refresh_token":
+                return _json(self._refreshed(form, fault))
             claims = self._assertion(form)
             if fault is not None and fault.kind == "garbage":
                 return _json({"id_token": "not-a-token", "access_token": "x", "expires_in": 1})
             granted, audience = self._grant(claims)
         except RefusedGrantError as error:
-            return _json({"error": error.code, "error_description": error.description}, status=400)
+            return _json(error.body, status=400)
         if granted is None:
-            expires = int(self.token_lifetime) - 1
-            return _json({"access_token": "ya29.emulated", "expires_in": expires, "token_type": "Bearer"})
+            return _json(self._access_token(f"serviceAccount:{claims['iss']}", audience.split()))
         self.asked.append(audience)
         return _json({"id_token": self._key.sign(claims_for(granted, fault))})
+
+    def _access_token(self, member: str, scopes: Iterable[str]) -> dict[str, Any]:
+        token = self._principals.issue(member, scopes, lifetime=self.token_lifetime)
+        expires_in = int(self.token_lifetime) - 1
+        return {"access_token": token.value, "expires_in": expires_in, "token_type": "Bearer"}
+
+    def _refreshed(self, form: Mapping[str, object], fault: Fault | None) -> dict[str, Any]:
+        user = self._users.get(str(form.get("refresh_token", "")))
+        if user is None or user.revoked:
+            raise RefusedGrantError("invalid_grant", "Token has been expired or revoked.")
+        if form.get("client_id") != user.client_id or form.get("client_secret") != user.client_secret:
+            raise RefusedGrantError("invalid_client", "The provided client secret is invalid.")
+        if user.session_ended:
+            raise RefusedGrantError("invalid_grant", "reauth related error (invalid_rapt)", "invalid_rapt")
+        if fault is not None and fault.kind == "garbage":
+            return {"token_type": "Bearer"}
+        now = self._now()
+        claims: dict[str, object] = {
+            "aud": user.client_id,
+            "azp": user.client_id,
+            "email": user.email,
+            "email_verified": True,
+            "exp": int(now + self.token_lifetime),
+            "hd": user.email.partition("@")[2],
+            "iat": int(now),
+            "iss": ISSUER,
+            "sub": user.subject,
+        }
+        answer = self._access_token(user.member, user.scopes) | {"scope": " ".join(user.scopes)}
+        if "openid" in user.scopes:
+            answer["id_token"] = self._key.sign(claims_for(claims, fault))
+        self.asked.append(user.email)
+        return answer
 
     def _grant(self, claims: Mapping[str, Any]) -> tuple[dict[str, object] | None, str]:
         """The claims of the ID token and its audience, or None for an access token."""
@@ -133,6 +177,9 @@ class OAuthServer:
             raise RefusedGrantError("invalid_grant", "Bad Request") from None
         if not isinstance(email, str) or email not in self._accounts:
             raise RefusedGrantError("invalid_grant", "Invalid grant: account not found")
+        account = self._principals.find(email)
+        if account is None or account.disabled:
+            raise RefusedGrantError("invalid_grant", "Invalid grant: account not found")
         key = self._accounts[email]
         try:
             if key is None:
@@ -154,10 +201,6 @@ class OAuthServer:
         if not isinstance(issued_at, int) or not isinstance(expires_at, int):
             return False
         return issued_at - _SKEW <= self._now() < expires_at + _SKEW and 0 < expires_at - issued_at <= 3600
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

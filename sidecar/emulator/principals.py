@@ -87,8 +87,9 @@ class Principals:
         self._bindings.difference_update((member, permission, on) for permission in ROLES[role])
 
     def may(self, member: str, permission: Permission, *, on: str) -> bool:
-        """Whether `member` has the permission on the service account `on`."""
-        return (member, permission, on) in self._bindings
+        """Whether `member` has the permission on the service account `on`, itself or with all of its pool."""
+        pool = member.replace("principal://", "principalSet://").partition("/subject/")[0] + "/*"
+        return any((name, permission, on) in self._bindings for name in (member, pool))
 
     def issue(self, member: str, scopes: Iterable[str], *, lifetime: float) -> AccessToken:
         """A new access token for `member`, good for `lifetime` seconds."""

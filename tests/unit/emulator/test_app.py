@@ -66,7 +66,10 @@ async def test_google_auth_gets_an_access_token(google: Emulator, transport: Req
     """compute_engine.Credentials finds the account, its scopes and an access token."""
     credentials = compute_engine.Credentials()
     await asyncio.to_thread(credentials.refresh, redirected(transport, google))
-    assert (credentials.service_account_email, credentials.token) == (EMAIL, "ya29.emulated")
+    assert credentials.service_account_email == EMAIL
+    issued = google.principals.introspect(credentials.token)
+    assert issued is not None
+    assert issued.member == f"serviceAccount:{EMAIL}"
 
 
 async def test_google_auth_mints_with_a_key(google: Emulator, transport: Request, tmp_path: Path) -> None:
@@ -87,7 +90,9 @@ async def test_google_auth_gets_an_access_token_with_a_key(
     file = google.write_key(tmp_path / "key.json")
     credentials = service_account.Credentials.from_service_account_file(file, scopes=["a", "b"])
     await asyncio.to_thread(credentials.refresh, transport)
-    assert credentials.token == "ya29.emulated"
+    issued = google.principals.introspect(credentials.token)
+    assert issued is not None
+    assert issued.member == f"serviceAccount:{KEY_EMAIL}"
     assert list(google.oauth.asked) == ["a b"]
 
 

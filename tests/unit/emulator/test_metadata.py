@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from aiohttp import ClientSession
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from sidecar.emulator.keys import read
-from sidecar.emulator.metadata import EMAIL, PROJECT, SCOPE, SUBJECT
+from sidecar.emulator.keys import read, signing_key
+from sidecar.emulator.metadata import EMAIL, PROFILES, PROJECT, SCOPE, SUBJECT, Platform
 from tests.support.clock import FakeClock
 from tests.support.google import DEFAULT, FLAVOR
 
@@ -83,7 +85,8 @@ async def test_answers_carry_the_flavor_and_their_type(
 ) -> None:
     """Every answer has `Metadata-Flavor: Google` and exactly the content type that google-auth looks for."""
     async with session.get(metadata_url + path, headers=FLAVOR) as answer:
-        assert (answer.status, await answer.text()) == (200, body)
+        text = re.sub(r"(ya29\.emulated)-[A-Za-z0-9_-]+", r"\1", await answer.text())
+        assert (answer.status, text) == (200, body)
         assert answer.headers["Content-Type"] == content_type
         assert answer.headers["Metadata-Flavor"] == "Google"
 
@@ -206,3 +209,58 @@ async def test_an_account_is_known_by_its_address_too(session: ClientSession, me
         url = f"{root}/{account}/identity"
         async with session.get(url, params={"audience": "a"}, headers=FLAVOR) as answer:
             assert answer.status == status
+
+
+@pytest.mark.parametrize("platform", PROFILES)
+async def test_what_each_platform_answers(session: ClientSession, platform: Platform) -> None:
+    """Its own account and server; the instance's description only where there is an instance."""
+    async with Emulator(platform=platform) as google:
+        profile = PROFILES[platform]
+        root = f"http://{google.metadata_address}{DEFAULT}"
+        async with session.get(f"{root}email", headers=FLAVOR) as answer:
+            assert await answer.text() == profile.email
+            assert answer.headers["Server"] == profile.server
+        found = {}
+        for form in ("full", "standard"):
+            async with session.get(f"{root}identity?audience=a&format={form}", headers=FLAVOR) as answer:
+                found[form] = signing_key("google").verify(await answer.text())
+        assert found["full"]["email"] == profile.email
+        assert ("email" in found["standard"]) == profile.email_always
+        assert ("google" in found["full"]) == (platform in ("compute_engine", "app_engine_flexible"))
+
+
+async def test_further_accounts_are_asked_for_by_name(session: ClientSession, google: Emulator) -> None:
+    """And each has tokens of its own."""
+    other = "other@p.iam.gserviceaccount.com"
+    google.metadata.others.append(other)
+    accounts = f"http://{google.metadata_address}/computeMetadata/v1/instance/service-accounts/"
+    async with session.get(accounts, headers=FLAVOR) as answer:
+        assert await answer.text() == f"default/\n{EMAIL}/\n{other}/\n"
+    for account, email in (("default", EMAIL), (other, other)):
+        async with session.get(
+            f"{accounts}{account}/identity?audience=a&format=full", headers=FLAVOR
+        ) as answer:
+            assert read(await answer.text())["email"] == email
+    async with session.get(f"{accounts}nobody@x/identity?audience=a", headers=FLAVOR) as answer:
+        assert answer.status == 404
+
+
+async def test_a_kubernetes_account_that_is_not_bound_is_refused(session: ClientSession) -> None:
+    """403 for tokens of either kind, as GKE's metadata server answers."""
+    async with Emulator(platform="gke") as google:
+        google.metadata.bound = False
+        for what in ("identity?audience=a", "token"):
+            async with session.get(
+                f"http://{google.metadata_address}{DEFAULT}{what}", headers=FLAVOR
+            ) as answer:
+                assert answer.status == 403
+
+
+async def test_an_instance_gives_no_more_than_its_scopes(session: ClientSession, google: Emulator) -> None:
+    """What is asked beyond them is left out."""
+    google.metadata.scopes = ("https://www.googleapis.com/auth/devstorage.read_only",)
+    url = f"http://{google.metadata_address}{DEFAULT}token?scopes={SCOPE},{google.metadata.scopes[0]}"
+    async with session.get(url, headers=FLAVOR) as answer:
+        token = google.principals.introspect((await answer.json())["access_token"])
+    assert token is not None
+    assert token.scopes == google.metadata.scopes

@@ -1,0 +1,287 @@
+"""The IAM Credentials API: tokens of a service account for whoever may act as it.
+
+Owns generateIdToken, generateAccessToken and signJwt with their permission model: the caller, a chain of delegates,
+the target. Composed by `app`. Error texts are Google's own. Sources:
+https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts,
+https://cloud.google.com/iam/docs/create-short-lived-credentials-delegated
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, final
+
+from aiohttp import web
+
+from sidecar.emulator.faults import Endpoint, Fault, claims_for
+from sidecar.emulator.keys import SigningKey, signing_key
+from sidecar.emulator.metadata import ISSUER
+from sidecar.emulator.principals import AccessToken, Permission, Principals
+
+CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
+_SCOPES: Final = frozenset({CLOUD_PLATFORM, "https://www.googleapis.com/auth/iam"})
+_RESOURCE: Final = "projects/-/serviceAccounts/"
+_LONGEST: Final = 12 * 3600
+"""Seconds ahead that a JWT to sign may expire."""
+
+
+class AskedOfIam(NamedTuple):
+    """One request that was granted."""
+
+    method: str
+    email: str
+    caller: str
+    delegates: tuple[str, ...]
+    wanted: str
+    """Audience, or scopes; empty for signJwt."""
+
+
+class RefusedError(Exception):
+    """A call that is refused; the parts of a google.rpc.Status."""
+
+    def __init__(
+        self,
+        code: int,
+        status: str,
+        message: str,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message)
+        self.code = code
+        self.body = rpc_error(code, status, message, reason, metadata)
+
+
+def rpc_error(
+    code: int, status: str, message: str, reason: str = "", metadata: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Google's error document, with an ErrorInfo where there is a reason."""
+    error: dict[str, Any] = {"code": code, "message": message, "status": status}
+    if reason:
+        info = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": reason,
+            "domain": "iam.googleapis.com",
+        }
+        error["details"] = [{**info, "metadata": dict(metadata or {})}]
+    return {"error": error}
+
+
+def api_disabled(project: str = "123456789012") -> Fault:
+    """The API is not enabled in the caller's project."""
+    message = (
+        f"IAM Service Account Credentials API has not been used in project {project} before or it is disabled. Enable "
+        f"it by visiting https://console.developers.google.com/apis/api/iamcredentials.googleapis.com/overview then "
+        "retry."
+    )
+    metadata = {"service": "iamcredentials.googleapis.com", "consumer": f"projects/{project}"}
+    return _fault(403, "PERMISSION_DENIED", message, "SERVICE_DISABLED", metadata)
+
+
+def quota_exhausted() -> Fault:
+    """Too many calls."""
+    return _fault(429, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Generate token requests'.")
+
+
+def quota_project_denied() -> Fault:
+    """The caller may not use the project in x-goog-user-project."""
+    message = (
+        "Caller does not have required permission to use project quota-project. Grant the caller the "
+        "roles/serviceusage.serviceUsageConsumer role, or a custom role with the serviceusage.services.use permission."
+    )
+    return _fault(403, "PERMISSION_DENIED", message, "USER_PROJECT_DENIED")
+
+
+def _fault(
+    code: int, status: str, message: str, reason: str = "", metadata: Mapping[str, str] | None = None
+) -> Fault:
+    body = json.dumps(rpc_error(code, status, message, reason, metadata))
+    return Fault("status", code=code, headers={"Content-Type": "application/json"}, body=body)
+
+
+@final
+class IAMCredentialsServer:
+    """The application, and what it was asked."""
+
+    def __init__(
+        self, key: SigningKey, principals: Principals, now: Callable[[], float], *, token_lifetime: float
+    ) -> None:
+        """`token_lifetime` in seconds; access tokens live as long as they are asked for."""
+        self.endpoint = Endpoint()
+        self.token_lifetime = token_lifetime
+        self.asked: deque[AskedOfIam] = deque(maxlen=10_000)
+        self.quota_projects: deque[str] = deque(maxlen=10_000)
+        """Every x-goog-user-project that came."""
+        self._key = key
+        self._principals = principals
+        self._now = now
+        self.app = web.Application()
+        self.app.router.add_post("/v1/projects/-/serviceAccounts/{call}", self._call)
+        self.app.router.add_get("/service_accounts/v1/jwk/{email}", self._jwks)
+        self.app.router.add_get("/service_accounts/v1/metadata/x509/{email}", self._certificates)
+
+    async def _call(self, request: web.Request) -> web.Response:
+        answer, fault = await self.endpoint.meet(request)
+        if answer is not None:
+            return answer
+        if "x-goog-user-project" in request.headers:
+            self.quota_projects.append(request.headers["x-goog-user-project"])
+        email, _, method = request.match_info["call"].rpartition(":")
+        try:
+            body = await self._body(request)
+            found = self._answer(method, email, self._caller(request), body, fault)
+        except RefusedError as error:
+            return web.json_response(error.body, status=error.code)
+        return web.json_response(found)
+
+    @staticmethod
+    async def _body(request: web.Request) -> Mapping[str, Any]:
+        try:
+            body = await request.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise RefusedError(400, "INVALID_ARGUMENT", "Invalid JSON payload received.")
+        return body
+
+    def _caller(self, request: web.Request) -> AccessToken:
+        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+        token = self._principals.introspect(value) if scheme.lower() == "bearer" else None
+        if token is None:
+            raise RefusedError(
+                401,
+                "UNAUTHENTICATED",
+                "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other "
+                "valid authentication credential.",
+                "ACCESS_TOKEN_EXPIRED" if value else "CREDENTIALS_MISSING",
+            )
+        if not _SCOPES & set(token.scopes):
+            raise RefusedError(
+                403,
+                "PERMISSION_DENIED",
+                "Request had insufficient authentication scopes.",
+                "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+            )
+        return token
+
+    def _answer(
+        self, method: str, email: str, caller: AccessToken, body: Mapping[str, Any], fault: Fault | None
+    ) -> dict[str, Any]:
+        delegates = _delegates(body)
+        match method:
+            case "generateIdToken":
+                wanted = self._text(body, "audience")
+                self._permit(caller.member, delegates, email, "getOpenIdToken")
+                found = {"token": self._id_token(email, wanted, body, fault)}
+            case "generateAccessToken":
+                scopes = body.get("scope")
+                if not isinstance(scopes, list) or not scopes or not all(isinstance(s, str) for s in scopes):
+                    raise RefusedError(
+                        400, "INVALID_ARGUMENT", "Request contains an invalid argument: scope."
+                    )
+                wanted = " ".join(scopes)
+                life = _lifetime(body.get("lifetime", "3600s"))
+                self._permit(caller.member, delegates, email, "getAccessToken")
+                token = self._principals.issue(f"serviceAccount:{email}", scopes, lifetime=life)
+                until = datetime.fromtimestamp(math.floor(token.expires_at), UTC)
+                found = {"accessToken": token.value, "expireTime": until.strftime("%Y-%m-%dT%H:%M:%SZ")}
+            case "signJwt":
+                wanted = ""
+                claims = self._payload(body)
+                self._permit(caller.member, delegates, email, "signJwt")
+                key = signing_key(email)
+                found = {"keyId": key.kid, "signedJwt": key.sign(claims_for(claims, fault))}
+            case _:
+                raise RefusedError(404, "NOT_FOUND", f"Method not found: {method}")
+        if fault is not None and fault.kind == "garbage":
+            return {"nothing": "of use"}
+        self.asked.append(AskedOfIam(method, email, caller.member, delegates, wanted))
+        return found
+
+    def _permit(self, member: str, delegates: tuple[str, ...], email: str, permission: Permission) -> None:
+        """Each may act as the next; PERMISSION_DENIED as Google words it, also for an account that is not there."""
+        for on in delegates:
+            self._need(member, "implicitDelegation", on)
+            member = f"serviceAccount:{on}"
+        self._need(member, permission, email)
+
+    def _need(self, member: str, permission: Permission, on: str) -> None:
+        account = self._principals.find(on)
+        if account is None or account.disabled or not self._principals.may(member, permission, on=on):
+            name = f"iam.serviceAccounts.{permission}"
+            raise RefusedError(
+                403,
+                "PERMISSION_DENIED",
+                f"Permission '{name}' denied on resource (or it may not exist).",
+                "IAM_PERMISSION_DENIED",
+                {"permission": name},
+            )
+
+    def _id_token(self, email: str, audience: str, body: Mapping[str, Any], fault: Fault | None) -> str:
+        account = self._principals.add(email)
+        now = self._now()
+        claims: dict[str, object] = {
+            "aud": audience,
+            "azp": email if body.get("useEmailAzp") is True else account.unique_id,
+            "exp": int(now + self.token_lifetime),
+            "iat": int(now),
+            "iss": ISSUER,
+            "sub": account.unique_id,
+        }
+        if body.get("includeEmail") is True:
+            claims |= {"email": email, "email_verified": True}
+        return self._key.sign(claims_for(claims, fault))
+
+    def _payload(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            claims = json.loads(self._text(body, "payload"))
+        except ValueError:
+            claims = None
+        if not isinstance(claims, dict):
+            raise RefusedError(400, "INVALID_ARGUMENT", "The payload is not a JSON object.")
+        expires_at = claims.get("exp")
+        if isinstance(expires_at, int | float) and expires_at > self._now() + _LONGEST:
+            raise RefusedError(400, "INVALID_ARGUMENT", "The exp claim is more than 12 hours in the future.")
+        return claims
+
+    @staticmethod
+    def _text(body: Mapping[str, Any], name: str) -> str:
+        found = body.get(name)
+        if not isinstance(found, str) or not found:
+            raise RefusedError(400, "INVALID_ARGUMENT", f"Request contains an invalid argument: {name}.")
+        return found
+
+    # what verifies self-signed JWTs
+
+    async def _jwks(self, request: web.Request) -> web.Response:
+        return web.json_response({"keys": [signing_key(request.match_info["email"]).jwk()]})
+
+    async def _certificates(self, request: web.Request) -> web.Response:
+        key = signing_key(request.match_info["email"])
+        return web.json_response({key.kid: key.certificate_pem()})
+
+
+def _delegates(body: Mapping[str, Any]) -> tuple[str, ...]:
+    found = body.get("delegates") or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise RefusedError(400, "INVALID_ARGUMENT", "Request contains an invalid argument: delegates.")
+    # The API's own form, and the bare e-mails that gcloud sends.
+    return tuple(name.removeprefix(_RESOURCE) for name in found)
+
+
+def _lifetime(text: Any) -> float:
+    try:
+        seconds = float(str(text).removesuffix("s"))
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise RefusedError(
+            400,
+            "INVALID_ARGUMENT",
+            "The provided lifetime is out of bounds: it must be between 1 and 3600 seconds.",
+        )
+    return seconds

@@ -1,0 +1,205 @@
+"""sidecar.emulator.iam: who may act as whom, what is handed out, and Google's own words for a refusal"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.faults import Fault
+from sidecar.emulator.iam import CLOUD_PLATFORM, api_disabled, quota_exhausted, quota_project_denied
+from sidecar.emulator.keys import BadTokenError, read, signing_key
+
+CALLER = "caller@p.iam.gserviceaccount.com"
+HOP = "hop@p.iam.gserviceaccount.com"
+TARGET = "target@p.iam.gserviceaccount.com"
+AUDIENCE = "https://svc-abc-uc.a.run.app"
+CREATOR = "roles/iam.serviceAccountTokenCreator"
+ID_CREATOR = "roles/iam.serviceAccountOpenIdTokenCreator"
+
+
+@pytest.fixture
+def directory(google: Emulator) -> Emulator:
+    """Caller, hop and target, and nobody may do anything."""
+    for email in (CALLER, HOP, TARGET):
+        google.principals.add(email)
+    return google
+
+
+async def call(
+    session: ClientSession,
+    google: Emulator,
+    method: str,
+    body: Any,
+    *,
+    member: str = f"serviceAccount:{CALLER}",
+    scopes: tuple[str, ...] = (CLOUD_PLATFORM,),
+    email: str = TARGET,
+    bearer: str | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """One call with a token of `member`'s: status and JSON."""
+    value = google.principals.issue(member, scopes, lifetime=60).value if bearer is None else bearer
+    url = f"{google.iam_url}/v1/projects/-/serviceAccounts/{email}:{method}"
+    data = body if isinstance(body, str) else json.dumps(body)
+    headers = {"Authorization": f"Bearer {value}"} if value else {}
+    async with session.post(url, data=data, headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "generateIdToken": {"audience": AUDIENCE, "includeEmail": True},
+    "generateAccessToken": {"scope": [CLOUD_PLATFORM], "lifetime": "600s"},
+    "signJwt": {"payload": "{}"},
+}
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed"), [(ID_CREATOR, {"generateIdToken"}), (CREATOR, set(BODIES)), ("", set())]
+)
+@pytest.mark.parametrize("method", BODIES)
+async def test_a_role_on_the_target_is_what_it_takes(
+    session: ClientSession, directory: Emulator, method: str, role: str, allowed: set[str]
+) -> None:
+    """The right one for the call; a refusal names the permission, as Google does."""
+    if role:
+        directory.principals.grant(f"serviceAccount:{CALLER}", role, on=TARGET)
+    status, body = await call(session, directory, method, BODIES[method])
+    assert status == (200 if method in allowed else 403)
+    if status == 403:
+        (info,) = body["error"]["details"]
+        assert body["error"]["status"] == "PERMISSION_DENIED"
+        assert info["reason"] == "IAM_PERMISSION_DENIED"
+        assert "denied on resource (or it may not exist)." in body["error"]["message"]
+        assert not directory.iam.asked
+    else:
+        assert directory.iam.asked[-1][:3] == (method, TARGET, f"serviceAccount:{CALLER}")
+
+
+async def test_an_id_token_has_its_email_on_request(session: ClientSession, directory: Emulator) -> None:
+    """And is Google's own, for the audience."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", ID_CREATOR, on=TARGET)
+    _, with_email = await call(
+        session, directory, "generateIdToken", {"audience": AUDIENCE, "includeEmail": True}
+    )
+    _, without = await call(
+        session, directory, "generateIdToken", {"audience": AUDIENCE, "useEmailAzp": True}
+    )
+    claims = signing_key("google").verify(with_email["token"])
+    assert (claims["aud"], claims["email"], claims["email_verified"]) == (AUDIENCE, TARGET, True)
+    assert "email" not in read(without["token"])
+    assert read(without["token"])["azp"] == TARGET
+
+
+async def test_an_access_token_is_the_targets(session: ClientSession, directory: Emulator) -> None:
+    """With the scopes and the life that were asked for."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    _, body = await call(session, directory, "generateAccessToken", {"scope": ["a", "b"], "lifetime": "10s"})
+    token = directory.principals.introspect(body["accessToken"])
+    assert token is not None
+    assert (token.member, token.scopes) == (f"serviceAccount:{TARGET}", ("a", "b"))
+    assert body["expireTime"].endswith("Z")
+    assert "." not in body["expireTime"]
+
+
+async def test_a_signed_jwt_verifies_against_the_accounts_own_key(
+    session: ClientSession, directory: Emulator
+) -> None:
+    """Which is served next to it; Google's key does not verify it."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    _, body = await call(
+        session, directory, "signJwt", {"payload": json.dumps({"iss": TARGET, "aud": AUDIENCE})}
+    )
+    assert signing_key(TARGET).verify(body["signedJwt"]) == {"iss": TARGET, "aud": AUDIENCE}
+    with pytest.raises(BadTokenError):
+        signing_key("google").verify(body["signedJwt"])
+    async with session.get(f"{directory.iam_url}/service_accounts/v1/jwk/{TARGET}") as answer:
+        assert [key["kid"] for key in (await answer.json())["keys"]] == [body["keyId"]]
+
+
+@pytest.mark.parametrize(
+    ("grants", "status"),
+    [
+        pytest.param([(CALLER, CREATOR, HOP), (HOP, CREATOR, TARGET)], 200, id="whole-chain"),
+        pytest.param([(CALLER, CREATOR, HOP)], 403, id="last-link-missing"),
+        pytest.param([(HOP, CREATOR, TARGET)], 403, id="first-link-missing"),
+        pytest.param([(CALLER, ID_CREATOR, HOP), (HOP, CREATOR, TARGET)], 403, id="first-link-too-weak"),
+        pytest.param([(CALLER, CREATOR, TARGET)], 403, id="not-round-the-delegate"),
+    ],
+)
+async def test_delegates_are_a_chain(
+    session: ClientSession, directory: Emulator, grants: list[tuple[str, str, str]], status: int
+) -> None:
+    """Each may act as the next."""
+    for member, role, on in grants:
+        directory.principals.grant(f"serviceAccount:{member}", role, on=on)
+    body = BODIES["generateIdToken"] | {"delegates": [f"projects/-/serviceAccounts/{HOP}"]}
+    assert (await call(session, directory, "generateIdToken", body))[0] == status
+
+
+async def test_all_of_a_pool_may_be_granted_a_role(session: ClientSession, directory: Emulator) -> None:
+    """A principalSet stands for each of its subjects, and for no other pool's."""
+    pool = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools"
+    directory.principals.grant(f"principalSet:{pool}/a/*", "roles/iam.workloadIdentityUser", on=TARGET)
+    for name, expected in (("a", 200), ("b", 403)):
+        member = f"principal:{pool}/{name}/subject/x"
+        found = await call(session, directory, "generateIdToken", BODIES["generateIdToken"], member=member)
+        assert found[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status"),
+    [
+        ("generateIdToken", {}, 400),
+        ("generateIdToken", "{", 400),
+        ("generateIdToken", {"audience": AUDIENCE, "delegates": "x"}, 400),
+        ("generateAccessToken", {"scope": []}, 400),
+        ("generateAccessToken", {"scope": ["a"], "lifetime": "3601s"}, 400),
+        ("generateAccessToken", {"scope": ["a"], "lifetime": "soon"}, 400),
+        ("signJwt", {"payload": "[]"}, 400),
+        ("signJwt", {"payload": '{"exp": 9999999999999}'}, 400),
+        ("signBlob", {"payload": "x"}, 404),
+    ],
+)
+async def test_what_makes_no_sense_is_an_invalid_argument(
+    session: ClientSession, directory: Emulator, method: str, body: Any, status: int
+) -> None:
+    """Before anything is handed out."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    assert (await call(session, directory, method, body))[0] == status
+
+
+async def test_who_calls_needs_a_token_with_the_scope(session: ClientSession, directory: Emulator) -> None:
+    """401 for none or an unknown one; 403 with its reason for too narrow a scope."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    for bearer in ("", "ya29.unknown"):
+        status, body = await call(
+            session, directory, "generateIdToken", BODIES["generateIdToken"], bearer=bearer
+        )
+        assert (status, body["error"]["status"]) == (401, "UNAUTHENTICATED")
+    status, body = await call(
+        session, directory, "generateIdToken", BODIES["generateIdToken"], scopes=("email",)
+    )
+    assert (status, body["error"]["details"][0]["reason"]) == (403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "says"),
+    [
+        (api_disabled(), 403, "SERVICE_DISABLED"),
+        (quota_exhausted(), 429, "RESOURCE_EXHAUSTED"),
+        (quota_project_denied(), 403, "serviceusage.services.use"),
+        (Fault("garbage"), 200, "nothing"),
+    ],
+)
+async def test_faults_that_can_be_switched_on(
+    session: ClientSession, directory: Emulator, fault: Fault, status: int, says: str
+) -> None:
+    """In the words of the real one."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    directory.iam.endpoint.fail(fault)
+    found, body = await call(session, directory, "generateIdToken", BODIES["generateIdToken"])
+    assert found == status
+    assert says in json.dumps(body)

@@ -1,0 +1,186 @@
+"""sidecar.emulator.sts, with google-auth itself as the client, and the logins of people"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from google.auth import aws, exceptions, identity_pool
+from google.auth.transport.requests import Request
+from google.oauth2.credentials import Credentials as UserCredentials
+
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.keys import read
+from sidecar.emulator.sts import ACCESS_TOKEN, AWS_TYPE, GRANT, JWT_TYPES, Provider, signing_key
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+@pytest.fixture
+def provider(google: Emulator) -> Provider:
+    """One that is trusted."""
+    return google.sts.add_provider()
+
+
+async def refreshed(file: Path, kind: Any) -> Any:
+    """google-auth's credentials from a file, refreshed."""
+    credentials = kind.from_file(str(file), scopes=[SCOPE])
+    await asyncio.to_thread(credentials.refresh, Request())
+    return credentials
+
+
+def member(google: Emulator, credentials: Any) -> str:
+    token = google.principals.introspect(credentials.token)
+    assert token is not None
+    assert token.scopes == (SCOPE,)
+    return token.member
+
+
+@pytest.mark.parametrize("source", ["file", "text-url", "json-url"])
+async def test_google_auth_exchanges_a_subject_token(
+    google: Emulator, provider: Provider, tmp_path: Path, source: str
+) -> None:
+    """From a file, or a URL as text or JSON; the access token is the pool's identity's."""
+    (tmp_path / "subject").write_text(google.sts.subject_token(provider))
+    sources: dict[str, dict[str, Any]] = {
+        "file": {"file": str(tmp_path / "subject")},
+        "text-url": google.url_source(provider),
+        "json-url": google.url_source(provider, json=True),
+    }
+    file = google.write_federation(tmp_path / "wif.json", provider, sources[source])
+    credentials = await refreshed(file, identity_pool.Credentials)
+    assert member(google, credentials) == provider.principal("workload")
+    assert google.sts.asked[-1].scope == SCOPE
+
+
+async def test_google_auth_exchanges_a_signed_aws_request(
+    google: Emulator, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With keys from the metadata service; the signature is really computed again."""
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    file = google.write_federation(
+        tmp_path / "wif.json", provider, google.aws_source(), subject_token_type=AWS_TYPE
+    )
+    credentials = await refreshed(file, aws.Credentials)
+    assert "assumed-role" in member(google, credentials)
+
+
+async def test_a_signature_with_another_secret_is_refused(
+    google: Emulator, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the key id is a known one."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEMULATED")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    file = google.write_federation(
+        tmp_path / "wif.json", provider, google.aws_source(), subject_token_type=AWS_TYPE
+    )
+    with pytest.raises(exceptions.OAuthError, match="The AWS signature is invalid"):
+        await refreshed(file, aws.Credentials)
+
+
+async def exchange(
+    session: ClientSession, google: Emulator, form: Mapping[str, str]
+) -> tuple[int, dict[str, Any]]:
+    async with session.post(google.sts_url, data=dict(form)) as answer:
+        return answer.status, await answer.json()
+
+
+@pytest.mark.parametrize(
+    ("claims", "form", "code", "says"),
+    [
+        ({}, {"grant_type": "password"}, "unsupported_grant_type", "grant_type"),
+        ({}, {"requested_token_type": "x"}, "invalid_request", "requested_token_type"),
+        ({}, {"audience": "//iam.googleapis.com/x"}, "invalid_request", "full resource name"),
+        ({}, {"subject_token_type": "x"}, "invalid_request", "subject_token_type"),
+        ({}, {"subject_token": "x.y.z"}, "invalid_grant", "not a valid JWT"),
+        ({"iss": "https://other"}, {}, "invalid_grant", "issuer"),
+        ({"aud": "https://other"}, {}, "invalid_grant", "audience"),
+        ({"iat": 1_600_000_000}, {}, "invalid_grant", "ID Token issued at 1600000000 is stale to sign-in."),
+        ({"sub": "nobody"}, {}, "unauthorized_client", "rejected by the attribute condition"),
+    ],
+)
+async def test_what_is_refused(
+    session: ClientSession,
+    google: Emulator,
+    provider: Provider,
+    claims: dict[str, Any],
+    form: dict[str, str],
+    code: str,
+    says: str,
+) -> None:
+    """In the words of the real one; the same request without the fault is granted."""
+    provider.condition = lambda found: found["sub"] == "workload"
+    whole = {
+        "grant_type": GRANT,
+        "requested_token_type": ACCESS_TOKEN,
+        "audience": provider.audience,
+        "subject_token_type": JWT_TYPES[0],
+        "subject_token": google.sts.subject_token(provider),
+    }
+    assert (await exchange(session, google, whole))[0] == 200
+    if claims:
+        form = {"subject_token": google.sts.subject_token(provider, **claims)}
+    status, body = await exchange(session, google, whole | form)
+    assert (status, body["error"]) == (400, code)
+    assert says in body["error_description"]
+
+
+async def test_google_auth_refreshes_a_login(google: Emulator, tmp_path: Path) -> None:
+    """The ID token is for the client that logged in, the access token the person's."""
+    user = google.oauth.add_user("me@example.com")
+    info = json.loads(google.write_login(tmp_path / "adc.json", user).read_text())
+    credentials = UserCredentials.from_authorized_user_info(info).with_token_uri(google.oauth_url)
+    await asyncio.to_thread(credentials.refresh, Request())
+    claims = signing_key("google").verify(credentials.id_token)
+    assert (claims["aud"], claims["email"]) == (user.client_id, "me@example.com")
+    token = google.principals.introspect(credentials.token)
+    assert token is not None
+    assert token.member == "user:me@example.com"
+    assert read(credentials.id_token)["sub"] == user.subject
+    assert user.refresh_token not in repr(user)
+    assert user.client_secret not in repr(user)
+
+
+@pytest.mark.parametrize(
+    ("switch", "error", "says"),
+    [
+        ({"revoked": True}, {"error": "invalid_grant"}, "expired or revoked"),
+        (
+            {"session_ended": True},
+            {"error": "invalid_grant", "error_subtype": "invalid_rapt"},
+            "invalid_rapt",
+        ),
+        ({"client_secret": "another"}, {"error": "invalid_client"}, "client secret"),
+    ],
+)
+async def test_logins_that_have_ended(
+    session: ClientSession, google: Emulator, switch: dict[str, Any], error: dict[str, str], says: str
+) -> None:
+    """In Google's words, subtype included."""
+    user = google.oauth.add_user("me@example.com")
+    form = {
+        "grant_type": "refresh_token",
+        "client_id": user.client_id,
+        "client_secret": user.client_secret,
+        "refresh_token": user.refresh_token,
+    }
+    for name, value in switch.items():
+        setattr(user, name, value)
+    async with session.post(google.oauth_url, data=form) as answer:
+        body = await answer.json()
+        assert answer.status == 400
+    assert error.items() <= body.items()
+    assert says in body["error_description"]
