@@ -22,10 +22,10 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from sidecar.emulator.accounts import User, write_private
-from sidecar.emulator.checks import TargetKind
 from sidecar.emulator.control import Control, Server
 from sidecar.emulator.iam import IAMCredentialsServer
 from sidecar.emulator.keys import Authority, signing_key
+from sidecar.emulator.kinds import Settings, TargetKind
 from sidecar.emulator.metadata import ISSUER, MetadataServer, Platform
 from sidecar.emulator.oauth import KEY_EMAIL, OAuthServer
 from sidecar.emulator.principals import Principals
@@ -222,13 +222,17 @@ class Emulator:
         tls: bool = False,
         names: Collection[str] = (),
         callers: Collection[str] | None = None,
+        **options: Any,
     ) -> Target:
         """A service that verifies what it is sent; over TLS it is called `localhost`.
 
         `audience` is its own URL unless given; `names` are further names for its certificate; `callers` are the
-        e-mails of those who have permission (None: everyone).
+        e-mails of those who have permission (None: everyone). `options` are those of `Settings` for the kind;
+        ValueError for others.
         """
-        target = Target(name, kind, self._key, self._now, audience=audience, callers=callers)
+        settings = Settings.of(kind, audience=audience, callers=callers, **options)
+        names = (*names, *(f"{tag}---{name}.localhost" for tag in settings.tags))
+        target = Target(name, settings, self._key, self._now, self.principals)
         if tls:
             self._tls[target.app] = self._server_context((*self._names, f"{name}.localhost", *names))
         await self.start(target.app)

@@ -11,21 +11,11 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 from aiohttp import WSMsgType, web
 
-from sidecar.emulator.checks import Verified
-
-
-class Admitted(NamedTuple):
-    """What the front end tells the app of a request that it let through."""
-
-    verified: Verified | None
-    """None behind an `open` target."""
-    stripped: tuple[str, ...] = ()
-    """Headers that it took off, in lower case."""
-
+from sidecar.emulator.verdicts import Admitted
 
 ADMITTED: Final = web.RequestKey("admitted", Admitted)
 
@@ -192,14 +182,21 @@ def _stream(size: int) -> Iterator[bytes]:
 
 
 def _headers(request: web.Request, admitted: Admitted) -> list[list[str]]:
-    """Every line in order and spelling, the checked token without its signature."""
-    checked = admitted.verified.header.lower() if admitted.verified is not None else None
+    """Every line in order and spelling as the app gets it, the checked token without what makes it good."""
+    verified = admitted.verified
+    checked = verified.header.lower() if verified is not None else None
+    gone = {*admitted.stripped, *(name.lower() for name, _ in admitted.added)}
     lines = []
     for raw_name, raw_value in request.raw_headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        if name.lower() in admitted.stripped:
+        if name.lower() in gone:
             continue
-        if name.lower() == checked:
-            value = value.rpartition(".")[0] + ".SIGNATURE_REMOVED_BY_GOOGLE"
+        if verified is not None and name.lower() == checked:
+            if verified.credential == "access_token":
+                value = "Bearer ACCESS_TOKEN_REMOVED_BY_GOOGLE"
+            else:
+                value = value.rpartition(".")[0] + ".SIGNATURE_REMOVED_BY_GOOGLE"
+        if admitted.moved is not None and name.lower() == admitted.moved[0]:
+            name = admitted.moved[1]
         lines.append([name, value])
-    return lines
+    return lines + [list(line) for line in admitted.added]

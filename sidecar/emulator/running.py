@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
 from sidecar.emulator.app import Emulator
-from sidecar.emulator.checks import TargetKind
+from sidecar.emulator.kinds import TargetKind
 
 _T = TypeVar("_T")
 _LIMIT = 30.0

@@ -7,15 +7,18 @@ passed to `backend`. Made by `app.Emulator.add_target`. A record says what was v
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from sidecar.emulator.backend import ADMITTED, Admitted, Backend
-from sidecar.emulator.checks import Judge, RefusedError, TargetKind, Verified, check
+from sidecar.emulator.backend import ADMITTED, Backend
+from sidecar.emulator.checks import check
 from sidecar.emulator.keys import SigningKey
+from sidecar.emulator.kinds import Settings
+from sidecar.emulator.principals import Principals
+from sidecar.emulator.verdicts import Judge, RefusedError, Verified
 
 
 class Received(NamedTuple):
@@ -36,25 +39,24 @@ class Target:
     def __init__(
         self,
         name: str,
-        kind: TargetKind,
+        settings: Settings,
         key: SigningKey,
         now: Callable[[], float],
-        *,
-        audience: str | None = None,
-        callers: Collection[str] | None = None,
+        principals: Principals,
     ) -> None:
-        """`callers`: the e-mails of those who have permission; None: everyone whose token is good."""
         self.name = name
-        self.kind = kind
+        self.settings = settings
+        """Switches too: a change holds from the next request on."""
         self.port = 0
-        self.callers = callers
         self.requests: deque[Received] = deque(maxlen=10_000)
-        self._audience = audience
         self._key = key
         self._now = now
+        self._principals = principals
         self._backend = Backend(name)
         self.app = web.Application(client_max_size=1 << 50, middlewares=[self._front_end])
         self._backend.add_routes(self.app.router)
+        if settings.kind == "googleapis" and settings.service is None:
+            settings.service = f"{name}.googleapis.com"
 
     @property
     def url(self) -> str:
@@ -63,8 +65,9 @@ class Target:
 
     @property
     def audience(self) -> str:
-        """The audience it wants: its own URL unless told otherwise."""
-        return self._audience or self.url
+        """The audience it wants: its own URL unless told otherwise, a function's with its name as the path."""
+        own = f"{self.url}/{self.name}" if self.settings.kind == "cloud_functions" else self.url
+        return self.settings.audience or own
 
     def listens_at(self, scheme: str, authority: str, port: int) -> None:
         """Told by the emulator once the socket is bound."""
@@ -77,16 +80,15 @@ class Target:
 
     @web.middleware
     async def _front_end(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        verified, refused = None, None
+        judge = Judge(self.settings, self.url, self.audience, self._key, self._now(), self._principals)
         try:
-            verified = check(self.kind, request, Judge(self.audience, self._key, self._now(), self.callers))
+            admitted = check(request, judge)
         except RefusedError as error:
-            refused = error.response
-        status = refused.status if refused is not None else 0
-        self.requests.append(Received(request.method, request.raw_path, request.host, verified, status))
-        if refused is not None:
-            return refused
-        # IAP takes off a Proxy-Authorization that held no valid token.
-        by_fallback = self.kind == "iap" and verified is not None and verified.header == "Authorization"
-        request[ADMITTED] = Admitted(verified, ("proxy-authorization",) if by_fallback else ())
+            self._record(request, None, error.response.status)
+            return error.response
+        self._record(request, admitted.verified, 0)
+        request[ADMITTED] = admitted
         return await handler(request)
+
+    def _record(self, request: web.Request, verified: Verified | None, refused: int) -> None:
+        self.requests.append(Received(request.method, request.raw_path, request.host, verified, refused))

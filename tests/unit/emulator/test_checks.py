@@ -10,8 +10,8 @@ from aiohttp import ClientResponse, ClientSession
 from multidict import CIMultiDict
 
 from sidecar.emulator.app import Emulator
-from sidecar.emulator.checks import TargetKind
 from sidecar.emulator.keys import signing_key
+from sidecar.emulator.kinds import TargetKind
 from sidecar.emulator.targets import Target
 from tests.support.clock import FakeClock
 from tests.support.google import signed
@@ -81,6 +81,8 @@ async def test_cloud_run_takes_its_audience(
         "email": "caller@example.com",
         "expires_at": NOW + 3600,
         "header": "Authorization",
+        "principal": "user:caller@example.com",
+        "credential": "id_token",
     }
 
 

@@ -1,0 +1,80 @@
+"""The front end of Cloud Run and of Cloud Functions.
+
+Owns their verdict and their answers. Called by `checks`; reads headers and the host only. Sources:
+https://cloud.google.com/run/docs/authenticating/service-to-service,
+https://cloud.google.com/run/docs/configuring/custom-audiences, https://cloud.google.com/functions/docs/securing,
+and the texts that users report.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from sidecar.emulator.keys import BadTokenError
+from sidecar.emulator.kinds import GCLOUD_CLIENTS
+from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, page
+
+
+def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
+    """With both headers only X-Serverless-Authorization counts; one header several times is refused."""
+    if judge.settings.ingress == "internal" or not _is_routed(request, judge):
+        raise RefusedError(_answer_404())
+    headers = request.headers
+    name = next((n for n in ("X-Serverless-Authorization", "Authorization") if n in headers), None)
+    if name is None:
+        raise RefusedError(_answer_403(request))
+    try:
+        if len(headers.getall(name)) > 1:
+            raise BadTokenError("several tokens")
+        claims = judge.trust(headers[name])
+        if not _is_audience(claims, judge):
+            raise BadTokenError("wrong audience")
+    except BadTokenError as error:
+        raise RefusedError(_answer_401()) from error
+    verified = judge.verified(claims, name)
+    if not judge.permits(verified.email, verified.principal):
+        raise RefusedError(_answer_403(request))
+    return Admitted(verified)
+
+
+def _is_routed(request: web.Request, judge: Judge) -> bool:
+    """Whether the host's traffic tag, if it has one, is the service's."""
+    tag, dashes, _ = request.host.partition("---")
+    return not dashes or tag in judge.settings.tags
+
+
+def _is_audience(claims: Mapping[str, Any], judge: Judge) -> bool:
+    audience, settings = claims["aud"], judge.settings
+    if settings.user_tokens and audience in GCLOUD_CLIENTS:
+        return True
+    if settings.kind == "cloud_functions":
+        if settings.generation == 1:
+            return bool(audience == judge.audience)
+        # The second generation is a Cloud Run service with a URL of its own, beside the function's.
+        wanted = [judge.audience, judge.url]
+    else:
+        wanted = [judge.audience]
+    # Google's samples write run.app with a trailing slash: both are good. Custom audiences are compared exactly.
+    urls = [url.removesuffix("/") for url in wanted]
+    return audience in (*urls, *(f"{url}/" for url in urls), *settings.custom_audiences)
+
+
+def _answer_401() -> web.Response:
+    response = page(401, "Unauthorized", "Your client does not have permission to the requested URL.")
+    response.headers["WWW-Authenticate"] = (
+        'Bearer error="invalid_token" error_description="The access token could not be verified"'
+    )
+    return response
+
+
+def _answer_403(request: web.Request) -> web.Response:
+    url = f"<code>{html.escape(request.path)}</code>"
+    return page(403, "Forbidden", f"Your client does not have permission to get URL {url} from this server.")
+
+
+def _answer_404() -> web.Response:
+    return page(404, "Page not found", "The requested URL was not found on this server.")

@@ -1,0 +1,86 @@
+"""The front end of API Gateway and of Cloud Endpoints: ESPv2, which is Envoy.
+
+Owns its verdict, its answers and the headers that it sets for the app. Called by `checks`; reads headers only. It
+judges in Envoy's order: form, issuer, times, audience, signature. Sources:
+https://cloud.google.com/endpoints/docs/openapi/authenticating-users,
+https://cloud.google.com/api-gateway/docs/authenticate-service-account, Envoy's `jwt_authn` filter.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from aiohttp import web
+
+from sidecar.emulator.keys import BadTokenError, SigningKey, encode, read, signing_key
+from sidecar.emulator.verdicts import ISSUERS, Admitted, Judge, RefusedError
+
+_MISSING = "Jwt is missing"
+_NOT_FOR_US = "Audiences in Jwt are not allowed"
+
+
+def check_espv2(request: web.Request, judge: Judge) -> Admitted:
+    """Only Authorization is read; the app gets it under another name, and the claims in a header."""
+    try:
+        claims = _trust(request.headers.get("Authorization", ""), judge)
+    except BadTokenError as error:
+        raise RefusedError(_answer(request, str(error))) from error
+    verified = judge.verified(claims, "Authorization")
+    told = "X-Endpoint-API-UserInfo" if judge.settings.kind == "endpoints" else "X-Apigateway-Api-Userinfo"
+    return Admitted(
+        verified,
+        # What a caller claims of itself never reaches the app.
+        stripped=("x-forwarded-authorization",),
+        added=((told, encode(json.dumps(claims, separators=(",", ":")).encode())),),
+        moved=("authorization", "X-Forwarded-Authorization"),
+    )
+
+
+def _trust(value: str, judge: Judge) -> dict[str, Any]:
+    scheme, _, token = value.partition(" ")
+    # Another scheme is no JWT that was sent wrongly, but none.
+    if scheme.lower() != "bearer" or not token.strip():
+        raise BadTokenError(_MISSING)
+    token = token.strip()
+    try:
+        claims = read(token)
+    except BadTokenError:
+        raise BadTokenError(
+            "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections"
+        ) from None
+    key = _key_of(claims.get("iss"), judge)
+    expires_at, valid_from = claims.get("exp"), claims.get("nbf", 0)
+    if not isinstance(expires_at, int) or expires_at <= judge.now:
+        raise BadTokenError("Jwt is expired")
+    if not isinstance(valid_from, int) or valid_from > judge.now:
+        raise BadTokenError("Jwt not yet valid")
+    audiences = claims.get("aud")
+    if not isinstance(audiences, str) or audiences not in (judge.audience, *judge.settings.custom_audiences):
+        raise BadTokenError(_NOT_FOR_US)
+    try:
+        return key.verify(token)
+    except BadTokenError:
+        raise BadTokenError("Jwt verification fails") from None
+
+
+def _key_of(issuer: object, judge: Judge) -> SigningKey:
+    if isinstance(issuer, str):
+        if issuer in ISSUERS:
+            return judge.key
+        if issuer in judge.settings.issuers:
+            return signing_key(issuer)
+    raise BadTokenError("Jwt issuer is not configured")
+
+
+def _answer(request: web.Request, message: str) -> web.Response:
+    status = 403 if message == _NOT_FOR_US else 401
+    challenge = f'Bearer realm="{request.scheme}://{request.host}{request.path}"'
+    if message != _MISSING:
+        challenge += ', error="invalid_token"'
+    return web.Response(
+        status=status,
+        text=json.dumps({"code": status, "message": message}, separators=(",", ":")),
+        content_type="application/json",
+        headers={"WWW-Authenticate": challenge},
+    )

@@ -1,0 +1,80 @@
+"""The kinds of targets, and what each can be told.
+
+Owns the names of the kinds and their options, with which options belong to which kind. Called by `app`, the command
+line and the fixtures, which make targets; read by the front ends at every request, so that an option is also a
+switch. Pure: it judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, Self, final, get_args
+
+TargetKind = Literal["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis", "open"]
+
+CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
+GCLOUD_CLIENTS: Final = frozenset(
+    {
+        "32555940559.apps.googleusercontent.com",
+        "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com",
+    }
+)
+"""The client ids of `gcloud auth login` and of `gcloud auth application-default login`: the `aud` of users' tokens."""
+
+_RUN: Final = frozenset({"custom_audiences", "user_tokens", "ingress"})
+_OPTIONS: Final[dict[TargetKind, frozenset[str]]] = {
+    "cloud_run": _RUN | {"tags"},
+    "cloud_functions": _RUN | {"generation"},
+    "iap": frozenset({"resource"}),
+    "api_gateway": frozenset({"custom_audiences", "issuers"}),
+    "endpoints": frozenset({"custom_audiences", "issuers"}),
+    "googleapis": frozenset({"service", "scopes", "enabled"}),
+    "open": frozenset(),
+}
+
+
+@final
+@dataclass(kw_only=True)
+class Settings:
+    """What one target wants of its callers; a change holds from the next request on."""
+
+    kind: TargetKind
+    audience: str | None = None
+    """The audience it wants: its own URL unless told (a function's: with its name as the path)."""
+    callers: Collection[str] | None = None
+    """E-mails, or names in IAM, of those who have permission; None: everyone whose token is good."""
+    custom_audiences: Collection[str] = ()
+    """Further audiences, compared exactly."""
+    user_tokens: bool = True
+    """Whether users' tokens for gcloud's own client ids are good. Reports of the real ones differ."""
+    ingress: Literal["all", "internal"] = "all"
+    """`internal`: every caller is outside, and finds nothing (404)."""
+    tags: Collection[str] = ()
+    """Traffic tags: the host `TAG---NAME` is the same service, and wants the service's own audience."""
+    generation: Literal[1, 2] = 2
+    """Of the function; the first takes only its whole URL for an audience."""
+    resource: str | None = None
+    """The origin that a self-signed JWT for IAP names: its own URL unless told."""
+    issuers: Collection[str] = ()
+    """E-mails of service accounts whose self-signed JWTs are good."""
+    service: str | None = None
+    """The API's host name: NAME.googleapis.com unless told."""
+    scopes: Collection[str] = (CLOUD_PLATFORM,)
+    """An access token needs one of them."""
+    enabled: bool = True
+    """Whether the caller's project has the API switched on."""
+
+    @classmethod
+    def of(cls, kind: TargetKind, **options: Any) -> Self:
+        """The settings of a target of this kind; ValueError for a kind or an option that there is not."""
+        if kind not in get_args(TargetKind):
+            raise ValueError(
+                f"no kind of target is called {kind!r}; there are {', '.join(get_args(TargetKind))}"
+            )
+        known = _OPTIONS[kind] | {"audience", "callers"}
+        for name in options:
+            if name not in known:
+                names = ", ".join(field.name for field in fields(cls) if field.name in known)
+                raise ValueError(f"a target of the kind {kind} has no option {name!r}; there are {names}")
+        return cls(kind=kind, **options)

@@ -1,0 +1,258 @@
+"""The front ends of every kind of target: which token each lets in, and the answers of the real ones"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp import ClientSession
+from multidict import CIMultiDict
+
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.keys import decode, signing_key
+from sidecar.emulator.kinds import GCLOUD_CLIENTS, Settings, TargetKind
+from sidecar.emulator.targets import Target
+from tests.support.clock import FakeClock
+from tests.support.google import signed
+
+NOW = 1_800_000_000
+SA = "robot@emulated-project.iam.gserviceaccount.com"
+IAP_CLIENT = "1-a.apps.googleusercontent.com"
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Any
+    text: str
+    body: Any
+
+
+@pytest.fixture
+async def google() -> Any:
+    """A stand-in whose clock stands still, with one service account."""
+    async with Emulator(now=FakeClock(wall=NOW).wall) as emulator:
+        emulator.principals.add(SA)
+        yield emulator
+
+
+async def call(session: ClientSession, target: Target, *headers: tuple[str, str], path: str = "/x") -> Answer:
+    async with session.get(target.url + path, headers=CIMultiDict(headers), allow_redirects=False) as answer:
+        text = await answer.text()
+        body = await answer.json() if answer.content_type == "application/json" else None
+        return Answer(answer.status, answer.headers, text, body)
+
+
+def bearer(token: str, header: str = "Authorization") -> tuple[str, str]:
+    return header, f"Bearer {token}"
+
+
+def self_signed(audience: str | None, *, email: str = SA, key: str = SA, **claims: Any) -> str:
+    """A JWT that a service account signed for itself; a claim given as None is left out."""
+    whole = {"iss": email, "sub": email, "aud": audience, "iat": NOW, "exp": NOW + 3600, **claims}
+    return signing_key(key).sign({name: value for name, value in whole.items() if value is not None})
+
+
+# Cloud Run and functions
+
+
+@pytest.mark.parametrize("client", sorted(GCLOUD_CLIENTS))
+@pytest.mark.parametrize(
+    ("kind", "accepted"), [("cloud_run", True), ("cloud_functions", True), ("iap", False)]
+)
+async def test_a_persons_token(
+    google: Emulator, session: ClientSession, kind: TargetKind, accepted: bool, client: str
+) -> None:
+    """Is for gcloud's client id, which Cloud Run and functions take, and IAP does not."""
+    target = await google.add_target("t", kind=kind)
+    status = (await call(session, target, bearer(signed(NOW, aud=client)))).status
+    assert (status == 200) is accepted
+    if accepted:
+        target.settings.user_tokens = False
+        assert (await call(session, target, bearer(signed(NOW, aud=client)))).status == 401
+
+
+async def test_custom_audiences_are_exact(google: Emulator, session: ClientSession) -> None:
+    """Without the leeway of a slash that the service's own URL has."""
+    target = await google.add_target("t", custom_audiences=["https://api.example"])
+    assert (await call(session, target, bearer(signed(NOW, aud="https://api.example")))).status == 200
+    assert (await call(session, target, bearer(signed(NOW, aud="https://api.example/")))).status == 401
+
+
+async def test_a_service_that_is_hidden_is_not_found(google: Emulator, session: ClientSession) -> None:
+    """By Google's page, whatever the token."""
+    target = await google.add_target("t", ingress="internal")
+    answer = await call(session, target, bearer(signed(NOW, aud=target.url)))
+    assert answer.status == 404
+    assert "was not found on this server" in answer.text
+
+
+async def test_a_traffic_tag_is_the_same_service(google: Emulator, session: ClientSession) -> None:
+    """With the service's own audience; a tag that there is not is not found."""
+    target = await google.add_target("t", tags=["canary"])
+    for tag, status in (("canary", 200), ("other", 404)):
+        host = ("Host", f"{tag}---t.example")
+        assert (await call(session, target, host, bearer(signed(NOW, aud=target.url)))).status == status
+
+
+@pytest.mark.parametrize(("generation", "bare"), [(1, 401), (2, 200)])
+async def test_a_functions_audience_has_its_name(
+    google: Emulator, session: ClientSession, generation: int, bare: int
+) -> None:
+    """The first generation takes nothing else."""
+    target = await google.add_target("hello", kind="cloud_functions", generation=generation)
+    assert target.audience == f"{target.url}/hello"
+    assert (await call(session, target, bearer(signed(NOW, aud=target.audience)))).status == 200
+    assert (await call(session, target, bearer(signed(NOW, aud=target.url)))).status == bare
+
+
+# Identity-Aware Proxy
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "says"),
+    [
+        pytest.param(lambda url: signed(NOW, aud=IAP_CLIENT), 200, "", id="id-token"),
+        pytest.param(lambda url: self_signed(f"{url}/*"), 200, "", id="self-signed-for-all-paths"),
+        pytest.param(lambda url: self_signed(f"{url}/x"), 200, "", id="self-signed-for-this-path"),
+        pytest.param(lambda url: self_signed(f"{url}/y"), 401, "doesn't match", id="for-another-path"),
+        pytest.param(lambda url: self_signed(url), 401, f"aud' claim (http", id="for-the-origin"),  # noqa: F541
+        pytest.param(lambda url: self_signed(f"{url}/*", key="other"), 401, "signature", id="another-key"),
+        pytest.param(lambda url: self_signed(f"{url}/*", sub="x"), 401, "isn't the issuer", id="for-another"),
+        pytest.param(lambda url: self_signed(f"{url}/*", exp=NOW + 3601), 401, "over an hour", id="too-long"),
+        pytest.param(lambda url: signed(NOW, aud="https://x"), 401, IAP_CLIENT, id="wrong-audience"),
+        pytest.param(
+            lambda url: signed(NOW, aud=IAP_CLIENT, email=None), 401, "'email' claim", id="no-email"
+        ),
+        pytest.param(lambda url: "ya29.x", 401, "Unable to parse JWT", id="access-token"),
+    ],
+)
+async def test_iap(google: Emulator, session: ClientSession, token: Any, status: int, says: str) -> None:
+    """Takes an ID token for its client with an e-mail, or a self-signed JWT for the resource; marks its answers."""
+    target = await google.add_target("t", kind="iap", audience=IAP_CLIENT)
+    answer = await call(session, target, bearer(token(target.url)))
+    assert answer.status == status
+    if status != 200:
+        assert answer.text.startswith("Invalid IAP credentials: ")
+        assert answer.headers["X-Goog-IAP-Generated-Response"] == "true"
+    assert says in answer.text
+
+
+async def test_iap_sends_browsers_to_sign_in_and_others_away(
+    google: Emulator, session: ClientSession
+) -> None:
+    """By what they accept."""
+    target = await google.add_target("t", kind="iap", audience=IAP_CLIENT)
+    browser = await call(session, target, ("Accept", "text/html"))
+    assert browser.status == 302
+    assert browser.headers["Location"].startswith("https://accounts.google.com/o/oauth2/v2/auth?")
+    script = await call(session, target, ("Accept", "*/*"))
+    assert (script.status, script.text) == (401, "Invalid IAP credentials: empty token")
+
+
+# ESPv2
+
+
+@pytest.mark.parametrize("kind", ["api_gateway", "endpoints"])
+@pytest.mark.parametrize(
+    ("token", "status", "message"),
+    [
+        pytest.param(lambda url: signed(NOW, aud=url), 200, "", id="id-token"),
+        pytest.param(lambda url: self_signed(url), 200, "", id="self-signed"),
+        pytest.param(
+            lambda url: signed(NOW, aud="https://x"), 403, "Audiences in Jwt are not allowed", id="audience"
+        ),
+        pytest.param(lambda url: signed(NOW, aud=url, exp=NOW), 401, "Jwt is expired", id="expired"),
+        pytest.param(lambda url: signed(NOW, aud=url, nbf=NOW + 9), 401, "Jwt not yet valid", id="not-yet"),
+        pytest.param(
+            lambda url: self_signed(url, email="x@p.iam.gserviceaccount.com"),
+            401,
+            "Jwt issuer is not configured",
+            id="issuer",
+        ),
+        pytest.param(
+            lambda url: self_signed(url, key="other"), 401, "Jwt verification fails", id="signature"
+        ),
+        pytest.param(lambda url: "ya29.x", 401, "Jwt is not in the form", id="access-token"),
+        pytest.param(lambda url: "", 401, "Jwt is missing", id="none"),
+    ],
+)
+async def test_espv2(
+    google: Emulator, session: ClientSession, kind: TargetKind, token: Any, status: int, message: str
+) -> None:
+    """Answers in Envoy's words; the app gets the claims in a header and no signature."""
+    target = await google.add_target("t", kind=kind, issuers={SA})
+    answer = await call(session, target, bearer(token(target.url)), ("X-Forwarded-Authorization", "forged"))
+    assert answer.status == status
+    if status != 200:
+        assert answer.body["code"] == status
+        assert answer.body["message"].startswith(message)
+        return
+    headers = {name: value for name, value in answer.body["headers"]}
+    told = headers["X-Endpoint-API-UserInfo" if kind == "endpoints" else "X-Apigateway-Api-Userinfo"]
+    assert target.url.encode() in decode(told)
+    assert headers["X-Forwarded-Authorization"].endswith(".SIGNATURE_REMOVED_BY_GOOGLE")
+    assert "Authorization" not in headers
+
+
+# Google's own APIs
+
+
+@pytest.mark.parametrize(
+    ("scopes", "switches", "status", "reason"),
+    [
+        ((CLOUD_PLATFORM,), {}, 200, ""),
+        (("email",), {}, 403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
+        ((CLOUD_PLATFORM,), {"enabled": False}, 403, "SERVICE_DISABLED"),
+        ((CLOUD_PLATFORM,), {"callers": ["other@example.com"]}, 403, "IAM_PERMISSION_DENIED"),
+        ((CLOUD_PLATFORM,), {"callers": [f"serviceAccount:{SA}"]}, 200, ""),
+    ],
+)
+async def test_googleapis_take_access_tokens(
+    google: Emulator,
+    session: ClientSession,
+    scopes: tuple[str, ...],
+    switches: dict[str, Any],
+    status: int,
+    reason: str,
+) -> None:
+    """With the scope, the API enabled and the permission; each failure is Google's own document."""
+    target = await google.add_target("storage", kind="googleapis", **switches)
+    token = google.principals.issue(f"serviceAccount:{SA}", scopes, lifetime=60).value
+    answer = await call(session, target, bearer(token))
+    assert answer.status == status
+    if reason:
+        assert answer.body["error"]["details"][0]["reason"] == reason
+    else:
+        assert answer.body["verified"]["principal"] == f"serviceAccount:{SA}"
+        assert token not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        pytest.param(lambda: self_signed("https://storage.googleapis.com/"), 200, id="self-signed"),
+        pytest.param(lambda: self_signed(None, scope=CLOUD_PLATFORM), 200, id="self-signed-with-scope"),
+        pytest.param(lambda: self_signed("https://pubsub.googleapis.com/"), 401, id="for-another-api"),
+        pytest.param(lambda: self_signed(None, scope="email"), 403, id="too-narrow"),
+        pytest.param(lambda: signed(NOW), 401, id="id-token"),
+        pytest.param(lambda: "ya29.unknown", 401, id="unknown"),
+    ],
+)
+async def test_googleapis_take_self_signed_jwts(
+    google: Emulator, session: ClientSession, token: Any, status: int
+) -> None:
+    """For the API itself, or with a scope; no ID tokens."""
+    target = await google.add_target("storage", kind="googleapis")
+    answer = await call(session, target, bearer(token()))
+    assert answer.status == status
+    if status == 401:
+        assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+
+
+def test_options_belong_to_kinds() -> None:
+    """Another kind's option, or none's, is an error that lists what there is."""
+    with pytest.raises(ValueError, match="has no option 'issuers'; there are audience, callers"):
+        Settings.of("cloud_run", issuers=[])
+    with pytest.raises(ValueError, match="no kind of target is called 'x'"):
+        Settings.of("x")  # type: ignore[arg-type]
