@@ -164,6 +164,17 @@ class Emulator:
         """The file that `gcloud auth application-default login` would leave."""
         return write_private(path, user.adc())
 
+    def write_workforce(self, path: Path, user: User) -> Path:
+        """The file that `gcloud auth application-default login --login-config=FILE` would leave."""
+        info = {
+            **user.adc(),
+            "type": "external_account_authorized_user",
+            "audience": "//iam.googleapis.com/locations/global/workforcePools/emulated/providers/emulated",
+            "token_url": self.oauth_url,
+            "token_info_url": f"{self.oauth_url}info",
+        }
+        return write_private(path, info)
+
     def write_federation(
         self,
         path: Path,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
-from aiohttp import web
+from aiohttp import BasicAuth, web
 
 from sidecar.emulator.accounts import ADC_CLIENT_ID, User, write_private
 from sidecar.emulator.faults import Endpoint, Fault, claims_for
@@ -100,7 +100,7 @@ class OAuthServer:
         form = await request.post()
         try:
             if form.get("grant_type") == "refresh_token":
-                return _json(self._refreshed(form, fault))
+                return _json(self._refreshed({**_basic(request), **form}, fault))
             claims = self._assertion(form)
             if fault is not None and fault.kind == "garbage":
                 return _json({"id_token": "not-a-token", "access_token": "x", "expires_in": 1})
@@ -201,6 +201,15 @@ class OAuthServer:
         if not isinstance(issued_at, int) or not isinstance(expires_at, int):
             return False
         return issued_at - _SKEW <= self._now() < expires_at + _SKEW and 0 < expires_at - issued_at <= 3600
+
+
+def _basic(request: web.Request) -> dict[str, object]:
+    """Client id and secret from HTTP Basic, which workforce logins use (RFC 6749 section 2.3.1)."""
+    try:
+        found = BasicAuth.decode(request.headers.get("Authorization", ""))
+    except ValueError:
+        return {}
+    return {"client_id": found.login, "client_secret": found.password}
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:
