@@ -77,7 +77,23 @@ def _give_up(message: str) -> NoReturn:
     sys.exit(2)
 
 
-@click.group(context_settings=_CONTEXT, epilog=_EXIT_CODES)
+class _Commands(click.Group):
+    """The commands; `emulator` is imported only where it is asked for: it brings a web server and cryptography."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group.list_commands`."""
+        return sorted([*super().list_commands(ctx), "emulator"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See `click.Group.get_command`."""
+        if cmd_name != "emulator":
+            return super().get_command(ctx, cmd_name)
+        from sidecar.emulator.commands import emulator
+
+        return emulator
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT, epilog=_EXIT_CODES)
 @click.version_option(package_name="idtoken-sidecar", prog_name="idtoken-sidecar")
 def main() -> None:
     """Your app calls localhost; the right Google service answers.

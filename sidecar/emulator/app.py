@@ -22,11 +22,12 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from sidecar.emulator.accounts import User, write_private
+from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.control import Control, Server
 from sidecar.emulator.iam import IAMCredentialsServer
 from sidecar.emulator.keys import Authority, signing_key
 from sidecar.emulator.kinds import Settings, TargetKind
-from sidecar.emulator.metadata import ISSUER, MetadataServer, Platform
+from sidecar.emulator.metadata import ISSUER, PROJECT, MetadataServer, Platform
 from sidecar.emulator.oauth import KEY_EMAIL, OAuthServer
 from sidecar.emulator.principals import Principals
 from sidecar.emulator.sts import JWT_TYPES, Provider, STSServer
@@ -54,7 +55,10 @@ class Emulator:
         host: str = "127.0.0.1",
         names: Collection[str] = (),
         platform: Platform = "compute_engine",
+        port: int = 0,
     ) -> None:
+        """`port` is the first of the listeners', which follow in a row; 0: free ones."""
+        self._next_port = port
         self._key = signing_key("google")
         self._now = now
         self._host = host
@@ -82,7 +86,10 @@ class Emulator:
             "sts": self.sts,
             "iam": self.iam,
         }
-        self._control = Control(servers, self)
+        self.connecting = ConnectingServices(
+            self._key, self.principals, now, token_lifetime=token_lifetime, ca_file=lambda: self.ca_file
+        )
+        self._control = Control(servers, self, self.connecting)
         routes = self.oauth.app.router
         routes.add_get("/oauth2/v1/certs", self._certs)
         routes.add_get("/oauth2/v3/certs", self._jwks)
@@ -108,6 +115,11 @@ class Emulator:
     async def _close(self) -> None:
         await asyncio.gather(*(self.stop(app) for app in list(self._runners)))
         self._directory.cleanup()
+
+    @property
+    def project(self) -> str:
+        """The id of the project that everything is in."""
+        return PROJECT
 
     # addresses
 
@@ -258,7 +270,10 @@ class Emulator:
             return
         # A proxy's bodies and heads are to be seen as they were sent: not decoded, and of any size it lets through.
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        sock = socket.create_server((self._host, self._ports.get(app, 0)), family=family)
+        port = self._ports.get(app)
+        if port is None:
+            port, self._next_port = self._next_port, self._next_port + (self._next_port > 0)
+        sock = socket.create_server((self._host, port), family=family)
         runner = web.AppRunner(
             app,
             access_log=None,

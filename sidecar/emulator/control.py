@@ -1,9 +1,10 @@
 """The stand-in's switches over HTTP, for a shell or another process.
 
 Owns the control application: `GET /_emulator/faults` says what is switched on, `POST /_emulator/faults` switches,
-`POST /_emulator/gates` holds and releases answers. Composed by `app`. It decides nothing itself: every switch is an
-`Endpoint`'s, and the refusal of connections is the emulator's. Bodies must be JSON by their type, which a page in a
-browser can't send to another site unasked.
+`POST /_emulator/gates` holds and releases answers, `POST /_emulator/call` has a connecting service call a target.
+Composed by `app`. It decides nothing itself: every switch is an `Endpoint`'s, the refusal of connections is the
+emulator's, and calls are `connecting`'s. Bodies must be JSON by their type, which a page in a browser can't send to
+another site unasked.
 
     curl -H 'Content-Type: application/json' $CONTROL/faults -d '{"server": "metadata", "kind": "status",
          "code": 429, "headers": {"Retry-After": "7"}, "times": 2}'
@@ -14,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol, final
 
-from aiohttp import web
+from aiohttp import ClientError, InvalidURL, web
 
+from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.faults import Endpoint, Fault
 
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
@@ -48,14 +50,18 @@ class Listeners(Protocol):
 class Control:
     """The application."""
 
-    def __init__(self, servers: Mapping[str, Server], listeners: Listeners) -> None:
+    def __init__(
+        self, servers: Mapping[str, Server], listeners: Listeners, connecting: ConnectingServices
+    ) -> None:
         self._servers = servers
         self._listeners = listeners
+        self._connecting = connecting
         self.app = web.Application()
         routes = self.app.router
         routes.add_get("/_emulator/faults", self._show)
         routes.add_post("/_emulator/faults", self._switch)
         routes.add_post("/_emulator/gates", self._gate)
+        routes.add_post("/_emulator/call", self._call)
 
     async def _show(self, _: web.Request) -> web.Response:
         return web.json_response({name: self._state(server) for name, server in self._servers.items()})
@@ -87,7 +93,32 @@ class Control:
             server.endpoint.hold()
         return web.json_response(self._state(server))
 
+    async def _call(self, request: web.Request) -> web.Response:
+        asked = await self._object(request)
+        unknown = asked.keys() - {"service", "url", "audience", "email", "data"}
+        if (
+            unknown
+            or not {"service", "url"} <= asked.keys()
+            or not all(isinstance(v, str) for v in asked.values())
+        ):
+            raise _bad('a call is {"service": …, "url": …}, with "audience", "email" and "data" if need be')
+        try:
+            called = await self._connecting.call(asked.pop("service"), asked.pop("url"), **asked)
+        except (ValueError, InvalidURL) as error:
+            raise _bad(str(error)) from error
+        except (ClientError, TimeoutError) as error:
+            raise web.HTTPBadGateway(text=f"the target gave no answer: {type(error).__name__}\n") from error
+        return web.json_response(called._asdict())
+
     async def _read(self, request: web.Request) -> tuple[Server, dict[str, Any]]:
+        asked = await self._object(request)
+        name = asked.pop("server", None)
+        if not isinstance(name, str) or name not in self._servers:
+            raise _bad(f"no server is called {name!r}; there are {', '.join(self._servers)}")
+        return self._servers[name], asked
+
+    @staticmethod
+    async def _object(request: web.Request) -> dict[str, Any]:
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="the body must be application/json\n")
         try:
@@ -96,10 +127,7 @@ class Control:
             raise _bad("the body is no JSON") from None
         if not isinstance(asked, dict):
             raise _bad("the body is no JSON object")
-        name = asked.pop("server", None)
-        if not isinstance(name, str) or name not in self._servers:
-            raise _bad(f"no server is called {name!r}; there are {', '.join(self._servers)}")
-        return self._servers[name], asked
+        return asked
 
     def _state(self, server: Server) -> dict[str, object]:
         endpoint = server.endpoint

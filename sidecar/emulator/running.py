@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, final
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.kinds import TargetKind
+from sidecar.emulator.metadata import Platform
 
 _T = TypeVar("_T")
 _LIMIT = 30.0
@@ -37,9 +38,15 @@ class EmulatorThread:
         cache_margin: float | None = None,
         host: str = "127.0.0.1",
         names: Collection[str] = (),
+        platform: Platform = "compute_engine",
     ) -> None:
         self._make = partial(
-            Emulator, token_lifetime=token_lifetime, cache_margin=cache_margin, host=host, names=names
+            Emulator,
+            token_lifetime=token_lifetime,
+            cache_margin=cache_margin,
+            host=host,
+            names=names,
+            platform=platform,
         )
         # A daemon, so that a test that dies half-way doesn't hold up the interpreter's exit.
         self._thread = threading.Thread(target=self._main, name="idtoken-emulator", daemon=True)
@@ -92,12 +99,14 @@ async def serve(
     tls: bool = False,
     token_lifetime: float = 3600.0,
     host: str = "127.0.0.1",
+    port: int = 0,
+    platform: Platform = "compute_engine",
 ) -> None:
     """Run an emulator with `targets` until `stop` is set; `announce` is called once all of them listen.
 
     `token_lifetime` in seconds. OSError if a socket can't be had.
     """
-    async with Emulator(token_lifetime=token_lifetime, host=host) as google:
+    async with Emulator(token_lifetime=token_lifetime, host=host, port=port, platform=platform) as google:
         for name, kind in targets.items():
             await google.add_target(name, kind=kind, tls=tls)
         announce(google)

@@ -1,0 +1,280 @@
+"""The stand-in on the command line: `idtoken-sidecar emulator`, and calls by the connecting services.
+
+Owns the words and options. Called by `cli`; everything that it starts is `running` and `app`. What it writes makes a
+sidecar, an app or a test find the stand-in: an environment, credential files, a configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NoReturn, get_args
+
+import click
+
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.connecting import EMAIL, Service
+from sidecar.emulator.iam import CLOUD_PLATFORM
+from sidecar.emulator.kinds import TargetKind
+from sidecar.emulator.metadata import Platform
+from sidecar.emulator.running import serve
+
+CONTROL_VARIABLE: Final = "IDTOKEN_EMULATOR_CONTROL"
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600}
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen on."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65000),
+    default=0,
+    metavar="PORT",
+    help="First of the ports in a row, metadata server first. Default: free ones.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME[=KIND]",
+    help=f"A target service; repeatable. KIND is one of {', '.join(get_args(TargetKind))}. "
+    "Default: `service=cloud_run`.",
+)
+@click.option("--tls", is_flag=True, help="Have the targets speak TLS, by a CA of the stand-in's own.")
+@click.option(
+    "--token-lifetime", default="1h", show_default=True, metavar="TIME", help="Of every token: 20s, 5m, 1h."
+)
+@click.option(
+    "--platform",
+    type=click.Choice(get_args(Platform)),
+    default="compute_engine",
+    show_default=True,
+    help="Whose metadata server to be.",
+)
+@click.option(
+    "--write",
+    "directory",
+    metavar="DIR",
+    help="Write an environment, credential files and a sidecar's configuration there.",
+)
+@click.pass_context
+def emulator(
+    context: click.Context,
+    host: str,
+    port: int,
+    targets: tuple[str, ...],
+    tls: bool,
+    token_lifetime: str,
+    platform: Platform,
+    directory: str | None,
+) -> None:
+    """Be Google on this machine until Ctrl-C: metadata server, OAuth, STS, IAM Credentials, targets that verify.
+
+    \b
+    idtoken-sidecar emulator --target billing=cloud_run --target reports=iap --write emulated
+    . emulated/env && idtoken-sidecar run --config emulated/config.yaml
+
+    For tests and for trying things: its tokens are good here and nowhere else.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    kinds = _targets(targets or ("service=cloud_run",))
+    lifetime = _seconds(token_lifetime)
+    try:
+        asyncio.run(_run(kinds, host, port, tls, lifetime, platform, directory))
+    except OSError as error:
+        _give_up(f"cannot listen or write: {error}", 3)
+
+
+async def _run(
+    kinds: Mapping[str, TargetKind],
+    host: str,
+    port: int,
+    tls: bool,
+    lifetime: float,
+    platform: Platform,
+    directory: str | None,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def announce(google: Emulator) -> None:
+        written = None if directory is None else _write(google, Path(directory))
+        for line in _words(google, written):
+            click.echo(line)
+        sys.stdout.flush()
+
+    await serve(
+        announce,
+        targets=kinds,
+        stop=stop,
+        tls=tls,
+        token_lifetime=lifetime,
+        host=host,
+        port=port,
+        platform=platform,
+    )
+
+
+def _words(google: Emulator, written: Path | None) -> list[str]:
+    lines = [
+        f"metadata server    {google.metadata_address}",
+        f"OAuth              {google.oauth_url}",
+        f"STS                {google.sts_url}",
+        f"IAM Credentials    {google.iam_url}",
+        f"certificates       {google.certs_url}",
+        f"control            {google.control_url}",
+        f"CA of the targets  {google.ca_file}",
+    ]
+    for name, target in google.targets.items():
+        lines.append(f"target {name:<11} {target.url}  {target.settings.kind}, audience {target.audience}")
+    if written is not None:
+        lines += [
+            "",
+            f"written to {written}: . {written}/env && idtoken-sidecar run --config {written}/config.yaml",
+        ]
+    lines += ["", *(f"export {name}={shlex.quote(value)}" for name, value in _environment(google).items())]
+    return [*lines, "", "Ctrl-C ends it."]
+
+
+def _environment(google: Emulator) -> dict[str, str]:
+    return {**google.environment(), CONTROL_VARIABLE: google.control_url}
+
+
+def _write(google: Emulator, directory: Path) -> Path:
+    """Files for every kind of credential, and a configuration that has a route to every target."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
+    environment = _environment(google)
+    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+    (directory / "env").write_text(text, "utf-8")
+    user = google.oauth.add_user("me@example.com")
+    provider = google.sts.add_provider()
+    acted_as = f"acted-as@{google.project}.iam.gserviceaccount.com"
+    google.principals.add(acted_as)
+    for member in (user.member, provider.principal_set, f"serviceAccount:{google.metadata.email}"):
+        google.principals.grant(member, "roles/iam.serviceAccountTokenCreator", on=acted_as)
+    google.write_key(directory / "key.json")
+    google.write_login(directory / "login.json", user)
+    google.write_federation(
+        directory / "federation.json", provider, google.url_source(provider), service_account=acted_as
+    )
+    configuration = {
+        "endpoints": {
+            "metadata": google.metadata_address,
+            "oauth": google.oauth_url,
+            "sts": google.sts_url,
+            "iam_credentials": google.iam_url,
+        },
+        "credentials": {
+            "default": {"type": "metadata"},
+            "key": {"type": "service_account_key", "file": str(directory / "key.json")},
+            "me": {"type": "user", "file": str(directory / "login.json")},
+            "acting": {"type": "impersonate", "source": "default", "service_account": acted_as},
+            "federated": {
+                "type": "workload_identity_federation",
+                "file": str(directory / "federation.json"),
+            },
+        },
+        "routes": [_route(google, name) for name in google.targets],
+    }
+    # JSON is YAML.
+    (directory / "config.yaml").write_text(json.dumps(configuration, indent=2) + "\n", "utf-8")
+    return directory
+
+
+def _route(google: Emulator, name: str) -> dict[str, Any]:
+    target = google.targets[name]
+    kind = target.settings.kind
+    route: dict[str, Any] = {
+        "name": name,
+        "upstream": target.url,
+        "host": f"{name}.internal",
+        "target": "other" if kind == "open" else kind,
+    }
+    if target.url.startswith("https:"):
+        route["tls"] = {"ca_file": str(google.ca_file)}
+    if kind == "googleapis":
+        return {**route, "token": "access", "scopes": [CLOUD_PLATFORM]}
+    return {**route, "audience": target.audience}
+
+
+@emulator.command()
+@click.option(
+    "--as", "service", type=click.Choice(get_args(Service)), required=True, help="Which service calls."
+)
+@click.option("--to", "url", required=True, metavar="URL", help="What it calls.")
+@click.option("--audience", help="The token's audience. Default: the URL.")
+@click.option("--email", default=EMAIL, show_default=True, help="The service account that it calls as.")
+@click.option(
+    "--data", default="{}", show_default=True, help="What it sends: the body, or the message in it."
+)
+@click.option(
+    "--control",
+    envvar=CONTROL_VARIABLE,
+    required=True,
+    metavar="URL",
+    help=f"The control address that the stand-in prints. [{CONTROL_VARIABLE}]",
+)
+def call(service: str, url: str, audience: str | None, email: str, data: str, control: str) -> None:
+    """Have a connecting service call a target with an ID token of its own, from a running stand-in.
+
+    \b
+    idtoken-sidecar emulator call --as scheduler --to http://127.0.0.1:8085/run --audience http://127.0.0.1:8085
+
+    Prints what was answered; exits with 1 unless that is a 2xx.
+    """
+    asked: dict[str, str] = {"service": service, "url": url, "email": email, "data": data}
+    if audience is not None:
+        asked["audience"] = audience
+    if not control.startswith(("http://", "https://")):
+        _give_up(f"--control: `{control}` is not a URL", 2)
+    request = urllib.request.Request(  # noqa: S310 - looked at above
+        f"{control}/call", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=90) as answer:  # noqa: S310
+            called = json.load(answer)
+    except urllib.error.HTTPError as error:
+        _give_up(error.read().decode("utf-8", "replace").strip(), 1)
+    except OSError as error:
+        _give_up(f"no stand-in answers at {control} ({error}): start one with `idtoken-sidecar emulator`", 1)
+    click.echo(f"{called['status']} to {service} as {called['email']}, aud {called['audience']}")
+    click.echo(called["body"])
+    sys.exit(0 if 200 <= called["status"] < 300 else 1)
+
+
+def _targets(given: tuple[str, ...]) -> dict[str, TargetKind]:
+    found: dict[str, TargetKind] = {}
+    for word in given:
+        name, _, kind = word.partition("=")
+        if not name or (kind or "cloud_run") not in get_args(TargetKind):
+            _give_up(
+                f"--target: `{word}` is not NAME or NAME=KIND; kinds are {', '.join(get_args(TargetKind))}", 2
+            )
+        found[name] = kind or "cloud_run"  # type: ignore[assignment] # looked at above
+    return found
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text[:-1]) * _UNITS[text[-1:]]
+    except (ValueError, KeyError):
+        _give_up(f"--token-lifetime: `{text}` is not a time such as 20s, 5m, 1h", 2)
+
+
+def _give_up(message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.stdout.flush()
+    sys.exit(code)

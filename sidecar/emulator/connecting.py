@@ -1,0 +1,157 @@
+"""The services that call others with an ID token of their own: Scheduler, Tasks, Pub/Sub, Workflows, Eventarc.
+
+Owns what each of them sends. Composed by `app`, commanded over HTTP by `control`. The token is Google's, for the
+audience that was configured or else the whole URL, in the name of a service account. Sources:
+https://cloud.google.com/scheduler/docs/reference/rpc/google.cloud.scheduler.v1#httptarget,
+https://cloud.google.com/tasks/docs/creating-http-target-tasks, https://cloud.google.com/pubsub/docs/push,
+https://cloud.google.com/workflows/docs/authenticate-from-workflow, https://cloud.google.com/eventarc/docs/cloudevents
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, final, get_args
+
+from aiohttp import ClientSession, ClientTimeout
+
+from sidecar.emulator.keys import SigningKey
+from sidecar.emulator.metadata import ISSUER, PROJECT
+from sidecar.emulator.principals import Principals
+
+Service = Literal["scheduler", "tasks", "pubsub", "workflows", "eventarc"]
+
+EMAIL: Final = f"caller@{PROJECT}.iam.gserviceaccount.com"
+"""The service account that they call as, unless told."""
+BODY_LIMIT: Final = 64 * 1024
+"""Bytes of an answer that are kept."""
+_SECONDS: Final = 60.0
+
+
+class Called(NamedTuple):
+    """What became of a call; never the token."""
+
+    status: int
+    body: str
+    """Its beginning."""
+    audience: str
+    email: str
+
+
+@final
+class ConnectingServices:
+    """All of them; `now` gives Unix seconds."""
+
+    def __init__(
+        self,
+        key: SigningKey,
+        principals: Principals,
+        now: Callable[[], float],
+        *,
+        token_lifetime: float,
+        ca_file: Callable[[], Path],
+    ) -> None:
+        """`ca_file` is the CA of the stand-in's own targets."""
+        self.token_lifetime = token_lifetime
+        self._key = key
+        self._principals = principals
+        self._now = now
+        self._ca_file = ca_file
+
+    async def call(
+        self,
+        service: str,
+        url: str,
+        *,
+        audience: str | None = None,
+        email: str = EMAIL,
+        data: str = "{}",
+    ) -> Called:
+        """Send what `service` would; ValueError for one that there is not, ClientError where nobody answers."""
+        if service not in get_args(Service):
+            raise ValueError(f"no service is called {service!r}; there are {', '.join(get_args(Service))}")
+        audience = url if audience is None else audience
+        headers, body = _request(service, data, self._now())
+        headers = {**headers, "Authorization": f"Bearer {self._token(audience, email)}"}
+        context = (
+            ssl.create_default_context(cafile=str(self._ca_file())) if url.startswith("https:") else True
+        )
+        async with (
+            ClientSession(timeout=ClientTimeout(_SECONDS)) as session,
+            session.post(url, data=body, headers=headers, ssl=context, allow_redirects=False) as answer,
+        ):
+            text = (await answer.content.read(BODY_LIMIT)).decode("utf-8", "replace")
+            return Called(answer.status, text, audience, email)
+
+    def _token(self, audience: str, email: str) -> str:
+        now = self._now()
+        account = self._principals.add(email)
+        return self._key.sign(
+            {
+                "aud": audience,
+                "azp": account.unique_id,
+                "email": email,
+                "email_verified": True,
+                "exp": int(now + self.token_lifetime),
+                "iat": int(now),
+                "iss": ISSUER,
+                "sub": account.unique_id,
+            }
+        )
+
+
+def _request(service: str, data: str, now: float) -> tuple[Mapping[str, str], bytes]:
+    """Headers and body as the service sends them."""
+    moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    match service:
+        case "scheduler":
+            return {
+                "User-Agent": "Google-Cloud-Scheduler",
+                "Content-Type": "application/octet-stream",
+                "X-CloudScheduler": "true",
+                "X-CloudScheduler-JobName": "emulated-job",
+                "X-CloudScheduler-ScheduleTime": moment,
+            }, data.encode()
+        case "tasks":
+            return {
+                "User-Agent": "Google-Cloud-Tasks",
+                "Content-Type": "application/octet-stream",
+                "X-CloudTasks-QueueName": "emulated-queue",
+                "X-CloudTasks-TaskName": "1234567890",
+                "X-CloudTasks-TaskRetryCount": "0",
+                "X-CloudTasks-TaskExecutionCount": "0",
+                "X-CloudTasks-TaskETA": f"{now:.6f}",
+            }, data.encode()
+        case "pubsub":
+            message = {
+                "data": base64.b64encode(data.encode()).decode("ascii"),
+                "messageId": "1234567890",
+                "message_id": "1234567890",
+                "publishTime": moment,
+                "publish_time": moment,
+                "attributes": {},
+            }
+            push = {"message": message, "subscription": f"projects/{PROJECT}/subscriptions/emulated"}
+            return {
+                "User-Agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)",
+                "Content-Type": "application/json",
+                "From": "noreply@google.com",
+            }, json.dumps(push).encode()
+        case "eventarc":
+            return {
+                "User-Agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)",
+                "Content-Type": "application/json",
+                "ce-id": "1234567890",
+                "ce-source": f"//pubsub.googleapis.com/projects/{PROJECT}/topics/emulated",
+                "ce-specversion": "1.0",
+                "ce-time": moment,
+                "ce-type": "google.cloud.pubsub.topic.v1.messagePublished",
+            }, data.encode()
+    return {
+        "User-Agent": "GoogleCloudWorkflows; (emulated)",
+        "Content-Type": "application/json",
+    }, data.encode()
