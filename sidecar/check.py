@@ -21,7 +21,7 @@ from sidecar.config.addresses import parse_listen
 from sidecar.config.models import Config
 from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_audience
 from sidecar.errors import MEANINGS, Reason, SidecarError
-from sidecar.proxy.diagnosis import Cause
+from sidecar.proxy.diagnosis import Cause, may_tell
 from sidecar.routes import Destination, Route, RouteTable
 from sidecar.service import Service, StartError
 from sidecar.tokens.endpoint import SET_CLOCK
@@ -263,18 +263,17 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
     named = (host or next(iter(route.exact))) if route.dynamic else f"{route.name}.localhost"
     timeouts = route.config.timeouts
     limit = timeouts.connect + min(timeouts.response, 60.0)
-    answer = (0, b"")
-    # A refusal's reason stands in its body, which HEAD does not get.
+    status, own, body = 0, False, b""
+    # The reason of a refusal stands in its body, which HEAD does not get.
     for method in ("HEAD", "GET"):
         try:
             async with asyncio.timeout(limit):
-                answer = await _exchange(socket, f"{method} {path} HTTP/1.1", named)
+                status, own, body = await _exchange(socket, f"{method} {path} HTTP/1.1", named)
         except (TimeoutError, OSError):
             says = f"gave no answer to {method} {path} within {limit:g} s"
             return Step("target", Verdict.FAILED, says, Reason.RESPONSE_TIMEOUT)
-        if answer[0] not in (401, 403, 404):
+        if not own and not may_tell(status):
             break
-    status, body = answer
     refusal = service.last_refusal(route.name)
     if refusal is not None:
         diagnosis = refusal.diagnosis
@@ -286,14 +285,16 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
             diagnosis.cause,
             diagnosis.command,
         )
-    own = _own_problem(body)
-    if own is not None:
-        return Step("target", Verdict.FAILED, own["detail"], own["reason"], own.get("command", ""))
+    problem = _problem(body) if own else None
+    if problem is not None:
+        reason, command = problem["reason"], problem.get("command", "")
+        return Step("target", Verdict.FAILED, problem["detail"], reason, command)
     verdict = Verdict.OK if status < 500 else Verdict.WARNING
     return Step("target", verdict, f"let the request in and answered {status} to {path}")
 
 
-async def _exchange(socket: str, line: str, host: str) -> tuple[int, bytes]:
+async def _exchange(socket: str, line: str, host: str) -> tuple[int, bool, bytes]:
+    """Status, whether the sidecar made the answer itself, and its body."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
         writer.write(f"{line}\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
@@ -306,12 +307,11 @@ async def _exchange(socket: str, line: str, host: str) -> tuple[int, bytes]:
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[1].isdigit():
         raise OSError("no answer")
-    own = b"\r\nproxy-status: idtoken-sidecar;" in head.lower()
-    return int(words[1]), body if own else b""
+    return int(words[1]), b"\r\nproxy-status: idtoken-sidecar;" in head.lower(), body
 
 
-def _own_problem(body: bytes) -> Mapping[str, Any] | None:
-    """The problem document of an answer that the sidecar made itself."""
+def _problem(body: bytes) -> Mapping[str, Any] | None:
+    """The problem document in an answer."""
     try:
         found = json.loads(body)
     except ValueError:

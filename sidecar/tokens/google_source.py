@@ -15,7 +15,7 @@ from typing import Final, final
 from sidecar.clock import Clock
 from sidecar.config.targets import GCLOUD_CLIENT_IDS, TokenKind
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.endpoint import Answer, not_a_token, too_slow
+from sidecar.tokens.endpoint import not_a_token, too_slow
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, ask
@@ -102,7 +102,7 @@ def _read(flight: Flight, fetched: Fetched, key: TokenKey) -> Token:
 
 
 def _parse(fetched: Fetched, key: TokenKey, now_at: float) -> Token:
-    reason = None
+    fault = None
     try:
         if key.kind is TokenKind.ACCESS:
             return Token.opaque(
@@ -113,11 +113,17 @@ def _parse(fetched: Fetched, key: TokenKey, now_at: float) -> Token:
             )
         return Token.from_jwt(fetched.value.strip(), received_at=now_at)
     except SidecarError as error:
-        if error.reason is not Reason.TOKEN_MALFORMED or fetched.answer is None:
-            reason = error
-    if reason is not None:
-        raise reason
-    raise not_a_token(fetched.endpoint, fetched.answer or Answer(0, {}, b""))
+        # Not raised here: its frames, and those it would chain, hold what came.
+        fault = error
+    if fault.reason is not Reason.TOKEN_MALFORMED:
+        raise fault
+    if fetched.answer is not None:
+        raise not_a_token(fetched.endpoint, fetched.answer)
+    raise SidecarError(
+        Reason.TOKEN_MALFORMED,
+        f"What {fetched.endpoint.name} gives ({len(fetched.value)} characters) is not a JWT for one audience. Look at "
+        "it where it comes from.",
+    )
 
 
 def _wrong_audience(fetched: Fetched, key: TokenKey, got: str) -> str:

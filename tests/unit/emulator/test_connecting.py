@@ -77,7 +77,7 @@ async def test_each_sends_what_the_real_one_does(seen: Any, service: str, header
         ({"service": "scheduler"}, 400, "a call is"),
         ({"service": "cron", "url": "http://x"}, 400, "no service is called 'cron'"),
         ({"service": "tasks", "url": "http://127.0.0.1:1/"}, 502, "no answer"),
-        ({"service": "tasks", "url": "not a url"}, 400, "not a url"),
+        ({"service": "tasks", "url": "not a url"}, 400, "not%20a%20url"),
         ({"service": "tasks", "url": 7}, 400, "a call is"),
         ({"service": "tasks", "url": "http://x", "token": "x"}, 400, "a call is"),
     ],
