@@ -1,0 +1,320 @@
+"""sidecar.proxy.diagnosis: what a target's own refusal means, on the answers of the real front ends"""
+
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.config.targets import Target, TokenKind
+from sidecar.proxy.diagnosis import Cause, Diagnosis, Refused, diagnose, may_tell, service_of
+
+NOW = 1_800_000_000.0
+RUN_APP = "billing-abc123def4-uc.a.run.app"
+AUDIENCE = f"https://{RUN_APP}"
+SA = "robot@p.iam.gserviceaccount.com"
+
+
+def refused(
+    target: Target,
+    status: int,
+    sample: object = "",
+    headers: dict[str, str] | None = None,
+    *,
+    claims: dict[str, Any] | None = None,
+    authority: str = RUN_APP,
+    kind: TokenKind = TokenKind.ID,
+) -> Diagnosis | None:
+    """The diagnosis of one answer to a request with a token for AUDIENCE."""
+    return diagnose(
+        Refused(
+            target,
+            kind,
+            "https",
+            authority,
+            status,
+            headers or {},
+            sample if isinstance(sample, str) else json.dumps(sample),
+            {"aud": AUDIENCE, "email": SA, "exp": NOW + 3600, **(claims or {})},
+            NOW,
+        )
+    )
+
+
+UNAUTHORIZED = {
+    "www-authenticate": 'Bearer error="invalid_token" error_description="The access token could not be verified"'
+}
+FORBIDDEN = "<h1>Error: Forbidden</h1><h2>Your client does not have permission to get URL <code>/</code> from this server.</h2>"
+NOT_FOUND = "<title>404 Page not found</title><h1>Error: Page not found</h1><h2>The requested URL was not found on this server.</h2>"
+IAP = {"x-goog-iap-generated-response": "true"}
+
+
+def info(reason: str) -> dict[str, Any]:
+    return {
+        "error": {"code": 403, "status": "PERMISSION_DENIED", "details": [{"@type": "x"}, {"reason": reason}]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "cause", "says", "command"),
+    [
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": "https://custom.example"}),
+            Cause.AUDIENCE_REFUSED,
+            f"its host suggests `{AUDIENCE}`",
+            "gcloud run services update billing --region=REGION --add-custom-audiences=https://custom.example",
+            id="run-audience",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "<h1>Error: Unauthorized</h1>"),
+            Cause.TOKEN_REFUSED,
+            f"`{AUDIENCE}`",
+            "",
+            id="run-token",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "", {**UNAUTHORIZED, "date": formatdate(NOW + 7200, usegmt=True)}),
+            Cause.TOKEN_TOO_OLD,
+            "clock is 7200 s behind",
+            "timedatectl set-ntp true",
+            id="run-clock",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 403, FORBIDDEN),
+            Cause.PERMISSION_MISSING,
+            "roles/run.invoker",
+            f"gcloud run services add-iam-policy-binding billing --region=REGION --member=serviceAccount:{SA} "
+            "--role=roles/run.invoker",
+            id="run-permission",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "me@example.com"}),
+            Cause.PERMISSION_MISSING,
+            "user:me@example.com",
+            "--member=user:me@example.com",
+            id="run-permission-of-a-person",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "x; rm -rf /"}),
+            Cause.PERMISSION_MISSING,
+            "MEMBER needs",
+            "--member=MEMBER",
+            id="run-permission-of-nonsense",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 404, NOT_FOUND, {"content-type": "text/html; charset=UTF-8"}),
+            Cause.HIDDEN,
+            "ingress",
+            "gcloud run services describe billing",
+            id="run-hidden",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_FUNCTIONS, 403, FORBIDDEN, authority="us-central1-p.cloudfunctions.net"),
+            Cause.PERMISSION_MISSING,
+            "cloudfunctions.invoker",
+            "gcloud functions add-invoker-policy-binding FUNCTION",
+            id="function-permission",
+        ),
+        pytest.param(
+            refused(
+                Target.IAP,
+                401,
+                "Invalid IAP credentials: JWT audience doesn't match this application ('aud' claim (x) doesn't match "
+                "expected value (1-a.apps.googleusercontent.com))",
+                IAP,
+            ),
+            Cause.AUDIENCE_REFUSED,
+            "IAP wants `1-a.apps.googleusercontent.com`",
+            "",
+            id="iap-audience",
+        ),
+        pytest.param(
+            refused(Target.IAP, 401, "Invalid IAP credentials: JWT 'email' claim isn't a string"),
+            Cause.EMAIL_MISSING,
+            "--include-email",
+            "",
+            id="iap-email",
+        ),
+        pytest.param(
+            refused(Target.IAP, 401, "Invalid IAP credentials: empty token", IAP),
+            Cause.TOKEN_UNSEEN,
+            "takes the header off",
+            "",
+            id="iap-empty",
+        ),
+        pytest.param(
+            refused(Target.IAP, 401, "Invalid IAP credentials: JWT has expired", IAP),
+            Cause.TOKEN_TOO_OLD,
+            "expired",
+            "",
+            id="iap-expired",
+        ),
+        pytest.param(
+            refused(Target.IAP, 403, "<h1>Error: Forbidden</h1>", IAP),
+            Cause.PERMISSION_MISSING,
+            "roles/iap.httpsResourceAccessor",
+            f"--member=serviceAccount:{SA} --role=roles/iap.httpsResourceAccessor",
+            id="iap-role",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "Invalid IAP credentials: Unable to parse JWT", IAP),
+            Cause.TOKEN_REFUSED,
+            "does not accept the token",
+            "",
+            id="iap-before-cloud-run",
+        ),
+        pytest.param(
+            refused(Target.API_GATEWAY, 403, {"code": 403, "message": "Audiences in Jwt are not allowed"}),
+            Cause.AUDIENCE_REFUSED,
+            "x-google-audiences",
+            "gcloud api-gateway apis describe",
+            id="gateway-audience",
+        ),
+        pytest.param(
+            refused(Target.ENDPOINTS, 401, {"code": 401, "message": "Jwt issuer is not configured"}),
+            Cause.ISSUER_REFUSED,
+            "`https://accounts.google.com`",
+            "",
+            id="endpoints-issuer",
+        ),
+        pytest.param(
+            refused(
+                Target.ENDPOINTS,
+                401,
+                {"code": 401, "message": "Jwt issuer is not configured"},
+                kind=TokenKind.SELF_SIGNED_JWT,
+            ),
+            Cause.ISSUER_REFUSED,
+            "the service account's e-mail",
+            "",
+            id="endpoints-issuer-self-signed",
+        ),
+        pytest.param(
+            refused(Target.ENDPOINTS, 401, {"message": "Jwt is expired"}),
+            Cause.TOKEN_TOO_OLD,
+            "",
+            "",
+            id="jwt-expired",
+        ),
+        pytest.param(
+            refused(Target.ENDPOINTS, 401, {"message": "Jwt is missing"}),
+            Cause.TOKEN_UNSEEN,
+            "",
+            "",
+            id="jwt-missing",
+        ),
+        pytest.param(
+            refused(Target.ENDPOINTS, 401, {"message": "Jwt verification fails"}),
+            Cause.TOKEN_REFUSED,
+            "",
+            "",
+            id="jwt",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, info("ACCESS_TOKEN_SCOPE_INSUFFICIENT")),
+            Cause.SCOPE_MISSING,
+            "`scopes`",
+            "",
+            id="api-scope",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, info("SERVICE_DISABLED"), authority="storage.googleapis.com"),
+            Cause.API_NOT_ENABLED,
+            "not enabled",
+            "gcloud services enable storage.googleapis.com --project=PROJECT",
+            id="api-disabled",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, info("IAM_PERMISSION_DENIED")),
+            Cause.PERMISSION_MISSING,
+            "lacks a role",
+            "gcloud projects add-iam-policy-binding",
+            id="api-role",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 401, {"error": {"code": 401}}), Cause.TOKEN_REFUSED, "", "", id="api"
+        ),
+        pytest.param(refused(Target.OTHER, 403, FORBIDDEN), Cause.UNEXPLAINED, "app's own", "", id="other"),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 403, "no!"), Cause.UNEXPLAINED, "app's own", "", id="apps-own"
+        ),
+    ],
+)
+def test_what_it_means(found: Diagnosis | None, cause: Cause, says: str, command: str) -> None:
+    """Its cause, a sentence with what to do, and the command that mends it with the names that are known."""
+    assert found is not None
+    assert found.cause is cause
+    assert says in found.detail
+    assert command in found.command
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        refused(Target.CLOUD_RUN, 404, '{"detail": "no such invoice"}', {"content-type": "application/json"}),
+        refused(Target.CLOUD_RUN, 404, "<h1>Not found</h1> in this shop", {"content-type": "text/html"}),
+        refused(Target.OTHER, 404, NOT_FOUND, {"content-type": "text/html"}),
+        refused(Target.GOOGLEAPIS, 404, {"error": {"code": 404}}),
+    ],
+)
+def test_an_apps_own_404_means_nothing(found: Diagnosis | None) -> None:
+    """What is not there is not there."""
+    assert found is None
+
+
+@pytest.mark.parametrize(
+    ("authority", "service", "region"),
+    [
+        ("billing-abc123def4-uc.a.run.app", "billing", "REGION"),
+        ("my-long-name-abc123def4-ew.a.run.app", "my-long-name", "REGION"),
+        ("canary---billing-abc123def4-uc.a.run.app", "billing", "REGION"),
+        ("billing-123456789012.us-central1.run.app", "billing", "us-central1"),
+        ("billing.example.com", "SERVICE", "REGION"),
+        ("127.0.0.1:8080", "SERVICE", "REGION"),
+    ],
+)
+def test_a_services_name_and_region(authority: str, service: str, region: str) -> None:
+    """As far as its host tells; in capitals what is to be filled in."""
+    assert service_of(authority) == (service, region)
+
+
+@pytest.mark.parametrize(
+    ("status", "tells"), [(200, False), (302, False), (401, True), (403, True), (404, True), (500, False)]
+)
+def test_which_answers_are_looked_at(status: int, tells: bool) -> None:
+    """Those by which front ends refuse."""
+    assert may_tell(status) is tells
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["error", "details", "reason", "message", "x"]), inner)
+    ),
+    max_leaves=10,
+)
+
+
+@given(
+    target=st.sampled_from(Target),
+    status=st.sampled_from([401, 403, 404]),
+    body=st.text() | ANY.map(json.dumps),
+    claims=st.dictionaries(st.sampled_from(["aud", "email", "exp", "iss"]), ANY),
+    headers=st.dictionaries(
+        st.sampled_from(["www-authenticate", "date", "content-type", "x-goog-iap-generated-response"]),
+        st.text(),
+    ),
+)
+def test_nothing_that_a_target_sends_breaks_it(
+    target: Target, status: int, body: str, claims: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Whatever comes, there is a diagnosis or none; a command is one printable line."""
+    found = diagnose(Refused(target, TokenKind.ID, "https", RUN_APP, status, headers, body, claims, NOW))
+    if found is not None:
+        assert found.command.isprintable()
+        assert ";" not in found.command

@@ -1,0 +1,115 @@
+"""sidecar.explain: what would become of a request, by the code that judges requests"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.config.load import load
+from sidecar.explain import explain
+
+CONFIG = load(
+    """
+credentials: {default: {type: metadata}}
+routes:
+  - {name: billing, host: billing.internal, upstream: 'https://billing-abc-uc.a.run.app', path_prefix: /billing,
+     listen: 'localhost:8801'}
+  - {name: reports, host: reports.internal, upstream: 'https://reports.example', target: iap,
+     audience: 1-a.apps.googleusercontent.com}
+  - {name: api, host: api.internal, upstream: 'https://api.example', on_conflict: keep}
+  - {name: other, host: other.internal, upstream: 'https://other.example', on_conflict: replace}
+  - {name: storage, upstream: 'https://storage.googleapis.com', token: access, scopes: [a, b]}
+  - {name: services, host: '*.a.run.app', upstream: 'https://{host}'}
+""",
+    environ={},
+).config
+OWN = "Authorization: Basic eA=="
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "expected"),
+    [
+        (
+            "http://billing.localhost:8787/x?a=b",
+            [],
+            {
+                "route": "billing",
+                "way_in": "its name under .localhost",
+                "sent_to": "https://billing-abc-uc.a.run.app/x?a=b",
+            },
+        ),
+        (
+            "localhost:8787/billing/x",
+            [],
+            {"route": "billing", "way_in": "path_prefix /billing", "headers": ["Authorization"]},
+        ),
+        ("http://localhost:8801/x", [], {"route": "billing", "way_in": "the route's own listener"}),
+        (
+            "http://127.0.0.1:8787/",
+            ["Host: billing.internal"],
+            {"route": "billing", "way_in": "Host: billing.internal"},
+        ),
+        (
+            "http://storage.googleapis.com/x",
+            [],
+            {"route": "storage", "way_in": "HTTP_PROXY, or Host: storage.googleapis.com"},
+        ),
+        (
+            "http://svc-x.a.run.app/",
+            [],
+            {"route": "services", "audience": "https://svc-x.a.run.app", "target": "cloud_run"},
+        ),
+        (
+            "http://billing.localhost:8787/",
+            [OWN],
+            {"headers": ["X-Serverless-Authorization"], "route": "billing"},
+        ),
+        ("http://reports.localhost:8787/", [OWN], {"headers": ["Proxy-Authorization"], "target": "iap"}),
+        (
+            "http://reports.localhost:8787/",
+            [],
+            {"headers": ["Authorization"], "audience": "1-a.apps.googleusercontent.com"},
+        ),
+        (
+            "http://api.localhost:8787/",
+            [OWN],
+            {"headers": [], "says": "The app's own header stays and no token is sent: `on_conflict: keep`."},
+        ),
+        ("http://other.localhost:8787/", [OWN], {"headers": ["Authorization"], "route": "other"}),
+        ("http://storage.localhost:8787/", [], {"token": "access", "scopes": "a b", "target": "googleapis"}),
+    ],
+)
+def test_what_is_taken(url: str, headers: list[str], expected: dict[str, Any]) -> None:
+    """Route, way in, where it goes, which header."""
+    found = explain(CONFIG, url, headers)
+    assert found["taken"]
+    assert expected.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "reason", "says"),
+    [
+        ("http://biling.internal/", [], "no_route", "nearest route is `billing`"),
+        ("http://localhost:8787/nothing", [], "no_route", ""),
+        ("http://localhost:8801/", ["Origin: https://evil.example"], "caller_refused", ""),
+        ("http://localhost:8801/", ["Host: evil.example"], "caller_refused", ""),
+        ("http://storage.localhost:8787/", [OWN], "header_conflict", "on_conflict"),
+        ("http://billing.localhost:8787/", ["Sec-Fetch-Site: cross-site"], "caller_refused", ""),
+    ],
+)
+def test_what_is_refused(url: str, headers: list[str], reason: str, says: str) -> None:
+    """With the answer that the sidecar would give."""
+    found = explain(CONFIG, url, headers)
+    assert not found["taken"]
+    assert found["reason"] == reason
+    assert says in found["says"]
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"), [("ftp://x", []), ("http://", []), ("http://x/", ["nonsense"]), ("http://[::1/", [])]
+)
+def test_what_is_no_request(url: str, headers: list[str]) -> None:
+    """A sentence, and no traceback."""
+    with pytest.raises(ValueError, match=r"."):
+        explain(CONFIG, url, headers)
