@@ -53,10 +53,10 @@ ADVICE: dict[Reason, str] = {
     "own limit is the service's request timeout.",
     Reason.IDLE_TIMEOUT: "The answer had begun and then nothing moved for `timeouts.idle`. For streams with long "
     "silences raise it, or send keep-alive comments.",
-    Reason.CREDENTIAL_NOT_FOUND: "No file, and no metadata server. On Google Cloud: wait, it may be starting. "
-    "Elsewhere: set `GOOGLE_APPLICATION_CREDENTIALS`, or a `service_account_key` credential.",
-    Reason.CREDENTIAL_INVALID: "`detail` names the file and what is missing in it, or its type that can't give ID "
-    "tokens for any audience.",
+    Reason.CREDENTIAL_NOT_FOUND: "The file, the command or the login that the credential names is not there; `detail` "
+    "names it. `idtoken-sidecar check` says what each credential found.",
+    Reason.CREDENTIAL_INVALID: "`detail` names the file and what is missing in it. A key that every user of the "
+    "machine can read is refused too, unless `allow_world_readable` is set.",
     Reason.CREDENTIAL_MISMATCH: "The credential has no such token, whoever asks: a person's login has none for an "
     "audience of its own, a federated identity none at all without a service account. `detail` says what would do; "
     "[targets](targets.md) has the whole table.",
@@ -76,13 +76,13 @@ ADVICE: dict[Reason, str] = {
     Reason.TOKEN_TIMEOUT: "The token endpoint took too long. Metadata server: node under load, or a network policy "
     "that drops packets to 169.254.169.254.",
     Reason.TOKEN_ENDPOINT_UNREACHABLE: "Nothing answers. On GKE the metadata server needs some seconds after a pod "
-    "starts: the sidecar goes on trying. Not on Google Cloud there is none: use a key file.",
+    "starts: the sidecar goes on trying. Outside of Google Cloud there is none: use another type of credential.",
     Reason.TOKEN_ENDPOINT_FAILED: "It answered with a server error. The sidecar goes on trying, and serves live tokens "
     "meanwhile.",
     Reason.TOKEN_RATE_LIMITED: "It asked to slow down, and the sidecar does (Retry-After). Many sidecars on one node "
     "that start at once share its limit.",
-    Reason.TOKEN_DENIED: "The key was deleted or disabled, its account is gone, or this machine's clock is off by more "
-    "than five minutes; `detail` says which. On a metadata server: the Workload Identity binding is missing.",
+    Reason.TOKEN_DENIED: "The key was deleted or disabled, or its account is gone; `detail` says which. On a metadata "
+    "server: the Workload Identity binding is missing.",
     Reason.IMPERSONATION_DENIED: "The caller may not act as the service account, or there is no such account: Google "
     "answers both alike. Run the command in `detail`; a new grant takes some minutes.",
     Reason.API_DISABLED: "Enable iamcredentials.googleapis.com with the command in `detail`, in the project of the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -24,35 +25,39 @@ USUAL = {
     "X-Own": (X,),
 }
 
-CONFLICT = {
-    # (header, serverless upstream): on_conflict -> what is set
-    ("auto", False): {"auto": REFUSED, "replace": (A,), "keep": (), "reject": REFUSED},
-    ("auto", True): {"auto": (S,), "replace": (A,), "keep": (S,), "reject": REFUSED},
-    ("both", False): {"auto": REFUSED, "replace": (A, S), "keep": (), "reject": REFUSED},
-    ("both", True): {"auto": (S,), "replace": (A, S), "keep": (S,), "reject": REFUSED},
-    ("authorization", False): {"auto": REFUSED, "replace": (A,), "keep": (), "reject": REFUSED},
-    ("authorization", True): {"auto": REFUSED, "replace": (A,), "keep": (), "reject": REFUSED},
-    **{
-        (header, serverless): {"auto": USUAL[header], "replace": USUAL[header], "keep": (), "reject": REFUSED}
-        for header in ("x-serverless-authorization", "proxy-authorization", "X-Own")
-        for serverless in (False, True)
-    },
+OPTIONS = {
+    "cloud_run": "upstream: 'https://svc-abc-uc.a.run.app'",
+    "cloud_functions": "upstream: 'https://r-p.cloudfunctions.net', audience: 'https://r-p.cloudfunctions.net/f'",
+    "iap": "upstream: 'https://reports.example', target: iap, audience: 1-a.apps.googleusercontent.com",
+    "other": "upstream: 'https://api.example'",
 }
-
-CASES = [
-    pytest.param(
-        header, serverless, rule, sent, id=f"{header}-{'serverless' if serverless else 'other'}-{rule}-{sent}"
-    )
-    for (header, serverless), rule, sent in itertools.product(
-        CONFLICT, ("auto", "replace", "keep", "reject"), (False, True)
-    )
-]
+BESIDE = {"cloud_run": S, "cloud_functions": S, "iap": P}
+"""Where a target takes the token beside the app's own Authorization."""
 
 
-def admit(header: str, serverless: bool, rule: str, fields: list[tuple[bytes, bytes]]) -> Plan:
-    upstream = "https://svc-abc-uc.a.run.app" if serverless else "https://api.example"
+def usual(header: str, target: str) -> tuple[bytes, ...]:
+    return (A, BESIDE.get(target, S)) if header == "both" else USUAL[header]
+
+
+def conflict(header: str, target: str, rule: str) -> Any:
+    """What is set where the app sends that header itself."""
+    own = usual(header, target)
+    beside = (BESIDE[target],) if target in BESIDE and header in ("auto", "both") else None
+    refused = REFUSED if own[0] == A else own
+    return {
+        "auto": beside or refused,
+        "replace": own,
+        "keep": beside or (),
+        "reject": REFUSED,
+    }[rule]
+
+
+CASES = list(itertools.product(USUAL, OPTIONS, ("auto", "replace", "keep", "reject"), (False, True)))
+
+
+def admit(header: str, target: str, rule: str, fields: list[tuple[bytes, bytes]]) -> Plan:
     config = load(
-        f"routes: [{{name: r, host: r.internal, upstream: '{upstream}', header: {header}, on_conflict: {rule}}}]",
+        f"routes: [{{name: r, host: r.internal, {OPTIONS[target]}, header: {header}, on_conflict: {rule}}}]",
         environ={},
     ).config
     admission = Admission(RouteTable.compile(config), pseudonym=None)
@@ -62,19 +67,19 @@ def admit(header: str, serverless: bool, rule: str, fields: list[tuple[bytes, by
     )[3]
 
 
-@pytest.mark.parametrize(("header", "serverless", "rule", "sent"), CASES)
-def test_the_table_of_docs_headers_md(header: str, serverless: bool, rule: str, sent: bool) -> None:
-    """Every header, kind of upstream and rule, with and without the app's own copy."""
+@pytest.mark.parametrize(("header", "target", "rule", "sent"), CASES)
+def test_the_table_of_docs_headers_md(header: str, target: str, rule: str, sent: bool) -> None:
+    """Every header, kind of target and rule, with and without the app's own copy."""
     name = USUAL[header][0]
     fields = [(name.lower(), b"mine")] if sent else [(b"Accept", b"*/*")]
-    expected = CONFLICT[header, serverless][rule] if sent else USUAL[header]
+    expected = conflict(header, target, rule) if sent else usual(header, target)
     if expected == REFUSED:
         with pytest.raises(SidecarError) as caught:
-            admit(header, serverless, rule, fields)
+            admit(header, target, rule, fields)
         assert caught.value.reason is Reason.HEADER_CONFLICT
         assert "`on_conflict`" in caught.value.detail
         return
-    plan = admit(header, serverless, rule, fields)
+    plan = admit(header, target, rule, fields)
     assert plan.names == expected
     kept = sent and (expected == () or name not in expected)
     for lower in {n.lower() for n in (*expected, S)}:
@@ -84,5 +89,5 @@ def test_the_table_of_docs_headers_md(header: str, serverless: bool, rule: str, 
 
 def test_the_apps_serverless_header_never_passes_beside_another() -> None:
     """It would speak for the caller to Google's front ends."""
-    plan = admit("auto", True, "auto", [(b"x-serverless-authorization", b"mine")])
+    plan = admit("auto", "cloud_run", "auto", [(b"x-serverless-authorization", b"mine")])
     assert (plan.names, b"x-serverless-authorization" in plan.dropped) == ((A,), True)
