@@ -19,18 +19,9 @@ from docs.advice import ADVICE, CAUSES
 from sidecar import cli
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ABILITIES, refusal
+from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.load import SETTINGS
-from sidecar.config.models import (
-    CREDENTIAL_TYPES,
-    Config,
-    Drain,
-    Endpoints,
-    Limits,
-    Pool,
-    RouteConfig,
-    Timeouts,
-    Tls,
-)
+from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls
 from sidecar.config.quantities import format_duration, format_size
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import MEANINGS

@@ -24,8 +24,8 @@ from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy.diagnosis import Cause, may_tell
 from sidecar.routes import Destination, Route, RouteTable
 from sidecar.service import Service, StartError
-from sidecar.tokens.endpoint import SET_CLOCK
 from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.refused import SET_CLOCK
 from sidecar.tokens.sources import build_sources, inspect
 from sidecar.tokens.token import Token, read_claims, token_key
 

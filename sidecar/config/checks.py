@@ -13,10 +13,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from sidecar import hosts
-from sidecar.config import models
+from sidecar.config import credentials as types
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ability_of, refusal
-from sidecar.config.models import Credential, RouteConfig
+from sidecar.config.credentials import Credential
+from sidecar.config.models import RouteConfig
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
 
 Path = tuple[str | int, ...]
@@ -128,9 +129,9 @@ def check_credentials(credentials: Mapping[str, Credential], names: Collection[s
     found = []
     for name, credential in credentials.items():
         at: Path = ("credentials", name)
-        if isinstance(credential, models.Gcloud) and credential.service_account is not None:
+        if isinstance(credential, types.Gcloud) and credential.service_account is not None:
             beginning = credential.account
-        elif isinstance(credential, models.Impersonate):
+        elif isinstance(credential, types.Impersonate):
             source = credentials.get(credential.source)
             beginning = None if source is None else _email_of(source)
             if (message := _source_fault(name, credential, credentials, names)) is not None:
@@ -146,7 +147,7 @@ def check_credentials(credentials: Mapping[str, Credential], names: Collection[s
 
 def _source_fault(
     name: str,
-    credential: models.Impersonate,
+    credential: types.Impersonate,
     credentials: Mapping[str, Credential],
     names: Collection[str],
 ) -> str | None:
@@ -154,7 +155,7 @@ def _source_fault(
         return f"no credential is called `{credential.source}`{nearest(credential.source, names)}"
     if _goes_round(name, credentials):
         return f"`{name}` would be its own source: name another credential"
-    if isinstance(credentials.get(credential.source), models.File | models.Static):
+    if isinstance(credentials.get(credential.source), types.File | types.Static):
         return f"`{credential.source}` is a ready ID token; to act as another account takes an access token"
     return None
 
@@ -174,9 +175,9 @@ def chain_fault(chain: Sequence[str]) -> str | None:
 def _email_of(credential: Credential) -> str | None:
     """The service account that a credential is, where the configuration says so."""
     match credential:
-        case models.Metadata():
+        case types.Metadata():
             return None if credential.account == "default" else credential.account
-        case models.Impersonate() | models.WorkloadIdentityFederation() | models.Gcloud():
+        case types.Impersonate() | types.WorkloadIdentityFederation() | types.Gcloud():
             return credential.service_account
     return None
 
@@ -187,7 +188,7 @@ def _goes_round(name: str, credentials: Mapping[str, Credential]) -> bool:
     while at is not None and at not in seen:
         seen.add(at)
         credential = credentials.get(at)
-        at = credential.source if isinstance(credential, models.Impersonate) else None
+        at = credential.source if isinstance(credential, types.Impersonate) else None
     return at == name
 
 

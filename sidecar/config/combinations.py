@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from sidecar.config import models
+from sidecar.config import credentials as types
 from sidecar.config.targets import FACTS, Target, TokenKind
 
 ID, ACCESS, SELF_SIGNED = TokenKind
@@ -64,12 +64,12 @@ ABILITIES: Final[dict[str, Abilities]] = {
 """By what a credential turns out to be. `adc` is not here: it turns out to be one of these."""
 
 
-def ability_of(credential: models.Credential) -> str | None:
+def ability_of(credential: types.Credential) -> str | None:
     """What a credential is, as far as the configuration alone says; None where its file or gcloud decides."""
     match credential:
-        case models.Adc() | models.WorkloadIdentityFederation(service_account=None):
+        case types.Adc() | types.WorkloadIdentityFederation(service_account=None):
             return None
-        case models.Gcloud():
+        case types.Gcloud():
             if credential.service_account is not None:
                 return "gcloud"
             if credential.account is None:

@@ -17,8 +17,10 @@ from pydantic_core import ErrorDetails
 from sidecar.config import checks
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import Path, nearest
-from sidecar.config.models import CREDENTIAL_TYPES, Config, Model, RouteConfig
+from sidecar.config.credentials import CREDENTIAL_TYPES
+from sidecar.config.models import Config, RouteConfig
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
+from sidecar.config.values import Model
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
 _NOT_SETTINGS: Final = frozenset({"CONFIG", "URL"})

@@ -9,15 +9,17 @@ parsed; all models are frozen.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from sidecar import hosts
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
+from sidecar.config.credentials import Adc, Credential, Endpoints
 from sidecar.config.quantities import Duration, Size
 from sidecar.config.targets import CLOUD_PLATFORM
+from sidecar.config.values import Count, Model, Switch, word
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NOT_FOR_TOKENS = frozenset(
@@ -36,257 +38,6 @@ _NOT_FOR_TOKENS = frozenset(
     )
 )
 """Header names that frame, route or describe a message: a token there would break it."""
-
-
-class Model(BaseModel):
-    """What all models have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
-
-
-def _word(value: Any) -> Any:
-    """YAML 1.1 reads `on` and `off` as booleans."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-def _switch(value: Any) -> Any:
-    if isinstance(value, str) and value.lower() in ("on", "off", "true", "false"):
-        return value.lower() in ("on", "true")
-    if not isinstance(value, bool):
-        raise ValueError(f"`{value}` is neither `on` nor `off`")
-    return value
-
-
-Switch = Annotated[bool, BeforeValidator(_switch)]
-
-
-def _count(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-
-
-Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
-
-
-# credentials
-
-
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,100}@[A-Za-z0-9.-]{1,150}")
-
-
-def _service_account(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"`{value}` is not a service account's e-mail")
-    # As IAM's own resource names spell it.
-    email = value.rpartition("/serviceAccounts/")[2]
-    if _EMAIL.fullmatch(email) is None:
-        raise ValueError(
-            f"`{value}` is not a service account's e-mail, such as `billing@PROJECT.iam.gserviceaccount.com`"
-        )
-    return email
-
-
-ServiceAccountEmail = Annotated[str, BeforeValidator(_service_account)]
-
-
-class Adc(Model):
-    """Application Default Credentials, in google-auth's order: the file that GOOGLE_APPLICATION_CREDENTIALS names,
-    the file that `gcloud auth application-default login` writes, the metadata server. Whatever type of credential
-    the file holds is used like the type of the same name below."""
-
-    type: Literal["adc"]
-
-
-class Metadata(Model):
-    """The metadata server of Compute Engine, Cloud Run, GKE, functions, App Engine, Cloud Build."""
-
-    type: Literal["metadata"]
-    account: str = Field(
-        "default", description="Service account of the instance: `default` or an e-mail.", min_length=1
-    )
-    licenses: Switch = Field(
-        False, description="Ask for the licence codes of the instance in the token too (Compute Engine)."
-    )
-
-
-class ServiceAccountKey(Model):
-    """A service account's key, as a file or as text from a variable."""
-
-    type: Literal["service_account_key"]
-    file: str | None = Field(
-        None, description="Path of the key file; read again at each fetch.", min_length=1
-    )
-    json_: SecretStr | None = Field(
-        None,
-        alias="json",
-        description="The key file's text itself, such as `${KEY_JSON}`; instead of `file`.",
-    )
-    allow_world_readable: Switch = Field(
-        False,
-        description="Use a file that every user of this machine can read. A Kubernetes secret is one unless its "
-        "volume has `defaultMode: 0400`.",
-    )
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Self:
-        if (self.file is None) == (self.json_ is None):
-            raise ValueError("exactly one of `file` and `json` is needed")
-        return self
-
-
-class Impersonate(Model):
-    """Another service account, as whom `source` may act: the IAM Credentials API makes its tokens, with the e-mail
-    in each. `source` needs `roles/iam.serviceAccountOpenIdTokenCreator` on it for ID tokens, and
-    `roles/iam.serviceAccountTokenCreator` for the other kinds."""
-
-    type: Literal["impersonate"]
-    service_account: ServiceAccountEmail = Field(description="E-mail of the service account to act as.")
-    source: str = Field("default", description="Which of `credentials` acts as it.")
-    delegates: tuple[ServiceAccountEmail, ...] = Field(
-        (),
-        description="Service accounts in between, nearest to `source` first; each needs "
-        "`roles/iam.serviceAccountTokenCreator` on the next.",
-    )
-
-
-class WorkloadIdentityFederation(Model):
-    """An `external_account` file, as `gcloud iam workload-identity-pools create-cred-config` writes it: the identity
-    of another cloud, of GitHub Actions and the like. Its subject token may come from a file, a URL, an executable
-    (only with GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES=1) or AWS."""
-
-    type: Literal["workload_identity_federation"]
-    file: str = Field(description="Path of the file; read again at each fetch.", min_length=1)
-    service_account: ServiceAccountEmail | None = Field(
-        None,
-        description="E-mail of the service account to act as. Default: the one that the file names; without any, there "
-        "are access tokens only.",
-    )
-
-
-class User(Model):
-    """A person's login (`gcloud auth application-default login`), for development. Its ID token is for gcloud's client
-    id, whatever the audience, so it is for Cloud Run and functions only; with `impersonate` on top it serves every
-    target."""
-
-    type: Literal["user"]
-    file: str | None = Field(None, description="Path of the file. Default: gcloud's own.", min_length=1)
-
-
-class Gcloud(Model):
-    """The gcloud CLI, for development: `gcloud auth print-identity-token` as a subprocess."""
-
-    type: Literal["gcloud"]
-    account: str | None = Field(
-        None, description="Which of gcloud's accounts. Default: the active one.", min_length=1
-    )
-    service_account: ServiceAccountEmail | None = Field(
-        None,
-        description="E-mail of the service account to act as (`--impersonate-service-account`): every audience then "
-        "works, with the e-mail in the token.",
-    )
-    delegates: tuple[ServiceAccountEmail, ...] = Field((), description="Service accounts in between.")
-    command: str = Field("gcloud", description="The executable, by name or path.", min_length=1)
-    timeout: Duration = Field(30.0, description="End it after this long.", gt=0)
-
-    @model_validator(mode="after")
-    def _delegates_to_whom(self) -> Self:
-        if self.delegates and self.service_account is None:
-            raise ValueError("`delegates` lead to a `service_account`, which is missing")
-        if self.account is not None and _EMAIL.fullmatch(self.account) is None:
-            raise ValueError(f"`{self.account}` is not an account of gcloud's, such as `me@example.com`")
-        return self
-
-
-class File(Model):
-    """A token that someone else renews: a projected Kubernetes token, a Vault agent. Read again when it changes, and
-    before it expires."""
-
-    type: Literal["file"]
-    path: str = Field(description="Path of the file; it holds the token and nothing else.", min_length=1)
-
-
-class Static(Model):
-    """A literal token, for tests. It expires when it says so."""
-
-    type: Literal["static"]
-    token: SecretStr = Field(description="The token itself, such as `${TOKEN}`.", min_length=1)
-
-
-Credential = Annotated[
-    Adc
-    | Metadata
-    | ServiceAccountKey
-    | Impersonate
-    | WorkloadIdentityFederation
-    | User
-    | Gcloud
-    | File
-    | Static,
-    Field(discriminator="type"),
-]
-
-CREDENTIAL_TYPES = {
-    "adc": Adc,
-    "metadata": Metadata,
-    "service_account_key": ServiceAccountKey,
-    "impersonate": Impersonate,
-    "workload_identity_federation": WorkloadIdentityFederation,
-    "user": User,
-    "gcloud": Gcloud,
-    "file": File,
-    "static": Static,
-}
-
-
-def _metadata_address(value: Any) -> str:
-    if not isinstance(value, str) or "/" in value:
-        raise ValueError(f"`{value}` is not host and port, such as `127.0.0.1:8080`")
-    return str(hosts.parse_authority(value))
-
-
-def _endpoint(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"`{value}` is not a URL")
-    try:
-        parts = urlsplit(value)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        raise ValueError(f"`{value}` is not a URL") from None
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
-        raise ValueError(f"`{value}` is not a URL such as `https://iamcredentials.googleapis.com`")
-    if parts.query or parts.fragment:
-        raise ValueError(f"`{value}`: an endpoint has neither query nor fragment")
-    if parts.scheme == "http" and not hosts.is_loopback(host):
-        raise ValueError(
-            f"`{value}`: credentials would cross the network in plaintext; `http://` is for loopback only"
-        )
-    return value.rstrip("/")
-
-
-EndpointUrl = Annotated[str, BeforeValidator(_endpoint)]
-
-
-class Endpoints(Model):
-    """Where tokens are asked for, instead of Google's public addresses: an emulator, a regional or private endpoint,
-    another universe domain. Plain `http://` is for loopback only."""
-
-    metadata: Annotated[str, BeforeValidator(_metadata_address)] | None = Field(
-        None,
-        description="Host and port of the metadata server. Default: GCE_METADATA_HOST, else metadata.google.internal.",
-    )
-    oauth: EndpointUrl | None = Field(
-        None, description="The OAuth token endpoint. Default: what a key or login names."
-    )
-    sts: EndpointUrl | None = Field(
-        None, description="The Security Token Service's token endpoint. Default: the `token_url` of the file."
-    )
-    iam_credentials: EndpointUrl | None = Field(
-        None,
-        description="The IAM Credentials API, without a path. Default: https://iamcredentials.googleapis.com, in the "
-        "credential's universe domain.",
-    )
-
-
-# routes
 
 
 class Tls(Model):
@@ -565,7 +316,7 @@ class Config(Model):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json` (Google Cloud's LogEntry fields), `text`, or `auto`: text on a terminal."
     )
-    access_log: Annotated[Literal["off", "errors", "all"], BeforeValidator(_word)] = Field(
+    access_log: Annotated[Literal["off", "errors", "all"], BeforeValidator(word)] = Field(
         "errors", description="Which requests are logged: none, 5xx and the sidecar's own refusals, or all."
     )
     log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from sidecar.config.credentials import is_email
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience
 
 SAMPLE: Final = 2048
@@ -301,7 +302,6 @@ def _unexplained(refused: Refused) -> Diagnosis:
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9./:_*@-]{1,200}")
-_ACCOUNT = re.compile(r"[A-Za-z0-9._%+-]{1,100}@[A-Za-z0-9.-]{1,150}")
 
 
 def _audience_sent(refused: Refused) -> str:
@@ -313,7 +313,7 @@ def _member(refused: Refused) -> str:
     email = refused.claims.get("email") or (
         refused.claims.get("iss") if refused.kind is TokenKind.SELF_SIGNED_JWT else None
     )
-    if not isinstance(email, str) or _ACCOUNT.fullmatch(email) is None:
+    if not isinstance(email, str) or not is_email(email):
         return "MEMBER"
     return f"{'serviceAccount' if email.endswith('.gserviceaccount.com') else 'user'}:{email}"
 

@@ -9,7 +9,7 @@ that a file that appears or changes counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, final
@@ -17,8 +17,7 @@ from typing import Final, NamedTuple, final
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import read_text
 from sidecar.tokens.credential_types import USE_INSTEAD, Addresses, FileGrant, grant_of
-from sidecar.tokens.flight import Flight
-from sidecar.tokens.grant import Fetched, Grant
+from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
 
 VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -34,7 +33,7 @@ class Found(NamedTuple):
 
 
 @final
-class AdcGrant(Grant):
+class AdcGrant(IndirectGrant):
     """Whatever Application Default Credentials mean here."""
 
     def __init__(
@@ -73,26 +72,6 @@ class AdcGrant(Grant):
         except SidecarError:
             what = f"{found.file} ({found.because})"
         return f"application default credentials: {what}"
-
-    def known_email(self) -> str | None:
-        """See `Grant.known_email`."""
-        return self.resolved().known_email()
-
-    def check(self) -> None:
-        """See `Grant.check`."""
-        self.resolved().check()
-
-    def email(self, flight: Flight) -> str | None:
-        """See `Grant.email`."""
-        return self.resolved().email(flight)
-
-    def member(self, flight: Flight) -> str | None:
-        """See `Grant.member`."""
-        return self.resolved().member(flight)
-
-    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
-        """See `Grant.access_token`."""
-        return self.resolved().access_token(flight, scopes)
 
     def _metadata_server(self) -> MetadataGrant:
         looked = f"{VARIABLE} is not set, there is no {_well_known(self._environ)}"

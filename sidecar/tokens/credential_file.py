@@ -21,7 +21,6 @@ from sidecar.hosts import is_loopback
 
 FILE_LIMIT: Final = 256 * 1024
 """Bytes of a credential file; a key is under 3 KiB."""
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,100}@[A-Za-z0-9.-]{1,150}")
 
 
 def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
@@ -83,11 +82,6 @@ def require_safe_url(info: Mapping[str, Any], field: str, where: str) -> None:
         host, parts = "", urlsplit("")
     if not ((parts.scheme == "https" and host) or (parts.scheme == "http" and is_loopback(host))):
         invalid(where, f"its `{field}` is not an https URL (plain http is for loopback only).")
-
-
-def is_email(text: object) -> bool:
-    """Whether this is an e-mail address."""
-    return isinstance(text, str) and _EMAIL.fullmatch(text) is not None
 
 
 def host_of(url: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, final
 
-from sidecar.tokens.credential_file import invalid, is_email, parse, type_of
+from sidecar.config.credentials import is_email
+from sidecar.tokens.credential_file import invalid, parse, type_of
 from sidecar.tokens.federation import FederationGrant, account_in
-from sidecar.tokens.flight import Flight
-from sidecar.tokens.grant import Fetched, Grant
+from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.iam_credentials import IamCredentials
 from sidecar.tokens.impersonation import ImpersonationGrant
 from sidecar.tokens.service_account import KeyGrant
@@ -44,7 +44,7 @@ Make = Callable[[Mapping[str, Any], str, Addresses], Grant]
 
 
 @final
-class FileGrant(Grant):
+class FileGrant(IndirectGrant):
     """A credential file of whatever type, read again at each fetch.
 
     What it turns out to be is kept while the file stays the same, with what that found out: an account's e-mail, a
@@ -68,26 +68,6 @@ class FileGrant(Grant):
     def describe(self) -> str:
         """See `Grant.describe`."""
         return self._where if self._known is None else self._known[1].describe()
-
-    def known_email(self) -> str | None:
-        """See `Grant.known_email`."""
-        return self.resolved().known_email()
-
-    def check(self) -> None:
-        """See `Grant.check`."""
-        self.resolved().check()
-
-    def email(self, flight: Flight) -> str | None:
-        """See `Grant.email`."""
-        return self.resolved().email(flight)
-
-    def member(self, flight: Flight) -> str | None:
-        """See `Grant.member`."""
-        return self.resolved().member(flight)
-
-    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
-        """See `Grant.access_token`."""
-        return self.resolved().access_token(flight, scopes)
 
 
 def grant_of(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:

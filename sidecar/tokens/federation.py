@@ -14,23 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 from urllib.parse import urlsplit
 
+from sidecar.config.credentials import is_email
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.credential_file import (
-    host_of,
-    invalid,
-    is_email,
-    parse,
-    require,
-    require_safe_url,
-    type_of,
-)
-from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
+from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in
 
 _FIELDS: Final = ("audience", "subject_token_type", "token_url")
 _AGAIN: Final = "Write it again with `gcloud iam workload-identity-pools create-cred-config`."
-_ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
 _EXECUTABLE_SECONDS: Final = 30.0
 """google-auth's default for an executable."""
 ALLOW_EXECUTABLES: Final = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES"
@@ -83,7 +75,7 @@ class FederationGrant(Grant):
             f"the Security Token Service at {host_of(info['token_url'])}",
             Protocol.STS,
             f"the identity in {self._where}",
-            _ABSENT,
+            NETWORK,
         )
         exchange = _Exchange(flight, info["token_url"], sts, self._where)
         fault: SidecarError | None = None

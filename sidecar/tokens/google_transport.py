@@ -23,16 +23,8 @@ from urllib.parse import urlsplit, urlunsplit
 from sidecar.clock import Clock
 from sidecar.errors import SidecarError
 from sidecar.hosts import is_loopback
-from sidecar.tokens.endpoint import (
-    Answer,
-    Endpoint,
-    Fault,
-    not_http,
-    refused,
-    too_large,
-    too_slow,
-    unreachable,
-)
+from sidecar.tokens.endpoint import Answer, Endpoint, Fault, not_http, too_large, too_slow, unreachable
+from sidecar.tokens.refused import refused
 
 if TYPE_CHECKING:
     import requests

@@ -90,6 +90,34 @@ class Grant:
         raise mismatch(self, cannot_give(self.ability, kind, persons=True) or "it has no such token")
 
 
+class IndirectGrant(Grant):
+    """One that turns out to be another: what it is asked, that one answers."""
+
+    def resolved(self) -> Grant:
+        """See `Grant.resolved`."""
+        raise NotImplementedError
+
+    def known_email(self) -> str | None:
+        """See `Grant.known_email`."""
+        return self.resolved().known_email()
+
+    def check(self) -> None:
+        """See `Grant.check`."""
+        self.resolved().check()
+
+    def email(self, flight: Flight) -> str | None:
+        """See `Grant.email`."""
+        return self.resolved().email(flight)
+
+    def member(self, flight: Flight) -> str | None:
+        """See `Grant.member`."""
+        return self.resolved().member(flight)
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`; the other kinds are asked of what it is, by `ask`."""
+        return self.resolved().access_token(flight, scopes)
+
+
 def ask(grant: Grant, flight: Flight, key: TokenKey) -> Fetched:
     """Ask `grant` for the kind of token that `key` names; raises `SidecarError`."""
     grant = grant.resolved()

@@ -17,13 +17,12 @@ from urllib.parse import quote
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import host_of
-from sidecar.tokens.endpoint import Answer, Endpoint, Protocol, not_a_token
+from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, not_a_token
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, id_token_in, json_object, self_signed_claims
 
 DEFAULT_UNIVERSE: Final = "googleapis.com"
 _ACCESS_LIFE: Final = "3600s"
-_ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
 
 
 @final
@@ -119,7 +118,7 @@ class IamCredentials:
             f"the IAM Credentials API at {host_of(self._base)}",
             Protocol.IAM,
             f"service account {account}",
-            _ABSENT,
+            NETWORK,
             account=account,
             caller=caller or "",
             method=method,

@@ -11,18 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 
+from sidecar.config.credentials import is_email
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.errors import SidecarError
-from sidecar.tokens.credential_file import (
-    host_of,
-    invalid,
-    is_email,
-    parse,
-    require,
-    require_safe_url,
-    type_of,
-)
-from sidecar.tokens.endpoint import Endpoint, Protocol
+from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
+from sidecar.tokens.endpoint import NETWORK, Endpoint, Protocol
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import (
     Fetched,
@@ -36,7 +29,6 @@ from sidecar.tokens.iam_credentials import DEFAULT_UNIVERSE, IamCredentials
 
 _FIELDS: Final = ("client_email", "private_key", "token_uri")
 _AGAIN: Final = "Download the key again."
-_ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
 _TOKEN_LIFE: Final = 3600.0
 
 
@@ -119,7 +111,7 @@ class KeyGrant(Grant):
             f"the token endpoint at {host_of(info['token_uri'])}",
             Protocol.OAUTH,
             f"service account {info['client_email']}",
-            _ABSENT,
+            NETWORK,
         )
 
     def _self_signed(self, flight: Flight, info: Mapping[str, Any], target: Mapping[str, str]) -> Fetched:

@@ -35,7 +35,7 @@ from sidecar.tokens.token import Token, TokenKey
 from sidecar.tokens.user import UserGrant
 
 if TYPE_CHECKING:
-    from sidecar.config.models import Credential, Endpoints
+    from sidecar.config.credentials import Credential, Endpoints
 
 _GRACE: Final = 2.0
 """Seconds that a fetch outlives the command it waits for, to say what became of it."""

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
-from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in, id_token_in, json_object, refresh
 
@@ -24,7 +24,6 @@ _WITH_OPENID: Final = (
     f"{LOGIN} --scopes=openid,https://www.googleapis.com/auth/userinfo.email,{CLOUD_PLATFORM}"
 )
 _FIELDS: Final = ("client_id", "client_secret", "refresh_token")
-_ABSENT: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
 
 
 @final
@@ -74,7 +73,7 @@ class UserGrant(Grant):
             f"the token endpoint at {host_of(self._token_uri)}",
             Protocol.LOGIN,
             f"the login in {self._where}",
-            _ABSENT,
+            NETWORK,
             login=LOGIN,
         )
         return refresh(credentials, flight.open(endpoint, proxies=True), endpoint), endpoint, info
@@ -111,7 +110,7 @@ class WorkforceGrant(Grant):
             f"the token endpoint at {host_of(info['token_url'])}",
             Protocol.LOGIN,
             f"the login in {self._where}",
-            _ABSENT,
+            NETWORK,
             login=f"{LOGIN} --login-config=FILE",
         )
         quota_project = info.get("quota_project_id")

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from sidecar.config.combinations import ABILITIES, ability_of, refusal
+from sidecar.config.credentials import CREDENTIAL_TYPES
 from sidecar.config.load import ConfigError, load
-from sidecar.config.models import CREDENTIAL_TYPES
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
 
 CELLS = list(itertools.product(ABILITIES, TokenKind, Target))

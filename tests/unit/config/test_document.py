@@ -11,19 +11,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
 from sidecar.config.load import load
-from sidecar.config.models import (
-    CREDENTIAL_TYPES,
-    Config,
-    Drain,
-    Endpoints,
-    Limits,
-    Pool,
-    RouteConfig,
-    Timeouts,
-    Tls,
-)
+from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 

@@ -16,11 +16,11 @@ from sidecar.tokens.endpoint import (
     Protocol,
     not_a_token,
     not_http,
-    refused,
     too_large,
     too_slow,
     unreachable,
 )
+from sidecar.tokens.refused import refused
 
 METADATA = Endpoint("the metadata server at h:80", Protocol.METADATA, "default service account", "Look here.")
 OAUTH = Endpoint("the token endpoint at o", Protocol.OAUTH, "service account a@b", "Look there.")

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from sidecar.clock import SystemClock
-from sidecar.config.models import Adc, Metadata, ServiceAccountKey
+from sidecar.config.credentials import Adc, Metadata, ServiceAccountKey
 from sidecar.errors import SidecarError
 from sidecar.tokens.sources import build_sources, quiet_google_logging
 from sidecar.tokens.token import TokenKey

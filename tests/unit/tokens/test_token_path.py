@@ -13,7 +13,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
 from sidecar.clock import SystemClock
-from sidecar.config.models import Adc, Credential, Metadata, ServiceAccountKey
+from sidecar.config.credentials import Adc, Credential, Metadata, ServiceAccountKey
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.metadata import EMAIL
