@@ -152,14 +152,17 @@ def targets() -> str:
         "What judges a token decides which one it takes. `target: auto`, the default, knows it by the upstream's host; set\n"
         "it where a host of your own stands before one of these. It chooses the audience, the header and whose tokens will\n"
         "do; `idtoken-sidecar check` tells what is missing.\n",
-        "| `target` | by host | audience | header, if the app has an `Authorization` of its own | role for the caller |",
-        "|---|---|---|---|---|",
+        "| `target` | by host | audience | header, if the app has an `Authorization` of its own | a person's ID token | role for the caller |",
+        "|---|---|---|---|---|---|",
     ]
     for target, facts in FACTS.items():
         by_host = ", ".join(f"`*{suffix}`" for suffix in facts.suffixes) or "–"
         beside = f"`{facts.beside}`" if facts.beside else "refused (400 `header_conflict`)"
+        persons = "taken" if facts.persons and TokenKind.ID in facts.kinds else "–"
         email = "; the token must have an e-mail" if facts.needs_email else ""
-        parts.append(f"| `{target}` | {by_host} | {facts.audience}{email} | {beside} | {facts.role} |")
+        parts.append(
+            f"| `{target}` | {by_host} | {facts.audience}{email} | {beside} | {persons} | {facts.role} |"
+        )
     parts.append("\n## Granting it\n")
     parts.append(
         "`MEMBER` is `serviceAccount:E-MAIL`, `user:E-MAIL` or `principal://…`. A new grant takes some minutes.\n"

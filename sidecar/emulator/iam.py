@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, final
 from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint, Fault, claims_for
-from sidecar.emulator.keys import SigningKey, signing_key
+from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER
 from sidecar.emulator.principals import AccessToken, Permission, Principals
 
@@ -150,7 +150,9 @@ class IAMCredentialsServer:
 
     def _caller(self, request: web.Request) -> AccessToken:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-        token = self._principals.introspect(value) if scheme.lower() == "bearer" else None
+        token = None
+        if scheme.lower() == "bearer":
+            token = self._principals.introspect(value) or self._self_signed(value)
         if token is None:
             raise RefusedError(
                 401,
@@ -167,6 +169,20 @@ class IAMCredentialsServer:
                 "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
             )
         return token
+
+    def _self_signed(self, value: str) -> AccessToken | None:
+        """The access token that a service account signed for itself (AIP-4111): a JWT with a scope."""
+        try:
+            email = read(value).get("iss")
+            if not isinstance(email, str) or self._principals.find(email) is None:
+                return None
+            claims = signing_key(email).verify(value)
+        except BadTokenError:
+            return None
+        scope, expires_at = claims.get("scope"), claims.get("exp")
+        if not isinstance(scope, str) or not isinstance(expires_at, int) or expires_at <= self._now():
+            return None
+        return AccessToken(value, f"serviceAccount:{email}", tuple(scope.split()), expires_at)
 
     def _answer(
         self, method: str, email: str, caller: AccessToken, body: Mapping[str, Any], fault: Fault | None

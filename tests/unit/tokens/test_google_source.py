@@ -156,6 +156,7 @@ async def test_a_fetch_that_was_given_up_frees_its_thread(raw: RawEndpoint) -> N
     raw.behaviour = http(200, jwt(AUDIENCE, issued=0, expires=3600).encode())
     assert (await it.mint(KEY)).audience == AUDIENCE
     assert (it.threads.running, it.threads.abandoned) == (0, 0)
+    assert it.threads.given_up == 1
 
 
 async def test_a_cancelled_fetch_frees_its_thread(raw: RawEndpoint) -> None:
