@@ -107,7 +107,8 @@ def _user(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:
 
 
 def _workforce(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:
-    return WorkforceGrant(lambda: json.dumps(info), where, token_url=addresses.sts)
+    # Its token endpoint is not the one that exchanges subject tokens: no configured address takes its place.
+    return WorkforceGrant(lambda: json.dumps(info), where)
 
 
 def _impersonated(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:

@@ -34,17 +34,18 @@ class GoogleSource:
     ) -> None:
         self.grant = grant
         self._clock = clock
-        self._seconds = seconds
+        self.seconds = seconds
+        """For a whole fetch."""
         self.threads = threads
         self.clock_ahead: float | None = None
         """How far (seconds) this machine's clock was ahead of the last endpoint's, where that said its time."""
 
     async def mint(self, key: TokenKey) -> Token:
         """See `TokenSource.mint`."""
-        flight = Flight(self._clock, self._seconds)
+        flight = Flight(self._clock, self.seconds)
         outcome: Token | SidecarError
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self.seconds):
                 outcome = await self.threads.run(partial(self._fetch, flight, key))
         except TimeoutError:
             outcome = self._late(flight)
@@ -75,10 +76,10 @@ class GoogleSource:
 
     def _late(self, flight: Flight) -> SidecarError:
         if flight.endpoint is not None:
-            return too_slow(flight.endpoint, self._seconds)
+            return too_slow(flight.endpoint, self.seconds)
         return SidecarError(
             Reason.TOKEN_TIMEOUT,
-            f"No worker thread came to asking for this token within {self._seconds:g} s: "
+            f"No worker thread came to asking for this token within {self.seconds:g} s: "
             f"{self.threads.running} are busy, {self.threads.abandoned} of them with fetches that were given up. "
             "See whether the token endpoint answers, and whether this process gets CPU time.",
         )

@@ -84,7 +84,7 @@ def build_sources(
             grants[name],
             clock,
             FetchThreads(name, limit=threads),
-            seconds=max(seconds, _least(name, credentials)),
+            seconds=_deadline(name, credentials, seconds),
         )
         for name in credentials
     }
@@ -206,18 +206,16 @@ def _grant(
             assert_never(credential)
 
 
-def _least(name: str, credentials: Mapping[str, Credential]) -> float:
-    """Seconds that a fetch needs at least: commands are slower than token endpoints."""
+def _deadline(name: str, credentials: Mapping[str, Credential], usual: float) -> float:
+    """Seconds for a whole fetch: commands are slower than token endpoints, and have a time of their own."""
     credential = credentials[name]
     match credential.type:
         case "gcloud":
             return credential.timeout
-        case "impersonate":
-            return (
-                _least(credential.source, credentials) + _GRACE if credential.source in credentials else 0.0
-            )
+        case "impersonate" if credential.source in credentials:
+            return max(usual, _deadline(credential.source, credentials, usual) + _GRACE)
         case "workload_identity_federation":
             direct = FederationGrant(partial(read_text, credential.file), credential.file)
             seconds = direct.executable_seconds()
-            return 0.0 if seconds is None else seconds + _GRACE
-    return 0.0
+            return usual if seconds is None else max(usual, seconds + _GRACE)
+    return usual

@@ -85,10 +85,9 @@ class WorkforceGrant(Grant):
 
     ability = "workforce"
 
-    def __init__(self, read: Callable[[], str], where: str, *, token_url: str | None = None) -> None:
+    def __init__(self, read: Callable[[], str], where: str) -> None:
         self._read = read
         self._where = where
-        self._token_url = token_url
 
     def describe(self) -> str:
         """See `Grant.describe`."""
@@ -96,9 +95,7 @@ class WorkforceGrant(Grant):
 
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
         """See `Grant.access_token`."""
-        info = {**parse(self._read(), self._where)}
-        if self._token_url is not None:
-            info["token_url"] = self._token_url
+        info = parse(self._read(), self._where)
         require(
             info, (*_FIELDS, "token_url"), self._where, f"Log in again with `{LOGIN} --login-config=FILE`."
         )

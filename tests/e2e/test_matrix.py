@@ -173,8 +173,7 @@ def configuration(google: Emulator, directory: Path) -> str:
         if kind is not TokenKind.ACCESS:
             keys.append(f'audience: "{audience_of(google, target, kind)}"')
         lines.append(f"  - {{{', '.join(keys)}}}")
-    # A workforce login is one token endpoint, and a person's another; the file names its own.
-    return "\n".join(line for line in lines if not line.startswith("  sts:")) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize(("ability", "kind", "target"), WORKS, ids=[name_of(*cell) for cell in WORKS])

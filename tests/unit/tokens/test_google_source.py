@@ -55,6 +55,14 @@ async def test_a_token_from_the_metadata_server(raw: RawEndpoint, account: str, 
     assert "metadata-flavor: Google\r\n" in head
 
 
+async def test_licence_codes_are_asked_for_on_request(raw: RawEndpoint) -> None:
+    """Compute Engine puts them in the token where the query says so."""
+    raw.behaviour = http(200, jwt(AUDIENCE, issued=0, expires=3600).encode())
+    grant = MetadataGrant({}, address=raw.origin, licenses=True)
+    await GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("x")).mint(KEY)
+    assert "&format=full&licenses=TRUE HTTP/1.1" in raw.requests[0]
+
+
 async def test_an_answer_without_a_content_type_is_no_mystery(raw: RawEndpoint) -> None:
     """A token in an answer that google-auth can't read for its missing Content-Type is used all the same."""
     value = jwt(AUDIENCE, issued=0, expires=3600).encode()

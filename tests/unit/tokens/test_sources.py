@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -13,7 +14,14 @@ import pytest
 from pydantic import SecretStr
 
 from sidecar.clock import SystemClock
-from sidecar.config.credentials import Adc, Metadata, ServiceAccountKey
+from sidecar.config.credentials import (
+    Adc,
+    Gcloud,
+    Impersonate,
+    Metadata,
+    ServiceAccountKey,
+    WorkloadIdentityFederation,
+)
 from sidecar.errors import SidecarError
 from sidecar.tokens.sources import build_sources, quiet_google_logging
 from sidecar.tokens.token import TokenKey
@@ -58,6 +66,30 @@ async def test_a_bad_inline_key_is_named_by_its_place_in_the_configuration() -> 
     ) as caught:
         await build_sources({"j": key}, clock=clock(), environ={})["j"].mint(TokenKey("j", "https://x"))
     assert "secret" not in str(caught.value)
+
+
+async def test_commands_have_a_time_of_their_own(tmp_path: Path) -> None:
+    """A gcloud's is what it says; an executable's what its file says; who acts from one waits for it."""
+    file = tmp_path / "wif.json"
+    source = {"executable": {"command": "x", "timeout_millis": 20_000}}
+    info = {"type": "external_account", "audience": "a", "subject_token_type": "t", "token_url": "https://x"}
+    file.write_text(json.dumps({**info, "credential_source": source}))
+    sources = build_sources(
+        {
+            "m": Metadata(type="metadata"),
+            "g": Gcloud(type="gcloud", timeout="3s"),
+            "slow": Gcloud(type="gcloud", timeout="40s"),
+            "w": WorkloadIdentityFederation(type="workload_identity_federation", file=str(file)),
+            "i": Impersonate(
+                type="impersonate", service_account="a@p.iam.gserviceaccount.com", source="slow"
+            ),
+        },
+        clock=clock(),
+        environ={},
+        seconds=8.0,
+    )
+    found = {name: source.seconds for name, source in sources.items()}
+    assert found == {"m": 8.0, "g": 3.0, "slow": 40.0, "w": 22.0, "i": 42.0}
 
 
 async def test_a_missing_key_file_is_named() -> None:
