@@ -245,6 +245,8 @@ def test_application_default_credentials_of_each_type(
         assert str(file) in entry["found"]
         warned = any("for development only" in entry["message"] for entry in sidecar.log)
         assert warned == (kind == "login")
+    # The file's own way to the account is not gone: IAM is asked once, for the ID token itself.
+    assert [asked.method for asked in google.iam.asked] == ["generateIdToken"] * (email == ACTED_AS)
 
 
 def test_a_token_file_is_read_again_when_it_changes(thread: EmulatorThread, tmp_path: Path) -> None:
