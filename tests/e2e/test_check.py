@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +24,16 @@ from sidecar.emulator.faults import Fault
 from sidecar.emulator.iam import api_disabled, quota_exhausted, quota_project_denied
 from sidecar.emulator.oauth import KEY_EMAIL
 from tests.support.google import signed
+from tests.support.raw_endpoint import RawEndpoint, http, jwt, raw
 
 ACTED_AS = "acted-as@emulated-project.iam.gserviceaccount.com"
 HOP = "hop@emulated-project.iam.gserviceaccount.com"
 CREATOR = "roles/iam.serviceAccountTokenCreator"
 ID_CREATOR = "roles/iam.serviceAccountOpenIdTokenCreator"
 IAP_CLIENT = "1-a.apps.googleusercontent.com"
+
+
+__all__ = ["raw"]
 
 
 class World(NamedTuple):
@@ -471,3 +476,25 @@ async def test_a_wildcard_needs_a_host(world: World) -> None:
     assert not report.failed
     (report,) = await check(config, world.environ, host="svc-abc-uc.a.run.app")
     assert "aud https://svc-abc-uc.a.run.app" in report.steps[1].says
+
+
+@pytest.mark.parametrize(
+    ("behind", "verdict"),
+    [(5, Verdict.OK), (30, Verdict.WARNING), (300, Verdict.FAILED), (-300, Verdict.FAILED)],
+)
+async def test_the_clock_is_compared_with_the_token_endpoints(
+    raw: RawEndpoint, behind: int, verdict: Verdict
+) -> None:
+    """By its Date, though the token came: requests will fail sooner or later."""
+    date = formatdate(time.time() + behind, usegmt=True)  # noqa: TID251
+    token = jwt("https://svc-abc-uc.a.run.app", issued=0, expires=3600)
+    raw.behaviour = http(200, token.encode(), headers={"Date": date})
+    text = (
+        f"endpoints: {{metadata: '{raw.origin}'}}\ncredentials: {{default: {{type: metadata}}}}\n"
+        "routes: [{name: svc, upstream: 'https://svc-abc-uc.a.run.app'}]\n"
+    )
+    (report,) = await check(load(text, environ={}).config, {})
+    assert (report.steps[-1].name, report.steps[-1].verdict) == ("clock", verdict)
+    if verdict is not Verdict.OK:
+        assert ("behind" if behind > 0 else "ahead of") in report.steps[-1].says
+        assert report.steps[-1].command == "timedatectl set-ntp true"
