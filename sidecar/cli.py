@@ -20,6 +20,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -59,17 +60,23 @@ def _configured(function: F) -> F:
 
 def _load(file: str | None, to: Sequence[str], settings: dict[str, str | None]) -> Loaded:
     """The configuration, or an end with every problem on a line of its own."""
-    file = file or os.environ.get(CONFIG_VARIABLE)
+    try:
+        return _read(file or os.environ.get(CONFIG_VARIABLE), to, settings)
+    except OSError as error:
+        _give_up(str(error))
+    except ConfigError as error:
+        hint = "Every key is in config.example.yaml; `idtoken-sidecar config schema` prints their schema."
+        _give_up(f"{error}\n{hint}")
+
+
+def _read(file: str | None, to: Sequence[str], settings: dict[str, str | None]) -> Loaded:
+    """The configuration; raises ConfigError, and OSError with a sentence."""
     flags = {name.removeprefix("set_"): value for name, value in settings.items() if value is not None}
     try:
         text = Path(file).read_text("utf-8") if file else None
     except (OSError, UnicodeDecodeError) as error:
-        _give_up(f"{file}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}")
-    try:
-        return load(text, file=file or "(no file)", environ=os.environ, flags=flags, to=to)
-    except ConfigError as error:
-        hint = "Every key is in config.example.yaml; `idtoken-sidecar config schema` prints their schema."
-        _give_up(f"{error}\n{hint}")
+        raise OSError(f"{file}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
+    return load(text, file=file or "(no file)", environ=os.environ, flags=flags, to=to)
 
 
 def _give_up(message: str) -> NoReturn:
@@ -121,7 +128,9 @@ def run(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
     loaded = _load(file, to, settings)
     from sidecar.run import leave, serve
 
-    leave(serve(loaded.config, loaded.warnings, os.environ))
+    file = file or os.environ.get(CONFIG_VARIABLE)
+    read = partial(_read, file, to, settings)
+    leave(serve(loaded.config, loaded.warnings, os.environ, read=read, file=file))
 
 
 @main.command(
@@ -437,6 +446,33 @@ def quit_(admin: str | None, file: str | None) -> None:
         click.echo(f"refused ({reply.status}): {reply.text.strip()}", err=True)
         sys.exit(1)
     click.echo("quitting")
+
+
+@main.command("reload", epilog=_EXIT_CODES)
+@_admin
+def reload_(admin: str | None, file: str | None) -> None:
+    """Tell a sidecar to read its configuration again, and say what came of it.
+
+    \b
+    idtoken-sidecar reload && echo "in force"
+
+    It does so by itself when its file changes, and on SIGHUP. One that can't be used leaves the old one in force.
+    """
+    import http.client
+
+    from sidecar.probe import ask
+
+    address = _admin_address(admin, file)
+    try:
+        reply = ask(address, "POST", "/reload", timeout=60.0)
+        outcome = json.loads(reply.text)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        click.echo(f"nothing answers at {address} ({error})", err=True)
+        sys.exit(1)
+    if reply.status != 200:
+        click.echo(f"not reloaded, the old configuration stays in force:\n{outcome['detail']}", err=True)
+        sys.exit(1)
+    click.echo(f"{outcome['result']}" + (f": {outcome['detail']}" if outcome["detail"] else ""))
 
 
 @main.command(epilog=_EXIT_CODES)

@@ -71,11 +71,16 @@ def configure(level: Level, log_format: Format = "auto", stream: TextIO | None =
     for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    number = getattr(logging, level.upper())
-    root.setLevel(max(number, logging.INFO))
-    logging.getLogger("sidecar").setLevel(number)
+    set_level(level)
     # The access log has a switch of its own.
     _access_log.setLevel(logging.INFO)
+
+
+def set_level(level: Level) -> None:
+    """Change the least severity that the sidecar's own loggers write; libraries stay at INFO or above."""
+    number = getattr(logging, level.upper())
+    logging.getLogger().setLevel(max(number, logging.INFO))
+    logging.getLogger("sidecar").setLevel(number)
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(number, least))
 

@@ -15,7 +15,7 @@ record lives as long as the process does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, final
@@ -209,6 +209,22 @@ class ThreadsReading(Protocol):
         ...
 
 
+class ReloadReading(Protocol):
+    """What became of attempts to read the configuration again."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """By result."""
+        ...
+
+    @property
+    def last_ok(self) -> bool: ...
+    @property
+    def at(self) -> float:
+        """When the configuration in force was read, in Unix seconds."""
+        ...
+
+
 class MetricsSource(Protocol):
     """What the collector reads; implemented by the composition root."""
 
@@ -226,6 +242,7 @@ class MetricsSource(Protocol):
 
     def tokens(self) -> Iterable[TokenReading]: ...
     def token_stats(self) -> TokenStatsTable: ...
+    def reloads(self) -> ReloadReading: ...
     def fetch_threads(self) -> Iterable[tuple[str, ThreadsReading]]:
         """The threads of every credential, under its name."""
         ...
@@ -343,6 +360,22 @@ ABANDONED = _family(
     "Fetches that were given up because their time was over.",
     "credential",
 )
+RELOADS = _family(
+    "config_reloads_total",
+    Kind.COUNTER,
+    "Attempts to read the configuration again: ok, unchanged, or error, after which the old one stays in force.",
+    "result",
+)
+RELOAD_OK = _family(
+    "config_last_reload_successful",
+    Kind.GAUGE,
+    "Whether the last attempt to read the configuration again went well; 1 from the start.",
+)
+RELOADED_AT = _family(
+    "config_last_reload_success_timestamp_seconds",
+    Kind.GAUGE,
+    "When the configuration in force was read, in Unix seconds.",
+)
 TOKEN_EXPIRY = _family(
     "token_expiry_timestamp_seconds",
     Kind.GAUGE,
@@ -394,7 +427,7 @@ TOKEN_WAIT = _family(
 )
 
 FAMILIES: tuple[Family, ...] = (
-    *(BUILD, START, READY),
+    *(BUILD, START, READY, RELOADS, RELOAD_OK, RELOADED_AT),
     *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, BYTES_SENT, BYTES_RECEIVED),
     *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES, UPSTREAM_REFUSALS),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),

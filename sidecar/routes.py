@@ -172,9 +172,11 @@ class RouteTable:
         self._memo: dict[bytes, Match] = {}
 
     @classmethod
-    def compile(cls, config: Config) -> RouteTable:
-        """The table of a validated configuration."""
-        return cls(Route(route) for route in config.routes)
+    def compile(cls, config: Config, known: Iterable[Route] = ()) -> RouteTable:
+        """The table of a validated configuration. A route of `known` that is still configured as it was is kept: it is
+        the same one to whoever holds on to it."""
+        kept = {route.config: route for route in known}
+        return cls(kept.get(route) or Route(route) for route in config.routes)
 
     def match(self, authority: bytes, path: bytes) -> Match:
         """The match for a request to the shared listener.

@@ -17,8 +17,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from sidecar import logs
+from sidecar.clock import SystemClock
+from sidecar.config.load import Loaded
 from sidecar.config.models import Config
+from sidecar.reload import Reloader
 from sidecar.service import Service, StartError
+from sidecar.tasks import Tasks
 from sidecar.tokens.sources import quiet_google_logging
 
 _log = logging.getLogger(__name__)
@@ -30,9 +34,18 @@ Then = Callable[[Service], Awaitable[int]]
 
 
 def serve(
-    config: Config, warnings: tuple[str, ...], environ: Mapping[str, str], then: Then | None = None
+    config: Config,
+    warnings: tuple[str, ...],
+    environ: Mapping[str, str],
+    then: Then | None = None,
+    *,
+    read: Callable[[], Loaded] | None = None,
+    file: str | None = None,
 ) -> int:
-    """Run until told to stop; the exit code. `then` runs beside it, and ends it when it is over."""
+    """Run until told to stop; the exit code. `then` runs beside it, and ends it when it is over.
+
+    `read` reads the configuration again, for a reload; `file` is watched for it.
+    """
     # Beside a command, stdout is the command's.
     logs.configure(config.log_level, config.log_format, sys.stdout if then is None else sys.stderr)
     quiet_google_logging()
@@ -41,7 +54,7 @@ def serve(
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_serve(config, environ, loop, then))
+        return loop.run_until_complete(_serve(config, environ, loop, then, read, file))
     except StartError as error:
         print(f"idtoken-sidecar: {error}", file=sys.stderr)
         return error.exit_code
@@ -72,9 +85,16 @@ def leave(code: int) -> NoReturn:
 
 
 async def _serve(
-    config: Config, environ: Mapping[str, str], loop: asyncio.AbstractEventLoop, then: Then | None
+    config: Config,
+    environ: Mapping[str, str],
+    loop: asyncio.AbstractEventLoop,
+    then: Then | None,
+    read: Callable[[], Loaded] | None,
+    file: str | None,
 ) -> int:
     service = Service(config, loop, environ=environ)
+    tasks = Tasks(loop)
+    reloader = None if read is None else Reloader(service, SystemClock(loop), tasks, read, file)
 
     def told(number: signal.Signals) -> None:
         if service.draining:
@@ -83,10 +103,17 @@ async def _serve(
         service.request_quit()
 
     await service.start()
+    if reloader is not None:
+        reloader.start()
     if then is None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told, number)
+        if reloader is not None:
+            loop.add_signal_handler(signal.SIGHUP, reloader.request)
         await service.run()
+        if reloader is not None:
+            reloader.stop()
+        await tasks.close()
         return 0
     try:
         code = await then(service)

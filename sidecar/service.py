@@ -17,12 +17,14 @@ import gc
 import logging
 import secrets
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from prometheus_client import CollectorRegistry
 
+from sidecar import logs
 from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
 from sidecar.admin.status import ProcessStatus, RouteStatus, document, ways_in
@@ -47,9 +49,10 @@ from sidecar.tasks import Tasks
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.file_watch import FileWatch
-from sidecar.tokens.sources import build_sources, inspect
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.sources import build_sources, inspect, unchanged
 from sidecar.tokens.store import TokenStore
-from sidecar.tokens.token import TokenKey, token_key
+from sidecar.tokens.token import Token, TokenKey, token_key
 
 EXIT_CONFIG: Final = 2
 EXIT_BIND: Final = 3
@@ -66,6 +69,50 @@ def own_version() -> str:
         return version(NAME)
     except PackageNotFoundError:
         return "0+unknown"
+
+
+PREFETCH_LIMIT: Final = 10.0
+"""Seconds that another configuration waits for the tokens that are new in it."""
+
+_AT_START: Final = ("admin", "via", "pool", "token_wait", "token_cache", "log_format")
+"""Settings that another configuration can't change while the sidecar runs."""
+
+
+class Reloaded(NamedTuple):
+    """What became of reading the configuration again."""
+
+    result: str
+    """`ok`, `unchanged` or `error`."""
+    detail: str = ""
+    """What is wrong with it, or what to tell about it."""
+
+
+@final
+class Reloads:
+    """Of the process so far; see `metrics.ReloadReading`."""
+
+    def __init__(self, at: float) -> None:
+        self.counts = {"ok": 0, "unchanged": 0, "error": 0}
+        self.at = at
+        self.last: Reloaded | None = None
+        self.last_at = at
+
+    @property
+    def last_ok(self) -> bool:
+        """Whether the last one went well; from the start, too."""
+        return self.last is None or self.last.result != "error"
+
+    @property
+    def error(self) -> tuple[str, float] | None:
+        """What was wrong with the last one, and when (Unix seconds) that was; None where it went well."""
+        return None if self.last is None or self.last_ok else (self.last.detail, self.last_at)
+
+    def note(self, outcome: Reloaded, now_at: float) -> None:
+        """One more."""
+        self.counts[outcome.result] += 1
+        self.last, self.last_at = outcome, now_at
+        if outcome.result != "error":
+            self.at = now_at
 
 
 class StartError(Exception):
@@ -109,21 +156,14 @@ class Service:
             wait=config.token_wait,
             size=config.token_cache,
         )
-        self._file_watch = FileWatch(
-            {
-                name: credential.path
-                for name, credential in config.credentials.items()
-                if credential.type == "file"
-            },
-            self._clock,
-            self._tokens.renew,
-        )
+        self._environ = environ
+        self._file_watch = FileWatch(_token_files(config), self._clock, self._tokens.renew)
         self._dialer = Dialer(loop, self._own_addresses)
-        pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode()
+        self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
         self._proxy = Proxy(
             loop,
             self._clock,
-            admission=Admission(self._table, pseudonym=pseudonym if config.via else None),
+            admission=Admission(self._table, pseudonym=self._pseudonym),
             tokens=self._tokens,
             pools=Pools(
                 self._dialer,
@@ -134,7 +174,7 @@ class Service:
                 head_limit=config.limits.head,
             ),
             limits=config.limits,
-            pseudonym=pseudonym if config.via else None,
+            pseudonym=self._pseudonym,
             access_log=AccessLog(config.access_log, log_query=config.log_query),
         )
         self._listeners: list[tuple[Listener, Route | None]] = []
@@ -142,6 +182,9 @@ class Service:
         self._admin: AdminServer | None = None
         self._registry = exposition.build_registry(self)
         self._started_at = self._clock.wall()
+        self._reloads = Reloads(self._started_at)
+        self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
+        """How the configuration is read again; None where that can't be."""
         self._began_mono = self._clock.mono()
         self._listening = False
         self._was_ready = False
@@ -153,9 +196,9 @@ class Service:
     async def start(self) -> None:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         try:
-            warnings = self._inspect()
+            warnings = _inspect(self.config, self._sources)
             self._bind()
-            self._check_files()
+            self._check_files(self._table.routes)
             self._admin = AdminServer(self, [listener.socket for listener in self._admin_listeners])
             await self._admin.start()
             for listener, route in self._listeners:
@@ -169,13 +212,7 @@ class Service:
         for warning in warnings:
             _log.warning(warning)
         self._file_watch.start()
-        keys = []
-        for route in self._table.routes:
-            if (key := _fixed_key(route)) is not None:
-                self._tokens.pin(key)
-                if route.config.prefetch:
-                    keys.append(key)
-        self._tokens.prefetch(keys)
+        self._pin_and_prefetch()
         self._tell_addresses()
         # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.
         gc.collect()
@@ -219,23 +256,144 @@ class Service:
         for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
             listeners.close(listener)
 
-    def _inspect(self) -> list[str]:
-        """What is wrong with the credentials as far as can be seen without asking anybody: StartError for what can
-        never work, warnings for what should not."""
-        warnings = []
-        for route in self.config.routes:
-            grant = self._sources[route.credential].grant
-            kind = TokenKind(route.token)
-            for target in targets_of(route).values():
-                persons = FACTS[target].persons and kind is TokenKind.ID
-                found = inspect(grant, [TokenKey(route.credential, "", kind, persons)])
-                if found.fault is not None:
-                    raise StartError(
-                        f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG
-                    )
-                if found.warning is not None:
-                    warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
-        return list(dict.fromkeys(warnings))
+    # another configuration
+
+    async def switch(self, config: Config) -> list[str]:
+        """Serve by another configuration from now on; what to tell about it.
+
+        Raises StartError, with everything as it was, where the new one can't be served. Requests under way end under
+        the old route table; tokens of credentials that mean the same are kept, the first ones of the others are fetched
+        before the switch, for at most `PREFETCH_LIMIT` seconds.
+        """
+        kept = unchanged(
+            self.config.credentials,
+            config.credentials,
+            same_endpoints=config.endpoints == self.config.endpoints,
+        )
+        sources = build_sources(
+            config.credentials,
+            clock=self._clock,
+            environ=self._environ,
+            endpoints=config.endpoints,
+            known={name: self._sources[name] for name in kept},
+        )
+        told = _inspect(config, sources)
+        told += [
+            f"`{name}` takes effect at the next start"
+            for name in _AT_START
+            if _differs(name, config, self.config)
+        ]
+        table = RouteTable.compile(config, self._table.routes)
+        self._check_files([route for route in table.routes if route not in self._table.routes])
+        wanted, bound = self._bind_missing(config, table)
+        try:
+            fetched = await self._fetch_first(table, sources, kept)
+        except BaseException:
+            for listener, _ in bound:
+                listeners.close(listener)
+            raise
+        # No await from here to the end of the switch: no request sees half of it.
+        gone = set(self._table.routes) - set(table.routes)
+        old_keys = {key for route in self._table.routes if (key := _fixed_key(route)) is not None}
+        new_keys = {key for route in table.routes if (key := _fixed_key(route)) is not None}
+        for name in {*self._sources, *sources} - kept:
+            self._tokens.replace(name, sources.get(name))
+        for key, token in fetched.items():
+            self._tokens.adopt(key, token)
+        self._tokens.unpin(old_keys - new_keys)
+        if config.log_level != self.config.log_level:
+            logs.set_level(config.log_level)
+        self.config, self._table, self._sources = config, table, sources
+        self._proxy.switch(
+            Admission(table, pseudonym=self._pseudonym),
+            limits=config.limits,
+            access_log=AccessLog(config.access_log, log_query=config.log_query),
+        )
+        self._dialer.forget(gone)
+        self._file_watch.watch(_token_files(config))
+        self._pin_and_prefetch()
+        surplus = [listener for listener, _ in self._listeners if listener not in wanted]
+        self._listeners = [*wanted.items(), *bound]
+        for listener, route in wanted.items():
+            self._proxy.reassign(listener, route)
+        for listener in surplus:
+            self._own_addresses.difference_update(_own_addresses(listener))
+            self._proxy.stop_serving(listener)
+            listeners.close(listener)
+        for listener, route in bound:
+            self._own_addresses.update(_own_addresses(listener))
+            await self._proxy.serve(listener, route)
+        self._tell_addresses()
+        return told
+
+    async def reload(self) -> Reloaded:
+        """Read the configuration again and serve by it; the old one stays in force if that fails."""
+        if self.reloader is None:
+            return Reloaded("error", "This sidecar was started without a file that could be read again.")
+        outcome = await self.reloader()
+        self._reloads.note(outcome, self._clock.wall())
+        return outcome
+
+    def _bind_missing(
+        self, config: Config, table: RouteTable
+    ) -> tuple[dict[Listener, Route | None], list[tuple[Listener, Route | None]]]:
+        """The listeners that stay, each with whose it is from now on, and those that were bound for the rest."""
+        stay: dict[Listener, Route | None] = {}
+        bound: list[tuple[Listener, Route | None]] = []
+        asked: list[tuple[ListenAddress, Route | None]] = [(address, None) for address in config.listen]
+        asked += [(address, route) for route in table.routes for address in route.config.listen]
+        free: dict[ListenAddress, list[list[Listener]]] = {}
+        for group in _groups(self._listeners):
+            free.setdefault(group[0].address, []).append(group)
+        try:
+            for address, route in asked:
+                if groups := free.get(address):
+                    stay.update(dict.fromkeys(groups.pop(0), route))
+                else:
+                    what = "listen" if route is None else f"listen of route `{route.name}`"
+                    bound += [(listener, route) for listener in _bound(address, what)]
+        except StartError:
+            for listener, _ in bound:
+                listeners.close(listener)
+            raise
+        return stay, bound
+
+    async def _fetch_first(
+        self, table: RouteTable, sources: Mapping[str, GoogleSource], kept: Set[str]
+    ) -> dict[TokenKey, Token]:
+        """Tokens for what is to be prefetched and has none of its own yet; what does not come in time is left out."""
+        known = {status.key for status in self._tokens.status() if status.expires_at is not None}
+        keys = {
+            key
+            for route in table.routes
+            if route.config.prefetch
+            and (key := _fixed_key(route)) is not None
+            and not (key in known and key.credential in kept)
+        }
+        fetched: dict[TokenKey, Token] = {}
+
+        async def fetch(key: TokenKey) -> None:
+            try:
+                fetched[key] = await sources[key.credential].mint(key)
+            except SidecarError as error:
+                fields = {"credential": key.credential, "audience": key.audience, "reason": str(error.reason)}
+                _log.warning(
+                    "no token before the switch", extra={"fields": {**fields, "detail": error.detail}}
+                )
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PREFETCH_LIMIT):
+                await asyncio.gather(*(fetch(key) for key in keys))
+        return fetched
+
+    def _pin_and_prefetch(self) -> None:
+        keys = []
+        for route in self._table.routes:
+            if (key := _fixed_key(route)) is not None:
+                self._tokens.pin(key)
+                if route.config.prefetch:
+                    keys.append(key)
+        self._tokens.prefetch(keys)
 
     # binding
 
@@ -251,12 +409,15 @@ class Service:
         for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
             self._own_addresses.update(_own_addresses(listener))
 
-    def _check_files(self) -> None:
-        for route in self._table.routes:
+    def _check_files(self, routes: Iterable[Route]) -> None:
+        for route in routes:
             try:
                 self._dialer.check(route)
             except (OSError, ssl.SSLError) as error:
-                where = getattr(error, "filename", None) or "tls"
+                tls = route.config.tls
+                files = (tls.ca_file, tls.client_cert_file, tls.client_key_file)
+                # OpenSSL does not say which one it was.
+                where = getattr(error, "filename", None) or ", ".join(file for file in files if file)
                 raise StartError(
                     f"route `{route.name}`: the files of its `tls` cannot be used ({where}: {_why(error)})",
                     EXIT_CONFIG,
@@ -354,6 +515,8 @@ class Service:
             reasons=reasons,
             draining=self._draining,
             listen=self.shared_addresses(),
+            configured_at=self._reloads.at,
+            reload_error=self._reloads.error,
         )
         routes = [self._route_status(route) for route in self._table.routes]
         return document(process, routes, self._tokens.status(), now=self._clock.wall())
@@ -397,7 +560,8 @@ class Service:
 
     def routes(self) -> Iterable[tuple[str, RouteStats]]:
         """See `MetricsSource`."""
-        yield from ((route.name, stats) for route, stats in self._proxy.stats.items())
+        # Routes that are gone go on being shown: a counter is never taken back.
+        yield from {route.name: stats for route, stats in self._proxy.stats.items()}.items()
         yield "", self._proxy.unrouted
 
     def tokens(self) -> Iterable[TokenReading]:
@@ -408,9 +572,57 @@ class Service:
         """See `MetricsSource`."""
         return self._token_stats
 
+    def reloads(self) -> Reloads:
+        """See `MetricsSource`."""
+        return self._reloads
+
     def fetch_threads(self) -> Iterable[tuple[str, FetchThreads]]:
         """See `MetricsSource`."""
         return ((name, source.threads) for name, source in self._sources.items())
+
+
+def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
+    """What is wrong with the credentials as far as can be seen without asking anybody: StartError for what can
+    never work, warnings for what should not."""
+    warnings = []
+    for route in config.routes:
+        grant = sources[route.credential].grant
+        kind = TokenKind(route.token)
+        for target in targets_of(route).values():
+            persons = FACTS[target].persons and kind is TokenKind.ID
+            found = inspect(grant, [TokenKey(route.credential, "", kind, persons)])
+            if found.fault is not None:
+                raise StartError(
+                    f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG
+                )
+            if found.warning is not None:
+                warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
+    return list(dict.fromkeys(warnings))
+
+
+def _token_files(config: Config) -> dict[str, str]:
+    return {name: it.path for name, it in config.credentials.items() if it.type == "file"}
+
+
+def _groups(bound: Iterable[tuple[Listener, Route | None]]) -> list[list[Listener]]:
+    """The listeners of each address together: `localhost` has two, with one port."""
+    groups: list[list[Listener]] = []
+    for listener, _ in bound:
+        last = groups[-1] if groups else []
+        same = last and last[0].address == listener.address and _port(last[0]) == _port(listener)
+        if same and not listener.is_unix:
+            last.append(listener)
+        else:
+            groups.append([listener])
+    return groups
+
+
+def _port(listener: Listener) -> int:
+    return 0 if listener.is_unix else int(listener.socket.getsockname()[1])
+
+
+def _differs(name: str, one: Config, other: Config) -> bool:
+    return bool(getattr(one, name) != getattr(other, name))
 
 
 def _fixed_key(route: Route) -> TokenKey | None:

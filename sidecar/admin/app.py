@@ -144,5 +144,6 @@ _PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/healthz/startup", probes.startup, "200 once it has been ready"),
     ("GET", "/metrics", _metrics, "Prometheus text, or OpenMetrics by Accept"),
     ("GET", "/status.json", _status, "routes, the ways in, and tokens without the tokens"),
+    ("POST", "/reload", control.reload_configuration, "read the configuration again; from this machine only"),
     ("POST", "/quit", control.quit_sidecar, "drain and exit; from this machine only"),
 )

@@ -1,6 +1,6 @@
-"""What the admin server lets be done: quit.
+"""What the admin server lets be done: quit, and reload.
 
-Owns the one request that changes anything. Called by `idtoken-sidecar quit`, a Job's last step or a
+Owns the requests that change anything. Called by `idtoken-sidecar quit` and `reload`, a Job's last step or a
 container's preStop hook. It may not stop anything itself: it asks, and the answer goes out before the
 listeners close. Rule: only POST, and only from this machine, whatever address the admin server listens
 on; containers of one pod or instance share its loopback.
@@ -12,12 +12,26 @@ from aiohttp import web
 
 from sidecar.admin.callers import is_local
 from sidecar.admin.view import VIEW
+from sidecar.logs import redact
 
 
 async def quit_sidecar(request: web.Request) -> web.Response:
     """202, and the sidecar begins to drain; 403 for a peer on another machine."""
-    peer = None if request.transport is None else request.transport.get_extra_info("peername")
-    if not is_local(peer):
-        raise web.HTTPForbidden(text="Only a caller on this machine may ask the sidecar to quit.")
+    _refuse_strangers(request, "quit")
     request.app[VIEW].request_quit()
     return web.json_response({"quitting": True}, status=202)
+
+
+async def reload_configuration(request: web.Request) -> web.Response:
+    """200 once the new configuration is in force, or is the old one; 422 where it can't be used, with every reason."""
+    _refuse_strangers(request, "reload")
+    result, detail = await request.app[VIEW].reload()
+    return web.json_response(
+        {"result": result, "detail": redact(detail)}, status=422 if result == "error" else 200
+    )
+
+
+def _refuse_strangers(request: web.Request, what: str) -> None:
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    if not is_local(peer):
+        raise web.HTTPForbidden(text=f"Only a caller on this machine may ask the sidecar to {what}.")

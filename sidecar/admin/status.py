@@ -41,6 +41,10 @@ class ProcessStatus(NamedTuple):
     ready: bool
     reasons: Sequence[str]
     draining: bool
+    configured_at: float
+    """When the configuration in force was read."""
+    reload_error: tuple[str, float] | None
+    """What was wrong with a later one, and when."""
     listen: Sequence[str]
     """Every address of the shared listener, as bound: `127.0.0.1:8787`, `unix:/run/proxy.sock`."""
 
@@ -57,6 +61,12 @@ def document(
         "reasons": list(process.reasons),
         "draining": process.draining,
         "listen": list(process.listen),
+        "configuration": {
+            "read_at": _moment(process.configured_at),
+            "last_error": None
+            if process.reload_error is None
+            else {"detail": redact(process.reload_error[0]), "at": _moment(process.reload_error[1])},
+        },
         "routes": [_route(route) for route in routes],
         "tokens": [_token(token, now) for token in tokens],
     }

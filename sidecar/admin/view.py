@@ -47,6 +47,10 @@ class AdminView(Protocol):
         """Check all tokens by the wall clock: a probe may be the only moment with CPU (Cloud Run)."""
         ...
 
+    async def reload(self) -> tuple[str, str]:
+        """Read the configuration again: `ok`, `unchanged` or `error`, and what is to be told."""
+        ...
+
     def request_quit(self) -> None:
         """Begin to stop, as SIGTERM would; returns at once."""
         ...

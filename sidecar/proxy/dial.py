@@ -11,7 +11,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar, final
 
 import aiohappyeyeballs
@@ -38,6 +38,11 @@ class Dialer:
         self._own = own
         self._system: ssl.SSLContext | None = None
         self._contexts: dict[Route, ssl.SSLContext] = {}
+
+    def forget(self, routes: Iterable[Route]) -> None:
+        """Drop what is kept for routes that are gone."""
+        for route in routes:
+            self._contexts.pop(route, None)
 
     def check(self, route: Route) -> None:
         """Load the route's TLS files now; raises OSError or ssl.SSLError for one that can't be used."""

@@ -35,9 +35,9 @@ from sidecar.proxy import answers, framing, headers
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import METHOD_NAMES
 from sidecar.proxy.target import check_expectation, malformed, read_target
-from sidecar.routes import Route
 
 if TYPE_CHECKING:
+    from sidecar.proxy.listeners import Owner
     from sidecar.proxy.server import Proxy
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,6 @@ class DownstreamConnection(asyncio.Protocol):
         "_fields",
         "_in_head",
         "_in_message",
-        "_own",
         "_parser",
         "_queue",
         "_quiet_since_mono",
@@ -94,9 +93,9 @@ class DownstreamConnection(asyncio.Protocol):
         "_seen_progress",
         "_target",
         "_trailers",
-        "_unix",
         "current",
         "is_full",
+        "owner",
         "proxy",
         "state",
         "transport",
@@ -104,12 +103,11 @@ class DownstreamConnection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, proxy: Proxy, own: Route | None, *, unix: bool) -> None:
-        """`own` is the route whose listener accepted it; `unix` says that the listener is a Unix socket."""
+    def __init__(self, proxy: Proxy, owner: Owner) -> None:
+        """`owner` says whose listener accepted it."""
         # process
         self.proxy = proxy
-        self._own = own
-        self._unix = unix
+        self.owner = owner
         # connection
         self.state = OPEN
         self.current: Exchange | None = None
@@ -264,7 +262,7 @@ class DownstreamConnection(asyncio.Protocol):
                 self._declined = True
                 return
             # HTTP/1.0 may come without a Host; a route's own listener says as much.
-            default = b"localhost" if http10 and self._own is not None else None
+            default = b"localhost" if http10 and self.owner.route is not None else None
             authority, path, absolute = read_target(method, self._target, found, default_host=default)
             if b"expect" in found:
                 check_expectation(found)
@@ -277,8 +275,8 @@ class DownstreamConnection(asyncio.Protocol):
                 authority=authority,
                 path=path,
                 absolute=absolute,
-                own=self._own,
-                local_socket=self._unix,
+                own=self.owner.route,
+                local_socket=self.owner.is_unix,
             )
         except SidecarError as error:
             # Only where the framing is beyond doubt and no body follows may the connection go on.
@@ -378,11 +376,11 @@ class DownstreamConnection(asyncio.Protocol):
     def _answer(self, refused: _Refused) -> None:
         error, method, keep_alive, began_mono = refused
         keep_alive = keep_alive and not self.proxy.draining
-        self.proxy.refused(error, METHOD_NAMES.get(method, ""), self._own, began_mono)
+        self.proxy.refused(error, METHOD_NAMES.get(method, ""), self.owner.route, began_mono)
         self.transport.write(
             answers.answer(
                 error,
-                route=self._own.name if self._own is not None else None,
+                route=self.owner.route.name if self.owner.route is not None else None,
                 now=self.proxy.clock.wall(),
                 head=method == b"HEAD",
                 close=not keep_alive,
@@ -448,7 +446,7 @@ class DownstreamConnection(asyncio.Protocol):
     def break_off(self, *, reset: bool) -> None:
         """Close in mid-answer; `reset` where only that can tell the app that something is missing."""
         sock = self.transport.get_extra_info("socket")
-        if reset and sock is not None and not self._unix:
+        if reset and sock is not None and not self.owner.is_unix:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
         else:
@@ -512,6 +510,11 @@ class DownstreamConnection(asyncio.Protocol):
         for entry in entries:
             if isinstance(entry, Exchange):
                 entry.abort(SidecarError(Reason.CLIENT_GONE, what))
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the connection ends with the current answer: the sidecar stops, or the listener is gone."""
+        return self.proxy.draining or self.owner.closing
 
     def drain(self) -> None:
         """Shut down: close if idle, else after the current answer."""

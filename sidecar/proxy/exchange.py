@@ -299,7 +299,7 @@ class Exchange:
             fields = mapping.map_answer(
                 fields, found, origin=destination.origin, authority=self._authority, prefix=prefix
             )
-        self.keep_alive = self.keep_alive and not self._down.proxy.draining
+        self.keep_alive = self.keep_alive and not self._down.is_leaving
         if body in (framing.CHUNKED, framing.UNTIL_CLOSE):
             body = framing.CHUNKED
             if self._http10:
@@ -545,7 +545,7 @@ class Exchange:
         self._request_out = []
         self._answer_out = []
         self._status = MEANINGS[error.reason].status
-        if not self._request_done or self._down.proxy.draining:
+        if not self._request_done or self._down.is_leaving:
             self.keep_alive = False
         self._down.transport.write(
             answers.answer(

@@ -11,9 +11,12 @@ import errno
 import os
 import socket
 import stat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from sidecar.config.addresses import ListenAddress
+
+if TYPE_CHECKING:
+    from sidecar.routes import Route
 
 BACKLOG = 2048
 """As many as a burst of app threads may open at once; the kernel caps it at somaxconn (4096 by default)."""
@@ -37,6 +40,20 @@ class Listener(NamedTuple):
             return f"unix:{self.address.path}"
         host, port = self.socket.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@final
+class Owner:
+    """Whose listener it is. All connections that came in by it share this one, so that a reload reaches them."""
+
+    __slots__ = ("closing", "is_unix", "route")
+
+    def __init__(self, route: Route | None, *, is_unix: bool) -> None:
+        """`route` is None for the shared listener."""
+        self.route = route
+        self.is_unix = is_unix
+        self.closing = False
+        """The listener was taken out of the configuration: its connections end with their current answer."""
 
 
 def bind(address: ListenAddress) -> list[Listener]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import deque
+from collections.abc import Set
 from typing import TYPE_CHECKING, final
 
 from sidecar.clock import Clock
@@ -41,6 +42,7 @@ class Pool:
         "_waiting",
         "destination",
         "open",
+        "retired",
         "stats",
         "token_key",
         "users",
@@ -57,6 +59,8 @@ class Pool:
         """Connections that are up or being dialled."""
         self.users = 0
         """Exchanges that hold on to it, whether they have a connection yet or not."""
+        self.retired = False
+        """Its route is gone: no connection is kept after its request."""
         self._dialling = 0
         self._session: ssl.SSLSession | None = None
 
@@ -93,7 +97,7 @@ class Pool:
             self._session = tls.session_of(connection.transport)
         if self._waiting:
             self._waiting.popleft().connected(connection)
-        elif self._owner.closing:
+        elif self._owner.closing or self.retired:
             connection.close()
         else:
             connection.idle_since_mono = self._owner.clock.mono()
@@ -184,6 +188,13 @@ class Pools:
             if pool.is_unused():
                 del self._pools[destination]
         return bool(self._pools)
+
+    def retire(self, routes: Set[Route]) -> None:
+        """These routes are gone: close their idle connections, and each other one as its request ends."""
+        for destination, pool in self._pools.items():
+            if destination.route in routes:
+                pool.retired = True
+                pool.expire(float("inf"))
 
     def close(self) -> None:
         """Close every idle connection, and each other one as its request ends."""

@@ -22,7 +22,7 @@ from sidecar.metrics import RouteStats
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.listeners import Listener
+from sidecar.proxy.listeners import Listener, Owner
 from sidecar.proxy.pool import Pools
 from sidecar.proxy.refusals import Refusals
 from sidecar.routes import Route
@@ -68,23 +68,46 @@ class Proxy:
         self.call_soon = loop.call_soon
         self._loop = loop
         self._connections: set[DownstreamConnection] = set()
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[Listener, tuple[asyncio.Server, Owner]] = {}
         self._sweep_timer: TimerHandle | None = None
         self._sweep_every = _sweep_every(limits, admission.table.routes)
         self._drained: asyncio.Event = asyncio.Event()
 
     async def serve(self, listener: Listener, own: Route | None) -> None:
         """Accept connections; `own` is the route whose listener this is."""
-        unix = listener.is_unix
-        if unix:
-            server: asyncio.Server = await self._loop.create_unix_server(
-                lambda: DownstreamConnection(self, own, unix=True), sock=listener.socket
-            )
-        else:
-            server = await self._loop.create_server(
-                lambda: DownstreamConnection(self, own, unix=False), sock=listener.socket
-            )
-        self._servers.append(server)
+        owner = Owner(own, is_unix=listener.is_unix)
+        create = self._loop.create_unix_server if listener.is_unix else self._loop.create_server
+        server: asyncio.Server = await create(lambda: DownstreamConnection(self, owner), sock=listener.socket)
+        self._servers[listener] = server, owner
+
+    def reassign(self, listener: Listener, own: Route | None) -> None:
+        """From now on this listener is another route's; open connections go on, with their next request for that
+        one."""
+        self._servers[listener][1].route = own
+
+    def stop_serving(self, listener: Listener) -> None:
+        """Accept no more by this listener; its connections end, each with its current answer."""
+        server, owner = self._servers.pop(listener)
+        server.close()
+        owner.closing = True
+        for connection in list(self._connections):
+            if connection.owner is owner:
+                connection.drain()
+
+    def switch(self, admission: Admission, *, limits: Limits, access_log: AccessLog) -> None:
+        """Judge requests by another route table from now on; those under way end under the old one.
+
+        A route of the same name goes on counting where the old one was; connections to the destinations of routes
+        that are gone are closed, busy ones when they have answered.
+        """
+        old, new = self.admission.table.routes, admission.table.routes
+        counted = {route.name: stats for route, stats in self.stats.items()}
+        self.stats.update((route, counted.get(route.name) or RouteStats()) for route in new)
+        self.admission = admission
+        self.limits = limits
+        self.access_log = access_log
+        self._sweep_every = _sweep_every(limits, new)
+        self.pools.retire(set(old) - set(new))
 
     @property
     def connections(self) -> int:
@@ -93,7 +116,7 @@ class Proxy:
 
     def stop_accepting(self) -> None:
         """Close the listeners; open connections go on."""
-        for server in self._servers:
+        for server, _ in self._servers.values():
             server.close()
         self._servers.clear()
 

@@ -36,6 +36,15 @@ class FileWatch:
         self._stamps = {name: _stamp(path) for name, path in self._paths.items()}
         self._arm()
 
+    def watch(self, paths: Mapping[str, str]) -> None:
+        """Watch these instead; what is there now is known, for those that are new."""
+        self.stop()
+        self._paths = dict(paths)
+        self._stamps = {
+            name: self._stamps[name] if name in self._stamps else _stamp(path) for name, path in paths.items()
+        }
+        self._arm()
+
     def stop(self) -> None:
         """Look no more."""
         if self._timer is not None:

@@ -69,18 +69,23 @@ def build_sources(
     endpoints: Endpoints | None = None,
     seconds: float = DEFAULT_SECONDS,
     threads: int = DEFAULT_LIMIT,
+    known: Mapping[str, GoogleSource] | None = None,
 ) -> dict[str, GoogleSource]:
     """A source for each credential, by its name. Nobody is asked yet: that is the first fetch.
 
+    `known` are sources of credentials that have not changed: they are used again, with what they found out.
     `seconds` is the deadline of a fetch, where the credential has none of its own; `threads` is how many fetches of
     one credential run at once.
     """
     addresses = Addresses() if endpoints is None else Addresses(**dict(endpoints))
-    grants: dict[str, Grant] = {}
+    known = known or {}
+    grants: dict[str, Grant] = {name: source.grant for name, source in known.items()}
     for name in credentials:
         _build(name, credentials, environ, addresses, grants)
     return {
-        name: GoogleSource(
+        name: known[name]
+        if name in known
+        else GoogleSource(
             grants[name],
             clock,
             FetchThreads(name, limit=threads),
@@ -88,6 +93,22 @@ def build_sources(
         )
         for name in credentials
     }
+
+
+def unchanged(
+    old: Mapping[str, Credential], new: Mapping[str, Credential], *, same_endpoints: bool
+) -> set[str]:
+    """The credentials that are in both and mean the same, those that they act from included."""
+    if not same_endpoints:
+        return set()
+
+    def same(name: str) -> bool:
+        credential = new.get(name)
+        if credential is None or old.get(name) != credential:
+            return False
+        return credential.type != "impersonate" or same(credential.source)
+
+    return {name for name in new if same(name)}
 
 
 def inspect(grant: Grant, keys: Iterable[TokenKey]) -> Inspection:

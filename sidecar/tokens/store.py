@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import inf
 from typing import Final, NamedTuple, final
 
@@ -66,7 +67,7 @@ class TokenStore:
         wait: float,
         size: int,
     ) -> None:
-        self._sources = sources
+        self._sources = dict(sources)
         self._clock = clock
         self._wall = clock.wall
         self._tasks = tasks
@@ -181,6 +182,46 @@ class TokenStore:
         for entry in [*self._pinned.values(), *self._cache.entries()]:
             if entry.wanted and entry.is_due(now):
                 self._start(entry)
+
+    def replace(self, credential: str, source: TokenSource | None) -> None:
+        """Another source is behind this credential from now on (None: it is gone): its tokens are forgotten, and
+        whoever waits for one waits for the new source's."""
+        if source is None:
+            self._sources.pop(credential, None)
+        else:
+            self._sources[credential] = source
+        entries = {e.key: e for e in [*self._pinned.values(), *self._cache.entries(), *self._busy.values()]}
+        for key, entry in entries.items():
+            if key.credential != credential:
+                continue
+            entry.stop()
+            if entry.fetch is not None:
+                entry.fetch.cancel()
+            entry.fetch = entry.token = entry.plan = entry.value = entry.retry = entry.last_error = None
+            entry.fresh_until = -inf
+            entry.had_token = entry.withheld = False
+            entry.failures = 0
+            if source is None:
+                entry.waiters.wake(_draining())
+            elif entry.waiters:
+                self._start(entry)
+
+    def adopt(self, key: TokenKey, token: Token) -> None:
+        """Take in a token that was fetched for this key elsewhere, as if it had been fetched here."""
+        self.pin(key)
+        entry = self._pinned[key]
+        if entry.fetch is None:
+            with suppress(SidecarError):
+                self._arrived(entry, token, 0.0)
+
+    def unpin(self, keys: Iterable[TokenKey]) -> None:
+        """These keys belong to no route any more: forget their tokens, once nobody waits for them."""
+        for key in keys:
+            entry = self._pinned.pop(key, None)
+            if entry is not None:
+                entry.pinned = entry.wanted = False
+                entry.evicted = True
+                entry.stop()
 
     def renew(self, credential: str) -> None:
         """The file that this credential's tokens come from is another one: read it now, whatever was there before."""
@@ -297,8 +338,10 @@ class TokenStore:
         except SidecarError as error:
             self._failed(entry, error, None, self._clock.mono() - started_mono)
         except asyncio.CancelledError:
-            entry.fetch = None
-            entry.waiters.wake(_draining())
+            # Where another source took its place, another fetch may be under way for the same entry.
+            if entry.fetch is asyncio.current_task():
+                entry.fetch = None
+                entry.waiters.wake(_draining())
             raise
         except Exception as fault:  # noqa: BLE001 - logged with its traceback by the report, and told to the waiters
             self._failed(entry, _internal(key), fault, self._clock.mono() - started_mono)

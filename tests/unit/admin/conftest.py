@@ -31,6 +31,10 @@ class FakeSidecar:
     statuses: list[TokenStatus] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
     threads: list[tuple[str, FetchThreads]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"ok": 1, "unchanged": 2, "error": 3})
+    last_ok: bool = True
+    at: float = 1_700_000_000.0
+    reloaded: tuple[str, str] = ("ok", "")
     nudges: int = 0
     quits: int = 0
 
@@ -62,6 +66,14 @@ class FakeSidecar:
     def token_stats(self) -> TokenStatsTable:
         """What the test set."""
         return self.table
+
+    def reloads(self) -> FakeSidecar:
+        """Itself: what the test set."""
+        return self
+
+    async def reload(self) -> tuple[str, str]:
+        """What the test set."""
+        return self.reloaded
 
     def fetch_threads(self) -> list[tuple[str, FetchThreads]]:
         """What the test set."""

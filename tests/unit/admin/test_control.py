@@ -1,4 +1,4 @@
-"""Quitting."""
+"""Quitting and reloading."""
 
 from __future__ import annotations
 
@@ -45,6 +45,22 @@ async def test_a_web_page_cannot_quit(
     """A page of another site is refused though its browser runs on this machine."""
     assert (await client.post("/quit", headers=headers)).status == 403
     assert view.quits == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [(("ok", ""), 200), (("unchanged", ""), 200), (("error", "It is broken."), 422)]
+)
+async def test_a_post_reloads_and_says_what_came_of_it(
+    client: TestClient[Any, Any], view: Any, outcome: tuple[str, str], status: int
+) -> None:
+    """422 where the old configuration stays in force; no other method does anything."""
+    view.reloaded = outcome
+    answer = await client.post("/reload")
+    assert (answer.status, await answer.json()) == (
+        status,
+        dict(zip(("result", "detail"), outcome, strict=True)),
+    )
+    assert (await client.get("/reload")).status == 405
 
 
 class Transport:

@@ -22,6 +22,8 @@ PROCESS = ProcessStatus(
     reasons=["Route `billing` has had no token yet."],
     draining=False,
     listen=["127.0.0.1:8787", "[::1]:8787"],
+    configured_at=NOW - 3600.0,
+    reload_error=("It is broken.", NOW - 2.0),
 )
 ROUTE = RouteStatus(
     name="billing",
@@ -53,6 +55,10 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
         "reasons": ["Route `billing` has had no token yet."],
         "draining": False,
         "listen": ["127.0.0.1:8787", "[::1]:8787"],
+        "configuration": {
+            "read_at": "2023-11-14T22:13:20.000Z",
+            "last_error": {"detail": "It is broken.", "at": "2023-11-14T23:13:18.000Z"},
+        },
         "routes": [
             {
                 "name": "billing",

@@ -1,0 +1,78 @@
+"""Reading the configuration again while the sidecar runs.
+
+Owns what starts it (the file changed, SIGHUP, `POST /reload`), that it happens once at a time, and what is told of it.
+Called by `run`. The switch itself is the service's. The rule: a configuration is judged whole before anything changes,
+and one that can't be used leaves the old one in force, with a log line, a metric and the status page saying so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import final
+
+from sidecar.clock import Clock
+from sidecar.config.load import ConfigError, Loaded
+from sidecar.service import Reloaded, Service, StartError
+from sidecar.tasks import Tasks
+from sidecar.tokens.file_watch import FileWatch
+
+_log = logging.getLogger(__name__)
+_FILE = "configuration"
+
+
+@final
+class Reloader:
+    """Of one service. `read` reads file, environment and flags again; raises ConfigError or OSError."""
+
+    def __init__(
+        self, service: Service, clock: Clock, tasks: Tasks, read: Callable[[], Loaded], file: str | None
+    ) -> None:
+        """`file` is watched, if there is one: Kubernetes swaps a link, editors replace the file."""
+        self._service = service
+        self._tasks = tasks
+        self._read = read
+        self._lock = asyncio.Lock()
+        self._watch = FileWatch({} if file is None else {_FILE: file}, clock, lambda _: self.request())
+        service.reloader = self._reload
+
+    def start(self) -> None:
+        """Begin to watch the file."""
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._watch.stop()
+
+    def request(self) -> None:
+        """Reload soon; called by the watch and by SIGHUP."""
+        self._tasks.spawn(self._service.reload(), name="reload")
+
+    async def _reload(self) -> Reloaded:
+        async with self._lock:
+            outcome = await self._outcome()
+        level = logging.ERROR if outcome.result == "error" else logging.INFO
+        _log.log(
+            level,
+            "configuration not reloaded: the old one stays in force"
+            if outcome.result == "error"
+            else "configuration reloaded",
+            extra={"fields": {"result": outcome.result, "detail": outcome.detail or None}},
+        )
+        return outcome
+
+    async def _outcome(self) -> Reloaded:
+        if self._service.draining:
+            return Reloaded("error", "The sidecar is shutting down.")
+        try:
+            loaded = self._read()
+        except (ConfigError, OSError) as error:
+            return Reloaded("error", str(error))
+        if loaded.config == self._service.config:
+            return Reloaded("unchanged")
+        try:
+            told = await self._service.switch(loaded.config)
+        except StartError as error:
+            return Reloaded("error", str(error))
+        return Reloaded("ok", "; ".join([*loaded.warnings, *told]))

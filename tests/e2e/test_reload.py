@@ -1,0 +1,246 @@
+"""Another configuration while the sidecar runs: by file, signal and request; under load; and one that can't be used"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.faults import Fault
+from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment
+
+
+class World:
+    """A sidecar whose configuration the test changes."""
+
+    def __init__(self, google: Emulator, directory: Path) -> None:
+        self.google = google
+        self.file = directory / "config.yaml"
+        self.sidecar: Sidecar
+
+    def write(self, *routes: str, credentials: str = "default: {type: metadata}", top: str = "") -> None:
+        """Replace the file, as an editor does."""
+        text = f"listen: localhost:0\nadmin: localhost:0\nlog_format: json\n{top}\ncredentials: {{{credentials}}}\nroutes:\n"
+        text += "".join(f"  - {{{route}}}\n" for route in routes)
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        os.replace(new, self.file)
+
+    def route(self, name: str, target: str = "svc", **keys: str) -> str:
+        url = self.google.targets[target].url
+        whole = {"name": name, "host": f"{name}.test", "upstream": f"'{url}'", "audience": f"'{url}'", **keys}
+        return ", ".join(f"{key}: {value}" for key, value in whole.items())
+
+    async def begin(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "run", "--config", str(self.file)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=clean_environment(**self.google.environment()),
+        )
+        self.sidecar = Sidecar(process)
+        await self.sidecar.listening()
+        await self.sidecar.ready()
+
+    async def reload(self) -> tuple[int, dict[str, Any]]:
+        status, body = await self.sidecar.admin("/reload", "POST")
+        return status, json.loads(body)
+
+    async def get(self, name: str, port: int | None = None) -> int:
+        return (await ask(port or self.sidecar.port, "GET", "/x", host=f"{name}.test"))[0]
+
+
+@pytest.fixture
+async def world(google: Emulator, tmp_path: Path) -> AsyncIterator[World]:
+    await google.add_target("svc")
+    await google.add_target("other")
+    it = World(google, tmp_path)
+    it.write(it.route("a"), it.route("b"))
+    await it.begin()
+    yield it
+    await it.sidecar.stop()
+
+
+async def test_routes_come_and_go(world: World) -> None:
+    """At once, and the metrics of what is gone stay."""
+    assert [await world.get("a"), await world.get("c")] == [200, 404]
+    world.write(world.route("a"), world.route("c", "other"))
+    assert await world.reload() == (200, {"result": "ok", "detail": ""})
+    assert [await world.get(name) for name in "abc"] == [200, 404, 200]
+    assert await world.sidecar.metric("idtoken_sidecar_requests_total", route="a", code="200") == 2
+    status = await world.sidecar.status()
+    assert [route["name"] for route in status["routes"]] == ["a", "c"]
+    assert status["configuration"]["last_error"] is None
+    world.write(world.route("b"))
+    await world.reload()
+    assert await world.sidecar.metric("idtoken_sidecar_requests_total", route="a", code="200") == 2
+    assert await world.sidecar.metric("idtoken_sidecar_config_reloads_total", result="ok") == 2
+
+
+async def test_tokens_of_what_has_not_changed_are_kept(world: World) -> None:
+    """No fetch for them; one for what is new, before the switch."""
+    before = len(world.google.metadata.asked)
+    world.write(world.route("a"), world.route("c", "other"), top="access_log: all")
+    await world.reload()
+    assert len(world.google.metadata.asked) == before + 1
+    assert await world.get("c") == 200
+    assert len(world.google.metadata.asked) == before + 1
+
+
+async def test_another_credential_of_the_same_name(world: World, tmp_path: Path) -> None:
+    """Its tokens are used from the switch on, and none of the old one's."""
+    world.google.write_key(tmp_path / "key.json")
+    credentials = f"default: {{type: service_account_key, file: {tmp_path}/key.json}}"
+    world.write(world.route("a"), credentials=credentials)
+    await world.reload()
+    assert await world.get("a") == 200
+    verified = world.google.targets["svc"].requests[-1].verified
+    assert verified is not None
+    assert verified.email is not None
+    assert verified.email.startswith("key-holder@")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda world: world.file.write_text("routes: [{name: a, upstrem: x}]"), "did you mean `upstream`?"),
+        (lambda world: world.file.unlink(), "No such file"),
+        (
+            lambda world: world.write(
+                world.route("a", tls="{ca_file: /nowhere.pem}").replace("http:", "https:")
+            ),
+            "/nowhere.pem",
+        ),
+        (
+            lambda world: world.write(world.route("a", listen=f"127.0.0.1:{world.sidecar.admin_port}")),
+            "cannot be listened on",
+        ),
+    ],
+    ids=["mistake", "no-file", "tls-file", "address-in-use"],
+)
+async def test_one_that_cannot_be_used_changes_nothing(world: World, change: Any, says: str) -> None:
+    """The answer, the log, the metric and the status say why; the next good one is taken."""
+    change(world)
+    status, outcome = await world.reload()
+    assert (status, outcome["result"]) == (422, "error")
+    assert says in outcome["detail"]
+    assert [await world.get("a"), await world.get("b")] == [200, 200]
+    entry = await world.sidecar.logged("configuration not reloaded: the old one stays in force")
+    assert says in entry["detail"]
+    assert await world.sidecar.metric("idtoken_sidecar_config_last_reload_successful") == 0
+    assert says in (await world.sidecar.status())["configuration"]["last_error"]["detail"]
+    world.write(world.route("b"))
+    assert (await world.reload())[0] == 200
+    assert await world.sidecar.metric("idtoken_sidecar_config_last_reload_successful") == 1
+    assert [await world.get("a"), await world.get("b")] == [404, 200]
+
+
+async def test_listeners_come_and_go(world: World, unused_tcp_port: int) -> None:
+    """A route's own listener is there after the switch, can become another route's, and is gone after the next."""
+    own = f"127.0.0.1:{unused_tcp_port}"
+    world.write(world.route("a", listen=own), world.route("b"))
+    await world.reload()
+    assert (await ask(unused_tcp_port, "GET", "/x"))[0] == 200
+    world.write(world.route("a"), world.route("c", "other", listen=own))
+    await world.reload()
+    assert (await ask(unused_tcp_port, "GET", "/x"))[0] == 200
+    assert len(world.google.targets["other"].requests) == 1
+    world.write(world.route("a"))
+    await world.reload()
+    with socket.socket() as sock:
+        assert sock.connect_ex(("127.0.0.1", unused_tcp_port)) != 0
+
+
+async def test_a_request_under_way_ends_under_the_old_table(world: World) -> None:
+    """Though its route is gone by then."""
+    stream = asyncio.create_task(ask(world.sidecar.port, "GET", "/sse?n=2", host="a.test"))  # noqa: TID251
+    target = world.google.targets["svc"]
+    async with asyncio.timeout(LIMIT):
+        while not target.requests:  # noqa: ASYNC110  # a target has no events for tests
+            await asyncio.sleep(0.01)
+    world.write(world.route("b"))
+    await world.reload()
+    assert await world.get("a") == 404
+    target.release(2)
+    status, _, body = await stream
+    assert (status, body.count(b"data: event")) == (200, 2)
+
+
+async def test_what_starts_it(world: World, tmp_path: Path) -> None:
+    """SIGHUP, and the file: replaced, or behind a link that Kubernetes swaps."""
+    world.write(world.route("c"))
+    world.sidecar.send_signal(signal.SIGHUP)
+    await world.sidecar.logged("configuration reloaded", result="ok")
+    assert await world.get("c") == 200
+    world.write(world.route("d"))
+    async with asyncio.timeout(LIMIT):
+        while await world.get("d") != 200:  # noqa: ASYNC110  # the file is looked at every two seconds
+            await asyncio.sleep(0.05)
+    assert await world.reload() == (200, {"result": "unchanged", "detail": ""})
+
+
+async def test_a_setting_that_needs_a_start_is_told(world: World) -> None:
+    """And the rest is taken."""
+    world.write(world.route("c"), top="token_wait: 3s")
+    _, outcome = await world.reload()
+    assert outcome == {"result": "ok", "detail": "`token_wait` takes effect at the next start"}
+
+
+async def test_a_token_that_does_not_come_holds_it_up_for_a_while_only(world: World) -> None:
+    """The switch happens; the route's requests get the reason."""
+    world.google.metadata.endpoint.fail(Fault("status", code=404))
+    world.write(world.route("a"), world.route("c", "other"))
+    assert (await world.reload())[1]["result"] == "ok"
+    assert [await world.get("a"), await world.get("c")] == [200, 503]
+
+
+async def test_under_load_no_request_fails(world: World) -> None:
+    """Reload after reload while 32 connections ask as fast as they can."""
+    stop = asyncio.Event()
+    codes: dict[int, int] = {}
+
+    async def app(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.sidecar.port)
+        while not stop.is_set():
+            writer.write(b"GET /status/204 HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            code = int(head.split(b" ")[1])
+            codes[code] = codes.get(code, 0) + 1
+        writer.close()
+
+    apps = [asyncio.create_task(app(number)) for number in range(32)]  # noqa: TID251
+    round_ = 0
+    while round_ < 12 or sum(codes.values()) < 2000:
+        round_ += 1
+        more = [world.route(name, "other") for name in "bcdef"[: round_ % 5]]
+        # Even the route itself changes, so that its connections are new ones.
+        world.write(world.route("a", timeouts=f"{{connect: {round_ % 60 + 1}s}}"), *more)
+        assert (await world.reload())[1]["result"] == "ok"
+    stop.set()
+    await asyncio.gather(*apps)
+    assert set(codes) == {204}
+
+
+async def test_the_command(world: World) -> None:
+    """`idtoken-sidecar reload` says what came of it, by its exit code too."""
+    for text, code, says in (("good", 0, "ok"), ("bad", 1, "the old configuration stays in force")):
+        if text == "good":
+            world.write(world.route("c"))
+        else:
+            world.file.write_text("nonsense: 1")
+        process = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "reload", "--admin", f"127.0.0.1:{world.sidecar.admin_port}"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=clean_environment(),
+        )
+        out, _ = await process.communicate()
+        assert (process.returncode, says in out.decode()) == (code, True), out
