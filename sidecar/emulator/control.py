@@ -95,7 +95,7 @@ class Control:
 
     async def _call(self, request: web.Request) -> web.Response:
         asked = await self._object(request)
-        unknown = asked.keys() - {"service", "url", "audience", "email", "data"}
+        unknown = asked.keys() - {"service", "url", "audience", "email", "data", "ca_file"}
         if (
             unknown
             or not {"service", "url"} <= asked.keys()
@@ -104,10 +104,12 @@ class Control:
             raise _bad('a call is {"service": …, "url": …}, with "audience", "email" and "data" if need be')
         try:
             called = await self._connecting.call(asked.pop("service"), asked.pop("url"), **asked)
-        except (ValueError, InvalidURL) as error:
+        except InvalidURL as error:
             raise _bad(str(error)) from error
         except (ClientError, TimeoutError) as error:
             raise web.HTTPBadGateway(text=f"the target gave no answer: {type(error).__name__}\n") from error
+        except (ValueError, OSError) as error:
+            raise _bad(str(error)) from error
         return web.json_response(called._asdict())
 
     async def _read(self, request: web.Request) -> tuple[Server, dict[str, Any]]:

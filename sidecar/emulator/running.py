@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
 from sidecar.emulator.app import Emulator
+from sidecar.emulator.connecting import Called
 from sidecar.emulator.kinds import TargetKind
 from sidecar.emulator.metadata import Platform
+from sidecar.emulator.targets import Target
 
 _T = TypeVar("_T")
 _LIMIT = 30.0
@@ -62,6 +64,14 @@ class EmulatorThread:
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(_LIMIT)
+
+    def add_target(self, name: str, **options: Any) -> Target:
+        """See `Emulator.add_target`."""
+        return self.run(self.google.add_target(name, **options))
+
+    def call_as(self, service: str, url: str, **options: Any) -> Called:
+        """See `ConnectingServices.call`: have a connecting service call a target."""
+        return self.run(self.google.connecting.call(service, url, **options))
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """The result of a coroutine of the emulator's, run in its loop."""
