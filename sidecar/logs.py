@@ -20,7 +20,10 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO, final
+from typing import TYPE_CHECKING, Any, Literal, TextIO, final
+
+if TYPE_CHECKING:
+    from sidecar.trace import Trace
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "text"]
@@ -175,11 +178,17 @@ class AccessLog:
     The data path asks `wants` first, so that a request which is not logged costs one comparison.
     """
 
-    __slots__ = ("_log_query", "_mode")
+    __slots__ = ("_due", "_log_query", "_mode", "_project", "_sample")
 
-    def __init__(self, mode: AccessMode, *, log_query: bool = False) -> None:
+    def __init__(
+        self, mode: AccessMode, *, log_query: bool = False, sample: float = 1.0, project: str = ""
+    ) -> None:
+        """`sample` is the share of good requests that mode `all` logs; `project` is whose traces are named."""
         self._mode = mode
         self._log_query = log_query
+        self._sample = sample
+        self._due = 0.0
+        self._project = project
 
     def wants(self, status: int, own_answer: bool) -> bool:
         """Whether a request that ended like this is logged.
@@ -189,7 +198,16 @@ class AccessLog:
         """
         if self._mode == "errors":
             return status >= 500 or (own_answer and status >= 400 and status != 499)
-        return self._mode == "all"
+        if self._mode != "all":
+            return False
+        if status >= 500 or (own_answer and status >= 400) or self._sample >= 1.0:
+            return True
+        # Evenly, and not at random: the same share of any stretch of traffic.
+        self._due += self._sample
+        if self._due < 1.0:
+            return False
+        self._due -= 1.0
+        return True
 
     def request(
         self,
@@ -205,6 +223,7 @@ class AccessLog:
         reason: str | None = None,
         detail: str | None = None,
         upstream: str | None = None,
+        trace: Trace | None = None,
     ) -> None:
         """Log one request that `wants` said yes to.
 
@@ -233,6 +252,12 @@ class AccessLog:
             fields["detail"] = detail
         if upstream is not None:
             fields["upstream"] = upstream
+        if trace is not None:
+            name = f"projects/{self._project}/traces/{trace.trace_id}" if self._project else trace.trace_id
+            fields["logging.googleapis.com/trace"] = name
+            fields["logging.googleapis.com/trace_sampled"] = trace.sampled
+            if trace.span_id:
+                fields["logging.googleapis.com/spanId"] = trace.span_id
         level = logging.INFO if status < 500 and reason is None else logging.WARNING
         _access_log.log(level, "request", extra={"fields": fields})
 

@@ -108,6 +108,7 @@ async def _serve(
     if then is None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told, number)
+        loop.add_signal_handler(signal.SIGUSR1, service.set_log_level, None)
         if reloader is not None:
             loop.add_signal_handler(signal.SIGHUP, reloader.request)
         await service.run()

@@ -157,6 +157,7 @@ class Service:
             size=config.token_cache,
         )
         self._environ = environ
+        self._log_level: logs.Level = config.log_level
         self._file_watch = FileWatch(_token_files(config), self._clock, self._tokens.renew)
         self._dialer = Dialer(loop, self._own_addresses)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
@@ -175,7 +176,7 @@ class Service:
             ),
             limits=config.limits,
             pseudonym=self._pseudonym,
-            access_log=AccessLog(config.access_log, log_query=config.log_query),
+            access_log=_access_log(config, environ),
         )
         self._listeners: list[tuple[Listener, Route | None]] = []
         self._admin_listeners: list[Listener] = []
@@ -240,6 +241,13 @@ class Service:
         await self._close()
         _log.info("stopped")
 
+    def set_log_level(self, level: logs.Level | None) -> logs.Level:
+        """See `AdminView`."""
+        self._log_level = level or ("debug" if self._log_level != "debug" else self.config.log_level)
+        logs.set_level(self._log_level)
+        _log.warning("log level", extra={"fields": {"level": self._log_level}})
+        return self._log_level
+
     def request_quit(self) -> None:
         """Begin to stop; again is harmless."""
         self._draining = True
@@ -302,12 +310,13 @@ class Service:
             self._tokens.adopt(key, token)
         self._tokens.unpin(old_keys - new_keys)
         if config.log_level != self.config.log_level:
+            self._log_level = config.log_level
             logs.set_level(config.log_level)
         self.config, self._table, self._sources = config, table, sources
         self._proxy.switch(
             Admission(table, pseudonym=self._pseudonym),
             limits=config.limits,
-            access_log=AccessLog(config.access_log, log_query=config.log_query),
+            access_log=_access_log(config, self._environ),
         )
         self._dialer.forget(gone)
         self._file_watch.watch(_token_files(config))
@@ -598,6 +607,16 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
             if found.warning is not None:
                 warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
     return list(dict.fromkeys(warnings))
+
+
+def _access_log(config: Config, environ: Mapping[str, str]) -> AccessLog:
+    return AccessLog(
+        config.access_log,
+        log_query=config.log_query,
+        sample=config.access_log_sample,
+        # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
+        project=environ.get("GOOGLE_CLOUD_PROJECT", ""),
+    )
 
 
 def _token_files(config: Config) -> dict[str, str]:

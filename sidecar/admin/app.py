@@ -122,8 +122,8 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(405, error.reason, detail, allow=allowed)
     except web.HTTPNotFound as error:
         return _problem(404, error.reason, "There is nothing at this path; / lists what there is.")
-    except web.HTTPForbidden as error:
-        return _problem(403, error.reason, error.text or "")
+    except (web.HTTPForbidden, web.HTTPBadRequest) as error:
+        return _problem(error.status, error.reason, error.text or "")
 
 
 def _problem(status: int, title: str, detail: str, *, allow: str | None = None) -> web.Response:
@@ -145,5 +145,6 @@ _PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/metrics", _metrics, "Prometheus text, or OpenMetrics by Accept"),
     ("GET", "/status.json", _status, "routes, the ways in, and tokens without the tokens"),
     ("POST", "/reload", control.reload_configuration, "read the configuration again; from this machine only"),
+    ("POST", "/log-level", control.set_log_level, "?level=debug|info|warning|error; from this machine only"),
     ("POST", "/quit", control.quit_sidecar, "drain and exit; from this machine only"),
 )

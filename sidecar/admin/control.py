@@ -8,11 +8,13 @@ on; containers of one pod or instance share its loopback.
 
 from __future__ import annotations
 
+from typing import cast, get_args
+
 from aiohttp import web
 
 from sidecar.admin.callers import is_local
 from sidecar.admin.view import VIEW
-from sidecar.logs import redact
+from sidecar.logs import Level, redact
 
 
 async def quit_sidecar(request: web.Request) -> web.Response:
@@ -29,6 +31,16 @@ async def reload_configuration(request: web.Request) -> web.Response:
     return web.json_response(
         {"result": result, "detail": redact(detail)}, status=422 if result == "error" else 200
     )
+
+
+async def set_log_level(request: web.Request) -> web.Response:
+    """`?level=debug`; without one it goes to `debug` and back."""
+    _refuse_strangers(request, "change its log level")
+    asked = request.query.get("level")
+    if asked is not None and asked not in get_args(Level):
+        raise web.HTTPBadRequest(text=f"`level` is one of {', '.join(get_args(Level))}.")
+    level = request.app[VIEW].set_log_level(cast("Level | None", asked))
+    return web.json_response({"level": level})
 
 
 def _refuse_strangers(request: web.Request, what: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from aiohttp import web
 from prometheus_client.registry import CollectorRegistry
 
+from sidecar.logs import Level
+
 
 class AdminView(Protocol):
     """The running sidecar, as far as its admin server is concerned; called on the event loop's thread."""
@@ -49,6 +51,10 @@ class AdminView(Protocol):
 
     async def reload(self) -> tuple[str, str]:
         """Read the configuration again: `ok`, `unchanged` or `error`, and what is to be told."""
+        ...
+
+    def set_log_level(self, level: Level | None) -> Level:
+        """Log from this level on; None: `debug`, or the configured level where it was `debug`. What it is now."""
         ...
 
     def request_quit(self) -> None:

@@ -283,6 +283,13 @@ def _default_credentials() -> dict[str, Credential]:
     return {"default": Adc(type="adc")}
 
 
+def _share(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"`{value}` is not a number from 0 to 1") from None
+
+
 class Config(Model):
     """The whole configuration."""
 
@@ -318,6 +325,10 @@ class Config(Model):
     )
     access_log: Annotated[Literal["off", "errors", "all"], BeforeValidator(word)] = Field(
         "errors", description="Which requests are logged: none, 5xx and the sidecar's own refusals, or all."
+    )
+    access_log_sample: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] = Field(
+        1.0,
+        description="Share of the good requests that `access_log: all` logs, such as 0.01; errors are all logged.",
     )
     log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")
     limits: Limits = Field(Limits(), description="What one connection may take.")

@@ -29,6 +29,7 @@ from sidecar.proxy.diagnosis import may_tell
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.refusals import Sample
 from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.trace import Trace, read_trace
 
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import DownstreamConnection
@@ -154,6 +155,11 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method.decode()} {self.pool.destination.route.name} {self.state.value}>"
+
+    def trace(self) -> Trace | None:
+        """The trace that the request belongs to; looked for only where it is logged."""
+        found = {name.lower(): value for name, value in self._fields}
+        return read_trace(found.get(b"traceparent"), found.get(b"x-cloud-trace-context"))
 
     # from the app
 

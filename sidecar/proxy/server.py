@@ -191,6 +191,7 @@ class Proxy:
             reason=error.reason if error is not None else None,
             detail=error.detail if error is not None else None,
             upstream=exchange.pool.destination.origin.decode("ascii"),
+            trace=exchange.trace(),
         )
 
     def _sweep(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 from pathlib import Path
@@ -309,3 +310,22 @@ async def test_the_demo_verifies_every_call_and_shows_no_token() -> None:
     assert "every call was verified" in out
     assert "FAILED" not in out
     assert "eyJ" not in out
+
+
+async def test_a_signal_and_a_request_change_the_log_level(start: Start, google: Emulator) -> None:
+    """To debug and back, while it runs; the trace of a logged request is named."""
+    target = await google.add_target("svc")
+    sidecar = await start(f"routes: [{{name: svc, upstream: '{target.url}'}}]\naccess_log: all\n")
+    sidecar.send_signal(signal.SIGUSR1)
+    await sidecar.logged("log level", level="debug")
+    status, body = await sidecar.admin("/log-level?level=error", "POST")
+    assert (status, json.loads(body)) == (200, {"level": "error"})
+    sidecar.send_signal(signal.SIGUSR1)
+    await sidecar.logged("log level", level="debug")
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    headers = {"traceparent": f"00-{trace}-{span}-01"}
+    status, _, body_bytes = await ask(sidecar.port, "GET", "/x", headers, host="svc.localhost")
+    assert ["traceparent", headers["traceparent"]] in json.loads(body_bytes)["headers"]
+    entry = await sidecar.logged("request", route="svc")
+    assert entry["logging.googleapis.com/trace"] == trace
+    assert entry["logging.googleapis.com/spanId"] == span

@@ -16,6 +16,7 @@ import pytest
 
 from sidecar import logs
 from sidecar.logs import AccessLog
+from sidecar.trace import Trace
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJodHRwczovL2EifQ.c2lnbmF0dXJl-_x"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow/+IBAAK==\n-----END RSA PRIVATE KEY-----"
@@ -517,3 +518,23 @@ def test_the_access_log_has_a_switch_of_its_own() -> None:
     assert out.getvalue().endswith(
         "INFO    request GET /v1/x 200 0.012300s route=billing own_duration=0.000020s\n"
     )
+
+
+@pytest.mark.parametrize(("sample", "logged"), [(0.0, 0), (0.01, 10), (0.25, 250), (1.0, 1000)])
+def test_a_share_of_good_requests_is_logged(sample: float, logged: int) -> None:
+    """Evenly; every error is logged all the same."""
+    log = AccessLog("all", sample=sample)
+    assert sum(log.wants(200, False) for _ in range(1000)) == logged
+    assert all(log.wants(503, False) and log.wants(404, True) for _ in range(100))
+
+
+@pytest.mark.parametrize(("project", "name"), [("", "a" * 32), ("p", f"projects/p/traces/{'a' * 32}")])
+def test_a_requests_trace_is_named_as_cloud_logging_wants_it(
+    project: str, name: str, stream: io.StringIO
+) -> None:
+    """With its span and whether it is sampled."""
+    _finish(AccessLog("all", project=project), trace=Trace("a" * 32, "b" * 16, True))
+    (entry,) = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert entry["logging.googleapis.com/trace"] == name
+    assert entry["logging.googleapis.com/spanId"] == "b" * 16
+    assert entry["logging.googleapis.com/trace_sampled"] is True

@@ -34,6 +34,7 @@ class FakeSidecar:
     counts: dict[str, int] = field(default_factory=lambda: {"ok": 1, "unchanged": 2, "error": 3})
     last_ok: bool = True
     at: float = 1_700_000_000.0
+    levels: list[str | None] = field(default_factory=list)
     reloaded: tuple[str, str] = ("ok", "")
     nudges: int = 0
     quits: int = 0
@@ -70,6 +71,11 @@ class FakeSidecar:
     def reloads(self) -> FakeSidecar:
         """Itself: what the test set."""
         return self
+
+    def set_log_level(self, level: str | None) -> str:
+        """Counts."""
+        self.levels.append(level)
+        return level or "debug"
 
     async def reload(self) -> tuple[str, str]:
         """What the test set."""

@@ -63,6 +63,19 @@ async def test_a_post_reloads_and_says_what_came_of_it(
     assert (await client.get("/reload")).status == 405
 
 
+@pytest.mark.parametrize(
+    ("query", "status", "levels"),
+    [("", 200, [None]), ("?level=warning", 200, ["warning"]), ("?level=loud", 400, [])],
+)
+async def test_the_log_level_can_be_changed(
+    client: TestClient[Any, Any], view: Any, query: str, status: int, levels: list[str | None]
+) -> None:
+    """By POST only, to a level that there is."""
+    answer = await client.post(f"/log-level{query}")
+    assert (answer.status, view.levels) == (status, levels)
+    assert (await client.get("/log-level")).status == 405
+
+
 class Transport:
     """A transport whose other end is elsewhere."""
 
