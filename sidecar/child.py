@@ -124,7 +124,9 @@ class Child:
         return self._code
 
     async def _until_ready(self, service: Service) -> None:
-        while not service.ready_state()[0] and self._stopped_early is None:  # noqa: ASYNC110  # polled, as probes do
+        while not service.ready_state()[0] and self._stopped_early is None:  # polled, as probes do
+            if (fault := service.overdue()) is not None:
+                raise fault
             await asyncio.sleep(_READY_POLL)
         missing = [token.key.audience for token in service.token_statuses() if token.expires_at is None]
         if missing and self._stopped_early is None:

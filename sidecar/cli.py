@@ -7,6 +7,7 @@ file. Reads files and calls what is below; decides nothing. Exit codes:
     1    not ready, not healthy, a demo call that was not verified
     2    the configuration, or the command line, can't be used
     3    an address to listen on is in use
+    4    a route that is `required` got no token within `startup_wait`
     126  `exec`: the command can't be run
     127  `exec`: the command was not found
     128+ ended by a signal: a second one while shutting down, or the command's

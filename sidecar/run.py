@@ -2,7 +2,7 @@
 
 Called by the `run` command, and by `child` for `exec`. Owns what is the process's: the loop, the handlers of
 SIGTERM and SIGINT, the order in which it ends. Exit codes: 0 told to stop, 2 configuration, 3 address in
-use; a second signal ends at once with 128 plus its number.
+use, 4 a required route got no token; a second signal ends at once with 128 plus its number.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ async def _serve(
         if service.draining:
             os._exit(128 + number)
         _log.info("signal", extra={"fields": {"signal": number.name}})
-        service.request_quit()
+        # A person at a terminal does not wait for an app to stop.
+        service.request_quit(at_once=number == signal.SIGINT)
 
     await service.start()
     if reloader is not None:

@@ -4,7 +4,7 @@ Called by the `run` command and by `exec`, in a process of its own, or by tests 
 constructs collaborators, and nothing happens at import. The order of a life:
 
     bind → credentials and TLS files → admin server → listeners → prefetch → serve
-    → told to stop: not ready, `drain.min` → close listeners, finish what is in flight up to `drain.max`
+    → told to stop: not ready, `drain.min` if by a signal → close listeners, finish what is in flight up to `drain.max`
     → close tokens → close admin, so that probes and the last scrape see the drain to its end
 
 `StartError` tells the command with which exit code to end: a person or a platform reads it.
@@ -56,6 +56,7 @@ from sidecar.tokens.token import Token, TokenKey, token_key
 
 EXIT_CONFIG: Final = 2
 EXIT_BIND: Final = 3
+EXIT_REQUIRED: Final = 4
 
 _log = logging.getLogger(__name__)
 
@@ -191,6 +192,7 @@ class Service:
         self._was_ready = False
         self._draining = False
         self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
 
     # its life
 
@@ -220,13 +222,14 @@ class Service:
         gc.freeze()
 
     async def run(self) -> None:
-        """Serve until `request_quit`, then drain and close."""
-        await self._stop.wait()
+        """Serve until `request_quit`, then drain and close; StartError where a required route gets no token in time."""
+        await self._until_told()
         drain = self.config.drain
         _log.info("draining", extra={"fields": {"connections": self._proxy.connections, "max": drain.max}})
         began_mono = self._clock.mono()
-        if drain.min > 0:
-            await asyncio.sleep(drain.min)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain.min):
+                await self._stop_now.wait()
         self._proxy.stop_accepting()
         self._proxy.begin_drain()
         left = max(0.0, drain.max - (self._clock.mono() - began_mono))
@@ -248,10 +251,35 @@ class Service:
         _log.warning("log level", extra={"fields": {"level": self._log_level}})
         return self._log_level
 
-    def request_quit(self) -> None:
-        """Begin to stop; again is harmless."""
+    def request_quit(self, *, at_once: bool = True) -> None:
+        """Begin to stop; again is harmless. Unless `at_once`, go on accepting for `drain.min`: the app stops later."""
         self._draining = True
         self._stop.set()
+        if at_once:
+            self._stop_now.set()
+
+    async def _until_told(self) -> None:
+        if any(route.config.required for route in self._table.routes):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._startup_left()):
+                    await self._stop.wait()
+            if (fault := self.overdue()) is not None:
+                _log.error("a required route has no token: ending", extra={"fields": {"detail": str(fault)}})
+                await self._close()
+                raise fault
+        await self._stop.wait()
+
+    def overdue(self) -> StartError | None:
+        """Why the sidecar must end before it ever served: a required route without a token after `startup_wait`."""
+        if self._draining or self._was_ready or self._startup_left() > 0:
+            return None
+        missing = [
+            why for route in self._table.routes if route.config.required and (why := self._unready(route))
+        ]
+        return StartError("; ".join(missing), EXIT_REQUIRED) if missing else None
+
+    def _startup_left(self) -> float:
+        return max(0.0, self._began_mono + self.config.startup_wait - self._clock.mono())
 
     async def _close(self) -> None:
         self._file_watch.stop()
@@ -296,6 +324,7 @@ class Service:
         wanted, bound = self._bind_missing(config, table)
         try:
             fetched = await self._fetch_first(table, sources, kept)
+            self._refuse_missing(table, fetched, kept)
         except BaseException:
             for listener, _ in bound:
                 listeners.close(listener)
@@ -394,6 +423,18 @@ class Service:
             async with asyncio.timeout(PREFETCH_LIMIT):
                 await asyncio.gather(*(fetch(key) for key in keys))
         return fetched
+
+    def _refuse_missing(self, table: RouteTable, fetched: Mapping[TokenKey, Token], kept: Set[str]) -> None:
+        """A route that comes to be required must have its token before it is served by."""
+        for route in table.routes:
+            key = _fixed_key(route)
+            if not route.config.required or key is None or key in fetched:
+                continue
+            if key.credential not in kept or not self._tokens.ready_state(key)[0]:
+                raise StartError(
+                    f"route `{route.name}` is required, and no token came for it within {PREFETCH_LIMIT:.0f} s",
+                    EXIT_REQUIRED,
+                )
 
     def _pin_and_prefetch(self) -> None:
         keys = []
@@ -497,8 +538,13 @@ class Service:
             return False, ["shutting down"]
         if not self._listening:
             return False, ["not listening yet"]
-        if not self._was_ready and self._clock.mono() - self._began_mono < self.config.startup_wait:
-            reasons = [reason for route in self._table.routes if (reason := self._unready(route)) is not None]
+        if not self._was_ready:
+            for_all = self.config.startup == "wait" and self._startup_left() > 0
+            reasons = [
+                reason
+                for route in self._table.routes
+                if (for_all or route.config.required) and (reason := self._unready(route)) is not None
+            ]
             if reasons:
                 return False, reasons
         self._was_ready = True

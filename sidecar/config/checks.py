@@ -71,6 +71,11 @@ def check_route(
         say("tls", "the upstream is `http://`, so `tls` has no effect: use `https://`")
     if (route.tls.client_cert_file is None) != (route.tls.client_key_file is None):
         say("tls", "`client_cert_file` and `client_key_file` go together")
+    if route.required and (dynamic or not route.prefetch):
+        say(
+            "required",
+            "a required route's token is fetched at start: leave `prefetch` on, and give it a fixed `upstream`",
+        )
     if dynamic and route.path_prefix is not None:
         say(
             "path_prefix",

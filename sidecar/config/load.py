@@ -18,7 +18,9 @@ from sidecar.config import checks
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES
-from sidecar.config.models import Config, RouteConfig
+from sidecar.config.models import Config, Drain, RouteConfig
+from sidecar.config.platform import DRAIN, detect_platform
+from sidecar.config.quantities import format_duration
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 from sidecar.config.values import Model
 
@@ -81,7 +83,7 @@ def load(
             if value is not None:
                 tree.read_setting(data, setting.name, source, value)
     _add_targets(tree, data, to)
-    config = _Validation(tree).validate(data)
+    config = _Validation(tree, environ).validate(data)
     return Loaded(config, tuple(_odd_variables(environ)))
 
 
@@ -102,8 +104,9 @@ def _odd_variables(environ: Mapping[str, str]) -> list[str]:
 class _Validation:
     """Judges what was read: every key by itself, then what concerns several."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, environ: Mapping[str, str]) -> None:
         self._tree = tree
+        self._environ = environ
         self._say = tree.say
         self._problems = tree.problems
 
@@ -137,9 +140,8 @@ class _Validation:
             if (addresses := parsed.get(key, getattr(defaults, key))) is not BROKEN
         }
         self._find(checks.check_clashes(routes, shared))
-        drain = parsed.get("drain", defaults.drain)
-        if drain is not BROKEN and drain.min > drain.max:
-            self._say(("drain",), "`min` is longer than `max`, which includes it")
+        if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
+            parsed["drain"] = self._drain(drain)
         if not self._problems and not routes:
             self._say((), "there is no route: add one under `routes:`, or use `--to URL`", self._tree.file)
         if self._problems:
@@ -147,6 +149,18 @@ class _Validation:
         return Config.model_construct(
             **{**dict(defaults), **parsed, "routes": tuple(routes.values())}, _fields_set=set(parsed)
         )
+
+    def _drain(self, given: Drain) -> Drain:
+        """With the platform's own times for what was not given."""
+        usual = DRAIN[detect_platform(self._environ)]
+        longest = given.max if "max" in given.model_fields_set else usual.max
+        if "min" not in given.model_fields_set:
+            return Drain.model_construct(min=min(usual.min, longest), max=longest)
+        if given.min > longest:
+            self._say(
+                ("drain",), f"`min` is longer than `max` ({format_duration(longest)}), which includes it"
+            )
+        return Drain.model_construct(min=given.min, max=longest)
 
     def _routes(self, value: Any) -> dict[int, RouteConfig]:
         if not isinstance(value, list):

@@ -212,7 +212,12 @@ class RouteConfig(Model):
     )
     tls: Tls = Field(Tls(), description="TLS to the upstream.")
     timeouts: Timeouts = Field(Timeouts(), description="How long each phase may take.")
-    prefetch: Switch = Field(True, description="Fetch the token at start, and be unready until it came.")
+    prefetch: Switch = Field(True, description="Fetch the token at start; see `startup`.")
+    required: Switch = Field(
+        False,
+        description="No service without this route: be unready until its token came, and end with exit code 4 if it "
+        "has not come within `startup_wait`.",
+    )
     allow_plaintext: Switch = Field(
         False,
         description="Send the token to an `http://` upstream that is not loopback. Whoever listens can use it.",
@@ -242,9 +247,14 @@ class Drain(Model):
     """What happens between the signal to stop and the end."""
 
     min: Duration = Field(
-        0.0, description="Accept connections for this long still: the app may stop after the sidecar."
+        0.0,
+        description="Accept connections for this long still: the app may stop after the sidecar. "
+        "Default on Cloud Run: 4s, or `max` where that is less.",
     )
-    max: Duration = Field(8.0, description="Finish what is in flight for at most this long, `min` included.")
+    max: Duration = Field(
+        8.0,
+        description="Finish what is in flight for at most this long, `min` included. Default on Kubernetes: 25s.",
+    )
 
 
 class Limits(Model):
@@ -313,8 +323,14 @@ class Config(Model):
     token_wait: Duration = Field(
         10.0, description="How long a request waits for a token before it gets a 503.", gt=0
     )
+    startup: Literal["wait", "serve"] = Field(
+        "wait",
+        description="`wait`: be ready once every prefetched token came. `serve`: be ready as soon as it listens; only "
+        "`required` routes are waited for.",
+    )
     startup_wait: Duration = Field(
-        60.0, description="Be ready after this long even where a token is still missing."
+        60.0,
+        description="Be ready after this long even where a token is still missing, unless it is `required`.",
     )
     drain: Drain = Field(Drain(), description="What happens on SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -117,6 +117,80 @@ async def test_startup_wait_bounds_unreadiness(google: Emulator, start: Start) -
     assert (await sidecar.admin("/healthz/ready"))[0] == 200
 
 
+async def test_startup_serve_is_ready_at_once(google: Emulator, start: Start) -> None:
+    """For apps that start faster than tokens come: a request waits for its own token."""
+    billing = await google.add_target("billing")
+    google.metadata.endpoint.fail(Fault("hang"))
+    sidecar = await start(
+        f"startup: serve\ntoken_wait: 10s\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}"
+    )
+    assert (await sidecar.status())["tokens"][0]["expires_at"] is None
+    assert (await sidecar.admin("/healthz/startup"))[0] == 200
+
+
+@pytest.mark.parametrize("startup", ["wait", "serve"])
+async def test_a_required_route_without_a_token_ends_the_sidecar(
+    google: Emulator, start: Start, startup: str
+) -> None:
+    """So that the platform sees a failed start, and not an instance that can't do its work."""
+    billing, other = await google.add_target("billing"), await google.add_target("other")
+    google.metadata.endpoint.fail(Fault("status", code=500))
+    sidecar = await start(
+        f"startup: {startup}\nstartup_wait: 300ms\nroutes:\n"
+        f"  - {{name: billing, upstream: '{billing.url}', required: true}}\n"
+        f"  - {{name: other, host: other.internal, upstream: '{other.url}'}}",
+        ready=False,
+    )
+    assert await sidecar.ended() == 4
+    entry = await sidecar.logged("a required route has no token: ending")
+    assert "`billing`" in entry["detail"]
+    assert "`other`" not in entry["detail"]
+
+
+async def test_a_required_route_holds_readiness_where_others_do_not(google: Emulator, start: Start) -> None:
+    billing = await google.add_target("billing")
+    await google.stop(google.metadata.app)
+    sidecar = await start(
+        f"startup: serve\nroutes:\n  - {{name: billing, upstream: '{billing.url}', required: true}}",
+        ready=False,
+    )
+    status, text = await sidecar.admin("/healthz/ready")
+    assert (status, "`billing`" in text) == (503, True)
+    await google.start(google.metadata.app)
+    await sidecar.ready()
+    sidecar.send_signal(signal.SIGTERM)
+    assert await sidecar.ended() == 0
+
+
+async def test_exec_does_not_run_the_command_without_a_required_token(
+    google: Emulator, tmp_path: Path
+) -> None:
+    billing = await google.add_target("billing")
+    google.metadata.endpoint.fail(Fault("status", code=500))
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "listen: localhost:0\nadmin: localhost:0\nstartup_wait: 300ms\n"
+        f"routes: [{{name: billing, upstream: '{billing.url}', required: true}}]\n",
+        "utf-8",
+    )
+    code, out, err = await command("exec", "-c", str(config), "--", "echo", "ran", **google.environment())
+    assert (code, out) == (4, "")
+    assert "`billing`" in err
+
+
+async def test_quit_does_not_wait_for_drain_min(google: Emulator, start: Start) -> None:
+    """`drain.min` is for an app that stops after the platform's signal; who calls quit is done."""
+    billing = await google.add_target("billing")
+    sidecar = await start(
+        f"drain: {{min: 1h, max: 1h}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}"
+    )
+    sidecar.send_signal(signal.SIGTERM)
+    await sidecar.logged("draining")
+    assert (await ask(sidecar.port, "GET", "/x", host="billing.localhost"))[0] == 200
+    assert (await sidecar.admin("/quit", "POST"))[0] == 202
+    assert await sidecar.ended() == 0
+
+
 async def test_a_port_in_use_is_exit_code_3(google: Emulator, start: Start, tmp_path: Path) -> None:
     """With a line that names the address and what to do; nothing else is left open."""
     billing = await google.add_target("billing")
@@ -208,7 +282,8 @@ async def test_flag_beats_variable_beats_file(tmp_path: Path) -> None:
     }
     code, out, _ = await command("config", "show", "--token-wait", "3s", **variables)
     assert code == 0
-    assert "token_wait: 3s\nstartup_wait: 2s\n" in out
+    assert "token_wait: 3s\n" in out
+    assert "startup_wait: 2s\n" in out
     assert "log_level: debug\n" in out
 
 

@@ -141,3 +141,41 @@ def test_any_tree_is_a_configuration_or_a_config_error(tree: object) -> None:
     """Whatever stands where a value belongs."""
     error = problems(yaml.safe_dump(tree))
     assert error is None or all(problem.message for problem in error.problems)
+
+
+@pytest.mark.parametrize(
+    ("environ", "given", "wanted"),
+    [
+        ({}, "", (0.0, 8.0)),
+        ({"K_SERVICE": "billing"}, "", (4.0, 8.0)),
+        ({"K_SERVICE": "billing"}, "drain: {max: 2s}", (2.0, 2.0)),
+        ({"K_SERVICE": "billing"}, "drain: {min: 0s}", (0.0, 8.0)),
+        ({"CLOUD_RUN_JOB": "nightly"}, "", (0.0, 8.0)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "", (0.0, 25.0)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "drain: {min: 10s}", (10.0, 25.0)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "drain: {max: 50s}", (0.0, 50.0)),
+        ({"K_SERVICE": "", "KUBERNETES_SERVICE_HOST": ""}, "", (0.0, 8.0)),
+    ],
+)
+def test_drain_follows_the_platform_where_nothing_is_said(
+    environ: dict[str, str], given: str, wanted: tuple[float, float]
+) -> None:
+    config = load(ROUTE + given, environ=environ).config
+    assert (config.drain.min, config.drain.max) == wanted
+
+
+def test_a_drain_min_beyond_the_platforms_max_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`min` is longer than `max` \(8s\)"):
+        load(ROUTE + "drain: {min: 9s}", environ={"K_SERVICE": "billing"})
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "{name: a, host: '*.a.run.app', upstream: 'https://{host}', required: true}",
+        "{name: a, upstream: 'https://a.example', prefetch: false, required: true}",
+    ],
+)
+def test_a_required_route_has_a_token_to_wait_for(route: str) -> None:
+    with pytest.raises(ConfigError, match="a required route's token is fetched at start"):
+        load(f"routes: [{route}]", environ={})
