@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, final
 
+from sidecar import systemd
 from sidecar.config.addresses import parse_listen
 from sidecar.config.models import Config
 from sidecar.service import Service
@@ -60,7 +61,7 @@ def with_own_listeners(config: Config) -> Config:
 def environment(service: Service, environ: Mapping[str, str], *, http_proxy: bool) -> dict[str, str]:
     """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for."""
     base = url(service.shared_addresses())
-    child = dict(environ)
+    child = {name: value for name, value in environ.items() if name not in systemd.VARIABLES}
     if base is not None:
         child["IDTOKEN_SIDECAR_URL"] = base
     for route in service.config.routes:

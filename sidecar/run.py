@@ -14,20 +14,22 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
-from sidecar import logs
+from sidecar import logs, systemd
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.models import Config
 from sidecar.reload import Reloader
-from sidecar.service import Service, StartError
+from sidecar.service import EXIT_BIND, Service, StartError
 from sidecar.tasks import Tasks
 from sidecar.tokens.sources import quiet_google_logging
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_READY_POLL: Final = 0.05
 
 Then = Callable[[Service], Awaitable[int]]
 """What else to do while the sidecar serves; the exit code it gives is the process's, and the sidecar stops."""
@@ -92,7 +94,11 @@ async def _serve(
     read: Callable[[], Loaded] | None,
     file: str | None,
 ) -> int:
-    service = Service(config, loop, environ=environ)
+    try:
+        inherited = systemd.inherited_sockets(environ, os.getpid())
+    except ValueError as error:
+        raise StartError(f"socket activation: {error}", EXIT_BIND) from error
+    service = Service(config, loop, environ=environ, inherited=inherited)
     tasks = Tasks(loop)
     reloader = None if read is None else Reloader(service, SystemClock(loop), tasks, read, file)
 
@@ -102,6 +108,7 @@ async def _serve(
         _log.info("signal", extra={"fields": {"signal": number.name}})
         # A person at a terminal does not wait for an app to stop.
         service.request_quit(at_once=number == signal.SIGINT)
+        systemd.notify(environ, "STOPPING=1")
 
     await service.start()
     if reloader is not None:
@@ -112,6 +119,8 @@ async def _serve(
         loop.add_signal_handler(signal.SIGUSR1, service.set_log_level, None)
         if reloader is not None:
             loop.add_signal_handler(signal.SIGHUP, reloader.request)
+        if environ.get("NOTIFY_SOCKET"):
+            tasks.spawn(_tell_ready(service, environ), name="tell systemd")
         await service.run()
         if reloader is not None:
             reloader.stop()
@@ -123,3 +132,9 @@ async def _serve(
         service.request_quit()
         await service.run()
     return code
+
+
+async def _tell_ready(service: Service, environ: Mapping[str, str]) -> None:
+    while not service.ready_state()[0]:  # noqa: ASYNC110  # polled, as probes do
+        await asyncio.sleep(_READY_POLL)
+    systemd.notify(environ, "READY=1", f"STATUS=serving {len(service.config.routes)} route(s)")

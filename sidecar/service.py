@@ -16,6 +16,7 @@ import asyncio
 import gc
 import logging
 import secrets
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -136,8 +137,11 @@ class Service:
         environ: Mapping[str, str],
         clock: Clock | None = None,
         jitter: Callable[[], float] | None = None,
+        inherited: Iterable[socket.socket] = (),
     ) -> None:
+        """`inherited`: sockets that listen already, for addresses of the configuration (socket activation)."""
         self.config = config
+        self._inherited = list(inherited)
         self.version = own_version()
         self._loop = loop
         self._clock = clock or SystemClock(loop)
@@ -389,7 +393,7 @@ class Service:
                     stay.update(dict.fromkeys(groups.pop(0), route))
                 else:
                     what = "listen" if route is None else f"listen of route `{route.name}`"
-                    bound += [(listener, route) for listener in _bound(address, what)]
+                    bound += [(listener, route) for listener in _bound(address, what, [])]
         except StartError:
             for listener, _ in bound:
                 listeners.close(listener)
@@ -449,13 +453,20 @@ class Service:
 
     def _bind(self) -> None:
         for address in self.config.listen:
-            self._listeners += [(listener, None) for listener in _bound(address, "listen")]
+            self._listeners += [(listener, None) for listener in _bound(address, "listen", self._inherited)]
         for route in self._table.routes:
             for address in route.config.listen:
-                bound = _bound(address, f"listen of route `{route.name}`")
+                bound = _bound(address, f"listen of route `{route.name}`", self._inherited)
                 self._listeners += [(listener, route) for listener in bound]
         for address in self.config.admin:
-            self._admin_listeners += _bound(address, "admin")
+            self._admin_listeners += _bound(address, "admin", self._inherited)
+        if self._inherited:
+            names = ", ".join(_socket_name(sock) for sock in self._inherited)
+            raise StartError(
+                f"the socket unit listens on {names}, which no `listen` and no `admin` of the configuration names: "
+                "write the same addresses in both",
+                EXIT_BIND,
+            )
         for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
             self._own_addresses.update(_own_addresses(listener))
 
@@ -695,9 +706,14 @@ def _fixed_key(route: Route) -> TokenKey | None:
     return None if fixed is None else token_key(fixed)
 
 
-def _bound(address: ListenAddress, what: str) -> Sequence[Listener]:
+def _socket_name(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return f"unix:{name}" if isinstance(name, str) else ":".join(str(part) for part in name[:2])
+
+
+def _bound(address: ListenAddress, what: str, inherited: list[socket.socket]) -> Sequence[Listener]:
     try:
-        return listeners.bind(address)
+        return listeners.bind(address, inherited)
     except OSError as error:
         raise StartError(
             f"{what}: {address} cannot be listened on: {_why(error)}. Is another sidecar running? "

@@ -1,7 +1,8 @@
 """Binding: from an address of the configuration to listening sockets.
 
 Owns the sockets' options and the Unix socket's file: its mode, the stale file a crash leaves behind, the
-live one of another process. Called by the service before anything else starts, for the proxy's and the
+live one of another process; sockets that systemd opened before. Called by the service before anything else
+starts, for the proxy's and the
 admin server's addresses alike. Raises OSError with a sentence for people.
 """
 
@@ -29,6 +30,8 @@ class Listener(NamedTuple):
 
     address: ListenAddress
     socket: socket.socket
+    inherited: bool = False
+    """It was open before this process was: its file, if it has one, is another's."""
 
     @property
     def is_unix(self) -> bool:
@@ -56,14 +59,23 @@ class Owner:
         """The listener was taken out of the configuration: its connections end with their current answer."""
 
 
-def bind(address: ListenAddress) -> list[Listener]:
-    """Listening sockets for one address: two for `localhost` where the host has IPv6, else one."""
+def bind(address: ListenAddress, inherited: list[socket.socket] | None = None) -> list[Listener]:
+    """Listening sockets for one address: two for `localhost` where the host has IPv6, else one.
+
+    What is among `inherited` (socket activation) is taken from there and not bound.
+    """
+    waiting = inherited if inherited is not None else []
     if address.path is not None:
+        if (sock := _take(waiting, address.path)) is not None:
+            return [Listener(address, sock, inherited=True)]
         return [Listener(address, _bind_unix(address.path))]
     bound: list[Listener] = []
     port = address.port
     try:
         for host in address.hosts:
+            if port and (taken := _take(waiting, (host, port))) is not None:
+                bound.append(Listener(address, taken, inherited=True))
+                continue
             try:
                 sock = _bind_tcp(host, port)
             except OSError as error:
@@ -82,11 +94,21 @@ def bind(address: ListenAddress) -> list[Listener]:
 def close(listener: Listener) -> None:
     """Stop listening; a Unix socket's file goes too."""
     listener.socket.close()
-    if listener.address.path is not None:
+    if listener.address.path is not None and not listener.inherited:
         try:
             os.unlink(listener.address.path)
         except FileNotFoundError:
             return
+
+
+def _take(waiting: list[socket.socket], wanted: str | tuple[str, int]) -> socket.socket | None:
+    """Out of `waiting`, the socket that is bound there."""
+    for sock in waiting:
+        name = sock.getsockname()
+        if (name if isinstance(name, str) else tuple(name[:2])) == wanted:
+            waiting.remove(sock)
+            return sock
+    return None
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:
