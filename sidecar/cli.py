@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -353,6 +354,203 @@ def show(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
     from sidecar.config.document import shown
 
     click.echo(shown(_load(file, to, settings).config), nl=False)
+
+
+@main.group()
+def manifest() -> None:
+    """Print what a platform needs to run the sidecar, from your own configuration.
+
+    \b
+    idtoken-sidecar manifest cloud-run --config config.yaml > service.yaml
+    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com | sh
+    """
+
+
+def _planned(function: F) -> F:
+    """Options that every manifest has, beside the configuration's."""
+    for name, default, text in (
+        ("app-image", "", "The app's image."),
+        ("image", "", "The sidecar's image."),
+        ("name", "app", "Name of the service, deployment or job."),
+    ):
+        function = click.option(f"--{name}", metavar=name.upper(), default=default, help=text)(function)
+    return _configured(function)
+
+
+def _plan(
+    file: str | None,
+    to: Sequence[str],
+    settings: dict[str, str | None],
+    name: str,
+    image: str,
+    app_image: str,
+) -> Any:
+    from sidecar.config.document import given
+    from sidecar.manifest.plan import Plan
+
+    loaded = _load(file, to, settings)
+    file = file or os.environ.get(CONFIG_VARIABLE)
+    if re.fullmatch(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", name) is None:
+        _give_up(f"--name: `{name}` is not a name of lower-case letters, digits and `-`")
+    changed = to or any(value is not None for value in settings.values())
+    text = given(loaded.config) if changed or not file else Path(file).read_text("utf-8")
+    images = {key: value for key, value in (("image", image), ("app_image", app_image)) if value}
+    return Plan(loaded.config, text, name=name, **images)
+
+
+def _print_manifest(write: Callable[[], str]) -> None:
+    from sidecar.manifest.plan import ManifestError
+
+    try:
+        click.echo(write(), nl=False)
+    except ManifestError as error:
+        _give_up(str(error))
+
+
+@manifest.command("cloud-run", epilog=_EXIT_CODES)
+@click.option("--job", is_flag=True, help="A job instead of a service.")
+@click.option("--metrics", is_flag=True, help="With the collector of Managed Service for Prometheus.")
+@click.option("--run-monitoring", is_flag=True, help="Print what that collector reads.")
+@_planned
+def manifest_cloud_run(
+    job: bool,
+    metrics: bool,
+    run_monitoring: bool,
+    name: str,
+    image: str,
+    app_image: str,
+    file: str | None,
+    to: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """A Cloud Run service (or job) with the sidecar as its second container.
+
+    \b
+    idtoken-sidecar manifest cloud-run --config config.yaml > service.yaml
+    gcloud run services replace service.yaml --region=europe-west1
+    """
+    plan = _plan(file, to, settings, name, image, app_image)
+    from sidecar.manifest import cloud_run
+
+    if run_monitoring:
+        _print_manifest(lambda: cloud_run.run_monitoring(plan))
+    elif job:
+        _print_manifest(lambda: cloud_run.job(plan))
+    else:
+        _print_manifest(lambda: cloud_run.service(plan, metrics=metrics))
+
+
+@manifest.command("gke", epilog=_EXIT_CODES)
+@click.option("--job", is_flag=True, help="A Job instead of a Deployment.")
+@click.option("--patch", is_flag=True, help="Only the patch for a workload that is there already.")
+@click.option("--component", metavar="DIR", help="Write a kustomize component into this directory instead.")
+@_planned
+def manifest_gke(
+    job: bool,
+    patch: bool,
+    component: str | None,
+    name: str,
+    image: str,
+    app_image: str,
+    file: str | None,
+    to: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """A Deployment (or Job) with the sidecar as a native one, its ConfigMap, PodMonitoring and NetworkPolicy.
+
+    \b
+    idtoken-sidecar manifest gke --config config.yaml | kubectl apply -f -
+    idtoken-sidecar manifest gke --config config.yaml --patch --name billing > sidecar.yaml
+    kubectl patch deployment billing --patch-file=sidecar.yaml
+    """
+    plan = _plan(file, to, settings, name, image, app_image)
+    from sidecar.manifest import kubernetes
+
+    if component is not None:
+        _write_files(component, kubernetes.component(plan))
+    else:
+        _print_manifest(lambda: kubernetes.pod_patch(plan) if patch else kubernetes.whole(plan, job=job))
+
+
+def _write_files(directory: str, files: Mapping[str, str]) -> None:
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (Path(directory) / name).write_text(text, "utf-8")
+            click.echo(str(Path(directory) / name))
+    except OSError as error:
+        _give_up(f"{directory}: {error.strerror}")
+
+
+@manifest.command("systemd", epilog=_EXIT_CODES)
+@click.option("--socket", "sockets", is_flag=True, help="Print the socket unit instead of the service.")
+@_planned
+def manifest_systemd(
+    sockets: bool,
+    name: str,
+    image: str,
+    app_image: str,
+    file: str | None,
+    to: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """A hardened, socket-activated systemd service for a VM.
+
+    \b
+    idtoken-sidecar manifest systemd --config config.yaml > /etc/systemd/system/idtoken-sidecar.service
+    idtoken-sidecar manifest systemd --config config.yaml --socket > /etc/systemd/system/idtoken-sidecar.socket
+    """
+    plan = _plan(file, to, settings, name, image, app_image)
+    from sidecar.manifest import machine
+
+    _print_manifest(lambda: machine.socket_unit(plan) if sockets else machine.service_unit(plan))
+
+
+@manifest.command("compose", epilog=_EXIT_CODES)
+@_planned
+def manifest_compose(
+    name: str, image: str, app_image: str, file: str | None, to: tuple[str, ...], **settings: str | None
+) -> None:
+    """A Compose file for a laptop: the app, the sidecar and a stand-in for Google.
+
+    \b
+    idtoken-sidecar manifest compose --config config.yaml > compose.yaml && docker compose up
+    """
+    plan = _plan(file, to, settings, name, image, app_image)
+    from sidecar.manifest import machine
+
+    _print_manifest(lambda: machine.compose(plan))
+
+
+@manifest.command("iam", epilog=_EXIT_CODES)
+@click.option(
+    "--member",
+    default="serviceAccount:APP@PROJECT.iam.gserviceaccount.com",
+    show_default=True,
+    help="Who the sidecar runs as: the principal that `adc` and `metadata` stand for.",
+)
+@click.option("--terraform", is_flag=True, help="Terraform resources instead of gcloud lines.")
+@_configured
+def manifest_iam(
+    member: str, terraform: bool, file: str | None, to: tuple[str, ...], **settings: str | None
+) -> None:
+    """What must be granted for the routes to work, and nothing more.
+
+    \b
+    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com
+    """
+    loaded = _load(file, to, settings)
+    if (
+        re.fullmatch(r"(serviceAccount|user|group|domain):[^\s'\"\\]+|principal(Set)?://[^\s'\"\\]+", member)
+        is None
+    ):
+        _give_up(
+            f"--member: `{member}` is not a principal such as serviceAccount:app@p.iam.gserviceaccount.com"
+        )
+    from sidecar.manifest import grants
+
+    write = grants.as_terraform if terraform else grants.as_gcloud
+    click.echo(write(loaded.config, member), nl=False)
 
 
 def _admin(function: F) -> F:

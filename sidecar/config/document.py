@@ -32,6 +32,12 @@ def shown(config: Config) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
 
 
+def given(config: Config) -> str:
+    """Only what was set, as YAML that `load` reads: for `--to` and flags, where there is no file."""
+    plain = _plain(config.model_dump(by_alias=True, exclude_none=True, exclude_unset=True))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

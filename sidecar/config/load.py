@@ -147,20 +147,21 @@ class _Validation:
         if self._problems:
             raise ConfigError(sorted(self._problems, key=_order))
         return Config.model_construct(
-            **{**dict(defaults), **parsed, "routes": tuple(routes.values())}, _fields_set=set(parsed)
+            **{**dict(defaults), **parsed, "routes": tuple(routes.values())}, _fields_set=set(data)
         )
 
     def _drain(self, given: Drain) -> Drain:
         """With the platform's own times for what was not given."""
         usual = DRAIN[detect_platform(self._environ)]
         longest = given.max if "max" in given.model_fields_set else usual.max
-        if "min" not in given.model_fields_set:
-            return Drain.model_construct(min=min(usual.min, longest), max=longest)
+        said = set(given.model_fields_set)
+        if "min" not in said:
+            return Drain.model_construct(min=min(usual.min, longest), max=longest, _fields_set=said)
         if given.min > longest:
             self._say(
                 ("drain",), f"`min` is longer than `max` ({format_duration(longest)}), which includes it"
             )
-        return Drain.model_construct(min=given.min, max=longest)
+        return Drain.model_construct(min=given.min, max=longest, _fields_set=said)
 
     def _routes(self, value: Any) -> dict[int, RouteConfig]:
         if not isinstance(value, list):

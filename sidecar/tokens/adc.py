@@ -113,5 +113,9 @@ def _well_known(environ: Mapping[str, str]) -> Path:
     configured = environ.get("CLOUDSDK_CONFIG")
     if configured:
         return Path(configured) / FILE_NAME
-    home = environ.get("HOME")
-    return (Path(home) if home else Path.home()) / ".config" / "gcloud" / FILE_NAME
+    if home := environ.get("HOME"):
+        return Path(home) / ".config" / "gcloud" / FILE_NAME
+    try:
+        return Path.home() / ".config" / "gcloud" / FILE_NAME
+    except RuntimeError:  # a user without a name, as in most containers
+        return Path("/.config/gcloud") / FILE_NAME

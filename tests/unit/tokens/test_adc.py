@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.adc import FILE_NAME, AdcGrant, find_file
+from sidecar.tokens.adc import FILE_NAME, AdcGrant, find_file, well_known_file
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import ask as ask_grant
 from sidecar.tokens.token import TokenKey
@@ -136,3 +136,15 @@ def test_descriptions(tmp_path: Path) -> None:
     assert AdcGrant(environ).describe() == "application default credentials: the metadata server at h:1"
     file = put(tmp_path, {})
     assert AdcGrant(environ).describe() == f"application default credentials: {file} (gcloud's)"
+
+
+def test_a_user_without_a_name_has_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with a numeric user and no HOME."""
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
+    assert find_file({}) is None
+    assert well_known_file({}) == "/.config/gcloud/application_default_credentials.json"

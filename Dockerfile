@@ -1,0 +1,51 @@
+# syntax=docker/dockerfile:1
+# The sidecar on a base without a shell, as a user without a name, for a read-only root file system.
+#
+#   docker build --tag idtoken-sidecar .
+#   docker run --read-only --network=host idtoken-sidecar run --to https://billing-abc123-uc.a.run.app
+#
+# Both bases are Debian 12 with Python 3.11: what is compiled in the first runs in the second. Pin their contents with
+# `--build-arg BASE_DIGEST=@sha256:…` (and BUILDER_DIGEST); the tags alone follow security updates.
+ARG BUILDER=docker.io/library/python:3.11-slim-bookworm
+ARG BUILDER_DIGEST=
+ARG BASE=gcr.io/distroless/python3-debian12:nonroot
+ARG BASE_DIGEST=
+
+FROM ${BUILDER}${BUILDER_DIGEST} AS build
+WORKDIR /src
+# Where packages come from is the builder's own affair: PIP_INDEX_URL and the like, for a mirror.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_TRUSTED_HOST
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_BREAK_SYSTEM_PACKAGES=1
+COPY requirements.lock ./
+RUN python3 -m pip install --quiet --require-hashes --no-deps --only-binary=:all: --no-compile \
+        --target=/opt/idtoken-sidecar --requirement=requirements.lock \
+    && rm -rf /opt/idtoken-sidecar/bin
+COPY pyproject.toml README.md LICENSE ./
+COPY sidecar ./sidecar
+# Bytecode that is never checked against its source: nothing writes there, and times in the layer mean nothing.
+RUN PYTHONPATH=/opt/idtoken-sidecar python3 -m pip install --quiet --no-deps --no-build-isolation --no-compile \
+        --target=/opt/idtoken-sidecar . \
+    && rm -rf /opt/idtoken-sidecar/flit_core* /opt/idtoken-sidecar/bin \
+    && find /opt/idtoken-sidecar -name '*.pyi' -delete \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/idtoken-sidecar
+
+FROM ${BASE}${BASE_DIGEST}
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="idtoken-sidecar" \
+      org.opencontainers.image.description="ID tokens for calls to Google Cloud services: your app calls localhost" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/idtoken-sidecar /opt/idtoken-sidecar
+ENV PYTHONPATH=/opt/idtoken-sidecar PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 65532:65532
+WORKDIR /
+# The admin server, where it listens on more than loopback; the proxy itself is for this instance only.
+EXPOSE 9787
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-m", "sidecar", "healthcheck"]
+ENTRYPOINT ["python3", "-m", "sidecar"]
+CMD ["run"]

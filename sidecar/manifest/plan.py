@@ -1,0 +1,117 @@
+"""What every platform's files follow from.
+
+Owns the reading of a configuration for deployment: which base URL the app is to call for each route, on which port the
+probes come, how long a start may take, and whether the configuration may be written out in a manifest. Made by the
+`manifest` command. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Final
+
+import yaml
+from pydantic import SecretStr
+
+from sidecar.config.addresses import ListenAddress
+from sidecar.config.models import Config, RouteConfig
+
+ADMIN_PORT: Final = 9787
+CONFIG_DIRECTORY: Final = "/etc/idtoken-sidecar"
+USER: Final = 65532
+"""The numeric user of the image; see Dockerfile."""
+
+_HOLDS_SECRET: Final = {"static": "token", "service_account_key": "json_"}
+
+
+class ManifestError(ValueError):
+    """A configuration that can't be written into a manifest, with what to do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration, and what is to be built around it."""
+
+    config: Config
+    text: str
+    """The configuration as the user wrote it, YAML."""
+    name: str = "app"
+    """Of the service, deployment or job."""
+    image: str = "REGION-docker.pkg.dev/PROJECT/images/idtoken-sidecar:VERSION"
+    """The sidecar's."""
+    app_image: str = "REGION-docker.pkg.dev/PROJECT/images/app:VERSION"
+
+    @property
+    def admin_port(self) -> int:
+        """Where platforms probe."""
+        ports = [address.port for address in self.config.admin if address.path is None and address.port]
+        return ports[0] if ports else ADMIN_PORT
+
+    @property
+    def startup_seconds(self) -> int:
+        """How long the sidecar may be unready at start, with time to spare for the process itself."""
+        return ceil(self.config.startup_wait) + 10
+
+    def base_urls(self) -> dict[str, str]:
+        """For the app: the variable of each route, as `exec` names it, and the base URL to call."""
+        shared = next((address for address in self.config.listen if address.path is None), None)
+        found = {}
+        for route in self.config.routes:
+            if "{host}" not in route.upstream and (url := _base_url(route, shared)) is not None:
+                found["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = url
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration as YAML data, for platforms where a variable for each setting is the simplest.
+
+        Raises ManifestError where it may not stand in a manifest.
+        """
+        if (why := self.not_in_variables()) is not None:
+            raise ManifestError(why)
+        read = yaml.safe_load(self.text)
+        return read if isinstance(read, dict) else {}
+
+    def not_in_variables(self) -> str | None:
+        """Why the configuration can't be given by variables; None where it can."""
+        if (why := self.secret()) is not None:
+            return why
+        if "${" in self.text:
+            return "it has ${VARIABLES}, which work in a file only"
+        return None
+
+    def secret(self) -> str | None:
+        """Why the configuration is a secret itself; None where it holds none."""
+        for name, credential in self.config.credentials.items():
+            held = getattr(credential, _HOLDS_SECRET.get(credential.type, ""), None)
+            if isinstance(held, SecretStr) and "${" not in self.text:
+                return f"credential `{name}` is written out in it"
+        return None
+
+
+def quoted(text: str) -> str:
+    """A YAML scalar, quoted wherever that could matter (a JSON string is one)."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def indented(text: str, width: int) -> str:
+    """A block of text at that depth; empty lines stay empty."""
+    return textwrap.indent(text.rstrip("\n"), " " * width)
+
+
+def _base_url(route: RouteConfig, shared: ListenAddress | None) -> str | None:
+    own = next((address for address in route.listen if address.path is None and address.port), None)
+    if own is not None:
+        return f"http://{_dialled(own)}"
+    if shared is None:
+        return None
+    if route.path_prefix is not None:
+        return f"http://{_dialled(shared)}{route.path_prefix.rstrip('/')}"
+    return f"http://{route.name}.localhost:{shared.port}"
+
+
+def _dialled(address: ListenAddress) -> str:
+    host = "localhost" if address.host in ("localhost", "127.0.0.1", "0.0.0.0", "::1", "::") else address.host
+    return f"{host}:{address.port}"
