@@ -13,7 +13,14 @@ from sidecar.cli import main
 from sidecar.config.load import load
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("deploy/**/*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("deploy/**/*.md"),
+    ]
+)
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
