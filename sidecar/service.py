@@ -28,13 +28,16 @@ from prometheus_client import CollectorRegistry
 from sidecar import logs
 from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
-from sidecar.admin.status import ProcessStatus, RouteStatus, document, ways_in
+from sidecar.admin.history import INTERVAL, History
+from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
 from sidecar.clock import Clock, SystemClock
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import targets_of
+from sidecar.config.document import shown
 from sidecar.config.models import Config
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import SidecarError
+from sidecar.explain import explain
 from sidecar.logs import AccessLog
 from sidecar.metrics import RouteStats, TokenReading, TokenStatsTable
 from sidecar.proxy import listeners
@@ -189,6 +192,8 @@ class Service:
         self._registry = exposition.build_registry(self)
         self._started_at = self._clock.wall()
         self._reloads = Reloads(self._started_at)
+        self._history = History()
+        self._sampling: asyncio.TimerHandle | None = None
         self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
         """How the configuration is read again; None where that can't be."""
         self._began_mono = self._clock.mono()
@@ -221,6 +226,7 @@ class Service:
         self._file_watch.start()
         self._pin_and_prefetch()
         self._tell_addresses()
+        self._sample()
         # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.
         gc.collect()
         gc.freeze()
@@ -287,6 +293,8 @@ class Service:
 
     async def _close(self) -> None:
         self._file_watch.stop()
+        if self._sampling is not None:
+            self._sampling.cancel()
         self._proxy.abort()
         self._proxy.stop_accepting()
         await self._tokens.close()
@@ -585,7 +593,28 @@ class Service:
             reload_error=self._reloads.error,
         )
         routes = [self._route_status(route) for route in self._table.routes]
-        return document(process, routes, self._tokens.status(), now=self._clock.wall())
+        traffic = Traffic(
+            self._history.samples,
+            [
+                RouteTraffic(name, sum(stats.requests.values()), stats.in_flight, sum(stats.refused.values()))
+                for name, stats in self.routes()
+            ],
+            self._proxy.refusals.recent,
+        )
+        return document(process, routes, self._tokens.status(), traffic, now=self._clock.wall())
+
+    def _sample(self) -> None:
+        stats = (stats for _, stats in self.routes())
+        self._history.sample(stats, now_at=self._clock.wall(), now_mono=self._clock.mono())
+        self._sampling = self._loop.call_later(INTERVAL, self._sample)
+
+    def configuration(self) -> str:
+        """See `AdminView`."""
+        return shown(self.config)
+
+    def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
+        """See `AdminView`."""
+        return explain(self.config, url, lines)
 
     def _route_status(self, route: Route) -> RouteStatus:
         config = route.config

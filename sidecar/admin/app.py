@@ -3,8 +3,8 @@
 Owns the aiohttp application and the sites it is served on. `service` binds the sockets, hands them to
 `AdminServer` and closes it last of all, so that probes and scrapes see a drain to its end. It may not
 touch the data path: it knows the sidecar through `AdminView` alone. Rules: every request passes
-`callers.refusal`; every answer that is not a success is RFC 9457 problem+json; nothing is cached, sniffed
-or scripted.
+`callers.refusal`; every answer that is not a success is RFC 9457 problem+json; nothing is cached or sniffed, and
+the status page alone may have a script, its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from sidecar.admin import callers, control, exposition, probes
+from sidecar.admin import callers, control, exposition, pages, probes
 from sidecar.admin.view import VIEW, AdminView
 
 _HEADERS: Final = {
@@ -46,6 +46,9 @@ def build_app(view: AdminView) -> web.Application:
     app = web.Application(middlewares=[_guard])
     app[VIEW] = view
     app.on_response_prepare.append(_set_headers)
+    app[pages.CLOSING] = asyncio.Event()
+    app[pages.FEEDS] = pages.Feeds()
+    app.on_shutdown.append(pages.close)
     for method, path, handler, _ in _PATHS:
         if method == "GET":
             app.router.add_get(path, handler)  # and HEAD
@@ -88,7 +91,9 @@ def _is_fault(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-async def _index(_: web.Request) -> web.Response:
+async def _index(request: web.Request) -> web.Response:
+    if "text/html" in request.headers.get("Accept", "").lower():
+        return pages.html(request)
     lines = [f"{method:<5}{path:<18}{what}" for method, path, _, what in _PATHS]
     return web.Response(text="\n".join(["idtoken-sidecar: admin", "", *lines, ""]))
 
@@ -122,7 +127,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(405, error.reason, detail, allow=allowed)
     except web.HTTPNotFound as error:
         return _problem(404, error.reason, "There is nothing at this path; / lists what there is.")
-    except (web.HTTPForbidden, web.HTTPBadRequest) as error:
+    except (web.HTTPForbidden, web.HTTPBadRequest, web.HTTPServiceUnavailable) as error:
         return _problem(error.status, error.reason, error.text or "")
 
 
@@ -133,12 +138,17 @@ def _problem(status: int, title: str, detail: str, *, allow: str | None = None) 
 
 
 async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
     response.headers.pop("Server", None)  # names and versions of what we are made of
 
 
 _PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
-    ("GET", "/", _index, "this list"),
+    ("GET", "/", _index, "this list; for a browser, the status page"),
+    ("GET", "/page.css", pages.style, "of the status page"),
+    ("GET", "/page.js", pages.script, "of the status page"),
+    ("GET", "/events", pages.events, "the status page's changes, as server-sent events"),
+    ("POST", "/explain", pages.explain, "what would become of a request; a form of the status page"),
     ("GET", "/healthz/live", probes.live, "200 while the process can answer"),
     ("GET", "/healthz/ready", probes.ready, "200 while traffic may come, else 503 with the reasons"),
     ("GET", "/healthz/startup", probes.startup, "200 once it has been ready"),

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from sidecar.admin.history import INTERVAL, Sample
 from sidecar.logs import redact
-from sidecar.proxy.refusals import LastRefusal
+from sidecar.proxy.refusals import LastRefusal, RecentError
 from sidecar.tokens.entry import TokenStatus
 
 
@@ -31,6 +32,24 @@ class RouteStatus(NamedTuple):
     """What the target refused last."""
     ways_in: Sequence[tuple[str, str]]
     """See `ways_in`."""
+
+
+class RouteTraffic(NamedTuple):
+    """What a route has carried since the start; the name is empty for what met no route."""
+
+    name: str
+    requests: int
+    in_flight: int
+    refused: int
+
+
+class Traffic(NamedTuple):
+    """What went through."""
+
+    samples: Sequence[Sample]
+    routes: Sequence[RouteTraffic]
+    errors: Sequence[RecentError]
+    """Answers of the sidecar's own, newest first."""
 
 
 class ProcessStatus(NamedTuple):
@@ -50,11 +69,17 @@ class ProcessStatus(NamedTuple):
 
 
 def document(
-    process: ProcessStatus, routes: Iterable[RouteStatus], tokens: Iterable[TokenStatus], *, now: float
+    process: ProcessStatus,
+    routes: Iterable[RouteStatus],
+    tokens: Iterable[TokenStatus],
+    traffic: Traffic,
+    *,
+    now: float,
 ) -> dict[str, Any]:
     """The document at wall-clock time `now`."""
     return {
         "version": process.version,
+        "now": _moment(now),
         "started_at": _moment(process.started_at),
         "uptime": round(max(0.0, now - process.started_at), 3),
         "ready": process.ready,
@@ -69,6 +94,12 @@ def document(
         },
         "routes": [_route(route) for route in routes],
         "tokens": [_token(token, now) for token in tokens],
+        "traffic": {
+            "interval": INTERVAL,
+            "samples": [{**sample._asdict(), "at": _moment(sample.at)} for sample in traffic.samples],
+            "routes": [{**route._asdict(), "name": route.name or "(no route)"} for route in traffic.routes],
+        },
+        "errors": [_error(error) for error in traffic.errors],
     }
 
 
@@ -125,6 +156,18 @@ def _refusal(refusal: LastRefusal | None) -> dict[str, Any] | None:
     }
 
 
+def _error(recent: RecentError) -> dict[str, Any]:
+    error = recent.error
+    return {
+        "at": _moment(recent.at),
+        "route": recent.route,
+        "status": error.status,
+        "reason": str(error.reason),
+        "detail": redact(error.detail),
+        "command": redact(error.command) or None,
+    }
+
+
 def _token(token: TokenStatus, now: float) -> dict[str, Any]:
     error = token.last_error
     return {
@@ -132,6 +175,7 @@ def _token(token: TokenStatus, now: float) -> dict[str, Any]:
         "audience": token.key.audience,
         "kind": str(token.key.kind),
         "state": str(token.state),
+        "issued_at": _moment(token.issued_at),
         "expires_at": _moment(token.expires_at),
         "expires_in": None if token.expires_at is None else round(token.expires_at - now, 3),
         "renew_at": _moment(token.renew_at),

@@ -7,6 +7,7 @@ server shows and asks; whoever composed the sidecar decides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -43,6 +44,14 @@ class AdminView(Protocol):
 
     def status(self) -> dict[str, Any]:
         """What /status.json shows; see `status.document`."""
+        ...
+
+    def configuration(self) -> str:
+        """The configuration in use, with every default; secrets are hidden."""
+        ...
+
+    def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
+        """What would become of a request; see `explain.explain`. ValueError with a sentence for what is none."""
         ...
 
     def nudge(self) -> None:

@@ -590,6 +590,8 @@ class Exchange:
         stats.requests[key] = stats.requests.get(key, 0) + 1
         stats.total.observe(total)
         stats.own.observe(own)
+        if error is not None:
+            proxy.refusals.note_error(error, self.pool.destination.route.name)
         if self._sample is not None:
             proxy.refusals.note(self.pool.destination, self._sample, self._bearer, stats)
         if proxy.access_log.wants(status, own_answer=error is not None):

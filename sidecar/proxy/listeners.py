@@ -30,6 +30,8 @@ class Listener(NamedTuple):
 
     address: ListenAddress
     socket: socket.socket
+    name: str
+    """Where it listens, as bound; it can be told when it is closed, too."""
     inherited: bool = False
     """It was open before this process was: its file, if it has one, is another's."""
 
@@ -39,10 +41,7 @@ class Listener(NamedTuple):
         return self.socket.family == socket.AF_UNIX
 
     def __str__(self) -> str:
-        if self.is_unix:
-            return f"unix:{self.address.path}"
-        host, port = self.socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self.name
 
 
 @final
@@ -67,14 +66,14 @@ def bind(address: ListenAddress, inherited: list[socket.socket] | None = None) -
     waiting = inherited if inherited is not None else []
     if address.path is not None:
         if (sock := _take(waiting, address.path)) is not None:
-            return [Listener(address, sock, inherited=True)]
-        return [Listener(address, _bind_unix(address.path))]
+            return [_listener(address, sock, inherited=True)]
+        return [_listener(address, _bind_unix(address.path))]
     bound: list[Listener] = []
     port = address.port
     try:
         for host in address.hosts:
             if port and (taken := _take(waiting, (host, port))) is not None:
-                bound.append(Listener(address, taken, inherited=True))
+                bound.append(_listener(address, taken, inherited=True))
                 continue
             try:
                 sock = _bind_tcp(host, port)
@@ -82,7 +81,7 @@ def bind(address: ListenAddress, inherited: list[socket.socket] | None = None) -
                 if bound and host == "::1" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue  # a host without IPv6: `localhost` is one address there
                 raise
-            bound.append(Listener(address, sock))
+            bound.append(_listener(address, sock))
             port = sock.getsockname()[1]  # with port 0, both loopbacks get the same one
     except OSError:
         for listener in bound:
@@ -99,6 +98,13 @@ def close(listener: Listener) -> None:
             os.unlink(listener.address.path)
         except FileNotFoundError:
             return
+
+
+def _listener(address: ListenAddress, sock: socket.socket, *, inherited: bool = False) -> Listener:
+    if address.path is not None:
+        return Listener(address, sock, f"unix:{address.path}", inherited)
+    host, port = sock.getsockname()[:2]
+    return Listener(address, sock, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", inherited)
 
 
 def _take(waiting: list[socket.socket], wanted: str | tuple[str, int]) -> socket.socket | None:

@@ -1,18 +1,21 @@
-"""Targets that refuse the token, as operators hear of it.
+"""What went wrong lately, as operators hear of it: targets that refuse the token, and the sidecar's own errors.
 
-Owns the last refusal of each route and how often it is logged. Called by an exchange when it ends, with what it saw
-of a 401, 403 or 404 that went to the app untouched; read by the status page. It decides nothing about the
-request. The rule: one log line a minute for a route and cause, whatever the traffic; nothing of an answer or a
-token but what `diagnosis` made of it.
+Owns the last refusal of each route, how often it is logged, and the last errors of all. Called by an exchange when it
+ends, with what it saw of a 401, 403 or 404 that went to the app untouched, or with the error that ended it; read by the
+status page. It decides nothing about the request. The rule: one log line a minute for a route and cause, whatever the
+traffic; nothing of an answer or a token but what `diagnosis` made of it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple, final
 
 from sidecar.clock import Clock
 from sidecar.config.targets import TokenKind
+from sidecar.errors import SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy import headers
 from sidecar.proxy.diagnosis import SAMPLE, Cause, Diagnosis, Refused, diagnose
@@ -23,6 +26,17 @@ LOG_INTERVAL: Final = 60.0
 """Seconds between two lines about one route and cause."""
 
 _log = logging.getLogger("sidecar.targets")
+
+
+KEPT_ERRORS: Final = 20
+
+
+class RecentError(NamedTuple):
+    """An answer that the sidecar made itself; `at` in Unix seconds, `route` empty where none was met."""
+
+    at: float
+    route: str
+    error: SidecarError
 
 
 class LastRefusal(NamedTuple):
@@ -58,6 +72,16 @@ class Refusals:
         self._clock = clock
         self._last: dict[str, LastRefusal] = {}
         self._logged_mono: dict[tuple[str, Cause], float] = {}
+        self._recent: deque[RecentError] = deque(maxlen=KEPT_ERRORS)
+
+    def note_error(self, error: SidecarError, route: str) -> None:
+        """An answer of the sidecar's own, or one that was cut off."""
+        self._recent.append(RecentError(self._clock.wall(), route, error))
+
+    @property
+    def recent(self) -> Sequence[RecentError]:
+        """The last errors, newest first."""
+        return tuple(reversed(self._recent))
 
     def last(self, route: str) -> LastRefusal | None:
         """What this route's target refused last."""

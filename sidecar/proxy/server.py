@@ -160,6 +160,7 @@ class Proxy:
         stats = self.unrouted if own is None else self.stats[own]
         duration = self.clock.mono() - began_mono
         stats.refused[error.reason] = stats.refused.get(error.reason, 0) + 1
+        self.refusals.note_error(error, "" if own is None else own.name)
         stats.requests[method, error.status] = stats.requests.get((method, error.status), 0) + 1
         stats.total.observe(duration)
         stats.own.observe(duration)

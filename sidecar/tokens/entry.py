@@ -64,6 +64,8 @@ class TokenStatus(NamedTuple):
     last_error: LastError | None
     """None once a fetch has succeeded."""
     waiting: int
+    issued_at: float | None = None
+    """When the token's life began."""
 
 
 @final
@@ -170,6 +172,7 @@ class Entry:
             None if self.plan is None else self.plan.renew.at,
             self.last_error,
             len(self.waiters),
+            None if self.token is None else self.token.issued_at,
         )
 
     def _state(self, now: Instant) -> State:

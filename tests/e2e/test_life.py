@@ -45,6 +45,8 @@ async def test_a_signal_finishes_what_is_in_flight_and_exits_0(
     assert (await sidecar.admin("/healthz/live"))[0] == 200
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", sidecar.port)
+    status = await sidecar.status()
+    assert (status["draining"], status["listen"][0]) == (True, f"127.0.0.1:{sidecar.port}")
     billing.release()
     assert (await reader.read()).endswith(b"\r\n0\r\n\r\n")
     writer.close()

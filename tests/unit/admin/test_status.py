@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from sidecar.admin.status import ProcessStatus, RouteStatus, document, ways_in
-from sidecar.errors import Reason
+from sidecar.admin.history import Sample
+from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
+from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.diagnosis import Cause, Diagnosis
-from sidecar.proxy.refusals import LastRefusal
+from sidecar.proxy.refusals import LastRefusal, RecentError
 from sidecar.tokens.entry import LastError, State, TokenStatus
 from sidecar.tokens.token import TokenKey
 
@@ -35,6 +36,12 @@ ROUTE = RouteStatus(
     refusal=LastRefusal(Diagnosis(Cause.HIDDEN, "It is hidden.", "gcloud run"), 404, NOW - 2.0),
     ways_in=[("host", "Host: billing.internal")],
 )
+TRAFFIC = Traffic(
+    samples=[Sample(NOW - 5.0, 10.0, 0.5, 0.001, 0.01, None)],
+    routes=[RouteTraffic("billing", 100, 2, 1), RouteTraffic("", 3, 0, 3)],
+    errors=[RecentError(NOW - 1.0, "billing", SidecarError(Reason.TOKEN_TIMEOUT, "No token came."))],
+)
+NOTHING = Traffic([], [], [])
 TOKEN = TokenStatus(
     key=TokenKey("default", "https://billing.run.app"),
     state=State.STALE,
@@ -42,13 +49,15 @@ TOKEN = TokenStatus(
     renew_at=NOW - 3.0,
     last_error=LastError(Reason.TOKEN_TIMEOUT, "The metadata server did not answer in 5 s.", NOW - 1.0),
     waiting=2,
+    issued_at=NOW - 3500.0,
 )
 
 
 def test_the_document_shows_process_routes_and_tokens() -> None:
     """Every part is there, moments as RFC 3339 in UTC, durations in seconds."""
-    assert document(PROCESS, [ROUTE], [TOKEN], now=NOW) == {
+    assert document(PROCESS, [ROUTE], [TOKEN], TRAFFIC, now=NOW) == {
         "version": "1.2.3",
+        "now": "2023-11-14T23:13:20.000Z",
         "started_at": "2023-11-14T22:13:20.000Z",
         "uptime": 3600.0,
         "ready": False,
@@ -83,6 +92,7 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                 "audience": "https://billing.run.app",
                 "kind": "id",
                 "state": "stale",
+                "issued_at": "2023-11-14T22:15:00.000Z",
                 "expires_at": "2023-11-14T23:15:00.500Z",
                 "expires_in": 100.5,
                 "renew_at": "2023-11-14T23:13:17.000Z",
@@ -93,6 +103,33 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                     "command": None,
                     "at": "2023-11-14T23:13:19.000Z",
                 },
+            }
+        ],
+        "traffic": {
+            "interval": 5.0,
+            "samples": [
+                {
+                    "at": "2023-11-14T23:13:15.000Z",
+                    "requests_per_second": 10.0,
+                    "errors_per_second": 0.5,
+                    "median": 0.001,
+                    "p99": 0.01,
+                    "own_median": None,
+                }
+            ],
+            "routes": [
+                {"name": "billing", "requests": 100, "in_flight": 2, "refused": 1},
+                {"name": "(no route)", "requests": 3, "in_flight": 0, "refused": 3},
+            ],
+        },
+        "errors": [
+            {
+                "at": "2023-11-14T23:13:19.000Z",
+                "route": "billing",
+                "status": 503,
+                "reason": "token_timeout",
+                "detail": "No token came.",
+                "command": None,
             }
         ],
     }
@@ -108,19 +145,19 @@ def test_what_is_not_known_is_null() -> None:
         last_error=None,
         waiting=0,
     )
-    (shown,) = json.loads(json.dumps(document(PROCESS, [], [token], now=NOW)))["tokens"]
+    (shown,) = json.loads(json.dumps(document(PROCESS, [], [token], NOTHING, now=NOW)))["tokens"]
     assert [shown[key] for key in ("expires_at", "expires_in", "renew_at", "last_error")] == [None] * 4
 
 
 def test_uptime_is_never_negative() -> None:
     """A wall clock that was stepped back below the start shows no negative uptime."""
-    assert document(PROCESS, [], [], now=PROCESS.started_at - 60)["uptime"] == 0.0
+    assert document(PROCESS, [], [], NOTHING, now=PROCESS.started_at - 60)["uptime"] == 0.0
 
 
 def test_an_error_that_quotes_a_token_does_not_show_it() -> None:
     """Should a failure's detail ever hold a token, the document still does not."""
     error = LastError(Reason.TOKEN_MALFORMED, "Got eyJhbGciOiJS.eyJhdWQi.c2ln for an answer.", NOW)
-    shown = document(PROCESS, [], [TOKEN._replace(last_error=error)], now=NOW)
+    shown = document(PROCESS, [], [TOKEN._replace(last_error=error)], NOTHING, now=NOW)
     assert shown["tokens"][0]["last_error"]["detail"] == "Got [redacted] for an answer."
 
 

@@ -1,0 +1,381 @@
+"""The status page: what /status.json says, for people.
+
+Owns the page's words and shapes. Called by `app` with the document that `status` makes. Pure: no I/O and no clock; it is
+whole without scripts and without anything from elsewhere. Rules: everything that is not written here is escaped; no
+style and no script stands in the page itself (Content-Security-Policy); what a colour says, a word says too (WCAG 1.4.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from html import escape
+from typing import Any, Final
+from urllib.parse import quote
+
+from sidecar.errors import MEANINGS
+
+Document = Mapping[str, Any]
+
+_CODE: Final = re.compile(r"`([^`]+)`")
+_SHOWN_TOKENS: Final = 100
+_LIFE_WIDTH: Final = 1000
+_PLOT: Final = (300, 60)
+
+_STATES: Final = {
+    "fresh": ("good", "fresh"),
+    "stale": ("warn", "being renewed"),
+    "fetching": ("warn", "being fetched"),
+    "expired": ("bad", "expired"),
+    "missing": ("bad", "missing"),
+    "failing": ("bad", "failing"),
+}
+
+
+def sections(document: Document, configuration: str) -> dict[str, str]:
+    """The parts that change, by the id of their element."""
+    return {
+        "state": _state(document),
+        "routes": _routes(document["routes"]),
+        "tokens": _tokens(document["tokens"]),
+        "traffic": _traffic(document),
+        "errors": _errors(document),
+        "configuration": _configuration(document, configuration),
+    }
+
+
+def page(
+    document: Document, configuration: str, *, asked: Document | None = None, said: Document | None = None
+) -> str:
+    """The whole page; `asked` and `said` are a question to `explain` and its answer."""
+    parts = sections(document, configuration)
+    body = "\n".join(
+        f'<section id="{name}" aria-label="{label}">{parts[name]}</section>'
+        for name, label in (
+            ("state", "State"),
+            ("routes", "Routes"),
+            ("tokens", "Tokens"),
+            ("traffic", "Traffic"),
+            ("errors", "Errors"),
+        )
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>idtoken-sidecar: {escape(_word(document)[1])}</title>
+<link rel="stylesheet" href="/page.css">
+<link rel="icon" href="data:,">
+<script src="/page.js" defer></script>
+<noscript><meta http-equiv="refresh" content="10"></noscript>
+</head>
+<body>
+<header>
+<h1>idtoken-sidecar</h1>
+<span class="soft">{escape(str(document["version"]))}</span>
+<span class="soft" id="feed" role="status">as of {_time(document["now"])}</span>
+</header>
+<main>
+{body}
+<section aria-label="Explain">{_explain(asked, said)}</section>
+<section id="configuration" aria-label="Configuration">{parts["configuration"]}</section>
+<p class="soft" id="said" role="status"></p>
+</main>
+<footer><nav aria-label="Other pages">
+<a href="/status.json">status.json</a> · <a href="/metrics">metrics</a> · <a href="/healthz/ready">ready</a> ·
+<a href="/healthz/live">live</a> · <a href="/healthz/startup">startup</a>
+</nav></footer>
+</body>
+</html>
+"""
+
+
+def _word(document: Document) -> tuple[str, str]:
+    """What to say of the whole, and in which colour."""
+    if document["draining"]:
+        return "warn", "shutting down"
+    if not document["ready"]:
+        return "bad", "not ready"
+    if any(token["state"] in ("expired", "missing", "failing") for token in document["tokens"]):
+        return "bad", "ready, but tokens are missing"
+    if document["configuration"]["last_error"] is not None:
+        return "warn", "ready, with the old configuration"
+    return "good", "ready"
+
+
+def _state(document: Document) -> str:
+    colour, word = _word(document)
+    reload_error = document["configuration"]["last_error"]
+    parts = [
+        f'<p><span class="state {colour}">{escape(word)}</span> up for {_duration(document["uptime"])}, '
+        f"configuration read {_time(document['configuration']['read_at'])}, listening on "
+        f"{', '.join(f'<code>{escape(address)}</code>' for address in document['listen']) or 'no shared address'}</p>"
+    ]
+    parts += [_notice(_prose(reason.partition(" (")[0])) for reason in document["reasons"]]
+    if reload_error is not None:
+        parts.append(
+            _notice(
+                f"The configuration file was changed {_time(reload_error['at'])} and can't be used: the old one stays in "
+                f"force.<br><code>{escape(reload_error['detail'])}</code>"
+            )
+        )
+    return "\n".join(parts)
+
+
+def _notice(html: str, *, worse: bool = False) -> str:
+    return f'<p class="notice{" worse" if worse else ""}">{html}</p>'
+
+
+def _routes(routes: Sequence[Document]) -> str:
+    cards = "\n".join(_route(route) for route in routes)
+    return f'<h2>Routes</h2>\n<div class="cards">{cards}</div>'
+
+
+def _route(route: Document) -> str:
+    refusal = route["last_refusal"]
+    ways = "\n".join(_way(way) for way in route["ways_in"])
+    refused = ""
+    if refusal is not None:
+        refused = _notice(
+            f"The target refused with {refusal['status']} {_time(refusal['at'])}: {_prose(refusal['detail'])}"
+            + _command(refusal),
+            worse=True,
+        )
+    return f"""<article class="card">
+<div class="top"><h3>{escape(route["name"])}</h3><span class="soft">{escape(route["target"])}</span></div>
+<dl>
+<dt>goes to</dt><dd><code>{escape(route["upstream"])}</code></dd>
+<dt>{escape(route["token"])} token</dt><dd>by credential {escape(route["credential"])}, for <code>{escape(route["audience"])}</code></dd>
+</dl>
+<ul class="ways" aria-label="How to reach {escape(route["name"])}">{ways}</ul>
+{refused}</article>"""
+
+
+def _way(way: Document) -> str:
+    use = escape(way["use"])
+    return (
+        f'<li><code>{use}</code><button type="button" class="copy" data-text="{use}" '
+        f'aria-label="Copy {use}">Copy</button></li>'
+    )
+
+
+def _tokens(tokens: Sequence[Document]) -> str:
+    if not tokens:
+        return "<h2>Tokens</h2>\n<p>None yet: they are fetched when they are first needed.</p>"
+    cards = "\n".join(_token(token) for token in tokens[:_SHOWN_TOKENS])
+    more = len(tokens) - _SHOWN_TOKENS
+    rest = (
+        f'<p class="soft">and {more} more, in <a href="/status.json">status.json</a></p>' if more > 0 else ""
+    )
+    return f'<h2>Tokens</h2>\n<div class="cards">{cards}</div>{rest}'
+
+
+def _token(token: Document) -> str:
+    colour, word = _STATES.get(token["state"], ("warn", token["state"]))
+    error = token["last_error"]
+    failed = ""
+    if error is not None:
+        failed = _notice(
+            f"{_reason(error['reason'])} {_time(error['at'])}: {_prose(error['detail'])}" + _command(error),
+            worse=colour == "bad",
+        )
+    waiting = f", {token['waiting']} requests wait for it" if token["waiting"] else ""
+    return f"""<article class="card">
+<div class="top"><h3><code>{escape(token["audience"])}</code></h3><span class="{colour}">{escape(word)}</span></div>
+<p class="soft">{escape(token["kind"])} token by credential {escape(token["credential"])}{waiting}</p>
+{_life(token)}{failed}</article>"""
+
+
+def _life(token: Document) -> str:
+    """A token's life as a bar: what of it is over, and where it is renewed."""
+    left = token["expires_in"]
+    if left is None or token["expires_at"] is None:
+        return ""
+    expires = _moment(token["expires_at"])
+    now = expires - left
+    begins = _moment(token["issued_at"]) if token["issued_at"] else now
+    whole = max(expires - begins, 1.0)
+    over = _share((now - begins) / whole)
+    renew = None if token["renew_at"] is None else _moment(token["renew_at"])
+    shade = "late" if left <= 0 else "fresh" if renew is None or now < renew else "stale"
+    mark = ""
+    text = f"expires in {_duration(left)}" if left > 0 else f"expired {_duration(-left)} ago"
+    if renew is not None:
+        x = round(_LIFE_WIDTH * _share((renew - begins) / whole))
+        mark = f'<line class="mark" x1="{x}" x2="{x}" y1="0" y2="18"/>'
+        text += f", renewed in {_duration(renew - now)}" if renew > now else ", to be renewed now"
+    return (
+        f'<svg class="life" viewBox="0 0 {_LIFE_WIDTH} 18" preserveAspectRatio="none" role="img" aria-label="{text}">'
+        f'<rect class="track" y="4" width="{_LIFE_WIDTH}" height="10"/>'
+        f'<rect class="{shade}" y="4" width="{round(_LIFE_WIDTH * over)}" height="10"/>{mark}</svg>'
+        f"<p>{text}</p>"
+    )
+
+
+def _traffic(document: Document) -> str:
+    samples = document["traffic"]["samples"]
+    plots = "\n".join(
+        (
+            _plot(
+                "Requests a second",
+                [
+                    ("", "requests", _column(samples, "requests_per_second")),
+                    ("errors", "5xx", _column(samples, "errors_per_second")),
+                ],
+                _number,
+            ),
+            _plot(
+                "Duration, with the service",
+                [("", "median", _column(samples, "median")), ("second", "99 %", _column(samples, "p99"))],
+                _short,
+            ),
+            _plot(
+                "Duration, the sidecar's own share", [("", "median", _column(samples, "own_median"))], _short
+            ),
+        )
+    )
+    rows = "\n".join(
+        f'<tr><th scope="row">{escape(route["name"])}</th><td>{route["requests"]}</td><td>{route["in_flight"]}</td>'
+        f"<td>{route['refused']}</td></tr>"
+        for route in document["traffic"]["routes"]
+    )
+    minutes = round(document["traffic"]["interval"] * max(len(samples), 1) / 60) or 1
+    return f"""<h2>Traffic</h2>
+<p class="soft">The last {minutes} minute{"s" if minutes > 1 else ""}.</p>
+<div class="cards">{plots}</div>
+<div class="scroll"><table><thead><tr><th scope="col">route</th><th scope="col">requests</th><th scope="col">in flight</th>
+<th scope="col">answered by the sidecar itself</th></tr></thead><tbody>{rows}</tbody></table></div>"""
+
+
+def _plot(
+    title: str, lines: Sequence[tuple[str, str, Sequence[float | None]]], spell: Callable[[float], str]
+) -> str:
+    top = max((value for _, _, values in lines for value in values if value is not None), default=0.0)
+    latest = ", ".join(
+        f"{name} {spell(values[-1])}" for _, name, values in lines if values and values[-1] is not None
+    )
+    paths = "".join(
+        f'<path class="line {kind}" d="{_path(values, top)}"/>'
+        for kind, _, values in lines
+        if len(values) > 1
+    )
+    width, height = _PLOT
+    return f"""<div class="card"><div class="top"><h3>{title}</h3><span class="soft">up to {spell(top)}</span></div>
+<svg class="plot" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" aria-label="{title}: now {latest or "nothing"}, up to {spell(top)}">{paths}</svg>
+<p>{f"now: {latest}" if latest else "no requests now"}</p></div>"""
+
+
+def _path(values: Sequence[float | None], top: float) -> str:
+    width, height = _PLOT
+    step = width / max(len(values) - 1, 1)
+    drawn, pen = [], "M"
+    for index, value in enumerate(values):
+        if value is None:
+            pen = "M"
+            continue
+        y = height - 2 - (height - 4) * (value / top if top > 0 else 0.0)
+        # A point that stands alone is drawn too: as a line of no length, with round ends.
+        drawn.append(f"{pen}{index * step:.1f} {y:.1f}" + ("h0" if pen == "M" else ""))
+        pen = "L"
+    return "".join(drawn)
+
+
+def _errors(document: Document) -> str:
+    recent = document["errors"]
+    if not recent:
+        return "<h2>Last errors</h2>\n<p>None: the sidecar has answered nothing by itself.</p>"
+    rows = "\n".join(
+        f"<tr><td>{_time(error['at'])}</td><td>{escape(error['route']) or 'no route'}</td><td>{error['status']}</td>"
+        f"<td>{_reason(error['reason'])}</td><td>{_prose(error['detail'])}{_command(error)}</td></tr>"
+        for error in recent
+    )
+    return f"""<h2>Last errors</h2>
+<div class="scroll"><table><thead><tr><th scope="col">when</th><th scope="col">route</th><th scope="col">status</th>
+<th scope="col">reason</th><th scope="col">what to do</th></tr></thead><tbody>{rows}</tbody></table></div>"""
+
+
+def _explain(asked: Document | None, said: Document | None) -> str:
+    url = escape(asked["url"]) if asked else ""
+    lines = escape(asked["headers"]) if asked else ""
+    answer = ""
+    if said is not None:
+        rows = "".join(
+            f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{_prose(_listed(value))}</dd>"
+            for key, value in said.items()
+            if key != "taken"
+        )
+        verdict = "A route takes it." if said["taken"] else "No: it would be refused."
+        answer = f'<p role="status" class="{"good" if said["taken"] else "bad"}">{verdict}</p><dl>{rows}</dl>'
+    return f"""<h2 id="explain">What would become of a request?</h2>
+<form method="post" action="/explain#explain">
+<label for="url">URL that the app calls</label>
+<input id="url" name="url" value="{url}" placeholder="http://billing.localhost:8787/invoices" required maxlength="2000">
+<label for="headers">Its headers, one a line</label>
+<textarea id="headers" name="headers" rows="2" maxlength="8000" placeholder="Authorization: Basic eA==">{lines}</textarea>
+<button>Explain</button>
+</form>
+{answer}"""
+
+
+def _configuration(document: Document, configuration: str) -> str:
+    return f"""<h2>Configuration in use</h2>
+<details><summary>Read {_time(document["configuration"]["read_at"])}, with every default; secrets are hidden</summary>
+<pre tabindex="0" role="group" aria-label="Configuration">{escape(configuration)}</pre></details>"""
+
+
+def _prose(text: str) -> str:
+    """A sentence of ours, with what is `quoted so` as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def _reason(reason: str) -> str:
+    known = next((meaning.title for key, meaning in MEANINGS.items() if key == reason), "")
+    return f"<code>{escape(reason)}</code>" + (f" {escape(known)}" if known else "")
+
+
+def _command(problem: Document) -> str:
+    """The line of shell that mends it, unless the sentence before has it already."""
+    command = problem["command"]
+    return f"<br><code>$ {escape(command)}</code>" if command and command not in problem["detail"] else ""
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _column(samples: Iterable[Document], name: str) -> list[float | None]:
+    return [sample[name] for sample in samples]
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _time(text: str) -> str:
+    """A moment as the document has it, for people: the date is in the title."""
+    return f'<time datetime="{quote(text, safe=":-.+")}" title="{escape(text)}">at {escape(text[11:19])} UTC</time>'
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _short(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"

@@ -1,0 +1,111 @@
+"""Serving the status page: whole, its style and its script, and what changes.
+
+Owns how the page gets to a browser. Called by `app`. It may not know what is on the page: that is `page`. Rules: the
+page's Content-Security-Policy lets in what comes from here and nothing else; a feed sends a section only when it has
+changed, and ends when the server closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from aiohttp import web
+
+from sidecar.admin.page import page, sections
+from sidecar.admin.view import VIEW
+
+CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
+
+_EVERY: Final = 1.0
+"""Seconds between two looks at what has changed."""
+_MAX_FEEDS: Final = 20
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class Feeds:
+    """How many pages are being kept up to date."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+
+FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
+
+
+def html(
+    request: web.Request, *, asked: dict[str, str] | None = None, said: dict[str, object] | None = None
+) -> web.Response:
+    """The page as it is now."""
+    view = request.app[VIEW]
+    text = page(view.status(), view.configuration(), asked=asked, said=said)
+    # With no-referrer, a browser would send the form with `Origin: null`.
+    headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin", "Vary": "Accept"}
+    return web.Response(text=text, content_type="text/html", headers=headers)
+
+
+async def explain(request: web.Request) -> web.Response:
+    """The page, with what would become of the request that the form describes."""
+    form = await request.post()
+    url, headers = str(form.get("url", "")), str(form.get("headers", ""))
+    lines = [line for line in headers.splitlines() if line.strip()]
+    try:
+        said = request.app[VIEW].explain(url, lines)
+    except ValueError as error:
+        said = {"taken": False, "says": str(error)}
+    return html(request, asked={"url": url, "headers": headers}, said=said)
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """`section` events: the id of an element and its new content, whenever it has changed."""
+    closing, feeds = request.app[CLOSING], request.app[FEEDS]
+    if feeds.open >= _MAX_FEEDS:
+        raise web.HTTPServiceUnavailable(text="Too many status pages are open.")
+    view = request.app[VIEW]
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    feeds.open += 1
+    # Everything at first: it may have changed since the page was made.
+    sent: dict[str, str] = {}
+    try:
+        while not closing.is_set():
+            now = sections(view.status(), view.configuration())
+            for name, text in now.items():
+                if sent.get(name) != text:
+                    data = json.dumps({"id": name, "html": text})
+                    await response.write(f"event: section\ndata: {data}\n\n".encode())
+            sent = now
+            with suppress(TimeoutError):
+                await asyncio.wait_for(closing.wait(), _EVERY)
+    except ConnectionResetError:
+        pass  # the page was closed
+    finally:
+        feeds.open -= 1
+    return response
+
+
+async def close(app: web.Application) -> None:
+    """End every feed."""
+    app[CLOSING].set()
+
+
+async def style(_: web.Request) -> web.Response:
+    """The style sheet."""
+    return web.Response(text=_asset("page.css"), content_type="text/css")
+
+
+async def script(_: web.Request) -> web.Response:
+    """The script."""
+    return web.Response(text=_asset("page.js"), content_type="text/javascript")
+
+
+@cache
+def _asset(name: str) -> str:
+    return (resources.files("sidecar.admin") / "static" / name).read_text("utf-8")
