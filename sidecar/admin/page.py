@@ -259,7 +259,7 @@ def _plot(
     paths = "".join(
         f'<path class="line {kind}" d="{_path(values, top)}"/>'
         for kind, _, values in lines
-        if len(values) > 1
+        if values
     )
     width, height = _PLOT
     return f"""<div class="card"><div class="top"><h3>{title}</h3><span class="soft">up to {spell(top)}</span></div>

@@ -120,7 +120,7 @@ async def test_failing(google: Emulator, start: Start, page: Browser) -> None:
 @needs_chromium
 async def test_stale(google: Emulator, start: Start, page: Browser) -> None:
     """A token past its renewal point is served, and the page says so."""
-    google.metadata.token_lifetime = 20.0
+    google.metadata.token_lifetime = 8.0
     billing, reports = await targets(google)
     sidecar = await start(config(billing, reports))
     google.metadata.endpoint.fail(Fault("status", code=500))

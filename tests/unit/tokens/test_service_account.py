@@ -270,7 +270,7 @@ RESPONSE_SECRET = "eyJzZWNyZXQiOiAxfQ"
         pytest.param(
             granted(jwt(AUDIENCE, issued=-3700, expires=-100)),
             Reason.TOKEN_EXPIRED,
-            "expired 1",
+            "expired ",
             id="expired",
         ),
         pytest.param(http(500), Reason.TOKEN_ENDPOINT_FAILED, "answered 500", id="500"),

@@ -834,7 +834,7 @@ async def test_states(world: World) -> None:
     await world.settle()
     status = world.store.status()[0]
     now = world.clock.wall()
-    assert status == (KEY, State.FRESH, now + HOUR, now + HOUR - 225, None, 0)
+    assert status == (KEY, State.FRESH, now + HOUR, now + HOUR - 225, None, 0, now)
     world.source.answer = fault(Reason.TOKEN_DENIED)
     await world.advance(HOUR - 225)
     status = world.store.status()[0]
