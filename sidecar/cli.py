@@ -21,7 +21,9 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -36,6 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONFIG_VARIABLE = "IDTOKEN_SIDECAR_CONFIG"
 _EXIT_CODES = (
     "\b\nExit codes: 0 done, told to stop · 1 not ready, not verified · 2 configuration · 3 address in use"
+    " · 4 no token for a required route"
 )
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -86,12 +89,43 @@ def _give_up(message: str) -> NoReturn:
     sys.exit(2)
 
 
+_SECTIONS = (
+    ("Run it", ("run", "exec")),
+    ("Find out what is wrong", ("check", "explain", "token", "config")),
+    ("Talk to one that runs", ("wait", "healthcheck", "reload", "quit")),
+    ("Deploy it", ("manifest", "completion")),
+    ("Try it without Google Cloud", ("demo", "emulator")),
+)
+_SHORT = {
+    "run": "Run the sidecar until SIGTERM or Ctrl-C.",
+    "exec": "Run a command with a sidecar beside it.",
+    "check": "Will each route work? Get a token, ask its target.",
+    "explain": "What would become of a request? Asks nobody.",
+    "token": "Print a route's token, or its claims.",
+    "config": "Validate or show a configuration, print its schema.",
+    "wait": "Wait until it is ready.",
+    "healthcheck": "Exit with 0 if it is ready.",
+    "reload": "Have it read its configuration again.",
+    "quit": "Have it finish what is in flight and end.",
+    "manifest": "Print what a platform needs, and the grants.",
+    "completion": "Print a shell's completion script.",
+    "demo": "Show the whole job on this machine.",
+    "emulator": "Be Google on this machine.",
+}
+
+
 class _Commands(click.Group):
     """The commands; `emulator` is imported only where it is asked for: it brings a web server and cryptography."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """See `click.Group.list_commands`."""
-        return sorted([*super().list_commands(ctx), "emulator"])
+        """In the order in which they are met."""
+        return [name for _, group in _SECTIONS for name in group]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Grouped by what they are for."""
+        for title, group in _SECTIONS:
+            with formatter.section(title):
+                formatter.write_dl([(name, _SHORT[name]) for name in group])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """See `click.Group.get_command`."""
@@ -104,7 +138,8 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings=_CONTEXT, epilog=_EXIT_CODES)
 @click.version_option(package_name="idtoken-sidecar", prog_name="idtoken-sidecar")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Your app calls localhost; the right Google service answers.
 
     \b
@@ -112,7 +147,14 @@ def main() -> None:
     curl http://localhost:8787/invoices
 
     An outbound authenticating reverse proxy: it sets a Google-signed ID token on what it forwards.
+
+    \b
+    something is wrong?   idtoken-sidecar check --online
+    what would happen?    idtoken-sidecar explain http://billing.localhost:8787/x
+    what does it do now?  http://localhost:9787/
     """
+    if os.environ.get("NO_COLOR"):
+        context.color = False
 
 
 @main.command(epilog=_EXIT_CODES)
@@ -172,8 +214,19 @@ def exec_(
     leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child))
 
 
+def _complete_route(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The names of the routes, as far as the configuration can be read without a word about it."""
+    try:
+        loaded = _read(
+            context.params.get("file") or os.environ.get(CONFIG_VARIABLE), context.params.get("to") or (), {}
+        )
+    except (OSError, ConfigError):
+        return []
+    return [route.name for route in loaded.config.routes if route.name.startswith(begun)]
+
+
 @main.command("check", epilog="\b\nExit codes: 0 every route will work · 1 one will not · 2 configuration")
-@click.argument("routes", nargs=-1)
+@click.argument("routes", nargs=-1, shell_complete=_complete_route)
 @click.option("--online", is_flag=True, help="Send a request to each target too: HEAD, then GET if refused.")
 @click.option("--path", default="/", show_default=True, help="What to ask the targets for, with --online.")
 @click.option("--host", metavar="HOST", help="The host to stand for, where a route follows the request's.")
@@ -205,7 +258,8 @@ def check_(
     from sidecar.check import check
     from sidecar.run import alone, leave
 
-    reports = alone(check(loaded.config, os.environ, routes, host=host, online=online, path=path))
+    with _patience(f"asking for the tokens of {len(routes or loaded.config.routes)} route(s) …"):
+        reports = alone(check(loaded.config, os.environ, routes, host=host, online=online, path=path))
     failed = any(report.failed for report in reports)
     if as_json:
         click.echo(
@@ -233,7 +287,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 @main.command(epilog=_EXIT_CODES)
-@click.argument("route")
+@click.argument("route", shell_complete=_complete_route)
 @click.option("--claims", is_flag=True, help="Print the token's claims and not the token.")
 @click.option("--host", metavar="HOST", help="The host to stand for, where the route follows the request's.")
 @_configured
@@ -256,7 +310,8 @@ def token(
     from sidecar.tokens.token import read_claims
 
     try:
-        minted = alone(mint(loaded.config, os.environ, route, host))
+        with _patience(f"asking for a token of `{route}` …"):
+            minted = alone(mint(loaded.config, os.environ, route, host))
     except SidecarError as error:
         click.echo(f"{route}: {error}", err=True)
         if error.command:
@@ -306,6 +361,21 @@ def explain(
             if name != "taken":
                 click.echo(f"{name:<12}{', '.join(value) if isinstance(value, list) else value}")
     sys.exit(0 if found["taken"] else 1)
+
+
+@contextmanager
+def _patience(text: str) -> Iterator[None]:
+    """Say on a terminal what is being waited for, once that takes over a second."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(1.0, partial(click.echo, text, err=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _columns() -> int:
@@ -598,7 +668,9 @@ def wait(admin: str | None, file: str | None, timeout: str) -> None:
     except ValueError as error:
         _give_up(f"--timeout: {error}")
     address = _admin_address(admin, file)
-    if (why := wait_until_ready(address, seconds)) is not None:
+    if (
+        why := wait_until_ready(address, seconds, lambda why: click.echo(f"waiting: {why}", err=True))
+    ) is not None:
         click.echo(f"not ready after {timeout}: {why}", err=True)
         sys.exit(1)
     click.echo("ready")
@@ -672,6 +744,29 @@ def reload_(admin: str | None, file: str | None) -> None:
         click.echo(f"not reloaded, the old configuration stays in force:\n{outcome['detail']}", err=True)
         sys.exit(1)
     click.echo(f"{outcome['result']}" + (f": {outcome['detail']}" if outcome["detail"] else ""))
+
+
+@main.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell; it knows commands, options and the names of routes.
+
+    \b
+    idtoken-sidecar completion bash > /etc/bash_completion.d/idtoken-sidecar
+    idtoken-sidecar completion zsh > "${fpath[1]}/_idtoken-sidecar"
+    idtoken-sidecar completion fish > ~/.config/fish/completions/idtoken-sidecar.fish
+    """
+    click.echo(completion_script(shell), nl=False)
+
+
+def completion_script(shell: str) -> str:
+    """What a shell is to read, so that it asks this command for completions."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise ValueError(f"no completion for `{shell}`")
+    return kind(main, {}, "idtoken-sidecar", "_IDTOKEN_SIDECAR_COMPLETE").source().rstrip("\n") + "\n"
 
 
 @main.command(epilog=_EXIT_CODES)

@@ -10,12 +10,14 @@ import http.client
 import json
 import socket
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sidecar.config.addresses import ListenAddress
 
 _TIMEOUT = 5.0
 _POLL = 0.1
+_QUIET = 1.0
 
 
 class Reply(NamedTuple):
@@ -52,15 +54,25 @@ def ask(address: ListenAddress, method: str, path: str, *, timeout: float = _TIM
         connection.close()
 
 
-def wait_until_ready(address: ListenAddress, timeout: float) -> str | None:
-    """None once it is ready; after `timeout` seconds, why it is not."""
-    deadline = time.monotonic() + timeout  # noqa: TID251  # a command of its own, without an event loop
+def wait_until_ready(
+    address: ListenAddress, timeout: float, told: Callable[[str], None] = lambda _: None
+) -> str | None:
+    """None once it is ready; after `timeout` seconds, why it is not.
+
+    `told` hears what is being waited for: after the first second, and whenever that changes.
+    """
+    began = time.monotonic()  # noqa: TID251  # a command of its own, without an event loop
+    last: str | None = None
     while True:
         why = readiness(address)
         if why is None:
             return None
-        if time.monotonic() >= deadline:  # noqa: TID251
+        passed = time.monotonic() - began  # noqa: TID251
+        if passed >= timeout:
             return why
+        if passed >= _QUIET and why != last:
+            told(why)
+            last = why
         time.sleep(_POLL)
 
 

@@ -257,9 +257,7 @@ def _plot(
         f"{name} {spell(values[-1])}" for _, name, values in lines if values and values[-1] is not None
     )
     paths = "".join(
-        f'<path class="line {kind}" d="{_path(values, top)}"/>'
-        for kind, _, values in lines
-        if values
+        f'<path class="line {kind}" d="{_path(values, top)}"/>' for kind, _, values in lines if values
     )
     width, height = _PLOT
     return f"""<div class="card"><div class="top"><h3>{title}</h3><span class="soft">up to {spell(top)}</span></div>

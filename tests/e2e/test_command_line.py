@@ -1,0 +1,145 @@
+"""What the command line is like to use: help, completion, the manual page, colours, patience."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sidecar.cli import main
+from tests.support.sidecar import COMMAND, LIMIT, clean_environment
+
+ROOT = Path(__file__).parents[2]
+MANUAL = ROOT / "data/share/man/man1/idtoken-sidecar.1"
+ROUTES = "routes: [{name: billing, upstream: 'https://a.example'}, {name: banking, upstream: 'https://b.example'}]\n"
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=clean_environment(**environ),
+        check=False,
+    )
+
+
+def on_terminal(*arguments: str, **environ: str) -> str:
+    """What a person sees on a terminal."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=child, stderr=child, env=clean_environment(**environ)
+    )
+    os.close(child)
+    seen = b""
+    while True:
+        try:
+            data = os.read(parent, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not data:
+            break
+        seen += data
+    process.wait(LIMIT)
+    os.close(parent)
+    return seen.decode()
+
+
+def test_the_help_names_every_command_once() -> None:
+    out = run("--help").stdout
+    names = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and "  " in line.strip()]
+    for name in main.commands:
+        assert names.count(name) == 1, name
+    assert "..." not in out.partition("Run it:")[2]
+
+
+def test_every_command_teaches_by_an_example() -> None:
+    for name, command in main.commands.items():
+        text = command.help or ""
+        assert "idtoken-sidecar " in text or not command.params or name in ("healthcheck", "quit", "demo"), (
+            name
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "wanted"),
+    [
+        ("idtoken-sidecar ch", "1", ["check"]),
+        ("idtoken-sidecar check --onl", "2", ["--online"]),
+        ("idtoken-sidecar token --config FILE b", "4", ["billing", "banking"]),
+        ("idtoken-sidecar token --to billing=https://a.example bi", "4", ["billing"]),
+        ("idtoken-sidecar token --config /nowhere b", "4", []),
+        ("idtoken-sidecar manifest s", "2", ["systemd"]),
+    ],
+)
+def test_completion(words: str, number: str, wanted: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ROUTES, "utf-8")
+    done = run(
+        _IDTOKEN_SIDECAR_COMPLETE="bash_complete",
+        COMP_WORDS=words.replace("FILE", str(file)),
+        COMP_CWORD=number,
+    )
+    assert [line.partition(",")[2] for line in done.stdout.split()] == wanted
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_installed_completion_scripts_are_the_commands_own(shell: str) -> None:
+    (kept,) = (ROOT / "data").rglob(
+        {"bash": "completions/idtoken-sidecar", "zsh": "_*", "fish": "*.fish"}[shell]
+    )
+    assert run("completion", shell).stdout == kept.read_text("utf-8")
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n", str(kept)], timeout=LIMIT, check=False).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+def test_the_manual_page_is_sound() -> None:
+    done = subprocess.run(
+        ["groff", "-man", "-ww", "-Tutf8", "-P-bcou", str(MANUAL)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in main.commands:
+        assert f"\n   {name}" in done.stdout, name
+
+
+def test_colours_on_a_terminal_only_and_not_where_they_are_not_wanted(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("credentials: {default: {type: static, token: x}}\n" + ROUTES, "utf-8")
+    arguments = ("check", "--config", str(file), "billing")
+    assert "\x1b[" in on_terminal(*arguments, TERM="xterm")
+    assert "\x1b[" not in on_terminal(*arguments, TERM="xterm", NO_COLOR="1")
+    assert "\x1b[" not in run(*arguments).stdout
+
+
+def test_a_wait_says_what_it_waits_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    done = run("wait", "--admin", f"127.0.0.1:{port}", "--timeout", "1500ms")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"waiting: nothing answers at 127.0.0.1:{port}")
+    assert done.stderr.count("waiting:") == 1
+
+
+def test_a_check_that_takes_long_says_so_on_a_terminal(tmp_path: Path) -> None:
+    slow = tmp_path / "gcloud"
+    slow.write_text("#!/bin/sh\nexec sleep 3\n", "utf-8")
+    slow.chmod(0o755)
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"credentials: {{default: {{type: gcloud, command: {slow}, timeout: 2s}}}}\n{ROUTES}", "utf-8"
+    )
+    seen = on_terminal("check", "--config", str(file), "billing", TERM="dumb")
+    assert "asking for the tokens of 1 route(s)" in seen
+    assert "asking" not in run("check", "--config", str(file), "billing").stderr
