@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo test test-all lint check format docs lock bench clean
+.PHONY: help demo test test-all lint check format docs lock dist bench clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -61,6 +61,12 @@ docs: $(VENV)/.dev      ## write the generated pages again
 lock:                   ## pin the newest allowed versions again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group dev -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
+
+dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dist/, the same bytes each time
+	@rm -rf dist && mkdir dist
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m release.sbom > dist/idtoken-sidecar.cdx.json
+	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
 bench: $(VENV)/.run     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
