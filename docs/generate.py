@@ -21,7 +21,7 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.load import SETTINGS, load
-from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls
+from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls, Tracing
 from sidecar.config.quantities import format_duration, format_size
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import MEANINGS
@@ -62,7 +62,13 @@ def configuration() -> str:
     ]
     for name, model in CREDENTIAL_TYPES.items():
         parts += [f"### `type: {name}`\n", (model.__doc__ or "").strip() + "\n", _table(model, skip="type")]
-    for name, part in (("endpoints", Endpoints), ("drain", Drain), ("limits", Limits), ("pool", Pool)):
+    for name, part in (
+        ("endpoints", Endpoints),
+        ("drain", Drain),
+        ("limits", Limits),
+        ("pool", Pool),
+        ("tracing", Tracing),
+    ):
         parts += [f"## `{name}`\n", _table(part)]
     return "\n".join(part for part in parts if part)
 

@@ -57,6 +57,7 @@ from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.sources import build_sources, inspect, unchanged
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey, token_key
+from sidecar.tracing import NotInstalledError, Tracer
 
 EXIT_CONFIG: Final = 2
 EXIT_BIND: Final = 3
@@ -79,7 +80,10 @@ def own_version() -> str:
 PREFETCH_LIMIT: Final = 10.0
 """Seconds that another configuration waits for the tokens that are new in it."""
 
-_AT_START: Final = ("admin", "via", "pool", "token_wait", "token_cache", "log_format")
+_LAST_SPANS: Final = 2.0
+"""Seconds that the last spans may take to get out at the end."""
+
+_AT_START: Final = ("admin", "tracing", "via", "pool", "token_wait", "token_cache", "log_format")
 """Settings that another configuration can't change while the sidecar runs."""
 
 
@@ -169,6 +173,7 @@ class Service:
         self._file_watch = FileWatch(_token_files(config), self._clock, self._tokens.renew)
         self._dialer = Dialer(loop, self._own_addresses)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
+        self._tracer = _tracer(config, self.version)
         self._proxy = Proxy(
             loop,
             self._clock,
@@ -185,6 +190,7 @@ class Service:
             limits=config.limits,
             pseudonym=self._pseudonym,
             access_log=_access_log(config, environ),
+            tracer=self._tracer,
         )
         self._listeners: list[tuple[Listener, Route | None]] = []
         self._admin_listeners: list[Listener] = []
@@ -299,6 +305,10 @@ class Service:
         self._proxy.stop_accepting()
         await self._tokens.close()
         await self._tasks.close()
+        if self._tracer is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SPANS):
+                    await self._loop.run_in_executor(None, self._tracer.close)
         if self._admin is not None:
             await self._admin.close()
         for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
@@ -693,6 +703,18 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
             if found.warning is not None:
                 warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
     return list(dict.fromkeys(warnings))
+
+
+def _tracer(config: Config, version: str) -> Tracer | None:
+    tracing = config.tracing
+    if tracing.endpoint is None:
+        return None
+    try:
+        return Tracer(
+            tracing.endpoint, sample=tracing.sample, service_name=tracing.service_name, version=version
+        )
+    except NotInstalledError as error:
+        raise StartError(str(error), EXIT_CONFIG) from error
 
 
 def _access_log(config: Config, environ: Mapping[str, str]) -> AccessLog:

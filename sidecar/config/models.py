@@ -274,6 +274,36 @@ class Limits(Model):
     )
 
 
+def _share(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"`{value}` is not a number from 0 to 1") from None
+
+
+def _collector(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"`{value}` is not a URL such as `http://localhost:4318`")
+    split = urlsplit(value)
+    if split.scheme not in ("http", "https") or not split.hostname or split.query or split.username:
+        raise ValueError(f"`{value}` is not a URL such as `http://localhost:4318`, OTLP over HTTP")
+    return value.rstrip("/").removesuffix("/v1/traces")
+
+
+class Tracing(Model):
+    """A span for each request, sent to an OpenTelemetry collector; needs `idtoken-sidecar[otel]`."""
+
+    endpoint: Annotated[str, BeforeValidator(_collector)] | None = Field(
+        None,
+        description="The collector's OTLP/HTTP address, such as `http://localhost:4318`. Without one, no spans.",
+    )
+    sample: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] = Field(
+        1.0,
+        description="Share of the traces that begin here; one that the caller began is kept if it keeps it.",
+    )
+    service_name: str = Field("idtoken-sidecar", description="The spans' `service.name`.", min_length=1)
+
+
 class Pool(Model):
     """Connections to one upstream."""
 
@@ -291,13 +321,6 @@ def _default_admin() -> tuple[ListenAddress, ...]:
 
 def _default_credentials() -> dict[str, Credential]:
     return {"default": Adc(type="adc")}
-
-
-def _share(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError(f"`{value}` is not a number from 0 to 1") from None
 
 
 class Config(Model):
@@ -349,6 +372,7 @@ class Config(Model):
     log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")
     limits: Limits = Field(Limits(), description="What one connection may take.")
     pool: Pool = Field(Pool(), description="Connections to one upstream.")
+    tracing: Tracing = Field(Tracing(), description="OpenTelemetry spans.")
     token_cache: Count = Field(
         1000, description="Tokens of wildcard routes that are kept; fixed audiences come on top."
     )

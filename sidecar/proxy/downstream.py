@@ -70,6 +70,8 @@ class _Refused(NamedTuple):
     method: bytes
     keep_alive: bool
     began_mono: float
+    fields: headers.Fields = ()
+    """The request's, as far as they were read."""
 
 
 @final
@@ -281,8 +283,14 @@ class DownstreamConnection(asyncio.Protocol):
         except SidecarError as error:
             # Only where the framing is beyond doubt and no body follows may the connection go on.
             keep = body == framing.NO_BODY and not parser.should_upgrade() and parser.should_keep_alive()
-            self._refuse(_Refused(error, method, keep, self._began_mono))
+            self._refuse(_Refused(error, method, keep, self._began_mono, fields))
             return
+        span = None
+        if (tracer := self.proxy.tracer) is not None:
+            destination = admitted[0]
+            span, fields = tracer.begin(
+                METHOD_NAMES[method], fields, route=destination.route.name, origin=destination.origin
+            )
         exchange = Exchange(
             self,
             admitted,
@@ -296,6 +304,7 @@ class DownstreamConnection(asyncio.Protocol):
             keep_alive=parser.should_keep_alive(),
             upgrade=upgrade,
             began_mono=self._began_mono,
+            span=span,
         )
         if body != framing.NO_BODY:
             self._receiving = exchange
@@ -374,9 +383,9 @@ class DownstreamConnection(asyncio.Protocol):
             exchange.abort(error)
 
     def _answer(self, refused: _Refused) -> None:
-        error, method, keep_alive, began_mono = refused
+        error, method, keep_alive, began_mono, fields = refused
         keep_alive = keep_alive and not self.proxy.draining
-        self.proxy.refused(error, METHOD_NAMES.get(method, ""), self.owner.route, began_mono)
+        self.proxy.refused(error, METHOD_NAMES.get(method, ""), fields, self.owner.route, began_mono)
         self.transport.write(
             answers.answer(
                 error,

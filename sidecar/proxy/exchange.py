@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy import answers, framing, headers, heads, mapping
@@ -80,6 +80,7 @@ class Exchange:
         "_request_out",
         "_retried",
         "_sample",
+        "_span",
         "_status",
         "admitted",
         "began_mono",
@@ -110,6 +111,7 @@ class Exchange:
         keep_alive: bool,
         upgrade: bytes | None,
         began_mono: float,
+        span: Any = None,
     ) -> None:
         """`body` is the request's framing, `authority` its Host as it came, `upgrade` the protocol asked for."""
         self._down = down
@@ -119,6 +121,7 @@ class Exchange:
         self.method = method
         self.began_mono = began_mono
         self._authority = authority
+        self._span = span
         self._fields = fields
         self._found = found
         self._body = body
@@ -590,6 +593,8 @@ class Exchange:
         stats.requests[key] = stats.requests.get(key, 0) + 1
         stats.total.observe(total)
         stats.own.observe(own)
+        if self._span is not None and proxy.tracer is not None:
+            proxy.tracer.end(self._span, status=status, reason=error.reason if error is not None else None)
         if error is not None:
             proxy.refusals.note_error(error, self.pool.destination.route.name)
         if self._sample is not None:

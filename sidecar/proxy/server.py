@@ -22,11 +22,13 @@ from sidecar.metrics import RouteStats
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.headers import Fields
 from sidecar.proxy.listeners import Listener, Owner
 from sidecar.proxy.pool import Pools
 from sidecar.proxy.refusals import Refusals
 from sidecar.routes import Route
 from sidecar.tokens.store import TokenStore
+from sidecar.tracing import Tracer
 
 _SWEEP = 1.0
 _SHORTEST_SWEEP = 0.02
@@ -48,8 +50,10 @@ class Proxy:
         limits: Limits,
         pseudonym: bytes | None,
         access_log: AccessLog,
+        tracer: Tracer | None = None,
     ) -> None:
         self.clock = clock
+        self.tracer = tracer
         self.admission = admission
         self.tokens = tokens
         self.pools = pools
@@ -155,12 +159,17 @@ class Proxy:
         if self.draining and not self._connections:
             self._drained.set()
 
-    def refused(self, error: SidecarError, method: str, own: Route | None, began_mono: float) -> None:
-        """Count and log an answer to a request that got no exchange."""
+    def refused(
+        self, error: SidecarError, method: str, fields: Fields, own: Route | None, began_mono: float
+    ) -> None:
+        """Count, trace and log an answer to a request that got no exchange."""
         stats = self.unrouted if own is None else self.stats[own]
         duration = self.clock.mono() - began_mono
         stats.refused[error.reason] = stats.refused.get(error.reason, 0) + 1
-        self.refusals.note_error(error, "" if own is None else own.name)
+        name = "" if own is None else own.name
+        self.refusals.note_error(error, name)
+        if self.tracer is not None:
+            self.tracer.refused(method, fields, route=name, status=error.status, reason=error.reason)
         stats.requests[method, error.status] = stats.requests.get((method, error.status), 0) + 1
         stats.total.observe(duration)
         stats.own.observe(duration)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
 from sidecar.config.load import load
-from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls
+from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls, Tracing
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 
@@ -33,7 +33,13 @@ def test_the_example_loads_and_has_every_key() -> None:
     assert {key for entry in tree["routes"] for key in entry} == keys(RouteConfig)
     assert set(route["tls"]) == keys(Tls)
     assert set(route["timeouts"]) == keys(Timeouts)
-    for name, model in (("drain", Drain), ("limits", Limits), ("pool", Pool), ("endpoints", Endpoints)):
+    for name, model in (
+        ("drain", Drain),
+        ("limits", Limits),
+        ("pool", Pool),
+        ("endpoints", Endpoints),
+        ("tracing", Tracing),
+    ):
         assert set(tree[name]) == keys(model)
     shown_keys: dict[str, set[str]] = {}
     for credential in tree["credentials"].values():
@@ -42,9 +48,9 @@ def test_the_example_loads_and_has_every_key() -> None:
 
 
 def test_the_examples_values_are_the_defaults() -> None:
-    """So that it can be read as the reference; routes, credentials and endpoints are examples."""
+    """So that it can be read as the reference; routes, credentials, endpoints and tracing are examples."""
     config, defaults = load(EXAMPLE.read_text("utf-8"), environ={}).config, Config()
-    for name in set(Config.model_fields) - {"routes", "credentials", "endpoints"}:
+    for name in set(Config.model_fields) - {"routes", "credentials", "endpoints", "tracing"}:
         assert getattr(config, name) == getattr(defaults, name), name
     route = config.routes[0]
     for name in (
