@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo test test-all lint check format docs lock dist bench clean
+.PHONY: help demo install test test-all lint check format docs lock dist bench clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -29,6 +29,13 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 
 demo: $(VENV)/.run      ## the main job on an embedded stand-in for Google (ONCE=1: do it once and exit)
 	@$(BIN)/idtoken-sidecar demo $(if $(ONCE),--once) $(ARGS)
+
+PREFIX ?= $(HOME)/.local/idtoken-sidecar
+install:                ## the command, in an environment of its own (PREFIX=…)
+	@$(PYTHON) -m venv $(PREFIX)
+	@$(PREFIX)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps -r requirements.lock
+	@$(PREFIX)/bin/python -m pip -qq --disable-pip-version-check install --no-deps --no-build-isolation .
+	@echo "==> $(PREFIX)/bin/idtoken-sidecar"
 
 test: $(VENV)/.dev      ## the whole test suite
 	@$(BIN)/python -m pytest -n auto $(ARGS)
@@ -55,8 +62,9 @@ format: $(VENV)/.dev    ## format and fix what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev      ## write the generated pages again
+docs: $(VENV)/.dev      ## write the generated pages and files again, and build the site into build/site, strictly
 	@$(BIN)/python -m docs.generate
+	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 lock:                   ## pin the newest allowed versions again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group dev -o requirements-dev.lock

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
 import click
+import yaml
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.connecting import EMAIL, Service
@@ -158,9 +159,6 @@ def _write(google: Emulator, directory: Path) -> Path:
     """Files for every kind of credential, and a configuration that has a route to every target."""
     directory.mkdir(parents=True, exist_ok=True)
     directory = directory.resolve()
-    environment = _environment(google)
-    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-    (directory / "env").write_text(text, "utf-8")
     user = google.oauth.add_user("me@example.com")
     provider = google.sts.add_provider()
     acted_as = f"acted-as@{google.project}.iam.gserviceaccount.com"
@@ -191,8 +189,11 @@ def _write(google: Emulator, directory: Path) -> Path:
         },
         "routes": [_route(google, name) for name in google.targets],
     }
-    # JSON is YAML.
-    (directory / "config.yaml").write_text(json.dumps(configuration, indent=2) + "\n", "utf-8")
+    (directory / "config.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False), "utf-8")
+    # Last: whoever waits for it finds the others there.
+    variables = _environment(google).items()
+    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables)
+    (directory / "env").write_text(text, "utf-8")
     return directory
 
 

@@ -27,7 +27,6 @@ def service_unit(plan: Plan) -> str:
 # /etc/systemd/system/idtoken-sidecar.service
 [Unit]
 Description=idtoken-sidecar: ID tokens for calls to Google Cloud services
-Documentation=https://github.com/idtoken-sidecar/idtoken-sidecar
 Requires=idtoken-sidecar.socket
 After=network-online.target idtoken-sidecar.socket
 Wants=network-online.target

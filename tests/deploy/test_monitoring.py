@@ -19,6 +19,7 @@ import yaml
 
 from sidecar.emulator.running import EmulatorThread
 from tests.support.process import SidecarProcess
+from tests.support.sidecar import free_port
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -124,7 +125,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             threads = [threading.Thread(target=load) for _ in range(4)]
             for one in threads:
                 one.start()
-            it = Prometheus(directory, sidecar.admin_port, thread.run(_free_port()))
+            it = Prometheus(directory, sidecar.admin_port, free_port())
             try:
                 assert it.wait_for("rate(idtoken_sidecar_requests_total[10s]) > 0"), "nothing was scraped"
                 yield it
@@ -137,13 +138,6 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 
 _TARGETS: dict[str, dict[str, Any]] = {"svc": {}, "refusing": {"callers": ()}}
-
-
-async def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 real = pytest.mark.skipif(

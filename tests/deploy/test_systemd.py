@@ -13,15 +13,10 @@ from pathlib import Path
 import pytest
 
 from sidecar.emulator.app import Emulator
-from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment
+from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment, free_port
 
 ACTIVATE = shutil.which("systemd-socket-activate")
 needs_activate = pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def configuration(directory: Path, listen: str, admin: str, upstream: str) -> str:

@@ -64,18 +64,3 @@ def test_every_commands_help_begins_with_what_it_is_for() -> None:
         result = runner.invoke(main, [*path, "--help"])
         assert result.exit_code == 0
         assert len(result.output.splitlines()) > 5
-
-
-def test_readme_commands_exist() -> None:
-    """Every `idtoken-sidecar …` line of the README names a command and options that there are."""
-    for line in re.findall(
-        r"^    idtoken-sidecar (.+)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
-    ):
-        words = line.split(" -- ")[0].split("  ")[0].split()
-        command = [word for word in words if not word.startswith("-")][:1]
-        if command == ["config"]:
-            command = words[:2]
-        help_text = CliRunner().invoke(main, [*command, "--help"], terminal_width=200)
-        assert help_text.exit_code == 0, line
-        for option in (word for word in words if word.startswith("--")):
-            assert option in help_text.output, line

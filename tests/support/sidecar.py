@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,12 @@ LIMIT = 20.0
 """Seconds that a process may take to get somewhere before the test fails."""
 
 COMMAND = (sys.executable, "-m", "sidecar")
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now, for programs that can't be told to choose one."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
 
 
 def clean_environment(**more: str) -> dict[str, str]:

@@ -1,0 +1,258 @@
+"""Every command line of the documents: run where this machine can, and held against the command's own grammar else."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from sidecar.cli import main
+from tests.docs.test_docs import PAGES, ROOT
+from tests.support.sidecar import free_port
+
+GCLOUD_TREE = Path("/usr/lib/google-cloud-sdk/data/cli/gcloud_completions.py")
+
+PLAIN = frozenset(
+    ". [ apt-get cat cd cp curl docker echo git export install journalctl kill mkdir pip python python3 rm sh sleep"
+    " systemctl tee test true app".split()
+)
+"""Commands whose grammar is left to the reader's machine."""
+
+SHELL_WORDS = {"until", "do", "done", "if", "then", "fi", "sudo", "exec", "!"}
+INDENTED = re.compile(
+    r"^ {4}((?:idtoken-sidecar|gcloud|kubectl|make|curl|pip|git|sudo|\.) (?:.*\\\n)*.*)$", re.MULTILINE
+)
+FENCED = re.compile(r"```(?:sh|bash|console)( norun)?\n(.*?)```", re.DOTALL)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, bool]]:
+    """Each shell block of `page`, and whether the page says that it can be run as it stands."""
+    text = page.read_text("utf-8")
+    for norun, block in FENCED.findall(text):
+        yield block, not norun
+    for block in INDENTED.findall(FENCED.sub("", text)):
+        yield block, False
+
+
+def simple_commands(block: str) -> Iterator[list[str]]:
+    """The words of each simple command in `block`, and of those in a `$(…)` of it."""
+    for line in block.replace("\\\n", " ").splitlines():
+        inner = re.findall(r"\$\(([^()]+)\)", line)
+        for text in (*inner, re.sub(r"\$\([^()]+\)", "SUBSTITUTED", line)):
+            lexer = shlex.shlex(text, posix=True, punctuation_chars="();<>|&")
+            lexer.whitespace_split = True
+            words: list[str] = []
+            redirected = False
+            for word in lexer:
+                if word and set(word) <= set("();|&"):
+                    yield words
+                    words = []
+                elif word and set(word) <= set("<>&"):
+                    redirected = True
+                elif redirected:
+                    redirected = False
+                elif not words and (word in SHELL_WORDS or re.match(r"\w+=", word)):
+                    continue
+                else:
+                    words.append(word)
+            yield words
+
+
+def check_product(words: list[str]) -> None:
+    """Click's own parser takes the line: the command, its options, and their values."""
+    command: click.Command = main
+    context = click.Context(main, info_name="idtoken-sidecar")
+    rest = words[1:]
+    while isinstance(command, click.Group) and rest:
+        name, *rest = rest
+        if name.startswith("-"):
+            assert any(name in each.opts for each in command.params) or name in ("--help", "--version")
+            return
+        found = command.get_command(context, name)
+        assert found is not None, f"no command {name}"
+        command = found
+        context = click.Context(command, parent=context, info_name=name)
+    known = {opt for each in command.params for opt in (*each.opts, *each.secondary_opts)} | {"--help"}
+    for word in rest:
+        if word == "--":
+            break
+        if word.startswith("-") and word != "-":
+            assert word.split("=")[0] in known, f"{command.name} has no {word}"
+    missing = [
+        each
+        for each in command.params
+        if isinstance(each, click.Argument) and each.required and not [w for w in rest if w[:1] != "-"]
+    ]
+    assert not missing, missing
+
+
+@cache
+def gcloud_tree() -> dict[str, Any]:
+    """What gcloud ships for its shell completion: each command with its flags."""
+    return runpy.run_path(str(GCLOUD_TREE))["STATIC_COMPLETION_CLI_TREE"]
+
+
+def check_gcloud(words: list[str]) -> None:
+    """Each word is a command group's, and each flag the command's or one of those that all have."""
+    node = gcloud_tree()
+    everywhere = node["flags"]
+    rest = words[1:]
+    while rest and rest[0] in node["commands"]:
+        node = node["commands"][rest.pop(0)]
+    assert not node["commands"], f"{' '.join(words)}: not a whole command"
+    for word in rest:
+        if word.startswith("--"):
+            flag = word.split("=")[0]
+            kind = node["flags"].get(flag, everywhere.get(flag))
+            if kind is None and flag.startswith("--no-"):
+                kind = node["flags"].get("--" + flag.removeprefix("--no-"))
+                assert kind in (None, "bool")
+            assert kind is not None, f"{' '.join(words)}: no {flag}"
+            assert kind == "bool" or "=" in word, f"{' '.join(words)}: {flag} without =value"
+
+
+@cache
+def kubectl_help(command: str) -> str:
+    """The help of a kubectl command, with the flags that all have."""
+    done = subprocess.run(
+        ["sh", "-c", f"kubectl {command} --help; kubectl options"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
+def check_kubectl(words: list[str]) -> None:
+    """The command is there, and has the flags."""
+    command = words[1]
+    if command in ("create", "rollout", "config"):
+        command = f"{command} {words[2]}"
+    text = kubectl_help(command)
+    assert "Usage:" in text, command
+    for word in words[2:]:
+        if word == "--":
+            break
+        if word.startswith("-"):
+            assert re.search(rf"(?<![\w-]){re.escape(word.split('=')[0])}(?![\w-])", text), (
+                f"kubectl {command}: no {word}"
+            )
+
+
+def check_make(words: list[str]) -> None:
+    """The Makefile has each target."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for word in words[1:]:
+        assert word.startswith("-") or "=" in word or word in targets, word
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{page.relative_to(ROOT)}-{' '.join(words)[:60]}")
+    for page in PAGES
+    for block, _ in blocks(page)
+    for words in simple_commands(block)
+    if words
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_lines_are_commands(words: list[str]) -> None:
+    """A reader may paste them, once their own names are in."""
+    name = words[0] if words[0] == "." else Path(words[0]).name
+    if name == "idtoken-sidecar":
+        check_product(words)
+    elif name == "gcloud":
+        if not GCLOUD_TREE.exists():
+            pytest.skip("gcloud is not installed")
+        check_gcloud(words)
+    elif name == "kubectl":
+        if shutil.which("kubectl") is None:
+            pytest.skip("kubectl is not installed")
+        check_kubectl(words)
+    elif name == "make":
+        check_make(words)
+    else:
+        assert name in PLAIN, f"say in PLAIN, or check, what {name} is"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_shells_can_read_the_blocks(page: Path) -> None:
+    """No quote or loop is left open."""
+    for block, _ in blocks(page):
+        done = subprocess.run(["sh", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_other_yaml_is_yaml(page: Path) -> None:
+    """Blocks of other programs' YAML, which are indented and not fenced."""
+    for block in re.findall(r"(?:^ {4}[\w-]+:\n(?: {4}.*\n)+)", page.read_text("utf-8"), re.MULTILINE):
+        assert yaml.safe_load(block)
+
+
+def test_the_laptops_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    """Its blocks are run in one shell, as a reader would, but for the ports, which are this test's."""
+    text = (ROOT / "docs/tutorials/laptop.md").read_text("utf-8")
+    script = "".join(block for norun, block in FENCED.findall(text) if not norun)
+    assert script.count("idtoken-sidecar") == 6
+    proxy, admin = free_port(), free_port()
+    script = script.replace(":8787", f":{proxy}")
+    environ = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "IDTOKEN_SIDECAR_LISTEN": f"localhost:{proxy}",
+        "IDTOKEN_SIDECAR_ADMIN": f"localhost:{admin}",
+    }
+    done = subprocess.run(
+        ["bash", "-eu", "-m"],
+        input=f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=environ,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "routes:" in done.stdout
+    assert '"target": "billing"' in done.stdout
+    assert '"verified": {"audience": "http' in done.stdout
+    assert "biling.internal" in done.stdout
+    assert "billing" in done.stdout.rsplit("biling.internal", 1)[1], "the nearest route is named"
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """`make docs`: every page in the navigation, every link to a page and a heading that is there."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "--site-dir",
+            str(tmp_path / "site"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "tutorials" / "laptop.html").exists()
