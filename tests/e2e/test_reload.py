@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment
+from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment, free_port
 
 
 class World:
@@ -227,6 +227,55 @@ async def test_under_load_no_request_fails(world: World) -> None:
     stop.set()
     await asyncio.gather(*apps)
     assert set(codes) == {204}
+
+
+@pytest.mark.skipif(os.environ.get("IDTOKEN_TEST_ALL") is None, reason="run by `make test-all`")
+async def test_wrk_sees_no_failure_over_forty_reloads(world: World, tmp_path: Path) -> None:
+    """At all that wrk can ask of it, some thousands a second, with nginx as the upstream; every reload changes the route."""
+    port = free_port()
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {tmp_path}/nginx.pid; events {{ worker_connections 1024; }}\n"
+        f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; keepalive_requests 100000000;"
+        " location / { return 204; } } }\n"
+    )
+    nginx = await asyncio.create_subprocess_exec(
+        "nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "nginx.log")
+    )
+    try:
+        route = {"upstream": f"'http://localhost:{port}'"}
+        world.write(world.route("a", **route))
+        assert (await world.reload())[1]["result"] == "ok"
+        wrk = await asyncio.create_subprocess_exec(
+            *(
+                "wrk",
+                "--threads",
+                "1",
+                "--connections",
+                "64",
+                "--duration",
+                "12s",
+                "--header",
+                "Host: a.test",
+            ),
+            f"http://127.0.0.1:{world.sidecar.port}/",
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output = asyncio.ensure_future(wrk.communicate())
+        reloads = 0
+        while not output.done():
+            reloads += 1
+            world.write(world.route("a", timeouts=f"{{connect: {reloads % 60 + 1}s}}", **route))
+            # Unchanged: the watch of the file was quicker.
+            assert (await world.reload())[1]["result"] in ("ok", "unchanged")
+        text = (await output)[0].decode()
+        print(f"{text}\n{reloads} reloads")
+        assert wrk.returncode == 0
+        assert "Socket errors" not in text, text
+        assert "Non-2xx" not in text, text
+        assert reloads >= 40
+    finally:
+        nginx.terminate()
+        await nginx.wait()
 
 
 async def test_the_command(world: World) -> None:
