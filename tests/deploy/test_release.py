@@ -177,3 +177,29 @@ def test_a_pin_for_some_interpreters_only_says_so() -> None:
     )
     assert component["purl"] == "pkg:pypi/cffi@2.0.0"
     assert component["properties"][0]["value"].startswith("platform_python_implementation")
+
+
+def test_a_wheel_can_be_made_of_what_the_dockerfile_copies(tmp_path: Path) -> None:
+    """And of what .dockerignore lets into the build's context."""
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    copied = [
+        name
+        for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+        for name in line.split()
+        if name != "requirements.lock"
+    ]
+    let_in = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    for name in copied:
+        assert f"!{name}" in let_in
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
