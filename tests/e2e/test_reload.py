@@ -260,7 +260,7 @@ async def test_wrk_sees_no_failure_over_forty_reloads(world: World, tmp_path: Pa
             f"http://127.0.0.1:{world.sidecar.port}/",
             stdout=asyncio.subprocess.PIPE,
         )
-        output = asyncio.ensure_future(wrk.communicate())
+        output = asyncio.create_task(wrk.communicate())  # noqa: TID251
         reloads = 0
         while not output.done():
             reloads += 1
