@@ -186,6 +186,7 @@ class Service:
                 limit=config.pool.connections,
                 idle=config.pool.idle,
                 head_limit=config.limits.head,
+                header_limit=config.limits.headers,
             ),
             limits=config.limits,
             pseudonym=self._pseudonym,

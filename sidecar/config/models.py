@@ -261,7 +261,10 @@ class Limits(Model):
     """What one connection may take."""
 
     head: Size = Field(65536, description="Size of a request's or an answer's head.", ge=1024)
-    headers: Count = Field(200, description="Header lines of a request.")
+    headers: Count = Field(200, description="Header lines of a request or an answer, and of their trailers.")
+    pipelined: Count = Field(
+        16, description="Requests of one connection that are read ahead of their turn; no more is read then."
+    )
     target: Size = Field(16384, description="Length of a request's target (path and query).", ge=256)
     head_timeout: Duration = Field(
         10.0, description="From a request's first byte to the end of its head.", gt=0

@@ -34,7 +34,19 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import answers, framing, headers
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import METHOD_NAMES
-from sidecar.proxy.target import check_expectation, malformed, read_target
+from sidecar.proxy.target import (
+    BAD_REQUEST_LINE,
+    check_expectation,
+    check_upgrade,
+    head_behind_chunks,
+    is_request_line,
+    malformed,
+    no_method,
+    not_http,
+    read_target,
+    read_version,
+    without_empty_lines,
+)
 
 if TYPE_CHECKING:
     from sidecar.proxy.listeners import Owner
@@ -46,7 +58,9 @@ LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
 
 _PIECE = 64 * 1024
-"""Bytes that are parsed at once: bounds how many pipelined requests are held before reading stops."""
+"""Bytes of a body that are parsed at once: bounds what is held before reading stops."""
+
+_HEAD_END = b"\r\n\r\n"
 
 
 class State(Enum):
@@ -81,7 +95,10 @@ class DownstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_began_mono",
         "_blocked",
+        "_body_bytes",
+        "_body_left",
         "_broken",
+        "_chunks",
         "_declined",
         "_fed",
         "_fields",
@@ -90,6 +107,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_parser",
         "_queue",
         "_quiet_since_mono",
+        "_raw",
         "_receiving",
         "_rest",
         "_seen_progress",
@@ -132,6 +150,13 @@ class DownstreamConnection(asyncio.Protocol):
         self._receiving: Exchange | None = None
         """The exchange whose body is being parsed."""
         self._fed = 0
+        self._raw = b""
+        """The head that is being read, as it came: the parser forgives what it should not."""
+        self._body_left = framing.CHUNKED
+        """Bytes of the body that are still due, or CHUNKED."""
+        self._body_bytes = 0
+        self._chunks = b""
+        """The piece of a chunked body that is being parsed, and the last bytes before it."""
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
@@ -181,17 +206,7 @@ class DownstreamConnection(asyncio.Protocol):
     # feeding the parser
 
     def _feed(self, data: bytes) -> None:
-        if len(data) <= _PIECE:
-            rest = self._parse(data)
-        else:
-            # Piece by piece, so that what one read can queue up stays bounded.
-            view = memoryview(data)
-            end = 0
-            rest = b""
-            while end < len(data) and not rest and self._may_parse():
-                start, end = end, end + _PIECE
-                rest = self._parse(view[start:end])
-            rest += data[end:]
+        rest = self._parse(data)
         if rest:
             self._rest = rest
             self.transport.pause_reading()
@@ -199,28 +214,89 @@ class DownstreamConnection(asyncio.Protocol):
             self.current.flush_request()
 
     def _may_parse(self) -> bool:
-        return self.state is OPEN and not self._blocked and not self._queue
+        if self.state is not OPEN or self._blocked:
+            return False
+        if not self._queue:
+            return True
+        last = self._queue[-1]
+        # What follows a request to upgrade is of another protocol, if it is granted.
+        upgrade = isinstance(last, Exchange) and last.upgrade is not None
+        return not upgrade and len(self._queue) < self.proxy.limits.pipelined
 
-    def _parse(self, data: bytes | memoryview) -> bytes:
-        """Parse; what comes back belongs behind an upgrade."""
-        if self._broken:
-            return b""
+    def _parse(self, data: bytes) -> bytes:
+        """Parse, a head or a piece of a body at a time; what comes back must wait, or belongs behind an upgrade."""
+        while not self._broken:
+            if self._in_message and not self._in_head:
+                size = _PIECE if self._body_left < 0 else min(self._body_left, _PIECE)
+                self._body_left -= min(size, len(data)) if self._body_left >= 0 else 0
+            else:
+                size = self._head_end(data)
+            if size >= len(data):
+                return self._parse_piece(data)
+            piece, data = data[:size], data[size:]
+            rest = self._parse_piece(piece)
+            if rest or self.state is not OPEN:
+                return rest + data
+            if not self._may_parse():
+                return data
+        return b""
+
+    def _head_end(self, data: bytes) -> int:
+        """How much of `data` belongs to the head that is being read, which is kept: its bytes are looked at as a
+        whole."""
+        if not self._raw:
+            end = data.find(_HEAD_END) + 4
+            if end <= 3:
+                end = len(data)
+            self._raw = data if end == len(data) else data[:end]
+            return end
+        known = len(self._raw)
+        raw = self._raw + data
+        end = raw.find(_HEAD_END, max(0, known - 3)) + 4
+        if end <= 3:
+            end = len(raw)
+        self._raw = raw if end == len(raw) else raw[:end]
+        return end - known
+
+    def _parse_piece(self, data: bytes) -> bytes:
         self._fed += len(data)
+        in_chunks = not self._raw and self._body_left < 0
+        if in_chunks:
+            # Chunks: where they end, and the next request begins, only the parser knows.
+            self._chunks = self._chunks[-3:] + data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            return self._upgrade_asked(bytes(data[upgrade.args[0] :]))
+            return self._upgrade_asked(data[upgrade.args[0] :])
         except httptools.HttpParserInvalidMethodError:
-            what = "The request's method is not one of HTTP/1.1's, which are written in capitals."
-            self._break(SidecarError(Reason.METHOD_NOT_CARRIED, what))
+            self._break(no_method(self._raw))
         except httptools.HttpParserCallbackError:
             _log.exception("fault while reading a request")
             self._break(SidecarError(Reason.INTERNAL, "A fault in the sidecar; its log has the traceback."))
         except httptools.HttpParserError as error:
-            self._break(malformed(f"{error}."))
-        if self._fed > self.proxy.limits.head and (self._in_head or not self._in_message):
-            self._break(self._too_large())
+            self._break(not_http(error, self._raw))
+        if in_chunks and (self._in_head or not self._in_message):
+            self._raw = self._chunks.rpartition(_HEAD_END)[2]
+        if self._in_message and not self._in_head:
+            # Chunk lines and trailers: many small chunks are fine, long lines that bring no byte are not.
+            if self._fed - 17 * self._body_bytes > self.proxy.limits.head and self._body_left < 0:
+                self._break(self._too_large())
+        elif self._raw:
+            self._look_at_start()
+            if self._fed > self.proxy.limits.head:
+                self._break(self._too_large())
         return b""
+
+    def _look_at_start(self) -> None:
+        """Judge what there is of a head that is not complete: nobody should wait for more of a bad one."""
+        begin = without_empty_lines(self._raw)
+        line, end, _ = begin.partition(b"\r\n")
+        if not self._in_message:
+            self._raw = begin
+            if begin not in (b"", b"\r"):
+                self._break(malformed(BAD_REQUEST_LINE))
+        elif end and not is_request_line(line):
+            self._break(malformed(BAD_REQUEST_LINE))
 
     # the parser's callbacks; raising here would only come out as a parser error
 
@@ -229,6 +305,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._in_message = self._in_head = True
         self._target = b""
         self._fields = []
+        self._body_left = framing.CHUNKED
+        self._body_bytes = 0
         if self._trailers:
             self._trailers = []
 
@@ -238,11 +316,14 @@ class DownstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
             self._fields.append((name, value))
-        else:
+        elif len(self._trailers) < self.proxy.limits.headers:
             self._trailers.append((name, value))
+        else:
+            self._break(self._too_many())
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        raw, self._raw = self._raw, b""
         if self._broken:
             return
         parser = self._parser
@@ -251,14 +332,15 @@ class DownstreamConnection(asyncio.Protocol):
         body = None
         try:
             limits = self.proxy.limits
-            if self._fed > limits.target or len(fields) > limits.headers:
-                self._check_size()
-            version = parser.get_http_version()
-            http10 = version == "1.0"
-            if not http10 and version != "1.1":
-                raise malformed(f"HTTP/{version} is not spoken here.")
+            if len(raw) > limits.target or len(fields) > limits.headers:
+                self._check_size(len(raw))
+            if not raw:
+                raw = head_behind_chunks(self._chunks, method, self._target)
+            http10 = read_version(raw, method, self._target) == b"1.0"
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
+            if upgrade is not None:
+                check_upgrade(upgrade)
             if upgrade is not None and b"h2c" in headers.list_members(upgrade):
                 # Some clients (Java's) ask for it on every request and are content without (RFC 9110, 7.8).
                 self._declined = True
@@ -269,6 +351,7 @@ class DownstreamConnection(asyncio.Protocol):
             if b"expect" in found:
                 check_expectation(found)
             body = framing.request_body(found, http10=http10)
+            self._body_left = body
             if upgrade is not None and body != framing.NO_BODY:
                 raise malformed("A request to upgrade the connection may not have a body here.")
             admitted = self.proxy.admission.admit(
@@ -282,7 +365,12 @@ class DownstreamConnection(asyncio.Protocol):
             )
         except SidecarError as error:
             # Only where the framing is beyond doubt and no body follows may the connection go on.
-            keep = body == framing.NO_BODY and not parser.should_upgrade() and parser.should_keep_alive()
+            keep = (
+                body == framing.NO_BODY
+                and error.reason is not Reason.BAD_HOST
+                and not parser.should_upgrade()
+                and parser.should_keep_alive()
+            )
             self._refuse(_Refused(error, method, keep, self._began_mono, fields))
             return
         span = None
@@ -320,6 +408,7 @@ class DownstreamConnection(asyncio.Protocol):
         exchange.start()
 
     def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
         if self._receiving is not None:
             self._receiving.request_body(data)
 
@@ -332,18 +421,17 @@ class DownstreamConnection(asyncio.Protocol):
 
     # reading a head
 
-    def _check_size(self) -> None:
+    def _check_size(self, size: int) -> None:
         limits = self.proxy.limits
-        if self._fed > limits.head:
-            size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields)
-            if size > limits.head:
-                raise self._too_large()
-        if len(self._fields) > limits.headers:
-            raise SidecarError(
-                Reason.HEAD_TOO_LARGE, f"More than {limits.headers} header lines (`limits.headers`)."
-            )
-        if len(self._target) > limits.target:
+        if size > limits.head or len(self._target) > limits.target:
             raise self._too_large()
+        if len(self._fields) > limits.headers:
+            raise self._too_many()
+
+    def _too_many(self) -> SidecarError:
+        return SidecarError(
+            Reason.HEAD_TOO_LARGE, f"More than {self.proxy.limits.headers} header lines (`limits.headers`)."
+        )
 
     def _too_large(self) -> SidecarError:
         limits = self.proxy.limits

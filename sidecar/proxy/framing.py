@@ -38,7 +38,7 @@ def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
     return NO_BODY
 
 
-def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool) -> int:
+def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http10: bool) -> int:
     """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for what is not carried."""
     if head or status < 200 or status in (204, 304):
         return NO_BODY
@@ -47,6 +47,11 @@ def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool) -> i
             raise SidecarError(
                 Reason.UPSTREAM_MALFORMED,
                 "The upstream answered with a transfer coding other than `chunked`, which nobody asked for.",
+            )
+        if http10:
+            raise SidecarError(
+                Reason.UPSTREAM_MALFORMED,
+                "The upstream answered with HTTP/1.0 and Transfer-Encoding, which that does not have.",
             )
         return CHUNKED
     if b"content-length" in found:

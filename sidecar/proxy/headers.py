@@ -145,9 +145,21 @@ def drop_table(names: frozenset[bytes]) -> Mapping[bytes, bytes]:
 def write_fields(out: list[bytes], fields: Fields, drop: Mapping[bytes, bytes]) -> None:
     """Append every line whose name is not in `drop`, in order, in the spelling it came in."""
     for name, value in fields:
-        if name in drop or (name not in _INTEREST and name.lower() in drop):
+        if name in drop or (name not in _INTEREST and _is_dropped(name, drop)):
             continue
         out += (name, b": ", value, b"\r\n")
+
+
+def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
+    """Whether a name in an unusual spelling is another way to write one in `drop`.
+
+    With underscores too: CGI, WSGI and their heirs can't tell `Content_Length` from `Content-Length`.
+    """
+    lower = name.lower()
+    if b"_" not in lower:
+        return lower in drop
+    lower = lower.replace(b"_", b"-")
+    return lower in drop or lower == b"content-length"
 
 
 def write_trailers(fields: Fields, also_dropped: Set[bytes]) -> bytes:

@@ -134,7 +134,11 @@ class Pool:
         connection = error = None
         try:
             connection = await self._owner.dialer.connect(
-                self.destination, lambda: UpstreamConnection(self, self._owner.head_limit), self._session
+                self.destination,
+                lambda: UpstreamConnection(
+                    self, head_limit=self._owner.head_limit, header_limit=self._owner.header_limit
+                ),
+                self._session,
             )
         except SidecarError as failure:
             error = failure
@@ -161,15 +165,25 @@ class Pools:
     """The pools of all destinations."""
 
     def __init__(
-        self, dialer: Dialer, clock: Clock, tasks: Tasks, *, limit: int, idle: float, head_limit: int
+        self,
+        dialer: Dialer,
+        clock: Clock,
+        tasks: Tasks,
+        *,
+        limit: int,
+        idle: float,
+        head_limit: int,
+        header_limit: int,
     ) -> None:
-        """`limit` bounds the connections of one destination, `idle` is in seconds, `head_limit` in bytes."""
+        """`limit` bounds the connections of one destination, `idle` is in seconds, `head_limit` in bytes,
+        `header_limit` in lines."""
         self.dialer = dialer
         self.clock = clock
         self.tasks = tasks
         self.limit = limit
         self.idle = idle
         self.head_limit = head_limit
+        self.header_limit = header_limit
         self.stats: dict[Route, RouteStats] = {}
         """Each route's counters: they outlive the pools."""
         self.closing = False

@@ -7,6 +7,7 @@ and 9.3 (fragments, userinfo, methods).
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from sidecar.errors import Reason, SidecarError
@@ -23,6 +24,69 @@ class Target(NamedTuple):
     """In origin form."""
     absolute: bool
     """Whether the app uses the sidecar as its HTTP proxy."""
+
+
+BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
+
+_REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
+_PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
+
+
+def is_request_line(line: bytes) -> bool:
+    """Whether a whole first line, without its end, is one of HTTP/1.1 or 1.0 (RFC 9112 section 3)."""
+    return _REQUEST_LINE.fullmatch(line) is not None
+
+
+def read_version(head: bytes, method: bytes, target: bytes) -> bytes:
+    """`1.1` or `1.0`, from a whole head as it came; raises MALFORMED_REQUEST where its first line is anything but
+    `method`, `target` and that, which llhttp does not see to: it takes several spaces, and RTSP/1.0."""
+    start = len(method) + 1
+    line_end = start + len(target) + 9
+    if head[start : line_end + 2] == target + b" HTTP/1.1\r\n":
+        return b"1.1"
+    if head[:2] == b"\r\n":
+        return read_version(without_empty_lines(head), method, target)
+    if head[start : line_end + 2] == target + b" HTTP/1.0\r\n":
+        return b"1.0"
+    raise malformed(BAD_REQUEST_LINE)
+
+
+def without_empty_lines(head: bytes) -> bytes:
+    """`head` from its first line on: empty ones before it are passed over (RFC 9112 section 2.2)."""
+    start = 0
+    while head.startswith(b"\r\n", start):
+        start += 2
+    return head[start:]
+
+
+def head_behind_chunks(data: bytes, method: bytes, target: bytes) -> bytes:
+    """The head that follows a chunked body somewhere in `data`; empty where no first line there is a good one."""
+    for version in (b"1.1", b"1.0"):
+        _, found, rest = data.partition(b"\r\n\r\n%b %b HTTP/%b\r\n" % (method, target, version))
+        if found:
+            return found[4:] + rest
+    return b""
+
+
+def no_method(head: bytes) -> SidecarError:
+    """The error for a head that the parser could not make a method of."""
+    if not without_empty_lines(head)[:1].isalpha():
+        return malformed("It does not begin with a method. Is this another protocol (TLS, SOCKS, …)?")
+    what = "The request's method is not one of HTTP/1.1's, which are written in capitals."
+    return SidecarError(Reason.METHOD_NOT_CARRIED, what)
+
+
+def not_http(error: Exception, head: bytes) -> SidecarError:
+    """The error for what the parser refused."""
+    if without_empty_lines(head).startswith(b"PRI"):
+        return malformed("HTTP/2 is not spoken here; clients need HTTP/1.1 (gRPC is not carried).")
+    return malformed(f"{error}.")
+
+
+def check_upgrade(protocols: bytes) -> None:
+    """Raise MALFORMED_REQUEST where `Upgrade` is not a list of protocols (RFC 9110 section 7.8)."""
+    if not all(_PROTOCOLS.fullmatch(protocol) for protocol in protocols.split(b",")):
+        raise malformed("`Upgrade` is not a list of protocols.")
 
 
 def malformed(what: str) -> SidecarError:
@@ -45,12 +109,16 @@ def read_target(method: bytes, target: bytes, found: Found, *, default_host: byt
         if host is None:
             raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
         return Target(host, target, False)
+    if host is None or b"host" not in found:
+        raise SidecarError(
+            Reason.BAD_HOST, "The request has no Host; one belongs beside an absolute target too."
+        )
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         raise malformed("The request target is neither a path nor an http URL.")
     length = min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0)
     authority, path = rest[:length], rest[length:]
-    if b"host" in found and found[b"host"].lower() != authority.lower():
+    if found[b"host"].lower() != authority.lower():
         raise SidecarError(Reason.BAD_HOST, "The Host differs from the one in the request target.")
     return Target(authority, path if path[:1] == b"/" else b"/" + path, True)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from enum import Enum
 from typing import TYPE_CHECKING, cast, final
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from sidecar.proxy.pool import Pool
 
 _log = logging.getLogger(__name__)
+
+_START = b"HTTP/1."
+"""How every answer begins; llhttp would take RTSP and empty lines before it, too."""
+
+_PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+"""A reason phrase (RFC 9112 section 4)."""
 
 _MAX_INTERIM = 32
 """1xx answers to one request; Go's client stops at 5, but 102 and 103 may repeat."""
@@ -52,11 +59,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_complete",
         "_exchange",
         "_fed",
         "_fields",
         "_head_limit",
+        "_header_limit",
         "_in_head",
         "_interim",
         "_parser",
@@ -64,6 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_reason",
         "_refusal",
         "_reusable",
+        "_start",
         "_trailers",
         "idle_since_mono",
         "served",
@@ -73,10 +83,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Pool, head_limit: int) -> None:
+    def __init__(self, pool: Pool, *, head_limit: int, header_limit: int) -> None:
+        """`head_limit` is in bytes, `header_limit` in lines."""
         # connection
         self._pool = pool
         self._head_limit = head_limit
+        self._header_limit = header_limit
         self._parser = httptools.HttpResponseParser(self)
         self.state = IDLE
         self.served = 0
@@ -86,6 +98,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._interim = 0
         self._fed = 0
+        self._start = b""
+        self._body_bytes = 0
         self._reusable = False
         self._complete = False
         self._refusal: SidecarError | None = None
@@ -116,6 +130,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.served += 1
         self._interim = 0
         self._fed = 0
+        self._start = b""
+        self._body_bytes = 0
         self._in_head = True
         self._complete = False
         self._pool.stats.connections_active += 1
@@ -148,6 +164,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self.state is TUNNEL:
             exchange.tunnel_from_upstream(data)
             return
+        if self._fed < len(_START) and not data.startswith(_START):
+            self._begins(data)
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -165,17 +183,37 @@ class UpstreamConnection(asyncio.Protocol):
             self._reusable = False
         if self._exchange is not exchange:
             return
-        if self._in_head and self._fed > self._head_limit and self._refusal is None and not self._complete:
-            self._refusal = SidecarError(
-                Reason.UPSTREAM_HEAD_TOO_LARGE,
-                f"The head of the answer is larger than `limits.head` ({self._head_limit} bytes).",
-            )
+        if self._fed > self._head_limit and self._refusal is None:
+            self._check_size()
         if self._refusal is not None:
             self._refuse(exchange)
         elif self._complete:
             self._end(exchange)
         else:
             exchange.flush_answer()
+
+    def _begins(self, data: bytes) -> None:
+        """Look at the first bytes of an answer, where they came in pieces or are not what they should be."""
+        self._start += data[: len(_START) - len(self._start)]
+        if not _START.startswith(self._start) and self._refusal is None:
+            self._refusal = _malformed("it does not begin with `HTTP/1.`")
+
+    def _check_size(self) -> None:
+        """Bound what is not body: a head that has no end, chunk lines and trailers that bring no byte."""
+        if self._in_head:
+            if not self._complete:
+                self._refusal = self._too_large()
+        elif self._body == framing.CHUNKED:
+            spent = self._fed - 17 * self._body_bytes
+            if spent > self._head_limit and spent > self._head_limit + _size(self._fields):
+                self._refusal = self._too_large()
+
+    def _too_large(self) -> SidecarError:
+        return SidecarError(
+            Reason.UPSTREAM_HEAD_TOO_LARGE,
+            f"The head of the answer, or its chunk lines and trailers, are larger than `limits.head` "
+            f"({self._head_limit} bytes) or have more than `limits.headers` ({self._header_limit}) lines.",
+        )
 
     def eof_received(self) -> bool | None:
         if self.state is TUNNEL and self._exchange is not None:
@@ -218,8 +256,10 @@ class UpstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
             self._fields.append((name, value))
-        else:
+        elif len(self._trailers) < self._header_limit:
             self._trailers.append((name, value))
+        elif self._refusal is None:
+            self._refusal = self._too_large()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -227,6 +267,9 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None or self._complete or self._refusal is not None:
             return
         status = self._parser.get_status_code()
+        if (wrong := self._wrong_first_line(status)) is not None:
+            self._refusal = _malformed(wrong)
+            return
         found = headers.survey(self._fields)
         if status < 200:
             self._interim += 1
@@ -237,14 +280,18 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 exchange.interim(status, self._reason, self._fields)
             return
-        if self._fed > self._head_limit and _size(self._fields) > self._head_limit:
-            self._refusal = SidecarError(
-                Reason.UPSTREAM_HEAD_TOO_LARGE,
-                f"The head of the answer is larger than `limits.head` ({self._head_limit} bytes).",
-            )
+        if len(self._fields) > self._header_limit or (
+            self._fed > self._head_limit and _size(self._fields) > self._head_limit
+        ):
+            self._refusal = self._too_large()
             return
         try:
-            self._body = framing.response_body(found, status=status, head=exchange.method == b"HEAD")
+            self._body = framing.response_body(
+                found,
+                status=status,
+                head=exchange.method == b"HEAD",
+                http10=self._parser.get_http_version() == "1.0",
+            )
         except SidecarError as error:
             self._refusal = error
             return
@@ -260,7 +307,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser = httptools.HttpResponseParser(self)
             self._complete = True
 
+    def _wrong_first_line(self, status: int) -> str | None:
+        """What llhttp lets pass in a first line and HTTP/1.1 does not."""
+        if not 100 <= status <= 599:
+            return f"its status is {status}"
+        if not self._reason.isalpha() and _PHRASE.fullmatch(self._reason) is None:
+            return "its reason phrase has control characters"
+        if (version := self._parser.get_http_version()) not in ("1.1", "1.0"):
+            return f"its version is HTTP/{version}"
+        return None
+
     def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
         if self._complete or self._exchange is None:
             self._reusable = False
         elif self._refusal is None:
@@ -269,6 +327,9 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._exchange is not None and self._parser.get_status_code() >= 200:
             self._complete = True
+            if self._trailers and not self._parser.should_keep_alive():
+                # A `Connection: close` among them: the parser would take no further answer.
+                self._reusable = False
 
     # ends
 

@@ -215,14 +215,26 @@ class Wire:
         self._apps: list[End] = []
         self._tasks = Tasks(self.loop)
 
-    async def start(self, route: str = "", *, more: str = "", top: str = "", prefetch: bool = True) -> Wire:
-        """One route `billing` to the scripted upstream, with further keys in `route` and routes in `more`."""
-        await self.upstream.start()
+    async def start(
+        self,
+        route: str = "",
+        *,
+        more: str = "",
+        top: str = "",
+        prefetch: bool = True,
+        upstream_port: int | None = None,
+    ) -> Wire:
+        """One route `billing` to the scripted upstream, with further keys in `route` and routes in `more`.
+
+        `upstream_port` is of another upstream, which the test started itself.
+        """
+        if upstream_port is None:
+            await self.upstream.start()
         text = f"""
 routes:
   - name: billing
     host: billing.internal
-    upstream: http://127.0.0.1:{self.upstream.port}
+    upstream: http://127.0.0.1:{upstream_port or self.upstream.port}
     audience: https://billing.example
 {_indented(route, 4)}
 {_indented(more, 2)}
@@ -246,6 +258,7 @@ routes:
             limit=config.pool.connections,
             idle=config.pool.idle,
             head_limit=config.limits.head,
+            header_limit=config.limits.headers,
         )
         self.proxy = Proxy(
             self.loop,

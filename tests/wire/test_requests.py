@@ -143,7 +143,7 @@ REFUSED = [
     ),
     pytest.param(b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 501, "method_not_carried", id="lower-case-method"),
     pytest.param(b"TRACE / HTTP/1.1\r\n" + HOST + b"\r\n", 501, "method_not_carried", id="trace"),
-    pytest.param(b"DESCRIBE / RTSP/1.0\r\n" + HOST + b"\r\n", 501, "method_not_carried", id="rtsp-method"),
+    pytest.param(b"DESCRIBE / RTSP/1.0\r\n" + HOST + b"\r\n", 400, "malformed_request", id="rtsp"),
     pytest.param(
         b"CONNECT billing.internal:443 HTTP/1.1\r\nHost: billing.internal:443\r\n\r\n",
         501,

@@ -1,0 +1,244 @@
+"""The proxy without sockets: the same classes between two transports in memory, one turn at a time.
+
+For what has to be tried tens of thousands of times: every split of every case, and fuzzing. Nothing of the product is
+replaced but what the operating system would do: the transports, the dialling, the loop's turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
+
+from sidecar.config.load import load
+from sidecar.logs import AccessLog
+from sidecar.metrics import TokenStatsTable
+from sidecar.proxy.admission import Admission
+from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.listeners import Owner
+from sidecar.proxy.pool import Pools
+from sidecar.proxy.server import Proxy
+from sidecar.routes import Destination, RouteTable
+from sidecar.tasks import Tasks
+from sidecar.tokens.store import TokenStore
+from sidecar.tokens.token import TokenKey
+from tests.conformance import strict
+from tests.conformance.play import ANSWER
+from tests.support.clock import FakeClock
+from tests.support.wire import LIMIT, Source
+
+ROUTE = """
+routes:
+  - {name: billing, host: billing.internal, upstream: "https://billing.example", audience: "https://billing.example"}
+"""
+
+
+class Turns:
+    """What the proxy knows of a loop: what is due next."""
+
+    def __init__(self) -> None:
+        self._due: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+
+    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        """Have it called in a later turn."""
+        self._due.append((callback, args))
+
+    def run(self) -> None:
+        """Until nothing is due."""
+        while self._due:
+            callback, args = self._due.popleft()
+            callback(*args)
+
+
+class Line(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(
+        self, turns: Turns, protocol: asyncio.Protocol, on_write: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.written = b""
+        self.reading = True
+        self.ended = False
+        self.gone = False
+        self._turns = turns
+        self._protocol = protocol
+        self._on_write = on_write
+        protocol.connection_made(self)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+        if self._on_write is not None:
+            self._turns.call_soon(self._on_write)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_reading(self) -> bool:
+        return self.reading
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def is_closing(self) -> bool:
+        return self.gone
+
+    def close(self) -> None:
+        if not self.gone:
+            self.gone = True
+            self._turns.call_soon(self._protocol.connection_lost, None)
+
+    abort = close
+
+    def deliver(self, data: bytes) -> None:
+        """Bytes from the other end."""
+        if not self.gone:
+            self._protocol.data_received(data)
+
+
+class Upstream:
+    """Answers every whole request that is unambiguous, and keeps them."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self.answer = ANSWER
+        self.pieces: tuple[int, ...] = ()
+        """Where an answer is cut."""
+        self.end = False
+        """Whether the connection ends with the answer."""
+        self.requests: list[strict.Request] = []
+        self.ambiguous: list[str] = []
+
+    async def connect(self, destination: Destination, make: Callable[[], Any], session: object) -> Any:
+        """As a Dialer does."""
+        protocol = make()
+        line = Line(self._turns, protocol, lambda: self._read(line))
+        return protocol
+
+    def _read(self, line: Line) -> None:
+        try:
+            requests, line.written = strict.read(line.written)
+        except strict.AmbiguousError as what:
+            self.ambiguous.append(str(what))
+            line.written = b""
+            line.close()
+            return
+        self.requests += requests
+        for _ in requests:
+            for start, end in zip((0, *self.pieces), (*self.pieces, len(self.answer)), strict=True):
+                self._turns.call_soon(line.deliver, self.answer[start:end])
+            if self.end:
+                self._turns.call_soon(self._ended, line)
+
+    def _ended(self, line: Line) -> None:
+        if not line.gone:
+            line._protocol.eof_received()  # the two are one thing
+            line.close()
+
+
+class Now(Tasks):
+    """Tasks that never wait, and so are done at once."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            return None
+        raise AssertionError(f"{name} waits")
+
+
+class Played(NamedTuple):
+    """What became of some bytes."""
+
+    statuses: list[int]
+    requests: list[strict.Request]
+    ambiguous: list[str]
+    data: bytes
+    """All that the app got."""
+    closed: bool
+
+
+class Memory:
+    """The proxy with one route, and a token in its store."""
+
+    def __init__(self, proxy: Proxy, turns: Turns, upstream: Upstream) -> None:
+        self.proxy = proxy
+        self.turns = turns
+        self.upstream = upstream
+        self.owner = Owner(None, is_unix=False)
+
+    def play(self, data: bytes, cuts: Iterable[int] = ()) -> Played:
+        """Feed `data`, cut there, to a connection of its own, and end it."""
+        self.upstream.requests, self.upstream.ambiguous = [], []
+        connection = DownstreamConnection(self.proxy, self.owner)
+        app = Line(self.turns, connection)
+        start = 0
+        for end in (*cuts, len(data)):
+            if app.gone or not app.reading:
+                break
+            app.deliver(data[start:end])
+            start = end
+            self.turns.run()
+        if app.reading and start < len(data):
+            app.deliver(data[start:])
+            self.turns.run()
+        closed = app.gone or app.ended
+        app.close()
+        self.turns.run()
+        statuses = [int(status) for status in re.findall(rb"HTTP/1\.[01] ([2-5]\d\d) ", app.written)]
+        return Played(statuses, self.upstream.requests, self.upstream.ambiguous, app.written, closed)
+
+
+async def make(text: str = ROUTE) -> Memory:
+    """A proxy of this configuration; its tokens are there."""
+    clock, turns = FakeClock(), Turns()
+    config = load(text, environ={}).config
+    table = RouteTable.compile(config)
+    loop = asyncio.get_running_loop()
+    tokens = TokenStore(
+        {"default": Source(clock)},
+        clock,
+        Tasks(loop),
+        TokenStatsTable(100).record,
+        jitter=lambda: 0.5,
+        wait=10,
+        size=10,
+    )
+    for route in table.routes:
+        if (fixed := route.fixed()) is not None:
+            done: asyncio.Future[Any] = loop.create_future()
+            tokens.join(TokenKey("default", fixed.audience), done.set_result)
+            async with asyncio.timeout(LIMIT):
+                await done
+    upstream = Upstream(turns)
+    pools = Pools(
+        upstream,  # type: ignore[arg-type]  # all that is asked of a Dialer here
+        clock,
+        Now(loop),
+        limit=1000,
+        idle=60,
+        head_limit=config.limits.head,
+        header_limit=config.limits.headers,
+    )
+    proxy = Proxy(
+        turns,  # type: ignore[arg-type]  # all that is asked of a loop here
+        clock,
+        admission=Admission(table, pseudonym=b"sidecar-under-test"),
+        tokens=tokens,
+        pools=pools,
+        limits=config.limits,
+        pseudonym=b"sidecar-under-test",
+        access_log=AccessLog("off"),
+    )
+    return Memory(proxy, turns, upstream)

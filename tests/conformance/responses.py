@@ -1,0 +1,223 @@
+"""Answers that try to be two things at once, each with what becomes of it.
+
+Owns the table for the other direction, as `requests` does for the app's: an upstream is trusted with a token, but not
+with the app's connection. The verdict: 502, nothing of the answer passed on; CUT, where its head had been passed on and
+the app can tell that it is not whole; PASSES, one unambiguous answer. After any but PASSES the upstream's connection is
+not used again. Run by test_hostile and by peers. Sources: RFC 9112 sections 4 to 7, RFC 9110 sections 7.6, 15.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+PASSES: Final = 200
+CUT: Final = 0
+"""The answer began, and breaks off."""
+
+
+class Answer(NamedTuple):
+    """One case."""
+
+    name: str
+    data: bytes
+    verdict: int
+    method: bytes = b"GET"
+    end: bool = False
+    """Whether the upstream closes after it."""
+
+
+def ok(*lines: bytes, body: bytes = b"hello", first: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    """An answer with these lines."""
+    return b"\r\n".join([first, *lines]) + b"\r\n\r\n" + body
+
+
+def chunked(body: bytes) -> bytes:
+    """An answer whose body is these bytes."""
+    return ok(b"Transfer-Encoding: chunked", body=body)
+
+
+LENGTH = b"Content-Length: 5"
+CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
+SECOND = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Second: 1\r\n\r\nsecond"
+
+_FIRST = {
+    "two-spaces": b"HTTP/1.1  200 OK",
+    "tab": b"HTTP/1.1\t200 OK",
+    "space-before": b" HTTP/1.1 200 OK",
+    "lower-case": b"http/1.1 200 OK",
+    "version-0.9": b"HTTP/0.9 200 OK",
+    "version-1.2": b"HTTP/1.2 200 OK",
+    "version-2.0": b"HTTP/2.0 200 OK",
+    "version-2": b"HTTP/2 200 OK",
+    "version-1": b"HTTP/1 200 OK",
+    "version-1.10": b"HTTP/1.10 200 OK",
+    "other-protocol": b"ICY 200 OK",
+    "rtsp": b"RTSP/1.0 200 OK",
+    "status-missing": b"HTTP/1.1 OK",
+    "status-two-digits": b"HTTP/1.1 20 OK",
+    "status-four-digits": b"HTTP/1.1 2000 OK",
+    "status-000": b"HTTP/1.1 000 OK",
+    "status-099": b"HTTP/1.1 099 OK",
+    "status-600": b"HTTP/1.1 600 OK",
+    "status-999": b"HTTP/1.1 999 OK",
+    "status-minus": b"HTTP/1.1 -20 OK",
+    "status-letters": b"HTTP/1.1 2xx OK",
+    "status-with-point": b"HTTP/1.1 200.1 OK",
+    "phrase-with-nul": b"HTTP/1.1 200 O\x00K",
+    "phrase-with-control": b"HTTP/1.1 200 O\x01K",
+    "phrase-with-bare-cr": b"HTTP/1.1 200 O\rK",
+    "phrase-with-bare-lf": b"HTTP/1.1 200 O\nX: y",
+    "empty-line-before": b"\r\nHTTP/1.1 200 OK",
+    "nothing": b"",
+}
+
+_LENGTHS = {
+    "plus": b"+5",
+    "minus": b"-5",
+    "hexadecimal": b"0x5",
+    "list-same": b"5, 5",
+    "list-other": b"5, 6",
+    "empty": b"",
+    "inner-space": b"1 0",
+    "letters": b"five",
+    "overflow": b"18446744073709551621",
+    "fraction": b"5.0",
+    "nul": b"5\x00",
+    "quoted": b'"5"',
+}
+
+_CODINGS = {
+    "gzip": b"gzip",
+    "identity": b"identity",
+    "gzip-chunked": b"gzip, chunked",
+    "chunked-gzip": b"chunked, gzip",
+    "chunked-twice": b"chunked, chunked",
+    "unknown": b"cow",
+    "x-prefixed": b"xchunked",
+    "parameter": b"chunked;q=1",
+    "quoted": b'"chunked"',
+    "trailing-comma": b"chunked,",
+    "empty": b"",
+    "vertical-tab": b"\x0bchunked",
+    "nul": b"chunked\x00",
+}
+
+_LINES = {
+    "space-before-colon": b"X-A : 1",
+    "no-colon": b"X-A",
+    "empty-name": b": 1",
+    "non-token-name": b"X(A): 1",
+    "space-in-name": b"X A: 1",
+    "nul-in-name": b"X\x00A: 1",
+    "high-byte-in-name": b"X\xe4: 1",
+    "nul-in-value": b"X-A: a\x00b",
+    "control-in-value": b"X-A: a\x01b",
+    "delete-in-value": b"X-A: a\x7fb",
+    "bare-cr-in-value": b"X-A: a\rb",
+    "bare-cr-hides-a-cookie": b"X-A: a\rSet-Cookie: a=b",
+    "bare-lf": b"X-A: a\nX-B: b",
+    "fold-by-space": b"X-A: a\r\n b",
+    "fold-by-tab": b"X-A: a\r\n\tb",
+    "space-before-name": b" X-A: 1",
+    "double-cr": b"X-A: a\r\r\nX-B: b",
+}
+
+_SIZES = {
+    "letters": b"zz",
+    "minus": b"-5",
+    "hex-prefix": b"0x5",
+    "leading-space": b" 5",
+    "empty": b"",
+    "overflow": b"10000000000000005",
+    "nul": b"5\x00",
+    "extension-with-nul": b"5;a\x00b",
+    "extension-with-bare-lf": b"5;a\nb",
+    "ends-by-bare-cr": b"5\rX",
+}
+
+RESPONSES: Final[tuple[Answer, ...]] = (
+    *(Answer(f"first-line-{name}", ok(LENGTH, first=line), 502) for name, line in _FIRST.items()),
+    Answer("first-line-http-0.9-body-only", b"<html>hello</html>", 502, end=True),
+    Answer("first-line-of-a-request", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 502),
+    Answer("first-line-tls-alert", b"\x15\x03\x01\x00\x02\x02\x46", 502),
+    Answer("first-line-http2-settings", b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", 502),
+    *(Answer(f"length-{name}", ok(b"Content-Length: " + value), 502) for name, value in _LENGTHS.items()),
+    Answer("length-twice-same", ok(LENGTH, LENGTH), 502),
+    Answer("length-twice-other", ok(LENGTH, b"Content-Length: 6"), 502),
+    Answer("length-and-coding", ok(LENGTH, b"Transfer-Encoding: chunked", body=CHUNKS), 502),
+    Answer("coding-and-length", ok(b"Transfer-Encoding: chunked", LENGTH, body=CHUNKS), 502),
+    Answer("length-and-identity", ok(LENGTH, b"Transfer-Encoding: identity"), 502),
+    *(
+        Answer(f"coding-{name}", ok(b"Transfer-Encoding: " + value, body=CHUNKS), 502, end=True)
+        for name, value in _CODINGS.items()
+    ),
+    Answer("coding-two-lines", ok(*[b"Transfer-Encoding: chunked"] * 2, body=CHUNKS), 502),
+    Answer("coding-space-before-colon", ok(b"Transfer-Encoding : chunked", body=CHUNKS), 502),
+    *(Answer(f"header-{name}", ok(LENGTH, value), 502) for name, value in _LINES.items()),
+    Answer("header-lines-end-by-lf", b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", 502),
+    Answer("head-without-end", ok(*[b"X: y"] * 20_000), 502),
+    Answer("header-of-100000-bytes", ok(LENGTH, b"X: " + b"y" * 100_000), 502),
+    Answer("headers-5000", ok(LENGTH, *[b"X: y"] * 5000), 502),
+    *(
+        Answer(f"chunk-size-{name}", chunked(value + b"\r\nhello\r\n0\r\n\r\n"), CUT)
+        for name, value in _SIZES.items()
+    ),
+    Answer("chunk-data-ends-by-nothing", chunked(b"5\r\nhello0\r\n\r\n"), CUT),
+    Answer("chunk-data-ends-by-lf", chunked(b"5\r\nhello\n0\r\n\r\n"), CUT),
+    Answer("chunk-data-too-long", chunked(b"5\r\nhello world\r\n0\r\n\r\n"), CUT),
+    Answer("chunk-last-missing", chunked(b"5\r\nhello\r\n"), CUT, end=True),
+    Answer("chunk-last-ends-by-lf", chunked(b"5\r\nhello\r\n0\r\n\n"), CUT),
+    Answer(
+        "chunk-extension-of-100000-bytes", chunked(b"5;" + b"a" * 100_000 + b"\r\nhello\r\n0\r\n\r\n"), CUT
+    ),
+    Answer("chunk-size-of-100000-zeros", chunked(b"0" * 100_000 + b"5\r\nhello\r\n0\r\n\r\n"), CUT),
+    Answer("trailers-of-100000-bytes", chunked(b"5\r\nhello\r\n0\r\n" + b"X: y\r\n" * 20_000 + b"\r\n"), CUT),
+    Answer("trailer-of-100000-bytes", chunked(b"5\r\nhello\r\n0\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"), CUT),
+    Answer("trailer-no-colon", chunked(b"5\r\nhello\r\n0\r\nX\r\n\r\n"), CUT),
+    Answer("trailer-fold", chunked(b"5\r\nhello\r\n0\r\nX: 1\r\n 2\r\n\r\n"), CUT),
+    Answer("trailer-length", chunked(b"5\r\nhello\r\n0\r\nContent-Length: 9\r\n\r\n"), CUT),
+    Answer("trailer-coding", chunked(b"5\r\nhello\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n"), PASSES),
+    Answer("trailer-cookie", chunked(b"5\r\nhello\r\n0\r\nSet-Cookie: a=b\r\n\r\n"), PASSES),
+    Answer("trailer-connection", chunked(b"5\r\nhello\r\n0\r\nConnection: close\r\n\r\n"), PASSES),
+    Answer("length-too-long", ok(b"Content-Length: 50"), CUT, end=True),
+    Answer("length-too-short", ok(b"Content-Length: 2"), PASSES),
+    Answer("second-answer-behind", ok(LENGTH) + SECOND, PASSES),
+    Answer("second-answer-behind-chunks", chunked(CHUNKS) + SECOND, PASSES),
+    Answer("second-answer-behind-no-content", ok(first=b"HTTP/1.1 204 No Content", body=b"") + SECOND, 204),
+    Answer("no-content-with-length", ok(LENGTH, first=b"HTTP/1.1 204 No Content"), 204),
+    Answer(
+        "no-content-with-chunks",
+        ok(b"Transfer-Encoding: chunked", first=b"HTTP/1.1 204 No Content", body=CHUNKS),
+        204,
+    ),
+    Answer("not-modified-with-body", ok(LENGTH, first=b"HTTP/1.1 304 Not Modified"), 304),
+    Answer("head-with-body", ok(LENGTH), PASSES, b"HEAD"),
+    Answer("head-with-second-answer", ok(LENGTH, body=b"") + SECOND, PASSES, b"HEAD"),
+    Answer("interim-only", b"HTTP/1.1 100 Continue\r\n\r\n", 502, end=True),
+    Answer("interim-forty", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 40 + ok(LENGTH), 502),
+    Answer(
+        "interim-with-length", b"HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\nhello" + ok(LENGTH), 502
+    ),
+    Answer(
+        "interim-with-coding",
+        b"HTTP/1.1 103 E\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS + ok(LENGTH),
+        502,
+    ),
+    Answer(
+        "switching-nobody-asked",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nxx",
+        502,
+    ),
+    Answer("switching-without-upgrade", b"HTTP/1.1 101 Switching Protocols\r\n\r\nxx", 502),
+    Answer("nothing-and-close", b"", 502, end=True),
+    Answer("half-a-head-and-close", b"HTTP/1.1 200 OK\r\nContent-Le", 502, end=True),
+    Answer("garbage", bytes(range(256)), 502),
+    Answer("connection-names-content-length", ok(LENGTH, b"Connection: content-length"), PASSES),
+    Answer("connection-names-set-cookie", ok(LENGTH, b"Connection: set-cookie", b"Set-Cookie: a=b"), PASSES),
+    Answer("length-with-underscore", ok(LENGTH, b"Content_Length: 50"), PASSES),
+    Answer("proxy-authenticate", ok(LENGTH, b"Proxy-Authenticate: Basic"), PASSES),
+    Answer("until-close", ok(body=b"hello"), PASSES, end=True),
+    Answer(
+        "http-1.0-with-coding", ok(b"Transfer-Encoding: chunked", first=b"HTTP/1.0 200 OK", body=CHUNKS), 502
+    ),
+)

@@ -1,0 +1,152 @@
+"""The table of hostile requests and answers, against the sidecar."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.conformance.memory import make
+from tests.conformance.play import ANSWER, Outcome, Recorder, play
+from tests.conformance.requests import PASSES, REQUESTS, Hostile
+from tests.conformance.responses import CUT, RESPONSES, Answer
+from tests.support.wire import Wire
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Recorder]:
+    recorder = Recorder()
+    await recorder.start()
+    yield recorder
+    await recorder.stop()
+
+
+@pytest.fixture
+async def front(wire: Wire, upstream: Recorder) -> Wire:
+    """The sidecar before the recording upstream."""
+    return await wire.start(upstream_port=upstream.port)
+
+
+def judge(case: Hostile, outcome: Outcome, upstream: Recorder) -> None:
+    """Hold what happened against the verdict."""
+    assert upstream.ambiguous == []
+    assert len(upstream.requests) == case.requests
+    assert outcome.statuses[:1] == [case.verdict], outcome.data[:600]
+    for request in upstream.requests:
+        assert len(request.all(b"authorization")) == 1
+        assert request.all(b"authorization")[0].startswith(b"Bearer ey")
+        assert request.all(b"x-serverless-authorization") == []
+        assert not {b"x_serverless_authorization", b"content_length"} & {name for name, _ in request.fields}
+        assert request.all(b"host")[0] == b"127.0.0.1:%d" % upstream.port
+        assert b"/smuggled" not in request.line
+        assert {name for name, _ in request.trailers} <= {b"x"}
+    if case.verdict != PASSES:
+        assert len(outcome.statuses) == 1
+        if case.verdict != 404:
+            assert outcome.closed
+        answer = outcome.data.partition(b"\r\n\r\n")[2]
+        assert json.loads(answer)["reason"] if answer else True
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in REQUESTS])
+async def test_request(front: Wire, upstream: Recorder, case: Hostile) -> None:
+    """Refused with the status of the table and nothing sent on; or sent on as one unambiguous request."""
+    judge(case, await play(front.port, case.data), upstream)
+
+
+async def test_every_split_of_every_request_gets_the_same_verdict() -> None:
+    """Wherever one read ends and the next begins; long cases at every place where their bytes change."""
+    memory = await make()
+    tried = 0
+    for case in REQUESTS:
+        whole = memory.play(case.data)
+        assert whole.statuses[:1] == [case.verdict], case.name
+        assert len(whole.requests) == case.requests, case.name
+        for cut in places(case.data):
+            split = memory.play(case.data, (cut,))
+            assert split.ambiguous == [], (case.name, cut)
+            assert split.statuses == whole.statuses, (case.name, cut, split.data)
+            assert [request[:2] for request in split.requests] == [r[:2] for r in whole.requests], (
+                case.name,
+                cut,
+            )
+            assert [request.body for request in split.requests] == [r.body for r in whole.requests], (
+                case.name,
+                cut,
+            )
+            tried += 1
+        if len(case.data) < 500:
+            bytewise = memory.play(case.data, range(1, len(case.data)))
+            assert bytewise.statuses == whole.statuses, case.name
+            assert len(bytewise.requests) == case.requests, case.name
+    assert tried > 25_000
+
+
+def places(data: bytes) -> list[int]:
+    """Where to cut: everywhere, but in what is long, near its ends."""
+    return [n for n in range(1, len(data)) if len(data) < 1000 or n < 120 or n > len(data) - 40]
+
+
+ASK = b"%b /x HTTP/1.1\r\nHost: billing.internal\r\n\r\n"
+
+
+def verdict_of(answer: Answer, data: bytes) -> int:
+    """What the app was given: the status, or CUT where it can tell that the answer is not whole."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    status = int(head[9:12])
+    if answer.method == b"HEAD" or status != PASSES:
+        return status
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    whole = (
+        len(body) == int(length[1]) if length else (b"\r\n" + body).endswith((b"\r\n0\r\n\r\n", b"\r\n\r\n"))
+    )
+    if not length and b"\r\n0\r\n" not in b"\r\n" + body:
+        whole = False
+    return status if whole else CUT
+
+
+def judge_answer(case: Answer, data: bytes) -> None:
+    """Hold what the app was given against the verdict."""
+    data = re.sub(rb"\A(HTTP/1\.1 1\d\d [^\r\n]*\r\n([^\r\n]+\r\n)*\r\n)+", b"", data)
+    assert verdict_of(case, data) == case.verdict, data[:600]
+    assert len(re.findall(rb"HTTP/1\.[01] \d+ ", data)) == 1
+    assert b"second" not in data.lower()
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")[1:]
+    assert sum(line.startswith((b"content-length:", b"transfer-encoding:")) for line in lines) <= 1
+    assert not any(line.startswith((b"content_length:", b"proxy-authenticate:")) for line in lines)
+    if case.verdict == 502:
+        assert json.loads(body)["reason"].startswith(("upstream_", "upgrade_failed"))
+        assert b"proxy-status: idtoken-sidecar; error=" in head.lower()
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in RESPONSES])
+async def test_answer(wire: Wire, case: Answer) -> None:
+    """Passed on as one unambiguous answer, broken off, or a 502; and nothing of it meets the next request."""
+    upstream = Recorder(case.data, close=case.end)
+    await upstream.start()
+    try:
+        await wire.start(upstream_port=upstream.port)
+        outcome = await play(wire.port, ASK % case.method)
+        judge_answer(case, outcome.data)
+        upstream.answer, upstream.close_after = ANSWER, False
+        again = await play(wire.port, ASK % b"GET")
+        assert again.data.endswith(b"\r\n\r\nok")
+    finally:
+        await upstream.stop()
+
+
+async def test_every_split_of_every_answer_gets_the_same_verdict() -> None:
+    """Wherever one read ends and the next begins."""
+    memory = await make()
+    tried = 0
+    for case in RESPONSES:
+        for cut in places(case.data):
+            memory.upstream.answer, memory.upstream.pieces, memory.upstream.end = case.data, (cut,), case.end
+            judge_answer(case, memory.play(ASK % case.method).data)
+            tried += 1
+        memory.upstream.answer, memory.upstream.pieces, memory.upstream.end = ANSWER, (), False
+        assert memory.play(ASK % b"GET").data.endswith(b"\r\n\r\nok")
+    assert tried > 7_000
