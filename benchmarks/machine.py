@@ -66,6 +66,18 @@ def provide_envoy(work: Path) -> str:
     return str(found[0])
 
 
+def checkout(folder: Path, commit: str) -> Path:
+    """The product's package as it was at `commit`, below `folder`; RunError where git has no such commit."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    archive = folder / "earlier.tar"
+    repository = str(Path(__file__).resolve().parent.parent)
+    _run(["git", "-C", repository, "archive", "-o", str(archive), commit, "sidecar"], dict(os.environ))
+    _run(["tar", "-xf", str(archive), "-C", str(folder)], dict(os.environ))
+    return folder
+
+
 def _envoy_in(home: Path) -> list[Path]:
     return list(home.glob("lib/python*/site-packages/envoy/_bin/envoy"))
 

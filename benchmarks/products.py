@@ -22,6 +22,7 @@ from upstream import nginx_prelude
 AUDIENCE = "https://bench.example"
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIDECAR = REPOSITORY / ".venv" / "bin" / "idtoken-sidecar"
+PYTHON = SIDECAR.with_name("python")
 SIDECAR_COMMAND = f"{shlex.quote(str(SIDECAR))} run --config {{config}}"
 
 
@@ -221,11 +222,13 @@ def _nginx(setting: Setting) -> Launch:
     return Launch(["nginx", "-p", str(directory), "-c", str(config), "-e", str(directory / "error.log")])
 
 
-def catalogue(*, envoy: str, sidecar_command: str) -> list[Product]:
-    """Every product that can be compared, in the order of the table."""
+def catalogue(*, envoy: str, sidecar_command: str, earlier: Path | None) -> list[Product]:
+    """Every product that can be compared, in the order of the table; `earlier` is a checkout of another commit."""
     title = "idtoken-sidecar" if sidecar_command == SIDECAR_COMMAND else "the command given"
+    before = f"env PYTHONPATH={shlex.quote(str(earlier))} {shlex.quote(str(PYTHON))} -m sidecar run --config {{config}}"
     return [
         Product("sidecar", title, _sidecar(sidecar_command)),
+        Product("earlier", "idtoken-sidecar, earlier", _sidecar(before)),
         Product("envoy", "Envoy, gcp_authn with cache", _envoy(envoy)),
         Product("nginx", "nginx, static token (floor)", _nginx),
     ]

@@ -15,6 +15,8 @@ from products import Product
 
 REFERENCE = "envoy"
 SUBJECT = "sidecar"
+EARLIER = "earlier"
+GROWTH_OF_COST = 1.03
 RATIO_LIMIT, RATIO_AIM = 1.0, 0.60
 GROWTH_LIMIT = 32 * 2**20
 MIB = 2**20
@@ -40,14 +42,13 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{min(values):.{digits}f} … {max(values):.{digits}f}"
 
 
-def ratio(results: Results, product: str, tls: bool) -> float | None:
+def ratio(results: Results, product: str, tls: bool, reference: str = REFERENCE) -> float | None:
     """Median over the rounds of CPU per request divided by the reference's; None when one didn't run."""
-    own, reference = results.small.get((product, tls)), results.small.get((REFERENCE, tls))
-    if not own or not reference:
+    own, other = results.small.get((product, tls)), results.small.get((reference, tls))
+    if not own or not other:
         return None
     return statistics.median(
-        mine.microseconds / theirs.microseconds
-        for mine, theirs in zip(own.rounds, reference.rounds, strict=True)
+        mine.microseconds / theirs.microseconds for mine, theirs in zip(own.rounds, other.rounds, strict=True)
     )
 
 
@@ -148,6 +149,12 @@ def verdicts(results: Results) -> list[str]:
             lines.append(
                 f"{met}: memory after {own.served:,} requests, {kind} upstream,"
                 f" is {own.resident / MIB:.1f} MiB (limit: Envoy's {reference.resident / MIB:.1f})"
+            )
+        if (share := ratio(results, SUBJECT, tls, EARLIER)) is not None:
+            met = "met" if share <= GROWTH_OF_COST else "MISSED"
+            lines.append(
+                f"{met}: CPU per request, {kind} upstream, is {share:.3f} of the earlier commit's"
+                f" (limit {GROWTH_OF_COST:.2f})"
             )
     growths = {
         key[1:]: max(each.growth for each in seen)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import report
-from machine import describe, provide_envoy, provide_programs, say
+from machine import checkout, describe, provide_envoy, provide_programs, say
 from measure import Bench, Plan
 from process import Cores, RunError
 from products import REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
@@ -23,7 +23,7 @@ from products import REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sideca
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 RESULTS = HERE / "results"
-PRODUCTS = ("sidecar", "envoy", "nginx")
+PRODUCTS = ("sidecar", "earlier", "envoy", "nginx")
 PARTS = ("small", "streams")
 MEMORY_REQUESTS = 100_000
 STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
@@ -36,7 +36,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--quick", action="store_true", help="a few seconds, for development; the report stays in .work"
     )
     parser.add_argument(
-        "--only", type=_names(PRODUCTS), default=PRODUCTS, metavar="NAMES", help="of sidecar,envoy,nginx"
+        "--only",
+        type=_names(PRODUCTS),
+        default=PRODUCTS,
+        metavar="NAMES",
+        help="of sidecar,earlier,envoy,nginx",
+    )
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="measure the sidecar of this commit too, as the product `earlier`"
     )
     parser.add_argument(
         "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams"
@@ -94,10 +101,15 @@ def _run(asked: argparse.Namespace) -> Path:
         raise RunError(f"{asked.product_command.split()[0]} isn't there: `make bench` sets it up")
     provide_programs()
     envoy = provide_envoy(WORK) if "envoy" in asked.only else ""
-    known = catalogue(envoy=envoy, sidecar_command=asked.product_command)
+    earlier = checkout(WORK / "earlier", asked.against) if asked.against else None
+    known = catalogue(envoy=envoy, sidecar_command=asked.product_command, earlier=earlier)
     quick = asked.quick
     plan = Plan(
-        products=[product for product in known if product.name in asked.only],
+        products=[
+            product
+            for product in known
+            if product.name in asked.only and (earlier or product.name != "earlier")
+        ],
         rounds=asked.rounds or (2 if quick else 7),
         requests=asked.requests or (10_000 if quick else 100_000),
         memory_requests=0 if quick else MEMORY_REQUESTS,
@@ -110,6 +122,8 @@ def _run(asked: argparse.Namespace) -> Path:
     facts = describe(REPOSITORY, SIDECAR, envoy)
     if asked.product_command != SIDECAR_COMMAND:
         facts.append(("command", asked.product_command))
+    if earlier is not None:
+        facts.append(("earlier", asked.against))
     bench = Bench(plan, WORK, cores)
     for part, measure in (("small", bench.small_requests), ("streams", bench.streams)):
         for upstream in asked.upstream if part in asked.parts else ():
