@@ -206,7 +206,17 @@ class DownstreamConnection(asyncio.Protocol):
     # feeding the parser
 
     def _feed(self, data: bytes) -> None:
-        rest = self._parse(data)
+        if (
+            not self._raw
+            and not self._in_message
+            and not self._broken
+            and data.find(_HEAD_END) == len(data) - len(_HEAD_END)
+        ):
+            # One whole head and nothing else, as most reads are.
+            self._raw = data
+            rest = self._parse_piece(data)
+        else:
+            rest = self._parse(data)
         if rest:
             self._rest = rest
             self.transport.pause_reading()
@@ -334,9 +344,9 @@ class DownstreamConnection(asyncio.Protocol):
             limits = self.proxy.limits
             if len(raw) > limits.target or len(fields) > limits.headers:
                 self._check_size(len(raw))
-            if not raw:
-                raw = head_behind_chunks(self._chunks, method, self._target)
-            http10 = read_version(raw, method, self._target) == b"1.0"
+            http10 = False
+            if not raw.startswith(b"%b %b HTTP/1.1\r\n" % (method, self._target)):
+                http10 = self._is_http10(raw, method)
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
             if upgrade is not None:
@@ -401,6 +411,12 @@ class DownstreamConnection(asyncio.Protocol):
         else:
             self._queue.append(exchange)
             self.transport.pause_reading()
+
+    def _is_http10(self, raw: bytes, method: bytes) -> bool:
+        """Whether a head that does not begin as most do is one of HTTP/1.0; raises MALFORMED_REQUEST."""
+        if not raw:
+            raw = head_behind_chunks(self._chunks, method, self._target)
+        return read_version(raw, method, self._target) == b"1.0"
 
     def _begin(self, exchange: Exchange) -> None:
         self.current = exchange

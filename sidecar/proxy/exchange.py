@@ -264,24 +264,23 @@ class Exchange:
         self.state = SENT
         if self._own_share < 0:
             self._own_share = self._down.proxy.clock.mono() - self.began_mono
-        self._request_out = [self._head(bearer), *(self._held or ())]
-        if self._held_size > HELD_FOR_REPLAY:
-            self._held = None
-        self._down.unblock_body()
-
-    def _head(self, bearer: bytes) -> bytes:
-        return heads.request_head(
+        _, path, _, plan = self.admitted
+        head = heads.request_head(
             self.method,
-            self.admitted[1],
+            path,
             self.pool.destination.host_header or self._authority,
             self._fields,
             self._found,
-            plan=self.admitted[3],
+            plan=plan,
             bearer=bearer,
             via=self._down.proxy.via[self._http10],
             body=self._body,
             upgrade=self.upgrade,
         )
+        self._request_out = [head, *(self._held or ())]
+        if self._held_size > HELD_FOR_REPLAY:
+            self._held = None
+        self._down.unblock_body()
 
     # from the upstream
 

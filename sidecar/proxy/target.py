@@ -8,22 +8,14 @@ and 9.3 (fragments, userinfo, methods).
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.headers import Found
 from sidecar.proxy.heads import METHOD_NAMES
 
-
-class Target(NamedTuple):
-    """Where a request wants to go."""
-
-    authority: bytes
-    """The Host as it came, or the authority of an absolute-form target."""
-    path: bytes
-    """In origin form."""
-    absolute: bool
-    """Whether the app uses the sidecar as its HTTP proxy."""
+Target = tuple[bytes, bytes, bool]
+"""Where a request wants to go: the Host as it came, or the authority of an absolute-form target; the path in origin
+form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is made for each request."""
 
 
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
@@ -108,7 +100,7 @@ def read_target(method: bytes, target: bytes, found: Found, *, default_host: byt
     if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
         if host is None:
             raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
-        return Target(host, target, False)
+        return host, target, False
     if host is None or b"host" not in found:
         raise SidecarError(
             Reason.BAD_HOST, "The request has no Host; one belongs beside an absolute target too."
@@ -120,7 +112,7 @@ def read_target(method: bytes, target: bytes, found: Found, *, default_host: byt
     authority, path = rest[:length], rest[length:]
     if found[b"host"].lower() != authority.lower():
         raise SidecarError(Reason.BAD_HOST, "The Host differs from the one in the request target.")
-    return Target(authority, path if path[:1] == b"/" else b"/" + path, True)
+    return authority, path if path[:1] == b"/" else b"/" + path, True
 
 
 def check_expectation(found: Found) -> None:

@@ -33,6 +33,9 @@ _log = logging.getLogger(__name__)
 _START = b"HTTP/1."
 """How every answer begins; llhttp would take RTSP and empty lines before it, too."""
 
+_USUAL_START = b"HTTP/1.1 200 OK\r\n"
+"""How most answers begin: what begins so needs no second look."""
+
 _PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 """A reason phrase (RFC 9112 section 4)."""
 
@@ -68,6 +71,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_header_limit",
         "_in_head",
         "_interim",
+        "_is_usual",
         "_parser",
         "_pool",
         "_reason",
@@ -99,6 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._interim = 0
         self._fed = 0
         self._start = b""
+        self._is_usual = False
         self._body_bytes = 0
         self._reusable = False
         self._complete = False
@@ -131,6 +136,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._interim = 0
         self._fed = 0
         self._start = b""
+        self._is_usual = False
         self._body_bytes = 0
         self._in_head = True
         self._complete = False
@@ -164,8 +170,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self.state is TUNNEL:
             exchange.tunnel_from_upstream(data)
             return
-        if self._fed < len(_START) and not data.startswith(_START):
-            self._begins(data)
+        if self._fed < len(_START):
+            if not self._fed and data.startswith(_USUAL_START):
+                self._is_usual = True
+            elif not data.startswith(_START):
+                self._begins(data)
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -267,9 +276,15 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None or self._complete or self._refusal is not None:
             return
         status = self._parser.get_status_code()
-        if (wrong := self._wrong_first_line(status)) is not None:
+        http10 = False
+        if self._is_usual:
+            # That was said of this head only.
+            self._is_usual = False
+        elif (wrong := self._wrong_first_line(status)) is not None:
             self._refusal = _malformed(wrong)
             return
+        else:
+            http10 = self._parser.get_http_version() == "1.0"
         found = headers.survey(self._fields)
         if status < 200:
             self._interim += 1
@@ -287,10 +302,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             self._body = framing.response_body(
-                found,
-                status=status,
-                head=exchange.method == b"HEAD",
-                http10=self._parser.get_http_version() == "1.0",
+                found, status=status, head=exchange.method == b"HEAD", http10=http10
             )
         except SidecarError as error:
             self._refusal = error
