@@ -504,12 +504,20 @@ class Service:
                 ) from error
 
     def _tell_addresses(self) -> None:
-        exposed = [listener for listener, _ in self._listeners if not _is_local(listener)]
-        for listener in exposed:
-            _log.warning(
-                "this listener is reachable from other machines: whoever reaches it calls with this identity",
-                extra={"fields": {"listen": str(listener)}},
-            )
+        for listener, _ in self._listeners:
+            if listener.address.is_remote:
+                _log.warning(
+                    "this listener is reachable from other machines: whoever reaches it calls with this identity",
+                    extra={"fields": {"listen": str(listener)}},
+                )
+        for listener in self._admin_listeners:
+            if listener.address.is_remote:
+                # Not refused: kubelet and Prometheus come by the pod's address, no page shows a token, and what
+                # changes anything is for callers of this machine only.
+                _log.warning(
+                    "the admin server is reachable from other machines: they can read metrics and status",
+                    extra={"fields": {"admin": str(listener)}},
+                )
         _log.info(
             "listening",
             extra={
@@ -782,10 +790,6 @@ def _own_addresses(listener: Listener) -> Iterable[tuple[str, int]]:
     if host in ("0.0.0.0", "::"):
         yield "127.0.0.1", port
         yield "::1", port
-
-
-def _is_local(listener: Listener) -> bool:
-    return listener.is_unix or listener.socket.getsockname()[0] in ("127.0.0.1", "::1")
 
 
 def _why(error: OSError | SidecarError) -> str:

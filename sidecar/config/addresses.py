@@ -31,6 +31,11 @@ class ListenAddress:
             return ()
         return ("127.0.0.1", "::1") if self.host == "localhost" else (self.host,)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether other machines may reach it: neither loopback nor a Unix socket."""
+        return self.path is None and not hosts.is_loopback(self.host)
+
     def clashes(self, other: ListenAddress) -> bool:
         """Whether binding both must fail."""
         if self.path is not None or other.path is not None:

@@ -254,6 +254,29 @@ def check_clashes(
     return found
 
 
+def check_remote(
+    allowed: bool,
+    routes: Mapping[int, RouteConfig],
+    shared: Sequence[ListenAddress],
+) -> list[Finding]:
+    """The listeners of apps that other machines reach, unless that is `allowed`."""
+    if allowed:
+        return []
+    places: list[tuple[Path, ListenAddress]] = [(("listen",), address) for address in shared]
+    places += [
+        (("routes", index, "listen"), address) for index, it in routes.items() for address in it.listen
+    ]
+    return [
+        Finding(
+            at,
+            f"{address} can be reached from other machines, and whoever reaches it calls with this identity: "
+            f"write `localhost:{address.port}`, or set `allow_remote: true`",
+        )
+        for at, address in places
+        if address.is_remote
+    ]
+
+
 def names_of(routes: Mapping[int, RouteConfig]) -> Iterable[tuple[int, str]]:
     """Each route's index and name."""
     return ((index, route.name) for index, route in routes.items())

@@ -140,6 +140,8 @@ class _Validation:
             if (addresses := parsed.get(key, getattr(defaults, key))) is not BROKEN
         }
         self._find(checks.check_clashes(routes, shared))
+        allowed = parsed.get("allow_remote", defaults.allow_remote)
+        self._find(checks.check_remote(allowed is not False, routes, shared.get("listen", ())))
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
         if not self._problems and not routes:

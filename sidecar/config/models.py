@@ -336,6 +336,11 @@ class Config(Model):
     admin: ListenAddresses = Field(
         default_factory=_default_admin, description="The admin server: probes, metrics, status, quit."
     )
+    allow_remote: Switch = Field(
+        False,
+        description="Let `listen` name addresses that other machines reach. Whoever reaches one calls with this "
+        "identity.",
+    )
     credentials: dict[str, Credential] = Field(
         default_factory=_default_credentials, description="Where tokens come from, by name."
     )

@@ -191,6 +191,7 @@ def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
         entries.append(entry)
     return {
         "listen": [str(address) for address in plan.config.listen],
+        **({"allow_remote": True} if plan.config.allow_remote else {}),
         "admin": f"0.0.0.0:{plan.admin_port}",
         "endpoints": {"metadata": f"127.0.0.1:{_EMULATOR_PORT}"},
         "credentials": {"default": {"type": "metadata"}},
