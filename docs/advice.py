@@ -30,8 +30,9 @@ ADVICE: dict[Reason, str] = {
     Reason.DNS_FAILED: "Check the spelling of `upstream`, and what `getent hosts` says on this machine. With Private "
     "Service Connect, that the zone for run.app is attached to this network.",
     Reason.DNS_TIMEOUT: "The resolver did not answer. Check `/etc/resolv.conf` and network policies for port 53.",
-    Reason.ADDRESS_FORBIDDEN: "The name resolves to the metadata server, a link-local, multicast or unspecified "
-    "address, the sidecar itself, or loopback without the upstream saying so. Somebody may have tampered with DNS.",
+    Reason.ADDRESS_FORBIDDEN: "Every address that the name resolves to is one that a token is never sent to: a metadata "
+    "server, link-local, multicast or unspecified, the sidecar itself, loopback without the upstream saying so, or a "
+    "private one where the route says `allow_private: false`; `detail` names each. Somebody may have tampered with DNS.",
     Reason.CONNECT_REFUSED: "Nothing listens at that address and port.",
     Reason.CONNECT_FAILED: "The network says the address can't be reached: routes, VPC connector, firewall.",
     Reason.CONNECT_TIMEOUT: "Packets vanish: mostly a firewall or a missing VPC egress. Longer paths: raise "

@@ -787,9 +787,6 @@ def _own_addresses(listener: Listener) -> Iterable[tuple[str, int]]:
         return
     host, port = listener.socket.getsockname()[:2]
     yield host, port
-    if host in ("0.0.0.0", "::"):
-        yield "127.0.0.1", port
-        yield "::1", port
 
 
 def _why(error: OSError | SidecarError) -> str:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from sidecar import hosts
+from sidecar import hosts, networks
 from sidecar.config import credentials as types
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ability_of, refusal
@@ -57,18 +57,6 @@ def check_route(
             say("host", f"`{host}` is loopback: `https://{{host}}` would lead back to this machine")
     if route.audience is not None and "{host}" in route.audience and not dynamic:
         say("audience", "`{host}` works only where `upstream` is `https://{host}`")
-    split = urlsplit(route.upstream.replace("{host}", "host"))
-    if (
-        split.scheme == "http"
-        and not route.allow_plaintext
-        and (dynamic or not hosts.is_loopback(split.hostname or ""))
-    ):
-        say(
-            "upstream",
-            "the token would cross the network in plaintext: use `https://`, or set `allow_plaintext: true`",
-        )
-    if split.scheme == "http" and route.tls.model_fields_set:
-        say("tls", "the upstream is `http://`, so `tls` has no effect: use `https://`")
     if (route.tls.client_cert_file is None) != (route.tls.client_key_file is None):
         say("tls", "`client_cert_file` and `client_key_file` go together")
     if route.required and (dynamic or not route.prefetch):
@@ -81,7 +69,45 @@ def check_route(
             "path_prefix",
             "a path prefix does not say which host is meant: give this route a fixed `upstream`",
         )
+    found += _check_upstream(route, at)
     return [*found, *_check_token(route, at, credentials.get(route.credential))]
+
+
+def _check_upstream(route: RouteConfig, at: Path) -> list[Finding]:
+    """Whether a token may be sent where the route sends it, as far as that is known by now."""
+    found = []
+
+    def say(key: str, message: str) -> None:
+        found.append(Finding((*at, key), message))
+
+    dynamic = "{host}" in route.upstream
+    split = urlsplit(route.upstream.replace("{host}", "host"))
+    if (
+        split.scheme == "http"
+        and not route.allow_plaintext
+        and (dynamic or not hosts.is_loopback(split.hostname or ""))
+    ):
+        say(
+            "upstream",
+            "the token would cross the network in plaintext: use `https://`, or set `allow_plaintext: true`",
+        )
+    for key, host in _known_hosts(route, split.hostname or ""):
+        if (
+            why := networks.forbidden_host(host, networks.rules_for(host, allow_private=route.allow_private))
+        ) is not None:
+            say(key, f"`{host}` is never connected to: {why}")
+    if split.scheme == "http" and route.tls.model_fields_set:
+        say("tls", "the upstream is `http://`, so `tls` has no effect: use `https://`")
+    return found
+
+
+def _known_hosts(route: RouteConfig, upstream: str) -> list[tuple[str, str]]:
+    """The hosts that a route connects to as far as they are known by now, each with the key that names it."""
+    if "{host}" not in route.upstream:
+        return [("upstream", upstream)]
+    return [
+        ("host", host) for host in route.host if not host.startswith("*.") and not hosts.is_loopback(host)
+    ]
 
 
 def targets_of(route: RouteConfig) -> dict[str, Target]:
@@ -275,6 +301,31 @@ def check_remote(
         for at, address in places
         if address.is_remote
     ]
+
+
+def check_loops(
+    routes: Mapping[int, RouteConfig], shared: Mapping[str, tuple[ListenAddress, ...]]
+) -> list[Finding]:
+    """Which upstreams are the sidecar itself, as far as their addresses are known before they are resolved."""
+    listening = [(f"`{key}`", address) for key, group in shared.items() for address in group]
+    listening += [(f"route `{route.name}`", address) for route in routes.values() for address in route.listen]
+    found = []
+    for index, route in routes.items():
+        split = urlsplit(route.upstream)
+        host, port = split.hostname or "", split.port or (443 if split.scheme == "https" else 80)
+        on_loopback = hosts.is_loopback(host)
+        literal = hosts.ip_literal(host) is not None
+        upstream = ListenAddress(host if literal else "localhost", port)
+        for owner, address in listening:
+            if (on_loopback and upstream.clashes(address)) or (literal and upstream == address):
+                found.append(
+                    Finding(
+                        ("routes", index, "upstream"),
+                        f"it leads back to the sidecar itself: {owner} listens on {address}",
+                    )
+                )
+                break
+    return found
 
 
 def names_of(routes: Mapping[int, RouteConfig]) -> Iterable[tuple[int, str]]:

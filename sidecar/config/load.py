@@ -142,6 +142,7 @@ class _Validation:
         self._find(checks.check_clashes(routes, shared))
         allowed = parsed.get("allow_remote", defaults.allow_remote)
         self._find(checks.check_remote(allowed is not False, routes, shared.get("listen", ())))
+        self._find(checks.check_loops(routes, shared))
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
         if not self._problems and not routes:

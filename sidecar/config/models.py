@@ -222,6 +222,10 @@ class RouteConfig(Model):
         False,
         description="Send the token to an `http://` upstream that is not loopback. Whoever listens can use it.",
     )
+    allow_private: Switch = Field(
+        True,
+        description="Connect to private addresses too, as Private Service Connect needs; `false`: public ones only.",
+    )
     allow_cross_site: Switch = Field(
         False,
         description="Serve requests that a browser makes for pages of other sites. They act as this identity.",

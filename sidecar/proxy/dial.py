@@ -1,8 +1,8 @@
 """Connecting to an upstream.
 
-Owns everything between a host name and a connected transport: resolution, the guard on every address
-that it gave, happy eyeballs (RFC 8305), TLS with its contexts. Called by the pool, in a task of its own;
-every way it can fail is a SidecarError, and nothing of the request was sent.
+Owns everything between a host name and a connected transport: resolution, the rules of `networks` for every address
+that it gave and for the one that was connected to, happy eyeballs (RFC 8305), TLS with its contexts. Called by the
+pool, in a task of its own; every way it can fail is a SidecarError, and nothing of the request was sent.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Collection, Iterable
-from typing import TypeVar, final
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar, final
 
 import aiohappyeyeballs
 
+from sidecar import networks
 from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
-from sidecar.hosts import is_loopback
-from sidecar.proxy import guard, tls
+from sidecar.proxy import tls
 from sidecar.routes import Destination, Route
 
 _ATTEMPT_DELAY = 0.25
@@ -88,26 +88,20 @@ class Dialer:
                 f"`{destination.host}` could not be resolved ({error.strerror or error}). "
                 "Check the route's `upstream` and the resolver of this machine.",
             ) from error
-        allowed = []
-        why = ""
-        for family, kind, proto, canonical, address in infos:
-            refusal = guard.forbidden_address(
-                str(address[0]),
-                destination.port,
-                loopback_named=is_loopback(destination.host),
-                own=self._own,
-            )
-            if refusal is None:
-                allowed.append((family, kind, proto, canonical, address))
-            else:
-                why = f"{address[0]}: {refusal}"
-        if not allowed:
-            raise SidecarError(
-                Reason.ADDRESS_FORBIDDEN,
-                f"`{destination.host}` resolves to an address that is never dialled ({why}). "
-                "Check the route's `upstream` and what DNS says of it.",
-            )
+        whys = [self._forbidden(destination, info[4]) for info in infos]
+        if all(whys):
+            raise _not_dialled(destination, "; ".join(why for why in whys if why))
+        allowed = [info for info, why in zip(infos, whys, strict=True) if why is None]
         return allowed  # type: ignore[return-value]  # typeshed's wider address tuple
+
+    def _forbidden(self, destination: Destination, address: Sequence[Any]) -> str | None:
+        """Why a socket address is not dialled, with the address; None if it may be."""
+        config = destination.route.config
+        rules = networks.rules_for(destination.host, allow_private=config.allow_private)
+        why = networks.forbidden_address(
+            str(address[0]), int(address[1]), rules, own=self._own, is_here=is_here
+        )
+        return None if why is None else f"{address[0]}: {why}"
 
     async def _connect(
         self, destination: Destination, infos: list[tuple[int, int, int, str, tuple[str, int]]]
@@ -124,6 +118,10 @@ class Dialer:
                 f"({'connection refused' if refused else error.strerror or error}). "
                 "Check that the service is up and that the route's `upstream` names its port.",
             ) from error
+        # The peer is what counts: a kernel may connect to another address than the one it was given.
+        if (why := self._forbidden(destination, sock.getpeername())) is not None:
+            sock.close()
+            raise _not_dialled(destination, why)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -182,6 +180,24 @@ class _Phase:
     def __init__(self) -> None:
         self.reason = Reason.DNS_TIMEOUT
         self.doing = ""
+
+
+def _not_dialled(destination: Destination, why: str) -> SidecarError:
+    return SidecarError(
+        Reason.ADDRESS_FORBIDDEN,
+        f"Route `{destination.route.name}`: `{destination.host}` resolves to an address that is never dialled ({why}). "
+        "Check the route's `upstream` and what DNS says of it.",
+    )
+
+
+def is_here(address: str) -> bool:
+    """Whether an address is one of this machine's: no other can be bound."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    return True
 
 
 def _name(destination: Destination) -> str:

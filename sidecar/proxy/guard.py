@@ -1,28 +1,15 @@
-"""Who may not be served and what may not be dialled.
+"""Who may not be served.
 
-Owns the refusals that protect the token from a caller that is not the app (a web page in a browser, a
-loop) and from an address that is not the upstream (the metadata server, the sidecar itself). Called by
-`admission` for every request and by `dial` for every address, after name resolution. Pure.
-Rules: Fetch Metadata (Sec-Fetch-Site), RFC 6454 (Origin), RFC 9110 section 7.6.3 (Via), RFC 6890.
+Owns the refusals that protect the token from a caller that is not the app: a web page in a browser, a loop. Called
+by `admission` for every request. Pure. Rules: Fetch Metadata (Sec-Fetch-Site), RFC 6454 (Origin), RFC 9110 section
+7.6.3 (Via).
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.hosts import IPAddress
-
-_METADATA = frozenset(
-    ipaddress.ip_address(text)
-    for text in (
-        "169.254.169.254",
-        "fd20:ce::254",  # the same server for IPv6-only instances
-        "169.254.169.252",  # GKE's per-node metadata server listens here as well
-    )
-)
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def refuse_browser(found: Mapping[bytes, bytes], authority: bytes) -> None:
@@ -54,37 +41,3 @@ def refuse_loop(found: Mapping[bytes, bytes], pseudonym: bytes) -> None:
             "This request has passed through this sidecar before: the route's upstream leads back to it. "
             "Point the route's `upstream` at the service itself.",
         )
-
-
-def forbidden_address(
-    address: str, port: int, *, loopback_named: bool, own: Collection[tuple[str, int]]
-) -> str | None:
-    """Why this resolved address may not be dialled, or None.
-
-    `loopback_named` says that the route's upstream itself is a loopback literal or a `localhost` name.
-    `own` holds the (address, port) pairs that this process listens on.
-    """
-    ip = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
-    if ip in _METADATA:
-        return "it is the metadata server, which hands out this machine's identity"
-    if ip.is_link_local:
-        return "it is a link-local address"
-    if ip.is_unspecified:
-        return "it is the unspecified address"
-    if ip.is_multicast or ip == ipaddress.ip_address("255.255.255.255"):
-        return "it is a multicast or broadcast address"
-    if (str(ip), port) in own:
-        return "it is the sidecar's own listener"
-    if ip.is_loopback and not loopback_named:
-        return "it is a loopback address, and the route's upstream does not name one"
-    return None
-
-
-def _unwrapped(ip: IPAddress) -> IPAddress:
-    """The IPv4 address inside an IPv6 one: mapped, 6to4 or NAT64."""
-    if isinstance(ip, ipaddress.IPv6Address):
-        if (inner := ip.ipv4_mapped or ip.sixtofour) is not None:
-            return inner
-        if ip in _NAT64:
-            return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip
