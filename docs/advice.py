@@ -102,6 +102,10 @@ ADVICE: dict[Reason, str] = {
     "is stale.",
     Reason.DRAINING: "The sidecar is shutting down. Try another instance.",
     Reason.OVERLOADED: "A limit of the sidecar's own was reached. Try again.",
+    Reason.QUEUE_FULL: "All `pool.connections` of the route are busy and `pool.queue` requests wait already. Mostly the "
+    "service has become slow: look at its latency first. `Retry-After` says how long the queue takes at present.",
+    Reason.QUEUE_TIMEOUT: "The request waited `pool.queue_wait` for one of the route's `pool.connections`, and all were "
+    "busy. The service is too slow for this load, or the limit too low for it.",
     Reason.INTERNAL: "A fault in the sidecar; its log has the traceback. Please report it.",
 }
 """Complete: a test holds that every reason is here."""

@@ -21,7 +21,7 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.load import SETTINGS, load
-from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls, Tracing
+from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, RoutePool, Timeouts, Tls, Tracing
 from sidecar.config.quantities import format_duration, format_size
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import MEANINGS
@@ -58,6 +58,8 @@ def configuration() -> str:
         _table(Tls),
         "### `timeouts`\n",
         _table(Timeouts),
+        "### `pool` of a route\n",
+        _table(RoutePool),
         "## `credentials.NAME`\n",
     ]
     for name, model in CREDENTIAL_TYPES.items():

@@ -80,6 +80,8 @@ class Reason(StrEnum):
     # the sidecar
     DRAINING = "draining"
     OVERLOADED = "overloaded"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
     INTERNAL = "internal"
 
 
@@ -235,6 +237,12 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.DRAINING: Meaning(503, "proxy_internal_response", Source.SELF, "The sidecar is shutting down"),
     Reason.OVERLOADED: Meaning(503, "connection_limit_reached", Source.SELF, "The sidecar is at a limit"),
+    Reason.QUEUE_FULL: Meaning(
+        503, "connection_limit_reached", Source.SELF, "Too many requests wait for a connection"
+    ),
+    Reason.QUEUE_TIMEOUT: Meaning(
+        503, "connection_limit_reached", Source.SELF, "No connection became free in time"
+    ),
     Reason.INTERNAL: Meaning(500, "proxy_internal_error", Source.SELF, "A fault in the sidecar"),
 }
 """Total over `Reason` (a unit test holds that): one look-up where a `match` would walk the cases."""

@@ -79,6 +79,7 @@ class RouteStats:
         "connections_opened",
         "in_flight",
         "own",
+        "queued",
         "refused",
         "replays",
         "requests",
@@ -96,6 +97,8 @@ class RouteStats:
         self.total = Histogram(DURATION_BOUNDS)
         self.own = Histogram(OWN_BOUNDS)
         self.in_flight = 0
+        self.queued = 0
+        """Of those in flight: how many wait for a connection, with all of the route's busy."""
         self.bytes_sent = 0
         """Body bytes that went to the upstream."""
         self.bytes_received = 0
@@ -307,6 +310,12 @@ OWN_DURATION = _family(
     "route",
 )
 IN_FLIGHT = _family("requests_in_flight", Kind.GAUGE, "Requests that have begun and not ended.", "route")
+QUEUED = _family(
+    "requests_queued",
+    Kind.GAUGE,
+    "Requests that wait for a connection because all `pool.connections` of their route are busy.",
+    "route",
+)
 BYTES_SENT = _family(
     "request_body_bytes_total", Kind.COUNTER, "Body bytes that were sent to the upstream.", "route"
 )
@@ -428,7 +437,7 @@ TOKEN_WAIT = _family(
 
 FAMILIES: tuple[Family, ...] = (
     *(BUILD, START, READY, RELOADS, RELOAD_OK, RELOADED_AT),
-    *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, BYTES_SENT, BYTES_RECEIVED),
+    *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, QUEUED, BYTES_SENT, BYTES_RECEIVED),
     *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES, UPSTREAM_REFUSALS),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),
     *(TOKEN_INVALIDATED, TOKEN_WAITS, TOKEN_WAITING, TOKEN_WAIT),

@@ -83,7 +83,7 @@ PREFETCH_LIMIT: Final = 10.0
 _LAST_SPANS: Final = 2.0
 """Seconds that the last spans may take to get out at the end."""
 
-_AT_START: Final = ("admin", "tracing", "via", "pool", "token_wait", "token_cache", "log_format")
+_AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log_format")
 """Settings that another configuration can't change while the sidecar runs."""
 
 
@@ -183,10 +183,8 @@ class Service:
                 self._dialer,
                 self._clock,
                 self._tasks,
-                limit=config.pool.connections,
-                idle=config.pool.idle,
-                head_limit=config.limits.head,
-                header_limit=config.limits.headers,
+                settings=config.pool,
+                limits=config.limits,
             ),
             limits=config.limits,
             pseudonym=self._pseudonym,
@@ -368,6 +366,7 @@ class Service:
         self._proxy.switch(
             Admission(table, pseudonym=self._pseudonym),
             limits=config.limits,
+            pool=config.pool,
             access_log=_access_log(config, self._environ),
         )
         self._dialer.forget(gone)

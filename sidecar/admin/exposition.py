@@ -76,6 +76,7 @@ class SidecarCollector:
         yield _histograms(metrics.DURATION, ((name, stats.total) for name, stats in routes))
         yield _histograms(metrics.OWN_DURATION, ((name, stats.own) for name, stats in routes))
         yield plain(metrics.IN_FLIGHT, lambda stats: stats.in_flight)
+        yield plain(metrics.QUEUED, lambda stats: stats.queued)
         yield plain(metrics.BYTES_SENT, lambda stats: stats.bytes_sent)
         yield plain(metrics.BYTES_RECEIVED, lambda stats: stats.bytes_received)
         yield _single(

@@ -19,7 +19,7 @@ from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_liste
 from sidecar.config.credentials import Adc, Credential, Endpoints
 from sidecar.config.quantities import Duration, Size
 from sidecar.config.targets import CLOUD_PLATFORM
-from sidecar.config.values import Count, Model, Switch, word
+from sidecar.config.values import Count, CountOrZero, Model, Switch, word
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NOT_FOR_TOKENS = frozenset(
@@ -59,6 +59,39 @@ class Timeouts(Model):
         300.0, description="From the end of the request to the head of the answer.", gt=0
     )
     idle: Duration = Field(300.0, description="Without a byte either way, once the answer has begun.", gt=0)
+
+
+class Pool(Model):
+    """Connections to upstreams, and the queue of requests that wait for one; all of it is per route."""
+
+    connections: Count = Field(
+        1000,
+        description="At most this many at once, to all hosts of a route together; further requests wait in the queue.",
+    )
+    queue: CountOrZero = Field(
+        1000,
+        description="Requests of a route that wait for a connection, at most; more get a 503 (`queue_full`). `0`: none "
+        "waits.",
+    )
+    queue_wait: Duration = Field(
+        10.0, description="How long a request waits there before it gets a 503 (`queue_timeout`).", gt=0
+    )
+    idle: Duration = Field(60.0, description="Close a connection that served nobody for this long.", gt=0)
+
+
+class RoutePool(Model):
+    """A route's own values for the top-level `pool`, key by key."""
+
+    connections: Count | None = Field(None, description="Default, as for the others: the top-level `pool`'s.")
+    queue: CountOrZero | None = Field(None, description="Requests that wait for a connection, at most.")
+    queue_wait: Duration | None = Field(None, description="How long a request waits there.", gt=0)
+    idle: Duration | None = Field(
+        None, description="Close a connection that served nobody for this long.", gt=0
+    )
+
+    def over(self, top: Pool) -> Pool:
+        """What is in force for the route."""
+        return top.model_copy(update={key: value for key, value in self if value is not None})
 
 
 def _host_pattern(value: Any) -> str:
@@ -212,6 +245,9 @@ class RouteConfig(Model):
     )
     tls: Tls = Field(Tls(), description="TLS to the upstream.")
     timeouts: Timeouts = Field(Timeouts(), description="How long each phase may take.")
+    pool: RoutePool = Field(
+        RoutePool(), description="Connections and queue, instead of the top-level `pool`'s."
+    )
     prefetch: Switch = Field(True, description="Fetch the token at start; see `startup`.")
     required: Switch = Field(
         False,
@@ -311,13 +347,6 @@ class Tracing(Model):
     service_name: str = Field("idtoken-sidecar", description="The spans' `service.name`.", min_length=1)
 
 
-class Pool(Model):
-    """Connections to one upstream."""
-
-    connections: Count = Field(1000, description="At most this many at once; further requests wait for one.")
-    idle: Duration = Field(60.0, description="Close a connection that served nobody for this long.", gt=0)
-
-
 def _default_listen() -> tuple[ListenAddress, ...]:
     return (parse_listen("localhost:8787"),)
 
@@ -383,7 +412,7 @@ class Config(Model):
     )
     log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")
     limits: Limits = Field(Limits(), description="What one connection may take.")
-    pool: Pool = Field(Pool(), description="Connections to one upstream.")
+    pool: Pool = Field(Pool(), description="Connections to upstreams and the queue for them, per route.")
     tracing: Tracing = Field(Tracing(), description="OpenTelemetry spans.")
     token_cache: Count = Field(
         1000, description="Tokens of wildcard routes that are kept; fixed audiences come on top."

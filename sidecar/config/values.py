@@ -37,3 +37,4 @@ def _count(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+CountOrZero = Annotated[int, BeforeValidator(_count), Field(ge=0)]

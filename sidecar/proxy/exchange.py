@@ -202,6 +202,11 @@ class Exchange:
             self._request_out = []
 
     @property
+    def had_its_turn(self) -> bool:
+        """Whether it held a connection before, and is to be sent once more."""
+        return self._retried or self._replayed
+
+    @property
     def request_done(self) -> bool:
         """Whether the whole request has come from the app."""
         return self._request_done
@@ -451,15 +456,7 @@ class Exchange:
     def overdue(self, quiet: float) -> SidecarError | None:
         """The error of an exchange in which nothing has happened for `quiet` seconds, if that is too long."""
         timeouts = self.pool.destination.route.config.timeouts
-        if self.state is CONNECT:
-            if quiet >= timeouts.connect + timeouts.response:
-                return SidecarError(
-                    Reason.OVERLOADED,
-                    f"All connections to the upstream were busy for {quiet:.0f} s. "
-                    "Raise `pool.connections`, or find out what keeps them.",
-                    retry_after=1.0,
-                )
-        elif self.state is SENT:
+        if self.state is SENT:
             if not self._request_done and not self._connection_is_full():
                 limit = self._down.proxy.limits.body_timeout
                 if quiet >= limit:

@@ -1,20 +1,28 @@
 """Which connection serves which request.
 
 Owns the connections to every destination: idle ones (last in, first out, so that surplus ones age out),
-a bound on all, and the queue of exchanges that wait for one. Called by exchanges. The decision is
+a bound on all of a route's, and the queue of exchanges that wait for one. Called by exchanges. The decision is
 synchronous; only dialling is a task. A connection is never shared between destinations: a `Destination`
 holds all that matters for safety (route, host, port, TLS settings).
+
+Who gets what: an idle connection of the destination · else a place, if the route has a free one or an idle
+connection to another of its destinations that can be closed for it: then one is dialled · else a place in the
+route's queue. The queue is first in, first out, whatever the destination: whoever has waited longest gets the next
+connection if that leads where it wants to go, else its place. While anybody is queued, none of the route's
+connections is idle. Dialling is bounded by the route's `timeouts.connect`, the queue by `pool.queue_wait`.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Set
 from typing import TYPE_CHECKING, final
 
 from sidecar.clock import Clock
+from sidecar.config.models import Limits
+from sidecar.config.models import Pool as Settings
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy import tls
@@ -31,30 +39,150 @@ _log = logging.getLogger(__name__)
 
 
 @final
+class Places:
+    """How many connections one route may have, and who waits for one."""
+
+    __slots__ = (
+        "_clock",
+        "idle",
+        "limit",
+        "open",
+        "pools",
+        "queue",
+        "queue_limit",
+        "queue_wait",
+        "route",
+        "stats",
+    )
+
+    def __init__(self, route: Route, settings: Settings, stats: RouteStats, clock: Clock) -> None:
+        self.route = route
+        self.stats = stats
+        self._clock = clock
+        self.pools: set[Pool] = set()
+        self.open = 0
+        """Connections that are up or being dialled, to all of the route's destinations."""
+        self.queue: OrderedDict[Exchange, float] = OrderedDict()
+        """Whoever waits and is not dialled for, with the monotonic second from which on."""
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from now on: the top-level ones, under the route's own."""
+        own = self.route.config.pool.over(settings)
+        self.limit = own.connections
+        self.queue_limit = own.queue
+        self.queue_wait = own.queue_wait
+        self.idle = own.idle
+        self.advance()
+
+    def enter(self, exchange: Exchange) -> None:
+        """No connection is idle: dial for it, let it wait, or tell it that the queue is full."""
+        pool = exchange.pool
+        if not self.queue and (pool.has_spare_dial() or self._has_room()):
+            pool.dial_for(exchange)
+            return
+        again = exchange.had_its_turn
+        if len(self.queue) >= self.queue_limit and not again:
+            exchange.not_connected(self._full())
+            return
+        self.queue[exchange] = self._clock.mono()
+        self.stats.queued += 1
+        if again:
+            self.queue.move_to_end(exchange, last=False)
+            self.advance()
+
+    def leave(self, exchange: Exchange) -> None:
+        """It waits no longer."""
+        if self.queue.pop(exchange, None) is not None:
+            self.stats.queued -= 1
+
+    def hand_over(self, connection: UpstreamConnection, pool: Pool) -> None:
+        """A connection is free, and somebody is queued."""
+        exchange = next(iter(self.queue))
+        if exchange.pool is pool:
+            self.leave(exchange)
+            exchange.connected(connection)
+        else:
+            pool.drop(connection)
+            self.advance()
+
+    def advance(self) -> None:
+        """Dial for whoever has waited longest, as long as there is room."""
+        while self.queue:
+            exchange = next(iter(self.queue))
+            if not exchange.pool.has_spare_dial() and not self._has_room():
+                return
+            self.leave(exchange)
+            exchange.pool.dial_for(exchange)
+
+    def sweep(self, now_mono: float) -> None:
+        """Tell those who have waited too long."""
+        for exchange in [one for one, since in self.queue.items() if now_mono - since >= self.queue_wait]:
+            self.leave(exchange)
+            exchange.not_connected(
+                SidecarError(
+                    Reason.QUEUE_TIMEOUT,
+                    f"All {self.limit} connections of route `{self.route.name}` were busy for {self.queue_wait:g} s. "
+                    "Find out why the upstream is slow, or raise `pool.connections`.",
+                    retry_after=self.queue_wait,
+                )
+            )
+
+    def _has_room(self) -> bool:
+        """Whether another connection may be opened; an idle one that nobody here can use is closed for it."""
+        if self.open < self.limit:
+            return True
+        if not self.stats.connections_idle:
+            return False
+        pools = [pool for pool in self.pools if pool.idle_since_mono() is not None]
+        if not pools:
+            return False
+        min(pools, key=lambda pool: pool.idle_since_mono() or 0.0).drop_oldest()
+        return True
+
+    def _full(self) -> SidecarError:
+        waiting = f"{len(self.queue)} requests wait for one already" if self.queue else "none may wait"
+        since_mono = next(iter(self.queue.values()), None)
+        return SidecarError(
+            Reason.QUEUE_FULL,
+            f"All {self.limit} connections of route `{self.route.name}` are busy and {waiting} (`pool.queue`). "
+            "Find out why the upstream is slow, or raise `pool.connections`.",
+            # As long as the queue takes at present.
+            retry_after=None if since_mono is None else self._clock.mono() - since_mono,
+        )
+
+
+@final
 class Pool:
     """The connections of one destination."""
 
     __slots__ = (
         "_dialling",
+        "_dropped",
         "_idle",
         "_owner",
         "_session",
         "_waiting",
         "destination",
         "open",
+        "places",
         "retired",
         "stats",
         "token_key",
         "users",
     )
 
-    def __init__(self, owner: Pools, destination: Destination, stats: RouteStats) -> None:
+    def __init__(self, owner: Pools, destination: Destination, places: Places) -> None:
         self._owner = owner
         self.destination = destination
-        self.stats = stats
+        self.places = places
+        self.stats = places.stats
         self.token_key = token_key(destination)
         self._idle: deque[UpstreamConnection] = deque()
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: OrderedDict[Exchange, None] = OrderedDict()
+        """Whoever is dialled for; they have waited longer than all who are queued."""
+        self._dropped: set[UpstreamConnection] = set()
+        """Connections whose place was given to another already."""
         self.open = 0
         """Connections that are up or being dialled."""
         self.users = 0
@@ -67,11 +195,11 @@ class Pool:
     def __repr__(self) -> str:
         return (
             f"<Pool {self.destination.origin.decode()} open={self.open} idle={len(self._idle)} "
-            f"waiting={len(self._waiting)}>"
+            f"waiting={len(self._waiting)} queued={len(self.places.queue)}>"
         )
 
     def acquire(self, exchange: Exchange, *, fresh: bool = False) -> UpstreamConnection | None:
-        """A connection now, or None: then `exchange.connected` or `exchange.not_connected` is called later.
+        """A connection now, or None: then `exchange.connected` or `exchange.not_connected` is called, later or at once.
 
         `fresh` asks for one that served nobody yet: the request has just met a stale one.
         """
@@ -81,14 +209,16 @@ class Pool:
                 self.stats.connections_idle -= 1
                 if not connection.is_closing():
                     return connection
-        self._waiting.append(exchange)
-        self._dial_for_waiting()
+        self.places.enter(exchange)
         return None
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits."""
         if exchange in self._waiting:
-            self._waiting.remove(exchange)
+            del self._waiting[exchange]
+            self.places.advance()
+        else:
+            self.places.leave(exchange)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is ready for another request."""
@@ -96,7 +226,9 @@ class Pool:
             # TLS 1.3 servers send their tickets after the handshake: by now they are here.
             self._session = tls.session_of(connection.transport)
         if self._waiting:
-            self._waiting.popleft().connected(connection)
+            self._waiting.popitem(last=False)[0].connected(connection)
+        elif self.places.queue:
+            self.places.hand_over(connection, self)
         elif self._owner.closing or self.retired:
             connection.close()
         else:
@@ -106,11 +238,13 @@ class Pool:
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is gone; one that waits gets the place."""
-        self.open -= 1
+        if connection in self._dropped:
+            self._dropped.remove(connection)
+            return
         if connection in self._idle:
             self._idle.remove(connection)
             self.stats.connections_idle -= 1
-        self._dial_for_waiting()
+        self._free_place()
 
     def expire(self, before_mono: float) -> None:
         """Close what has been idle since before then: the far end of the deque is the oldest."""
@@ -118,27 +252,51 @@ class Pool:
             self.stats.connections_idle -= 1
             self._idle.popleft().close()
 
+    def idle_since_mono(self) -> float | None:
+        """From when on its oldest idle connection is; None where none is."""
+        return self._idle[0].idle_since_mono if self._idle else None
+
+    def drop_oldest(self) -> None:
+        """Close the oldest idle connection; its place is free at once."""
+        self.stats.connections_idle -= 1
+        self.drop(self._idle.popleft())
+
+    def drop(self, connection: UpstreamConnection) -> None:
+        """Close a connection that is neither idle nor in use any more; its place is free at once."""
+        self._dropped.add(connection)
+        self.open -= 1
+        self.places.open -= 1
+        connection.transport.abort()
+
     def is_unused(self) -> bool:
         """Whether it holds nothing and may be dropped."""
         return not self.open and not self.users
 
-    def _dial_for_waiting(self) -> None:
-        """Have as many dials under way as there are exchanges that wait, within the bound."""
-        while self._dialling < len(self._waiting) and self.open < self._owner.limit:
+    def has_spare_dial(self) -> bool:
+        """Whether more connections are being dialled than are waited for."""
+        return self._dialling > len(self._waiting)
+
+    def dial_for(self, exchange: Exchange) -> None:
+        """Have it wait for a dial; one that nobody waits for any more will do."""
+        spare = self.has_spare_dial()
+        self._waiting[exchange] = None
+        if not spare:
             self.open += 1
+            self.places.open += 1
             self._dialling += 1
             self._owner.tasks.spawn(self._dial(), name=f"dial {self.destination.host}")
+
+    def _free_place(self) -> None:
+        self.open -= 1
+        self.places.open -= 1
+        self.places.advance()
 
     async def _dial(self) -> None:
         """One more connection, for whoever has waited longest by then; a failure is the same one's."""
         connection = error = None
         try:
             connection = await self._owner.dialer.connect(
-                self.destination,
-                lambda: UpstreamConnection(
-                    self, head_limit=self._owner.head_limit, header_limit=self._owner.header_limit
-                ),
-                self._session,
+                self.destination, lambda: UpstreamConnection(self, self._owner.limits), self._session
             )
         except SidecarError as failure:
             error = failure
@@ -153,11 +311,10 @@ class Pool:
             self.stats.connections_opened += 1
             self.release(connection)
             return
-        self.open -= 1
         self._session = None
         if error is not None and len(self._waiting) > self._dialling:
-            self._waiting.popleft().not_connected(error)
-        self._dial_for_waiting()
+            self._waiting.popitem(last=False)[0].not_connected(error)
+        self._free_place()
 
 
 @final
@@ -165,42 +322,49 @@ class Pools:
     """The pools of all destinations."""
 
     def __init__(
-        self,
-        dialer: Dialer,
-        clock: Clock,
-        tasks: Tasks,
-        *,
-        limit: int,
-        idle: float,
-        head_limit: int,
-        header_limit: int,
+        self, dialer: Dialer, clock: Clock, tasks: Tasks, *, settings: Settings, limits: Limits
     ) -> None:
-        """`limit` bounds the connections of one destination, `idle` is in seconds, `head_limit` in bytes,
-        `header_limit` in lines."""
         self.dialer = dialer
         self.clock = clock
         self.tasks = tasks
-        self.limit = limit
-        self.idle = idle
-        self.head_limit = head_limit
-        self.header_limit = header_limit
+        self.settings = settings
+        """The top-level ones."""
+        self.limits = limits
         self.stats: dict[Route, RouteStats] = {}
         """Each route's counters: they outlive the pools."""
         self.closing = False
         self._pools: dict[Destination, Pool] = {}
+        self._places: dict[Route, Places] = {}
+
+    def configure(self, settings: Settings, limits: Limits) -> None:
+        """Go by these from now on; connections that are open keep their limits."""
+        self.settings = settings
+        self.limits = limits
+        for places in list(self._places.values()):
+            places.configure(settings)
 
     def get(self, destination: Destination) -> Pool:
         """The pool of a destination."""
         if (pool := self._pools.get(destination)) is None:
-            self._pools[destination] = pool = Pool(self, destination, self.stats[destination.route])
+            route = destination.route
+            if (places := self._places.get(route)) is None:
+                places = Places(route, self.settings, self.stats[route], self.clock)
+                self._places[route] = places
+            self._pools[destination] = pool = Pool(self, destination, places)
+            places.pools.add(pool)
         return pool
 
     def sweep(self, now_mono: float) -> bool:
-        """Close what has been idle too long; whether anything is left to look after."""
+        """Close what has been idle too long, end waits that were; whether anything is left to look after."""
+        for places in list(self._places.values()):
+            places.sweep(now_mono)
         for destination, pool in list(self._pools.items()):
-            pool.expire(now_mono - self.idle)
+            pool.expire(now_mono - pool.places.idle)
             if pool.is_unused():
                 del self._pools[destination]
+                pool.places.pools.discard(pool)
+                if not pool.places.pools:
+                    del self._places[destination.route]
         return bool(self._pools)
 
     def retire(self, routes: Set[Route]) -> None:

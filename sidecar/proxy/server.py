@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import final
 
 from sidecar.clock import Clock, TimerHandle
-from sidecar.config.models import Limits
+from sidecar.config.models import Limits, Pool
 from sidecar.errors import SidecarError
 from sidecar.logs import AccessLog
 from sidecar.metrics import RouteStats
@@ -74,7 +74,7 @@ class Proxy:
         self._connections: set[DownstreamConnection] = set()
         self._servers: dict[Listener, tuple[asyncio.Server, Owner]] = {}
         self._sweep_timer: TimerHandle | None = None
-        self._sweep_every = _sweep_every(limits, admission.table.routes)
+        self._sweep_every = _sweep_every(limits, pools.settings, admission.table.routes)
         self._drained: asyncio.Event = asyncio.Event()
 
     async def serve(self, listener: Listener, own: Route | None) -> None:
@@ -98,7 +98,7 @@ class Proxy:
             if connection.owner is owner:
                 connection.drain()
 
-    def switch(self, admission: Admission, *, limits: Limits, access_log: AccessLog) -> None:
+    def switch(self, admission: Admission, *, limits: Limits, pool: Pool, access_log: AccessLog) -> None:
         """Judge requests by another route table from now on; those under way end under the old one.
 
         A route of the same name goes on counting where the old one was; connections to the destinations of routes
@@ -110,7 +110,8 @@ class Proxy:
         self.admission = admission
         self.limits = limits
         self.access_log = access_log
-        self._sweep_every = _sweep_every(limits, new)
+        self.pools.configure(pool, limits)
+        self._sweep_every = _sweep_every(limits, pool, new)
         self.pools.retire(set(old) - set(new))
 
     @property
@@ -214,11 +215,19 @@ class Proxy:
         )
 
 
-def _sweep_every(limits: Limits, routes: Iterable[Route]) -> float:
+def _sweep_every(limits: Limits, pool: Pool, routes: Iterable[Route]) -> float:
     shortest = min(
         limits.head_timeout,
         limits.keep_alive,
         limits.body_timeout,
-        *(min(route.config.timeouts.response, route.config.timeouts.idle) for route in routes),
+        pool.queue_wait,
+        *(
+            min(
+                route.config.timeouts.response,
+                route.config.timeouts.idle,
+                route.config.pool.over(pool).queue_wait,
+            )
+            for route in routes
+        ),
     )
     return min(_SWEEP, max(_SHORTEST_SWEEP, shortest / 10))

@@ -25,6 +25,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import framing, headers
 
 if TYPE_CHECKING:
+    from sidecar.config.models import Limits
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.pool import Pool
 
@@ -87,12 +88,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Pool, *, head_limit: int, header_limit: int) -> None:
-        """`head_limit` is in bytes, `header_limit` in lines."""
+    def __init__(self, pool: Pool, limits: Limits) -> None:
         # connection
         self._pool = pool
-        self._head_limit = head_limit
-        self._header_limit = header_limit
+        self._head_limit = limits.head
+        self._header_limit = limits.headers
         self._parser = httptools.HttpResponseParser(self)
         self.state = IDLE
         self.served = 0
@@ -237,9 +237,12 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._pool.stats.connections_active -= 1
-        self._pool.lost(self)
-        if exchange is not None:
-            exchange.upstream_lost(self)
+        try:
+            # Before the place is given away: whoever is to be sent once more has had its turn.
+            if exchange is not None:
+                exchange.upstream_lost(self)
+        finally:
+            self._pool.lost(self)
 
     def pause_writing(self) -> None:
         if self._exchange is not None:

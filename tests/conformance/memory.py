@@ -226,10 +226,8 @@ async def make(text: str = ROUTE) -> Memory:
         upstream,  # type: ignore[arg-type]  # all that is asked of a Dialer here
         clock,
         Now(loop),
-        limit=1000,
-        idle=60,
-        head_limit=config.limits.head,
-        header_limit=config.limits.headers,
+        settings=config.pool,
+        limits=config.limits,
     )
     proxy = Proxy(
         turns,  # type: ignore[arg-type]  # all that is asked of a loop here

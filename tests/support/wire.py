@@ -255,10 +255,8 @@ routes:
             Dialer(self.loop, self.own_addresses),
             self.clock,
             self._tasks,
-            limit=config.pool.connections,
-            idle=config.pool.idle,
-            head_limit=config.limits.head,
-            header_limit=config.limits.headers,
+            settings=config.pool,
+            limits=config.limits,
         )
         self.proxy = Proxy(
             self.loop,

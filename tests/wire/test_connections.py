@@ -125,23 +125,6 @@ async def test_the_sidecars_own_address_is_never_dialled(wire: Wire) -> None:
     assert wire.upstream.waiting == 0
 
 
-async def test_connections_are_bounded_and_requests_wait_their_turn(wire: Wire) -> None:
-    """With one connection allowed, the second request goes out when the first is answered."""
-    await wire.start(top="pool: {connections: 1}")
-    first, second = await wire.app(), await wire.app()
-    await first.send(GET)
-    upstream = await wire.upstream.accept()
-    await upstream.read_head()
-    await second.send(GET)
-    await wire.turn(lambda: wire.stats.in_flight == 2)
-    await upstream.send(OK)
-    assert (await first.answer()).body == b"ok"
-    await upstream.read_head()
-    await upstream.send(OK)
-    assert (await second.answer()).body == b"ok"
-    assert wire.upstream.waiting == 0
-
-
 async def test_an_app_that_leaves_cancels_its_request(wire: Wire) -> None:
     """The upstream sees the end of its connection; the request is counted as 499."""
     await wire.start()
@@ -153,22 +136,6 @@ async def test_an_app_that_leaves_cancels_its_request(wire: Wire) -> None:
     assert await upstream.rest() == b""
     assert wire.stats.requests == {("GET", 499): 1}
     assert wire.stats.in_flight == 0
-
-
-async def test_an_app_that_leaves_the_queue_frees_its_place(wire: Wire) -> None:
-    """A request that waits for a connection or a token is forgotten with its app."""
-    await wire.start(top="pool: {connections: 1}")
-    first, second = await wire.app(), await wire.app()
-    await first.send(GET)
-    upstream = await wire.upstream.accept()
-    await upstream.read_head()
-    await second.send(GET)
-    await wire.turn(lambda: wire.stats.in_flight == 2)
-    await second.close()
-    await wire.turn(lambda: wire.stats.in_flight == 1)
-    await upstream.send(OK)
-    await first.answer()
-    assert wire.stats.connections_idle == 1
 
 
 SLOW = [
@@ -353,21 +320,6 @@ async def test_a_failed_dial_fails_one_and_leaves_the_others(wire: Wire) -> None
     await upstream.send(OK)
     assert (await apps[0].answer()).status == 200
     assert wire.stats.connections_idle == 1
-
-
-async def test_waiting_for_a_connection_has_an_end(wire: Wire) -> None:
-    """503 with the reason, once the phases before and after it would have been over too."""
-    await wire.start("timeouts: {response: 100s}", top="pool: {connections: 1}")
-    first, second = await wire.app(), await wire.app()
-    await first.send(b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 9\r\n\r\n")
-    await (await wire.upstream.accept()).read_head()
-    await second.send(GET)
-    await wire.turn(lambda: wire.stats.in_flight == 2)
-    wire.clock.advance(104.0)
-    assert wire.stats.in_flight == 2
-    wire.clock.advance(3.0)
-    answer = await second.answer()
-    assert (answer.status, answer.reason) == (503, "overloaded")
 
 
 async def test_quiet_before_a_request_does_not_count_against_it(wire: Wire) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
 from sidecar.config.load import load
-from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, Timeouts, Tls, Tracing
+from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, RoutePool, Timeouts, Tls, Tracing
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 
@@ -33,6 +33,7 @@ def test_the_example_loads_and_has_every_key() -> None:
     assert {key for entry in tree["routes"] for key in entry} == keys(RouteConfig)
     assert set(route["tls"]) == keys(Tls)
     assert set(route["timeouts"]) == keys(Timeouts)
+    assert set(route["pool"]) == keys(RoutePool)
     for name, model in (
         ("drain", Drain),
         ("limits", Limits),
