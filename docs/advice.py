@@ -15,6 +15,10 @@ ADVICE: dict[Reason, str] = {
     "`allow_cross_site: true` on the route, or add the name to its `host` list.",
     Reason.NO_ROUTE: "Nothing in the route table takes this host, so nothing was sent. Compare it with the route's "
     "`host`, or call `http://NAME.localhost:PORT/`. The answer names the nearest route.",
+    Reason.PATH_AMBIGUOUS: "The route has `allow.paths`, and the path has something that programs read differently: an "
+    "escaped slash, a dot segment, an empty segment, an escape of an escape; `detail` says which. See [allow](allow.md).",
+    Reason.NOT_ALLOWED: "The route has an `allow` that does not list this method or path, so nothing was sent; `detail` "
+    "names the key. See [allow](allow.md).",
     Reason.HEAD_TIMEOUT: "The app opened a request and did not finish its head within `limits.head_timeout`.",
     Reason.BODY_TIMEOUT: "No byte of the body came for `limits.body_timeout`, though more was announced.",
     Reason.TARGET_TOO_LONG: "Path and query are longer than `limits.target`. Send large inputs as a body.",

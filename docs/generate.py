@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from docs.advice import ADVICE, CAUSES
 from sidecar import cli
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.allow import Allow
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.load import SETTINGS, load
@@ -56,6 +57,8 @@ def configuration() -> str:
         _table(RouteConfig),
         "### `tls`\n",
         _table(Tls),
+        "### `allow`\n",
+        _table(Allow),
         "### `timeouts`\n",
         _table(Timeouts),
         "### `pool` of a route\n",

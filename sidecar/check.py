@@ -127,6 +127,9 @@ async def _without_target(
 ) -> list[Step]:
     """Credential, token, claims and clock."""
     steps = [Step("credential", Verdict.OK, f"`{route.config.credential}`: {source.describe()}")]
+    if (allow := route.config.allow) is not None:
+        methods, paths = ", ".join(allow.methods) or "every method", ", ".join(allow.paths) or "every path"
+        steps.append(Step("allow", Verdict.OK, f"{methods} of {paths}; the rest is refused"))
     destination = _destination(route, host)
     if destination is None:
         return [*steps, Step("token", Verdict.SKIPPED, _FOLLOWS.format(route=route.name))]
@@ -286,6 +289,8 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
             diagnosis.command,
         )
     problem = _problem(body) if own else None
+    if problem is not None and problem["reason"] == Reason.NOT_ALLOWED:
+        return Step("target", Verdict.SKIPPED, f"not asked: {problem['detail']} Name another with `--path`.")
     if problem is not None:
         reason, command = problem["reason"], problem.get("command", "")
         return Step("target", Verdict.FAILED, problem["detail"], reason, command)

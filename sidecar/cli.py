@@ -330,11 +330,13 @@ def token(
 
 @main.command(epilog="\b\nExit codes: 0 a route takes it · 1 it would be refused · 2 configuration")
 @click.argument("url")
+@click.option("-X", "method", default="GET", metavar="METHOD", help="The request's method. Default: GET.")
 @click.option("-H", "headers", multiple=True, metavar="LINE", help="A header line that the app would send.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_configured
 def explain(
     url: str,
+    method: str,
     headers: tuple[str, ...],
     as_json: bool,
     file: str | None,
@@ -351,7 +353,7 @@ def explain(
     from sidecar.explain import explain as explained
 
     try:
-        found = explained(loaded.config, url, headers)
+        found = explained(loaded.config, url, headers, method)
     except ValueError as error:
         _give_up(str(error))
     if as_json:

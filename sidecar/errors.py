@@ -29,6 +29,8 @@ class Reason(StrEnum):
     HEADER_CONFLICT = "header_conflict"
     CALLER_REFUSED = "caller_refused"
     NO_ROUTE = "no_route"
+    PATH_AMBIGUOUS = "path_ambiguous"
+    NOT_ALLOWED = "not_allowed"
     HEAD_TIMEOUT = "head_timeout"
     BODY_TIMEOUT = "body_timeout"
     TARGET_TOO_LONG = "target_too_long"
@@ -106,6 +108,12 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.CALLER_REFUSED: Meaning(403, "http_request_denied", Source.APP, "The caller is not allowed"),
     Reason.NO_ROUTE: Meaning(404, "destination_not_found", Source.APP, "No route for this host"),
+    Reason.PATH_AMBIGUOUS: Meaning(
+        400, "http_request_error", Source.APP, "The path can be read in more than one way"
+    ),
+    Reason.NOT_ALLOWED: Meaning(
+        403, "http_request_denied", Source.APP, "The route does not allow this method or path"
+    ),
     Reason.HEAD_TIMEOUT: Meaning(408, "http_request_error", Source.APP, "The request head came too slowly"),
     Reason.BODY_TIMEOUT: Meaning(408, "http_request_error", Source.APP, "The request body stalled"),
     Reason.TARGET_TOO_LONG: Meaning(414, "http_request_error", Source.APP, "The request target is too long"),

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.allow import METHODS
 from sidecar.config.models import Config
 from sidecar.errors import SidecarError
 from sidecar.hosts import ip_literal, is_loopback, parse_authority
@@ -20,11 +21,13 @@ from sidecar.proxy.admission import Admission, Admitted
 from sidecar.routes import Route, RouteTable
 
 
-def explain(config: Config, url: str, lines: Sequence[str]) -> dict[str, Any]:
+def explain(config: Config, url: str, lines: Sequence[str], method: str = "GET") -> dict[str, Any]:
     """What would become of a request for `url` with header `lines` (`Name: value`).
 
     ValueError with a sentence for what is no request.
     """
+    if method not in METHODS:
+        raise ValueError(f"`{method}` is no method that is carried, such as GET")
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"`{url}` is not a URL such as http://billing.localhost:8787/invoices")
@@ -46,7 +49,14 @@ def explain(config: Config, url: str, lines: Sequence[str]) -> dict[str, Any]:
     admission = Admission(table, pseudonym=None)
     try:
         admitted = admission.admit(
-            fields, found, authority=authority, path=path, absolute=absolute, own=own, local_socket=False
+            fields,
+            found,
+            method=method.encode("ascii"),
+            authority=authority,
+            path=path,
+            absolute=absolute,
+            own=own,
+            local_socket=False,
         )
     except SidecarError as error:
         return {

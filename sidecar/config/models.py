@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from sidecar import hosts
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
+from sidecar.config.allow import Allow
 from sidecar.config.credentials import Adc, Credential, Endpoints
 from sidecar.config.quantities import Duration, Size
 from sidecar.config.targets import CLOUD_PLATFORM
@@ -257,6 +258,9 @@ class RouteConfig(Model):
     allow_plaintext: Switch = Field(
         False,
         description="Send the token to an `http://` upstream that is not loopback. Whoever listens can use it.",
+    )
+    allow: Allow | None = Field(
+        None, description="What is let through, by method and path. Default: everything. See docs/allow.md."
     )
     allow_private: Switch = Field(
         True,

@@ -26,6 +26,7 @@ from sidecar.config.models import RouteConfig
 from sidecar.config.targets import FACTS, Target
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import guard, headers
+from sidecar.proxy.allowed import Allowed
 from sidecar.routes import Destination, Route, RouteTable, match_own
 
 AUTHORIZATION = b"Authorization"
@@ -51,6 +52,8 @@ class RoutePlans(NamedTuple):
     watched: bytes | None
     """The lower-case name that makes a conflict when the app sends it."""
     conflict: Plan | SidecarError
+    allowed: Allowed | None
+    """What the route lets through; None for everything."""
 
 
 Admitted = tuple[Destination, bytes, bytes, Plan]
@@ -74,6 +77,7 @@ class Admission:
         fields: headers.Fields,
         found: headers.Found,
         *,
+        method: bytes,
         authority: bytes,
         path: bytes,
         absolute: bool,
@@ -96,15 +100,17 @@ class Admission:
             guard.refuse_browser(found, authority)
         if self._pseudonym is not None and b"via" in found:
             guard.refuse_loop(found, self._pseudonym)
-        usual, watched, conflict = self._plans[route, destination.target]
+        usual, watched, conflict, allowed = self._plans[route, destination.target]
+        if prefix:
+            path = _stripped(path, prefix)
+        if allowed is not None:
+            allowed.check(method, path, fields)
         if watched is not None and (
             watched in found or (watched not in headers.READ and _has(fields, watched))
         ):
             if isinstance(conflict, SidecarError):
                 raise conflict
             usual = conflict
-        if prefix:
-            path = _stripped(path, prefix)
         return destination, path, prefix, usual
 
 
@@ -136,7 +142,8 @@ def plans(config: RouteConfig, target: Target) -> RoutePlans:
     else:
         conflict = _plan(own)
     usual = _plan(own)
-    return RoutePlans(usual, None if conflict == usual else watched, conflict)
+    allowed = None if config.allow is None else Allowed(config.name, config.allow)
+    return RoutePlans(usual, None if conflict == usual else watched, conflict, allowed)
 
 
 def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> Plan:

@@ -367,6 +367,7 @@ class DownstreamConnection(asyncio.Protocol):
             admitted = self.proxy.admission.admit(
                 fields,
                 found,
+                method=method,
                 authority=authority,
                 path=path,
                 absolute=absolute,

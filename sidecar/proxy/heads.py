@@ -7,20 +7,11 @@ not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15
 
 from __future__ import annotations
 
+from sidecar.config.allow import METHODS
 from sidecar.proxy import answers, framing, headers
 from sidecar.proxy.admission import Plan
 
-METHOD_NAMES = {
-    name.encode(): name
-    for name in (
-        *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "QUERY"),
-        *("COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "UNLOCK", "SEARCH", "REPORT", "ACL"),
-        *("BIND", "REBIND", "UNBIND", "LINK", "UNLINK", "MERGE", "MKACTIVITY", "CHECKOUT", "MKCALENDAR"),
-        *("PURGE", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE"),
-    )
-}
-"""The methods that are carried. Not: CONNECT (a tunnel can't be given a token), TRACE (its answer would
-show the token), PRI and RTSP's (not HTTP/1.1)."""
+METHOD_NAMES = {name.encode(): name for name in METHODS}
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2; TRACE is not carried."""

@@ -498,3 +498,13 @@ async def test_the_clock_is_compared_with_the_token_endpoints(
     if verdict is not Verdict.OK:
         assert ("behind" if behind > 0 else "ahead of") in report.steps[-1].says
         assert report.steps[-1].command == "timedatectl set-ntp true"
+
+
+async def test_what_a_route_allows_is_told_and_kept_to(world: World) -> None:
+    """A target that the sidecar lets nobody ask is not asked either."""
+    report = await world.check("{type: metadata}", ", allow: {methods: POST, paths: /v1/*}", online=True)
+    said = {step.name: step for step in report.steps}
+    assert said["allow"].says == "POST of /v1/*; the rest is refused"
+    assert said["target"].verdict is Verdict.SKIPPED
+    assert "`allow.methods`" in said["target"].says
+    assert not report.failed

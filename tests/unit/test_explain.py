@@ -24,6 +24,14 @@ routes:
 """,
     environ={},
 ).config
+LISTED = load(
+    """
+routes:
+  - {name: billing, upstream: 'https://billing.example', path_prefix: /billing,
+     allow: {methods: [GET, POST], paths: [/v1/*]}}
+""",
+    environ={},
+).config
 OWN = "Authorization: Basic eA=="
 
 
@@ -113,3 +121,27 @@ def test_what_is_no_request(url: str, headers: list[str]) -> None:
     """A sentence, and no traceback."""
     with pytest.raises(ValueError, match=r"."):
         explain(CONFIG, url, headers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "reason"),
+    [
+        ("GET", "/v1/x", None),
+        ("POST", "/v1/x?a=b", None),
+        ("DELETE", "/v1/x", "not_allowed"),
+        ("GET", "/v2", "not_allowed"),
+        ("GET", "/v1/%2e%2e/v2", "path_ambiguous"),
+    ],
+)
+def test_what_a_route_allows(method: str, path: str, reason: str | None) -> None:
+    """By any way in; the prefix is no part of the path."""
+    for url in (f"http://billing.localhost:8787{path}", f"http://localhost:8787/billing{path}"):
+        found = explain(LISTED, url, [], method)
+        assert found.get("reason") == reason
+        assert found["taken"] is (reason is None)
+
+
+def test_a_method_that_is_not_carried_is_no_request() -> None:
+    """Nor is a misspelt one."""
+    with pytest.raises(ValueError, match="`get`"):
+        explain(LISTED, "http://billing.localhost/", [], "get")

@@ -63,7 +63,14 @@ def admit(header: str, target: str, rule: str, fields: list[tuple[bytes, bytes]]
     admission = Admission(RouteTable.compile(config), pseudonym=None)
     found = headers.survey(fields)
     return admission.admit(
-        fields, found, authority=b"r.internal", path=b"/", absolute=False, own=None, local_socket=False
+        fields,
+        found,
+        method=b"GET",
+        authority=b"r.internal",
+        path=b"/",
+        absolute=False,
+        own=None,
+        local_socket=False,
     )[3]
 
 

@@ -1,0 +1,80 @@
+"""Paths that can be read in one way only.
+
+Owns the normal form of a path, and the judgement that two parsers could read one differently. Called by `config.allow`
+for the paths that are allowed and by `proxy.allowed` for those that are asked for. Pure. Rules: RFC 3986 sections 3.3
+and 6.2.2. What parsers disagree about: the URL standard (dot segments spelled with %2e, backslashes), Java's servlet
+containers (`;` parameters), CGI and Windows (decoding before splitting; dots and spaces at the end), and whoever
+decodes twice. docs/allow.md has the table.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+_ALLOWED: Final = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*")
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
+_ESCAPES: Final = re.compile(rb"(?:%[0-9A-F]{2})+")
+_CONTROL: Final = re.compile(rb"%(?:[01][0-9A-F]|7F)")
+_TWICE: Final = re.compile(rb"%25(?:[0-9A-Fa-f]{2}|[uU][0-9A-Fa-f]{4})")
+_DOTS: Final = re.compile(rb"(?:\.|%20)+")
+_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_SEPARATORS: Final = "/\\;%"
+
+
+def normal_path(path: bytes) -> bytes:
+    """The normal form of a path without its query: unreserved characters plain, other escapes in capitals.
+
+    ValueError with the end of a sentence (`it has …`) for one that is ambiguous or no path.
+    """
+    if path[:1] != b"/":
+        raise ValueError("does not begin with `/`")
+    if _ALLOWED.fullmatch(path) is None:
+        raise ValueError("has a character that a path may not have unescaped (RFC 3986)")
+    if b"%" in path:
+        path = _unescaped(path)
+    if b"//" in path:
+        raise ValueError("has an empty segment (`//`)")
+    for segment in path[1:].split(b"/"):
+        name = segment.replace(b"%3B", b";").partition(b";")[0]
+        if not name and segment:
+            raise ValueError("has a segment of parameters only (`/;`)")
+        if _DOTS.fullmatch(name):
+            raise ValueError("has a segment of dots or spaces only (`.`, `..`)")
+    return path
+
+
+def _unescaped(path: bytes) -> bytes:
+    if _BAD_ESCAPE.search(path):
+        raise ValueError("has a `%` that is no escape")
+    path = _ESCAPE.sub(_normal_escape, path)
+    for escape, what in ((b"%2F", "slash (`%2F`)"), (b"%5C", "backslash (`%5C`)")):
+        if escape in path:
+            raise ValueError(f"has an escaped {what}")
+    if _CONTROL.search(path):
+        raise ValueError("has an escaped control character")
+    if _TWICE.search(path):
+        raise ValueError("is escaped twice (`%25` before two hexadecimal digits)")
+    for match in _ESCAPES.finditer(path):
+        octets = bytes.fromhex(match[0].replace(b"%", b"").decode("ascii"))
+        if not octets.isascii():
+            _check_text(octets)
+    return path
+
+
+def _normal_escape(match: re.Match[bytes]) -> bytes:
+    octet = int(match[0][1:], 16)
+    return bytes((octet,)) if octet in _UNRESERVED else match[0].upper()
+
+
+def _check_text(octets: bytes) -> None:
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("has escapes that are not UTF-8") from None
+    for character in text:
+        folded = unicodedata.normalize("NFKC", character)
+        if folded != character and (not folded.strip(".") or any(mark in folded for mark in _SEPARATORS)):
+            raise ValueError("has a character that is folded into a dot, a separator or `%`")
