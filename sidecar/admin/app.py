@@ -49,7 +49,7 @@ def build_app(view: AdminView) -> web.Application:
     app[pages.CLOSING] = asyncio.Event()
     app[pages.FEEDS] = pages.Feeds()
     app.on_shutdown.append(pages.close)
-    for method, path, handler, _ in _PATHS:
+    for method, path, handler, _ in PATHS:
         if method == "GET":
             app.router.add_get(path, handler)  # and HEAD
         else:
@@ -94,7 +94,7 @@ def _is_fault(record: logging.LogRecord) -> bool:
 async def _index(request: web.Request) -> web.Response:
     if "text/html" in request.headers.get("Accept", "").lower():
         return pages.html(request)
-    lines = [f"{method:<5}{path:<18}{what}" for method, path, _, what in _PATHS]
+    lines = [f"{method:<5}{path:<18}{what}" for method, path, _, what in PATHS]
     return web.Response(text="\n".join(["idtoken-sidecar: admin", "", *lines, ""]))
 
 
@@ -143,12 +143,12 @@ async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.pop("Server", None)  # names and versions of what we are made of
 
 
-_PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
+PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/", _index, "this list; for a browser, the status page"),
     ("GET", "/page.css", pages.style, "of the status page"),
     ("GET", "/page.js", pages.script, "of the status page"),
     ("GET", "/events", pages.events, "the status page's changes, as server-sent events"),
-    ("POST", "/explain", pages.explain, "what would become of a request; a form of the status page"),
+    ("POST", "/explain", pages.explain, "what would become of a request; from this machine only"),
     ("GET", "/healthz/live", probes.live, "200 while the process can answer"),
     ("GET", "/healthz/ready", probes.ready, "200 while traffic may come, else 503 with the reasons"),
     ("GET", "/healthz/startup", probes.startup, "200 once it has been ready"),
@@ -158,3 +158,4 @@ _PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("POST", "/log-level", control.set_log_level, "?level=debug|info|warning|error; from this machine only"),
     ("POST", "/quit", control.quit_sidecar, "drain and exit; from this machine only"),
 )
+"""Method, path, handler, what it is for."""

@@ -2,9 +2,9 @@
 
 Owns the refusals: a web page of another site (by `Origin`, by `Sec-Fetch-Site`, or by a name of its own
 that it had resolve to this address: DNS rebinding) and, for what only this machine may ask, everybody
-else. Called by `app` for each request. Does no I/O and keeps no state. Rules: design.md, "Security
-stance"; Fetch Metadata; RFC 6454. An IP literal is a good Host: kubelet and Prometheus come by the pod's
-address, and no page can rebind one.
+else. Called by `app` for each request. Does no I/O and keeps no state. Rules: the data path's own, from
+`proxy.guard`. An IP literal is a good Host: kubelet and Prometheus come by the pod's address, and no page
+can rebind one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from sidecar import hosts
+from sidecar.proxy.guard import mark_of_another_site
 
 
 def refusal(request: web.BaseRequest) -> str | None:
@@ -27,15 +28,25 @@ def refusal(request: web.BaseRequest) -> str | None:
             "The Host of this request is not one of the admin server's: "
             "call it by localhost, a name below .localhost, or an IP address."
         )
-    site = headers.get("Sec-Fetch-Site", "none").strip().lower()
-    if site not in ("none", "same-origin"):
-        return "A browser made this request for a page of another site (Sec-Fetch-Site)."
-    same = f"http://{named[0]}".lower() if named else None
-    if any(origin.strip().lower() != same for origin in headers.getall("Origin", [])):
-        return (
-            "This request has an Origin that is not the admin server's own, as a page of another site sends."
-        )
-    return None
+    found = {
+        name.lower().encode("ascii"): ", ".join(values).encode("latin-1", "replace")
+        for name in ("Sec-Fetch-Site", "Origin")
+        if (values := headers.getall(name, []))
+    }
+    match mark_of_another_site(found, (named[0] if named else "").encode("latin-1", "replace")):
+        case None:
+            return None
+        case "Sec-Fetch-Site":
+            return "A browser made this request for a page of another site (Sec-Fetch-Site)."
+        case _:
+            return "This request has an Origin that is not the admin server's own, as a page of another site sends."
+
+
+def refuse_strangers(request: web.Request, what: str) -> None:
+    """Raise HTTPForbidden for a caller on another machine, who may look and no more."""
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    if not is_local(peer):
+        raise web.HTTPForbidden(text=f"Only a caller on this machine may ask the sidecar to {what}.")
 
 
 def is_local(peer: Any) -> bool:

@@ -12,21 +12,21 @@ from typing import cast, get_args
 
 from aiohttp import web
 
-from sidecar.admin.callers import is_local
+from sidecar.admin.callers import refuse_strangers
 from sidecar.admin.view import VIEW
 from sidecar.logs import Level, redact
 
 
 async def quit_sidecar(request: web.Request) -> web.Response:
     """202, and the sidecar begins to drain; 403 for a peer on another machine."""
-    _refuse_strangers(request, "quit")
+    refuse_strangers(request, "quit")
     request.app[VIEW].request_quit()
     return web.json_response({"quitting": True}, status=202)
 
 
 async def reload_configuration(request: web.Request) -> web.Response:
     """200 once the new configuration is in force, or is the old one; 422 where it can't be used, with every reason."""
-    _refuse_strangers(request, "reload")
+    refuse_strangers(request, "reload")
     result, detail = await request.app[VIEW].reload()
     return web.json_response(
         {"result": result, "detail": redact(detail)}, status=422 if result == "error" else 200
@@ -35,15 +35,9 @@ async def reload_configuration(request: web.Request) -> web.Response:
 
 async def set_log_level(request: web.Request) -> web.Response:
     """`?level=debug`; without one it goes to `debug` and back."""
-    _refuse_strangers(request, "change its log level")
+    refuse_strangers(request, "change its log level")
     asked = request.query.get("level")
     if asked is not None and asked not in get_args(Level):
         raise web.HTTPBadRequest(text=f"`level` is one of {', '.join(get_args(Level))}.")
     level = request.app[VIEW].set_log_level(cast("Level | None", asked))
     return web.json_response({"level": level})
-
-
-def _refuse_strangers(request: web.Request, what: str) -> None:
-    peer = None if request.transport is None else request.transport.get_extra_info("peername")
-    if not is_local(peer):
-        raise web.HTTPForbidden(text=f"Only a caller on this machine may ask the sidecar to {what}.")

@@ -16,6 +16,7 @@ from typing import Final
 
 from aiohttp import web
 
+from sidecar.admin.callers import refuse_strangers
 from sidecar.admin.page import page, sections
 from sidecar.admin.view import VIEW
 
@@ -52,7 +53,11 @@ def html(
 
 
 async def explain(request: web.Request) -> web.Response:
-    """The page, with what would become of the request that the form describes."""
+    """The page, with what would become of the request that the form describes.
+
+    Only for this machine, as every POST: what it answers is no secret, but it costs the loop more than a look does.
+    """
+    refuse_strangers(request, "explain a request")
     form = await request.post()
     url, headers = str(form.get("url", "")), str(form.get("headers", ""))
     lines = [line for line in headers.splitlines() if line.strip()]
@@ -71,6 +76,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     view = request.app[VIEW]
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response
     feeds.open += 1
     # Everything at first: it may have changed since the page was made.
     sent: dict[str, str] = {}

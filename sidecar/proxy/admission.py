@@ -90,10 +90,15 @@ class Admission:
         target; `absolute` says that the app uses the sidecar as its HTTP proxy; `own` is the route whose
         listener this is; `local_socket` says that the listener is a Unix socket.
         """
-        if own is None:
-            match = self.table.match(authority, b"" if absolute else path)
-        else:
-            match = match_own(own, authority, any_host=local_socket)
+        try:
+            if own is None:
+                match = self.table.match(authority, b"" if absolute else path)
+            else:
+                match = match_own(own, authority, any_host=local_socket)
+        except SidecarError as error:
+            if error.reason is Reason.NO_ROUTE:
+                guard.refuse_stray_browser(fields, found, authority)
+            raise
         destination, prefix = match
         route = destination.route
         if not route.config.allow_cross_site and (b"origin" in found or b"sec-fetch-site" in found):

@@ -10,26 +10,57 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.hosts import ip_literal, is_loopback
+from sidecar.proxy.headers import Fields
+from sidecar.routes import request_host
+
+_MARKS = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"})
+"""What only browsers send. Not Sec-Fetch-Mode: Node's `fetch` sends that one, too, and no other."""
 
 
-def refuse_browser(found: Mapping[bytes, bytes], authority: bytes) -> None:
-    """Raise CALLER_REFUSED for a request that a browser made for a page of another site.
+def mark_of_another_site(found: Mapping[bytes, bytes], authority: bytes) -> str | None:
+    """The header by which a request shows that a page of another site made it, or None.
 
-    `authority` is the request's Host as it came: a page served through the sidecar may call back to it.
+    `found` has repeated lines joined; `authority` is the request's Host as it came: a page served through the sidecar
+    may call back to it. What is not known to be harmless is not: several values, an empty one, `null`.
     """
     site = found.get(b"sec-fetch-site")
     if site is not None and site.strip().lower() not in (b"none", b"same-origin"):
+        return "Sec-Fetch-Site"
+    origin = found.get(b"origin")
+    if origin is not None and origin.strip().lower() != b"http://" + authority.lower():
+        return "Origin"
+    return None
+
+
+def refuse_browser(found: Mapping[bytes, bytes], authority: bytes) -> None:
+    """Raise CALLER_REFUSED for a request that a browser made for a page of another site."""
+    mark = mark_of_another_site(found, authority)
+    if mark == "Sec-Fetch-Site":
         raise SidecarError(
             Reason.CALLER_REFUSED,
             "A browser made this request for a page of another site (Sec-Fetch-Site). "
             "Call from the app itself, or set `allow_cross_site: true` on the route.",
         )
-    origin = found.get(b"origin")
-    if origin is not None and origin.strip().lower() != b"http://" + authority.lower():
+    if mark is not None:
         raise SidecarError(
             Reason.CALLER_REFUSED,
             "The request has an `Origin` that is not this address, as a page of another site would send. "
             "Leave the header out, or set `allow_cross_site: true` on the route.",
+        )
+
+
+def refuse_stray_browser(fields: Fields, found: Mapping[bytes, bytes], authority: bytes) -> None:
+    """Raise CALLER_REFUSED for a browser's request that no route takes: a name that leads here without being one of
+    ours is a page's way in (DNS rebinding), and learns nothing about routes."""
+    host = request_host(authority)
+    if is_loopback(host) or ip_literal(host) is not None:
+        refuse_browser(found, authority)
+    elif any(name.lower() in _MARKS for name, _ in fields):
+        raise SidecarError(
+            Reason.CALLER_REFUSED,
+            "A browser made this request, for a name that is neither loopback nor a route's. "
+            "If pages are to use that name, add it to the route's `host` list.",
         )
 
 

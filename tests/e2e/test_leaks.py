@@ -8,6 +8,7 @@ logged, answered or exposed, under `-X dev` and at log level debug; and in the t
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
 import signal
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlencode
 
 import pytest
 from aiohttp import web
@@ -207,7 +208,30 @@ def ask_everything(sidecar: SidecarProcess) -> str:
         "/",
     )
     seen += [sidecar.admin(path).body.decode() for path in paths]
-    return "\n".join(seen)
+    seen.append(sidecar.ask(sidecar.admin_port, "/", {"Accept": "text/html"}).body.decode())
+    seen += [
+        sidecar.ask(sidecar.admin_port, path, {}, method="POST").body.decode() for path in ("/log-level",) * 2
+    ]
+    return "\n".join([*seen, *what_the_page_is_told(sidecar)])
+
+
+def what_the_page_is_told(sidecar: SidecarProcess) -> list[str]:
+    """The answer to its form, and every section that its feed begins with."""
+    url = f"http://{ROUTES[0]}.localhost:{sidecar.port}/x"
+    connection = http.client.HTTPConnection("127.0.0.1", sidecar.admin_port, timeout=20)
+    try:
+        connection.request(
+            "POST", "/explain", urlencode({"url": url}), {"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        explained = connection.getresponse().read().decode()
+        connection.request("GET", "/events")
+        feed, sections = connection.getresponse(), []
+        while not any('"id": "configuration"' in section for section in sections):
+            sections.append(feed.readline().decode())
+    finally:
+        connection.close()
+    assert url in explained
+    return [explained, *sections]
 
 
 def test_a_good_day(world: World) -> None:

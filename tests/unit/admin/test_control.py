@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, make_mocked_request
 
-from sidecar.admin.app import AdminServer
+from sidecar.admin.app import PATHS, AdminServer
 from sidecar.admin.control import quit_sidecar
 from sidecar.admin.view import VIEW
 
@@ -97,7 +97,7 @@ async def test_the_refusal_says_who_may(
     client: TestClient[Any, Any], view: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 403 of another machine is problem+json that names the rule."""
-    monkeypatch.setattr("sidecar.admin.control.is_local", lambda peer: False)
+    monkeypatch.setattr("sidecar.admin.callers.is_local", lambda peer: False)
     answer = await client.post("/quit")
     assert (answer.status, answer.content_type) == (403, "application/problem+json")
     assert "this machine" in (await answer.json(content_type=None))["detail"]
@@ -116,3 +116,54 @@ async def test_a_unix_socket_can_quit(view: Any, tmp_path: Path) -> None:
             assert answer.status == 202
         await server.close()
     assert view.quits == 1
+
+
+ASKED_FOR = ["/quit", "/reload", "/log-level", "/explain"]
+
+
+@pytest.mark.parametrize("path", ASKED_FOR)
+async def test_what_is_asked_for_by_post_is_for_this_machine(
+    client: TestClient[Any, Any], view: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Others may look, and no more; nothing has happened."""
+    monkeypatch.setattr("sidecar.admin.callers.is_local", lambda peer: False)
+    answer = await client.post(path)
+    assert (answer.status, answer.content_type) == (403, "application/problem+json")
+    assert (view.quits, view.levels) == (0, [])
+    assert (await client.get("/status.json")).status == 200
+
+
+@pytest.mark.parametrize(
+    "path", [*ASKED_FOR, "/", "/events", "/metrics", "/status.json", "/healthz/live", "/page.js"]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+@pytest.mark.parametrize("mark", ["Origin", "Sec-Fetch-Site"])
+async def test_no_path_and_no_method_is_for_pages_of_other_sites(
+    client: TestClient[Any, Any], view: Any, method: str, path: str, mark: str
+) -> None:
+    """403 before anything else is said, a preflight's answer included."""
+    headers = {
+        mark: "https://evil.example" if mark == "Origin" else "cross-site",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    answer = await client.request(method, path, headers=headers)
+    assert answer.status == 403
+    assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+    assert (view.quits, view.levels) == (0, [])
+
+
+def test_these_are_all_the_paths_that_take_post() -> None:
+    """A new one must be thought of here."""
+    assert [path for method, path, *_ in PATHS if method != "GET"] == [
+        "/explain",
+        "/reload",
+        "/log-level",
+        "/quit",
+    ]
+
+
+async def test_head_of_the_feed_ends(client: TestClient[Any, Any]) -> None:
+    """It has no body that anything could be sent in."""
+    for _ in range(2):
+        assert (await client.head("/events")).headers["Content-Type"] == "text/event-stream"
