@@ -269,7 +269,7 @@ def match_own(route: Route, authority: bytes, *, any_host: bool) -> Match:
 def request_host(authority: bytes) -> str:
     """The normal form of a request's host, port ignored; raises BAD_HOST."""
     try:
-        return hosts.parse_authority(authority.decode("utf-8")).host
+        return hosts.parse_authority(authority.decode("ascii")).host
     except (ValueError, UnicodeDecodeError) as error:
         raise SidecarError(
             Reason.BAD_HOST, f"The request's Host cannot be used: {_sentence(error)}."
@@ -277,4 +277,7 @@ def request_host(authority: bytes) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+    if isinstance(error, UnicodeDecodeError):
+        # RFC 9110 section 7.2; folding what only looks like a name would let several spellings in.
+        return "it is not ASCII; international names go by their `xn--` form"
+    return str(error)

@@ -36,7 +36,8 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import METHOD_NAMES
 from sidecar.proxy.target import (
     BAD_REQUEST_LINE,
-    check_expectation,
+    check_fields,
+    check_scheme,
     check_upgrade,
     head_behind_chunks,
     is_request_line,
@@ -337,7 +338,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self._broken:
             return
         parser = self._parser
-        fields = self._fields
+        fields: headers.Fields = self._fields
         method = parser.get_method()
         body = None
         try:
@@ -349,19 +350,22 @@ class DownstreamConnection(asyncio.Protocol):
                 http10 = self._is_http10(raw, method)
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
-            if upgrade is not None:
-                check_upgrade(upgrade)
-            if upgrade is not None and b"h2c" in headers.list_members(upgrade):
-                # Some clients (Java's) ask for it on every request and are content without (RFC 9110, 7.8).
+            if upgrade is not None and (check_upgrade(upgrade) or http10):
+                # Some clients (Java's) ask for h2c on every request and are content without; HTTP/1.0 has no upgrade
+                # (RFC 9110 section 7.8).
                 self._declined = True
                 return
             # HTTP/1.0 may come without a Host; a route's own listener says as much.
             default = b"localhost" if http10 and self.owner.route is not None else None
             authority, path, absolute = read_target(method, self._target, found, default_host=default)
-            if b"expect" in found:
-                check_expectation(found)
+            if absolute:
+                check_scheme(self._target, secure=self.transport.get_extra_info("sslcontext") is not None)
+            check_fields(found, raw)
             body = framing.request_body(found, http10=http10)
             self._body_left = body
+            length = found.get(b"content-length")
+            if length is not None and (length[:1] == b"0" or length[-1:] in b" \t"):
+                fields = headers.plain_length(fields, found)
             if upgrade is not None and body != framing.NO_BODY:
                 raise malformed("A request to upgrade the connection may not have a body here.")
             admitted = self.proxy.admission.admit(

@@ -40,7 +40,15 @@ def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
 
 def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http10: bool) -> int:
     """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for what is not carried."""
-    if head or status < 200 or status in (204, 304):
+    if status < 200 or status == 204:
+        # RFC 9110 section 8.6, RFC 9112 section 6.1; a length of 0 says nothing wrong, and is often sent.
+        if b"transfer-encoding" in found or found.get(b"content-length", b"0").strip(b" \t") != b"0":
+            raise SidecarError(
+                Reason.UPSTREAM_MALFORMED,
+                f"The upstream framed a body for a {status} answer, which can have none.",
+            )
+        return NO_BODY
+    if head or status == 304:
         return NO_BODY
     if b"transfer-encoding" in found:
         if found[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":

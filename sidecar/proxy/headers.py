@@ -110,6 +110,25 @@ _INTEREST: dict[bytes, bytes | None] = {**_spellings(_READ), **dict.fromkeys(_sp
 READ = frozenset(_READ)
 """Every name that `survey` reports."""
 _UNKNOWN = b""
+TWIN = b"_"
+"""What `survey` reports a name under that is one of the sidecar's but for `_` in place of `-`: CGI, WSGI and their
+heirs can't tell `Content_Length` from `Content-Length`."""
+
+
+def _twins(name: bytes) -> set[bytes]:
+    head, *rest = name.split(b"-")
+    made = {head}
+    for part in rest:
+        made = {start + dash + part for start in made for dash in (b"-", b"_")}
+    return made - {name}
+
+
+_KEYS = {name: name for name in _READ} | {
+    twin: TWIN
+    for name in HOP_BY_HOP | {b"content-length", b"x-serverless-authorization"}
+    for twin in _twins(name)
+}
+"""Lower-case name to the key that `survey` reports it under."""
 
 
 def survey(fields: Fields) -> Found:
@@ -118,8 +137,7 @@ def survey(fields: Fields) -> Found:
     for name, value in fields:
         key = _INTEREST.get(name, _UNKNOWN)
         if key is _UNKNOWN:
-            lower = name.lower()
-            key = lower if lower in READ else None
+            key = _KEYS.get(name.lower())
         if key is not None:
             found[key] = value if key not in found else b"%b, %b" % (found[key], value)
     return found
@@ -166,11 +184,17 @@ def write_trailers(fields: Fields, also_dropped: Set[bytes]) -> bytes:
     """The last chunk with the trailer lines that may be forwarded."""
     out = [b"0\r\n"]
     for name, value in fields:
-        lower = name.lower()
+        lower = name.lower().replace(b"_", b"-")
         if lower not in NOT_IN_TRAILERS and lower not in also_dropped:
             out += (name, b": ", value, b"\r\n")
     out.append(b"\r\n")
     return b"".join(out)
+
+
+def plain_length(fields: Fields, found: Found) -> Fields:
+    """The same lines with Content-Length as a plain number: a leading zero is octal to some, and what was accepted is
+    what goes on. Only for a length that was read already."""
+    return rewrite(fields, found, {b"content-length": b"%d" % int(found[b"content-length"])})
 
 
 def rewrite(fields: Fields, found: Found, changes: Mapping[bytes, bytes]) -> Fields:

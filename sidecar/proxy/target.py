@@ -1,16 +1,17 @@
 """What a request's start line asks for.
 
 Owns the reading of method and target, and the words for what is not carried. Called by the downstream
-connection once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target), RFC 9110 sections 4.2.4
-and 9.3 (fragments, userinfo, methods).
+connection once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target), RFC 9110 sections 4.2.4,
+7.6.1, 7.8 and 9.3 (userinfo, Connection, Upgrade, methods), RFC 3986 sections 2.1 and 5.2.4 (escapes, dot segments).
 """
 
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote_to_bytes
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.headers import Found
+from sidecar.proxy.headers import TWIN, Found, list_members
 from sidecar.proxy.heads import METHOD_NAMES
 
 Target = tuple[bytes, bytes, bool]
@@ -22,6 +23,14 @@ BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one spa
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
 _PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
+_TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
+_MAX_NOMINATED = 9
+"""Members of `Connection`: Envoy's limit, and clients send three at most."""
+_NEVER_NOMINATED = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+
+_USUAL_CONNECTION = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+"""Values that `_check_connection` has nothing to say about."""
 
 
 def is_request_line(line: bytes) -> bool:
@@ -75,10 +84,15 @@ def not_http(error: Exception, head: bytes) -> SidecarError:
     return malformed(f"{error}.")
 
 
-def check_upgrade(protocols: bytes) -> None:
-    """Raise MALFORMED_REQUEST where `Upgrade` is not a list of protocols (RFC 9110 section 7.8)."""
+def check_upgrade(protocols: bytes) -> bool:
+    """Whether the wish is one for h2c, which is declined; raises MALFORMED_REQUEST where `Upgrade` is not a list of
+    protocols (RFC 9110 section 7.8), or names h2c beside another: only one of the two could be declined."""
     if not all(_PROTOCOLS.fullmatch(protocol) for protocol in protocols.split(b",")):
         raise malformed("`Upgrade` is not a list of protocols.")
+    members = list_members(protocols)
+    if b"h2c" in members and len(members) > 1:
+        raise malformed("`Upgrade` asks for h2c, which is not spoken here, beside another protocol.")
+    return b"h2c" in members
 
 
 def malformed(what: str) -> SidecarError:
@@ -100,6 +114,8 @@ def read_target(method: bytes, target: bytes, found: Found, *, default_host: byt
     if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
         if host is None:
             raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
+        if b"%" in target or b"/.." in target:
+            _check_path(target)
         return host, target, False
     if host is None or b"host" not in found:
         raise SidecarError(
@@ -112,15 +128,71 @@ def read_target(method: bytes, target: bytes, found: Found, *, default_host: byt
     authority, path = rest[:length], rest[length:]
     if found[b"host"].lower() != authority.lower():
         raise SidecarError(Reason.BAD_HOST, "The Host differs from the one in the request target.")
+    _check_path(path)
+    if not path and method == b"OPTIONS":
+        return authority, b"*", True  # RFC 9112 section 3.2.4
     return authority, path if path[:1] == b"/" else b"/" + path, True
 
 
-def check_expectation(found: Found) -> None:
+def _check_path(target: bytes) -> None:
+    """Raise MALFORMED_REQUEST where the upstream's decoding of the path could go wrong: nobody agrees on what a broken
+    escape, an encoded NUL or a way out of the root mean. The query is the application's own, and stays as it is."""
+    path = target.partition(b"?")[0]
+    if _BAD_ESCAPE.search(path):
+        raise malformed("Its path has `%00`, or a `%` without two hexadecimal digits behind it.")
+    depth = 0
+    for segment in unquote_to_bytes(path).split(b"/"):
+        if segment == b"..":
+            depth -= 1
+        elif segment not in (b"", b"."):
+            depth += 1
+        if depth < 0:
+            raise malformed("Its path leads out of the root (`..`).")
+
+
+def check_scheme(target: bytes, *, secure: bool) -> None:
+    """Raise MALFORMED_REQUEST where an absolute target asks for https over a connection without TLS (RFC 9110 section
+    4.2.2)."""
+    if not secure and target[:6].lower() == b"https:":
+        raise malformed(
+            "Its target is an https URL, on a connection without TLS. Ask for http:// instead: "
+            "the sidecar itself speaks https to the service."
+        )
+
+
+def check_fields(found: Found, head: bytes) -> None:
+    """Raise MALFORMED_REQUEST or EXPECTATION_FAILED for what a head's lines may not say; `head` is all of it, as it
+    came."""
+    if b"expect" in found:
+        _check_expectation(found)
+    if b"connection" in found and found[b"connection"] not in _USUAL_CONNECTION:
+        _check_connection(found)
+    if TWIN in found:
+        raise malformed("A header's name is that of a framing or routing one, with `_` in place of `-`.")
+    # RFC 9112 allows a tab around a value; nginx is not alone in taking it for a part of it.
+    if b"\t" in head and _TAB_IN_FRAMING.search(head):
+        raise malformed("Its framing or its Host is written with a tab.")
+
+
+def _check_expectation(found: Found) -> None:
     """Raise EXPECTATION_FAILED for any expectation but `100-continue` (RFC 9110 section 10.1.1)."""
     if found[b"expect"].strip().lower() != b"100-continue":
         raise SidecarError(
             Reason.EXPECTATION_FAILED, "The only expectation that is carried is `100-continue`."
         )
+
+
+def _check_connection(found: Found) -> None:
+    """Raise MALFORMED_REQUEST where `Connection` names what is for every recipient, or more than anybody needs to (RFC
+    9110 section 7.6.1), or an upgrade to nothing."""
+    members = list_members(found[b"connection"])
+    for member in members:
+        if member in _NEVER_NOMINATED or member.startswith(b":"):
+            raise malformed("`Connection` names what is for every recipient (Host, X-Forwarded-For).")
+    if b"upgrade" in members and found.get(b"upgrade") == b"":
+        raise malformed("`Upgrade` names no protocol.")
+    if len(members) > _MAX_NOMINATED:
+        raise malformed(f"`Connection` names more than {_MAX_NOMINATED} headers.")
 
 
 def _not_carried(method: bytes, target: bytes) -> SidecarError:

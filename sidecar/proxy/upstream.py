@@ -291,7 +291,8 @@ class UpstreamConnection(asyncio.Protocol):
         found = headers.survey(self._fields)
         if status < 200:
             self._interim += 1
-            if status == 101:
+            self._look_at_interim(found, status)
+            if status == 101 or self._refusal is not None:
                 return
             if self._interim > _MAX_INTERIM:
                 self._refusal = _malformed(f"more than {_MAX_INTERIM} interim answers")
@@ -310,9 +311,13 @@ class UpstreamConnection(asyncio.Protocol):
         except SidecarError as error:
             self._refusal = error
             return
+        fields: headers.Fields = self._fields
+        length = found.get(b"content-length")
+        if length is not None and (length[:1] == b"0" or length[-1:] in b" \t"):
+            fields = headers.plain_length(fields, found)
         self._trailers = []
         self._reusable = self._parser.should_keep_alive() and self._body != framing.UNTIL_CLOSE
-        if not exchange.answer(status, self._reason, self._fields, found, self._body):
+        if not exchange.answer(status, self._reason, fields, found, self._body):
             # It will be asked again with another token: this answer is of no further use.
             self._exchange = None
             self._pool.stats.connections_active -= 1
@@ -321,6 +326,12 @@ class UpstreamConnection(asyncio.Protocol):
             # llhttp can't be told that this answer has no body, so its parser is of no further use.
             self._parser = httptools.HttpResponseParser(self)
             self._complete = True
+
+    def _look_at_interim(self, found: headers.Found, status: int) -> None:
+        try:
+            framing.response_body(found, status=status, head=False, http10=False)
+        except SidecarError as error:
+            self._refusal = error
 
     def _wrong_first_line(self, status: int) -> str | None:
         """What llhttp lets pass in a first line and HTTP/1.1 does not."""

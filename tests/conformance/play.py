@@ -38,15 +38,26 @@ class Recorder:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Close it and every connection."""
+        """Close it and every connection, and wait until they have ended."""
         if self._server is not None:
             self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
+        self.drop()
+        while self._writers:  # noqa: ASYNC110  # streams have no event for it
+            await asyncio.sleep(0)
 
     def forget(self) -> None:
         """Begin a case."""
         self.requests, self.ambiguous = [], []
+
+    def end(self) -> None:
+        """Close every connection in order: nothing more comes on it."""
+        for writer in list(self._writers):
+            writer.close()
+
+    def drop(self) -> None:
+        """End every connection there is, so that the next case begins on one of its own."""
+        for writer in list(self._writers):
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -82,11 +93,18 @@ class Outcome(NamedTuple):
 
 
 async def play(
-    port: int, data: bytes, *, pieces: list[int] | None = None, patience: float = LIMIT
+    port: int,
+    data: bytes,
+    *,
+    method: bytes = b"GET",
+    pieces: list[int] | None = None,
+    patience: float = LIMIT,
+    settle: float = 0.0,
 ) -> Outcome:
     """Send `data` (cut at `pieces`) to a proxy, and read until it closes, or has answered and is told that no more comes.
 
-    `patience` is how many seconds to wait for an answer that does not come.
+    `method` is the first request's, which says how its answer ends. `patience` is how many seconds to wait for an
+    answer that does not come; `settle` how many to go on reading after one, before the end is told.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
     got = b""
@@ -101,14 +119,13 @@ async def play(
                     for _ in range(4):
                         await asyncio.sleep(0)
             await writer.drain()
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(patience):
-                while not _answered(got):
-                    piece = await reader.read(1 << 16)
-                    if not piece:
-                        closed = True
-                        break
-                    got += piece
+        for wait, enough in ((patience, True), (settle, False)):
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(wait):
+                    while not closed and not (enough and _answered(got, method)):
+                        piece = await reader.read(1 << 16)
+                        closed = not piece
+                        got += piece
         with contextlib.suppress(TimeoutError, ConnectionError, OSError):
             if not closed:
                 async with asyncio.timeout(patience):
@@ -121,9 +138,10 @@ async def play(
     return Outcome([int(s) for s in re.findall(rb"HTTP/1\.[01] ([2-5]\d\d) ", got)], closed, got)
 
 
-def _answered(got: bytes) -> bool:
-    """Whether a whole final answer is among what came."""
-    for match in re.finditer(rb"HTTP/1\.[01] [2-5]\d\d [^\r\n]*\r\n(.*?)\r\n\r\n", got, re.DOTALL):
-        length = re.search(rb"(?i)content-length: *(\d+)", match[1])
-        return length is None or len(got) - match.end() >= int(length[1])
-    return False
+def _answered(got: bytes, method: bytes) -> bool:
+    """Whether a whole final answer is among what came; one that can't be read is none that could be waited for."""
+    try:
+        answer = strict.read_answer(got, method)
+    except strict.AmbiguousError:
+        return True
+    return answer is not None and answer.whole

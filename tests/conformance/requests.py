@@ -80,6 +80,13 @@ _LENGTHS = {
     "vertical-tab": b"\x0b5",
     "form-feed": b"5\x0c",
     "bare-cr": b"5\r5",
+    "minus-zero": b"-0",
+    "octal-prefix": b"0o5",
+    "list-zero-and-five": b"0, 5",
+    "list-tab": b"5\t,\t5",
+    "next-line": b"5\x85",
+    "no-break-space": b"\xa05",
+    "nan": b"NaN",
 }
 
 _CODINGS = {
@@ -109,12 +116,16 @@ _CODINGS = {
     "deflate": b"deflate",
     "compress-chunked": b"compress, chunked",
     "br": b"br",
+    "chunked-space-parameter": b"chunked ;a",
+    "line-separator": "\u2028chunked".encode(),
+    "kelvin-sign": "chun\u212aed".encode(),
+    "backspace": b"x\x08chunked",
 }
 
 _CODINGS_MALFORMED = frozenset(
     (
         *("chunked-twice", "chunked-gzip", "chunked-identity", "trailing-comma", "empty"),
-        *("vertical-tab", "form-feed", "nul", "bare-cr"),
+        *("vertical-tab", "form-feed", "nul", "bare-cr", "backspace"),
     )
 )
 """Where the parser itself says 400; a coding that is not carried is a 501 (RFC 9112 section 6.1)."""
@@ -145,6 +156,18 @@ _SIZES = {
     "extension-with-bare-cr-quoted": b'5;a="\r"',
     "extension-with-bare-lf-quoted": b'5;a="\n"',
     "extension-with-control": b"5;a=\x01",
+    "leading-tab": b"\t5",
+    "leading-zero-x": b"0x0",
+    "letter-g": b"5g",
+    "semicolon-only": b";",
+    "extension-of-nothing": b"5;",
+    "extension-unclosed-quote": b'5;a="b',
+    "extension-space-before": b"5 ;a=b",
+    "extension-with-high-byte": b"5;\xff",
+    "extension-with-delete": b"5;a\x7f",
+    "two-sizes": b"5 5",
+    "ends-by-two-cr": b"5\r\r",
+    "extension-ends-by-lf-hides-a-request": b"5;\nxxx",
 }
 
 _LINES = {
@@ -192,6 +215,55 @@ _LINES = {
     "tab-before-name": b"\tX-A: 1",
     "double-cr": b"X-A: a\r\r\nX-B: b",
     "lf-cr": b"X-A: a\n\rX-B: b",
+}
+
+_TWINS = (
+    *(b"Content_Length: 50", b"content_length: 0", b"CONTENT_LENGTH: 5"),
+    *(b"Transfer_Encoding: chunked", b"transfer_encoding: identity"),
+    *(b"X_Serverless_Authorization: Bearer mine", b"X-Serverless_Authorization: Bearer mine"),
+    *(
+        b"Proxy_Authorization: Basic eA==",
+        b"Keep_Alive: timeout=9",
+        b"Proxy_Connection: close",
+        b"HTTP2_Settings: AAMA",
+    ),
+)
+"""Names that CGI, WSGI and their heirs can't tell from those that frame and authenticate."""
+
+_PATHS = {
+    "percent-at-end": (b"/x%", 400),
+    "percent-one-digit": (b"/x%2", 400),
+    "percent-one-digit-then-slash": (b"/x%2/y", 400),
+    "percent-u": (b"/x%u002e", 400),
+    "percent-plus": (b"/x%+2", 400),
+    "percent-with-space-digit": (b"/x% 0", 400),
+    "percent-in-query": (b"/x?%zz", PASSES),
+    "encoded-nul-in-query": (b"/x?%00", PASSES),
+    "encoded-nul-before-suffix": (b"/x%00.html", 400),
+    "encoded-dots-out-of-root": (b"/%2e%2e/x", 400),
+    "encoded-dots-upper-case-out-of-root": (b"/%2E%2E/x", 400),
+    "half-encoded-dots-out-of-root": (b"/.%2e/x", 400),
+    "encoded-slashes-out-of-root": (b"/a/..%2f..%2fx", 400),
+    "dots-out-of-root-at-end": (b"/..", 400),
+    "dots-out-of-root-behind-empty-segments": (b"/a//../../x", 400),
+    "dots-out-of-root-and-back": (b"/../x/..", 400),
+    "dots-in-query": (b"/x?/../../y", PASSES),
+    "dots-inside-root": (b"/a/b/../../x", PASSES),
+    "dots-and-parameter": (b"/a/..;/x", PASSES),
+    "three-dots": (b"/.../x", PASSES),
+    "twice-encoded-dots": (b"/%252e%252e/x", PASSES),
+    "overlong-utf-8-dots": (b"/%c0%ae%c0%ae/x", PASSES),
+    "encoded-backslashes": (b"/a%5c..%5cx", PASSES),
+    "encoded-high-byte": (b"/x%ff", PASSES),
+    "encoded-delete": (b"/x%7f", PASSES),
+    "encoded-space": (b"/x%20HTTP/1.1", PASSES),
+    "encoded-fragment": (b"/x%23y", PASSES),
+    "pipe": (b"/x|y", PASSES),
+    "braces": (b"/{x}", PASSES),
+    "brackets": (b"/x[1]", PASSES),
+    "asterisk": (b"/*", PASSES),
+    "at-sign": (b"/@evil.example/x", PASSES),
+    "absolute-form-behind-slash": (b"/http://evil.example/x", PASSES),
 }
 
 _START_LINES = {
@@ -281,6 +353,23 @@ _START_LINES = {
     "target-absolute-percent-host": (b"GET http://billing%2einternal/x HTTP/1.1", 400),
     "target-absolute-query-as-path-end": (b"GET http://evil.example?billing.internal/ HTTP/1.1", 400),
     "target-absolute-fragment": (b"GET http://billing.internal/#x HTTP/1.1", 400),
+    "target-absolute-port-80": (b"GET http://billing.internal:80/x HTTP/1.1", 400),
+    "target-absolute-trailing-dot": (b"GET http://billing.internal./x HTTP/1.1", 400),
+    "target-absolute-upper-case": (b"GET HTTP://BILLING.internal/x HTTP/1.1", PASSES),
+    "target-absolute-https": (b"GET https://billing.internal/x HTTP/1.1", 400),
+    "target-absolute-no-path": (b"GET http://billing.internal HTTP/1.1", PASSES),
+    "target-absolute-query-without-path": (b"GET http://billing.internal?x HTTP/1.1", PASSES),
+    "target-absolute-bad-percent": (b"GET http://billing.internal/%zz HTTP/1.1", 400),
+    "target-absolute-dots-out-of-root": (b"GET http://billing.internal/../x HTTP/1.1", 400),
+    "target-absolute-ws": (b"GET ws://billing.internal/x HTTP/1.1", 400),
+    "target-absolute-no-host-but-port": (b"GET http://:80/x HTTP/1.1", 400),
+    "target-absolute-for-options-without-path": (b"OPTIONS http://billing.internal HTTP/1.1", PASSES),
+    "target-asterisk-for-options": (b"OPTIONS * HTTP/1.1", PASSES),
+    "target-with-space-at-end": (b"GET /x  HTTP/1.1", 400),
+    "method-of-http-2": (b":method GET /x HTTP/1.1", 400),
+    "method-with-crlf-encoded": (b"GET%0d%0a /x HTTP/1.1", 501),
+    "version-with-nul": (b"GET /x HTTP/1.1\x00", 400),
+    "version-ends-by-two-cr": (b"GET /x HTTP/1.1\r", 400),
     "target-of-40000-bytes": (b"GET /" + b"a" * 40000 + b" HTTP/1.1", 414),
 }
 
@@ -321,6 +410,28 @@ _HOSTS = {
     "space-before-colon": (b"Host : billing.internal", 400),
     "of-254-bytes": (b"Host: " + b"a." * 127 + b"a", 400),
     "missing": (b"X-A: 1", 400),
+    "compatible-letter": ("Host: bi\u217cling.internal".encode(), 400),
+    "fullwidth-dot": ("Host: billing\uff0einternal".encode(), 400),
+    "soft-hyphen": ("Host: bill\u00ading.internal".encode(), 400),
+    "ipv6-zone": (b"Host: [fe80::1%25eth0]", 400),
+    "ipv6-without-brackets": (b"Host: ::1", 400),
+    "port-with-plus": (b"Host: billing.internal:+80", 400),
+    "port-with-space": (b"Host: billing.internal: 80", 400),
+    "port-of-six-digits": (b"Host: billing.internal:000080", 400),
+    "two-dots-at-end": (b"Host: billing.internal..", 400),
+    "with-semicolon": (b"Host: billing.internal;x", 400),
+    "with-hash-and-port": (b"Host: billing.internal:80#@evil.example", 400),
+    "with-tab-at-end": (b"Host: billing.internal\t", 400),
+    "upper-case": (b"Host: BILLING.Internal", PASSES),
+    "dot-at-end": (b"Host: billing.internal.", PASSES),
+    "port-80": (b"Host: billing.internal:80", PASSES),
+    "port-empty": (b"Host: billing.internal:", PASSES),
+    "port-0": (b"Host: billing.internal:0", PASSES),
+    "loopback-octal": (b"Host: 0177.0.0.1", 404),
+    "forwarded-to-another": (
+        b"Host: billing.internal\r\nX-Forwarded-Host: evil.example\r\nForwarded: host=evil.example",
+        PASSES,
+    ),
 }
 
 _TRAILERS = {
@@ -333,21 +444,40 @@ _TRAILERS = {
     "fold": b"X: 1\r\n 2",
     "bare-cr": b"X: 1\rY: 2",
     "bare-lf": b"X: 1\nY: 2",
+    "high-byte-in-name": b"X\xe4: 1",
+    "delete-in-value": b"X: \x7f",
+    "space-before-name": b" X: 1",
+    "double-cr": b"X: 1\r\r\nY: 2",
 }
 
 _CONNECTION = {
     "authorization": b"authorization",
-    "host": b"host",
+    "cookie": b"cookie",
     "content-length": b"content-length",
     "x-serverless-authorization": b"X-Serverless-Authorization",
     "via": b"via",
     "close-and-authorization": b"close, authorization",
+    "close-and-serverless": b"close, x-serverless-authorization",
+    "nine-names": b", ".join(b"x-%d" % number for number in range(9)),
+    "trailer": b"trailer",
+    "expect": b"expect",
+    "close-and-keep-alive": b"close, keep-alive",
     "itself": b"connection",
     "upgrade-without-one": b"upgrade",
     "te-without-one": b"te",
-    "two-hundred-names": b", ".join(b"x-%d" % number for number in range(200)),
     "commas-only": b",,,,,",
     "junk-members": b"a b, (c), =",
+}
+
+_CONNECTION_REFUSED = {
+    "host": b"host",
+    "close-and-host": b"close, Host",
+    "ten-names": b", ".join(b"x-%d" % number for number in range(10)),
+    "x-forwarded-for": b"x-forwarded-for",
+    "x-forwarded-host": b"close, X-Forwarded-Host",
+    "x-forwarded-proto": b"x-forwarded-proto",
+    "pseudo-header": b":path",
+    "two-hundred-names": b", ".join(b"x-%d" % number for number in range(200)),
 }
 
 REQUESTS: Final[tuple[Hostile, ...]] = (
@@ -474,7 +604,7 @@ REQUESTS: Final[tuple[Hostile, ...]] = (
         400,
     ),
     *(
-        Hostile(f"host-{name}", b"GET /x HTTP/1.1\r\n" + line + b"\r\n\r\n", verdict)
+        Hostile(f"host-{name}", b"GET /x HTTP/1.1\r\n" + line + b"\r\n\r\n", verdict, int(verdict == PASSES))
         for name, (line, verdict) in _HOSTS.items()
     ),
     Hostile("host-missing-with-absolute-target", b"GET http://billing.internal/x HTTP/1.1\r\n\r\n", 400),
@@ -486,6 +616,11 @@ REQUESTS: Final[tuple[Hostile, ...]] = (
         Hostile(f"connection-names-{name}", get(b"Connection: " + value), PASSES, 1)
         for name, value in _CONNECTION.items()
     ),
+    *(
+        Hostile(f"connection-names-{name}", get(b"Connection: " + value), 400)
+        for name, value in _CONNECTION_REFUSED.items()
+    ),
+    Hostile("connection-twice-names-host", get(b"Connection: close", b"connection: host"), 400),
     Hostile(
         "connection-names-content-length-with-body",
         post(b"Content-Length: 5", b"Connection: content-length"),
@@ -504,7 +639,30 @@ REQUESTS: Final[tuple[Hostile, ...]] = (
         PASSES,
         1,
     ),
-    Hostile("upgrade-h2c-and-websocket", get(b"Connection: Upgrade", b"Upgrade: websocket, h2c"), PASSES, 1),
+    Hostile("upgrade-h2c-and-websocket", get(b"Connection: Upgrade", b"Upgrade: websocket, h2c"), 400),
+    Hostile("upgrade-h2c-without-connection", get(b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"), PASSES, 1),
+    Hostile("upgrade-websocket-without-connection", get(b"Upgrade: websocket"), PASSES, 1),
+    Hostile(
+        "upgrade-in-http-1.0",
+        b"GET /x HTTP/1.0\r\nHost: billing.internal\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        PASSES,
+        1,
+    ),
+    Hostile("upgrade-http2-settings-alone", get(b"HTTP2-Settings: AAMAAABk"), PASSES, 1),
+    Hostile("upgrade-empty", get(b"Connection: Upgrade", b"Upgrade:"), 400),
+    Hostile("upgrade-of-a-comma", get(b"Connection: Upgrade", b"Upgrade: ,"), 400),
+    Hostile("upgrade-with-nul", get(b"Connection: Upgrade", b"Upgrade: websocket\x00"), 400),
+    Hostile(
+        "upgrade-get-with-length-hides-a-request",
+        get(b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: %d" % len(SMUGGLED)) + SMUGGLED,
+        400,
+    ),
+    Hostile(
+        "upgrade-refused-by-upstream-hides-a-request",
+        get(b"Connection: Upgrade, close", b"Upgrade: websocket") + SMUGGLED,
+        PASSES,
+        1,
+    ),
     Hostile(
         "upgrade-with-length",
         post(
@@ -532,9 +690,38 @@ REQUESTS: Final[tuple[Hostile, ...]] = (
     Hostile(
         "expect-twice", post(b"Expect: 100-continue", b"Expect: 100-continue", b"Content-Length: 5"), 417
     ),
+    Hostile("expect-empty", post(b"Expect:", b"Content-Length: 5"), 417),
+    Hostile("expect-parameter", post(b"Expect: 100-continue;q=1", b"Content-Length: 5"), 417),
+    Hostile("expect-quoted", post(b'Expect: "100-continue"', b"Content-Length: 5"), 417),
+    Hostile("expect-word-before", post(b"Expect: y 100-continue", b"Content-Length: 5"), 417),
+    Hostile("expect-space-before-colon", post(b"Expect : 100-continue", b"Content-Length: 5"), 400),
+    Hostile("expect-fold", post(b"Expect:\r\n 100-continue", b"Content-Length: 5"), 400),
+    Hostile("expect-with-bare-cr", post(b"Expect: 100-continue\rX", b"Content-Length: 5"), 400),
+    Hostile(
+        "expect-twice-first-other", post(b"Expect: x", b"Expect: 100-continue", b"Content-Length: 5"), 417
+    ),
+    Hostile("expect-upper-case", post(b"EXPECT: 100-CONTINUE", b"Content-Length: 5"), PASSES, 1),
+    Hostile("expect-without-body", get(b"Expect: 100-continue"), PASSES, 1),
+    Hostile(
+        "expect-with-length-hides-a-request",
+        get(b"Expect: 100-continue", b"Content-Length: %d" % len(SMUGGLED)) + SMUGGLED,
+        PASSES,
+        1,
+    ),
+    *(
+        Hostile(f"underscore-{line.partition(b':')[0].decode()}", post(b"Content-Length: 5", line), 400)
+        for line in _TWINS
+    ),
+    *(
+        Hostile(
+            f"trailer-is-{name.decode()}",
+            chunked(b"5\r\nhello\r\n0\r\n" + name + b": 9\r\n\r\n"),
+            PASSES,
+            1,
+        )
+        for name in (b"Content_Length", b"Transfer_Encoding", b"X_Serverless_Authorization", b"Set-Cookie")
+    ),
     Hostile("token-header-in-other-case", get(b"x-SERVERLESS-authorization: Bearer mine"), PASSES, 1),
-    Hostile("token-header-with-underscores", get(b"X_Serverless_Authorization: Bearer mine"), PASSES, 1),
-    Hostile("length-with-underscore", post(b"Content-Length: 5", b"Content_Length: 50"), PASSES, 1),
     Hostile("pipelined-garbage-after-a-good-one", get() + b"\x00\x00\x00\x00\r\n\r\n", PASSES, 1),
     Hostile("pipelined-bad-length-after-a-good-one", get() + post(b"Content-Length: x"), PASSES, 1),
     Hostile("pipelined-both-after-a-good-one", get() + post(*BOTH, body=CHUNKS), PASSES, 1),
@@ -561,17 +748,92 @@ REQUESTS: Final[tuple[Hostile, ...]] = (
         PASSES,
         1,
     ),
+    Hostile(
+        "get-with-chunks-hides-a-request",
+        get(b"Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED),
+        PASSES,
+        1,
+    ),
+    Hostile(
+        "options-with-length-hides-a-request",
+        b"OPTIONS /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(SMUGGLED), SMUGGLED),
+        PASSES,
+        1,
+    ),
+    Hostile(
+        "options-with-chunks-hides-a-request",
+        b"OPTIONS /x HTTP/1.1\r\nHost: billing.internal\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+        % (len(SMUGGLED), SMUGGLED),
+        PASSES,
+        1,
+    ),
+    Hostile(
+        "pipelined-after-http-1.0",
+        b"GET /x HTTP/1.0\r\nHost: billing.internal\r\n\r\n" + SMUGGLED,
+        PASSES,
+        1,
+    ),
+    Hostile("pipelined-line-feed-after-length", post(b"Content-Length: 5") + b"\n" + SMUGGLED, PASSES, 1),
+    Hostile("pipelined-cr-after-length", post(b"Content-Length: 5") + b"\r" + SMUGGLED, PASSES, 1),
+    Hostile("pipelined-nul-after-length", post(b"Content-Length: 5") + b"\x00" + SMUGGLED, PASSES, 1),
+    Hostile("pipelined-space-after-length", post(b"Content-Length: 5") + b" " + SMUGGLED, PASSES, 1),
+    Hostile(
+        "pipelined-http-0.9-after-length", post(b"Content-Length: 5") + b"GET /smuggled\r\n\r\n", PASSES, 1
+    ),
+    Hostile(
+        "http-1.0-keep-alive",
+        b"GET /x HTTP/1.0\r\nHost: billing.internal\r\nConnection: keep-alive\r\n\r\n",
+        PASSES,
+        1,
+    ),
+    Hostile("http-1.0-without-host", b"GET /x HTTP/1.0\r\n\r\n", 400),
+    Hostile(
+        "http-1.0-both-lengths",
+        b"POST /x HTTP/1.0\r\nHost: billing.internal\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + CHUNKS,
+        400,
+    ),
+    Hostile(
+        "http-1.0-keep-alive-with-coding",
+        b"POST /x HTTP/1.0\r\nHost: billing.internal\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + CHUNKS,
+        400,
+    ),
     Hostile("pipelined-line-feed-after-chunks", chunked(CHUNKS) + b"\n" + SMUGGLED, PASSES, 1),
     Hostile("chunk-extension-plain", chunked(b"5;a=b\r\nhello\r\n0;c\r\n\r\n"), PASSES, 1),
     Hostile("chunk-extension-quoted", chunked(b'5;a="b;c"\r\nhello\r\n0\r\n\r\n'), PASSES, 1),
     Hostile("chunk-size-leading-zeros", chunked(b"0000000005\r\nhello\r\n0\r\n\r\n"), PASSES, 1),
     Hostile("chunk-one-byte-each", chunked(b"1\r\nh\r\n" * 50 + b"0\r\n\r\n"), PASSES, 1),
+    Hostile("chunk-one-byte-each-5000", chunked(b"1\r\nh\r\n" * 5000 + b"0\r\n\r\n"), PASSES, 1),
+    Hostile("chunk-size-upper-case", chunked(b"A\r\n0123456789\r\n0\r\n\r\n"), PASSES, 1),
+    Hostile("chunk-last-of-many-zeros", chunked(b"5\r\nhello\r\n00000000\r\n\r\n"), PASSES, 1),
+    Hostile("chunk-extension-value-of-nothing", chunked(b"5;a=\r\nhello\r\n0\r\n\r\n"), PASSES, 1),
+    Hostile("chunk-two-extensions", chunked(b"5;a=b;c\r\nhello\r\n0\r\n\r\n"), PASSES, 1),
+    Hostile("te-gzip", get(b"TE: gzip, chunked"), PASSES, 1),
+    Hostile("te-junk", get(b"Connection: TE", b"TE: (x)"), PASSES, 1),
+    Hostile("value-empty", get(b"X-A:"), PASSES, 1),
+    Hostile("value-of-blanks", get(b"X-A: \t  "), PASSES, 1),
+    Hostile("value-with-tab-inside", get(b"X-A: a\tb"), PASSES, 1),
+    Hostile("value-without-space-before", get(b"X-A:1"), PASSES, 1),
+    Hostile("length-with-spaces-around", post(b"Content-Length:   5  "), PASSES, 1),
+    Hostile("length-tab-before", post(b"Content-Length:\t5"), 400),
+    Hostile("length-tab-behind", post(b"Content-Length: 5\t"), 400),
+    Hostile("coding-with-spaces-around", post(b"Transfer-Encoding:   chunked  ", body=CHUNKS), PASSES, 1),
+    Hostile("coding-tab-before", post(b"Transfer-Encoding:\tchunked", body=CHUNKS), 400),
+    Hostile("coding-tab-behind", post(b"Transfer-Encoding: chunked\t", body=CHUNKS), 400),
+    Hostile("host-tab-before", b"GET /x HTTP/1.1\r\nHost:\tbilling.internal\r\n\r\n", 400),
+    Hostile("length-of-18-zeros", post(b"Content-Length: 000000000000000005"), PASSES, 1),
+    *(
+        Hostile(f"target-{name}", get(target=path), verdict, int(verdict == PASSES))
+        for name, (path, verdict) in _PATHS.items()
+    ),
     Hostile("length-leading-zeros", post(b"Content-Length: 0000000005"), PASSES, 1),
     Hostile("value-with-high-bytes", get(b"X-A: \xe4\xff"), PASSES, 1),
     Hostile("coding-other-case", post(b"tRANSFER-eNCODING: cHUNKED", body=CHUNKS), PASSES, 1),
-    Hostile("target-bad-percent", get(target=b"/x%zz"), PASSES, 1),
-    Hostile("target-encoded-nul", get(target=b"/x%00"), PASSES, 1),
+    Hostile("target-bad-percent", get(target=b"/x%zz"), 400),
+    Hostile("target-encoded-nul", get(target=b"/x%00"), 400),
     Hostile("target-encoded-crlf", get(target=b"/x%0d%0aX:%20y"), PASSES, 1),
     Hostile("target-two-slashes", get(target=b"//evil.example/x"), PASSES, 1),
-    Hostile("target-dot-segments", get(target=b"/a/../../x"), PASSES, 1),
+    Hostile("target-dots-out-of-root", get(target=b"/a/../../x"), 400),
 )

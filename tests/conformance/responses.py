@@ -24,6 +24,13 @@ class Answer(NamedTuple):
     method: bytes = b"GET"
     end: bool = False
     """Whether the upstream closes after it."""
+    ask: bytes = b""
+    """Further lines of the request."""
+
+
+def ask(case: Answer) -> bytes:
+    """The request that is answered so."""
+    return case.method + b" /x HTTP/1.1\r\nHost: billing.internal\r\n" + case.ask + b"\r\n"
 
 
 def ok(*lines: bytes, body: bytes = b"hello", first: bytes = b"HTTP/1.1 200 OK") -> bytes:
@@ -38,6 +45,7 @@ def chunked(body: bytes) -> bytes:
 
 LENGTH = b"Content-Length: 5"
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
+WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 SECOND = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Second: 1\r\n\r\nsecond"
 
 _FIRST = {
@@ -66,6 +74,10 @@ _FIRST = {
     "phrase-with-nul": b"HTTP/1.1 200 O\x00K",
     "phrase-with-control": b"HTTP/1.1 200 O\x01K",
     "phrase-with-bare-cr": b"HTTP/1.1 200 O\rK",
+    "phrase-with-delete": b"HTTP/1.1 200 O\x7fK",
+    "phrase-with-vertical-tab": b"HTTP/1.1 200 OK\x0bSet-Cookie: a=b",
+    "phrase-splits-by-two-cr": b"HTTP/1.1 200 OK\r\rSet-Cookie: a=b",
+    "version-two-spaces-after": b"HTTP/1.1 200  OK\r",
     "phrase-with-bare-lf": b"HTTP/1.1 200 O\nX: y",
     "empty-line-before": b"\r\nHTTP/1.1 200 OK",
     "nothing": b"",
@@ -132,6 +144,10 @@ _SIZES = {
     "nul": b"5\x00",
     "extension-with-nul": b"5;a\x00b",
     "extension-with-bare-lf": b"5;a\nb",
+    "extension-with-bare-cr": b"5;a\rb",
+    "trailing-space": b"5 ",
+    "plus": b"+5",
+    "underscore": b"0_5",
     "ends-by-bare-cr": b"5\rX",
 }
 
@@ -184,12 +200,30 @@ RESPONSES: Final[tuple[Answer, ...]] = (
     Answer("second-answer-behind", ok(LENGTH) + SECOND, PASSES),
     Answer("second-answer-behind-chunks", chunked(CHUNKS) + SECOND, PASSES),
     Answer("second-answer-behind-no-content", ok(first=b"HTTP/1.1 204 No Content", body=b"") + SECOND, 204),
-    Answer("no-content-with-length", ok(LENGTH, first=b"HTTP/1.1 204 No Content"), 204),
+    Answer("no-content-with-length", ok(LENGTH, first=b"HTTP/1.1 204 No Content"), 502),
+    Answer("no-content-with-length-and-no-body", ok(LENGTH, first=b"HTTP/1.1 204 No Content", body=b""), 502),
+    Answer(
+        "no-content-with-length-zero",
+        ok(b"Content-Length: 0", first=b"HTTP/1.1 204 No Content", body=b""),
+        204,
+    ),
     Answer(
         "no-content-with-chunks",
         ok(b"Transfer-Encoding: chunked", first=b"HTTP/1.1 204 No Content", body=CHUNKS),
-        204,
+        502,
     ),
+    Answer("no-content-with-body", ok(first=b"HTTP/1.1 204 No Content"), 204),
+    Answer("reset-content-with-body", ok(LENGTH, first=b"HTTP/1.1 205 Reset Content"), 205),
+    Answer(
+        "not-modified-with-chunks",
+        ok(b"Transfer-Encoding: chunked", first=b"HTTP/1.1 304 Not Modified", body=CHUNKS),
+        304,
+    ),
+    Answer("not-modified-with-second-answer", ok(first=b"HTTP/1.1 304 Not Modified", body=b"") + SECOND, 304),
+    Answer("head-with-chunks", ok(b"Transfer-Encoding: chunked", body=CHUNKS), PASSES, b"HEAD"),
+    Answer("head-with-length-list", ok(b"Content-Length: 5, 6", body=b""), 502, b"HEAD"),
+    Answer("head-with-two-lengths", ok(LENGTH, b"Content-Length: 6", body=b""), 502, b"HEAD"),
+    Answer("head-with-both", ok(LENGTH, b"Transfer-Encoding: chunked", body=b""), 502, b"HEAD"),
     Answer("not-modified-with-body", ok(LENGTH, first=b"HTTP/1.1 304 Not Modified"), 304),
     Answer("head-with-body", ok(LENGTH), PASSES, b"HEAD"),
     Answer("head-with-second-answer", ok(LENGTH, body=b"") + SECOND, PASSES, b"HEAD"),
@@ -208,6 +242,76 @@ RESPONSES: Final[tuple[Answer, ...]] = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nxx",
         502,
     ),
+    Answer(
+        "interim-with-length-and-no-body", b"HTTP/1.1 103 E\r\nContent-Length: 5\r\n\r\n" + ok(LENGTH), 502
+    ),
+    Answer(
+        "interim-with-coding-and-no-body",
+        b"HTTP/1.1 103 E\r\nTransfer-Encoding: chunked\r\n\r\n" + ok(LENGTH),
+        502,
+    ),
+    Answer("interim-with-length-zero", b"HTTP/1.1 103 E\r\nContent-Length: 0\r\n\r\n" + ok(LENGTH), PASSES),
+    Answer("interim-nobody-asked", b"HTTP/1.1 100 Continue\r\n\r\n" + ok(LENGTH), PASSES),
+    Answer("interim-bad-header", b"HTTP/1.1 103 E\r\nX : y\r\n\r\n" + ok(LENGTH), 502),
+    Answer("interim-fold", b"HTTP/1.1 103 E\r\nX: y\r\n z\r\n\r\n" + ok(LENGTH), 502),
+    Answer("interim-of-another-protocol", b"RTSP/1.0 100 Continue\r\n\r\n" + ok(LENGTH), 502),
+    Answer("interim-then-nothing", b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n", 502, end=True),
+    Answer(
+        "switching-to-another-protocol",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nxx",
+        502,
+        ask=WEBSOCKET,
+    ),
+    Answer(
+        "switching-to-two-protocols",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket, h2c\r\nConnection: Upgrade\r\n\r\nxx",
+        502,
+        ask=WEBSOCKET,
+    ),
+    Answer("switching-to-nothing-named", b"HTTP/1.1 101 Switching Protocols\r\n\r\nxx", 502, ask=WEBSOCKET),
+    Answer(
+        "switching-with-length",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nxx",
+        502,
+        ask=WEBSOCKET,
+    ),
+    Answer(
+        "switching-with-coding",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n\r\nxx",
+        502,
+        ask=WEBSOCKET,
+    ),
+    Answer("switching-refused-with-second-answer", ok(LENGTH) + SECOND, PASSES, ask=WEBSOCKET),
+    Answer("length-with-blanks-around", ok(b"Content-Length: \t 5 \t"), PASSES),
+    Answer("length-leading-zeros", ok(b"Content-Length: 0005"), PASSES),
+    Answer("length-space-before-colon", ok(b"Content-Length : 5"), 502),
+    Answer("length-twice-one-with-space-before-colon", ok(LENGTH, b"Content-Length : 0"), 502),
+    Answer("length-nul-in-name", ok(LENGTH, b"Content-\x00Length: 0"), 502),
+    Answer("length-fold", ok(b"Content-Length:\r\n 5"), 502),
+    Answer("length-hidden-by-bare-cr", ok(b"X: y\rContent-Length: 0", LENGTH), 502),
+    Answer("coding-with-underscore", ok(LENGTH, b"Transfer_Encoding: chunked"), PASSES),
+    Answer("coding-other-case", ok(b"tRANSFER-eNCODING: cHUNKED", body=CHUNKS), PASSES),
+    Answer("chunk-size-upper-case", chunked(b"A\r\n0123456789\r\n0\r\n\r\n"), PASSES),
+    Answer("chunk-one-byte-each", chunked(b"1\r\nh\r\n" * 500 + b"0\r\n\r\n"), PASSES),
+    Answer("chunk-extension-plain", chunked(b'5;a=b;c="d"\r\nhello\r\n0\r\n\r\n'), PASSES),
+    Answer("chunk-last-of-many-zeros", chunked(b"5\r\nhello\r\n00000000\r\n\r\n"), PASSES),
+    Answer("chunk-last-ends-by-cr", chunked(b"5\r\nhello\r\n0\r\n\rX" + SECOND), CUT),
+    Answer("chunk-last-only-in-data", chunked(b"f\r\n0\r\n\r\n"), CUT, end=True),
+    Answer("trailer-nul", chunked(b"5\r\nhello\r\n0\r\nX: \x00\r\n\r\n"), CUT),
+    Answer("trailer-space-before-colon", chunked(b"5\r\nhello\r\n0\r\nX : 1\r\n\r\n"), CUT),
+    Answer(
+        "trailer-length-with-underscore", chunked(b"5\r\nhello\r\n0\r\nContent_Length: 9\r\n\r\n"), PASSES
+    ),
+    Answer("status-line-only-and-close", b"HTTP/1.1 200 OK\r\n", 502, end=True),
+    Answer("http-1.0-keep-alive", ok(LENGTH, b"Connection: keep-alive", first=b"HTTP/1.0 200 OK"), PASSES),
+    Answer("http-1.0-until-close", ok(first=b"HTTP/1.0 200 OK"), PASSES, end=True),
+    Answer("header-name-of-100000-bytes", ok(LENGTH, b"x" * 100_000 + b": y"), 502),
+    Answer("value-with-high-bytes", ok(LENGTH, b"X-A: \xe4\xff"), PASSES),
+    Answer("value-empty", ok(LENGTH, b"X-A:"), PASSES),
+    Answer("phrase-empty", ok(LENGTH, first=b"HTTP/1.1 200 "), PASSES),
+    Answer("phrase-with-high-bytes", ok(LENGTH, first=b"HTTP/1.1 200 \xe4"), PASSES),
+    Answer("connection-names-cookie-and-length", ok(LENGTH, b"Connection: close, content-length"), PASSES),
+    Answer("alternative-services-and-upgrade", ok(LENGTH, b"Upgrade: h2c", b"Connection: Upgrade"), PASSES),
     Answer("switching-without-upgrade", b"HTTP/1.1 101 Switching Protocols\r\n\r\nxx", 502),
     Answer("nothing-and-close", b"", 502, end=True),
     Answer("half-a-head-and-close", b"HTTP/1.1 200 OK\r\nContent-Le", 502, end=True),

@@ -37,7 +37,9 @@ MATCHES = [
     pytest.param("d.c.run.app", "/", "short", "https://d.c.run.app", "", id="wildcard-two-labels"),
     pytest.param("c.x.run.app", "/", "long", "https://c.x.run.app", "", id="longest-wildcard"),
     pytest.param("x.run.app", "/", "short", "https://x.run.app", "", id="a-wildcard-needs-a-label"),
-    pytest.param("bücher.example", "/", "billing", "https://billing-abc.a.example:8443", "", id="idna"),
+    pytest.param(
+        "xn--bcher-kva.example", "/", "billing", "https://billing-abc.a.example:8443", "", id="idna"
+    ),
     pytest.param(
         "billing.localhost:8787", "/", "billing", "https://billing-abc.a.example:8443", "", id="name"
     ),

@@ -249,7 +249,7 @@ PASSED = [
     pytest.param(b"Via: 1.1 idtoken-sidecar-0123456789ab\r\n", id="another-sidecars-via"),
     pytest.param(b"Sec-Fetch-Site: none\r\n", id="typed-address"),
     pytest.param(b"Sec-Fetch-Site: same-origin\r\nOrigin: http://billing.internal\r\n", id="own-page"),
-    pytest.param(b"Connection: authorization, content-length, host\r\n", id="connection-names-what-is-set"),
+    pytest.param(b"Connection: authorization, content-length, via\r\n", id="connection-names-what-is-set"),
 ]
 
 
