@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-all lint check format docs lock dist bench clean
+.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -81,6 +81,9 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 
 bench: $(VENV)/.run     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx and Envoy (installs them), into docs/conformance.md
+	@PYTHONPATH=.:benchmarks $(BIN)/python -m tests.conformance.peers $(ARGS)
 
 clean:                  ## remove everything that was made here
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build *.egg-info

@@ -347,7 +347,8 @@ class DownstreamConnection(asyncio.Protocol):
                 self._check_size(len(raw))
             http10 = False
             if not raw.startswith(b"%b %b HTTP/1.1\r\n" % (method, self._target)):
-                http10 = self._is_http10(raw, method)
+                raw = raw or head_behind_chunks(self._chunks, method, self._target)
+                http10 = read_version(raw, method, self._target) == b"1.0"
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
             if upgrade is not None and (check_upgrade(upgrade) or http10):
@@ -416,12 +417,6 @@ class DownstreamConnection(asyncio.Protocol):
         else:
             self._queue.append(exchange)
             self.transport.pause_reading()
-
-    def _is_http10(self, raw: bytes, method: bytes) -> bool:
-        """Whether a head that does not begin as most do is one of HTTP/1.0; raises MALFORMED_REQUEST."""
-        if not raw:
-            raw = head_behind_chunks(self._chunks, method, self._target)
-        return read_version(raw, method, self._target) == b"1.0"
 
     def _begin(self, exchange: Exchange) -> None:
         self.current = exchange

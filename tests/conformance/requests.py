@@ -774,6 +774,12 @@ REQUESTS: Final[tuple[Hostile, ...]] = (
         PASSES,
         1,
     ),
+    Hostile(
+        "pipelined-length-with-tab-after-chunks",
+        chunked(CHUNKS) + b"POST /smuggled HTTP/1.1\r\nHost: billing.internal\r\nContent-Length:\t0\r\n\r\n",
+        PASSES,
+        1,
+    ),
     Hostile("pipelined-line-feed-after-length", post(b"Content-Length: 5") + b"\n" + SMUGGLED, PASSES, 1),
     Hostile("pipelined-cr-after-length", post(b"Content-Length: 5") + b"\r" + SMUGGLED, PASSES, 1),
     Hostile("pipelined-nul-after-length", post(b"Content-Length: 5") + b"\x00" + SMUGGLED, PASSES, 1),

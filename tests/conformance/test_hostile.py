@@ -58,6 +58,7 @@ async def test_request(front: Wire, upstream: Recorder, case: Hostile) -> None:
     judge(case, await play(front.port, case.data), upstream)
 
 
+@pytest.mark.slow
 async def test_every_split_of_every_request_gets_the_same_verdict() -> None:
     """Wherever one read ends and the next begins; long cases at every place where their bytes change."""
     memory = await make()
@@ -124,6 +125,7 @@ async def test_answer(wire: Wire, case: Answer) -> None:
         await upstream.stop()
 
 
+@pytest.mark.slow
 async def test_every_split_of_every_answer_gets_the_same_verdict() -> None:
     """Wherever one read ends and the next begins."""
     memory = await make()
