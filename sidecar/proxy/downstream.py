@@ -39,6 +39,7 @@ from sidecar.proxy.target import (
     check_fields,
     check_scheme,
     check_upgrade,
+    empty_lines,
     head_behind_chunks,
     is_request_line,
     malformed,
@@ -257,6 +258,9 @@ class DownstreamConnection(asyncio.Protocol):
         whole."""
         if not self._raw:
             end = data.find(_HEAD_END) + 4
+            if end == 4:
+                # Empty lines before the request: all of them at once, or each would cost a copy of the rest.
+                end = data.find(_HEAD_END, empty_lines(data)) + 4
             if end <= 3:
                 end = len(data)
             self._raw = data if end == len(data) else data[:end]

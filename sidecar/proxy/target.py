@@ -22,6 +22,7 @@ form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is m
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
 _TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
@@ -54,10 +55,13 @@ def read_version(head: bytes, method: bytes, target: bytes) -> bytes:
 
 def without_empty_lines(head: bytes) -> bytes:
     """`head` from its first line on: empty ones before it are passed over (RFC 9112 section 2.2)."""
-    start = 0
-    while head.startswith(b"\r\n", start):
-        start += 2
-    return head[start:]
+    return head[empty_lines(head) :]
+
+
+def empty_lines(data: bytes) -> int:
+    """How many bytes of empty lines `data` begins with."""
+    found = _EMPTY_LINES.match(data)
+    return found.end() if found is not None else 0
 
 
 def head_behind_chunks(data: bytes, method: bytes, target: bytes) -> bytes:

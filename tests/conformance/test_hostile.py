@@ -89,7 +89,7 @@ async def test_every_split_of_every_request_gets_the_same_verdict() -> None:
 
 def places(data: bytes) -> list[int]:
     """Where to cut: everywhere, but in what is long, near its ends."""
-    return [n for n in range(1, len(data)) if len(data) < 1000 or n < 120 or n > len(data) - 40]
+    return [n for n in range(1, len(data)) if len(data) < 1000 or n < 80 or n > len(data) - 30]
 
 
 def judge_answer(case: Answer, data: bytes) -> None:
