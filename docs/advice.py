@@ -41,10 +41,46 @@ ADVICE: dict[Reason, str] = {
     Reason.CONNECT_FAILED: "The network says the address can't be reached: routes, VPC connector, firewall.",
     Reason.CONNECT_TIMEOUT: "Packets vanish: mostly a firewall or a missing VPC egress. Longer paths: raise "
     "`timeouts.connect`.",
-    Reason.TLS_CERTIFICATE: "The certificate is expired, for another name, or from an unknown CA; `detail` says which. "
-    "For a private CA set `tls.ca_file`. Verification can't be switched off.",
-    Reason.TLS_FAILED: "The other side does not speak TLS 1.2 or newer on this port, or wants a client certificate "
-    "(`tls.client_cert_file`).",
+    Reason.TLS_TIMEOUT: "TCP connected, and then the other side did not finish the handshake. Mostly something between "
+    "that takes connections and does not pass them on, or a service under load. `detail` names the key that sets the "
+    "limit: `timeouts.tls`, or `timeouts.connect` for the whole.",
+    Reason.TLS_CERTIFICATE_EXPIRED: "`detail` has the certificate's end and this machine's time. Either the certificate "
+    "was not renewed, or this machine's clock is wrong (containers have their host's). Verification can't be switched off.",
+    Reason.TLS_CERTIFICATE_NOT_YET_VALID: "Mostly this machine's clock is behind; `detail` has both times.",
+    Reason.TLS_WRONG_NAME: "`detail` has the name that was asked for and those in the certificate. If the service is "
+    "reached by another name than its certificate has, set the route's `tls.server_name`; else somebody else answers.",
+    Reason.TLS_SELF_SIGNED: "Trust exactly this certificate by setting the route's `tls.ca_file` to its PEM file. "
+    "Verification can't be switched off.",
+    Reason.TLS_UNKNOWN_CA: "`detail` has the issuer. For a private CA set the route's `tls.ca_file` to its certificate. "
+    "Where it is a public one, the server mostly does not send its intermediate certificates: browsers find them by "
+    "themselves, other clients don't.",
+    Reason.TLS_BAD_CHAIN: "A certificate above the server's own is no CA, may not have another below it, is not the one "
+    "that signed, or uses a key or digest that is too weak; `detail` says which. The service's owner has to mend it.",
+    Reason.TLS_REVOKED: "The route's `tls.crl_file` lists the certificate, or a CA above it. Do not go on with it: its "
+    "key may be in other hands. The service needs a new certificate.",
+    Reason.TLS_CRL_UNUSABLE: "`tls.crl_file` has no list of the CA that issued the certificate, or an old one. Put the "
+    "current list of each CA in the chain there (`tls.crl_check: leaf` wants that of the certificate's own CA only); the "
+    "file is read again when it changes.",
+    Reason.TLS_CERTIFICATE: "A reason that is rarer than those above; `detail` has it in OpenSSL's words.",
+    Reason.TLS_PROTOCOL_TOO_OLD: "The service speaks only TLS 1.1 or older, which RFC 8996 has ended. Update it, or put a "
+    "front end before it.",
+    Reason.TLS_NO_COMMON_CIPHER: "Both speak TLS, and have no cipher suite, group or kind of signature in common. "
+    "Ciphers of this machine: `openssl ciphers -v`.",
+    Reason.TLS_CLIENT_CERTIFICATE_MISSING: "Set the route's `tls.client_cert_file` and `tls.client_key_file` (mutual TLS).",
+    Reason.TLS_CLIENT_CERTIFICATE_REFUSED: "The other side does not know its CA, or it is expired or revoked; the alert "
+    "says which. A new one is used as soon as the files change.",
+    Reason.TLS_ALERT: "The other side ended the handshake with the alert that `detail` names. `unrecognized_name`: it "
+    "knows no such host: set the route's `tls.server_name`. `internal_error`: look into its own log.",
+    Reason.TLS_NOT_SPOKEN: "What came is no TLS: mostly plain HTTP. Use the port that speaks TLS, or `http://` in "
+    "`upstream`.",
+    Reason.TLS_CLOSED: "The connection ended before the handshake did. Load balancers do so when no backend is there, "
+    "firewalls when they don't like the name.",
+    Reason.TLS_RENEGOTIATION: "A TLS 1.2 server asked for a new handshake in mid-connection, mostly to get a client "
+    "certificate for some paths only. That is refused: TLS 1.3 knows it no longer (RFC 8446 section 4.1.2). Have it ask at the "
+    "beginning of the connection.",
+    Reason.TLS_FAILED: "None of the known ways to fail; `detail` has OpenSSL's word for it.",
+    Reason.TLS_FILES: "`detail` names the key, the file and what is wrong with it. A file that turns bad while the "
+    "sidecar runs does no harm: what was read before stays in use, and the log says so.",
     Reason.UPSTREAM_CLOSED: "The connection ended before an answer began. Idempotent requests on a reused connection "
     "were tried once more already. If it recurs, the service crashes on this request, or its keep-alive time is below "
     "`pool.idle`.",

@@ -47,8 +47,26 @@ class Reason(StrEnum):
     CONNECT_REFUSED = "connect_refused"
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
+    TLS_TIMEOUT = "tls_timeout"
+    TLS_CERTIFICATE_EXPIRED = "tls_certificate_expired"
+    TLS_CERTIFICATE_NOT_YET_VALID = "tls_certificate_not_yet_valid"
+    TLS_WRONG_NAME = "tls_wrong_name"
+    TLS_SELF_SIGNED = "tls_self_signed"
+    TLS_UNKNOWN_CA = "tls_unknown_ca"
+    TLS_BAD_CHAIN = "tls_bad_chain"
+    TLS_REVOKED = "tls_revoked"
+    TLS_CRL_UNUSABLE = "tls_crl_unusable"
     TLS_CERTIFICATE = "tls_certificate"
+    TLS_PROTOCOL_TOO_OLD = "tls_protocol_too_old"
+    TLS_NO_COMMON_CIPHER = "tls_no_common_cipher"
+    TLS_CLIENT_CERTIFICATE_MISSING = "tls_client_certificate_missing"
+    TLS_CLIENT_CERTIFICATE_REFUSED = "tls_client_certificate_refused"
+    TLS_ALERT = "tls_alert"
+    TLS_NOT_SPOKEN = "tls_not_spoken"
+    TLS_CLOSED = "tls_closed"
+    TLS_RENEGOTIATION = "tls_renegotiation"
     TLS_FAILED = "tls_failed"
+    TLS_FILES = "tls_files"
     UPSTREAM_CLOSED = "upstream_closed"
     UPSTREAM_MALFORMED = "upstream_malformed"
     UPSTREAM_HEAD_TOO_LARGE = "upstream_head_too_large"
@@ -147,11 +165,69 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.CONNECT_TIMEOUT: Meaning(
         504, "connection_timeout", Source.UPSTREAM, "Connecting to the upstream took too long"
     ),
+    Reason.TLS_TIMEOUT: Meaning(
+        504, "connection_timeout", Source.UPSTREAM, "The TLS handshake with the upstream took too long"
+    ),
+    Reason.TLS_CERTIFICATE_EXPIRED: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate has expired"
+    ),
+    Reason.TLS_CERTIFICATE_NOT_YET_VALID: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is not valid yet"
+    ),
+    Reason.TLS_WRONG_NAME: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is for another name"
+    ),
+    Reason.TLS_SELF_SIGNED: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is signed by itself"
+    ),
+    Reason.TLS_UNKNOWN_CA: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is from an unknown CA"
+    ),
+    Reason.TLS_BAD_CHAIN: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's chain of certificates does not hold"
+    ),
+    Reason.TLS_REVOKED: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is revoked"
+    ),
+    Reason.TLS_CRL_UNUSABLE: Meaning(
+        502, "tls_certificate_error", Source.UPSTREAM, "The list of revoked certificates does not serve"
+    ),
     Reason.TLS_CERTIFICATE: Meaning(
         502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate was not accepted"
     ),
-    Reason.TLS_FAILED: Meaning(
-        502, "tls_protocol_error", Source.UPSTREAM, "The TLS handshake with the upstream failed"
+    Reason.TLS_PROTOCOL_TOO_OLD: Meaning(
+        502, "tls_protocol_error", Source.UPSTREAM, "The upstream speaks no TLS 1.2"
+    ),
+    Reason.TLS_NO_COMMON_CIPHER: Meaning(
+        502,
+        "tls_alert_received",
+        Source.UPSTREAM,
+        "The upstream shares no cipher, group or signature with this side",
+    ),
+    Reason.TLS_CLIENT_CERTIFICATE_MISSING: Meaning(
+        502, "tls_alert_received", Source.UPSTREAM, "The upstream wants a client certificate"
+    ),
+    Reason.TLS_CLIENT_CERTIFICATE_REFUSED: Meaning(
+        502, "tls_alert_received", Source.UPSTREAM, "The upstream does not take the client certificate"
+    ),
+    Reason.TLS_ALERT: Meaning(
+        502, "tls_alert_received", Source.UPSTREAM, "The upstream broke TLS off with an alert"
+    ),
+    Reason.TLS_NOT_SPOKEN: Meaning(
+        502, "tls_protocol_error", Source.UPSTREAM, "The upstream speaks no TLS on this port"
+    ),
+    Reason.TLS_CLOSED: Meaning(
+        502,
+        "connection_terminated",
+        Source.UPSTREAM,
+        "The upstream closed the connection in the TLS handshake",
+    ),
+    Reason.TLS_RENEGOTIATION: Meaning(
+        502, "tls_protocol_error", Source.UPSTREAM, "The upstream asked for a new TLS handshake"
+    ),
+    Reason.TLS_FAILED: Meaning(502, "tls_protocol_error", Source.UPSTREAM, "TLS with the upstream failed"),
+    Reason.TLS_FILES: Meaning(
+        503, "proxy_configuration_error", Source.SELF, "A file of the route's `tls` cannot be used"
     ),
     Reason.UPSTREAM_CLOSED: Meaning(
         502, "connection_terminated", Source.UPSTREAM, "The upstream closed the connection without an answer"
@@ -263,17 +339,25 @@ class SidecarError(Exception):
     `detail` is a full sentence for a person: what happened, with which host, file or option, and what to
     do next. It never holds a token, a key, or bytes of an answer that could be one. `retry_after` is in
     seconds from now: how long the other side asked to be left alone, where it said so. `command` is the line
-    of shell that mends it, where there is one; what it could not know stands in it in capitals.
+    of shell that mends it, where there is one; what it could not know stands in it in capitals. `alert` is the
+    TLS alert that the upstream sent, number and name, for the parameters of RFC 9209 section 2.3.15.
     """
 
     def __init__(
-        self, reason: Reason, detail: str, *, retry_after: float | None = None, command: str = ""
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        command: str = "",
+        alert: tuple[int, str] | None = None,
     ) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
         self.retry_after = retry_after
         self.command = command
+        self.alert = alert
 
     @property
     def source(self) -> Source:

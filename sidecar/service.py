@@ -171,7 +171,7 @@ class Service:
         self._environ = environ
         self._log_level: logs.Level = config.log_level
         self._file_watch = FileWatch(_token_files(config), self._clock, self._tokens.renew)
-        self._dialer = Dialer(loop, self._own_addresses)
+        self._dialer = Dialer(loop, self._own_addresses, self._clock)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
         self._tracer = _tracer(config, self.version)
         self._proxy = Proxy(

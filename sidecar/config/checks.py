@@ -36,6 +36,40 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
+_SWITCHES = frozenset(
+    f"{first}{last}"
+    for first in ("", "tls", "ssl", "skip", "no", "insecure", "insecureskip", "tlsskip", "sslskip", "disable")
+    for last in (
+        "verify",
+        "verification",
+        "verifytls",
+        "verifyssl",
+        "tlsverify",
+        "sslverify",
+        "checkhostname",
+    )
+) | {
+    "insecure",
+    "insecuretls",
+    "validatecerts",
+    "rejectunauthorized",
+    "tlsinsecure",
+    "verifycerts",
+    "checkhostname",
+}
+"""What other programs call a switch that turns verification off, without `_` and `-`."""
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that does not exist."""
+    if key.lower().replace("_", "").replace("-", "") in _SWITCHES:
+        return (
+            "there is no such switch: certificates are always verified. For a private CA, or to trust one certificate, "
+            "set the route's `tls.ca_file`; for another name, `tls.server_name`"
+        )
+    return f"unknown key{nearest(key, known)}"
+
+
 def check_route(
     route: RouteConfig, at: Path, names: Collection[str], credentials: Mapping[str, Credential]
 ) -> list[Finding]:

@@ -116,7 +116,7 @@ class _Validation:
         fields = Config.model_fields
         for key, value in data.items():
             if key not in fields:
-                self._say((key,), f"unknown key{nearest(key, fields)}")
+                self._say((key,), checks.unknown_key(key, fields))
             elif key == "routes":
                 parsed[key] = self._routes(value)
             elif key == "credentials":
@@ -224,7 +224,7 @@ class _Validation:
         if detail["type"] == "extra_forbidden":
             model = _model_at(kind, location[:-1])
             known = [field.alias or name for name, field in model.model_fields.items()] if model else []
-            self._say(at, f"unknown key{nearest(str(location[-1]), known)}")
+            self._say(at, checks.unknown_key(str(location[-1]), known))
         elif detail["type"] == "missing":
             self._say(at[:-1], f"the key `{at[-1]}` is missing")
         elif detail["type"] == "value_error":

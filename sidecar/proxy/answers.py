@@ -56,7 +56,7 @@ def answer(
         "Content-Type: application/problem+json",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
-        f"Proxy-Status: {NAME}; error={meaning.proxy_status}; details={_quoted(error)}",
+        f"Proxy-Status: {NAME}; error={meaning.proxy_status}{_alert(error)}; details={_quoted(error)}",
     ]
     if meaning.status == 503 or error.retry_after is not None:
         lines.append(f"Retry-After: {max(1, math.ceil(error.retry_after or 1.0))}")
@@ -71,3 +71,11 @@ def answer(
 def _quoted(error: SidecarError) -> str:
     """An RFC 8941 string: the reason code only, since a string there can't carry all of a detail's text."""
     return f'"{error.reason}"'
+
+
+def _alert(error: SidecarError) -> str:
+    """The parameters that the type `tls_alert_received` has (RFC 9209 section 2.3.15)."""
+    if error.alert is None:
+        return ""
+    number, name = error.alert
+    return f"; alert-id={number}; alert-message={name}"

@@ -17,9 +17,10 @@ from typing import Any, TypeVar, final
 import aiohappyeyeballs
 
 from sidecar import networks
+from sidecar.clock import Clock
 from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy import tls
+from sidecar.proxy import tls, tls_faults
 from sidecar.routes import Destination, Route
 
 _ATTEMPT_DELAY = 0.25
@@ -32,9 +33,12 @@ P = TypeVar("P", bound=asyncio.Protocol)
 class Dialer:
     """Makes connections for all routes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, own: Collection[tuple[str, int]]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, own: Collection[tuple[str, int]], clock: Clock
+    ) -> None:
         """`own` holds what this process listens on; it may be filled later."""
         self._loop = loop
+        self._clock = clock
         self._own = own
         self._system: ssl.SSLContext | None = None
         self._contexts: dict[Route, ssl.SSLContext] = {}
@@ -50,7 +54,7 @@ class Dialer:
             self._context(route)
 
     async def connect(
-        self, destination: Destination, make: Callable[[], P], session: ssl.SSLSession | None
+        self, destination: Destination, make: Callable[[], P], session: tls.Session | None
     ) -> P:
         """A protocol from `make` with its transport connected to `destination`."""
         timeout = destination.route.config.timeouts.connect
@@ -64,6 +68,7 @@ class Dialer:
                 if not destination.tls:
                     _, plain = await self._loop.create_connection(make, sock=sock)
                     return plain
+                phase.reason = Reason.TLS_TIMEOUT
                 phase.doing = f"the TLS handshake with {_name(destination)}"
                 secured = await self._handshake(destination, sock, session)
         except TimeoutError as error:
@@ -126,29 +131,22 @@ class Dialer:
         return sock
 
     async def _handshake(
-        self, destination: Destination, sock: socket.socket, session: ssl.SSLSession | None
+        self, destination: Destination, sock: socket.socket, session: tls.Session | None
     ) -> ssl.SSLSocket:
-        settings = destination.route.config.tls
-        name = settings.server_name or destination.host
+        side = _side(destination)
         try:
-            return await tls.handshake(self._loop, sock, self._context(destination.route), name, session)
-        except ssl.SSLCertVerificationError as error:
-            raise SidecarError(
-                Reason.TLS_CERTIFICATE,
-                f"The certificate of {_name(destination)} was not accepted: {error.verify_message}. "
-                "For a private CA set the route's `tls.ca_file`; for another name in it, `tls.server_name`.",
-            ) from error
-        except OSError as error:
-            what = (
-                error.reason
-                if isinstance(error, ssl.SSLError) and error.reason
-                else "the connection was closed"
-            )
-            raise SidecarError(
-                Reason.TLS_FAILED,
-                f"The TLS handshake with {_name(destination)} failed: {what}. "
-                "Check that this port speaks TLS 1.2 or newer, and whether it wants a client certificate.",
-            ) from error
+            return await tls.handshake(self._loop, sock, self._context(destination.route), side.name, session)
+        except tls.HandshakeError as failure:
+            error = failure.error
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise tls_faults.certificate_fault(
+                    error.verify_code, error.verify_message, failure.chain, side, self._clock.wall()
+                ) from error
+            if isinstance(error, ssl.SSLError) and not isinstance(
+                error, ssl.SSLEOFError | ssl.SSLZeroReturnError
+            ):
+                raise tls_faults.handshake_fault(tls.mnemonic(error), side, agreed=failure.agreed) from error
+            raise tls_faults.closed_in_handshake(side) from error
 
     def _context(self, route: Route) -> ssl.SSLContext:
         settings = route.config.tls
@@ -168,10 +166,31 @@ def make_context(settings: Tls | None) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(cafile=settings.ca_file if settings else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     if settings is not None and settings.client_cert_file is not None:
         context.load_cert_chain(settings.client_cert_file, settings.client_key_file)
     return context
+
+
+def later_fault(
+    destination: Destination, transport: asyncio.BaseTransport, error: Exception
+) -> SidecarError | None:
+    """What a connection that was up ended in, where TLS says it; None for every other end, truncation among them."""
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return None
+    version = transport.get_extra_info("socket").version()
+    return tls_faults.later_fault(tls.mnemonic(error), _side(destination), version=version)
+
+
+def _side(destination: Destination) -> tls_faults.Side:
+    settings = destination.route.config.tls
+    return tls_faults.Side(
+        _name(destination),
+        settings.server_name or destination.host,
+        has_ca_file=settings.ca_file is not None,
+        has_client_certificate=settings.client_cert_file is not None,
+    )
 
 
 class _Phase:

@@ -369,21 +369,26 @@ class Exchange:
         """The upstream takes bytes again."""
         self._down.unblock_body()
 
-    def upstream_lost(self, connection: UpstreamConnection) -> None:
-        """The connection ended while it served this request."""
+    def upstream_lost(self, connection: UpstreamConnection, fault: SidecarError | None = None) -> None:
+        """The connection ended while it served this request; `fault` where TLS says why."""
         self._connection = None
         if self.state is TUNNEL:
             self._finish(None)
             self._down.transport.close()
         elif self.state is ANSWERING:
             self._truncate(
-                SidecarError(Reason.UPSTREAM_INCOMPLETE, "The upstream closed the connection in mid-answer.")
+                fault
+                or SidecarError(
+                    Reason.UPSTREAM_INCOMPLETE, "The upstream closed the connection in mid-answer."
+                )
             )
         elif self._may_retry(connection):
             self._retried = True
             self.stats.retries += 1
             self.start()
             self.flush_request()
+        elif fault is not None:
+            self._fail(fault)
         else:
             again = "" if self.method in heads.IDEMPOTENT else f" {self.method.decode()} is not sent twice."
             self._fail(

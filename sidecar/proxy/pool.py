@@ -14,8 +14,8 @@ connections is idle. Dialling is bounded by the route's `timeouts.connect`, the 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import ssl
 from collections import OrderedDict, deque
 from collections.abc import Set
 from typing import TYPE_CHECKING, final
@@ -25,8 +25,7 @@ from sidecar.config.models import Limits
 from sidecar.config.models import Pool as Settings
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
-from sidecar.proxy import tls
-from sidecar.proxy.dial import Dialer
+from sidecar.proxy import dial, tls
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Destination, Route
 from sidecar.tasks import Tasks
@@ -190,7 +189,7 @@ class Pool:
         self.retired = False
         """Its route is gone: no connection is kept after its request."""
         self._dialling = 0
-        self._session: ssl.SSLSession | None = None
+        self._session: tls.Session | None = None
 
     def __repr__(self) -> str:
         return (
@@ -245,6 +244,10 @@ class Pool:
             self._idle.remove(connection)
             self.stats.connections_idle -= 1
         self._free_place()
+
+    def fault(self, transport: asyncio.BaseTransport, error: Exception) -> SidecarError | None:
+        """The error of a connection that ended in one of TLS; None for every other end."""
+        return dial.later_fault(self.destination, transport, error)
 
     def expire(self, before_mono: float) -> None:
         """Close what has been idle since before then: the far end of the deque is the oldest."""
@@ -322,7 +325,7 @@ class Pools:
     """The pools of all destinations."""
 
     def __init__(
-        self, dialer: Dialer, clock: Clock, tasks: Tasks, *, settings: Settings, limits: Limits
+        self, dialer: dial.Dialer, clock: Clock, tasks: Tasks, *, settings: Settings, limits: Limits
     ) -> None:
         self.dialer = dialer
         self.clock = clock

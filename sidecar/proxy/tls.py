@@ -6,7 +6,8 @@ Owns the handshake and the record layer's reads and writes. Made by `dial`; its 
 
 What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and
 a write may want to read; data may be pending inside OpenSSL that no selector reports; an end without
-close_notify is an error, for it may be an attacker's truncation.
+close_notify is an error, for it may be an attacker's truncation. Where a write fails, what the other side said
+before is read first: it may be the alert, or the answer, that tells why.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, NamedTuple, final
+
+from sidecar.proxy.tls_faults import Certificate
 
 _RECORD = 16 * 1024
 _READ = 64 * 1024
@@ -26,14 +29,33 @@ _READS_AT_ONCE = 16
 """Records of one large body that are handed on together, before others get their turn."""
 
 
+class Session(NamedTuple):
+    """What the next handshake with a server may resume; only under the context it was made with."""
+
+    context: ssl.SSLContext
+    session: ssl.SSLSession
+
+
+class HandshakeError(Exception):
+    """A handshake failed with `error`, an ssl.SSLError or another OSError, and this is how far it had come."""
+
+    def __init__(self, error: OSError, chain: tuple[Certificate, ...], *, agreed: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.chain = chain
+        """What the server sent, as far as it was read; unverified."""
+        self.agreed = agreed
+        """Whether a cipher had been chosen."""
+
+
 async def handshake(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
     context: ssl.SSLContext,
     server_name: str,
-    session: ssl.SSLSession | None,
+    session: Session | None,
 ) -> ssl.SSLSocket:
-    """Do the client's handshake on a connected, non-blocking socket; raises ssl.SSLError or OSError.
+    """Do the client's handshake on a connected, non-blocking socket; raises HandshakeError.
 
     Takes `sock` over: it is closed when this fails or is cancelled.
     """
@@ -42,7 +64,7 @@ async def handshake(
         server_hostname=server_name,
         do_handshake_on_connect=False,
         suppress_ragged_eofs=False,
-        session=session,
+        session=session.session if session is not None and session.context is context else None,
     )
     try:
         while True:
@@ -54,9 +76,33 @@ async def handshake(
                 await _ready(loop.add_writer, loop.remove_writer, secured.fileno(), loop)
             else:
                 return secured
+    except OSError as error:
+        failure = HandshakeError(error, _presented(secured), agreed=secured.cipher() is not None)
+        secured.close()
+        raise failure from error
     except BaseException:
         secured.close()
         raise
+
+
+def _presented(sock: ssl.SSLSocket) -> tuple[Certificate, ...]:
+    """The certificates of a handshake that failed, for the words of its error.
+
+    `getpeercert` has none before the handshake is done; what is under it does, and 3.13 made a part of that public.
+    """
+    read = getattr(sock._sslobj, "get_unverified_chain", None)  # type: ignore[attr-defined]  # no name without _
+    return () if read is None else tuple(certificate.get_info() for certificate in read() or ())
+
+
+def mnemonic(error: ssl.SSLError) -> str:
+    """OpenSSL's name for an error, without prefix.
+
+    Python's own table has gaps, such as the alert no_application_protocol; OpenSSL's text is the name in small letters.
+    """
+    if named := getattr(error, "reason", None):
+        return str(named)
+    text = error.args[1] if len(error.args) > 1 else ""
+    return str(text).removeprefix("[SSL] ").rpartition(" (")[0].upper().replace(" ", "_")
 
 
 async def _ready(
@@ -92,6 +138,11 @@ class TlsTransport(asyncio.Transport):
         self._write_wants_read = False
         self._closing = False
         self._lost = False
+        self._write_error: OSError | None = None
+        self._read_error: OSError | None = None
+        """What ended the reading, while bytes that came before it are handed on."""
+        self._read_again = False
+        """OpenSSL knows of something that no selector will report."""
         protocol.connection_made(self)
         self.resume_reading()
 
@@ -103,7 +154,7 @@ class TlsTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """Send now what can be sent, keep the rest; the protocol is told when too much is kept."""
-        if self._lost or self._closing or not data:
+        if self._lost or self._closing or not data or self._write_error is not None:
             return
         if not self._unsent:
             try:
@@ -113,7 +164,7 @@ class TlsTransport(asyncio.Transport):
             except ssl.SSLWantReadError:
                 sent, self._write_wants_read = 0, True
             except OSError as error:
-                self._lose(error)
+                self._write_failed(error)
                 return
             if sent == len(data):
                 return
@@ -140,7 +191,7 @@ class TlsTransport(asyncio.Transport):
         if not self._reading and not self._lost and not self._closing:
             self._reading = True
             self._loop.add_reader(self._fd, self._on_readable)
-            if self._sock.pending():
+            if self._read_again or self._sock.pending():
                 self._loop.call_soon(self._on_readable)
 
     def is_reading(self) -> bool:
@@ -162,7 +213,7 @@ class TlsTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         """Whether the connection is closed or about to be."""
-        return self._closing or self._lost
+        return self._closing or self._lost or self._write_error is not None
 
     def close(self) -> None:
         """Send what is kept, say close_notify, close."""
@@ -189,11 +240,17 @@ class TlsTransport(asyncio.Transport):
             self._on_writable()
         if not self._reading or self._lost:
             return
+        if self._read_error is not None:
+            self._lose(self._read_error)
+            return
+        self._read_again = False
         try:
             data = self._sock.recv(_READ)
             if len(data) >= _RECORD or self._sock.pending():
                 data = self._more(data)
         except ssl.SSLWantReadError:
+            if self._write_error is not None:
+                self._lose(self._write_error)
             return
         except ssl.SSLWantWriteError:
             self._read_wants_write = True
@@ -209,18 +266,31 @@ class TlsTransport(asyncio.Transport):
             self.close()
 
     def _more(self, first: bytes) -> bytes:
-        """The records that are there already, as one piece; an end or an error among them comes up next time."""
+        """The records that are there already, as one piece; an end or an error among them comes up next time.
+
+        An error is kept: OpenSSL tells of a fatal alert once, and calls the connection properly ended from then on.
+        """
         pieces = [first]
         for _ in range(_READS_AT_ONCE):
             try:
                 data = self._sock.recv(_READ)
-            except OSError:
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLWantWriteError:
+                self._read_again = True
+                break
+            except OSError as error:
+                self._read_error = error
+                self._read_again = True
                 break
             if not data:
+                self._read_again = True
                 break
             pieces.append(data)
             if len(data) < _RECORD and not self._sock.pending():
                 break
+        if self._read_again:
+            self._loop.call_soon(self._on_readable)
         return b"".join(pieces)
 
     def _on_writable(self) -> None:
@@ -247,7 +317,7 @@ class TlsTransport(asyncio.Transport):
             self._loop.add_reader(self._fd, self._on_readable)
             return
         except OSError as error:
-            self._lose(error)
+            self._write_failed(error)
             return
         finally:
             if self._protocol_paused and self._unsent_size <= self._low and not self._lost:
@@ -256,6 +326,17 @@ class TlsTransport(asyncio.Transport):
         self._loop.remove_writer(self._fd)
         if self._closing:
             self._lose(None)
+
+    def _write_failed(self, error: OSError) -> None:
+        """Send no more; the end comes up once what was received before is read, which is at once where nobody reads."""
+        self._write_error = error
+        self._unsent.clear()
+        self._unsent_size = 0
+        self._loop.remove_writer(self._fd)
+        if self._reading:
+            self._loop.call_soon(self._on_readable)
+        else:
+            self._lose(error)
 
     def _lose(self, error: OSError | None) -> None:
         if self._lost:
@@ -279,7 +360,9 @@ class TlsTransport(asyncio.Transport):
             self._sock.close()
 
 
-def session_of(transport: asyncio.BaseTransport) -> ssl.SSLSession | None:
+def session_of(transport: asyncio.BaseTransport) -> Session | None:
     """The session to resume next time, once the server has sent its tickets; None for plain TCP."""
     sock = transport.get_extra_info("socket")
-    return sock.session if isinstance(sock, ssl.SSLSocket) else None
+    if not isinstance(sock, ssl.SSLSocket) or (session := sock.session) is None:
+        return None
+    return Session(sock.context, session)

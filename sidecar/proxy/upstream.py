@@ -240,7 +240,8 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             # Before the place is given away: whoever is to be sent once more has had its turn.
             if exchange is not None:
-                exchange.upstream_lost(self)
+                fault = self._pool.fault(self.transport, exc) if exc is not None else None
+                exchange.upstream_lost(self, fault)
         finally:
             self._pool.lost(self)
 

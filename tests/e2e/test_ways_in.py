@@ -86,7 +86,7 @@ async def test_an_unknown_ca_is_a_502_that_says_what_to_set(google: Emulator, st
     sidecar = await start(f"routes:\n  - {{name: secure, upstream: '{secure.url}'}}")
     status, _, body = await ask(sidecar.port, "GET", "/x", host="secure.localhost")
     problem = json.loads(body)
-    assert (status, problem["reason"]) == (502, "tls_certificate")
+    assert (status, problem["reason"]) == (502, "tls_unknown_ca")
     assert "tls.ca_file" in problem["detail"]
     assert not secure.requests
 

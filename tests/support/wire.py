@@ -223,18 +223,19 @@ class Wire:
         top: str = "",
         prefetch: bool = True,
         upstream_port: int | None = None,
+        upstream: str | None = None,
     ) -> Wire:
         """One route `billing` to the scripted upstream, with further keys in `route` and routes in `more`.
 
-        `upstream_port` is of another upstream, which the test started itself.
+        `upstream_port`, or the whole URL `upstream`, is of another one, which the test started itself.
         """
-        if upstream_port is None:
+        if upstream_port is None and upstream is None:
             await self.upstream.start()
         text = f"""
 routes:
   - name: billing
     host: billing.internal
-    upstream: http://127.0.0.1:{upstream_port or self.upstream.port}
+    upstream: {upstream or f"http://127.0.0.1:{upstream_port or self.upstream.port}"}
     audience: https://billing.example
 {_indented(route, 4)}
 {_indented(more, 2)}
@@ -252,7 +253,7 @@ routes:
             size=10,
         )
         self.pools = Pools(
-            Dialer(self.loop, self.own_addresses),
+            Dialer(self.loop, self.own_addresses, self.clock),
             self.clock,
             self._tasks,
             settings=config.pool,

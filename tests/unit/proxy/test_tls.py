@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import tls
 from sidecar.proxy.dial import Dialer
 from sidecar.routes import Destination, RouteTable
+from tests.support.clock import FakeClock
 
 LIMIT = 5.0
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -30,6 +33,7 @@ class Client(asyncio.Protocol):
         self.got: asyncio.Event = asyncio.Event()
         self.ended = False
         self.full = False
+        self.pause_at_once = False
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -37,6 +41,8 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.data += data
+        if self.pause_at_once:
+            self.transport.pause_reading()
         self.got.set()
 
     def eof_received(self) -> None:
@@ -68,18 +74,19 @@ class Servers:
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(self._authority.pem)
         self._servers: list[asyncio.Server] = []
-        self.dialer = Dialer(asyncio.get_running_loop(), ())
+        self.dialer = Dialer(asyncio.get_running_loop(), (), FakeClock())
 
-    async def start(
-        self, serve: Serve, *, names: tuple[str, ...] = ("localhost",), plain: bool = False
-    ) -> int:
-        context = None
-        if not plain:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            file = self._directory / "server.pem"
-            file.write_bytes(self._authority.issue(names))
-            context.load_cert_chain(file)
-            context.set_alpn_protocols(["h2", "http/1.1"])
+    def context(self, names: tuple[str, ...] = ("localhost",)) -> ssl.SSLContext:
+        """A server's context with a certificate for these names."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        file = self._directory / "server.pem"
+        file.write_bytes(self._authority.issue(names))
+        context.load_cert_chain(file)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        return context
+
+    async def start(self, serve: Serve, *, plain: bool = False) -> int:
+        context = None if plain else self.context()
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
@@ -229,24 +236,203 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-async def closing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.close()
-
-
-async def test_every_failed_handshake_has_its_reason(servers: Servers, tmp_path: Path) -> None:
-    """Another name, another CA, no TLS at all, silence."""
-    wrong_name = await refused(servers, await servers.start(echo, names=("other.example",)))
-    assert (wrong_name.reason, "`tls.server_name`" in wrong_name.detail) == (Reason.TLS_CERTIFICATE, True)
-    stranger = tmp_path / "stranger"
-    stranger.mkdir()
-    elsewhere = Servers(stranger)
-    unknown_ca = await refused(servers, await elsewhere.start(echo))
-    assert (unknown_ca.reason, "`tls.ca_file`" in unknown_ca.detail) == (Reason.TLS_CERTIFICATE, True)
-    elsewhere.close()
-    closed = await refused(servers, await servers.start(closing, plain=True))
-    assert closed.reason is Reason.TLS_FAILED
+async def test_a_handshake_that_never_ends_has_its_reason(servers: Servers) -> None:
+    """Not that of a connection that can't be made; wire/test_tls.py has the other ways to fail."""
     late = await refused(servers, await servers.start(silent, plain=True), ", timeouts: {connect: 50ms}")
-    assert (late.reason, "TLS handshake" in late.detail) == (Reason.CONNECT_TIMEOUT, True)
+    assert (late.reason, "TLS handshake" in late.detail) == (Reason.TLS_TIMEOUT, True)
+
+
+class Raw:
+    """A TLS server whose bytes the test makes, and sends when it likes: on memory BIOs, in a thread of its own."""
+
+    def __init__(self, servers: Servers) -> None:
+        self.context = servers.context()
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = self.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(LIMIT)
+        self.port = int(self._listener.getsockname()[1])
+
+    def handshake(self) -> None:
+        """Accept one connection and do the server's part."""
+        self.sock, _ = self._listener.accept()
+        self.sock.settimeout(LIMIT)
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.flush()
+                self.incoming.write(self.sock.recv(1 << 16))
+            else:
+                self.flush()
+                return
+
+    def flush(self) -> None:
+        """Send what there is, in one piece."""
+        if self.outgoing.pending:
+            self.sock.sendall(self.outgoing.read())
+
+    def offend(self) -> None:
+        """Take something that is no record, to which the answer is a fatal alert."""
+        self.incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(ssl.SSLError):
+            self.tls.read(1)
+
+    def close(self) -> None:
+        self.sock.close()
+        self._listener.close()
+
+
+@pytest.fixture
+async def raw(servers: Servers) -> AsyncIterator[Raw]:
+    made = Raw(servers)
+    yield made
+    made.close()
+
+
+async def connected(servers: Servers, raw: Raw) -> Client:
+    """A client of the raw server, after the handshake."""
+    client, _ = await asyncio.gather(servers.connect(raw.port), asyncio.to_thread(raw.handshake))
+    return client
+
+
+@pytest.mark.parametrize("size", [5, 16 * 1024, 40_000], ids=["short", "one-full-record", "several"])
+async def test_an_alert_behind_a_body_is_no_end(servers: Servers, raw: Raw, size: int) -> None:
+    """OpenSSL tells of it once and then calls the connection properly ended; it must not pass for a whole answer."""
+    client = await connected(servers, raw)
+    raw.tls.write(bytes(size))
+    raw.offend()
+    raw.flush()
+    async with asyncio.timeout(LIMIT):
+        lost = await client.lost
+    assert (len(client.data), client.ended) == (size, False)
+    assert isinstance(lost, ssl.SSLError)
+    assert tls.mnemonic(lost) == "SSLV3_ALERT_BAD_RECORD_MAC"
+
+
+@pytest.mark.parametrize("size", [5, 16 * 1024, 40_000], ids=["short", "one-full-record", "several"])
+async def test_close_notify_ends_without_the_end_of_tcp(servers: Servers, raw: Raw, size: int) -> None:
+    """It comes up even where OpenSSL has read it already, and no selector reports anything more."""
+    client = await connected(servers, raw)
+    raw.tls.write(bytes(size))
+    with pytest.raises(ssl.SSLWantReadError):
+        raw.tls.unwrap()
+    raw.flush()
+    async with asyncio.timeout(LIMIT):
+        assert await client.lost is None
+    assert (len(client.data), client.ended) == (size, True)
+
+
+async def test_an_end_behind_paused_reading_is_kept(servers: Servers, raw: Raw) -> None:
+    """Bytes first, then pause in the same turn: the end comes up after resuming."""
+    client = await connected(servers, raw)
+    client.pause_at_once = True
+    raw.tls.write(bytes(16 * 1024))
+    with pytest.raises(ssl.SSLWantReadError):
+        raw.tls.unwrap()
+    raw.flush()
+    await client.until(16 * 1024)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not client.ended
+    client.transport.resume_reading()
+    async with asyncio.timeout(LIMIT):
+        assert await client.lost is None
+    assert client.ended
+
+
+@pytest.mark.parametrize("reading", [True, False], ids=["reading", "paused"])
+async def test_a_failed_write_does_not_hide_what_was_said_before(
+    servers: Servers, raw: Raw, *, reading: bool
+) -> None:
+    """The alert that tells why is read before the connection is given up; a reader that has paused does not hang."""
+    client = await connected(servers, raw)
+    if not reading:
+        client.transport.pause_reading()
+    raw.tls.write(b"why")
+    raw.offend()
+    raw.flush()
+    raw.sock.close()
+    for _ in range(1000):  # without a turn of the loop: nothing is read between
+        client.transport.write(bytes(100))
+        if client.transport.is_closing():
+            break
+    assert client.transport.is_closing()
+    assert client.transport.get_write_buffer_size() == 0
+    async with asyncio.timeout(LIMIT):
+        lost = await client.lost
+    if reading:
+        assert isinstance(lost, ssl.SSLError)
+        assert (bytes(client.data), tls.mnemonic(lost)) == (b"why", "SSLV3_ALERT_BAD_RECORD_MAC")
+    else:
+        assert isinstance(lost, OSError)
+
+
+class Contrary:
+    """A socket that now and then wants the other direction first, as OpenSSL may."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._sock = sock
+        self.send_wants: list[Exception] = []
+        self.recv_wants: list[Exception] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: Any) -> int:
+        if self.send_wants:
+            raise self.send_wants.pop()
+        return self._sock.send(data)
+
+    def recv(self, size: int) -> bytes:
+        if self.recv_wants:
+            raise self.recv_wants.pop()
+        return self._sock.recv(size)
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["reading", "paused"])
+async def test_a_write_may_want_to_read(servers: Servers, raw: Raw, *, paused: bool) -> None:
+    """SSL_get_error(3): it is tried again once bytes have come, whether they are wanted otherwise or not."""
+    client = await connected(servers, raw)
+    sock = Contrary(client.transport.get_extra_info("socket"))
+    client.transport._sock = sock  # type: ignore[attr-defined]
+    if paused:
+        client.transport.pause_reading()
+    sock.send_wants = [ssl.SSLWantReadError(), ssl.SSLWantReadError()]
+    for word in (b"first ", b"second"):
+        client.transport.write(word)
+    for _ in range(2):
+        raw.tls.write(b"x")
+        raw.flush()
+    received = b""
+    while received != b"first second":
+        try:
+            received += raw.tls.read(100)
+        except ssl.SSLWantReadError:
+            async with asyncio.timeout(LIMIT):
+                data = await asyncio.get_running_loop().sock_recv(unblocked(raw.sock), 1 << 16)
+            raw.incoming.write(data)
+    assert client.transport.is_reading() is not paused
+    assert not sock.send_wants
+    client.transport.resume_reading()
+    assert await client.until(2) == b"xx"
+
+
+async def test_a_read_may_want_to_write(servers: Servers, raw: Raw) -> None:
+    """It is tried again once the socket takes bytes."""
+    client = await connected(servers, raw)
+    sock = Contrary(client.transport.get_extra_info("socket"))
+    client.transport._sock = sock  # type: ignore[attr-defined]
+    sock.recv_wants = [ssl.SSLWantWriteError()]
+    raw.tls.write(b"x")
+    raw.flush()
+    assert await client.until(1) == b"x"
+    assert not sock.recv_wants
+
+
+def unblocked(sock: socket.socket) -> socket.socket:
+    sock.setblocking(False)
+    return sock
 
 
 async def test_a_name_that_does_not_exist(servers: Servers) -> None:
