@@ -19,6 +19,7 @@ from typing import Final, final
 from sidecar import systemd
 from sidecar.config.addresses import parse_listen
 from sidecar.config.models import Config
+from sidecar.hardening import Process
 from sidecar.service import Service
 
 _log = logging.getLogger(__name__)
@@ -91,10 +92,18 @@ class Child:
     """The command, once the sidecar beside it is ready."""
 
     def __init__(
-        self, command: Sequence[str], environ: Mapping[str, str], *, http_proxy: bool, wait: bool
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        process: Process,
+        http_proxy: bool,
+        wait: bool,
     ) -> None:
+        """`process` knows the limits that the command is to find."""
         self._command = list(command)
         self._environ = environ
+        self._limits = process
         self._http_proxy = http_proxy
         self._wait = wait
         self._process: subprocess.Popen[bytes] | None = None
@@ -114,9 +123,10 @@ class Child:
             return 128 + self._stopped_early
         try:
             # Not asyncio's: this process reaps whatever ends, and two who wait for one child lose its code.
-            self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # fork is short; the command is the caller's
-                self._command, env=environment(service, self._environ, http_proxy=self._http_proxy)
-            )
+            with self._limits.as_found():
+                self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # fork is short; the command is the caller's
+                    self._command, env=environment(service, self._environ, http_proxy=self._http_proxy)
+                )
         except OSError as error:
             print(f"idtoken-sidecar: {self._command[0]}: {error.strerror}", file=sys.stderr)
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE

@@ -169,12 +169,15 @@ def run(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
     A setting's flag wins over its environment variable, and that over the file. Values are YAML:
     --listen '[localhost:8787, unix:/run/proxy.sock]', --drain '{max: 20s}'.
     """
+    from sidecar.hardening import Process
+
+    process = Process()
     loaded = _load(file, to, settings)
     from sidecar.run import leave, serve
 
     file = file or os.environ.get(CONFIG_VARIABLE)
     read = partial(_read, file, to, settings)
-    leave(serve(loaded.config, loaded.warnings, os.environ, read=read, file=file))
+    leave(serve(loaded.config, loaded.warnings, os.environ, process=process, read=read, file=file))
 
 
 @main.command(
@@ -206,12 +209,15 @@ def exec_(
     port of its own. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
     Logs go to stderr: stdout is the command's.
     """
+    from sidecar.hardening import Process
+
+    process = Process()
     loaded = _load(file, to, settings)
     from sidecar.child import Child, with_own_listeners
     from sidecar.run import leave, serve
 
-    child = Child(command, os.environ, http_proxy=http_proxy, wait=wait)
-    leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child))
+    child = Child(command, os.environ, process=process, http_proxy=http_proxy, wait=wait)
+    leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child, process=process))
 
 
 def _complete_route(context: click.Context, _: click.Parameter, begun: str) -> list[str]:

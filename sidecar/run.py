@@ -20,6 +20,7 @@ from sidecar import logs, systemd
 from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded
 from sidecar.config.models import Config
+from sidecar.hardening import Process
 from sidecar.reload import Reloader
 from sidecar.service import EXIT_BIND, Service, StartError
 from sidecar.tasks import Tasks
@@ -41,15 +42,18 @@ def serve(
     environ: Mapping[str, str],
     then: Then | None = None,
     *,
+    process: Process,
     read: Callable[[], Loaded] | None = None,
     file: str | None = None,
 ) -> int:
     """Run until told to stop; the exit code. `then` runs beside it, and ends it when it is over.
 
-    `read` reads the configuration again, for a reload; `file` is watched for it.
+    `process` was made before anything was read. `read` reads the configuration again, for a reload; `file` is watched
+    for it.
     """
     # Beside a command, stdout is the command's.
     logs.configure(config.log_level, config.log_format, sys.stdout if then is None else sys.stderr)
+    process.settle(core_dumps=config.core_dumps, passes_on=then is not None)
     quiet_google_logging()
     for warning in warnings:
         _log.warning(warning)

@@ -83,7 +83,7 @@ PREFETCH_LIMIT: Final = 10.0
 _LAST_SPANS: Final = 2.0
 """Seconds that the last spans may take to get out at the end."""
 
-_AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log_format")
+_AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log_format", "core_dumps")
 """Settings that another configuration can't change while the sidecar runs."""
 
 

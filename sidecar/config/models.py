@@ -415,6 +415,10 @@ class Config(Model):
         description="Share of the good requests that `access_log: all` logs, such as 0.01; errors are all logged.",
     )
     log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")
+    core_dumps: Switch = Field(
+        False,
+        description="Let a crash leave a core dump, and debuggers attach. Both show every token and key.",
+    )
     limits: Limits = Field(Limits(), description="What one connection may take.")
     pool: Pool = Field(Pool(), description="Connections to upstreams and the queue for them, per route.")
     tracing: Tracing = Field(Tracing(), description="OpenTelemetry spans.")
