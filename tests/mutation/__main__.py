@@ -1,0 +1,138 @@
+"""Break the code in every small way and see the tests go red: `make mutants`.
+
+Owns: which mutants are made and by which tests they are hunted (pyproject.toml, `tool.mutmut`), and the judgement: of all
+mutants of a run at least `SHARE` killed, each survivor listed in survivors.yaml with the reason why it may live. mutmut
+makes and runs them in the folder mutants/; a mutant that mypy refuses counts as killed, for CI runs mypy.
+
+    python -m tests.mutation [PATTERN …]        such as 'sidecar.proxy.framing*'; without one, all
+    python -m tests.mutation --report           judge the last run again, run nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+SHARE = 0.90
+"""Of the mutants, at least so many are killed."""
+
+WORK = Path("mutants")
+SURVIVORS = Path(__file__).with_name("survivors.yaml")
+KILLED = {"killed", "timeout", "segfault", "caught by type check"}
+
+
+class Mutant(NamedTuple):
+    """One change, and what became of it."""
+
+    name: str
+    module: str
+    status: str
+
+
+class Survivor(NamedTuple):
+    """What is told of a mutant apart from its number, which moves with the code."""
+
+    where: str
+    was: str
+    is_: str
+
+
+def mutants(patterns: Sequence[str]) -> Iterator[Mutant]:
+    """All that the last run made and that these patterns name."""
+    from mutmut.stats import status_by_exit_code
+
+    for meta in sorted(WORK.rglob("*.meta")):
+        codes: dict[str, int | None] = json.loads(meta.read_text())["exit_code_by_key"]
+        module = str(meta.relative_to(WORK)).removesuffix(".py.meta").replace(os.sep, ".")
+        for name, code in codes.items():
+            if not patterns or any(fnmatch(name, pattern) for pattern in patterns):
+                yield Mutant(name, module, status_by_exit_code[code])
+
+
+def told(mutant: Mutant) -> Survivor:
+    """The lines that differ."""
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+    path = mutant.module.replace(".", os.sep) + ".py"
+    was, is_ = [], []
+    for line in get_diff_for_mutant(mutant.name, path=path).splitlines()[2:]:
+        if line.startswith("-"):
+            was.append(line[1:].strip())
+        elif line.startswith("+"):
+            is_.append(line[1:].strip())
+    function = mutant.name.removeprefix(mutant.module + ".").partition("__mutmut_")[0]
+    function = function.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
+    return Survivor(f"{mutant.module.removeprefix('sidecar.')}.{function}", " ".join(was), " ".join(is_))
+
+
+def known() -> dict[Survivor, str]:
+    """Survivors that may live, with their reasons."""
+    entries: list[dict[str, Any]] = yaml.safe_load(SURVIVORS.read_text()) or []
+    return {
+        Survivor(entry["where"], change["was"], change["is"]): entry["reason"]
+        for entry in entries
+        for change in entry["changes"]
+    }
+
+
+def judge(patterns: Sequence[str]) -> int:
+    """Print the figures for each module and each survivor without a reason; 1 where that is not good enough."""
+    by_module: dict[str, Counter[str]] = {}
+    living: list[Mutant] = []
+    for mutant in mutants(patterns):
+        if mutant.status == "not checked":
+            continue
+        by_module.setdefault(mutant.module, Counter())[mutant.status] += 1
+        if mutant.status not in KILLED:
+            living.append(mutant)
+    reasons = known()
+    excused = 0
+    for mutant in living:
+        survivor = told(mutant)
+        if survivor in reasons:
+            excused += 1
+            continue
+        print(f"{mutant.status}: {mutant.name}\n    {survivor.where}\n  - {survivor.was}\n  + {survivor.is_}")
+    total = killed = 0
+    for module, counts in by_module.items():
+        here, dead = sum(counts.values()), sum(counts[status] for status in KILLED)
+        total, killed = total + here, killed + dead
+        print(f"{module:<32}{here:>6} mutants{dead:>6} killed{dead / here:>8.1%}")
+    if not total:
+        print("no mutant was tried")
+        return 1
+    print(
+        f"{total} mutants, {killed} killed ({killed / total:.1%}), {excused} live with a reason, "
+        f"{len(living) - excused} without"
+    )
+    return 0 if killed >= SHARE * total else 1
+
+
+def main() -> int:
+    """0 where at least nine of ten were killed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation")
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN")
+    parser.add_argument("--report", action="store_true", help="judge the last run again")
+    parser.add_argument("--children", type=int, default=os.cpu_count(), help="mutants at a time")
+    asked = parser.parse_args()
+    if not asked.report:
+        mutmut = Path(sys.executable).with_name("mutmut")
+        command = [str(mutmut), "run", "--max-children", str(asked.children), *asked.patterns]
+        done = subprocess.run(command, check=False)
+        if done.returncode:
+            return done.returncode
+    return judge(asked.patterns)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
