@@ -36,6 +36,8 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.heads import METHOD_NAMES
 from sidecar.proxy.target import (
     BAD_REQUEST_LINE,
+    TAB,
+    USUAL_CONNECTION,
     check_fields,
     check_scheme,
     check_upgrade,
@@ -365,11 +367,16 @@ class DownstreamConnection(asyncio.Protocol):
             authority, path, absolute = read_target(method, self._target, found, default_host=default)
             if absolute:
                 check_scheme(self._target, secure=self.transport.get_extra_info("sslcontext") is not None)
-            check_fields(found, raw)
+            if (
+                found.get(b"connection") not in USUAL_CONNECTION
+                or b"expect" in found
+                or headers.TWIN in found
+                or TAB in raw
+            ):
+                check_fields(found, raw)
             body = framing.request_body(found, http10=http10)
             self._body_left = body
-            length = found.get(b"content-length")
-            if length is not None and (length[:1] == b"0" or length[-1:] in b" \t"):
+            if b"content-length" in found:
                 fields = headers.plain_length(fields, found)
             if upgrade is not None and body != framing.NO_BODY:
                 raise malformed("A request to upgrade the connection may not have a body here.")

@@ -194,7 +194,10 @@ def write_trailers(fields: Fields, also_dropped: Set[bytes]) -> bytes:
 def plain_length(fields: Fields, found: Found) -> Fields:
     """The same lines with Content-Length as a plain number: a leading zero is octal to some, and what was accepted is
     what goes on. Only for a length that was read already."""
-    return rewrite(fields, found, {b"content-length": b"%d" % int(found[b"content-length"])})
+    length = found[b"content-length"]
+    if (length >= b"1" and length.isdigit()) or length == b"0":
+        return fields
+    return rewrite(fields, found, {b"content-length": b"%d" % int(length)})
 
 
 def rewrite(fields: Fields, found: Found, changes: Mapping[bytes, bytes]) -> Fields:

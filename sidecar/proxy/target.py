@@ -22,6 +22,8 @@ form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is m
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
+TAB, _HASH, _PERCENT, _DOT = b"\t#%."
+"""Bytes as numbers: looking for one takes 20 ns, and 130 for one as bytes."""
 _EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
 _TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
@@ -30,8 +32,8 @@ _MAX_NOMINATED = 9
 """Members of `Connection`: Envoy's limit, and clients send three at most."""
 _NEVER_NOMINATED = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
-_USUAL_CONNECTION = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
-"""Values that `_check_connection` has nothing to say about."""
+USUAL_CONNECTION = frozenset({None, b"keep-alive", b"Keep-Alive", b"close"})
+"""Values, and none, that `check_fields` has nothing to say about."""
 
 
 def is_request_line(line: bytes) -> bool:
@@ -112,13 +114,13 @@ def read_target(method: bytes, target: bytes, found: Found, *, default_host: byt
     """
     if method not in METHOD_NAMES:
         raise _not_carried(method, target)
-    if b"#" in target:
+    if _HASH in target:
         raise malformed("A request target has no fragment.")
     host = found.get(b"host", default_host)
     if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
         if host is None:
             raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
-        if b"%" in target or b"/.." in target:
+        if _PERCENT in target or (_DOT in target and b"/.." in target):
             _check_path(target)
         return host, target, False
     if host is None or b"host" not in found:
@@ -166,15 +168,15 @@ def check_scheme(target: bytes, *, secure: bool) -> None:
 
 def check_fields(found: Found, head: bytes) -> None:
     """Raise MALFORMED_REQUEST or EXPECTATION_FAILED for what a head's lines may not say; `head` is all of it, as it
-    came."""
+    came. Has nothing to say of one with a usual Connection, without the other names and without a tab."""
     if b"expect" in found:
         _check_expectation(found)
-    if b"connection" in found and found[b"connection"] not in _USUAL_CONNECTION:
+    if b"connection" in found:
         _check_connection(found)
     if TWIN in found:
         raise malformed("A header's name is that of a framing or routing one, with `_` in place of `-`.")
     # RFC 9112 allows a tab around a value; nginx is not alone in taking it for a part of it.
-    if b"\t" in head and _TAB_IN_FRAMING.search(head):
+    if TAB in head and _TAB_IN_FRAMING.search(head):
         raise malformed("Its framing or its Host is written with a tab.")
 
 

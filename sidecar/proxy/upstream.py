@@ -313,8 +313,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._refusal = error
             return
         fields: headers.Fields = self._fields
-        length = found.get(b"content-length")
-        if length is not None and (length[:1] == b"0" or length[-1:] in b" \t"):
+        if b"content-length" in found:
             fields = headers.plain_length(fields, found)
         self._trailers = []
         self._reusable = self._parser.should_keep_alive() and self._body != framing.UNTIL_CLOSE
