@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from difflib import unified_diff
@@ -284,7 +285,14 @@ def _component(name: str) -> Callable[[], str]:
     return lambda: kubernetes.component(_plan())[name]
 
 
+def security() -> str:
+    """docs/security.md: SECURITY.md for the site, with its links as they are from there."""
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    return re.sub(r"\]\((?!https?:|docs/|#)", "](../", text).replace("](docs/", "](")
+
+
 FILES: dict[str, Callable[[], str]] = {
+    "docs/security.md": security,
     "docs/configuration.md": configuration,
     "docs/targets.md": targets,
     "docs/errors.md": errors,

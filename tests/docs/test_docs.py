@@ -42,6 +42,25 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
+ATTACKS = [
+    pytest.param(line, id=line[2:40].strip().replace(" ", "-"))
+    for line in (ROOT / "SECURITY.md").read_text("utf-8").splitlines()
+    if line.startswith("| ") and not line.startswith(("| attack", "| mistake"))
+]
+
+
+@pytest.mark.parametrize("line", ATTACKS)
+def test_every_line_of_the_threat_model_has_its_test(line: str) -> None:
+    """By path and name, and by the id of its case where there is one."""
+    shown = re.findall(r"`(tests/[\w/]+\.py)::(\w+)(?:\[([\w-]+)\])?`", line.split(" | ")[-1])
+    assert shown
+    cases = {path.stem for path in (ROOT / "tests" / "cases").rglob("*.yaml")}
+    for path, name, case in shown:
+        text = (ROOT / path).read_text("utf-8")
+        assert f"def {name}(" in text, name
+        assert not case or case in cases or f'id="{case}"' in text, case
+
+
 def test_generated_pages_are_current() -> None:
     """`make docs` writes them."""
     assert generate.main(["--check"]) == 0
