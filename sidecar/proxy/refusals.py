@@ -76,7 +76,9 @@ class Refusals:
 
     def note_error(self, error: SidecarError, route: str) -> None:
         """An answer of the sidecar's own, or one that was cut off."""
-        self._recent.append(RecentError(self._clock.wall(), route, error))
+        # Made anew, not kept: an exception holds the frames it came through, with the connection and its bodies.
+        kept = SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
+        self._recent.append(RecentError(self._clock.wall(), route, kept))
 
     @property
     def recent(self) -> Sequence[RecentError]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import pytest
 
 from sidecar.proxy.diagnosis import SAMPLE, Cause
+from sidecar.proxy.downstream import DownstreamConnection
 from tests.support.wire import GET, OK, End, Wire
 
 PAGE = (
@@ -136,3 +138,20 @@ async def test_a_refusal_of_a_request_without_a_token_is_the_apps_business(
     await upstream.send(FORBIDDEN)
     assert (await app.answer()).status == 403
     assert lines(log) == []
+
+
+async def test_a_kept_error_keeps_no_connection(wire: Wire) -> None:
+    """What the status page remembers of a refused request holds nothing of the connection that it came on."""
+    await wire.start()
+    for request in (
+        b"GET / HTTP/1.1\r\nHost: nowhere.test\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    ):
+        app = await wire.app()
+        await app.send(request)
+        await app.answer()
+        await app.close()
+    await wire.turn(lambda: not wire.proxy.connections)
+    assert len(wire.proxy.refusals.recent) == 2
+    gc.collect()
+    assert [thing for thing in gc.get_objects() if isinstance(thing, DownstreamConnection)] == []
