@@ -674,7 +674,7 @@ class Service:
     def routes(self) -> Iterable[tuple[str, RouteStats]]:
         """See `MetricsSource`."""
         # Routes that are gone go on being shown: a counter is never taken back.
-        yield from {route.name: stats for route, stats in self._proxy.stats.items()}.items()
+        yield from self._proxy.stats.items()
         yield "", self._proxy.unrouted
 
     def tokens(self) -> Iterable[TokenReading]:

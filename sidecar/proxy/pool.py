@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Set
+from math import inf
 from typing import TYPE_CHECKING, final
 
 from sidecar.clock import Clock
@@ -33,6 +34,10 @@ from sidecar.tokens.token import token_key
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
+
+SESSION_INTERVAL = 300.0
+"""Seconds between two readings of a destination's TLS session: before 3.12.8 and 3.13.1, CPython loses 6 KiB each time
+(https://github.com/python/cpython/issues/116810), and servers take a session for longer than that."""
 
 _log = logging.getLogger(__name__)
 
@@ -161,6 +166,7 @@ class Pool:
         "_idle",
         "_owner",
         "_session",
+        "_session_due_mono",
         "_waiting",
         "destination",
         "open",
@@ -190,6 +196,7 @@ class Pool:
         """Its route is gone: no connection is kept after its request."""
         self._dialling = 0
         self._session: tls.Session | None = None
+        self._session_due_mono = -inf
 
     def __repr__(self) -> str:
         return (
@@ -222,8 +229,7 @@ class Pool:
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is ready for another request."""
         if connection.served == 1:
-            # TLS 1.3 servers send their tickets after the handshake: by now they are here.
-            self._session = tls.session_of(connection.transport)
+            self._read_session(connection)
         if self._waiting:
             self._waiting.popitem(last=False)[0].connected(connection)
         elif self.places.queue:
@@ -234,6 +240,14 @@ class Pool:
             connection.idle_since_mono = self._owner.clock.mono()
             self._idle.append(connection)
             self.stats.connections_idle += 1
+
+    def _read_session(self, connection: UpstreamConnection) -> None:
+        """Keep the TLS session of a first request's connection: TLS 1.3 servers send their tickets after the
+        handshake, and by now they are here."""
+        now_mono = self._owner.clock.mono()
+        if now_mono >= self._session_due_mono:
+            self._session_due_mono = now_mono + SESSION_INTERVAL
+            self._session = tls.session_of(connection.transport)
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is gone; one that waits gets the place."""
@@ -333,8 +347,9 @@ class Pools:
         self.settings = settings
         """The top-level ones."""
         self.limits = limits
-        self.stats: dict[Route, RouteStats] = {}
-        """Each route's counters: they outlive the pools."""
+        self.stats: dict[str, RouteStats] = {}
+        """Each route's counters by its name: they outlive the pools, and the route itself where another takes its
+        place."""
         self.closing = False
         self._pools: dict[Destination, Pool] = {}
         self._places: dict[Route, Places] = {}
@@ -351,7 +366,7 @@ class Pools:
         if (pool := self._pools.get(destination)) is None:
             route = destination.route
             if (places := self._places.get(route)) is None:
-                places = Places(route, self.settings, self.stats[route], self.clock)
+                places = Places(route, self.settings, self.stats[route.name], self.clock)
                 self._places[route] = places
             self._pools[destination] = pool = Pool(self, destination, places)
             places.pools.add(pool)

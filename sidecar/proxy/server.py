@@ -66,7 +66,7 @@ class Proxy:
         )
         """The line to append, for a request that came as HTTP/1.1 and for one that came as 1.0."""
         self.stats = pools.stats
-        self.stats.update((route, RouteStats()) for route in admission.table.routes)
+        self.stats.update((route.name, RouteStats()) for route in admission.table.routes)
         self.unrouted = RouteStats()
         self.draining = False
         self.call_soon = loop.call_soon
@@ -105,8 +105,8 @@ class Proxy:
         that are gone are closed, busy ones when they have answered.
         """
         old, new = self.admission.table.routes, admission.table.routes
-        counted = {route.name: stats for route, stats in self.stats.items()}
-        self.stats.update((route, counted.get(route.name) or RouteStats()) for route in new)
+        for route in new:
+            self.stats.setdefault(route.name, RouteStats())
         self.admission = admission
         self.limits = limits
         self.access_log = access_log
@@ -164,7 +164,7 @@ class Proxy:
         self, error: SidecarError, method: str, fields: Fields, own: Route | None, began_mono: float
     ) -> None:
         """Count, trace and log an answer to a request that got no exchange."""
-        stats = self.unrouted if own is None else self.stats[own]
+        stats = self.unrouted if own is None else self.stats[own.name]
         duration = self.clock.mono() - began_mono
         stats.refused[error.reason] = stats.refused.get(error.reason, 0) + 1
         name = "" if own is None else own.name

@@ -321,7 +321,7 @@ routes:
     @property
     def stats(self) -> Any:
         """The counters of the route `billing`."""
-        return self.proxy.stats[self.table.routes[0]]
+        return self.proxy.stats[self.table.routes[0].name]
 
     async def close(self) -> None:
         for app in self._apps:

@@ -33,7 +33,7 @@ def lead(wire: Wire, host: str, upstream: Upstream) -> None:
 
 async def queued(wire: Wire, request: bytes = GET, *, route: int = 0) -> End:
     """An app whose request waits in the queue."""
-    stats = wire.proxy.stats[wire.table.routes[route]]
+    stats = wire.proxy.stats[wire.table.routes[route].name]
     before = stats.queued
     app = await wire.app()
     await app.send(request)
@@ -210,7 +210,7 @@ async def test_all_hosts_of_a_route_share_its_places(wire: Wire) -> None:
     assert (await a.read_head()).startswith(b"GET /third ")
     await a.send(OK)
     assert (await third.answer()).status == 200
-    stats = wire.proxy.stats[wire.table.routes[1]]
+    stats = wire.proxy.stats[wire.table.routes[1].name]
     assert (stats.connections_idle, stats.connections_active, stats.connections_opened) == (1, 0, 3)
     await other.close()
 
@@ -235,7 +235,7 @@ async def test_an_idle_connection_makes_room_for_another_host(wire: Wire) -> Non
     await ends[1].read_head()
     await ends[1].send(OK)
     assert (await app.answer()).status == 200
-    stats = wire.proxy.stats[wire.table.routes[1]]
+    stats = wire.proxy.stats[wire.table.routes[1].name]
     assert (stats.connections_idle, stats.connections_opened) == (2, 3)
 
 

@@ -103,7 +103,7 @@ class PoolMachine(RuleBasedStateMachine):
             limits=config.limits,
         )
         self.route = Route(config.routes[0])
-        self.stats = self.pools.stats[self.route] = RouteStats()
+        self.stats = self.pools.stats[self.route.name] = RouteStats()
         self.waiting: list[Asker] = []
         self.holding: list[Asker] = []
         self.count = 0
@@ -200,3 +200,33 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class Told(Transport):
+    """Counts who asks for its socket, which is where a TLS session is read from."""
+
+    asked = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        self.asked += name == "socket"
+        return default
+
+
+def test_a_session_is_read_at_most_every_five_minutes() -> None:
+    """However many connections there are: each reading costs memory that some Pythons never give back."""
+    machine = PoolMachine()
+    machine.begin(connections=3, queue=4)
+    pool = machine.pools.get(machine.route.destination(HOSTS[0]))
+
+    def first_request() -> int:
+        connection = UpstreamConnection(pool, machine.pools.limits)
+        connection.connection_made(transport := Told())
+        connection.served = 1
+        pool.release(connection)
+        return transport.asked
+
+    assert [first_request() for _ in range(5)] == [1, 0, 0, 0, 0]
+    machine.clock.advance(299)
+    assert first_request() == 0
+    machine.clock.advance(1)
+    assert [first_request() for _ in range(2)] == [1, 0]

@@ -1,0 +1,43 @@
+"""Another route table in a proxy that runs: what it leaves behind"""
+
+from __future__ import annotations
+
+import gc
+
+from sidecar.config.load import load
+from sidecar.logs import AccessLog
+from sidecar.proxy.admission import Admission
+from sidecar.routes import Route, RouteTable
+from tests.support.wire import GET, OK, Wire
+
+
+async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:
+    """However often routes are replaced, only those of the table in force are kept; their counters go on."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    await app.answer()
+    await app.close()
+    counted = wire.stats
+    for timeout in range(1, 6):
+        text = (
+            "routes:\n  - {name: billing, host: billing.internal, audience: 'https://billing.example', "
+            f"upstream: 'http://127.0.0.1:{wire.upstream.port}', timeouts: {{connect: {timeout}s}}}}\n"
+        )
+        config = load(text, environ={}).config
+        wire.table = RouteTable.compile(config, wire.table.routes)
+        wire.proxy.switch(
+            Admission(wire.table, pseudonym=None),
+            limits=config.limits,
+            pool=config.pool,
+            access_log=AccessLog("off"),
+        )
+    await wire.turn(lambda: not wire.proxy.connections)
+    wire.clock.advance(120)
+    gc.collect()
+    assert [thing for thing in gc.get_objects() if isinstance(thing, Route)] == list(wire.table.routes)
+    assert wire.stats is counted
+    assert counted.requests == {("GET", 200): 1}
