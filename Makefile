@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers mutants clean
+.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers mutants soak clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -88,6 +88,10 @@ bench: $(VENV)/.run     ## CPU and memory per request beside Envoy and nginx (in
 
 compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx and Envoy (installs them), into docs/conformance.md
 	@PYTHONPATH=.:benchmarks $(BIN)/python -m tests.conformance.peers $(ARGS)
+
+MINUTES ?= 10
+soak: $(VENV)/.dev      ## a mixed load with faults at random through a real sidecar (MINUTES=10 SEED=n)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean:                  ## remove everything that was made here
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants dist build *.egg-info

@@ -1,0 +1,49 @@
+"""The sidecar as users start it, which on SIGUSR2 writes down what there is of it.
+
+SOAK_OBSERVED=FILE python -m tests.soak.observed run --config …
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+
+from sidecar.cli import main
+from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.tls import TlsTransport
+from sidecar.proxy.upstream import UpstreamConnection
+
+KINDS = (Exchange, DownstreamConnection, UpstreamConnection, Pool, TlsTransport)
+
+
+def write_down(_number: int, _frame: object) -> None:
+    """Tasks, timers, threads and the objects that hold a connection, as JSON."""
+    loop = asyncio.get_running_loop()
+    gc.collect()
+    objects = Counter(map(type, gc.get_objects()))
+    timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    found = {
+        "tasks": sorted(task.get_name() for task in asyncio.all_tasks(loop)),
+        "timers": len(timers),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "objects": {kind.__name__: objects[kind] for kind in KINDS},
+        "tracked": sum(objects.values()),
+        "blocks": sys.getallocatedblocks(),
+    }
+    file = os.environ["SOAK_OBSERVED"]
+    with open(f"{file}.new", "w") as out:
+        json.dump(found, out)
+    os.replace(f"{file}.new", file)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR2, write_down)
+    main()

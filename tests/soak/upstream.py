@@ -1,0 +1,277 @@
+"""An upstream of the soak, a process of its own: verifies each token and answers with the request's identity.
+
+Each route has a listener of its own here, so that the port says which route a request came by. What it is told on its
+standard input (a JSON object a line) is the way it misbehaves from then on. Every POST that arrives, and everything
+that must not be, is written to a journal at once, which a kill does not take along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import socket
+import ssl
+import struct
+import sys
+import time
+import urllib.request
+from random import Random
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from tests.soak.pattern import Checker, Pattern
+
+STALL = 6.0
+"""Seconds that the mode `stall` does not answer; the routes' timeouts.response is less."""
+GARBAGE = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\nab",
+    b"HTTP/1.1 200 OK\nContent-Length: 2\n\nab",
+    b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+)
+
+
+class Head:
+    """A request's head."""
+
+    def __init__(self, raw: bytes) -> None:
+        first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
+        self.method, target, _ = first.split(" ")
+        path, _, query = target.partition("?")
+        self.path = path
+        self.query = dict(pair.split("=", 1) for pair in query.split("&") if pair)
+        self.fields = [
+            (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)
+        ]
+        self.headers = dict(self.fields)
+        self.identity = self.headers.get("x-soak-id", "")
+
+
+class Verifier:
+    """Verifies ID tokens by the stand-in's certificates."""
+
+    def __init__(self, certificates: str) -> None:
+        with urllib.request.urlopen(certificates) as answer:  # noqa: S310 - the stand-in's
+            found = json.load(answer)
+        self._keys = {
+            name: x509.load_pem_x509_certificate(pem.encode()).public_key() for name, pem in found.items()
+        }
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def claims(self, head: Head) -> dict[str, Any]:
+        """The claims of the one token of a request; ValueError with what is wrong with it."""
+        values = [value for name, value in head.fields if name == "authorization"]
+        if len(values) != 1 or not values[0].startswith("Bearer "):
+            raise ValueError(f"{len(values)} Authorization headers, or no bearer token")
+        token = values[0][7:]
+        claims = self._known.get(token)
+        if claims is None:
+            claims = self._known[token] = self._verify(token)
+        left = float(claims["exp"]) - time.time()  # noqa: TID251
+        if left < 0:
+            raise ValueError(f"a token that expired {-left:.2f} s ago")
+        return claims
+
+    def _verify(self, token: str) -> dict[str, Any]:
+        head, payload, signature = (part + "=" * (-len(part) % 4) for part in token.split("."))
+        key = self._keys[json.loads(base64.urlsafe_b64decode(head))["kid"]]
+        assert isinstance(key, rsa.RSAPublicKey)
+        signed = token.rpartition(".")[0].encode()
+        key.verify(base64.urlsafe_b64decode(signature), signed, padding.PKCS1v15(), hashes.SHA256())
+        found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload))
+        return found
+
+
+class Upstream:
+    """All of its listeners."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.told = told
+        self.verifier = Verifier(told["certificates"])
+        self.journal = os.open(told["journal"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.random = Random(told["seed"])  # noqa: S311
+        self.mode, self.share = "", 0.0
+
+    async def run(self) -> None:
+        for listener in self.told["listeners"]:
+            context = None
+            if listener["certificate"]:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(listener["certificate"])
+            route = listener["route"]
+            await asyncio.start_server(
+                lambda reader, writer, route=route: self.serve(reader, writer, route),
+                *("127.0.0.1", listener["port"]),
+                ssl=context,
+                limit=1 << 18,
+                backlog=512,
+            )
+        print("listening", flush=True)
+        loop = asyncio.get_running_loop()
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            order = json.loads(line)
+            self.mode, self.share = order["mode"], order["share"]
+            print("switched", flush=True)
+
+    def note(self, kind: str, text: str) -> None:
+        os.write(self.journal, f"{kind} {text}\n".encode())
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, route: str) -> None:
+        """One connection."""
+        try:
+            while await self.exchange(Wire(reader, writer), route):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, TimeoutError):
+            pass
+        finally:
+            writer.close()
+
+    async def exchange(self, wire: Wire, route: str) -> bool:
+        """One request; whether another may come."""
+        head = Head(await wire.reader.readuntil(b"\r\n\r\n"))
+        if head.method == "POST":
+            self.note("POST", head.identity)
+        if not head.identity or head.identity.startswith("bad-"):
+            self.note(
+                "WRONG", f"{route} was sent what no client may ask: {head.method} {head.path} {head.identity}"
+            )
+        fault = self.mode if self.random.random() < self.share else ""
+        try:
+            claims = self.verifier.claims(head)
+        except (ValueError, KeyError) as error:
+            self.note("WRONG", f"{route} was sent {error} for {head.identity}")
+            claims = {"aud": f"none: {error}"}
+        answer = [("X-Soak-Id", head.identity), ("X-Soak-Route", route), ("X-Soak-Aud", claims["aud"])]
+        match fault:
+            case "reset":
+                wire.reset()
+                return False
+            case "stall":
+                await asyncio.sleep(STALL)
+            case "slow":
+                await asyncio.sleep(self.random.uniform(0.05, 0.8))
+            case "garbage":
+                wire.writer.write(self.random.choice(GARBAGE))
+                await wire.writer.drain()
+                return False
+            case "refuse":
+                answer.append(("WWW-Authenticate", 'Bearer error="invalid_token"'))
+                await wire.drop_body(head)
+                await wire.send(head, 401, answer, Pattern("", 0), "length")
+                return True
+        if head.path == "/tunnel":
+            return await self.tunnel(wire, head, answer)
+        if "expect" in head.headers:
+            wire.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if head.path == "/mirror":
+            await wire.mirror(head, answer)
+            return True
+        received = Checker(f"{head.identity}/request", int(head.headers.get("x-soak-size", 0)))
+        async for piece in wire.body(head):
+            received.feed(piece)
+        answer.append(("X-Soak-Intact", str(int(received.complete))))
+        size, framing = int(head.query.get("size", 0)), head.query.get("framing", "length")
+        # The end of the connection ends a body without a length: cut short, nobody could tell.
+        cut = size // 2 if fault == "truncate" and framing != "close" else None
+        await wire.send(head, 200, answer, Pattern(f"{head.identity}/answer", size), framing, cut)
+        if fault == "close_idle":
+            await asyncio.sleep(self.random.uniform(0, 0.05))
+        return framing != "close" and fault not in ("close_idle", "truncate")
+
+    async def tunnel(self, wire: Wire, head: Head, answer: list[tuple[str, str]]) -> bool:
+        """Echo until the other side ends."""
+        wire.head(101, [*answer, ("Upgrade", "soak"), ("Connection", "Upgrade")])
+        while data := await wire.reader.read(65536):
+            wire.writer.write(data)
+            await wire.writer.drain()
+        return False
+
+
+class Wire:
+    """HTTP/1.1 on one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def head(self, status: int, fields: list[tuple[str, str]]) -> None:
+        lines = [f"HTTP/1.1 {status} Soaked", *(f"{name}: {value}" for name, value in fields), "", ""]
+        self.writer.write("\r\n".join(lines).encode("latin-1"))
+
+    async def body(self, head: Head) -> Any:
+        """The pieces of a request's body."""
+        if head.headers.get("transfer-encoding") == "chunked":
+            while size := int((await self.reader.readuntil(b"\r\n")).split(b";")[0], 16):
+                yield await self.reader.readexactly(size)
+                await self.reader.readexactly(2)
+            while await self.reader.readuntil(b"\r\n") != b"\r\n":
+                pass
+            return
+        left = int(head.headers.get("content-length", 0))
+        while left:
+            data = await self.reader.read(min(left, 65536))
+            if not data:
+                raise asyncio.IncompleteReadError(b"", left)
+            left -= len(data)
+            yield data
+
+    async def drop_body(self, head: Head) -> None:
+        if "expect" not in head.headers:
+            async for _ in self.body(head):
+                pass
+
+    async def send(
+        self,
+        head: Head,
+        status: int,
+        fields: list[tuple[str, str]],
+        body: Pattern,
+        framing: str,
+        cut: int | None = None,
+    ) -> None:
+        """A whole answer, or all up to `cut`."""
+        chunked = framing == "chunked"
+        framed = {
+            "length": [("Content-Length", str(body.size))],
+            "chunked": [("Transfer-Encoding", "chunked")],
+            "close": [("Connection", "close")],
+        }
+        self.head(status, [*fields, *framed[framing]])
+        if head.method == "HEAD":
+            return
+        sent = 0
+        for block in body.blocks():
+            if cut is not None:
+                block = block[: cut - sent]
+            sent += len(block)
+            self.writer.write(b"%x\r\n%b\r\n" % (len(block), block) if chunked and block else block)
+            await self.writer.drain()
+            if cut is not None and sent >= cut:
+                return
+        if chunked and cut is None:
+            self.writer.write(b"0\r\n\r\n")
+
+    async def mirror(self, head: Head, fields: list[tuple[str, str]]) -> None:
+        """Send the body back while it comes."""
+        self.head(200, [*fields, ("X-Soak-Intact", "1"), ("Transfer-Encoding", "chunked")])
+        async for piece in self.body(head):
+            self.writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await self.writer.drain()
+        self.writer.write(b"0\r\n\r\n")
+
+    def reset(self) -> None:
+        """Close with RST."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # asyncio's complaints of connections that are gone
+    asyncio.run(Upstream(json.loads(sys.argv[1])).run())

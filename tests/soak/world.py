@@ -1,0 +1,333 @@
+"""The processes of the soak, and their switches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.emulator.keys import Authority
+from tests.soak.client import Route
+from tests.soak.faults import IAM, METADATA, OAUTH, STS, A, B, Kind
+from tests.soak.judge import Quiet
+from tests.support.sidecar import COMMAND, ask, clean_environment, free_port
+
+LIFE = 20
+"""Seconds that every token lives."""
+GAUGES = ("requests_in_flight", "upstream_connections", "token_waiting", "token_fetch_threads")
+ROUTES: Mapping[str, tuple[str, str, bool, frozenset[str]]] = {
+    # credential, upstream, TLS, and the token servers that its tokens depend on
+    "meta": ("default", A, False, frozenset({METADATA})),
+    "meta-tls": ("default", B, True, frozenset({METADATA})),
+    "key": ("key", A, False, frozenset({OAUTH})),
+    "key-tls": ("key", B, True, frozenset({OAUTH})),
+    "acting": ("acting", A, False, frozenset({METADATA, IAM})),
+    "federated-tls": ("federated", B, True, frozenset({STS, IAM})),
+}
+CONCERNS = {name: servers | {upstream} for name, (_, upstream, _, servers) in ROUTES.items()}
+
+
+async def spawn(*command: str, environ: Mapping[str, str], **streams: Any) -> asyncio.subprocess.Process:
+    """A Python process of this tree."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *command, env={**environ, "PYTHONPATH": os.getcwd()}, limit=1 << 20, **streams
+    )
+
+
+class World:
+    """All processes but the clients."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.directory = directory
+        self.seed = seed
+        self.ports = {name: free_port() for name in ROUTES}
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self.environ: dict[str, str] = clean_environment()
+        self.journal = directory / "journal"
+        self.level = "info"
+        self.extra = False
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.log_lines = 0
+        self.faults_logged: list[str] = []
+        self.listening: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.tail: list[str] = []
+
+    @property
+    def routes(self) -> list[Route]:
+        return [Route(name, f"{name}.test", f"https://{name}.soak") for name in ROUTES]
+
+    async def start(self) -> None:
+        """Everything listens and the sidecar is ready."""
+        await self._start_google()
+        authority = Authority()
+        (self.directory / "ca.pem").write_bytes(authority.pem)
+        (self.directory / "upstream.pem").write_bytes(authority.issue(["localhost", "127.0.0.1"]))
+        await asyncio.gather(self._start_upstream(A), self._start_upstream(B))
+        self._write_config()
+        self.environ["SOAK_OBSERVED"] = str(self.directory / "observed.json")
+        sidecar = await spawn(
+            *("-m", "tests.soak.observed", "run", "--config", str(self.directory / "config.yaml")),
+            environ=self.environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self.processes["sidecar"] = sidecar
+        self.reader = asyncio.create_task(self._read_log(sidecar))  # noqa: TID251
+        entry = await asyncio.wait_for(self.listening, 20)
+        self.port = int(entry["listen"][0].rpartition(":")[2])
+        self.admin_port = int(entry["admin"][0].rpartition(":")[2])
+        async with asyncio.timeout(20):
+            while (await ask(self.admin_port, "GET", "/healthz/ready"))[0] != 200:  # noqa: ASYNC110  # a probe polls
+                await asyncio.sleep(0.05)
+
+    async def _start_google(self) -> None:
+        google = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "emulator", "--write", str(self.directory), "--token-lifetime", f"{LIFE}s"),
+            env=self.environ,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        self.processes["google"] = google
+        assert google.stdout is not None
+        async with asyncio.timeout(20):
+            while b"Ctrl-C" not in (line := await google.stdout.readline()):
+                assert line, "the stand-in ended"
+                if line.startswith(b"certificates"):
+                    self.certificates = line.split()[1].decode()
+        # What the stand-in wrote for itself; ours takes its place.
+        self.google: dict[str, Any] = yaml.safe_load((self.directory / "config.yaml").read_text())
+        exports = (self.directory / "env").read_text().splitlines()
+        self.environ.update(shlex.split(line)[1].split("=", 1) for line in exports)  # type: ignore[arg-type]
+        self.control = self.environ["IDTOKEN_EMULATOR_CONTROL"]
+
+    async def _start_upstream(self, name: str) -> None:
+        listeners = [
+            {
+                "route": route,
+                "port": self.ports[route],
+                "certificate": str(self.directory / "upstream.pem") if tls else None,
+            }
+            for route, (_, upstream, tls, _) in ROUTES.items()
+            if upstream == name
+        ]
+        told = {
+            "listeners": listeners,
+            "certificates": self.certificates,
+            "journal": str(self.journal),
+            "seed": f"{self.seed}/{name}",
+        }
+        process = await spawn(
+            *("-m", "tests.soak.upstream", json.dumps(told)),
+            environ=self.environ,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"listening\n", (
+            f"{name} does not listen"
+        )
+        self.processes[name] = process
+
+    def _write_config(self) -> None:
+        directory = self.directory
+        routes = []
+        for name, (credential, _, tls, _) in ROUTES.items():
+            scheme = "https" if tls else "http"
+            routes.append(
+                {
+                    "name": name,
+                    "host": f"{name}.test",
+                    "upstream": f"{scheme}://localhost:{self.ports[name]}",
+                    "audience": f"https://{name}.soak",
+                    "credential": credential,
+                    "target": "other",
+                    "on_conflict": "replace",
+                    # What a reload changes, so that the route's connections are new ones.
+                    "timeouts": {"connect": "2s", "response": "3s", "idle": "5s" if self.extra else "4s"},
+                    **({"tls": {"ca_file": str(directory / "ca.pem")}} if tls else {}),
+                }
+            )
+        if self.extra:
+            routes.append(
+                {**routes[0], "name": "extra", "host": "extra.test", "audience": "https://extra.soak"}
+            )
+        config = {
+            "listen": "127.0.0.1:0",
+            "admin": "127.0.0.1:0",
+            "log_format": "json",
+            "access_log": "all",
+            "token_wait": "3s",
+            "limits": {"head_timeout": "3s", "body_timeout": "4s", "keep_alive": "3s"},
+            "pool": {"connections": 200, "idle": "2s"},
+            "endpoints": self.google["endpoints"],
+            "credentials": self.google["credentials"],
+            "routes": routes,
+        }
+        new = directory / "config.new"
+        new.write_text(json.dumps(config))
+        new.replace(directory / "config.yaml")
+
+    async def _read_log(self, sidecar: asyncio.subprocess.Process) -> None:
+        assert sidecar.stdout is not None
+        while line := await sidecar.stdout.readline():
+            self.log_lines += 1
+            self.tail = [*self.tail[-20:], line.decode("utf-8", "replace")]
+            if b'"listening"' in line and not self.listening.done():
+                self.listening.set_result(json.loads(line))
+            if b"Traceback" in line or b'"severity":"CRITICAL"' in line:
+                self.faults_logged.append(_traceback(line.decode("utf-8", "replace")))
+            await self.reading.wait()
+        if not self.listening.done():
+            self.listening.set_exception(RuntimeError("".join(self.tail)))
+
+    # switches
+
+    async def switch(self, kind: Kind, on: bool) -> None:
+        """Switch a fault on or off."""
+        if kind.group in (METADATA, OAUTH, STS, IAM):
+            order = {"server": kind.group, **(kind.order if on else {"kind": "none"})}
+            await self._post_json(f"{self.control}/faults", order)
+        elif kind.group in (A, B):
+            await self._switch_upstream(kind, on)
+        else:
+            await self._switch_process(kind, on)
+
+    async def _switch_upstream(self, kind: Kind, on: bool) -> None:
+        if kind.order == "kill":
+            if on:
+                self.processes[kind.group].kill()
+                await self.processes[kind.group].wait()
+            else:
+                await self._start_upstream(kind.group)
+            return
+        process = self.processes[kind.group]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(kind.order if on else {"mode": "", "share": 0.0}).encode() + b"\n")
+        assert await asyncio.wait_for(process.stdout.readline(), 10) == b"switched\n"
+
+    async def _switch_process(self, kind: Kind, on: bool) -> None:
+        process = self.processes["sidecar"]
+        match kind.order:
+            case "reload":
+                self.extra = on
+                self._write_config()
+                status, _, body = await ask(self.admin_port, "POST", "/reload")
+                assert status == 200, body
+            case "level":
+                level = "debug" if on else "info"
+                status, _, body = await ask(self.admin_port, "POST", f"/log-level?level={level}")
+                assert status == 200, body
+            case "stop" if on:
+                process.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(1.0)
+                process.send_signal(signal.SIGCONT)
+            case "log":
+                (self.reading.clear if on else self.reading.set)()
+
+    async def _post_json(self, url: str, order: Mapping[str, Any]) -> None:
+        port, _, path = url.removeprefix("http://127.0.0.1:").partition("/")
+        status, _, body = await ask(
+            int(port), "POST", f"/{path}", {"Content-Type": "application/json"}, json.dumps(order).encode()
+        )
+        assert status == 200, body
+
+    # readings
+
+    async def quiet(self, name: str) -> Quiet:
+        """What there is once nothing goes on any more, or after 20 s."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 20
+        while True:
+            found, gauges = await self._observed(), await self._gauges()
+            if loop.time() > until or not (any(gauges.values()) or any(found["objects"].values())):
+                break
+            await asyncio.sleep(0.5)
+        pid = self.processes["sidecar"].pid
+        return Quiet(
+            name,
+            _resident(pid),
+            len(os.listdir(f"/proc/{pid}/fd")),
+            len(os.listdir(f"/proc/{pid}/task")),
+            len(found["tasks"]),
+            found["timers"],
+            found["objects"],
+            found["tracked"],
+            gauges,
+        )
+
+    async def _observed(self) -> dict[str, Any]:
+        file = self.directory / "observed.json"
+        file.unlink(missing_ok=True)
+        os.kill(self.processes["sidecar"].pid, signal.SIGUSR2)
+        async with asyncio.timeout(10):
+            while not file.exists():  # noqa: ASYNC110  # it appears when it is written
+                await asyncio.sleep(0.05)
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    async def _gauges(self) -> dict[str, float]:
+        _, _, text = await ask(self.admin_port, "GET", "/metrics")
+        found = dict.fromkeys(GAUGES, 0.0)
+        for family in text_string_to_metric_families(text.decode()):
+            name = family.name.removeprefix("idtoken_sidecar_")
+            if name in found:
+                found[name] = sum(sample.value for sample in family.samples)
+        return found
+
+    async def counters(self, names: Sequence[str]) -> dict[str, float]:
+        """Sums of counters."""
+        _, _, text = await ask(self.admin_port, "GET", "/metrics")
+        found = dict.fromkeys(names, 0.0)
+        for family in text_string_to_metric_families(text.decode()):
+            name = family.name.removeprefix("idtoken_sidecar_")
+            if name in found:
+                found[name] = sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+        return found
+
+    async def stop(self) -> int | None:
+        """End everything; the sidecar politely, and its exit code."""
+        self.reading.set()
+        code = None
+        sidecar = self.processes.pop("sidecar", None)
+        if sidecar is not None:
+            if sidecar.returncode is None:
+                sidecar.send_signal(signal.SIGCONT)
+                sidecar.terminate()
+            try:
+                code = await asyncio.wait_for(sidecar.wait(), 20)
+            except TimeoutError:
+                sidecar.kill()
+                await sidecar.wait()
+            await self.reader
+        for process in self.processes.values():
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+        return code
+
+
+def _resident(pid: int) -> float:
+    """Resident memory in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def _traceback(line: str) -> str:
+    """A log entry with a traceback in short: its message, the innermost frames, and the exception."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line.strip()
+    return f"{entry['message']}: " + " | ".join(
+        part.strip() for part in entry["stack_trace"].splitlines()[-5:]
+    )
