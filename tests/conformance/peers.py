@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from machine import provide_envoy, provide_programs
-from process import Process, free_port
+from process import Process, RunError, free_port, wait_listening
 from upstream import nginx_prelude
 
 from tests.conformance import page, strict
@@ -35,6 +35,9 @@ WORKERS = 16
 
 PATIENCE = 4.0
 """Seconds before a silence counts as one."""
+
+ATTEMPTS = 5
+"""Starts of a peer: a port that was free may be another's by the time it listens."""
 
 END = 1.0
 """Seconds until an upstream closes after a hostile answer: some wait for that."""
@@ -151,7 +154,7 @@ def envoy_config(ways: list[Way], *, keep: bool) -> str:
 
 @contextmanager
 def running(peer: str, envoy: str, ways: list[Way], *, keep: bool) -> Iterator[None]:
-    """The peer, before these ways' upstreams."""
+    """The peer, before these ways' upstreams; RunError where one of its ports was taken meanwhile."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
@@ -164,7 +167,10 @@ def running(peer: str, envoy: str, ways: list[Way], *, keep: bool) -> Iterator[N
             config.write_text(envoy_config(ways, keep=keep))
             argv = [envoy, "-c", str(config), "--concurrency", "1", "--disable-hot-restart"]
             argv += ["--log-level", "error"]
-        with Process(peer, argv, cores=cores, directory=directory):
+        with Process(peer, argv, cores=cores, directory=directory) as process:
+            for way in ways:
+                wait_listening(process, way.port)
+            process.check()
             yield
 
 
@@ -254,11 +260,9 @@ async def survey(peer: str, envoy: str) -> dict[str, dict[str, str]]:
     """Both tables against one peer: name to verdict."""
     found: dict[str, dict[str, str]] = {"requests": {}, "responses": {}}
     for kind, cases in (("requests", REQUESTS), ("responses", RESPONSES)):
-        ways = []
-        for _ in range(WORKERS):
-            recorder = Recorder()
+        recorders = [Recorder() for _ in range(WORKERS)]
+        for recorder in recorders:
             await recorder.start()
-            ways.append(Way(free_port(), recorder))
         left: list[Hostile | Answer] = list(reversed(cases))
 
         async def work(way: Way, left: list[Hostile | Answer], known: dict[str, str]) -> None:
@@ -268,10 +272,18 @@ async def survey(peer: str, envoy: str) -> dict[str, dict[str, str]]:
                 verdict = request_verdict if isinstance(case, Hostile) else answer_verdict
                 known[case.name] = await verdict(way, case)  # type: ignore[arg-type]  # they go together
 
-        with running(peer, envoy, ways, keep=kind == "responses"):
+        with ExitStack() as started:
+            for attempt in range(ATTEMPTS):
+                ways = [Way(free_port(), recorder) for recorder in recorders]
+                try:
+                    started.enter_context(running(peer, envoy, ways, keep=kind == "responses"))
+                    break
+                except RunError:
+                    if attempt == ATTEMPTS - 1:
+                        raise
             await asyncio.gather(*(work(way, left, found[kind]) for way in ways))
-        for way in ways:
-            await way.upstream.stop()
+        for recorder in recorders:
+            await recorder.stop()
     return found
 
 
