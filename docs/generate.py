@@ -18,10 +18,10 @@ from pydantic.fields import FieldInfo
 
 from docs.advice import ADVICE, CAUSES
 from sidecar import cli
-from sidecar.config.addresses import ListenAddress
 from sidecar.config.allow import Allow
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
+from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import SETTINGS, load
 from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, RoutePool, Timeouts, Tls, Tracing
 from sidecar.config.quantities import format_duration, format_size
@@ -54,9 +54,19 @@ def configuration() -> str:
         "  `idtoken-sidecar config validate|show|schema` check, resolve, and print the JSON Schema.\n",
         "## Top level\n",
         _settings(),
+        "## A listener\n",
+        "Each entry of `listen`, the shared one or a route's own, is an address, or a mapping with more about who may call\n"
+        "there ([how](listeners.md)):\n",
+        _table(ListenerConfig),
+        "### `peers`\n",
+        (Peers.__doc__ or "").strip() + "\n",
+        _table(Peers),
+        "### `tls` of a listener\n",
+        (ListenerTls.__doc__ or "").strip() + "\n",
+        _table(ListenerTls),
         "## `routes[]`\n",
         _table(RouteConfig),
-        "### `tls`\n",
+        "### `tls` of a route\n",
         _table(Tls),
         "### `allow`\n",
         _table(Allow),
@@ -358,9 +368,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return "see below"
     if isinstance(value, tuple):
-        return (
-            ", ".join(f"`{item}`" for item in value) if value and isinstance(value[0], ListenAddress) else "–"
-        )
+        return ", ".join(f"`{getattr(item, 'address', item)}`" for item in value) or "–"
     if isinstance(value, dict):
         return "`default: {type: adc}`"
     if isinstance(value, bool):

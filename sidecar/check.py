@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.clock import SystemClock
 from sidecar.config.addresses import parse_listen
+from sidecar.config.listeners import plain_listener
 from sidecar.config.models import Config
 from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_audience
 from sidecar.errors import MEANINGS, Reason, SidecarError
@@ -242,7 +243,7 @@ async def _ask_targets(
         socket = str(Path(directory) / "proxy.sock")
         alone = config.model_copy(
             update={
-                "listen": (parse_listen(f"unix:{socket}"),),
+                "listen": (plain_listener(f"unix:{socket}"),),
                 "admin": (parse_listen(f"unix:{directory}/admin.sock"),),
                 "routes": tuple(route.model_copy(update={"listen": ()}) for route in config.routes),
                 "access_log": "off",

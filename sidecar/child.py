@@ -13,11 +13,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, final
 
 from sidecar import systemd
-from sidecar.config.addresses import parse_listen
+from sidecar.config.listeners import plain_listener
 from sidecar.config.models import Config
 from sidecar.hardening import Process
 from sidecar.service import Service
@@ -48,25 +48,31 @@ _READY_POLL: Final = 0.02
 def with_own_listeners(config: Config) -> Config:
     """The same configuration with a loopback port for every route that has none.
 
-    Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`.
+    Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`. It asks for
+    the same header as the shared listener; where that tells processes apart there is no such port, which can't.
     """
+    if any(listener.peers is not None for listener in config.listen):
+        return config
+    asked = next((listener.require_header for listener in config.listen if listener.require_header), None)
+    port = plain_listener("localhost:0").model_copy(update={"require_header": asked})
     routes = []
     for route in config.routes:
-        has_port = any(address.path is None for address in route.listen)
+        has_port = any(listener.address.path is None for listener in route.listen)
         if "{host}" not in route.upstream and not has_port:
-            route = route.model_copy(update={"listen": (*route.listen, parse_listen("localhost:0"))})
+            route = route.model_copy(update={"listen": (*route.listen, port)})
         routes.append(route)
     return config.model_copy(update={"routes": tuple(routes)})
 
 
 def environment(service: Service, environ: Mapping[str, str], *, http_proxy: bool) -> dict[str, str]:
     """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for."""
-    base = url(service.shared_addresses())
+    secure = service.secure_addresses()
+    base = url(service.shared_addresses(), secure)
     child = {name: value for name, value in environ.items() if name not in systemd.VARIABLES}
     if base is not None:
         child["IDTOKEN_SIDECAR_URL"] = base
     for route in service.config.routes:
-        own = url(service.route_addresses(route.name)) or base
+        own = url(service.route_addresses(route.name), secure) or base
         if own is not None:
             child["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = own
     if http_proxy and base is not None:
@@ -77,13 +83,14 @@ def environment(service: Service, environ: Mapping[str, str], *, http_proxy: boo
     return child
 
 
-def url(addresses: Sequence[str]) -> str | None:
-    """A base URL for bound addresses, or None where all are Unix sockets."""
+def url(addresses: Sequence[str], secure: Collection[str] = ()) -> str | None:
+    """A base URL for bound addresses, or None where all are Unix sockets; `secure` are those that serve https."""
     for address in addresses:
         if not address.startswith("unix:"):
             host, _, port = address.rpartition(":")
             loopback = host in ("127.0.0.1", "[::1]", "0.0.0.0", "[::]")
-            return f"http://{'localhost' if loopback else host}:{port}"
+            scheme = "https" if address in secure else "http"
+            return f"{scheme}://{'localhost' if loopback else host}:{port}"
     return None
 
 

@@ -116,7 +116,7 @@ def _way(own: Route | None, prefix: bytes, absolute: bool, host: str, name: str)
 def _own(config: Config, table: RouteTable, host: str, port: int | None) -> Route | None:
     """The route whose own listener a URL leads to."""
     for route in table.routes:
-        if any(_leads_to(address, host, port or 80) for address in route.config.listen):
+        if any(_leads_to(listener.address, host, port or 80) for listener in route.config.listen):
             return route
     return None
 

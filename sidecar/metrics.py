@@ -115,6 +115,60 @@ class RouteStats:
         """Answers with which the target refused the token or the caller, by cause."""
 
 
+class Pause(StrEnum):
+    """Why no connection is accepted for now."""
+
+    CONNECTIONS = "connections"
+    """`limits.connections` is reached."""
+    LISTENER = "listener_connections"
+    """A listener's own `connections` is."""
+    DESCRIPTORS = "descriptors"
+    MEMORY = "memory"
+    OTHER = "other"
+
+
+class HandshakeFailure(StrEnum):
+    """Why a TLS handshake on a listener failed."""
+
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    PLAIN_HTTP = "plain_http"
+    PROTOCOL = "protocol"
+    """No version, cipher or signature that both know."""
+    CLIENT_CERTIFICATE = "client_certificate"
+    REJECTED = "rejected"
+    """The caller did not accept the listener's certificate."""
+    OTHER = "other"
+
+
+@final
+class ListenerStats:
+    """What happened at the listeners since the process started."""
+
+    __slots__ = ("accepted", "handshakes_failed", "paused", "peers_refused")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.paused: dict[Pause, int] = {}
+        self.peers_refused = 0
+        """Connections of processes that a listener's `peers` does not name."""
+        self.handshakes_failed: dict[HandshakeFailure, int] = {}
+
+
+class CertificateReading(Protocol):
+    """A certificate that a listener shows."""
+
+    @property
+    def expires_at(self) -> float | None:
+        """Unix seconds."""
+        ...
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the last reading of its files went well."""
+        ...
+
+
 @final
 class TokenStats:
     """What happened to the tokens of one credential and audience since the process started."""
@@ -243,6 +297,12 @@ class MetricsSource(Protocol):
         """Every route's record under its name, and under the empty name that of requests without a route."""
         ...
 
+    def connections(self) -> int:
+        """Connections from apps that are open."""
+        ...
+
+    def listener_stats(self) -> ListenerStats: ...
+    def certificates(self) -> Iterable[CertificateReading]: ...
     def tokens(self) -> Iterable[TokenReading]: ...
     def token_stats(self) -> TokenStatsTable: ...
     def reloads(self) -> ReloadReading: ...
@@ -283,6 +343,38 @@ def _family(name: str, kind: Kind, text: str, *labels: str) -> Family:
 BUILD = _family("build_info", Kind.INFO, "The versions that are running.", "version", "python")
 START = _family("start_time_seconds", Kind.GAUGE, "When the sidecar started, in Unix seconds.")
 READY = _family("ready", Kind.GAUGE, "Whether /healthz/ready answers 200: 1 for yes, 0 for no.")
+APP_CONNECTIONS = _family("app_connections", Kind.GAUGE, "Open connections from apps.")
+ACCEPTED = _family(
+    "app_connections_accepted_total", Kind.COUNTER, "Connections from apps that were accepted."
+)
+ACCEPT_PAUSES = _family(
+    "accept_pauses_total",
+    Kind.COUNTER,
+    "Times at which a caller had to wait to be accepted: connections (`limits.connections`), listener_connections (the "
+    "listener's own), descriptors (the process or the system has no more), memory, other.",
+    "reason",
+)
+PEERS_REFUSED = _family(
+    "peers_refused_total",
+    Kind.COUNTER,
+    "Connections of processes that the Unix socket's `peers` does not name; their requests are answered 403.",
+)
+HANDSHAKES_FAILED = _family(
+    "listener_tls_handshakes_failed_total",
+    Kind.COUNTER,
+    "TLS handshakes with apps that failed, by reason; rejected: the app did not accept the certificate.",
+    "reason",
+)
+CERTIFICATE_EXPIRY = _family(
+    "listener_certificate_expiry_timestamp_seconds",
+    Kind.GAUGE,
+    "When the first of the listeners' certificates expires, in Unix seconds; absent without one.",
+)
+CERTIFICATE_OK = _family(
+    "listener_certificate_last_reload_successful",
+    Kind.GAUGE,
+    "Whether the last reading of each listener's certificate went well; else an old one is served. Absent without one.",
+)
 REQUESTS = _family(
     "requests_total",
     Kind.COUNTER,
@@ -437,6 +529,8 @@ TOKEN_WAIT = _family(
 
 FAMILIES: tuple[Family, ...] = (
     *(BUILD, START, READY, RELOADS, RELOAD_OK, RELOADED_AT),
+    *(APP_CONNECTIONS, ACCEPTED, ACCEPT_PAUSES, PEERS_REFUSED),
+    *(HANDSHAKES_FAILED, CERTIFICATE_EXPIRY, CERTIFICATE_OK),
     *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, QUEUED, BYTES_SENT, BYTES_RECEIVED),
     *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES, UPSTREAM_REFUSALS),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),

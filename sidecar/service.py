@@ -34,17 +34,19 @@ from sidecar.clock import Clock, SystemClock
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import targets_of
 from sidecar.config.document import shown
-from sidecar.config.models import Config
+from sidecar.config.listeners import ListenerConfig, ListenerTls
+from sidecar.config.models import Config, Limits
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import SidecarError
 from sidecar.explain import explain
 from sidecar.logs import AccessLog
-from sidecar.metrics import RouteStats, TokenReading, TokenStatsTable
-from sidecar.proxy import listeners
+from sidecar.metrics import CertificateReading, ListenerStats, RouteStats, TokenReading, TokenStatsTable
+from sidecar.proxy import certificates, descriptors, listeners
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.answers import NAME
+from sidecar.proxy.certificates import Certificate, Certificates
 from sidecar.proxy.dial import Dialer
-from sidecar.proxy.listeners import Listener
+from sidecar.proxy.listeners import Listener, Settings
 from sidecar.proxy.pool import Pools
 from sidecar.proxy.refusals import LastRefusal
 from sidecar.proxy.server import Proxy
@@ -85,6 +87,15 @@ _LAST_SPANS: Final = 2.0
 
 _AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log_format", "core_dumps")
 """Settings that another configuration can't change while the sidecar runs."""
+
+
+class Use(NamedTuple):
+    """What a listener is used for."""
+
+    listener: Listener
+    route: Route | None
+    """None for the shared listener."""
+    settings: Settings
 
 
 class Reloaded(NamedTuple):
@@ -186,12 +197,13 @@ class Service:
                 settings=config.pool,
                 limits=config.limits,
             ),
-            limits=config.limits,
+            limits=_limits(config),
             pseudonym=self._pseudonym,
             access_log=_access_log(config, environ),
             tracer=self._tracer,
         )
-        self._listeners: list[tuple[Listener, Route | None]] = []
+        self._certificates = Certificates(self._clock)
+        self._listeners: list[Use] = []
         self._admin_listeners: list[Listener] = []
         self._admin: AdminServer | None = None
         self._registry = exposition.build_registry(self)
@@ -214,12 +226,14 @@ class Service:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         try:
             warnings = _inspect(self.config, self._sources)
-            self._bind()
+            found = self._read_certificates(self.config)
+            self._bind(found)
+            self._certificates.adopt(found)
             self._check_files(self._table.routes)
             self._admin = AdminServer(self, [listener.socket for listener in self._admin_listeners])
             await self._admin.start()
-            for listener, route in self._listeners:
-                await self._proxy.serve(listener, route)
+            for use in self._listeners:
+                await self._proxy.serve(*use)
         except BaseException:
             await self._close()
             raise
@@ -298,10 +312,11 @@ class Service:
 
     async def _close(self) -> None:
         self._file_watch.stop()
+        self._certificates.stop()
         if self._sampling is not None:
             self._sampling.cancel()
-        self._proxy.abort()
         self._proxy.stop_accepting()
+        self._proxy.abort()
         await self._tokens.close()
         await self._tasks.close()
         if self._tracer is not None:
@@ -310,7 +325,7 @@ class Service:
                     await self._loop.run_in_executor(None, self._tracer.close)
         if self._admin is not None:
             await self._admin.close()
-        for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
+        for listener in [*self._admin_listeners, *(use.listener for use in self._listeners)]:
             listeners.close(listener)
 
     # another configuration
@@ -342,13 +357,14 @@ class Service:
         ]
         table = RouteTable.compile(config, self._table.routes)
         self._check_files([route for route in table.routes if route not in self._table.routes])
-        wanted, bound = self._bind_missing(config, table)
+        found = self._read_certificates(config)
+        wanted, bound = self._bind_missing(config, table, found)
         try:
             fetched = await self._fetch_first(table, sources, kept)
             self._refuse_missing(table, fetched, kept)
         except BaseException:
-            for listener, _ in bound:
-                listeners.close(listener)
+            for use in bound:
+                listeners.close(use.listener)
             raise
         # No await from here to the end of the switch: no request sees half of it.
         gone = set(self._table.routes) - set(table.routes)
@@ -365,29 +381,32 @@ class Service:
         self.config, self._table, self._sources = config, table, sources
         self._proxy.switch(
             Admission(table, pseudonym=self._pseudonym),
-            limits=config.limits,
+            limits=_limits(config),
             pool=config.pool,
             access_log=_access_log(config, self._environ),
         )
+        self._certificates.adopt(found)
         self._dialer.forget(gone)
         self._file_watch.watch(_token_files(config))
         self._pin_and_prefetch()
-        surplus = [listener for listener, _ in self._listeners if listener not in wanted]
-        self._listeners = [*wanted.items(), *bound]
-        for listener, route in wanted.items():
-            self._proxy.reassign(listener, route)
+        kept_open = {use.listener for use in wanted}
+        surplus = [use.listener for use in self._listeners if use.listener not in kept_open]
+        self._listeners = [*wanted, *bound]
+        for use in wanted:
+            self._proxy.reassign(*use)
         for listener in surplus:
             self._own_addresses.difference_update(_own_addresses(listener))
             self._proxy.stop_serving(listener)
             listeners.close(listener)
-        for listener, route in bound:
-            self._own_addresses.update(_own_addresses(listener))
-            await self._proxy.serve(listener, route)
+        for use in bound:
+            self._own_addresses.update(_own_addresses(use.listener))
+            await self._proxy.serve(*use)
         self._tell_addresses()
         return told
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and serve by it; the old one stays in force if that fails."""
+        self._certificates.read_again()
         if self.reloader is None:
             return Reloaded("error", "This sidecar was started without a file that could be read again.")
         outcome = await self.reloader()
@@ -395,26 +414,26 @@ class Service:
         return outcome
 
     def _bind_missing(
-        self, config: Config, table: RouteTable
-    ) -> tuple[dict[Listener, Route | None], list[tuple[Listener, Route | None]]]:
-        """The listeners that stay, each with whose it is from now on, and those that were bound for the rest."""
-        stay: dict[Listener, Route | None] = {}
-        bound: list[tuple[Listener, Route | None]] = []
-        asked: list[tuple[ListenAddress, Route | None]] = [(address, None) for address in config.listen]
-        asked += [(address, route) for route in table.routes for address in route.config.listen]
+        self, config: Config, table: RouteTable, found: Mapping[ListenerTls, Certificate]
+    ) -> tuple[list[Use], list[Use]]:
+        """The listeners that stay, each with what it is for from now on, and those that were bound for the rest."""
+        stay: list[Use] = []
+        bound: list[Use] = []
         free: dict[ListenAddress, list[list[Listener]]] = {}
         for group in _groups(self._listeners):
             free.setdefault(group[0].address, []).append(group)
         try:
-            for address, route in asked:
-                if groups := free.get(address):
-                    stay.update(dict.fromkeys(groups.pop(0), route))
+            for it, route in _asked(config, table):
+                settings = _settings(it, route, found)
+                if groups := free.get(it.address):
+                    stay += [Use(listener, route, settings) for listener in groups.pop(0)]
                 else:
-                    what = "listen" if route is None else f"listen of route `{route.name}`"
-                    bound += [(listener, route) for listener in _bound(address, what, [])]
+                    bound += [
+                        Use(listener, route, settings) for listener in _bound(it.address, _what(route), [])
+                    ]
         except StartError:
-            for listener, _ in bound:
-                listeners.close(listener)
+            for use in bound:
+                listeners.close(use.listener)
             raise
         return stay, bound
 
@@ -469,13 +488,11 @@ class Service:
 
     # binding
 
-    def _bind(self) -> None:
-        for address in self.config.listen:
-            self._listeners += [(listener, None) for listener in _bound(address, "listen", self._inherited)]
-        for route in self._table.routes:
-            for address in route.config.listen:
-                bound = _bound(address, f"listen of route `{route.name}`", self._inherited)
-                self._listeners += [(listener, route) for listener in bound]
+    def _bind(self, found: Mapping[ListenerTls, Certificate]) -> None:
+        for it, route in _asked(self.config, self._table):
+            settings = _settings(it, route, found)
+            bound = _bound(it.address, _what(route), self._inherited)
+            self._listeners += [Use(listener, route, settings) for listener in bound]
         for address in self.config.admin:
             self._admin_listeners += _bound(address, "admin", self._inherited)
         if self._inherited:
@@ -485,8 +502,23 @@ class Service:
                 "write the same addresses in both",
                 EXIT_BIND,
             )
-        for listener in [*self._admin_listeners, *(listener for listener, _ in self._listeners)]:
+        for listener in [*self._admin_listeners, *(use.listener for use in self._listeners)]:
             self._own_addresses.update(_own_addresses(listener))
+
+    def _read_certificates(self, config: Config) -> dict[ListenerTls, Certificate]:
+        """What the listeners of a configuration show; StartError for files that can't be used."""
+        found: dict[ListenerTls, Certificate] = {}
+        for it, route in _asked(config, self._table):
+            if it.tls is None:
+                continue
+            try:
+                found.update(self._certificates.read([it.tls]))
+            except (OSError, ValueError) as error:
+                why = certificates.why(error, it.tls)
+                raise StartError(
+                    f"{_what(route)}: the files of `tls` of {it.address} cannot be used: {why}", EXIT_CONFIG
+                ) from error
+        return found
 
     def _check_files(self, routes: Iterable[Route]) -> None:
         for route in routes:
@@ -503,7 +535,7 @@ class Service:
                 ) from error
 
     def _tell_addresses(self) -> None:
-        for listener, _ in self._listeners:
+        for listener, _, _ in self._listeners:
             if listener.address.is_remote:
                 _log.warning(
                     "this listener is reachable from other machines: whoever reaches it calls with this identity",
@@ -531,7 +563,7 @@ class Service:
 
     def shared_addresses(self) -> list[str]:
         """The shared listener's addresses, as bound."""
-        return [str(listener) for listener, route in self._listeners if route is None]
+        return [str(use.listener) for use in self._listeners if use.route is None]
 
     def admin_addresses(self) -> list[str]:
         """The admin server's addresses, as bound."""
@@ -540,8 +572,12 @@ class Service:
     def route_addresses(self, name: str) -> list[str]:
         """The addresses of a route's own listener, as bound."""
         return [
-            str(listener) for listener, route in self._listeners if route is not None and route.name == name
+            str(use.listener) for use in self._listeners if use.route is not None and use.route.name == name
         ]
+
+    def secure_addresses(self) -> set[str]:
+        """Those of all listeners that serve https, as bound."""
+        return {str(use.listener) for use in self._listeners if use.settings.certificate is not None}
 
     def token_statuses(self) -> list[TokenStatus]:
         """The state of every token; never the token."""
@@ -652,12 +688,14 @@ class Service:
                 path_prefix=config.path_prefix,
                 shared=self.shared_addresses(),
                 own=self.route_addresses(route.name),
+                secure=self.secure_addresses(),
             ),
         )
 
     def nudge(self) -> None:
         """See `AdminView`."""
         self._file_watch.look()
+        self._certificates.look()
         self._tokens.nudge()
 
     # metrics.MetricsSource
@@ -676,6 +714,18 @@ class Service:
         # Routes that are gone go on being shown: a counter is never taken back.
         yield from self._proxy.stats.items()
         yield "", self._proxy.unrouted
+
+    def connections(self) -> int:
+        """See `MetricsSource`."""
+        return self._proxy.connections
+
+    def listener_stats(self) -> ListenerStats:
+        """See `MetricsSource`."""
+        return self._proxy.acceptors.stats
+
+    def certificates(self) -> Iterable[CertificateReading]:
+        """See `MetricsSource`."""
+        return self._certificates.readings()
 
     def tokens(self) -> Iterable[TokenReading]:
         """See `MetricsSource`."""
@@ -735,14 +785,45 @@ def _access_log(config: Config, environ: Mapping[str, str]) -> AccessLog:
     )
 
 
+def _limits(config: Config) -> Limits:
+    """The limits as the process's own limit of open files lets them be kept."""
+    limits = config.limits
+    possible = descriptors.room(config.pool.connections)
+    if possible is None or possible >= limits.connections:
+        return limits
+    _log.warning(
+        "fewer connections are accepted than `limits.connections`: the process may not open as many files. "
+        "Raise that (`ulimit -n`, `LimitNOFILE=`), or lower `limits.connections`.",
+        extra={"fields": {"limit": limits.connections, "possible": possible}},
+    )
+    return limits.model_copy(update={"connections": possible})
+
+
+def _asked(config: Config, table: RouteTable) -> Iterable[tuple[ListenerConfig, Route | None]]:
+    """Every listener of apps that a configuration names, and whose it is."""
+    yield from ((it, None) for it in config.listen)
+    yield from ((it, route) for route in table.routes for it in route.config.listen)
+
+
+def _what(route: Route | None) -> str:
+    return "listen" if route is None else f"listen of route `{route.name}`"
+
+
+def _settings(it: ListenerConfig, route: Route | None, found: Mapping[ListenerTls, Certificate]) -> Settings:
+    try:
+        return listeners.settings_of(it, None if it.tls is None else found[it.tls])
+    except LookupError as error:
+        raise StartError(f"{_what(route)}: `peers` of {it.address}: {error.args[0]}", EXIT_CONFIG) from error
+
+
 def _token_files(config: Config) -> dict[str, str]:
     return {name: it.path for name, it in config.credentials.items() if it.type == "file"}
 
 
-def _groups(bound: Iterable[tuple[Listener, Route | None]]) -> list[list[Listener]]:
+def _groups(bound: Iterable[Use]) -> list[list[Listener]]:
     """The listeners of each address together: `localhost` has two, with one port."""
     groups: list[list[Listener]] = []
-    for listener, _ in bound:
+    for listener, _, _ in bound:
         last = groups[-1] if groups else []
         same = last and last[0].address == listener.address and _port(last[0]) == _port(listener)
         if same and not listener.is_unix:

@@ -33,10 +33,14 @@ class Tasks:
         task.add_done_callback(self._done)
         return task
 
-    async def close(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
+    def cancel(self) -> None:
+        """Cancel what still runs; it ends in the loop's next turns."""
         for task in list(self._running):
             task.cancel()
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        self.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _done(self, task: asyncio.Task[Any]) -> None:

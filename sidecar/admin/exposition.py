@@ -52,8 +52,25 @@ class SidecarCollector:
         yield _single(metrics.RELOADS, (((result,), count) for result, count in reloads.counts.items()))
         yield _single(metrics.RELOAD_OK, [((), float(reloads.last_ok))])
         yield _single(metrics.RELOADED_AT, [((), reloads.at)])
+        yield from self._listeners()
         yield from self._routes()
         yield from self._tokens()
+
+    def _listeners(self) -> Iterator[Metric]:
+        stats = self._source.listener_stats()
+        yield _single(metrics.APP_CONNECTIONS, [((), self._source.connections())])
+        yield _single(metrics.ACCEPTED, [((), stats.accepted)])
+        yield _single(metrics.ACCEPT_PAUSES, (((reason,), count) for reason, count in stats.paused.items()))
+        yield _single(metrics.PEERS_REFUSED, [((), stats.peers_refused)])
+        yield _single(
+            metrics.HANDSHAKES_FAILED,
+            (((reason,), count) for reason, count in stats.handshakes_failed.items()),
+        )
+        certificates = list(self._source.certificates())
+        expiries = [it.expires_at for it in certificates if it.expires_at is not None]
+        yield _single(metrics.CERTIFICATE_EXPIRY, [((), min(expiries))] if expiries else [])
+        current = all(it.is_current for it in certificates)
+        yield _single(metrics.CERTIFICATE_OK, [((), float(current))] if certificates else [])
 
     def _routes(self) -> Iterator[Metric]:
         routes = list(self._source.routes())

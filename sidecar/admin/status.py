@@ -9,7 +9,7 @@ meaning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -111,22 +111,29 @@ def ways_in(
     path_prefix: str | None,
     shared: Sequence[str],
     own: Sequence[str],
+    secure: Collection[str] = (),
 ) -> list[tuple[str, str]]:
     """Every way to call a route, as (kind, what to write).
 
     `hosts` are all that select the route, wildcards included; `dynamic` says that its upstream follows the
     request's host, which leaves out the ways that have none. `shared` and `own` are the bound addresses of
-    the shared listener and of the route's own; a way that is a URL needs a TCP one among the shared.
+    the shared listener and of the route's own, `secure` those of both that serve https; a way that is a URL needs a TCP
+    one among the shared.
     """
+
+    def base_of(address: str) -> str:
+        return f"{'https' if address in secure else 'http'}://{_dialled(address)}"
+
     ways = [("host", f"Host: {host}") for host in hosts]
-    if (base := next((_dialled(address) for address in shared if not _is_socket(address)), None)) is not None:
+    if (base := next((base_of(address) for address in shared if not _is_socket(address)), None)) is not None:
         if not dynamic:
-            ways.append(("name", f"http://{name}.localhost:{base.rpartition(':')[2]}/"))
+            scheme, port = base.partition(":")[0], base.rpartition(":")[2]
+            ways.append(("name", f"{scheme}://{name}.localhost:{port}/"))
             if path_prefix is not None:
-                ways.append(("path_prefix", f"http://{base}/{path_prefix.strip('/')}".rstrip("/") + "/"))
-        ways += [("http_proxy", f"http://{host}/ with HTTP_PROXY=http://{base}") for host in hosts]
+                ways.append(("path_prefix", f"{base}/{path_prefix.strip('/')}".rstrip("/") + "/"))
+        ways += [("http_proxy", f"http://{host}/ with HTTP_PROXY={base}") for host in hosts]
     for address in own:
-        ways.append(("listen", address if _is_socket(address) else f"http://{_dialled(address)}/"))
+        ways.append(("listen", address if _is_socket(address) else f"{base_of(address)}/"))
     return ways
 
 

@@ -1,6 +1,6 @@
 """Listen addresses, as people write them.
 
-Owns the notation of `listen` and `admin`: `localhost:8787`, `127.0.0.1:8787`, `[::1]:8787`,
+Owns the notation of an address in `listen` and `admin`: `localhost:8787`, `127.0.0.1:8787`, `[::1]:8787`,
 `unix:/run/proxy.sock`. Pure: nothing is bound or resolved here. `localhost` means both loopbacks (Node and
 others try ::1 first).
 """
@@ -72,18 +72,33 @@ def parse_listen(text: object) -> ListenAddress:
 
 
 def parse_listens(value: Any) -> tuple[ListenAddress, ...]:
-    """One address or a list of them."""
-    if isinstance(value, str):
-        return (parse_listen(value),)
+    """One address of the admin server or a list of them; as mappings they have an `address` and nothing else."""
+    if isinstance(value, str | dict):
+        return (_alone(value),)
     if isinstance(value, Iterable):
-        return tuple(item if isinstance(item, ListenAddress) else parse_listen(item) for item in value)
+        return tuple(item if isinstance(item, ListenAddress) else _alone(item) for item in value)
     raise ValueError("an address such as `localhost:8787`, or a list of them, belongs here")
+
+
+def _alone(value: Any) -> ListenAddress:
+    if not isinstance(value, dict):
+        return parse_listen(value)
+    for key in value:
+        if key != "address":
+            raise ValueError(
+                f"`{key}` is for `listen`: a listener of the admin server has an `address` and no more"
+            )
+    if not value:
+        raise ValueError("the key `address` is missing")
+    return parse_listen(value["address"])
 
 
 def _same_place(one: str, other: str) -> bool:
     wildcard = {"0.0.0.0": ".", "::": ":"}
     return one == other or wildcard.get(one, "/") in other or wildcard.get(other, "/") in one
 
+
+EXAMPLES = ("localhost:8787", "127.0.0.1:8787", "[::1]:8787", "unix:/run/idtoken-sidecar/proxy.sock")
 
 ListenAddresses = Annotated[
     tuple[ListenAddress, ...],
@@ -92,12 +107,7 @@ ListenAddresses = Annotated[
     WithJsonSchema(
         {
             "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-            "examples": [
-                "localhost:8787",
-                "127.0.0.1:8787",
-                "[::1]:8787",
-                "unix:/run/idtoken-sidecar/proxy.sock",
-            ],
+            "examples": ["localhost:9787", "0.0.0.0:9787", "unix:/run/idtoken-sidecar/admin.sock"],
         }
     ),
 ]

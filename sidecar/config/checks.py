@@ -17,6 +17,7 @@ from sidecar.config import credentials as types
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ability_of, refusal
 from sidecar.config.credentials import Credential
+from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import RouteConfig
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
 
@@ -301,7 +302,7 @@ def check_clashes(
             if address.clashes(other):
                 found.append(Finding((key,), f"{address} and {other} of `{other_key}` are the same place"))
     for index, route in routes.items():
-        for address in route.listen:
+        for address in _addresses(route):
             for owner, other in taken:
                 if address.clashes(other):
                     found.append(
@@ -317,23 +318,19 @@ def check_clashes(
 def check_remote(
     allowed: bool,
     routes: Mapping[int, RouteConfig],
-    shared: Sequence[ListenAddress],
+    shared: Sequence[ListenerConfig],
 ) -> list[Finding]:
     """The listeners of apps that other machines reach, unless that is `allowed`."""
     if allowed:
         return []
-    places: list[tuple[Path, ListenAddress]] = [(("listen",), address) for address in shared]
-    places += [
-        (("routes", index, "listen"), address) for index, it in routes.items() for address in it.listen
-    ]
     return [
         Finding(
             at,
-            f"{address} can be reached from other machines, and whoever reaches it calls with this identity: "
-            f"write `localhost:{address.port}`, or set `allow_remote: true`",
+            f"{listener.address} can be reached from other machines, and whoever reaches it calls with this identity: "
+            f"write `localhost:{listener.address.port}`, or set `allow_remote: true`",
         )
-        for at, address in places
-        if address.is_remote
+        for at, listener in _places(routes, shared)
+        if listener.address.is_remote
     ]
 
 
@@ -342,7 +339,9 @@ def check_loops(
 ) -> list[Finding]:
     """Which upstreams are the sidecar itself, as far as their addresses are known before they are resolved."""
     listening = [(f"`{key}`", address) for key, group in shared.items() for address in group]
-    listening += [(f"route `{route.name}`", address) for route in routes.values() for address in route.listen]
+    listening += [
+        (f"route `{route.name}`", address) for route in routes.values() for address in _addresses(route)
+    ]
     found = []
     for index, route in routes.items():
         split = urlsplit(route.upstream)
@@ -360,6 +359,33 @@ def check_loops(
                 )
                 break
     return found
+
+
+def check_listeners(routes: Mapping[int, RouteConfig], shared: Sequence[ListenerConfig]) -> list[Finding]:
+    """Settings of listeners that can't be kept there."""
+    return [
+        Finding((*at, "peers"), "only a Unix socket tells which process calls: use `address: unix:/path`")
+        if listener.peers.uid or listener.peers.gid
+        else Finding((*at, "peers"), "nobody is named, so nobody could call: give `uid` or `gid`")
+        for at, listener in _places(routes, shared)
+        if listener.peers is not None
+        and (listener.address.path is None or not (listener.peers.uid or listener.peers.gid))
+    ]
+
+
+def _addresses(route: RouteConfig) -> list[ListenAddress]:
+    return [listener.address for listener in route.listen]
+
+
+def _places(
+    routes: Mapping[int, RouteConfig], shared: Sequence[ListenerConfig]
+) -> Iterable[tuple[Path, ListenerConfig]]:
+    """Every listener of apps, each with its key."""
+    for number, listener in enumerate(shared):
+        yield ("listen", number), listener
+    for index, route in routes.items():
+        for number, listener in enumerate(route.listen):
+            yield ("routes", index, "listen", number), listener
 
 
 def names_of(routes: Mapping[int, RouteConfig]) -> Iterable[tuple[int, str]]:

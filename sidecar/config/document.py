@@ -12,8 +12,8 @@ import yaml
 from pydantic import SecretStr
 
 from sidecar.config.models import Config
+from sidecar.config.values import HIDDEN
 
-HIDDEN: Final = "********"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 

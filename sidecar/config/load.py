@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -18,6 +18,7 @@ from sidecar.config import checks
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES
+from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import Config, Drain, RouteConfig
 from sidecar.config.platform import DRAIN, detect_platform
 from sidecar.config.quantities import format_duration
@@ -134,15 +135,7 @@ class _Validation:
         for index, route in routes.items():
             self._find(checks.check_route(route, ("routes", index), names, credentials))
         self._find(checks.check_credentials(credentials, names))
-        shared: dict[str, tuple[ListenAddress, ...]] = {
-            key: addresses
-            for key in ("listen", "admin")
-            if (addresses := parsed.get(key, getattr(defaults, key))) is not BROKEN
-        }
-        self._find(checks.check_clashes(routes, shared))
-        allowed = parsed.get("allow_remote", defaults.allow_remote)
-        self._find(checks.check_remote(allowed is not False, routes, shared.get("listen", ())))
-        self._find(checks.check_loops(routes, shared))
+        self._listeners(routes, {**dict(defaults), **parsed})
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
         if not self._problems and not routes:
@@ -152,6 +145,18 @@ class _Validation:
         return Config.model_construct(
             **{**dict(defaults), **parsed, "routes": tuple(routes.values())}, _fields_set=set(data)
         )
+
+    def _listeners(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
+        """What concerns listeners; what is BROKEN is left out."""
+        listeners: tuple[ListenerConfig, ...] = () if parsed["listen"] is BROKEN else parsed["listen"]
+        shared: dict[str, tuple[ListenAddress, ...]] = {
+            "listen": tuple(listener.address for listener in listeners),
+            "admin": () if parsed["admin"] is BROKEN else parsed["admin"],
+        }
+        self._find(checks.check_clashes(routes, shared))
+        self._find(checks.check_remote(parsed["allow_remote"] is not False, routes, listeners))
+        self._find(checks.check_listeners(routes, listeners))
+        self._find(checks.check_loops(routes, shared))
 
     def _drain(self, given: Drain) -> Drain:
         """With the platform's own times for what was not given."""
@@ -270,13 +275,20 @@ def _is_internal(part: int | str) -> bool:
 
 
 def _model_at(kind: Any, location: Sequence[int | str]) -> type[Model] | None:
-    model = kind
+    model = _unwrapped(kind)
     for part in location:
-        if not (isinstance(model, type) and issubclass(model, Model)) or not isinstance(part, str):
-            return None
-        field = model.model_fields.get(part)
-        model = field.annotation if field is not None else None
-    return model if isinstance(model, type) and issubclass(model, Model) else None
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if model is not None else None
+        model = _unwrapped(field.annotation) if field is not None else None
+    return model
+
+
+def _unwrapped(kind: Any) -> type[Model] | None:
+    """The one model in a type such as `X | None` or `tuple[X, ...]`."""
+    if isinstance(kind, type) and issubclass(kind, Model):
+        return kind
+    return next((found for inner in get_args(kind) if (found := _unwrapped(inner)) is not None), None)
 
 
 def _order(problem: Problem) -> tuple[str, int, int]:

@@ -18,6 +18,7 @@ from sidecar import hosts
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
 from sidecar.config.allow import Allow
 from sidecar.config.credentials import Adc, Credential, Endpoints
+from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_listener
 from sidecar.config.quantities import Duration, Size
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.config.values import Count, CountOrZero, Model, Switch, word
@@ -237,8 +238,10 @@ class RouteConfig(Model):
     path_prefix: Annotated[str, BeforeValidator(_path_prefix)] | None = Field(
         None, description="Path under the shared listener that reaches the route; stripped before forwarding."
     )
-    listen: ListenAddresses = Field(
-        (), description="Listeners of the route's own: everything arriving there is its."
+    listen: ListenerConfigs = Field(
+        (),
+        description="Listeners of the route's own: everything arriving there is its. Addresses, or mappings as in "
+        "[a listener](#a-listener).",
     )
     upstream_host: Annotated[str, BeforeValidator(_upstream_host)] = Field(
         "upstream",
@@ -302,7 +305,13 @@ class Drain(Model):
 
 
 class Limits(Model):
-    """What one connection may take."""
+    """What one connection may take, and how many there may be."""
+
+    connections: Count = Field(
+        10_000,
+        description="Open connections from apps in all; further ones wait to be accepted. Fewer where the limit of "
+        "open files (`ulimit -n`) leaves no room for as many.",
+    )
 
     head: Size = Field(65536, description="Size of a request's or an answer's head.", ge=1024)
     headers: Count = Field(200, description="Header lines of a request or an answer, and of their trailers.")
@@ -351,8 +360,8 @@ class Tracing(Model):
     service_name: str = Field("idtoken-sidecar", description="The spans' `service.name`.", min_length=1)
 
 
-def _default_listen() -> tuple[ListenAddress, ...]:
-    return (parse_listen("localhost:8787"),)
+def _default_listen() -> tuple[ListenerConfig, ...]:
+    return (plain_listener("localhost:8787"),)
 
 
 def _default_admin() -> tuple[ListenAddress, ...]:
@@ -366,9 +375,10 @@ def _default_credentials() -> dict[str, Credential]:
 class Config(Model):
     """The whole configuration."""
 
-    listen: ListenAddresses = Field(
+    listen: ListenerConfigs = Field(
         default_factory=_default_listen,
-        description="The shared listener: `localhost:PORT` (both loopbacks), an address, `unix:/path`, or a list.",
+        description="The shared listener: `localhost:PORT` (both loopbacks), an address, `unix:/path`, a mapping as in "
+        "[a listener](#a-listener), or a list of these.",
     )
     admin: ListenAddresses = Field(
         default_factory=_default_admin, description="The admin server: probes, metrics, status, quit."
@@ -419,7 +429,7 @@ class Config(Model):
         False,
         description="Let a crash leave a core dump, and debuggers attach. Both show every token and key.",
     )
-    limits: Limits = Field(Limits(), description="What one connection may take.")
+    limits: Limits = Field(Limits(), description="What one connection may take, and how many there may be.")
     pool: Pool = Field(Pool(), description="Connections to upstreams and the queue for them, per route.")
     tracing: Tracing = Field(Tracing(), description="OpenTelemetry spans.")
     token_cache: Count = Field(

@@ -72,13 +72,21 @@ class Tree:
 
     def say(self, path: Path, message: str, place: str | None = None) -> None:
         """Note a problem, at `place` or where the value at `path`, or what holds it, came from."""
-        known = path
+        path = known = self._written(path)
         while place is None:
             place = self._places.get(known)
             if not known:
                 place = place or self.file
             known = known[:-1]
         self.problems.append(Problem(place, spelled(path), message))
+
+    def _written(self, path: Path) -> Path:
+        """The path as it stands in the file: one thing may be written without the list that it is the first of."""
+        written: Path = ()
+        for part in path:
+            if part != 0 or isinstance(part, bool) or (*written, 0) in self._places:
+                written = (*written, part)
+        return written
 
     def _compose(self, text: str, source: str) -> yaml.Node | None:
         if len(text) > MAX_SIZE:

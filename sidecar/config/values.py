@@ -5,9 +5,12 @@ Pure.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+HIDDEN: Final = "********"
+"""What stands in print for a secret."""
 
 
 class Model(BaseModel):

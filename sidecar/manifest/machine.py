@@ -91,8 +91,8 @@ WantedBy=multi-user.target
 
 def socket_unit(plan: Plan) -> str:
     """idtoken-sidecar.socket: the listeners, open before the process is and across its restarts."""
-    addresses = [*plan.config.listen, *plan.config.admin]
-    addresses += [address for route in plan.config.routes for address in route.listen]
+    addresses = [*(listener.address for listener in plan.config.listen), *plan.config.admin]
+    addresses += [listener.address for route in plan.config.routes for listener in route.listen]
     lines = [line for address in addresses if address.path or address.port for line in _streams(address)]
     streams = "\n".join(f"ListenStream={line}" for line in lines)
     return f"""\
@@ -187,10 +187,10 @@ def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
         if route.path_prefix is not None:
             entry["path_prefix"] = route.path_prefix
         if route.listen:
-            entry["listen"] = [str(address) for address in route.listen]
+            entry["listen"] = [str(listener.address) for listener in route.listen]
         entries.append(entry)
     return {
-        "listen": [str(address) for address in plan.config.listen],
+        "listen": [str(listener.address) for listener in plan.config.listen],
         **({"allow_remote": True} if plan.config.allow_remote else {}),
         "admin": f"0.0.0.0:{plan.admin_port}",
         "endpoints": {"metadata": f"127.0.0.1:{_EMULATOR_PORT}"},

@@ -17,6 +17,7 @@ import yaml
 from pydantic import SecretStr
 
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import Config, RouteConfig
 
 ADMIN_PORT: Final = 9787
@@ -57,7 +58,7 @@ class Plan:
 
     def base_urls(self) -> dict[str, str]:
         """For the app: the variable of each route, as `exec` names it, and the base URL to call."""
-        shared = next((address for address in self.config.listen if address.path is None), None)
+        shared = next((it for it in self.config.listen if it.address.path is None), None)
         found = {}
         for route in self.config.routes:
             if "{host}" not in route.upstream and (url := _base_url(route, shared)) is not None:
@@ -88,6 +89,9 @@ class Plan:
             held = getattr(credential, _HOLDS_SECRET.get(credential.type, ""), None)
             if isinstance(held, SecretStr) and "${" not in self.text:
                 return f"credential `{name}` is written out in it"
+        listeners = [*self.config.listen, *(it for route in self.config.routes for it in route.listen)]
+        if "${" not in self.text and any(listener.require_header for listener in listeners):
+            return "the value of a `require_header` is written out in it"
         return None
 
 
@@ -101,15 +105,15 @@ def indented(text: str, width: int) -> str:
     return textwrap.indent(text.rstrip("\n"), " " * width)
 
 
-def _base_url(route: RouteConfig, shared: ListenAddress | None) -> str | None:
-    own = next((address for address in route.listen if address.path is None and address.port), None)
+def _base_url(route: RouteConfig, shared: ListenerConfig | None) -> str | None:
+    own = next((it for it in route.listen if it.address.path is None and it.address.port), None)
     if own is not None:
-        return f"http://{_dialled(own)}"
+        return f"{own.scheme}://{_dialled(own.address)}"
     if shared is None:
         return None
     if route.path_prefix is not None:
-        return f"http://{_dialled(shared)}{route.path_prefix.rstrip('/')}"
-    return f"http://{route.name}.localhost:{shared.port}"
+        return f"{shared.scheme}://{_dialled(shared.address)}{route.path_prefix.rstrip('/')}"
+    return f"{shared.scheme}://{route.name}.localhost:{shared.address.port}"
 
 
 def _dialled(address: ListenAddress) -> str:

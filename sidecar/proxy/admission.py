@@ -83,12 +83,13 @@ class Admission:
         absolute: bool,
         own: Route | None,
         local_socket: bool,
+        scheme: bytes = b"http://",
     ) -> Admitted:
         """The way of one request; raises the SidecarError to answer with.
 
         `authority` is the Host or the authority of an absolute-form target, `path` the origin-form
         target; `absolute` says that the app uses the sidecar as its HTTP proxy; `own` is the route whose
-        listener this is; `local_socket` says that the listener is a Unix socket.
+        listener this is; `local_socket` says that the listener is a Unix socket, `scheme` how URLs to it begin.
         """
         try:
             if own is None:
@@ -97,12 +98,12 @@ class Admission:
                 match = match_own(own, authority, any_host=local_socket)
         except SidecarError as error:
             if error.reason is Reason.NO_ROUTE:
-                guard.refuse_stray_browser(fields, found, authority)
+                guard.refuse_stray_browser(fields, found, authority, scheme)
             raise
         destination, prefix = match
         route = destination.route
         if not route.config.allow_cross_site and (b"origin" in found or b"sec-fetch-site" in found):
-            guard.refuse_browser(found, authority)
+            guard.refuse_browser(found, authority, scheme)
         if self._pseudonym is not None and b"via" in found:
             guard.refuse_loop(found, self._pseudonym)
         usual, watched, conflict, allowed = self._plans[route, destination.target]

@@ -53,6 +53,7 @@ from sidecar.proxy.target import (
 )
 
 if TYPE_CHECKING:
+    from sidecar.proxy.callers import Callers
     from sidecar.proxy.listeners import Owner
     from sidecar.proxy.server import Proxy
 
@@ -60,6 +61,9 @@ _log = logging.getLogger(__name__)
 
 LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
+
+_LEAVE_TIME = 1.0
+"""Seconds for the first request of a connection that was accepted just before its listener closed."""
 
 _PIECE = 64 * 1024
 """Bytes of a body that are parsed at once: bounds what is held before reading stops."""
@@ -97,6 +101,7 @@ class DownstreamConnection(asyncio.Protocol):
     """Speaks HTTP/1.1 and 1.0 as a server."""
 
     __slots__ = (
+        "_barred",
         "_began_mono",
         "_blocked",
         "_body_bytes",
@@ -127,12 +132,13 @@ class DownstreamConnection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, proxy: Proxy, owner: Owner) -> None:
-        """`owner` says whose listener accepted it."""
+    def __init__(self, proxy: Proxy, owner: Owner, barred: SidecarError | None = None) -> None:
+        """`owner` says whose listener accepted it; `barred` is what a process is answered that may not call there."""
         # process
         self.proxy = proxy
         self.owner = owner
         # connection
+        self._barred = barred
         self.state = OPEN
         self.current: Exchange | None = None
         self._parser = httptools.HttpRequestParser(self)
@@ -366,7 +372,7 @@ class DownstreamConnection(asyncio.Protocol):
             default = b"localhost" if http10 and self.owner.route is not None else None
             authority, path, absolute = read_target(method, self._target, found, default_host=default)
             if absolute:
-                check_scheme(self._target, secure=self.transport.get_extra_info("sslcontext") is not None)
+                check_scheme(self._target, secure=self.owner.certificate is not None)
             if (
                 found.get(b"connection") not in USUAL_CONNECTION
                 or b"expect" in found
@@ -380,6 +386,8 @@ class DownstreamConnection(asyncio.Protocol):
                 fields = headers.plain_length(fields, found)
             if upgrade is not None and body != framing.NO_BODY:
                 raise malformed("A request to upgrade the connection may not have a body here.")
+            if self.owner.callers is not None:
+                fields = self._fields = self._admit_caller(self.owner.callers, fields)
             admitted = self.proxy.admission.admit(
                 fields,
                 found,
@@ -389,6 +397,7 @@ class DownstreamConnection(asyncio.Protocol):
                 absolute=absolute,
                 own=self.owner.route,
                 local_socket=self.owner.is_unix,
+                scheme=self.owner.origin_scheme,
             )
         except SidecarError as error:
             # Only where the framing is beyond doubt and no body follows may the connection go on.
@@ -429,6 +438,12 @@ class DownstreamConnection(asyncio.Protocol):
             self._queue.append(exchange)
             self.transport.pause_reading()
 
+    def _admit_caller(self, callers: Callers, fields: headers.Fields) -> list[tuple[bytes, bytes]]:
+        """The fields without what only callers and this listener should know; CALLER_REFUSED for a stranger."""
+        if self._barred is not None:
+            raise self._barred
+        return callers.admit(fields)
+
     def _begin(self, exchange: Exchange) -> None:
         self.current = exchange
         self._seen_progress = -1  # the quiet before it does not count against it
@@ -444,6 +459,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._fed = 0
         if self._receiving is not None:
             exchange, self._receiving = self._receiving, None
+            if self._trailers and (callers := self.owner.callers) is not None:
+                self._trailers = callers.without(self._trailers)
             exchange.request_end(self._trailers)
 
     # reading a head
@@ -641,8 +658,9 @@ class DownstreamConnection(asyncio.Protocol):
         return self.proxy.draining or self.owner.closing
 
     def drain(self) -> None:
-        """Shut down: close if idle, else after the current answer."""
-        if self.current is None and not self._in_message:
+        """Shut down: close if idle, else after the current answer. One that has asked for nothing yet has a moment
+        (`sweep`): its first request may be on its way, and clients don't send that again."""
+        if self.current is None and not self._in_message and self._began_mono:
             self.transport.close()
 
     def abort(self) -> None:
@@ -667,5 +685,5 @@ class DownstreamConnection(asyncio.Protocol):
             if now_mono - self._began_mono >= limits.head_timeout:
                 what = f"The head was not complete after {limits.head_timeout:g} s (`limits.head_timeout`)."
                 self._break(SidecarError(Reason.HEAD_TIMEOUT, what))
-        elif quiet >= limits.keep_alive:
+        elif quiet >= (_LEAVE_TIME if self.is_leaving else limits.keep_alive):
             self.transport.close()

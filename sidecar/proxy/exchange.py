@@ -310,7 +310,11 @@ class Exchange:
         destination, _, prefix, _ = self.admitted
         if b"location" in found or b"content-location" in found or prefix:
             fields = mapping.map_answer(
-                fields, found, origin=destination.origin, authority=self._authority, prefix=prefix
+                fields,
+                found,
+                origin=destination.origin,
+                base=self._down.owner.origin_scheme + self._authority,
+                prefix=prefix,
             )
         self.keep_alive = self.keep_alive and not self._down.is_leaving
         if body in (framing.CHUNKED, framing.UNTIL_CLOSE):

@@ -18,24 +18,27 @@ _MARKS = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch
 """What only browsers send. Not Sec-Fetch-Mode: Node's `fetch` sends that one, too, and no other."""
 
 
-def mark_of_another_site(found: Mapping[bytes, bytes], authority: bytes) -> str | None:
+def mark_of_another_site(
+    found: Mapping[bytes, bytes], authority: bytes, scheme: bytes = b"http://"
+) -> str | None:
     """The header by which a request shows that a page of another site made it, or None.
 
     `found` has repeated lines joined; `authority` is the request's Host as it came: a page served through the sidecar
-    may call back to it. What is not known to be harmless is not: several values, an empty one, `null`.
+    may call back to it; `scheme` is how URLs to this listener begin. What is not known to be harmless is not: several
+    values, an empty one, `null`.
     """
     site = found.get(b"sec-fetch-site")
     if site is not None and site.strip().lower() not in (b"none", b"same-origin"):
         return "Sec-Fetch-Site"
     origin = found.get(b"origin")
-    if origin is not None and origin.strip().lower() != b"http://" + authority.lower():
+    if origin is not None and origin.strip().lower() != scheme + authority.lower():
         return "Origin"
     return None
 
 
-def refuse_browser(found: Mapping[bytes, bytes], authority: bytes) -> None:
+def refuse_browser(found: Mapping[bytes, bytes], authority: bytes, scheme: bytes = b"http://") -> None:
     """Raise CALLER_REFUSED for a request that a browser made for a page of another site."""
-    mark = mark_of_another_site(found, authority)
+    mark = mark_of_another_site(found, authority, scheme)
     if mark == "Sec-Fetch-Site":
         raise SidecarError(
             Reason.CALLER_REFUSED,
@@ -50,12 +53,14 @@ def refuse_browser(found: Mapping[bytes, bytes], authority: bytes) -> None:
         )
 
 
-def refuse_stray_browser(fields: Fields, found: Mapping[bytes, bytes], authority: bytes) -> None:
+def refuse_stray_browser(
+    fields: Fields, found: Mapping[bytes, bytes], authority: bytes, scheme: bytes = b"http://"
+) -> None:
     """Raise CALLER_REFUSED for a browser's request that no route takes: a name that leads here without being one of
     ours is a page's way in (DNS rebinding), and learns nothing about routes."""
     host = request_host(authority)
     if is_loopback(host) or ip_literal(host) is not None:
-        refuse_browser(found, authority)
+        refuse_browser(found, authority, scheme)
     elif any(name.lower() in _MARKS for name, _ in fields):
         raise SidecarError(
             Reason.CALLER_REFUSED,

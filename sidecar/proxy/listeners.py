@@ -9,14 +9,20 @@ admin server's addresses alike. Raises OSError with a sentence for people.
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import socket
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.listeners import ListenerConfig
+from sidecar.proxy.callers import Callers
 
 if TYPE_CHECKING:
+    from sidecar.proxy.certificates import Certificate
     from sidecar.routes import Route
 
 BACKLOG = 2048
@@ -44,18 +50,83 @@ class Listener(NamedTuple):
         return self.name
 
 
+class Settings(NamedTuple):
+    """What a listener is beside its address, ready for use."""
+
+    callers: Callers | None = None
+    """Who may call; None for everybody who can connect."""
+    connections: int | None = None
+    certificate: Certificate | None = None
+    """None for plain http."""
+
+
+PLAIN = Settings()
+
+
 @final
 class Owner:
     """Whose listener it is. All connections that came in by it share this one, so that a reload reaches them."""
 
-    __slots__ = ("closing", "is_unix", "route")
+    __slots__ = (
+        "arriving",
+        "callers",
+        "certificate",
+        "closing",
+        "is_unix",
+        "limit",
+        "open",
+        "origin_scheme",
+        "route",
+    )
 
-    def __init__(self, route: Route | None, *, is_unix: bool) -> None:
+    def __init__(self, route: Route | None, *, is_unix: bool, settings: Settings = PLAIN) -> None:
         """`route` is None for the shared listener."""
-        self.route = route
         self.is_unix = is_unix
         self.closing = False
         """The listener was taken out of the configuration: its connections end with their current answer."""
+        self.open = 0
+        self.arriving = 0
+        """Connections that were accepted and are not made yet."""
+        self.origin_scheme = b"http://" if settings.certificate is None else b"https://"
+        """How a URL to it begins."""
+        self.assign(route, settings)
+
+    def assign(self, route: Route | None, settings: Settings) -> None:
+        """From now on it is another's, or has other settings; not whether it serves https."""
+        self.route = route
+        self.callers = settings.callers
+        self.limit = settings.connections
+        self.certificate = settings.certificate
+
+
+def settings_of(config: ListenerConfig, certificate: Certificate | None) -> Settings:
+    """What a listener's settings mean here; LookupError with a sentence for a user or group that there is not."""
+    required = {name: value.get_secret_value() for name, value in config.require_header or ()}
+    callers = None
+    if config.peers is not None:
+        uids = {_number(entry, "user", _user) for entry in config.peers.uid}
+        gids = {_number(entry, "group", _group) for entry in config.peers.gid}
+        callers = Callers(required, uids, gids)
+    elif required:
+        callers = Callers(required)
+    return Settings(callers, config.connections, certificate)
+
+
+def _number(entry: int | str, what: str, find: Callable[[str], int]) -> int:
+    if isinstance(entry, int):
+        return entry
+    try:
+        return find(entry)
+    except KeyError:
+        raise LookupError(f"no {what} is called `{entry}` here: write its number") from None
+
+
+def _user(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _group(name: str) -> int:
+    return grp.getgrnam(name).gr_gid
 
 
 def bind(address: ListenAddress, inherited: list[socket.socket] | None = None) -> list[Listener]:

@@ -15,11 +15,11 @@ _PATH = re.compile(rb"(;[ \t]*path[ \t]*=[ \t]*)(/[^;]*)", re.IGNORECASE)
 _MAPPED = (b"location", b"content-location")
 
 
-def map_answer(fields: Fields, found: Found, *, origin: bytes, authority: bytes, prefix: bytes) -> Fields:
+def map_answer(fields: Fields, found: Found, *, origin: bytes, base: bytes, prefix: bytes) -> Fields:
     """The same lines as the app should see them.
 
-    `origin` is the upstream's (`https://host[:port]`), `authority` the Host that the app used, `prefix`
-    the route's `path_prefix` where that was the way in, else empty.
+    `origin` is the upstream's (`https://host[:port]`), `base` the scheme and Host that the app used,
+    `prefix` the route's `path_prefix` where that was the way in, else empty.
     """
     if (
         b"location" not in found
@@ -31,25 +31,21 @@ def map_answer(fields: Fields, found: Found, *, origin: bytes, authority: bytes,
     for name, value in fields:
         lower = name.lower()
         if lower in _MAPPED:
-            value = map_reference(value, origin=origin, authority=authority, prefix=prefix)
+            value = map_reference(value, origin=origin, base=base, prefix=prefix)
         elif prefix and lower == b"set-cookie":
             value = _PATH.sub(lambda match: match[1] + _prefixed(match[2], prefix), value)
         mapped.append((name, value))
     return mapped
 
 
-def map_reference(value: bytes, *, origin: bytes, authority: bytes, prefix: bytes) -> bytes:
+def map_reference(value: bytes, *, origin: bytes, base: bytes, prefix: bytes) -> bytes:
     """A URI reference as the app should see it; one to anywhere else stays as it is."""
     host = origin.partition(b"://")[2]
     # `http://` to the upstream's own host is mapped too: the service would only redirect it to https.
     for start in (origin, b"//" + host, b"http://" + host):
         rest = value[len(start) :]
         if value[: len(start)].lower() == start and rest[:1] in (b"", b"/", b"?", b"#"):
-            return (
-                b"http://"
-                + authority
-                + (_prefixed(rest, prefix) if rest[:1] in (b"", b"/") else prefix + rest)
-            )
+            return base + (_prefixed(rest, prefix) if rest[:1] in (b"", b"/") else prefix + rest)
     if prefix and value.startswith(b"/") and not value.startswith(b"//"):
         return _prefixed(value, prefix)
     return value

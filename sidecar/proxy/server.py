@@ -19,11 +19,12 @@ from sidecar.config.models import Limits, Pool
 from sidecar.errors import SidecarError
 from sidecar.logs import AccessLog
 from sidecar.metrics import RouteStats
+from sidecar.proxy.acceptor import Acceptors
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.headers import Fields
-from sidecar.proxy.listeners import Listener, Owner
+from sidecar.proxy.listeners import PLAIN, Listener, Owner, Settings
 from sidecar.proxy.pool import Pools
 from sidecar.proxy.refusals import Refusals
 from sidecar.routes import Route
@@ -70,29 +71,39 @@ class Proxy:
         self.unrouted = RouteStats()
         self.draining = False
         self.call_soon = loop.call_soon
-        self._loop = loop
+        self.acceptors = Acceptors(
+            loop,
+            clock,
+            lambda owner, barred: DownstreamConnection(self, owner, barred),
+            self._settled,
+            limit=limits.connections,
+            handshake=limits.head_timeout,
+        )
         self._connections: set[DownstreamConnection] = set()
-        self._servers: dict[Listener, tuple[asyncio.Server, Owner]] = {}
         self._sweep_timer: TimerHandle | None = None
         self._sweep_every = _sweep_every(limits, pools.settings, admission.table.routes)
         self._drained: asyncio.Event = asyncio.Event()
 
-    async def serve(self, listener: Listener, own: Route | None) -> None:
+    async def serve(self, listener: Listener, own: Route | None, settings: Settings = PLAIN) -> None:
         """Accept connections; `own` is the route whose listener this is."""
-        owner = Owner(own, is_unix=listener.is_unix)
-        create = self._loop.create_unix_server if listener.is_unix else self._loop.create_server
-        server: asyncio.Server = await create(lambda: DownstreamConnection(self, owner), sock=listener.socket)
-        self._servers[listener] = server, owner
+        self.acceptors.add(listener, Owner(own, is_unix=listener.is_unix, settings=settings))
 
-    def reassign(self, listener: Listener, own: Route | None) -> None:
-        """From now on this listener is another route's; open connections go on, with their next request for that
-        one."""
-        self._servers[listener][1].route = own
+    def reassign(self, listener: Listener, own: Route | None, settings: Settings = PLAIN) -> None:
+        """From now on this listener is another route's, or has other settings; open connections go on, with their next
+        request by these. Where it served http and is to serve https, or the reverse, they end."""
+        owner = self.acceptors.owner(listener)
+        if (owner.certificate is None) is (settings.certificate is None):
+            owner.assign(own, settings)
+            self.acceptors.update()
+        else:
+            self.acceptors.set_owner(listener, Owner(own, is_unix=listener.is_unix, settings=settings))
+            self._leave(owner)
 
     def stop_serving(self, listener: Listener) -> None:
         """Accept no more by this listener; its connections end, each with its current answer."""
-        server, owner = self._servers.pop(listener)
-        server.close()
+        self._leave(self.acceptors.remove(listener))
+
+    def _leave(self, owner: Owner) -> None:
         owner.closing = True
         for connection in list(self._connections):
             if connection.owner is owner:
@@ -109,6 +120,7 @@ class Proxy:
             self.stats.setdefault(route.name, RouteStats())
         self.admission = admission
         self.limits = limits
+        self.acceptors.set_limits(limit=limits.connections, handshake=limits.head_timeout)
         self.access_log = access_log
         self.pools.configure(pool, limits)
         self._sweep_every = _sweep_every(limits, pool, new)
@@ -120,10 +132,8 @@ class Proxy:
         return len(self._connections)
 
     def stop_accepting(self) -> None:
-        """Close the listeners; open connections go on."""
-        for server, _ in self._servers.values():
-            server.close()
-        self._servers.clear()
+        """Accept who waits already, and close the listeners; open connections go on."""
+        self.acceptors.close()
 
     def begin_drain(self) -> None:
         """Every connection closes after its current answer, idle ones now."""
@@ -131,8 +141,7 @@ class Proxy:
         self.pools.close()
         for connection in list(self._connections):
             connection.drain()
-        if not self._connections:
-            self._drained.set()
+        self._settled()
 
     async def drained(self) -> None:
         """Wait until the last connection has closed; only after `begin_drain`."""
@@ -140,6 +149,7 @@ class Proxy:
 
     def abort(self) -> None:
         """Close every connection at once."""
+        self.acceptors.abort()
         for connection in list(self._connections):
             connection.abort()
         if self._sweep_timer is not None:
@@ -151,13 +161,18 @@ class Proxy:
     def opened(self, connection: DownstreamConnection) -> None:
         """A connection from the app."""
         self._connections.add(connection)
+        self.acceptors.opened(connection.owner)
         if self._sweep_timer is None:
             self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
 
     def closed(self, connection: DownstreamConnection) -> None:
         """It is gone."""
         self._connections.discard(connection)
-        if self.draining and not self._connections:
+        self.acceptors.closed(connection.owner)
+        self._settled()
+
+    def _settled(self) -> None:
+        if self.draining and not self._connections and not self.acceptors.arriving:
             self._drained.set()
 
     def refused(

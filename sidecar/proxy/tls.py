@@ -1,8 +1,9 @@
-"""TLS to an upstream: a small transport over a non-blocking `SSLSocket`.
+"""TLS to an upstream, and on a listener: a small transport over a non-blocking `SSLSocket`.
 
-Owns the handshake and the record layer's reads and writes. Made by `dial`; its protocol is an
-`UpstreamConnection`. It does no certificate checks of its own: the `SSLContext` does. asyncio's own TLS
-(memory BIOs) costs 28.7 µs of CPU a request where this costs 22.3 (measured side by side, docs/decisions).
+Owns the handshake and the record layer's reads and writes. Made by `dial` and by the acceptor; its
+protocol is a connection of either side. It does no certificate checks of its own: the `SSLContext` does.
+asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this costs 22.3 (measured side by side,
+docs/decisions).
 
 What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and
 a write may want to read; data may be pending inside OpenSSL that no selector reports; an end without
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections import deque
@@ -67,15 +69,7 @@ async def handshake(
         session=session.session if session is not None and session.context is context else None,
     )
     try:
-        while True:
-            try:
-                secured.do_handshake()
-            except ssl.SSLWantReadError:
-                await _ready(loop.add_reader, loop.remove_reader, secured.fileno(), loop)
-            except ssl.SSLWantWriteError:
-                await _ready(loop.add_writer, loop.remove_writer, secured.fileno(), loop)
-            else:
-                return secured
+        await _shake(loop, secured)
     except OSError as error:
         failure = HandshakeError(error, _presented(secured), agreed=secured.cipher() is not None)
         secured.close()
@@ -83,6 +77,45 @@ async def handshake(
     except BaseException:
         secured.close()
         raise
+    return secured
+
+
+async def accept_handshake(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    plain_answer: Callable[[], bytes],
+) -> ssl.SSLSocket:
+    """Do the server's handshake on an accepted, non-blocking socket; raises ssl.SSLError or OSError.
+
+    Takes `sock` over, as `handshake` does. What `plain_answer` gives is sent to a caller that speaks plain HTTP.
+    """
+    secured = context.wrap_socket(
+        sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+    )
+    try:
+        await _shake(loop, secured)
+    except BaseException as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "HTTP_REQUEST":
+            with contextlib.suppress(OSError):
+                # Under TLS, and with the rest of the request read: unread bytes would turn the close into a reset.
+                os.read(secured.fileno(), _READ)
+                os.write(secured.fileno(), plain_answer())
+        secured.close()
+        raise
+    return secured
+
+
+async def _shake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSocket) -> None:
+    while True:
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            await _ready(loop.add_reader, loop.remove_reader, secured.fileno(), loop)
+        except ssl.SSLWantWriteError:
+            await _ready(loop.add_writer, loop.remove_writer, secured.fileno(), loop)
+        else:
+            return
 
 
 def _presented(sock: ssl.SSLSocket) -> tuple[Certificate, ...]:
@@ -227,8 +260,8 @@ class TlsTransport(asyncio.Transport):
             self._lose(None)
 
     def abort(self) -> None:
-        """Close at once; what is kept is lost."""
-        self._lose(None)
+        """Close at once; what is kept is lost, and the peer is not told that this is the end."""
+        self._lose(None, notify=False)
 
     # what the event loop calls
 
@@ -338,7 +371,7 @@ class TlsTransport(asyncio.Transport):
         else:
             self._lose(error)
 
-    def _lose(self, error: OSError | None) -> None:
+    def _lose(self, error: OSError | None, *, notify: bool = True) -> None:
         if self._lost:
             return
         self._lost = self._closing = True
@@ -347,7 +380,7 @@ class TlsTransport(asyncio.Transport):
         self._loop.remove_writer(self._fd)
         self._unsent.clear()
         self._unsent_size = 0
-        if error is None:
+        if error is None and notify:
             # Sends close_notify; the peer's own is not waited for (RFC 8446 section 6.1 allows that).
             with contextlib.suppress(OSError, ValueError):
                 self._sock.unwrap()

@@ -223,7 +223,8 @@ async def test_under_load_no_request_fails(world: World) -> None:
         more = [world.route(name, "other") for name in "bcdef"[: round_ % 5]]
         # Even the route itself changes, so that its connections are new ones.
         world.write(world.route("a", timeouts=f"{{connect: {round_ % 60 + 1}s}}"), *more)
-        assert (await world.reload())[1]["result"] == "ok"
+        # "unchanged": the watch has seen the file first.
+        assert (await world.reload())[1]["result"] in ("ok", "unchanged")
     stop.set()
     await asyncio.gather(*apps)
     assert set(codes) == {204}

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.addresses import ListenAddress
 from sidecar.config.load import load
 from sidecar.errors import SidecarError
 from sidecar.logs import AccessLog
@@ -270,10 +271,11 @@ routes:
             access_log=AccessLog("off"),
         )
         self.table = table
-        (listener,) = listeners.bind(config.listen[0].__class__("127.0.0.1", 0))
+        (listener,) = listeners.bind(ListenAddress("127.0.0.1", 0))
         self.port = listener.socket.getsockname()[1]
+        self.bound = listener
         self.listener = listener.socket
-        await self.proxy.serve(listener, None)
+        await self.proxy.serve(listener, None, listeners.settings_of(config.listen[0], None))
         for entry in table.routes:
             if (fixed := entry.fixed()) is not None:
                 self.tokens.pin(TokenKey(entry.config.credential, fixed.audience))
@@ -299,7 +301,11 @@ routes:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await self.loop.sock_connect(sock, ("127.0.0.1", self.port))
-        end = End(*await asyncio.open_connection(sock=sock, limit=1 if narrow else 1 << 20))
+        return await self.adopt(sock, limit=1 if narrow else 1 << 20)
+
+    async def adopt(self, sock: socket.socket, *, limit: int = 1 << 20) -> End:
+        """The app's end of a connection that the test made itself."""
+        end = End(*await asyncio.open_connection(sock=sock, limit=limit))
         self._apps.append(end)
         return end
 

@@ -12,7 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from sidecar.admin.app import build_app
 from sidecar.admin.exposition import build_registry
-from sidecar.metrics import RouteStats, TokenStatsTable
+from sidecar.metrics import ListenerStats, RouteStats, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 
@@ -31,6 +31,9 @@ class FakeSidecar:
     statuses: list[TokenStatus] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
     threads: list[tuple[str, FetchThreads]] = field(default_factory=list)
+    open: int = 0
+    listeners: ListenerStats = field(default_factory=ListenerStats)
+    shown: list[Any] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"ok": 1, "unchanged": 2, "error": 3})
     last_ok: bool = True
     at: float = 1_700_000_000.0
@@ -80,6 +83,18 @@ class FakeSidecar:
     async def reload(self) -> tuple[str, str]:
         """What the test set."""
         return self.reloaded
+
+    def connections(self) -> int:
+        """What the test set."""
+        return self.open
+
+    def listener_stats(self) -> ListenerStats:
+        """What the test set."""
+        return self.listeners
+
+    def certificates(self) -> list[Any]:
+        """What the test set."""
+        return self.shown
 
     def fetch_threads(self) -> list[tuple[str, FetchThreads]]:
         """What the test set."""

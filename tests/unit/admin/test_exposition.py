@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from sidecar import metrics
 from sidecar.admin.exposition import exposition
-from sidecar.metrics import FAMILIES, RouteStats
+from sidecar.metrics import FAMILIES, HandshakeFailure, Pause, RouteStats
 from sidecar.tokens.entry import State, TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.token import TokenKey
@@ -68,6 +69,15 @@ def busy(view: Any) -> Any:
     threads = FetchThreads("default")
     threads.running, threads.abandoned, threads.given_up = 3, 1, 4
     view.threads = [("default", threads)]
+    view.open = 12
+    view.listeners.accepted, view.listeners.peers_refused = 30, 2
+    view.listeners.paused = {Pause.DESCRIPTORS: 3}
+    view.listeners.handshakes_failed = {HandshakeFailure.PLAIN_HTTP: 4}
+    view.shown = [
+        SimpleNamespace(expires_at=2e9, is_current=True),
+        SimpleNamespace(expires_at=1e9, is_current=False),
+        SimpleNamespace(expires_at=None, is_current=True),
+    ]
     route.total.observe(0.02)
     route.own.observe(0.00002)
     route.in_flight = 3
@@ -92,6 +102,13 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     samples = _scrape(busy, accept, parse)
     route = {"route": "billing"}
     key = {"credential": "default", "audience": "https://a"}
+    assert _at(samples, "app_connections") == 12
+    assert _at(samples, "app_connections_accepted_total") == 30
+    assert _at(samples, "accept_pauses_total", reason="descriptors") == 3
+    assert _at(samples, "peers_refused_total") == 2
+    assert _at(samples, "listener_tls_handshakes_failed_total", reason="plain_http") == 4
+    assert _at(samples, "listener_certificate_expiry_timestamp_seconds") == 1e9
+    assert _at(samples, "listener_certificate_last_reload_successful") == 0
     assert _at(samples, "requests_total", **route, method="GET", code="200") == 5
     assert _at(samples, "requests_total", route="", method="", code="400") == 1
     assert _at(samples, "refused_total", **route, reason="token_timeout") == 2

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
+from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import load
 from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, RoutePool, Timeouts, Tls, Tracing
 
@@ -32,6 +33,10 @@ def test_the_example_loads_and_has_every_key() -> None:
     route = tree["routes"][0]
     assert {key for entry in tree["routes"] for key in entry} == keys(RouteConfig)
     assert set(route["tls"]) == keys(Tls)
+    listener = route["listen"][1]
+    assert set(listener) == keys(ListenerConfig)
+    assert set(listener["tls"]) == keys(ListenerTls)
+    assert set(listener["peers"]) == keys(Peers)
     assert set(route["timeouts"]) == keys(Timeouts)
     assert set(route["pool"]) == keys(RoutePool)
     for name, model in (
@@ -75,6 +80,9 @@ def test_shown_loads_again_to_the_same() -> None:
         "    type: service_account_key\n    json:", "    type: service_account_key\n    file: x #"
     )
     text = text.replace("type: static\n    token:", "type: file\n    path: x #")
+    text = text.replace("        require_header:", "        #").replace(
+        "          X-Local-Caller:", "          #"
+    )
     config = load(text, environ={}).config
     assert load(shown(config), environ={}).config == config
 

@@ -1,0 +1,455 @@
+"""Accepting connections from apps, as many as there is room for.
+
+Owns the listening sockets' readiness, the counts of open connections, and the TLS handshake of a listener. Made by
+`server.Proxy`; asyncio's own server is not used, because it can't stop accepting: at a limit it would accept and
+refuse, and on a full descriptor table it logs each try. Here a listener at a limit is not read: the kernel's backlog
+holds the callers, and accepting goes on when a connection ends.
+
+    READING ──a caller waits, and there is no room──▶ PAUSED ──a connection ended, or the limit was raised──▶ READING
+       └──accept(2) failed for want of descriptors or memory──▶ SHORT (all listeners) ──a connection ended, or
+                                                                 a moment passed──▶ READING
+
+accept(2): Linux passes errors of the new connection on (ECONNABORTED and the network's); those are skipped. A full
+table leaves the listening socket readable, so whoever polls it meanwhile spins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import Final, cast, final
+
+from sidecar.clock import Clock, TimerHandle
+from sidecar.errors import Reason, SidecarError
+from sidecar.metrics import HandshakeFailure, ListenerStats, Pause
+from sidecar.proxy import answers, tls
+from sidecar.proxy.callers import peer_refused
+from sidecar.proxy.listeners import Listener, Owner
+from sidecar.tasks import Tasks
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 64
+"""Connections that one listener accepts before others get their turn."""
+
+_RETRY: Final = 0.25
+"""Seconds until accepting is tried again after a shortage: what frees descriptors need not be a connection's end."""
+
+_QUIET: Final = 60.0
+"""Seconds between two log entries about the same thing."""
+
+_SHORT: Final = {
+    errno.EMFILE: Pause.DESCRIPTORS,
+    errno.ENFILE: Pause.DESCRIPTORS,
+    errno.ENOBUFS: Pause.MEMORY,
+    errno.ENOMEM: Pause.MEMORY,
+}
+_PASSED_OVER: Final = frozenset(
+    (
+        *(
+            errno.ECONNABORTED,
+            errno.EPERM,
+            errno.EPROTO,
+            errno.ENOPROTOOPT,
+            errno.ENETDOWN,
+            errno.ENETUNREACH,
+        ),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET, errno.EOPNOTSUPP, errno.ETIMEDOUT),
+    )
+)
+"""Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
+
+_SO_PEERGROUPS: Final = 59
+"""Of asm-generic/socket.h; the socket module lacks it. Python's getsockopt takes 1024 bytes: 256 groups."""
+
+Make = Callable[[Owner, SidecarError | None], asyncio.Protocol]
+"""The protocol for a connection of this owner; with an error, each of its requests is answered by that."""
+
+
+@final
+class Acceptors:
+    """Of all listeners, with what they share."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        make: Make,
+        settled: Callable[[], None],
+        *,
+        limit: int,
+        handshake: float,
+    ) -> None:
+        """`settled` is called when an accepted connection is made, or is given up; `limit` is of connections in all,
+        `handshake` in seconds: both may be changed by `set_limits`."""
+        self.loop = loop
+        self.clock = clock
+        self.make = make
+        self.handshake = handshake
+        self.tasks = Tasks(loop)
+        self._settled = settled
+        self.stats = ListenerStats()
+        self.open = 0
+        """Connections that are made."""
+        self.arriving = 0
+        """Connections that were accepted and are not made: asyncio has its turn, or a handshake goes on."""
+        self._limit = limit
+        self._acceptors: dict[Listener, Acceptor] = {}
+        self._paused = 0
+        self._short: Pause | None = None
+        self._in_shortage = False
+        """Since the first failure, until a connection could be accepted again."""
+        self._timer: TimerHandle | None = None
+        self._logged_mono: dict[str, float] = {}
+
+    def add(self, listener: Listener, owner: Owner) -> None:
+        """Accept by this listener from now on."""
+        acceptor = self._acceptors[listener] = Acceptor(self, listener, owner)
+        acceptor.update()
+
+    def owner(self, listener: Listener) -> Owner:
+        """Whose listener it is."""
+        return self._acceptors[listener].owner
+
+    def set_owner(self, listener: Listener, owner: Owner) -> None:
+        """From the next connection on it is another's."""
+        self._acceptors[listener].owner = owner
+        self.update()
+
+    def remove(self, listener: Listener) -> Owner:
+        """Accept what waits already, and then no more."""
+        acceptor = self._acceptors.pop(listener)
+        acceptor.close()
+        return acceptor.owner
+
+    def close(self) -> None:
+        """The same for all."""
+        for listener in list(self._acceptors):
+            self.remove(listener)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def abort(self) -> None:
+        """Give up connections that are not made."""
+        self.tasks.cancel()
+
+    def set_limits(self, *, limit: int, handshake: float) -> None:
+        """Other limits from now on; open connections beyond them stay."""
+        self._limit = limit
+        self.handshake = handshake
+        self.update()
+
+    def update(self) -> None:
+        """Read or pause each listener, by what there is room for now."""
+        for acceptor in list(self._acceptors.values()):
+            acceptor.update()
+
+    def opened(self, owner: Owner) -> None:
+        """A connection was made."""
+        self.open += 1
+        owner.open += 1
+
+    def closed(self, owner: Owner) -> None:
+        """It is gone; its descriptor will be, too, in the loop's next turn."""
+        self.open -= 1
+        owner.open -= 1
+        if self._paused:
+            self.update()
+        if self._short is not None:
+            self.loop.call_soon(self._try_again)
+
+    # what acceptors call
+
+    @property
+    def is_short(self) -> bool:
+        """Whether accepting fails for want of something."""
+        return self._short is not None
+
+    def arrived(self, owner: Owner) -> None:
+        """An accepted connection is made, or given up."""
+        owner.arriving -= 1
+        self.arriving -= 1
+        if self._paused:
+            self.update()
+        self._settled()
+
+    def obstacle(self, owner: Owner) -> Pause | None:
+        """Why no connection can be accepted for this owner now."""
+        if self._short is not None:
+            return self._short
+        if self.open + self.arriving >= self._limit:
+            return Pause.CONNECTIONS
+        if owner.limit is not None and owner.open + owner.arriving >= owner.limit:
+            return Pause.LISTENER
+        return None
+
+    def paused(self, reason: Pause, listener: Listener) -> None:
+        """A caller must wait."""
+        self._count_pause(reason, {"listen": str(listener), "open": self.open})
+        self._paused += 1
+
+    def resumed(self) -> None:
+        """A listener that was paused is read again."""
+        self._paused -= 1
+
+    def accepted(self) -> None:
+        """The shortage, if there was one, is over."""
+        self.stats.accepted += 1
+        if self._in_shortage:
+            self._in_shortage = False
+            self.log(logging.INFO, "accepting connections again", {"open": self.open})
+
+    def run_short(self, reason: Pause, error: OSError) -> None:
+        """Nothing can be accepted: leave all listeners alone until something may have changed."""
+        self._short = reason
+        if not self._in_shortage:
+            self._in_shortage = True
+            self._count_pause(reason, {"detail": error.strerror or str(error), "open": self.open})
+        self.update()
+        if self._timer is None:
+            self._timer = self.clock.call_later(_RETRY, self._on_timer)
+
+    def log(self, level: int, message: str, fields: dict[str, object], *, about: str = "") -> None:
+        """Log, but the same thing not more than once a minute."""
+        now_mono = self.clock.mono()
+        key = message + about
+        if now_mono - self._logged_mono.get(key, -_QUIET) >= _QUIET:
+            if len(self._logged_mono) > 1000:
+                self._logged_mono.clear()
+            self._logged_mono[key] = now_mono
+            _log.log(level, message, extra={"fields": fields})
+
+    def _count_pause(self, reason: Pause, fields: dict[str, object]) -> None:
+        self.stats.paused[reason] = self.stats.paused.get(reason, 0) + 1
+        self.log(
+            logging.WARNING,
+            "accepting no connections for now: further callers wait",
+            {"reason": str(reason), **fields},
+            about=reason,
+        )
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._try_again()
+
+    def _try_again(self) -> None:
+        if self._short is not None:
+            self._short = None
+            self.update()
+
+
+@final
+class Acceptor:
+    """Of one listening socket."""
+
+    __slots__ = ("_all", "_fd", "_is_closed", "_is_paused", "_is_reading", "_listener", "_socket", "owner")
+
+    def __init__(self, all_of_them: Acceptors, listener: Listener, owner: Owner) -> None:
+        self.owner = owner
+        self._all = all_of_them
+        self._listener = listener
+        self._socket = listener.socket
+        self._fd = listener.socket.fileno()
+        self._is_reading = False
+        self._is_paused = False
+        self._is_closed = False
+
+    def update(self) -> None:
+        """Wait for callers if there is room for one."""
+        if self._is_paused and self._all.obstacle(self.owner) is None:
+            self._is_paused = False
+            self._all.resumed()
+        # At a limit it is read until a caller comes: a pause is one that somebody meets.
+        wanted = not (self._is_closed or self._is_paused or self._all.is_short)
+        if wanted is self._is_reading:
+            return
+        self._is_reading = wanted
+        if wanted:
+            self._all.loop.add_reader(self._fd, self._on_readable)
+        else:
+            self._all.loop.remove_reader(self._fd)
+
+    def close(self) -> None:
+        """Accept what waits already, as far as there is room, and close the socket."""
+        if not self._all.obstacle(self.owner):
+            while self._accept_some():
+                pass
+        self._is_closed = True
+        if self._is_paused:
+            self._is_paused = False
+            self._all.resumed()
+        if self._is_reading:
+            self._is_reading = False
+            self._all.loop.remove_reader(self._fd)
+        self._socket.close()
+
+    def _on_readable(self) -> None:
+        self._accept_some()
+
+    def _accept_some(self) -> bool:
+        """Accept at most `_AT_ONCE`; whether more may be waiting and there is room for them."""
+        everything = self._all
+        for accepted in range(_AT_ONCE):
+            if (reason := everything.obstacle(self.owner)) is not None:
+                if not accepted:
+                    self._pause(reason)
+                return False
+            try:
+                sock, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                if error.errno in _PASSED_OVER:
+                    continue
+                everything.run_short(_SHORT.get(error.errno or 0, Pause.OTHER), error)
+                return False
+            everything.accepted()
+            self._take(sock)
+        return True
+
+    def _pause(self, reason: Pause) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self._all.paused(reason, self._listener)
+        if self._is_reading:
+            self._is_reading = False
+            self._all.loop.remove_reader(self._fd)
+
+    def _take(self, sock: socket.socket) -> None:
+        owner = self.owner
+        owner.arriving += 1
+        self._all.arriving += 1
+        self._all.tasks.spawn(self._arrive(sock, owner), name="accept")
+
+    async def _arrive(self, sock: socket.socket, owner: Owner) -> None:
+        everything = self._all
+        try:
+            barred = self._judge(sock, owner) if owner.callers is not None else None
+            if owner.certificate is not None:
+                await self._secure(sock, owner, owner.certificate.context, barred)
+            else:
+                await everything.loop.connect_accepted_socket(lambda: everything.make(owner, barred), sock)
+        except OSError:
+            # The caller is gone already.
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            everything.arrived(owner)
+
+    def _judge(self, sock: socket.socket, owner: Owner) -> SidecarError | None:
+        """What a process is answered that may not call here."""
+        callers = owner.callers
+        if callers is None or not callers.by_peer or not owner.is_unix:
+            return None
+        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if callers.may_connect(uid, (gid, *_further_groups(sock))):
+            return None
+        self._all.stats.peers_refused += 1
+        self._all.log(
+            logging.WARNING,
+            "a process that may not call here was refused",
+            {"listen": str(self._listener), "uid": uid, "gid": gid, "pid": pid},
+            about=f"{uid} {gid}",
+        )
+        return peer_refused(uid, gid)
+
+    async def _secure(
+        self, sock: socket.socket, owner: Owner, context: ssl.SSLContext, barred: SidecarError | None
+    ) -> None:
+        """Do the handshake within its time."""
+        everything = self._all
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        sock.setblocking(False)
+        if not owner.is_unix:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        is_late = False
+
+        def give_up() -> None:
+            nonlocal is_late
+            is_late = True
+            task.cancel()
+
+        timer = everything.clock.call_later(everything.handshake, give_up)
+        try:
+            secured = await tls.accept_handshake(everything.loop, sock, context, self._plain_answer)
+        except OSError as error:
+            self._failed(_handshake_failure(error))
+        except asyncio.CancelledError:
+            if not is_late:
+                raise
+            task.uncancel()
+            self._failed(HandshakeFailure.TIMEOUT)
+        else:
+            try:
+                tls.TlsTransport(everything.loop, secured, everything.make(owner, barred))
+            except OSError:
+                secured.close()
+        finally:
+            timer.cancel()
+
+    def _plain_answer(self) -> bytes:
+        error = SidecarError(
+            Reason.MALFORMED_REQUEST, "This listener serves https: the request came in plain http."
+        )
+        route = self.owner.route
+        name = None if route is None else route.name
+        return answers.answer(error, route=name, now=self._all.clock.wall(), head=False, close=True)
+
+    def _failed(self, reason: HandshakeFailure) -> None:
+        failures = self._all.stats.handshakes_failed
+        failures[reason] = failures.get(reason, 0) + 1
+        _log.debug(
+            "TLS handshake failed", extra={"fields": {"listen": str(self._listener), "reason": str(reason)}}
+        )
+
+
+def _further_groups(sock: socket.socket) -> tuple[int, ...]:
+    try:
+        packed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
+    except OSError:  # more than fit, or a kernel before 4.13
+        return ()
+    return struct.unpack(f"{len(packed) // 4}I", packed)
+
+
+_FAILURES: Final = {
+    "HTTP_REQUEST": HandshakeFailure.PLAIN_HTTP,
+    "HTTPS_PROXY_REQUEST": HandshakeFailure.PLAIN_HTTP,
+    **dict.fromkeys(
+        (
+            *("UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER", "NO_SHARED_CIPHER", "VERSION_TOO_LOW"),
+            *(
+                "NO_PROTOCOLS_AVAILABLE",
+                "NO_SUITABLE_SIGNATURE_ALGORITHM",
+                "UNKNOWN_PROTOCOL",
+                "NO_SHARED_GROUP",
+            ),
+            *("INAPPROPRIATE_FALLBACK", "TLSV1_ALERT_PROTOCOL_VERSION", "BAD_PROTOCOL_VERSION_NUMBER"),
+        ),
+        HandshakeFailure.PROTOCOL,
+    ),
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": HandshakeFailure.CLIENT_CERTIFICATE,
+    **dict.fromkeys(
+        (
+            *("TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_CERTIFICATE_UNKNOWN", "SSLV3_ALERT_BAD_CERTIFICATE"),
+            *("SSLV3_ALERT_CERTIFICATE_EXPIRED", "TLSV1_ALERT_ACCESS_DENIED", "TLSV1_UNRECOGNIZED_NAME"),
+        ),
+        HandshakeFailure.REJECTED,
+    ),
+}
+"""OpenSSL's names for what goes wrong."""
+
+
+def _handshake_failure(error: OSError) -> HandshakeFailure:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return HandshakeFailure.CLIENT_CERTIFICATE
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return _FAILURES.get(tls.mnemonic(error), HandshakeFailure.OTHER)
+    return HandshakeFailure.CLOSED

@@ -1,0 +1,150 @@
+"""The certificates that listeners show.
+
+Owns the server's TLS contexts: which files they are made of, and that they are made again when those files change. Made
+by the service, read by the acceptor for each connection. The rule: a pair that can't be used at start or in a new
+configuration is an error; one that can't be used later leaves the old one in force, with a warning and a metric.
+TLS 1.2 or newer, no renegotiation, ALPN http/1.1 (RFC 7301).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import final
+
+from sidecar.clock import Clock
+from sidecar.config.listeners import ListenerTls
+from sidecar.tokens.file_watch import FileWatch
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Certificate:
+    """A listener's certificate, as last read."""
+
+    __slots__ = ("context", "expires_at", "is_current", "settings")
+
+    def __init__(self, settings: ListenerTls) -> None:
+        """Raises OSError, ssl.SSLError or ValueError, with the file's name where it is known."""
+        self.settings = settings
+        self.context = make_context(settings)
+        self.expires_at = _expiry(settings.cert_file)
+        """Unix seconds; None where the certificate's date can't be read."""
+        self.is_current = True
+        """Whether it is what the files hold: the last reading went well."""
+
+    def read_again(self) -> None:
+        """Take what the files hold now; new connections get it."""
+        settings = self.settings
+        try:
+            context = make_context(settings)
+        except (OSError, ValueError) as error:
+            self.is_current = False
+            _log.warning(
+                "the listener's certificate could not be read again: the old one stays in force",
+                extra={"fields": {"cert_file": settings.cert_file, "detail": why(error, settings)}},
+            )
+            return
+        self.context = context
+        self.expires_at = _expiry(settings.cert_file)
+        self.is_current = True
+        _log.info(
+            "the listener's certificate was read again", extra={"fields": {"cert_file": settings.cert_file}}
+        )
+
+
+@final
+class Certificates:
+    """All of a configuration's."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._found: dict[ListenerTls, Certificate] = {}
+        self._watch = FileWatch({}, clock, self._changed)
+
+    def read(self, wanted: Iterable[ListenerTls]) -> dict[ListenerTls, Certificate]:
+        """Those of another configuration: known ones stay, others are read now. Raises as `Certificate` does."""
+        return {settings: self._found.get(settings) or Certificate(settings) for settings in wanted}
+
+    def adopt(self, found: Mapping[ListenerTls, Certificate]) -> None:
+        """From now on keep these up to date."""
+        self._found = dict(found)
+        self._watch.watch({file: file for settings in found for file in _files(settings)})
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._watch.stop()
+
+    def look(self) -> None:
+        """Look now whether files have changed; also called by health probes, since timers can be held up."""
+        self._watch.look()
+
+    def read_again(self) -> None:
+        """Read all again, changed or not."""
+        for certificate in self._found.values():
+            certificate.read_again()
+
+    def readings(self) -> Iterable[Certificate]:
+        """For metrics."""
+        return self._found.values()
+
+    def _changed(self, file: str) -> None:
+        for settings, certificate in self._found.items():
+            if file in _files(settings):
+                certificate.read_again()
+
+
+def make_context(settings: ListenerTls) -> ssl.SSLContext:
+    """A server's context; raises OSError, ssl.SSLError or ValueError for files that can't be used."""
+    for file in _files(settings):
+        # OpenSSL does not say which one it could not open.
+        with Path(file).open("rb"):
+            pass
+    if not settings.allow_world_readable and os.stat(settings.key_file).st_mode & stat.S_IROTH:
+        raise ValueError(
+            f"{settings.key_file}: every user of this machine can read it: `chmod o-r {settings.key_file}`, for a "
+            "Kubernetes secret `defaultMode: 0400`; or set `allow_world_readable: true`"
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(settings.cert_file, settings.key_file, password=_no_password)
+    if settings.client_ca_file is not None:
+        context.load_verify_locations(settings.client_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def why(error: OSError | ValueError, settings: ListenerTls) -> str:
+    """What is wrong with the files, and which one it is, as far as OpenSSL tells."""
+    if isinstance(error, ssl.SSLError):
+        files = ", ".join(_files(settings))
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"{settings.key_file} is not the key of the certificate in {settings.cert_file}"
+        return f"one of {files} is not what it should be in PEM ({error.reason or error})"
+    if isinstance(error, OSError):
+        return f"{error.filename or ', '.join(_files(settings))}: {error.strerror or error}"
+    return str(error)
+
+
+def _files(settings: ListenerTls) -> list[str]:
+    return [file for file in (settings.cert_file, settings.key_file, settings.client_ca_file) if file]
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask on the terminal.
+    raise ValueError("the key is encrypted: give one without a passphrase")
+
+
+def _expiry(file: str) -> float | None:
+    from cryptography import x509  # some megabytes, for sidecars that serve https only
+
+    try:
+        return x509.load_pem_x509_certificate(Path(file).read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return None

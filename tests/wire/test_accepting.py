@@ -1,0 +1,252 @@
+"""Accepting: at a limit callers wait in the kernel's backlog, are told nothing, and are served when there is room"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any, cast
+
+import pytest
+
+from sidecar.config.addresses import ListenAddress
+from sidecar.metrics import Pause
+from sidecar.proxy import listeners
+from sidecar.proxy.listeners import PLAIN, Settings
+from tests.support.wire import GET, OK, End, Wire
+
+
+async def served(wire: Wire, app: End, *, upstream: End | None = None) -> End:
+    """Serve the request that `app` has sent."""
+    upstream = upstream or await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+    return upstream
+
+
+LIMITS = [
+    pytest.param("limits: {connections: 2}", Pause.CONNECTIONS, id="in-all"),
+    pytest.param("listen: {address: 'localhost:0', connections: 2}", Pause.LISTENER, id="of-the-listener"),
+]
+
+
+@pytest.mark.parametrize(("top", "reason"), LIMITS)
+async def test_at_the_limit_a_caller_waits_and_is_then_served(wire: Wire, top: str, reason: Pause) -> None:
+    """Its connection and its request are in the kernel's hands: it gets no error, and no answer before there is room."""
+    await wire.start(top=top)
+    first, second = await wire.app(), await wire.app()
+    await wire.turn(lambda: wire.proxy.connections == 2)
+    third, fourth = await wire.app(), await wire.app()
+    await third.send(GET)
+    await fourth.send(GET)
+    stats = wire.proxy.acceptors.stats
+    await wire.turn(lambda: stats.paused == {reason: 1})
+    assert (wire.proxy.connections, stats.accepted) == (2, 2)
+    await first.close()
+    upstream = await served(wire, third)
+    assert wire.proxy.connections == 2
+    await second.close()
+    await served(wire, fourth, upstream=upstream)
+    assert stats.accepted == 4
+
+
+async def test_nobody_waits_and_nothing_is_a_pause(wire: Wire) -> None:
+    """A full house alone is none: only a caller that has to wait makes one."""
+    await wire.start(top="limits: {connections: 1}")
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await served(wire, app)
+    await app.send(GET)
+    await served(wire, app, upstream=upstream)
+    assert wire.proxy.acceptors.stats.paused == {}
+
+
+@pytest.mark.parametrize("in_all", [True, False], ids=["in-all", "of-the-listener"])
+async def test_a_higher_limit_lets_those_in_who_wait(wire: Wire, in_all: bool) -> None:
+    """At a reload, without a connection's end."""
+    top = "limits: {connections: 1}" if in_all else "listen: {address: 'localhost:0', connections: 1}"
+    await wire.start(top=top)
+    await wire.app()
+    waiting = await wire.app()
+    await waiting.send(GET)
+    await wire.turn(lambda: wire.proxy.acceptors.stats.paused)
+    if in_all:
+        wire.proxy.acceptors.set_limits(limit=2, handshake=10.0)
+    else:
+        wire.proxy.reassign(wire.bound, None, Settings(connections=2))
+    await served(wire, waiting)
+
+
+async def test_a_lower_limit_ends_nobody(wire: Wire) -> None:
+    """Open connections stay; new ones wait until there are fewer."""
+    await wire.start()
+    apps = [await wire.app() for _ in range(3)]
+    await wire.turn(lambda: wire.proxy.connections == 3)
+    wire.proxy.reassign(wire.bound, None, Settings(connections=2))
+    waiting = await wire.app()
+    await waiting.send(GET)
+    await apps[0].send(GET)
+    upstream = await served(wire, apps[0])
+    await apps[1].close()
+    await wire.turn(lambda: wire.proxy.connections == 2)
+    await apps[2].close()
+    await served(wire, waiting, upstream=upstream)
+
+
+class Failing:
+    """A listening socket whose `accept` fails as told; `fileno` and all else are the real one's."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.error = 0
+        self.tries = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.tries += 1
+        if self.error:
+            raise OSError(self.error, "as the test wants it")
+        return self._socket.accept()
+
+
+SHORTAGES = [
+    pytest.param(errno.EMFILE, Pause.DESCRIPTORS, id="the-process-has-no-descriptor"),
+    pytest.param(errno.ENFILE, Pause.DESCRIPTORS, id="the-system-has-no-descriptor"),
+    pytest.param(errno.ENOBUFS, Pause.MEMORY, id="no-buffers"),
+    pytest.param(errno.ENOMEM, Pause.MEMORY, id="no-memory"),
+    pytest.param(errno.EINVAL, Pause.OTHER, id="what-nobody-thought-of"),
+]
+
+
+@pytest.mark.parametrize(("code", "reason"), SHORTAGES)
+async def test_a_shortage_is_met_with_patience(wire: Wire, code: int, reason: Pause) -> None:
+    """It is tried four times a second and not at every turn, counted once, and over with the first success."""
+    failing = await _failing(wire, code)
+    app = await wire.app()
+    await app.send(GET)
+    await wire.turn(lambda: failing.tries == 1)
+    for _ in range(50):
+        await wire.yield_()
+    assert failing.tries == 1
+    for tries in range(2, 6):
+        wire.clock.advance(0.25)
+        await wire.turn(lambda tries=tries: failing.tries == tries)
+    stats = wire.proxy.acceptors.stats
+    assert stats.paused == {reason: 1}
+    failing.error = 0
+    wire.clock.advance(0.25)
+    await served(wire, app)
+    failing.error = code
+    await wire.app()
+    await wire.turn(lambda: stats.paused == {reason: 2})
+
+
+async def test_a_shortage_ends_when_a_connection_does(wire: Wire) -> None:
+    """At once: its descriptor is free."""
+    failing = await _failing(wire, 0)
+    first = await wire.app()
+    await wire.turn(lambda: wire.proxy.connections == 1)
+    failing.error = errno.EMFILE
+    app = await wire.app()
+    await app.send(GET)
+    await wire.turn(lambda: wire.proxy.acceptors.is_short)
+    failing.error = 0
+    await first.close()
+    await served(wire, app)
+
+
+@pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPROTO, errno.ENETUNREACH])
+async def test_the_fault_of_one_connection_is_passed_over(wire: Wire, code: int) -> None:
+    """accept(2): Linux reports a new connection's own error there."""
+    failing = await _failing(wire, 0)
+    real, faults = failing.accept, [OSError(code, "gone")]
+
+    def accept() -> tuple[socket.socket, Any]:
+        if faults:
+            raise faults.pop()
+        return real()
+
+    failing.accept = accept  # type: ignore[method-assign]  # once only
+    app = await wire.app()
+    await app.send(GET)
+    await served(wire, app)
+    assert wire.proxy.acceptors.stats.paused == {}
+
+
+async def _failing(wire: Wire, code: int) -> Failing:
+    """A wire whose apps connect to a listener that fails with `code`."""
+    await wire.start()
+    (listener,) = listeners.bind(ListenAddress("127.0.0.1", 0))
+    failing = Failing(listener.socket)
+    failing.error = code
+    wire.port = listener.socket.getsockname()[1]
+    await wire.proxy.serve(listener._replace(socket=cast(socket.socket, failing)), None)
+    return failing
+
+
+@pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "in-the-backlog"])
+async def test_who_waits_when_the_listener_closes_is_served(wire: Wire, accepted: bool) -> None:
+    """Their first requests are answered, and they are told that the connection ends."""
+    await wire.start()
+    # Blocking: so the loop has no turn in which it could accept, or read, too early.
+    socks = [socket.create_connection(("127.0.0.1", wire.port)) for _ in range(5)]
+    if accepted:
+        await wire.turn(lambda: wire.proxy.connections == 5)
+    for sock in socks:
+        sock.sendall(GET)
+        sock.setblocking(False)
+    wire.proxy.stop_accepting()
+    wire.proxy.begin_drain()
+    apps = [await wire.adopt(sock) for sock in socks]
+    for upstream in [await wire.upstream.accept() for _ in apps]:
+        await upstream.read_head()
+        await upstream.send(OK)
+    for app in apps:
+        answer = await app.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await app.rest() == b""
+    await wire.proxy.drained()
+
+
+@pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "in-the-backlog"])
+async def test_who_asks_nothing_when_the_listener_closes_is_let_go(wire: Wire, accepted: bool) -> None:
+    """After a second, so that a drain does not wait for `keep_alive`."""
+    await wire.start()
+    app = await wire.adopt(socket.create_connection(("127.0.0.1", wire.port)))
+    if accepted:
+        await wire.turn(lambda: wire.proxy.connections == 1)
+    wire.proxy.stop_accepting()
+    wire.proxy.begin_drain()
+    await wire.turn(lambda: wire.proxy.connections == 1)
+    wire.clock.advance(0.9)
+    assert wire.proxy.connections == 1
+    wire.clock.advance(1.2)
+    assert await app.rest() == b""
+    await wire.proxy.drained()
+
+
+async def test_who_has_been_served_is_let_go_at_once(wire: Wire) -> None:
+    """A client that sees its idle connection close sends its next request on another."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET)
+    await served(wire, app)
+    wire.proxy.begin_drain()
+    assert await app.rest() == b""
+
+
+async def test_the_counts_are_those_of_open_connections(wire: Wire) -> None:
+    """However they end, there is room again."""
+    await wire.start(top="limits: {connections: 1}")
+    for end in ("close", "reset") * 3:
+        app = await wire.app()
+        await wire.turn(lambda: wire.proxy.acceptors.open == 1)
+        if end == "close":
+            await app.close()
+        else:
+            app.reset()
+        await wire.turn(lambda: wire.proxy.acceptors.open == 0)
+    assert wire.proxy.acceptors.arriving == 0
+    wire.proxy.reassign(wire.bound, None, PLAIN)

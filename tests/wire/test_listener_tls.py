@@ -1,0 +1,354 @@
+"""TLS on a listener: real handshakes, by a clock that the test moves"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sidecar.config.listeners import ListenerTls
+from sidecar.emulator.keys import Authority
+from sidecar.metrics import HandshakeFailure
+from sidecar.proxy import certificates
+from sidecar.proxy.certificates import Certificate
+from sidecar.proxy.listeners import PLAIN, Settings
+from tests.support.wire import GET, LIMIT, OK, End, Wire
+
+NAMES = ("localhost", "127.0.0.1")
+
+
+def files(directory: Path, authority: Authority, **more: str | bool | None) -> ListenerTls:
+    """A certificate and its key in one file, and the settings that name it."""
+    file = directory / "both.pem"
+    file.write_bytes(authority.issue(NAMES))
+    file.chmod(0o600)
+    return ListenerTls(cert_file=str(file), key_file=str(file), **more)
+
+
+def client(authority: Authority) -> ssl.SSLContext:
+    """What an app does that trusts this authority alone."""
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
+async def secure(wire: Wire, context: ssl.SSLContext) -> End:
+    """A new connection from the app, its handshake done."""
+    async with asyncio.timeout(LIMIT):
+        return End(
+            *await asyncio.open_connection("127.0.0.1", wire.port, ssl=context, server_hostname="localhost")
+        )
+
+
+async def blocking(wire: Wire, context: ssl.SSLContext) -> bytes:
+    """One request by a blocking client, which tells the server in an alert what it does not like: asyncio's doesn't."""
+    sock = socket.create_connection(("127.0.0.1", wire.port), timeout=LIMIT)
+
+    def ask() -> bytes:
+        with context.wrap_socket(sock, server_hostname="localhost") as secured:
+            secured.sendall(GET)
+            return secured.recv(100)
+
+    return await asyncio.to_thread(ask)
+
+
+@pytest.fixture
+async def authority(wire: Wire, tmp_path: Path) -> Authority:
+    """Whose certificate the wire's listener shows."""
+    made = Authority()
+    await wire.start()
+    wire.proxy.reassign(wire.bound, None, Settings(certificate=Certificate(files(tmp_path, made))))
+    return made
+
+
+async def test_requests_come_and_answers_go(wire: Wire, authority: Authority) -> None:
+    """One connection, several requests; ALPN says http/1.1 even to a client that would rather speak h2."""
+    app = await secure(wire, client(authority))
+    assert app.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    for _ in range(3):
+        await upstream.read_head()
+        await upstream.send(OK)
+        assert (await app.answer()).body == b"ok"
+        await app.send(GET)
+    await app.close()
+    await wire.turn(lambda: not wire.proxy.connections)
+    assert wire.proxy.acceptors.stats.handshakes_failed == {}
+
+
+async def test_bodies_of_many_records_pass_both_ways(wire: Wire, authority: Authority) -> None:
+    """A megabyte up and down, with both sides' buffers full on the way."""
+    body = bytes(range(256)) * 4096
+    app = await secure(wire, client(authority))
+    head = b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with asyncio.TaskGroup() as both:
+        both.create_task(app.send(head + body))
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        assert await upstream.read(len(body)) == body
+    async with asyncio.TaskGroup() as both:
+        both.create_task(upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body))
+        assert (await app.answer()).body == body
+    await app.close()
+
+
+@pytest.mark.parametrize("scheme", [b"http", b"https"])
+async def test_the_listeners_origin_is_https(wire: Wire, authority: Authority, scheme: bytes) -> None:
+    """A page that was served here has an https origin; and what points at the upstream is mapped to https."""
+    app = await secure(wire, client(authority))
+    await app.send(GET[:-2] + b"Origin: %b://billing.internal\r\n\r\n" % scheme)
+    if scheme == b"http":
+        assert (await app.answer()).reason == "caller_refused"
+    else:
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        location = b"Location: http://127.0.0.1:%d/there\r\n" % wire.upstream.port
+        await upstream.send(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n" + location + b"\r\n")
+        assert (await app.answer()).headers["location"] == "https://billing.internal/there"
+    await app.close()
+
+
+async def test_plain_http_is_told_so(wire: Wire, authority: Authority) -> None:
+    """400 in plain text, as nginx does, and the end of the connection."""
+    app = await wire.app()
+    await app.send(GET)
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (400, "malformed_request")
+    assert b"https" in answer.body
+    assert await app.rest() == b""
+    assert wire.proxy.acceptors.stats.handshakes_failed == {HandshakeFailure.PLAIN_HTTP: 1}
+
+
+async def test_a_slow_handshake_ends_with_its_time(wire: Wire, authority: Authority) -> None:
+    """`limits.head_timeout`; meanwhile it counts among the open connections, and others are served."""
+    silent = await wire.app()
+    await wire.turn(lambda: wire.proxy.acceptors.arriving == 1)
+    other = await secure(wire, client(authority))
+    wire.clock.advance(9.9)
+    await wire.yield_()
+    assert wire.proxy.acceptors.arriving == 1
+    wire.clock.advance(0.2)
+    assert await silent.rest() == b""
+    await wire.turn(lambda: wire.proxy.acceptors.arriving == 0)
+    assert wire.proxy.acceptors.stats.handshakes_failed == {HandshakeFailure.TIMEOUT: 1}
+    await other.close()
+
+
+async def test_a_slow_handshake_holds_its_place_at_the_limit(wire: Wire, authority: Authority) -> None:
+    """Else a flood of them would pass every limit."""
+    wire.proxy.acceptors.set_limits(limit=1, handshake=10.0)
+    silent = await wire.app()
+    await wire.turn(lambda: wire.proxy.acceptors.arriving == 1)
+    async with asyncio.TaskGroup() as both:
+        opening = both.create_task(secure(wire, client(authority)))
+        await wire.turn(lambda: wire.proxy.acceptors.stats.paused)
+        await silent.close()
+    await opening.result().close()
+
+
+def _old(context: ssl.SSLContext) -> None:
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+
+
+def _other_authority(context: ssl.SSLContext) -> None:
+    context.load_verify_locations(cadata=Authority().pem.decode())
+
+
+FAILURES = [
+    pytest.param(
+        _old, HandshakeFailure.PROTOCOL, id="an-old-version", marks=pytest.mark.filterwarnings("ignore")
+    ),
+    pytest.param(_other_authority, HandshakeFailure.REJECTED, id="the-client-does-not-trust-it"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), FAILURES)
+async def test_failures_are_counted_by_reason(
+    wire: Wire,
+    authority: Authority,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[ssl.SSLContext], None],
+    reason: HandshakeFailure,
+) -> None:
+    """And logged for nobody but who debugs; the next caller is served."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.maximum_version = (
+        ssl.TLSVersion.TLSv1_2
+    )  # in 1.3 the client's refusal comes after the server's part
+    change(context)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await blocking(wire, context)
+    await wire.turn(lambda: wire.proxy.acceptors.stats.handshakes_failed == {reason: 1})
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    await (await secure(wire, client(authority))).close()
+
+
+async def test_a_caller_that_leaves_in_the_handshake_is_counted(wire: Wire, authority: Authority) -> None:
+    """By end or by reset."""
+    polite, rude = await wire.app(), await wire.app()
+    await polite.send(b"\x16\x03\x01")
+    await wire.turn(lambda: wire.proxy.acceptors.arriving == 2)
+    await polite.close()
+    rude.reset()
+    await wire.turn(lambda: wire.proxy.acceptors.stats.handshakes_failed == {HandshakeFailure.CLOSED: 2})
+
+
+async def test_a_cut_answer_does_not_look_whole(wire: Wire, authority: Authority) -> None:
+    """To an HTTP/1.0 client the end of the connection ends the body: here no close_notify may come."""
+    app = await secure(wire, client(authority))
+    await app.send(b"GET /x HTTP/1.0\r\nHost: billing.internal\r\n\r\n")
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await app.read_until(b"abc")
+    await upstream.close()
+    with pytest.raises((ConnectionError, ssl.SSLError)):
+        await app.rest()
+
+
+async def test_from_http_to_https_and_back(wire: Wire, authority: Authority) -> None:
+    """Connections of the other kind end with their answer, new ones are of the new kind; the socket stays."""
+    app = await secure(wire, client(authority))
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    wire.proxy.reassign(wire.bound, None, PLAIN)
+    await upstream.send(OK)
+    assert (await app.answer()).headers["connection"] == "close"
+    plain = await wire.app()
+    await plain.send(GET)
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await plain.answer()).status == 200
+    await app.close()
+
+
+# files
+
+
+def test_a_broken_pair_leaves_the_old_one_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a warning that says what is wrong; when it is mended, the new one counts."""
+    settings = files(tmp_path, Authority())
+    certificate = Certificate(settings)
+    old = certificate.context
+    assert certificate.expires_at is not None
+    Path(settings.cert_file).write_text("not PEM")
+    certificate.read_again()
+    assert (certificate.context is old, certificate.is_current) == (True, False)
+    assert "the old one stays in force" in caplog.text
+    files(tmp_path, Authority())
+    certificate.read_again()
+    assert (certificate.context is old, certificate.is_current) == (False, True)
+
+
+async def test_an_encrypted_key_is_no_question_on_the_terminal(tmp_path: Path) -> None:
+    """It is an error that says so."""
+    settings = files(tmp_path, Authority())
+    process = await asyncio.create_subprocess_exec(
+        *(
+            "openssl",
+            "pkcs8",
+            "-topk8",
+            "-in",
+            settings.key_file,
+            "-passout",
+            "pass:x",
+            "-out",
+            tmp_path / "key",
+        ),
+    )
+    assert await process.wait() == 0
+    (tmp_path / "key").chmod(0o600)
+    with pytest.raises(ValueError, match="the key is encrypted: give one without a passphrase"):
+        Certificate(settings.model_copy(update={"key_file": str(tmp_path / "key")}))
+
+
+BAD = [
+    pytest.param({"cert_file": "none"}, "none: No such file or directory", id="no-certificate"),
+    pytest.param({"key_file": "none"}, "none: No such file or directory", id="no-key"),
+    pytest.param({"client_ca_file": "none"}, "none: No such file or directory", id="no-authority"),
+    pytest.param(
+        {"key_file": "other"}, "other is not the key of the certificate in", id="the-key-of-another"
+    ),
+    pytest.param(
+        {"key_file": "open"}, "every user of this machine can read it", id="a-key-that-all-can-read"
+    ),
+    pytest.param({"cert_file": "text"}, "is not what it should be in PEM", id="no-pem"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_files_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], message: str
+) -> None:
+    """Each says which file it is, and what is wrong with it."""
+    monkeypatch.chdir(tmp_path)
+    settings = files(tmp_path, Authority())
+    Path("other").write_bytes(Authority().issue(NAMES))
+    Path("other").chmod(0o600)
+    Path("open").write_bytes(Path(settings.key_file).read_bytes())
+    Path("open").chmod(0o644)
+    Path("text").write_text("hello")
+    bad = settings.model_copy(update=change)
+    with pytest.raises((OSError, ValueError)) as raised:
+        Certificate(bad)
+    assert message in certificates.why(raised.value, bad)
+
+
+def test_a_key_that_all_can_read_may_be_used_on_request(tmp_path: Path) -> None:
+    """`allow_world_readable`, as for other key files."""
+    settings = files(tmp_path, Authority(), allow_world_readable=True)
+    Path(settings.key_file).chmod(0o644)
+    Certificate(settings)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its-certificate", "no-certificate"])
+async def test_a_client_certificate_can_be_asked_for(wire: Wire, tmp_path: Path, known: bool) -> None:
+    """`client_ca_file`: who shows none, or another's, gets no further than the handshake."""
+    made = Authority()
+    await wire.start()
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+        *("-keyout", tmp_path / "c.key", "-out", tmp_path / "c.pem", "-subj", "/CN=app", "-days", "2"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await process.wait() == 0
+    settings = files(tmp_path, made, client_ca_file=str(tmp_path / "c.pem"))
+    wire.proxy.reassign(wire.bound, None, Settings(certificate=Certificate(settings)))
+    context = client(made)
+    if known:
+        context.load_cert_chain(tmp_path / "c.pem", tmp_path / "c.key")
+        app = await secure(wire, context)
+        await app.send(GET)
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        await upstream.send(OK)
+        assert (await app.answer()).status == 200
+        await app.close()
+        return
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await blocking(wire, context)
+    failed = wire.proxy.acceptors.stats.handshakes_failed
+    await wire.turn(lambda: failed == {HandshakeFailure.CLIENT_CERTIFICATE: 1})
+
+
+async def test_an_https_target_is_for_https_listeners(wire: Wire, authority: Authority) -> None:
+    """A client that takes the listener for its proxy may name the https URL there, and there alone."""
+    target = b"GET https://billing.internal/x HTTP/1.1\r\nHost: billing.internal\r\n\r\n"
+    app = await secure(wire, client(authority))
+    await app.send(target)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+    await app.close()
+    wire.proxy.reassign(wire.bound, None, PLAIN)
+    plain = await wire.app()
+    await plain.send(target)
+    assert (await plain.answer()).status == 400
