@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers mutants soak clean
+.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers mutants soak fuzz clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -55,6 +55,14 @@ test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as roo
 mutants: $(VENV)/.dev   ## break proxy/ and tokens/policy in every small way: at least 90 % must make a test fail (ARGS='sidecar.proxy.framing*')
 	@$(PIP) install mutmut==3.8.1
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.mutation $(ARGS)
+
+TARGET  ?=
+RUNS    ?= 100000
+SECONDS ?= 0
+KEEP    ?=
+fuzz: $(VENV)/.dev      ## atheris on requests, answers, configuration and tokens (TARGET=… RUNS=… SECONDS=…, KEEP=1: pack the corpus)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || { echo "==> pip install atheris"; $(PIP) install atheris==3.0.0; }
+	@TARGET="$(TARGET)" RUNS="$(RUNS)" SECONDS="$(SECONDS)" KEEP="$(KEEP)" $(BIN)/python -m tests.fuzz
 
 lint: $(VENV)/.dev      ## ruff, mypy --strict, the import layers, generated files up to date
 	@$(BIN)/ruff format --check .

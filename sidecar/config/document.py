@@ -43,4 +43,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return value.replace("${", "$${")  # or it would be a reference when it is read again
     return HIDDEN if isinstance(value, SecretStr) else value

@@ -224,9 +224,13 @@ class _Validation:
             return BROKEN
 
     def _add(self, detail: ErrorDetails, kind: Any, path: Path) -> None:
-        location = tuple(part for part in detail["loc"] if not _is_internal(part))
+        parts = detail["loc"]
+        unknown = detail["type"] == "extra_forbidden"
+        # The last part of an unknown key is the user's own word, however much it looks like one of pydantic's.
+        word = parts[-1:] if unknown else ()
+        location = (*(part for part in parts[: len(parts) - len(word)] if not _is_internal(part)), *word)
         at = (*path, *location)
-        if detail["type"] == "extra_forbidden":
+        if unknown:
             model = _model_at(kind, location[:-1])
             known = [field.alias or name for name, field in model.model_fields.items()] if model else []
             self._say(at, checks.unknown_key(str(location[-1]), known))

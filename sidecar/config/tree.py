@@ -160,7 +160,8 @@ class Tree:
         loader = yaml.SafeLoader("")
         try:
             return loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError):
+            # PyYAML's constructors take a tag's word for it: `!!bool x` is a KeyError to them.
             self.say(path, f"`{node.value}` can't be read as {node.tag.rpartition(':')[2]}")
             return BROKEN
         finally:

@@ -42,7 +42,6 @@ from sidecar.proxy.target import (
     check_scheme,
     check_upgrade,
     empty_lines,
-    head_behind_chunks,
     is_request_line,
     malformed,
     no_method,
@@ -107,7 +106,6 @@ class DownstreamConnection(asyncio.Protocol):
         "_body_bytes",
         "_body_left",
         "_broken",
-        "_chunks",
         "_declined",
         "_fed",
         "_fields",
@@ -120,6 +118,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_receiving",
         "_rest",
         "_seen_progress",
+        "_tail",
         "_target",
         "_trailers",
         "current",
@@ -165,8 +164,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._body_left = framing.CHUNKED
         """Bytes of the body that are still due, or CHUNKED."""
         self._body_bytes = 0
-        self._chunks = b""
-        """The piece of a chunked body that is being parsed, and the last bytes before it."""
+        self._tail = b""
+        """The last bytes of a chunked body that were parsed."""
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
@@ -247,8 +246,17 @@ class DownstreamConnection(asyncio.Protocol):
         """Parse, a head or a piece of a body at a time; what comes back must wait, or belongs behind an upgrade."""
         while not self._broken:
             if self._in_message and not self._in_head:
-                size = _PIECE if self._body_left < 0 else min(self._body_left, _PIECE)
-                self._body_left -= min(size, len(data)) if self._body_left >= 0 else 0
+                if self._body_left < 0:
+                    size = self._chunks_end(data)
+                elif not self._body_left:
+                    # Fail closed where the parser waits for more of a body than `framing` has read of its length.
+                    self._break(
+                        SidecarError(Reason.INTERNAL, "The sidecar read a body's length in two ways.")
+                    )
+                    break
+                else:
+                    size = min(self._body_left, _PIECE)
+                    self._body_left -= min(size, len(data))
             else:
                 size = self._head_end(data)
             if size >= len(data):
@@ -281,12 +289,18 @@ class DownstreamConnection(asyncio.Protocol):
         self._raw = raw if end == len(raw) else raw[:end]
         return end - known
 
+    def _chunks_end(self, data: bytes) -> int:
+        """How much of `data` to parse of a chunked body: no further than to where it may end. Where it does, only the
+        parser knows; and what follows has to be looked at from its first byte."""
+        tail = self._tail
+        straddling = (tail + data[:3]).find(_HEAD_END) if tail else -1
+        found = straddling - len(tail) if straddling >= 0 else data.find(_HEAD_END, 0, _PIECE)
+        end = found + 4 if straddling >= 0 or found >= 0 else min(_PIECE, len(data))
+        self._tail = (tail + data[max(0, end - 3) : end])[-3:]
+        return end
+
     def _parse_piece(self, data: bytes) -> bytes:
         self._fed += len(data)
-        in_chunks = not self._raw and self._body_left < 0
-        if in_chunks:
-            # Chunks: where they end, and the next request begins, only the parser knows.
-            self._chunks = self._chunks[-3:] + data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -298,8 +312,6 @@ class DownstreamConnection(asyncio.Protocol):
             self._break(SidecarError(Reason.INTERNAL, "A fault in the sidecar; its log has the traceback."))
         except httptools.HttpParserError as error:
             self._break(not_http(error, self._raw))
-        if in_chunks and (self._in_head or not self._in_message):
-            self._raw = self._chunks.rpartition(_HEAD_END)[2]
         if self._in_message and not self._in_head:
             # Chunk lines and trailers: many small chunks are fine, long lines that bring no byte are not.
             if self._fed - 17 * self._body_bytes > self.proxy.limits.head and self._body_left < 0:
@@ -330,6 +342,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._fields = []
         self._body_left = framing.CHUNKED
         self._body_bytes = 0
+        self._tail = b""
         if self._trailers:
             self._trailers = []
 
@@ -350,7 +363,8 @@ class DownstreamConnection(asyncio.Protocol):
         if self._broken:
             return
         parser = self._parser
-        fields: headers.Fields = self._fields
+        padded = b" \r\n" in raw or b"\t\r\n" in raw
+        fields: headers.Fields = headers.trimmed(self._fields) if padded else self._fields
         method = parser.get_method()
         body = None
         try:
@@ -359,7 +373,6 @@ class DownstreamConnection(asyncio.Protocol):
                 self._check_size(len(raw))
             http10 = False
             if not raw.startswith(b"%b %b HTTP/1.1\r\n" % (method, self._target)):
-                raw = raw or head_behind_chunks(self._chunks, method, self._target)
                 http10 = read_version(raw, method, self._target) == b"1.0"
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
@@ -505,7 +518,9 @@ class DownstreamConnection(asyncio.Protocol):
             return
         exchange, self._receiving = self._receiving, None
         if exchange is None:
-            self._refuse(_Refused(error, b"", False, self._began_mono or self.proxy.clock.mono()))
+            # An answer to HEAD has no body, however the rest of its request reads.
+            method = b"HEAD" if without_empty_lines(self._raw).startswith(b"HEAD ") else b""
+            self._refuse(_Refused(error, method, False, self._began_mono or self.proxy.clock.mono()))
             return
         self._broken = True
         if exchange is self.current:

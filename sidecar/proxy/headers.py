@@ -131,6 +131,12 @@ _KEYS = {name: name for name in _READ} | {
 """Lower-case name to the key that `survey` reports it under."""
 
 
+def trimmed(fields: Fields) -> list[tuple[bytes, bytes]]:
+    """The same lines without the white space behind their values, which is no part of them (RFC 9112 section 5.1); the
+    parser leaves it there."""
+    return [(name, value.rstrip(b" \t")) for name, value in fields]
+
+
 def survey(fields: Fields) -> Found:
     """What in these header lines matters to the sidecar."""
     found: Found = {}
@@ -183,7 +189,7 @@ def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
 def write_trailers(fields: Fields, also_dropped: Set[bytes]) -> bytes:
     """The last chunk with the trailer lines that may be forwarded."""
     out = [b"0\r\n"]
-    for name, value in fields:
+    for name, value in trimmed(fields):
         lower = name.lower().replace(b"_", b"-")
         if lower not in NOT_IN_TRAILERS and lower not in also_dropped:
             out += (name, b": ", value, b"\r\n")

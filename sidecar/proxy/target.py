@@ -66,15 +66,6 @@ def empty_lines(data: bytes) -> int:
     return found.end() if found is not None else 0
 
 
-def head_behind_chunks(data: bytes, method: bytes, target: bytes) -> bytes:
-    """The head that follows a chunked body somewhere in `data`; empty where no first line there is a good one."""
-    for version in (b"1.1", b"1.0"):
-        _, found, rest = data.partition(b"\r\n\r\n%b %b HTTP/%b\r\n" % (method, target, version))
-        if found:
-            return found[4:] + rest
-    return b""
-
-
 def no_method(head: bytes) -> SidecarError:
     """The error for a head that the parser could not make a method of."""
     if not without_empty_lines(head)[:1].isalpha():

@@ -37,6 +37,8 @@ _START = b"HTTP/1."
 _USUAL_START = b"HTTP/1.1 200 OK\r\n"
 """How most answers begin: what begins so needs no second look."""
 
+_HEAD_END = b"\r\n\r\n"
+
 _PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 """A reason phrase (RFC 9112 section 4)."""
 
@@ -62,6 +64,7 @@ class UpstreamConnection(asyncio.Protocol):
     """Speaks HTTP/1.1 as a client; one request at a time."""
 
     __slots__ = (
+        "_begun",
         "_body",
         "_body_bytes",
         "_complete",
@@ -102,7 +105,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._interim = 0
         self._fed = 0
+        self._begun = False
+        """Whether the final answer has begun, as far as its first bytes tell."""
         self._start = b""
+        """What came of a head before that was clear, or of an interim one."""
         self._is_usual = False
         self._body_bytes = 0
         self._reusable = False
@@ -135,6 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.served += 1
         self._interim = 0
         self._fed = 0
+        self._begun = False
         self._start = b""
         self._is_usual = False
         self._body_bytes = 0
@@ -170,11 +177,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self.state is TUNNEL:
             exchange.tunnel_from_upstream(data)
             return
-        if self._fed < len(_START):
-            if not self._fed and data.startswith(_USUAL_START):
-                self._is_usual = True
-            elif not data.startswith(_START):
-                self._begins(data)
+        if not self._begun:
+            if not self._start and data.startswith(_USUAL_START):
+                self._begun = self._is_usual = True
+            elif self._begins(data):
+                return
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -201,11 +208,30 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             exchange.flush_answer()
 
-    def _begins(self, data: bytes) -> None:
-        """Look at the first bytes of an answer, where they came in pieces or are not what they should be."""
-        self._start += data[: len(_START) - len(self._start)]
-        if not _START.startswith(self._start) and self._refusal is None:
-            self._refusal = _malformed("it does not begin with `HTTP/1.`")
+    def _begins(self, data: bytes) -> bool:
+        """Look at the first bytes of an answer that came in pieces, are not what they should be, or are an interim
+        one's. True where `data` holds the end of an interim one's head: then it is parsed, and so is what follows it,
+        looked at in its turn."""
+        known = len(self._start)
+        raw = self._start + data
+        self._begun = True
+        if not (raw.startswith(_START) or _START.startswith(raw)):
+            if self._refusal is None:
+                self._refusal = _malformed("it does not begin with `HTTP/1.`")
+        elif len(raw) <= 9 or raw[9:10] == b"1":
+            end = raw.find(_HEAD_END, max(0, known - 3)) + 4 - known
+            if end <= 3 - known:
+                self._begun = False
+                self._start = raw
+                return False
+            self._start = b""
+            self.data_received(data[:end])
+            self._begun = False
+            if data[end:]:
+                self.data_received(data[end:])
+            return True
+        self._start = b""
+        return False
 
     def _check_size(self) -> None:
         """Bound what is not body: a head that has no end, chunk lines and trailers that bring no byte."""

@@ -18,7 +18,7 @@ from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.endpoint import Answer, Endpoint, not_a_token
 from sidecar.tokens.flight import Flight
-from sidecar.tokens.token import TokenKey
+from sidecar.tokens.token import TokenKey, seconds_in
 
 if TYPE_CHECKING:
     from sidecar.tokens.google_transport import GoogleTransport
@@ -187,16 +187,16 @@ def id_token_in(answer: Answer, endpoint: Endpoint, field: str = "id_token") -> 
 def access_token_in(answer: Answer, endpoint: Endpoint, *, quota_project: str | None = None) -> Fetched:
     """The access token in an answer's JSON (RFC 6749 section 5.1); raises TOKEN_MALFORMED, TOKEN_NO_EXPIRY."""
     body = json_object(answer)
-    found, seconds = body.get("access_token"), body.get("expires_in")
+    found, seconds = body.get("access_token"), seconds_in(body.get("expires_in"))
     if not isinstance(found, str) or not found:
         raise not_a_token(endpoint, answer)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+    if seconds is None:
         raise SidecarError(
             Reason.TOKEN_NO_EXPIRY,
-            f"The access token that came from {endpoint.name} has no `expires_in`, so nothing says how long it may "
-            "be used; Google's always have one: check what answers there.",
+            f"The access token that came from {endpoint.name} has no usable `expires_in`, so nothing says how "
+            "long it may be used; Google's always have one: check what answers there.",
         )
-    return Fetched(found, endpoint, answer, float(seconds), quota_project)
+    return Fetched(found, endpoint, answer, seconds, quota_project)
 
 
 def json_object(answer: Answer) -> Mapping[str, Any]:

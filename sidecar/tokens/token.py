@@ -87,14 +87,14 @@ class Token:
             audience = audience[0]
         if not isinstance(audience, str):
             _malformed("The token that came names no audience, or several.")
-        expires_at = _seconds(claims.get("exp"))
+        expires_at = seconds_in(claims.get("exp"))
         if expires_at is None:
             raise SidecarError(
                 Reason.TOKEN_NO_EXPIRY,
                 "The token that came has no usable `exp`, so nothing says how long it may be used; "
                 "Google's tokens always have one: check what answers at the token endpoint.",
             )
-        issued_at = _seconds(claims.get("iat"))
+        issued_at = seconds_in(claims.get("iat"))
         return cls(
             value,
             audience=audience,
@@ -138,8 +138,8 @@ def read_claims(value: str) -> Mapping[str, Any] | None:
     return claims if isinstance(claims, dict) else None
 
 
-def _seconds(claim: object) -> float | None:
-    """A NumericDate (RFC 7519 section 2), or None for what is none."""
+def seconds_in(claim: object) -> float | None:
+    """A number of seconds in JSON, such as a NumericDate (RFC 7519 section 2), or None for what is none: NaN, too."""
     if isinstance(claim, bool) or not isinstance(claim, int | float):
         return None
     try:

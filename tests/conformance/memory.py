@@ -39,6 +39,8 @@ class Turns:
     """What the proxy knows of a loop: what is due next."""
 
     def __init__(self) -> None:
+        self.taken = 0
+        """How many there were: a bound on the work that some bytes may cause."""
         self._due: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
 
     def call_soon(self, callback: Callable[..., object], *args: object) -> None:
@@ -47,9 +49,19 @@ class Turns:
 
     def run(self) -> None:
         """Until nothing is due."""
+        last = self.taken + 100_000
         while self._due:
             callback, args = self._due.popleft()
+            self.taken += 1
+            assert self.taken < last, "turns without end"
             callback(*args)
+
+
+class Socket:
+    """What is asked of a socket: that a close become a reset."""
+
+    def setsockopt(self, *option: object) -> None:
+        """Nothing to set."""
 
 
 class Line(asyncio.Transport):
@@ -58,11 +70,12 @@ class Line(asyncio.Transport):
     def __init__(
         self, turns: Turns, protocol: asyncio.Protocol, on_write: Callable[[], None] | None = None
     ) -> None:
-        super().__init__()
+        super().__init__({"socket": Socket()})
         self.written = b""
         self.reading = True
         self.ended = False
         self.gone = False
+        self.reset = False
         self._turns = turns
         self._protocol = protocol
         self._on_write = on_write
@@ -99,7 +112,9 @@ class Line(asyncio.Transport):
             self.gone = True
             self._turns.call_soon(self._protocol.connection_lost, None)
 
-    abort = close
+    def abort(self) -> None:
+        self.reset = self.reset or not self.gone
+        self.close()
 
     def deliver(self, data: bytes) -> None:
         """Bytes from the other end."""
@@ -119,12 +134,23 @@ class Upstream:
         """Whether the connection ends with the answer."""
         self.requests: list[strict.Request] = []
         self.ambiguous: list[str] = []
+        self.lines: list[Line] = []
+        """The connections to it."""
 
     async def connect(self, destination: Destination, make: Callable[[], Any], session: object) -> Any:
         """As a Dialer does."""
         protocol = make()
         line = Line(self._turns, protocol, lambda: self._read(line))
+        self.lines = [known for known in self.lines if not known.gone]
+        self.lines.append(line)
         return protocol
+
+    def hang_up(self) -> None:
+        """Close every connection."""
+        for line in self.lines:
+            line.close()
+        self._turns.run()
+        self.lines.clear()
 
     def _read(self, line: Line) -> None:
         try:
@@ -167,16 +193,29 @@ class Played(NamedTuple):
     data: bytes
     """All that the app got."""
     closed: bool
+    reset: bool = False
 
 
 class Memory:
-    """The proxy with one route, and a token in its store."""
+    """The proxy, and its tokens in their store."""
 
-    def __init__(self, proxy: Proxy, turns: Turns, upstream: Upstream) -> None:
+    def __init__(
+        self, proxy: Proxy, turns: Turns, upstream: Upstream, clock: FakeClock, tasks: Tasks
+    ) -> None:
         self.proxy = proxy
         self.turns = turns
         self.upstream = upstream
+        self.clock = clock
         self.owner = Owner(None, is_unix=False)
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+
+    def settle(self) -> None:
+        """Until nothing is due, tokens that are fetched again included (where the loop is not running)."""
+        self.turns.run()
+        while self._tasks and not self._loop.is_running():
+            self._loop.run_until_complete(asyncio.sleep(0))
+            self.turns.run()
 
     def play(self, data: bytes, cuts: Iterable[int] = ()) -> Played:
         """Feed `data`, cut there, to a connection of its own, and end it."""
@@ -189,15 +228,16 @@ class Memory:
                 break
             app.deliver(data[start:end])
             start = end
-            self.turns.run()
+            self.settle()
         if app.reading and start < len(data):
             app.deliver(data[start:])
-            self.turns.run()
+            self.settle()
         closed = app.gone or app.ended
+        reset = app.reset
         app.close()
-        self.turns.run()
+        self.settle()
         statuses = [int(status) for status in re.findall(rb"HTTP/1\.[01] ([2-5]\d\d) ", app.written)]
-        return Played(statuses, self.upstream.requests, self.upstream.ambiguous, app.written, closed)
+        return Played(statuses, self.upstream.requests, self.upstream.ambiguous, app.written, closed, reset)
 
 
 async def make(text: str = ROUTE) -> Memory:
@@ -206,10 +246,11 @@ async def make(text: str = ROUTE) -> Memory:
     config = load(text, environ={}).config
     table = RouteTable.compile(config)
     loop = asyncio.get_running_loop()
+    tasks = Tasks(loop)
     tokens = TokenStore(
         {"default": Source(clock)},
         clock,
-        Tasks(loop),
+        tasks,
         TokenStatsTable(100).record,
         jitter=lambda: 0.5,
         wait=10,
@@ -239,4 +280,4 @@ async def make(text: str = ROUTE) -> Memory:
         pseudonym=b"sidecar-under-test",
         access_log=AccessLog("off"),
     )
-    return Memory(proxy, turns, upstream)
+    return Memory(proxy, turns, upstream, clock, tasks)

@@ -48,6 +48,8 @@ CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 SECOND = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Second: 1\r\n\r\nsecond"
 
+_EARLY = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
 _FIRST = {
     "two-spaces": b"HTTP/1.1  200 OK",
     "tab": b"HTTP/1.1\t200 OK",
@@ -237,6 +239,13 @@ RESPONSES: Final[tuple[Answer, ...]] = (
         b"HTTP/1.1 103 E\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS + ok(LENGTH),
         502,
     ),
+    Answer(
+        "interim-with-length-hides-an-answer",
+        b"HTTP/1.1 103 E\r\nContent-Length: %d\r\n\r\n" % len(SECOND) + SECOND + ok(LENGTH),
+        502,
+    ),
+    Answer("interim-then-empty-line", _EARLY + b"\r\n" + ok(LENGTH), 502),
+    Answer("interim-then-rtsp", _EARLY + ok(LENGTH, first=b"RTSP/1.0 200 OK"), 502),
     Answer(
         "switching-nobody-asked",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nxx",

@@ -30,7 +30,7 @@ async def test_what_is_forwarded_is_rebuilt(wire: Wire, bytewise: bool) -> None:
         b"GET /a/../b?q=%20 HTTP/1.1",
         b"Host: 127.0.0.1:%d" % wire.upstream.port,
         b"X-One: 1",
-        b"x-two: 2 ",
+        b"x-two: 2",
         b"X-One: again",
     ]
     assert head[5] == b"Via: 1.1 sidecar-under-test"
@@ -379,6 +379,17 @@ async def test_expect_100_continue_passes_both_ways(wire: Wire) -> None:
     assert await upstream.read(2) == b"hi"
     await upstream.send(OK)
     assert (await app.answer()).status == 200
+
+
+async def test_a_head_request_that_makes_no_sense_is_answered_without_a_body(wire: Wire) -> None:
+    """The method was read before the rest turned out to be none."""
+    await wire.start()
+    for data in (b"HEAD x HTTP/1.1\r\n" + HOST + b"\r\n", b"HEAD / HTTP/1.1\r\nbad line\r\n\r\n"):
+        app = await wire.app()
+        await app.send(data)
+        answer = await app.rest()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.partition(b"\r\n\r\n")[2] == b""
 
 
 @pytest.mark.parametrize("body", [pytest.param(b"", id="bodyless"), pytest.param(b"hello", id="with-body")])

@@ -87,6 +87,14 @@ def test_shown_loads_again_to_the_same() -> None:
     assert load(shown(config), environ={}).config == config
 
 
+def test_what_looks_like_a_reference_stays_text() -> None:
+    """A value with `${` in it is written so that it is not taken for a variable when it is read again."""
+    text = "routes: [{name: a, upstream: 'https://a.example', audience: 'a $${b} $$${c}'}]"
+    config = load(text, environ={}).config
+    assert config.routes[0].audience == "a ${b} $${c}"
+    assert load(shown(config), environ={"b": "x", "c": "x"}).config == config
+
+
 def test_secrets_are_hidden() -> None:
     """As asterisks."""
     text = "credentials: {default: {type: service_account_key, json: '${K}'}}\nroutes: [{name: a, upstream: 'https://a.example'}]"

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.grant import access_token_in
 from sidecar.tokens.token import MAX_JWT, Token, TokenKey
 
 NOW = 1_800_000_000.0
@@ -152,3 +154,13 @@ def test_keys_differ_by_credential_audience_and_kind() -> None:
     }
     assert len(keys) == 4
     assert TokenKey("a", AUDIENCE) == TokenKey("a", AUDIENCE, "id")
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "1e999", "-1e999", "true", '"60"', "null", "1" + "0" * 400])
+def test_an_access_token_needs_a_life_that_ends(seconds: str) -> None:
+    """`expires_in` is a number of seconds: what JSON readers take for one and is none is refused."""
+    endpoint = Endpoint("the endpoint", Protocol.OAUTH, "somebody", "")
+    body = f'{{"access_token": "abc", "expires_in": {seconds}}}'.encode()
+    with pytest.raises(SidecarError) as caught:
+        access_token_in(Answer(200, {}, body), endpoint)
+    assert caught.value.reason is Reason.TOKEN_NO_EXPIRY

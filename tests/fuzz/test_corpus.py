@@ -1,0 +1,67 @@
+"""The fuzzers' short pass: what is kept, and some of it mutated, through every target (`make fuzz` is the long one)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import answer, config, request, token
+from tests.fuzz.corpus import LONGEST, TARGETS, kept
+from tests.fuzz.stage import leave_stage
+
+RUN: dict[str, Callable[[bytes], None]] = {
+    "token": token.target,
+    "answer": answer.target,
+    "request": request.target,
+    "config": config.target,
+}
+MUTATED = 300
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stage() -> Iterator[None]:
+    """The proxy in memory is closed in the end."""
+    yield
+    leave_stage()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_kept_makes_no_finding(target: str) -> None:
+    """Nor does what a few hundred seeded mutations make of it: byte changed, piece cut, doubled, or put elsewhere."""
+    inputs = kept(target)
+    assert inputs
+    for data in inputs:
+        RUN[target](data)
+    choose = random.Random(target)  # noqa: S311 - the same ones each time
+    for _ in range(MUTATED):
+        RUN[target](mutated(choose, inputs)[: LONGEST[target]])
+
+
+def mutated(choose: random.Random, inputs: list[bytes]) -> bytes:
+    """One of the inputs with one to three changes."""
+    data = bytearray(choose.choice(inputs))
+    for _ in range(choose.randint(1, 3)):
+        start = choose.randrange(len(data) + 1)
+        end = min(len(data), start + choose.randint(1, 16))
+        other = choose.choice(inputs)
+        at = choose.randrange(len(other) + 1)
+        match choose.randrange(4):
+            case 0:
+                data[start : start + 1] = bytes([choose.randrange(256)])
+            case 1:
+                del data[start:end]
+            case 2:
+                data[start:start] = data[start:end]
+            case 3:
+                data[start:start] = other[at : at + choose.randint(1, 64)]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_corpus_is_small(target: str) -> None:
+    """At most 300 inputs and 200 KB of text for each target."""
+    assert len(kept(target)) <= 300
+    assert (Path(__file__).parent / "corpus" / f"{target}.txt").stat().st_size <= 200_000
