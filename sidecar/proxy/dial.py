@@ -123,8 +123,16 @@ class Dialer:
                 f"({'connection refused' if refused else error.strerror or error}). "
                 "Check that the service is up and that the route's `upstream` names its port.",
             ) from error
+        try:
+            peer = sock.getpeername()
+        except OSError as error:
+            sock.close()
+            raise SidecarError(
+                Reason.CONNECT_FAILED,
+                f"{_name(destination)} reset the connection as soon as it was made. Check that the service is up.",
+            ) from error
         # The peer is what counts: a kernel may connect to another address than the one it was given.
-        if (why := self._forbidden(destination, sock.getpeername())) is not None:
+        if (why := self._forbidden(destination, peer)) is not None:
             sock.close()
             raise _not_dialled(destination, why)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -32,7 +32,7 @@ import httptools
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import answers, framing, headers
-from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.exchange import Exchange, end_writing
 from sidecar.proxy.heads import METHOD_NAMES
 from sidecar.proxy.target import (
     BAD_REQUEST_LINE,
@@ -658,7 +658,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            end_writing(self.transport)
         self.transport.resume_reading()
 
     def _drop_queue(self, what: str) -> None:

@@ -329,9 +329,11 @@ class Pool:
             self.release(connection)
             return
         self._session = None
-        if error is not None and len(self._waiting) > self._dialling:
-            self._waiting.popitem(last=False)[0].not_connected(error)
-        self._free_place()
+        try:
+            if error is not None and len(self._waiting) > self._dialling:
+                self._waiting.popitem(last=False)[0].not_connected(error)
+        finally:
+            self._free_place()
 
 
 @final

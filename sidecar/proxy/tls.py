@@ -156,7 +156,7 @@ class TlsTransport(asyncio.Transport):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: ssl.SSLSocket, protocol: asyncio.Protocol
     ) -> None:
-        super().__init__({"socket": sock, "peername": sock.getpeername()})
+        super().__init__({"socket": sock})
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()

@@ -323,11 +323,16 @@ def _resident(pid: int) -> float:
 
 
 def _traceback(line: str) -> str:
-    """A log entry with a traceback in short: its message, the innermost frames, and the exception."""
+    """A log entry with a traceback in short: its message, and each exception of the chain with its innermost frames."""
     try:
         entry = json.loads(line)
     except ValueError:
         return line.strip()
-    return f"{entry['message']}: " + " | ".join(
-        part.strip() for part in entry["stack_trace"].splitlines()[-5:]
-    )
+    told, frames = [entry["message"]], list[str]()
+    for part in entry["stack_trace"].splitlines():
+        if part.startswith("  File"):
+            frames.append(part.strip().replace("File ", "").replace(os.getcwd(), ""))
+        elif part and not part.startswith((" ", "Traceback", "During", "The above")):
+            told.append(f"{part} at {'; '.join(frames[-3:])}")
+            frames.clear()
+    return " | ".join(told)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
+from sidecar.errors import Reason, SidecarError
 from tests.support.wire import GET, OK, End, Wire
 
 
@@ -402,3 +405,23 @@ async def test_a_pool_outlives_the_wait_of_its_first_request(wire: Wire) -> None
     await app.answer()
     wire.clock.advance(61.0)
     assert await upstream.rest() == b""
+
+
+async def test_an_app_that_is_gone_when_it_is_refused(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """An app that closed unnoticed, since its body is held back, takes nothing with it but its connection."""
+    caplog.set_level(logging.WARNING)
+    await wire.start(prefetch=False)
+    wire.source.gate.clear()
+    app = await wire.app()
+    await app.send(
+        b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 900000\r\n\r\n" + bytes(100_000)
+    )
+    await wire.turn(lambda: wire.source.minted)
+    await wire.turn(lambda: any(connection._blocked for connection in wire.proxy._connections))
+    app.writer.transport.abort()
+    await wire.yield_()
+    wire.source.error = SidecarError(Reason.TOKEN_ENDPOINT_FAILED, "The test said so.")
+    wire.source.gate.set()
+    await wire.turn(lambda: not wire.proxy.connections)
+    assert wire.stats.in_flight == 0
+    assert [record.message for record in caplog.records if record.exc_info] == []

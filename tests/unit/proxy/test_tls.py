@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -443,3 +444,63 @@ async def test_a_name_that_does_not_exist(servers: Servers) -> None:
     with pytest.raises(SidecarError) as caught:
         await servers.dialer.connect(nowhere, Client, None)
     assert caught.value.reason is Reason.DNS_FAILED
+
+
+async def test_a_server_that_resets_right_after_the_handshake(servers: Servers) -> None:
+    """Its connection is made and lost, as any that is cut off; it is no fault of ours."""
+
+    async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    loop = asyncio.get_running_loop()
+    sock = socket.socket()
+    sock.setblocking(False)
+    await loop.sock_connect(sock, ("127.0.0.1", await servers.start(reset)))
+    context = ssl.create_default_context(cafile=str(servers.ca_file))
+    secured = await tls.handshake(loop, sock, context, "localhost", None)
+    async with asyncio.timeout(LIMIT):
+        while _is_connected(secured):  # noqa: ASYNC110  # the kernel tells nobody
+            await asyncio.sleep(0.001)
+    client = Client()
+    tls.TlsTransport(loop, secured, client)
+    async with asyncio.timeout(LIMIT):
+        assert isinstance(await client.lost, OSError)
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+class ResettingLoop:
+    """The event loop, but each connection to `listening` is reset as soon as it is made."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, listening: socket.socket) -> None:
+        self._loop = loop
+        self._listening = listening
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        await self._loop.sock_connect(sock, address)
+        peer, _ = self._listening.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        while _is_connected(sock):  # noqa: ASYNC110  # the kernel tells nobody
+            await asyncio.sleep(0.001)
+
+
+async def test_a_server_that_resets_while_it_is_connected_to(servers: Servers) -> None:
+    """A reset before the first look at the connection is the upstream's failure, not a fault of ours."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        loop: Any = ResettingLoop(asyncio.get_running_loop(), listening)
+        destination = servers.destination(listening.getsockname()[1])
+        with pytest.raises(SidecarError) as caught:
+            await Dialer(loop, (), FakeClock()).connect(destination, Client, None)
+    assert caught.value.reason is Reason.CONNECT_FAILED
