@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, final
 
 _log = logging.getLogger(__name__)
@@ -19,8 +19,10 @@ _log = logging.getLogger(__name__)
 class Tasks:
     """The tasks of one owner."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, ended: Callable[[], None] | None = None) -> None:
+        """`ended` is called when one has."""
         self._loop = loop
+        self._ended = ended
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -47,3 +49,5 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("task crashed", exc_info=error, extra={"fields": {"task": task.get_name()}})
+        if self._ended is not None:
+            self._ended()

@@ -86,7 +86,7 @@ class Owner:
         """The listener was taken out of the configuration: its connections end with their current answer."""
         self.open = 0
         self.arriving = 0
-        """Connections that were accepted and are not made yet."""
+        """Connections that were accepted and are not made yet; kept where there is a limit."""
         self.origin_scheme = b"http://" if settings.certificate is None else b"https://"
         """How a URL to it begins."""
         self.assign(route, settings)

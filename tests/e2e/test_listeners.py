@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
+import ssl
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from sidecar.emulator.app import Emulator
-from tests.support.sidecar import COMMAND, LIMIT, Start, ask, clean_environment
+from sidecar.emulator.keys import Authority
+from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment
 
 pytestmark = pytest.mark.slow
 
@@ -177,3 +180,162 @@ async def test_a_user_that_there_is_not_is_an_error(tmp_path: Path) -> None:
     file.write_text(f"listen: {listen}\nadmin: localhost:0\n" + ROUTES)
     said = await _run("run", "--config", str(file), code=2)
     assert "no user is called `nobody-of-that-name` here: write its number" in said
+
+
+async def test_a_full_descriptor_table_is_outlived(google: Emulator, start: Start) -> None:
+    """Callers wait meanwhile, the process does next to nothing, and it goes on as soon as descriptors are free."""
+    billing = await google.add_target("billing")
+    sidecar = await start(f"routes:\n  - {{name: billing, host: billing.test, upstream: '{billing.url}'}}")
+    _, hard = resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE)
+    full = int(await sidecar.metric("process_open_fds")) + 6
+    resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE, (full, hard))
+    apps = [await asyncio.open_connection("127.0.0.1", sidecar.port) for _ in range(20)]
+    waiting, writer = apps[-1]
+    writer.write(b"GET /x HTTP/1.1\r\nHost: billing.test\r\nConnection: close\r\n\r\n")
+    message = "accepting no connections for now: further callers wait"
+    await sidecar.logged(message, reason="descriptors")
+    used, began = _cpu(sidecar.process.pid), asyncio.get_running_loop().time()
+    # Not to wait for anything: what it uses in this time is what is measured. Spinning would be all of it.
+    await asyncio.sleep(2)
+    share = (_cpu(sidecar.process.pid) - used) / (asyncio.get_running_loop().time() - began)
+    assert share < 0.1
+    for _, other in apps[:15]:
+        other.close()
+    async with asyncio.timeout(LIMIT):
+        assert (await waiting.read()).startswith(b"HTTP/1.1 200 ")
+    await sidecar.logged("accepting connections again")
+    assert [entry["message"] for entry in sidecar.log].count(message) == 1
+    assert await sidecar.metric("idtoken_sidecar_accept_pauses_total", reason="descriptors") >= 1
+    for _, other in apps[15:]:
+        other.close()
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(
+    google: Emulator, tmp_path: Path
+) -> None:
+    """With a warning at start that names both; the descriptors left over are for upstreams."""
+    file = tmp_path / "config.yaml"
+    file.write_text("listen: localhost:0\nadmin: localhost:0\nlog_format: json\n" + ROUTES)
+    process = await asyncio.create_subprocess_exec(
+        *("prlimit", "--nofile=400:400", *COMMAND, "run", "--config", str(file)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=clean_environment(**google.environment()),
+    )
+    sidecar = Sidecar(process)
+    await sidecar.listening()
+    (entry,) = [
+        entry for entry in sidecar.log if entry["message"].startswith("fewer connections are accepted")
+    ]
+    assert (entry["limit"], entry["possible"]) == (10000, 150)
+    await sidecar.stop()
+
+
+async def test_a_listeners_certificate_is_read_again(google: Emulator, start: Start, tmp_path: Path) -> None:
+    """As Kubernetes swaps a secret, at a probe, at a reload and by itself; a broken one leaves the old one in force."""
+    billing = await google.add_target("billing")
+    link, authority = tmp_path / "..data", Authority()
+
+    def swap(name: str, text: bytes | None = None) -> None:
+        version = tmp_path / name
+        version.mkdir()
+        pem = authority.issue(["localhost"]) if text is None else text
+        (version / "tls.crt").write_bytes(pem)
+        (version / "tls.key").touch(0o600)
+        (version / "tls.key").write_bytes(pem)
+        (tmp_path / "new").symlink_to(name)
+        os.replace(tmp_path / "new", link)
+
+    swap("one")
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    files = f"cert_file: {tmp_path}/tls.crt, key_file: {tmp_path}/tls.key"
+    listen = f"{{address: 'localhost:0', tls: {{{files}}}}}"
+    sidecar = await start(f"routes:\n  - {{name: billing, upstream: '{billing.url}', listen: {listen}}}")
+    (entry,) = (await sidecar.status())["routes"]
+    use = next(way["use"] for way in entry["ways_in"] if way["kind"] == "listen")
+    assert use.startswith("https://127.0.0.1:")
+    port = int(use.rstrip("/").rpartition(":")[2])
+    ok = "idtoken_sidecar_listener_certificate_last_reload_successful"
+    seen = [await _shown(port)]
+    assert await sidecar.metric(
+        "idtoken_sidecar_listener_certificate_expiry_timestamp_seconds"
+    ) > await sidecar.metric("idtoken_sidecar_start_time_seconds")
+
+    swap("two")
+    await sidecar.admin("/healthz/ready")
+    seen.append(await _shown(port))
+    swap("three", b"not PEM")
+    await sidecar.admin("/healthz/ready")
+    await sidecar.logged("the listener's certificate could not be read again: the old one stays in force")
+    assert await _shown(port) == seen[-1]
+    assert await sidecar.metric(ok) == 0
+    swap("four")
+    await sidecar.admin("/reload", "POST")
+    seen.append(await _shown(port))
+    assert await sidecar.metric(ok) == 1
+    swap("five")
+    async with asyncio.timeout(LIMIT):
+        while await _shown(port) == seen[-1]:  # noqa: ASYNC110  # no probe and no request: the watch's own look
+            await asyncio.sleep(0.1)
+    assert len(set(seen)) == 3
+
+
+async def _shown(port: int) -> bytes:
+    """The certificate that a listener shows."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    await writer.wait_closed()
+    return shown
+
+
+async def test_tls_files_that_cannot_be_used_are_an_error_at_start(tmp_path: Path) -> None:
+    """Exit code 2; at a reload the old configuration stays in force."""
+    file = tmp_path / "config.yaml"
+    listen = "{address: 'localhost:0', tls: {cert_file: /nowhere/a.pem, key_file: /nowhere/b.pem}}"
+    file.write_text(f"listen: {listen}\nadmin: localhost:0\n" + ROUTES)
+    said = await _run("run", "--config", str(file), code=2)
+    assert (
+        "listen: the files of `tls` of localhost:0 cannot be used: /nowhere/a.pem: No such file or directory"
+        in said
+    )
+
+
+async def test_another_secret_takes_effect_at_a_reload(
+    google: Emulator, start: Start, tmp_path: Path
+) -> None:
+    """On the socket that is open; without it, everybody may call again."""
+    billing = await google.add_target("billing")
+    route = f"routes:\n  - {{name: billing, host: billing.test, upstream: '{billing.url}'}}\n"
+    sidecar = await start(route)
+    file = tmp_path / "config-0.yaml"
+    text = file.read_text()
+
+    async def reload(require: str) -> None:
+        listen = (
+            f"listen: {{address: 'localhost:0', require_header: {{X-Caller: {require}}}}}\n"
+            if require
+            else ""
+        )
+        os.replace(_written(tmp_path / "new", text.replace("listen: localhost:0\n", listen)), file)
+        assert json.loads((await sidecar.admin("/reload", "POST"))[1])["result"] == "ok"
+
+    async def status(**headers: str) -> int:
+        return (await ask(sidecar.port, "GET", "/x", headers, host="billing.test"))[0]
+
+    await reload("first-secret")
+    assert (await status(), await status(**{"X-Caller": "first-secret"})) == (403, 200)
+    await reload("second-secret")
+    assert (await status(**{"X-Caller": "first-secret"}), await status(**{"X-Caller": "second-secret"})) == (
+        403,
+        200,
+    )
