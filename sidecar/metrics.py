@@ -305,6 +305,10 @@ class MetricsSource(Protocol):
     def certificates(self) -> Iterable[CertificateReading]: ...
     def tokens(self) -> Iterable[TokenReading]: ...
     def token_stats(self) -> TokenStatsTable: ...
+    def faults(self) -> int:
+        """How many exceptions of the sidecar's own code were caught at its edges."""
+        ...
+
     def reloads(self) -> ReloadReading: ...
     def fetch_threads(self) -> Iterable[tuple[str, ThreadsReading]]:
         """The threads of every credential, under its name."""
@@ -461,6 +465,12 @@ ABANDONED = _family(
     "Fetches that were given up because their time was over.",
     "credential",
 )
+FAULTS = _family(
+    "faults_total",
+    Kind.COUNTER,
+    "Exceptions in the sidecar's own code, each of which ended one connection at most; the log has the traceback. "
+    "Any is a bug, or memory ran out.",
+)
 RELOADS = _family(
     "config_reloads_total",
     Kind.COUNTER,
@@ -528,7 +538,7 @@ TOKEN_WAIT = _family(
 )
 
 FAMILIES: tuple[Family, ...] = (
-    *(BUILD, START, READY, RELOADS, RELOAD_OK, RELOADED_AT),
+    *(BUILD, START, READY, FAULTS, RELOADS, RELOAD_OK, RELOADED_AT),
     *(APP_CONNECTIONS, ACCEPTED, ACCEPT_PAUSES, PEERS_REFUSED),
     *(HANDSHAKES_FAILED, CERTIFICATE_EXPIRY, CERTIFICATE_OK),
     *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, QUEUED, BYTES_SENT, BYTES_RECEIVED),

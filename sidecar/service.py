@@ -238,6 +238,7 @@ class Service:
             await self._close()
             raise
         self._listening = True
+        self._loop.set_exception_handler(self._proxy.faults.from_loop)
         for name, source in self._sources.items():
             _log.info("credential", extra={"fields": {"credential": name, "found": source.describe()}})
         for warning in warnings:
@@ -734,6 +735,10 @@ class Service:
     def token_stats(self) -> TokenStatsTable:
         """See `MetricsSource`."""
         return self._token_stats
+
+    def faults(self) -> int:
+        """See `MetricsSource`."""
+        return self._proxy.faults.count
 
     def reloads(self) -> Reloads:
         """See `MetricsSource`."""

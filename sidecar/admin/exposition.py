@@ -48,6 +48,7 @@ class SidecarCollector:
         )
         yield _single(metrics.START, [((), source.started_at)])
         yield _single(metrics.READY, [((), float(source.is_ready()))])
+        yield _single(metrics.FAULTS, [((), source.faults())])
         reloads = source.reloads()
         yield _single(metrics.RELOADS, (((result,), count) for result, count in reloads.counts.items()))
         yield _single(metrics.RELOAD_OK, [((), float(reloads.last_ok))])

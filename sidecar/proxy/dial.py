@@ -78,8 +78,13 @@ class Dialer:
                 f"After {timeout:g} s, {doing} had not finished. Check the network path and firewall, "
                 "or raise the route's `timeouts.connect`.",
             ) from error
-        protocol = make()
-        tls.TlsTransport(self._loop, secured, protocol)
+        try:
+            protocol = make()
+            tls.TlsTransport(self._loop, secured, protocol)
+        except BaseException:
+            self._loop.remove_reader(secured)
+            secured.close()
+            raise
         return protocol
 
     async def _resolve(self, destination: Destination) -> list[tuple[int, int, int, str, tuple[str, int]]]:

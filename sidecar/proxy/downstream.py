@@ -14,6 +14,8 @@ overtake the answer (RFC 9112 section 9.6).
 Long because the parser's callbacks, the queue and the ends of a connection are one state machine; what needs no
 state is in `target`, `admission` and `answers`.
 
+Faults: whatever is raised in a callback ends this connection in `fault`, and no other.
+
 What llhttp leaves to its caller (docs/architecture.md): Host, HTTP/0.9, limits, upgrades with a body,
 pipelining, methods that are not HTTP's.
 """
@@ -21,18 +23,20 @@ pipelining, methods that are not HTTP's.
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, TypeVar, cast, final
 
 import httptools
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import answers, framing, headers
 from sidecar.proxy.exchange import Exchange, end_writing
+from sidecar.proxy.faults import internal
 from sidecar.proxy.heads import METHOD_NAMES
 from sidecar.proxy.target import (
     BAD_REQUEST_LINE,
@@ -56,7 +60,8 @@ if TYPE_CHECKING:
     from sidecar.proxy.listeners import Owner
     from sidecar.proxy.server import Proxy
 
-_log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
@@ -93,6 +98,23 @@ class _Refused(NamedTuple):
     began_mono: float
     fields: headers.Fields = ()
     """The request's, as far as they were read."""
+
+
+def _guarded(
+    callback: Callable[Concatenate[DownstreamConnection, P], R],
+) -> Callable[Concatenate[DownstreamConnection, P], R | None]:
+    """For callbacks that are not on the hot path: what they raise ends the connection, soon and not within them, for
+    asyncio calls some of them from a write of ours."""
+
+    @functools.wraps(callback)
+    def call(self: DownstreamConnection, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return callback(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
+            self.proxy.call_soon(self.fault, error)
+            return None
+
+    return call
 
 
 @final
@@ -177,18 +199,26 @@ class DownstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.proxy.opened(self)
+        try:
+            self.proxy.opened(self)
+        except Exception as error:  # noqa: BLE001  # logged and counted
+            self.proxy.faults.note(error, "start of a connection from the app")
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self.state is OPEN:
-            self._feed(data)
-        elif self.state is TUNNEL:
-            if self.current is not None:
-                self.current.tunnel_from_app(data)
-        elif self.state is WAITING:
-            self._rest += data
-            self.transport.pause_reading()
+        try:
+            if self.state is OPEN:
+                self._feed(data)
+            elif self.state is TUNNEL:
+                if self.current is not None:
+                    self.current.tunnel_from_app(data)
+            elif self.state is WAITING:
+                self._rest += data
+                self.transport.pause_reading()
+        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
+            self.fault(error)
 
+    @_guarded
     def eof_received(self) -> bool | None:
         if self.state is TUNNEL and self.current is not None:
             return self.current.app_ended()
@@ -196,17 +226,28 @@ class DownstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = CLOSED
-        what = "The app closed its connection before the answer was complete."
-        if self.current is not None:
-            self.current.abort(SidecarError(Reason.CLIENT_GONE, what))
-        self._drop_queue(what)
-        self.proxy.closed(self)
+        error = SidecarError(
+            Reason.CLIENT_GONE, "The app closed its connection before the answer was complete."
+        )
+        if exc is not None and not isinstance(exc, OSError):
+            # What asyncio caught: it had no memory to read into, for one.
+            error = internal()
+        try:
+            if self.current is not None:
+                self.current.abort(error)
+            self._drop_queue(error)
+        except Exception as fault:  # noqa: BLE001  # `fault` logs and counts it
+            self.fault(fault)
+        finally:
+            self.proxy.closed(self)
 
+    @_guarded
     def pause_writing(self) -> None:
         self.is_full = True
         if self.current is not None:
             self.current.writable(False)
 
+    @_guarded
     def resume_writing(self) -> None:
         self.is_full = False
         if self.current is not None:
@@ -308,8 +349,7 @@ class DownstreamConnection(asyncio.Protocol):
         except httptools.HttpParserInvalidMethodError:
             self._break(no_method(self._raw))
         except httptools.HttpParserCallbackError:
-            _log.exception("fault while reading a request")
-            self._break(SidecarError(Reason.INTERNAL, "A fault in the sidecar; its log has the traceback."))
+            raise  # a fault in a callback of ours, which may be anywhere in the request's life
         except httptools.HttpParserError as error:
             self._break(not_http(error, self._raw))
         if self._in_message and not self._in_head:
@@ -446,7 +486,9 @@ class DownstreamConnection(asyncio.Protocol):
         if body != framing.NO_BODY:
             self._receiving = exchange
         if self.current is None and not self._queue:
-            self._begin(exchange)
+            self.current = exchange
+            self._seen_progress = -1  # the quiet before it does not count against it
+            exchange.start()
         else:
             self._queue.append(exchange)
             self.transport.pause_reading()
@@ -456,11 +498,6 @@ class DownstreamConnection(asyncio.Protocol):
         if self._barred is not None:
             raise self._barred
         return callers.admit(fields)
-
-    def _begin(self, exchange: Exchange) -> None:
-        self.current = exchange
-        self._seen_progress = -1  # the quiet before it does not count against it
-        exchange.start()
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
@@ -582,6 +619,7 @@ class DownstreamConnection(asyncio.Protocol):
         elif self._queue or self._rest or not self.transport.is_reading():
             self.proxy.call_soon(self._go_on)
 
+    @_guarded
     def _go_on(self) -> None:
         """Go on with the next pipelined request, and with what was kept back."""
         while self._queue and self.current is None and self.state is OPEN:
@@ -591,7 +629,9 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 if entry.upgrade is not None:
                     self.state = WAITING
-                self._begin(entry)
+                self.current = entry
+                self._seen_progress = -1
+                entry.start()
                 entry.flush_request()
         if self._rest and self._may_parse():
             rest, self._rest = self._rest, b""
@@ -653,7 +693,11 @@ class DownstreamConnection(asyncio.Protocol):
         self.state = LINGER
         self._broken = True
         self._rest = b""
-        self._drop_queue("The connection closed before this pipelined request had its turn.")
+        self._drop_queue(
+            SidecarError(
+                Reason.CLIENT_GONE, "The connection closed before this pipelined request had its turn."
+            )
+        )
         self._quiet_since_mono = self.proxy.clock.mono()
         if self.transport.is_closing():
             return
@@ -661,11 +705,37 @@ class DownstreamConnection(asyncio.Protocol):
             end_writing(self.transport)
         self.transport.resume_reading()
 
-    def _drop_queue(self, what: str) -> None:
-        entries, self._queue = self._queue, deque()
-        for entry in entries:
+    def _drop_queue(self, error: SidecarError) -> None:
+        while self._queue:
+            entry = self._queue.popleft()
             if isinstance(entry, Exchange):
-                entry.abort(SidecarError(Reason.CLIENT_GONE, what))
+                entry.abort(error)
+
+    def fault(self, error: Exception) -> None:
+        """End after a fault of the sidecar's own: with a 500 where no answer has begun, else in the middle of it.
+
+        All that its requests hold is given back, once.
+        """
+        self.proxy.faults.note(error, "connection from the app")
+        told = internal()
+        current, receiving = self.current, self._receiving
+        self._broken = True
+        try:
+            if current is not None:
+                current.end_by_fault(told)
+            elif self.state is OPEN and (self._in_message or self._raw) and not self._queue:
+                self._answer(_Refused(told, b"", False, self.proxy.clock.mono()))
+            if receiving is not None:
+                receiving.end_by_fault(told)
+            for entry in self._queue:
+                if isinstance(entry, Exchange):
+                    entry.end_by_fault(told)
+            self.current = self._receiving = None
+            self._queue.clear()
+            self._linger()
+        except Exception as again:  # noqa: BLE001  # logged and counted
+            self.proxy.faults.note(again, "end of a connection from the app")
+            self.transport.abort()
 
     @property
     def is_leaving(self) -> bool:

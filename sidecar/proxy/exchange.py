@@ -183,6 +183,7 @@ class Exchange:
         self.state = CONNECT
         connection = self.pool.acquire(self, fresh=self._retried)
         if connection is not None:
+            self._connection = connection
             self._send(connection, bearer)
 
     def request_body(self, data: bytes) -> None:
@@ -247,17 +248,22 @@ class Exchange:
     def _token_settled(self, error: SidecarError | None) -> None:
         if self.state is not TOKEN:
             return
-        if error is not None:
-            self._fail(error)
-        else:
-            self.start()
-            self.flush_request()
+        try:
+            if error is not None:
+                self._fail(error)
+            else:
+                self.start()
+                self.flush_request()
+        except Exception as fault:  # noqa: BLE001  # `fault` logs and counts it
+            self._down.fault(fault)
 
     def connected(self, connection: UpstreamConnection) -> None:
         """The pool found the connection that was waited for."""
+        self._connection = connection
         # Looked up again: the wait may have been longer than the token's life.
         bearer = self._down.proxy.tokens.bearer(self.pool.token_key) if self.admitted[3].names else b""
         if bearer is None:
+            self._connection = None
             self.pool.release(connection)
             self._await_token()
             return
@@ -269,7 +275,6 @@ class Exchange:
         self._fail(error)
 
     def _send(self, connection: UpstreamConnection, bearer: bytes) -> None:
-        self._connection = connection
         self._bearer = bearer
         connection.begin(self)
         if self._down.is_full:
@@ -381,9 +386,33 @@ class Exchange:
         """The upstream takes bytes again."""
         self._down.unblock_body()
 
+    def fault(self, fault: Exception) -> None:
+        """What served this request met a fault of the sidecar's own."""
+        if self._down.current is self:
+            self._down.fault(fault)
+        else:
+            self._down.proxy.faults.note(fault, "connection to the upstream")
+
+    def end_by_fault(self, error: SidecarError) -> None:
+        """End with the answer that is still possible; what is held is given back, even where the end fails too."""
+        self.keep_alive = False
+        for end in (self.time_out, self.abort):
+            if self.state is DONE:
+                return
+            try:
+                end(error)
+            except Exception as again:  # noqa: BLE001  # logged and counted
+                self._down.proxy.faults.note(again, "end of a request")
+        if self.state is not DONE:
+            self.state = DONE
+            self.stats.in_flight -= 1
+            self.pool.users -= 1
+
     def upstream_lost(self, connection: UpstreamConnection, fault: SidecarError | None = None) -> None:
         """The connection ended while it served this request; `fault` where TLS says why."""
         self._connection = None
+        if self.state is DONE:
+            return  # it ended by a fault that left the connection behind
         if self.state is TUNNEL:
             self._finish(None)
             self._down.transport.close()
@@ -414,7 +443,7 @@ class Exchange:
     def upstream_failed(self, error: SidecarError) -> None:
         """What came from the upstream can't be passed on."""
         self._connection = None
-        if self.state is ANSWERING:
+        if self.state in (ANSWERING, TUNNEL):
             self._truncate(error)
         else:
             self._fail(error)
@@ -557,9 +586,9 @@ class Exchange:
             self._down.proxy.tokens.leave(self.pool.token_key, self._token_settled)
         elif self.state is CONNECT:
             self.pool.forget(self)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abandon(flush=flush)
+        if self._connection is not None:
+            self._connection.abandon(flush=flush)
+            self._connection = None
 
     def _fail(self, error: SidecarError) -> None:
         """Answer with the error: nothing of an answer has been passed on yet."""
@@ -589,16 +618,17 @@ class Exchange:
 
     def _finish(self, error: SidecarError | None) -> None:
         """The one place where a request ends, whatever happened."""
+        # First what may happen once only: a fault further down is not to let it happen again, nor not at all.
+        stats = self.stats
         self.state = DONE
+        stats.in_flight -= 1
+        self.pool.users -= 1
         self.error = error
         self._held = None
         proxy = self._down.proxy
         now_mono = proxy.clock.mono()
         total = now_mono - self.began_mono
         own = self._own_share if self._own_share >= 0 else total
-        stats = self.stats
-        stats.in_flight -= 1
-        self.pool.users -= 1
         stats.bytes_sent += self.sent
         stats.bytes_received += self.received
         status = self._status or (MEANINGS[error.reason].status if error is not None else 0)

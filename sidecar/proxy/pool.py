@@ -15,7 +15,6 @@ connections is idle. Dialling is bounded by the route's `timeouts.connect`, the 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict, deque
 from collections.abc import Set
 from math import inf
@@ -27,6 +26,7 @@ from sidecar.config.models import Pool as Settings
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy import dial, tls
+from sidecar.proxy.faults import Faults, internal
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Destination, Route
 from sidecar.tasks import Tasks
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 SESSION_INTERVAL = 300.0
 """Seconds between two readings of a destination's TLS session: before 3.12.8 and 3.13.1, CPython loses 6 KiB each time
 (https://github.com/python/cpython/issues/116810), and servers take a session for longer than that."""
-
-_log = logging.getLogger(__name__)
 
 
 @final
@@ -105,7 +103,7 @@ class Places:
         exchange = next(iter(self.queue))
         if exchange.pool is pool:
             self.leave(exchange)
-            exchange.connected(connection)
+            _give(connection, exchange)
         else:
             pool.drop(connection)
             self.advance()
@@ -114,23 +112,30 @@ class Places:
         """Dial for whoever has waited longest, as long as there is room."""
         while self.queue:
             exchange = next(iter(self.queue))
-            if not exchange.pool.has_spare_dial() and not self._has_room():
-                return
-            self.leave(exchange)
-            exchange.pool.dial_for(exchange)
+            try:
+                if not exchange.pool.has_spare_dial() and not self._has_room():
+                    return
+                self.leave(exchange)
+                exchange.pool.dial_for(exchange)
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                # Taken out here and not by `leave`, which may be what is at fault.
+                self.stats.queued -= self.queue.pop(exchange, None) is not None
+                exchange.fault(fault)
 
     def sweep(self, now_mono: float) -> None:
-        """Tell those who have waited too long."""
+        """Tell those who have waited too long; and see to it that the others are dialled for."""
         for exchange in [one for one, since in self.queue.items() if now_mono - since >= self.queue_wait]:
             self.leave(exchange)
-            exchange.not_connected(
+            _refuse(
+                exchange,
                 SidecarError(
                     Reason.QUEUE_TIMEOUT,
                     f"All {self.limit} connections of route `{self.route.name}` were busy for {self.queue_wait:g} s. "
                     "Find out why the upstream is slow, or raise `pool.connections`.",
                     retry_after=self.queue_wait,
-                )
+                ),
             )
+        self.advance()
 
     def _has_room(self) -> bool:
         """Whether another connection may be opened; an idle one that nobody here can use is closed for it."""
@@ -156,6 +161,23 @@ class Places:
         )
 
 
+def _give(connection: UpstreamConnection, exchange: Exchange) -> None:
+    """Hand over what was waited for. A fault is the waiting request's: the caller is in the middle of another's."""
+    try:
+        exchange.connected(connection)
+    except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+        connection.abandon(flush=False)
+        exchange.fault(fault)
+
+
+def _refuse(exchange: Exchange, error: SidecarError) -> None:
+    """Say that there is none to be had; as in `_give`."""
+    try:
+        exchange.not_connected(error)
+    except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+        exchange.fault(fault)
+
+
 @final
 class Pool:
     """The connections of one destination."""
@@ -169,6 +191,7 @@ class Pool:
         "_session_due_mono",
         "_waiting",
         "destination",
+        "faults",
         "open",
         "places",
         "retired",
@@ -183,6 +206,7 @@ class Pool:
         self.places = places
         self.stats = places.stats
         self.token_key = token_key(destination)
+        self.faults = owner.faults
         self._idle: deque[UpstreamConnection] = deque()
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()
         """Whoever is dialled for; they have waited longer than all who are queued."""
@@ -211,9 +235,11 @@ class Pool:
         """
         if not fresh:
             while self._idle:
-                connection = self._idle.pop()
+                connection = self._idle[-1]
+                usable = not connection.is_closing()
+                self._idle.pop()
                 self.stats.connections_idle -= 1
-                if not connection.is_closing():
+                if usable:
                     return connection
         self.places.enter(exchange)
         return None
@@ -231,7 +257,7 @@ class Pool:
         if connection.served == 1:
             self._read_session(connection)
         if self._waiting:
-            self._waiting.popitem(last=False)[0].connected(connection)
+            _give(connection, self._waiting.popitem(last=False)[0])
         elif self.places.queue:
             self.places.hand_over(connection, self)
         elif self._owner.closing or self.retired:
@@ -267,7 +293,11 @@ class Pool:
         """Close what has been idle since before then: the far end of the deque is the oldest."""
         while self._idle and self._idle[0].idle_since_mono <= before_mono:
             self.stats.connections_idle -= 1
-            self._idle.popleft().close()
+            connection = self._idle.popleft()
+            try:
+                connection.close()
+            except Exception as fault:  # noqa: BLE001  # logged and counted there
+                connection.fault(fault)
 
     def idle_since_mono(self) -> float | None:
         """From when on its oldest idle connection is; None where none is."""
@@ -301,7 +331,13 @@ class Pool:
             self.open += 1
             self.places.open += 1
             self._dialling += 1
-            self._owner.tasks.spawn(self._dial(), name=f"dial {self.destination.host}")
+            try:
+                self._owner.tasks.spawn(self._dial(), name=f"dial {self.destination.host}")
+            except BaseException:
+                self.open -= 1
+                self.places.open -= 1
+                self._dialling -= 1
+                raise
 
     def _free_place(self) -> None:
         self.open -= 1
@@ -317,23 +353,24 @@ class Pool:
             )
         except SidecarError as failure:
             error = failure
-        except Exception:  # noqa: BLE001  # logged, and whoever waits is told
-            _log.exception("fault while connecting", extra={"fields": {"route": self.destination.route.name}})
-            error = SidecarError(
-                Reason.INTERNAL, "A fault in the sidecar while it connected to the upstream."
-            )
+        except Exception as fault:  # noqa: BLE001  # logged and counted, and whoever waits is told
+            self.faults.note(fault, f"connecting for route {self.destination.route.name}")
+            error = internal()
         finally:
             self._dialling -= 1
         if connection is not None:
             self.stats.connections_opened += 1
-            self.release(connection)
+            try:
+                self.release(connection)
+            except Exception as fault:  # noqa: BLE001  # logged and counted there
+                if not connection.fault(fault) and self._waiting:
+                    # Not another dial for this one: the next may meet the same.
+                    _refuse(self._waiting.popitem(last=False)[0], internal())
             return
         self._session = None
-        try:
-            if error is not None and len(self._waiting) > self._dialling:
-                self._waiting.popitem(last=False)[0].not_connected(error)
-        finally:
-            self._free_place()
+        if error is not None and len(self._waiting) > self._dialling:
+            _refuse(self._waiting.popitem(last=False)[0], error)
+        self._free_place()
 
 
 @final
@@ -353,6 +390,8 @@ class Pools:
         """Each route's counters by its name: they outlive the pools, and the route itself where another takes its
         place."""
         self.closing = False
+        self.faults = Faults()
+        """Of the whole data path."""
         self._pools: dict[Destination, Pool] = {}
         self._places: dict[Route, Places] = {}
 

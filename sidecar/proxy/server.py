@@ -66,6 +66,7 @@ class Proxy:
             for version in (b"1.1", b"1.0")
         )
         """The line to append, for a request that came as HTTP/1.1 and for one that came as 1.0."""
+        self.faults = pools.faults
         self.stats = pools.stats
         self.stats.update((route.name, RouteStats()) for route in admission.table.routes)
         self.unrouted = RouteStats()
@@ -221,13 +222,21 @@ class Proxy:
         )
 
     def _sweep(self) -> None:
-        now_mono = self.clock.mono()
-        for connection in list(self._connections):
-            connection.sweep(now_mono)
-        busy = self.pools.sweep(now_mono)
-        self._sweep_timer = (
-            self.clock.call_later(self._sweep_every, self._sweep) if busy or self._connections else None
-        )
+        busy = True
+        try:
+            now_mono = self.clock.mono()
+            for connection in list(self._connections):
+                try:
+                    connection.sweep(now_mono)
+                except Exception as fault:  # noqa: BLE001  # the connection logs and counts it
+                    connection.fault(fault)
+            busy = self.pools.sweep(now_mono)
+        except Exception as fault:  # noqa: BLE001  # logged and counted; every timeout hangs on the next sweep
+            self.faults.note(fault, "sweep")
+        finally:
+            self._sweep_timer = (
+                self.clock.call_later(self._sweep_every, self._sweep) if busy or self._connections else None
+            )
 
 
 def _sweep_every(limits: Limits, pool: Pool, routes: Iterable[Route]) -> float:

@@ -289,14 +289,17 @@ class TlsTransport(asyncio.Transport):
             self._read_wants_write = True
             self._loop.add_writer(self._fd, self._on_writable)
             return
-        except OSError as error:
-            self._lose(error)
+        except Exception as error:  # noqa: BLE001  # an OSError, or no memory to read into
+            self._fail(error)
             return
-        if data:
-            self._protocol.data_received(data)
-        elif not self._lost:
-            self._protocol.eof_received()
-            self.close()
+        try:
+            if data:
+                self._protocol.data_received(data)
+            elif not self._lost:
+                self._protocol.eof_received()
+                self.close()
+        except Exception as error:  # noqa: BLE001  # as asyncio's transports do
+            self._fail(error)
 
     def _more(self, first: bytes) -> bytes:
         """The records that are there already, as one piece; an end or an error among them comes up next time.
@@ -352,6 +355,9 @@ class TlsTransport(asyncio.Transport):
         except OSError as error:
             self._write_failed(error)
             return
+        except Exception as error:  # noqa: BLE001  # an OSError, or a fault
+            self._fail(error)
+            return
         finally:
             if self._protocol_paused and self._unsent_size <= self._low and not self._lost:
                 self._protocol_paused = False
@@ -371,7 +377,14 @@ class TlsTransport(asyncio.Transport):
         else:
             self._lose(error)
 
-    def _lose(self, error: OSError | None, *, notify: bool = True) -> None:
+    def _fail(self, error: Exception) -> None:
+        """Close after an error; one that is not the connection's is a fault, which the event loop's handler logs."""
+        if not isinstance(error, OSError):
+            message = "Fatal error on a TLS connection."
+            self._loop.call_exception_handler({"message": message, "exception": error, "transport": self})
+        self._lose(error)
+
+    def _lose(self, error: Exception | None, *, notify: bool = True) -> None:
         if self._lost:
             return
         self._lost = self._closing = True
@@ -386,7 +399,7 @@ class TlsTransport(asyncio.Transport):
                 self._sock.unwrap()
         self._loop.call_soon(self._closed, error)
 
-    def _closed(self, error: OSError | None) -> None:
+    def _closed(self, error: Exception | None) -> None:
         try:
             self._protocol.connection_lost(error)
         finally:

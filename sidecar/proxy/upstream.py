@@ -14,7 +14,6 @@ premature ends, interim answers, an answer that nobody asked for.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from enum import Enum
 from typing import TYPE_CHECKING, cast, final
@@ -23,13 +22,12 @@ import httptools
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import framing, headers
+from sidecar.proxy.faults import internal
 
 if TYPE_CHECKING:
     from sidecar.config.models import Limits
     from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.pool import Pool
-
-_log = logging.getLogger(__name__)
 
 _START = b"HTTP/1."
 """How every answer begins; llhttp would take RTSP and empty lines before it, too."""
@@ -168,45 +166,45 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: C901  # hot path: no calls that could be spared
         exchange = self._exchange
         if exchange is None:
             # An idle upstream has nothing to say: what it sends now could be taken for the next answer.
             self.transport.abort()
             return
-        if self.state is TUNNEL:
-            exchange.tunnel_from_upstream(data)
-            return
-        if not self._begun:
-            if not self._start and data.startswith(_USUAL_START):
-                self._begun = self._is_usual = True
-            elif self._begins(data):
-                return
-        self._fed += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._switched(exchange, data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserCallbackError:
-            _log.exception("fault while reading an answer")
-            self._refusal = SidecarError(
-                Reason.INTERNAL, "A fault in the sidecar; its log has the traceback."
-            )
-        except httptools.HttpParserError as error:
-            if not self._complete and self._refusal is None:
-                self._refusal = _malformed(str(error))
-            self._reusable = False
-        if self._exchange is not exchange:
-            return
-        if self._fed > self._head_limit and self._refusal is None:
-            self._check_size()
-        if self._refusal is not None:
-            self._refuse(exchange)
-        elif self._complete:
-            self._end(exchange)
-        else:
-            exchange.flush_answer()
+            if self.state is TUNNEL:
+                exchange.tunnel_from_upstream(data)
+                return
+            if not self._begun:
+                if not self._start and data.startswith(_USUAL_START):
+                    self._begun = self._is_usual = True
+                elif self._begins(data):
+                    return
+            self._fed += len(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._switched(exchange, data[upgrade.args[0] :])
+                return
+            except httptools.HttpParserCallbackError:
+                raise  # a fault in a callback of ours
+            except httptools.HttpParserError as error:
+                if not self._complete and self._refusal is None:
+                    self._refusal = _malformed(str(error))
+                self._reusable = False
+            if self._exchange is not exchange:
+                return
+            if self._fed > self._head_limit and self._refusal is None:
+                self._check_size()
+            if self._refusal is not None:
+                self._refuse(exchange)
+            elif self._complete:
+                self._end(exchange)
+            else:
+                exchange.flush_answer()
+        except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+            self._fault(exchange, fault)
 
     def _begins(self, data: bytes) -> bool:
         """Look at the first bytes of an answer that came in pieces, are not what they should be, or are an interim
@@ -251,11 +249,17 @@ class UpstreamConnection(asyncio.Protocol):
         )
 
     def eof_received(self) -> bool | None:
-        if self.state is TUNNEL and self._exchange is not None:
-            return self._exchange.upstream_ended()
-        if self._exchange is not None and self._body == framing.UNTIL_CLOSE and not self._in_head:
-            self._reusable = False
-            self._end(self._exchange)
+        exchange = self._exchange
+        if exchange is None:
+            return None
+        try:
+            if self.state is TUNNEL:
+                return exchange.upstream_ended()
+            if self._body == framing.UNTIL_CLOSE and not self._in_head:
+                self._reusable = False
+                self._end(exchange)
+        except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+            self._fault(exchange, fault)
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -265,19 +269,64 @@ class UpstreamConnection(asyncio.Protocol):
             self._pool.stats.connections_active -= 1
         try:
             # Before the place is given away: whoever is to be sent once more has had its turn.
-            if exchange is not None:
-                fault = self._pool.fault(self.transport, exc) if exc is not None else None
-                exchange.upstream_lost(self, fault)
+            if exchange is None:
+                pass
+            elif exc is None or isinstance(exc, OSError):
+                why = self._pool.fault(self.transport, exc) if exc is not None else None
+                exchange.upstream_lost(self, why)
+            else:
+                # What the transport caught, and the event loop's handler logged: no memory to read into, for one.
+                exchange.upstream_failed(internal())
+        except Exception as fault:  # noqa: BLE001  # logged and counted there
+            self._fault(exchange, fault)
         finally:
             self._pool.lost(self)
 
     def pause_writing(self) -> None:
-        if self._exchange is not None:
-            self._exchange.upstream_full()
+        exchange = self._exchange
+        if exchange is not None:
+            try:
+                exchange.upstream_full()
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                self._fault_soon(exchange, fault)
 
     def resume_writing(self) -> None:
-        if self._exchange is not None:
-            self._exchange.upstream_writable()
+        exchange = self._exchange
+        if exchange is not None:
+            try:
+                exchange.upstream_writable()
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                self._fault_soon(exchange, fault)
+
+    def _fault_soon(self, exchange: Exchange, fault: Exception) -> None:
+        """For what asyncio calls from within a write of the exchange's own, which is not to end in the middle of it."""
+
+        def end() -> None:
+            if self._exchange is exchange:
+                self._fault(exchange, fault)
+            else:
+                exchange.fault(fault)
+
+        asyncio.get_running_loop().call_soon(end)
+
+    def fault(self, fault: Exception) -> bool:
+        """What handles this connection met a fault: it ends, with the request that it serves; whether it serves one."""
+        exchange = self._exchange
+        self._fault(exchange, fault)
+        return exchange is not None
+
+    def _fault(self, exchange: Exchange | None, fault: Exception) -> None:
+        """End after a fault of the sidecar's own, with the request that this connection served, and no other."""
+        serving, self._exchange = self._exchange, None
+        if serving is not None:
+            self._pool.stats.connections_active -= 1
+        self.transport.abort()
+        if serving is not None and serving is not exchange:
+            serving.upstream_lost(self)  # it had just been given this connection
+        if exchange is not None:
+            exchange.fault(fault)
+        else:
+            self._pool.faults.note(fault, "connection to the upstream")
 
     # the parser's callbacks; raising here would only come out as a parser error, so they set `_refusal`
 

@@ -345,6 +345,10 @@ class TokenStore:
             raise
         except Exception as fault:  # noqa: BLE001 - logged with its traceback by the report, and told to the waiters
             self._failed(entry, _internal(key), fault, self._clock.mono() - started_mono)
+        finally:
+            if entry.fetch is asyncio.current_task():
+                # What it brought could not be taken in, by a fault: the next use is to ask again, not to wait for this.
+                entry.fetch = None
 
     def _arrived(self, entry: Entry, token: Token, took: float) -> None:
         """Take in what a fetch brought; raises `SidecarError` if that can't be attached."""

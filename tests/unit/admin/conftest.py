@@ -71,6 +71,9 @@ class FakeSidecar:
         """What the test set."""
         return self.table
 
+    def faults(self) -> int:
+        return 2
+
     def reloads(self) -> FakeSidecar:
         """Itself: what the test set."""
         return self

@@ -13,6 +13,7 @@ import pytest
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import TokenStats
 from sidecar.tasks import Tasks
+from sidecar.tokens import policy
 from sidecar.tokens.entry import State
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
@@ -218,6 +219,27 @@ async def test_a_crashing_caller_takes_nobody_along(world: World, caplog: pytest
     await world.settle()
     assert caller.told == [None]
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_fault_in_noting_a_failure_does_not_end_fetching(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where neither a token nor its failure could be taken in, the next use asks again."""
+
+    def no_memory(*_: object, **__: object) -> float:
+        raise MemoryError("injected")
+
+    caller = Caller()
+    world.source.answer = RuntimeError("injected")
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "backoff", no_memory)
+        world.store.join(KEY, caller)
+        await world.settle()
+    world.source.answer = world.source.new
+    world.store.join(KEY, caller)
+    await world.settle()
+    assert caller.told == [None]
+    assert world.store.bearer(KEY) is not None
 
 
 async def test_a_caller_waits_no_longer_than_token_wait(world: World) -> None:

@@ -171,7 +171,7 @@ async def test_each_fault_has_its_reason_in_error_log_and_metric(
     endpoint = google.metadata.endpoint if kind == "metadata" else google.oauth.endpoint
     path = make(
         METADATA if kind == "metadata" else key(google, tmp_path),
-        seconds=0.3 if fault.kind == "hang" else 5.0,
+        seconds=1.0 if fault.kind == "hang" else 5.0,
     )
     endpoint.fail(fault)
     with pytest.raises(SidecarError) as caught:

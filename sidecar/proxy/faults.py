@@ -1,0 +1,48 @@
+"""Faults of the sidecar's own: exceptions that no code expected, running out of memory or stack among them.
+
+Owns how one is told: one log entry with the traceback, and a count. The guards at the edges of the data path call it:
+where asyncio calls a protocol, where a pool or the sweep goes from one connection to the next. Each guard then ends the
+one connection that the fault met. It may not raise, whatever became of memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any, final
+
+from sidecar.errors import Reason, SidecarError
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Faults:
+    """Of the whole process."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, error: BaseException, where: str) -> None:
+        """One more; `where` says in which part it came up."""
+        self.count += 1
+        # It is counted: where there is no memory to say more, the count has to do.
+        with contextlib.suppress(Exception):
+            _log.error("fault", exc_info=error, extra={"fields": {"where": where}})
+
+    def from_loop(self, loop: object, context: Mapping[str, Any]) -> None:
+        """What asyncio has caught in a callback; to be set as the event loop's exception handler."""
+        error = context.get("exception")
+        message = str(context.get("message"))
+        if error is None or isinstance(error, OSError):
+            _log.warning("event loop", extra={"fields": {"detail": message, "fault": repr(error)}})
+        else:
+            self.note(error, message)
+
+
+def internal() -> SidecarError:
+    """What the app is told of a fault."""
+    return SidecarError(Reason.INTERNAL, "A fault in the sidecar; its log has the traceback.")
