@@ -183,13 +183,21 @@ class Acceptors:
 
     def obstacle(self, owner: Owner) -> Pause | None:
         """Why no connection can be accepted for this owner now."""
+        if self.room(owner) > 0:
+            return None
         if self._short is not None:
             return self._short
-        if self.open + len(self.tasks) >= self._limit:
-            return Pause.CONNECTIONS
-        if owner.limit is not None and owner.open + owner.arriving >= owner.limit:
-            return Pause.LISTENER
-        return None
+        return Pause.CONNECTIONS if self._room_in_all() <= 0 else Pause.LISTENER
+
+    def room(self, owner: Owner) -> int:
+        """How many connections can be accepted for this owner now."""
+        if self._short is not None:
+            return 0
+        room = self._room_in_all()
+        return room if owner.limit is None else min(room, owner.limit - owner.open - owner.arriving)
+
+    def _room_in_all(self) -> int:
+        return self._limit - self.open - len(self.tasks)
 
     def paused(self, reason: Pause, listener: Listener) -> None:
         """A caller must wait."""
@@ -200,9 +208,9 @@ class Acceptors:
         """A listener that was paused is read again."""
         self._paused -= 1
 
-    def accepted(self) -> None:
-        """The shortage, if there was one, is over."""
-        self.stats.accepted += 1
+    def accepted(self, count: int) -> None:
+        """So many could be: the shortage, if there was one, is over."""
+        self.stats.accepted += count
         if self._in_shortage:
             self._in_shortage = False
             self.log(logging.INFO, "accepting connections again", {"open": self.open})
@@ -297,23 +305,32 @@ class Acceptor:
     def _accept_some(self) -> bool:
         """Accept at most `_AT_ONCE`; whether more may be waiting and there is room for them."""
         everything = self._all
-        for accepted in range(_AT_ONCE):
+        room = everything.room(self.owner)
+        if room <= 0:
             if (reason := everything.obstacle(self.owner)) is not None:
-                if not accepted:
-                    self._pause(reason)
-                return False
+                self._pause(reason)
+            return False
+        accepted = 0
+        failure = None
+        is_empty = False
+        for _ in range(min(room, _AT_ONCE)):
             try:
                 sock, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError):
-                return False
+                is_empty = True
+                break
             except OSError as error:
                 if error.errno in _PASSED_OVER:
                     continue
-                everything.run_short(_SHORT.get(error.errno or 0, Pause.OTHER), error)
-                return False
-            everything.accepted()
+                failure = error
+                break
+            accepted += 1
             self._take(sock)
-        return True
+        if accepted:
+            everything.accepted(accepted)
+        if failure is not None:
+            everything.run_short(_SHORT.get(failure.errno or 0, Pause.OTHER), failure)
+        return room > _AT_ONCE and not is_empty and failure is None
 
     def _pause(self, reason: Pause) -> None:
         if not self._is_paused:
