@@ -11,7 +11,8 @@ import ast
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,26 @@ def unpack(inputs: Iterable[bytes], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for data in inputs:
         (folder / hashlib.sha1(data, usedforsecurity=False).hexdigest()).write_bytes(data)
+
+
+def mutated_by(choose: random.Random, data: bytes, others: Sequence[bytes], changes: int) -> bytes:
+    """`data` with so many changes: a byte, a piece cut out, doubled, or put in from one of the others."""
+    made = bytearray(data)
+    for _ in range(changes):
+        start = choose.randrange(len(made) + 1)
+        end = min(len(made), start + choose.randint(1, 16))
+        other = choose.choice(others)
+        at = choose.randrange(len(other) + 1)
+        match choose.randrange(4):
+            case 0:
+                made[start : start + 1] = bytes([choose.randrange(256)])
+            case 1:
+                del made[start:end]
+            case 2:
+                made[start:start] = made[start:end]
+            case 3:
+                made[start:start] = other[at : at + choose.randint(1, 64)]
+    return bytes(made)
 
 
 def seeds(target: str) -> list[bytes]:

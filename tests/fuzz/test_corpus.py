@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import answer, config, request, token
-from tests.fuzz.corpus import LONGEST, TARGETS, kept
+from tests.fuzz.corpus import LONGEST, TARGETS, kept, mutated_by
 from tests.fuzz.stage import leave_stage
 
 RUN: dict[str, Callable[[bytes], None]] = {
@@ -28,6 +28,7 @@ def stage() -> Iterator[None]:
     leave_stage()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_kept_makes_no_finding(target: str) -> None:
     """Nor does what a few hundred seeded mutations make of it: byte changed, piece cut, doubled, or put elsewhere."""
@@ -37,27 +38,8 @@ def test_what_is_kept_makes_no_finding(target: str) -> None:
         RUN[target](data)
     choose = random.Random(target)  # noqa: S311 - the same ones each time
     for _ in range(MUTATED):
-        RUN[target](mutated(choose, inputs)[: LONGEST[target]])
-
-
-def mutated(choose: random.Random, inputs: list[bytes]) -> bytes:
-    """One of the inputs with one to three changes."""
-    data = bytearray(choose.choice(inputs))
-    for _ in range(choose.randint(1, 3)):
-        start = choose.randrange(len(data) + 1)
-        end = min(len(data), start + choose.randint(1, 16))
-        other = choose.choice(inputs)
-        at = choose.randrange(len(other) + 1)
-        match choose.randrange(4):
-            case 0:
-                data[start : start + 1] = bytes([choose.randrange(256)])
-            case 1:
-                del data[start:end]
-            case 2:
-                data[start:start] = data[start:end]
-            case 3:
-                data[start:start] = other[at : at + choose.randint(1, 64)]
-    return bytes(data)
+        data = mutated_by(choose, choose.choice(inputs), inputs, choose.randint(1, 3))
+        RUN[target](data[: LONGEST[target]])
 
 
 @pytest.mark.parametrize("target", TARGETS)
