@@ -188,8 +188,9 @@ def _impersonation_denied(endpoint: Endpoint, answer: Answer, code: str) -> Side
         f"gcloud iam service-accounts add-iam-policy-binding {endpoint.account} "
         f"--member={endpoint.caller or 'MEMBER'} --role={role}"
     )
+    who = f"The caller {endpoint.caller}" if endpoint.caller else "The source"
     hint = (
-        f"{endpoint.caller or 'The source'} may not act as {endpoint.account}, or there is no such account: check the "
+        f"{who} may not act as {endpoint.account}, or there is no such account: check the "
         f"e-mail, then grant {role} on it with `{command}` (with delegates, "
         "roles/iam.serviceAccountTokenCreator from each to the next). A new grant takes some minutes."
     )

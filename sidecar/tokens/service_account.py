@@ -13,7 +13,6 @@ from typing import Any, Final, final
 
 from sidecar.config.credentials import is_email
 from sidecar.config.targets import CLOUD_PLATFORM
-from sidecar.errors import SidecarError
 from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
 from sidecar.tokens.endpoint import NETWORK, Endpoint, Protocol
 from sidecar.tokens.flight import Flight
@@ -131,8 +130,6 @@ class KeyGrant(Grant):
         made = None
         try:
             made = make()
-        except SidecarError:
-            raise
         except Exception:  # noqa: BLE001,S110 - cryptography has many kinds of errors; their texts may quote the key
             pass
         if made is None:

@@ -202,6 +202,12 @@ class TokenStore:
             entry.had_token = entry.withheld = False
             entry.failures = 0
             if source is None:
+                # Gone from every list: what found it there would start a fetch that has no source.
+                self._pinned.pop(key, None)
+                self._cache.pop(key, None)
+                self._busy.pop(key, None)
+                entry.pinned = entry.wanted = False
+                entry.evicted = True
                 entry.waiters.wake(_draining())
             elif entry.waiters:
                 self._start(entry)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from sidecar.tokens.flight import Flight
 
@@ -62,9 +62,8 @@ def run(command: Sequence[str], environ: Mapping[str, str], flight: Flight) -> E
         # The group: gcloud is a shell script around Python.
         _kill(process)
         process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        for stream in _pipes(process):
+            stream.close()
     stdout, stderr = (data.decode("utf-8", "replace") for data in printed)
     return Ended(process.returncode, stdout, stderr, late, too_long)
 
@@ -73,9 +72,8 @@ def _read(process: subprocess.Popen[bytes], flight: Flight) -> tuple[tuple[bytes
     """What it printed on stdout and stderr until it closed both, and whether that was too much."""
     stdout, stderr = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
-        for stream, gathered in ((process.stdout, stdout), (process.stderr, stderr)):
-            if stream is not None:
-                selector.register(stream, selectors.EVENT_READ, gathered)
+        for stream, gathered in zip(_pipes(process), (stdout, stderr), strict=True):
+            selector.register(stream, selectors.EVENT_READ, gathered)
         while selector.get_map() and (left := flight.left) > 0:
             for ready, _ in selector.select(left):
                 data = os.read(ready.fd, _CHUNK)
@@ -85,6 +83,11 @@ def _read(process: subprocess.Popen[bytes], flight: Flight) -> tuple[tuple[bytes
                 if len(ready.data) > OUTPUT_LIMIT:
                     return (bytes(stdout), bytes(stderr)), True
     return (bytes(stdout), bytes(stderr)), False
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> list[IO[bytes]]:
+    """Its stdout and stderr: `Popen` types them as if they might not be pipes."""
+    return [stream for stream in (process.stdout, process.stderr) if stream is not None]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

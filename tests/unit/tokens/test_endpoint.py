@@ -142,6 +142,216 @@ def test_errors_of_a_token_endpoint(status: int, body: object, reason: Reason, h
     assert hint in error.detail
 
 
+LOGIN = Endpoint(
+    "the token endpoint at o",
+    Protocol.LOGIN,
+    "the login in f",
+    "Look.",
+    login="gcloud auth application-default login",
+)
+STS = Endpoint("the Security Token Service at s", Protocol.STS, "the identity in f", "Look.")
+SUBJECT = Endpoint("the source of subject tokens at u", Protocol.SUBJECT, "the identity in f", "Look.")
+IAM = Endpoint(
+    "the IAM Credentials API at i",
+    Protocol.IAM,
+    "service account a@b",
+    "Look.",
+    account="a@b",
+    caller="user:me@example.com",
+    method="generateIdToken",
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "hint"),
+    [
+        pytest.param(
+            {"error": "invalid_grant", "error_description": "Token has been expired or revoked."},
+            Reason.REAUTHENTICATION_NEEDED,
+            "it was revoked, its password changed",
+            id="revoked",
+        ),
+        *(
+            pytest.param(
+                {"error": "invalid_grant", "error_subtype": subtype},
+                Reason.REAUTHENTICATION_NEEDED,
+                "The organisation limits how long a login lasts",
+                id=subtype,
+            )
+            for subtype in ("invalid_rapt", "rapt_required")
+        ),
+        pytest.param(
+            {"error": "invalid_grant", "error_subtype": ["invalid_rapt"]},
+            Reason.REAUTHENTICATION_NEEDED,
+            "it was revoked",
+            id="odd-subtype",
+        ),
+        pytest.param(
+            {"error": "invalid_client"},
+            Reason.TOKEN_DENIED,
+            "does not accept the login's client",
+            id="client",
+        ),
+    ],
+)
+def test_refusals_of_a_login(body: object, reason: Reason, hint: str) -> None:
+    """Each says how to log in again, as a command too."""
+    error = refused(LOGIN, answer(400, body))
+    assert (error.reason, error.command) == (reason, LOGIN.login)
+    assert hint in error.detail
+    assert f"`{LOGIN.login}`" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("description", "hint"),
+    [
+        pytest.param('Invalid value for "audience".', "write the file again", id="audience"),
+        pytest.param("ID Token issued at 1 is stale to sign-in.", "issued too long ago", id="stale"),
+        pytest.param(
+            "The given credential is rejected by the attribute condition.",
+            "change the condition",
+            id="condition",
+        ),
+        pytest.param("Invalid issuer.", "issuer, audience and attribute mapping", id="anything-else"),
+    ],
+)
+def test_refusals_of_an_exchange(description: str, hint: str) -> None:
+    """Told apart by what the Security Token Service says; none of it is quoted."""
+    error = refused(STS, answer(400, {"error": "invalid_grant", "error_description": description}))
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert hint in error.detail
+    assert description not in error.detail
+
+
+def test_a_refusal_by_another_providers_source() -> None:
+    """Whatever it speaks: the place to look is the file's `credential_source`."""
+    error = refused(SUBJECT, answer(403, b"who are you?"))
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert "answered 403. The identity provider" in error.detail
+    assert "`credential_source`" in error.detail
+
+
+def rpc(status: str, message: str = "", reason: str = "", consumer: object = None) -> dict[str, object]:
+    """A google.rpc.Status as Google's REST gives it."""
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": reason,
+        "metadata": {"consumer": consumer},
+    }
+    return {
+        "error": {"status": status, "message": message, "details": [{"@type": "x"}, info] if reason else []}
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason", "hint", "command"),
+    [
+        pytest.param(
+            401,
+            rpc("UNAUTHENTICATED"),
+            Reason.TOKEN_DENIED,
+            "does not accept the access token of user:me@example.com",
+            "",
+            id="bearer",
+        ),
+        pytest.param(
+            403,
+            rpc("PERMISSION_DENIED", reason="SERVICE_DISABLED", consumer="projects/my-project"),
+            Reason.API_DISABLED,
+            "The API is not enabled",
+            "gcloud services enable iamcredentials.googleapis.com --project=my-project",
+            id="disabled",
+        ),
+        pytest.param(
+            403,
+            rpc("PERMISSION_DENIED", reason="SERVICE_DISABLED", consumer="projects/; rm -rf ~"),
+            Reason.API_DISABLED,
+            "The API is not enabled",
+            "gcloud services enable iamcredentials.googleapis.com --project=PROJECT",
+            id="disabled-in-an-odd-project",
+        ),
+        pytest.param(
+            403,
+            rpc("PERMISSION_DENIED", reason="SERVICE_DISABLED", consumer=7),
+            Reason.API_DISABLED,
+            "The API is not enabled",
+            "gcloud services enable iamcredentials.googleapis.com --project=PROJECT",
+            id="disabled-in-no-project",
+        ),
+        pytest.param(
+            403,
+            rpc("PERMISSION_DENIED", reason="ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
+            Reason.SCOPE_INSUFFICIENT,
+            "lacks the scope cloud-platform",
+            "gcloud compute instances set-service-account INSTANCE --scopes=cloud-platform",
+            id="scopes",
+        ),
+        *(
+            pytest.param(
+                403,
+                body,
+                Reason.QUOTA_PROJECT_DENIED,
+                "The quota project",
+                "gcloud auth application-default set-quota-project PROJECT",
+                id=id,
+            )
+            for id, body in (
+                ("quota-by-reason", rpc("PERMISSION_DENIED", reason="USER_PROJECT_DENIED")),
+                ("quota-by-message", rpc("PERMISSION_DENIED", "Grant serviceusage.services.use on it")),
+            )
+        ),
+        *(
+            pytest.param(
+                status,
+                body,
+                Reason.IMPERSONATION_DENIED,
+                "The caller user:me@example.com may not act as a@b, or there is no such account",
+                "gcloud iam service-accounts add-iam-policy-binding a@b --member=user:me@example.com "
+                "--role=roles/iam.serviceAccountOpenIdTokenCreator",
+                id=id,
+            )
+            for id, status, body in (
+                ("denied", 403, rpc("PERMISSION_DENIED", reason="IAM_PERMISSION_DENIED")),
+                ("no-such-account", 404, rpc("NOT_FOUND")),
+                ("denied-in-html", 403, b"<html>"),
+            )
+        ),
+        pytest.param(
+            400,
+            rpc("INVALID_ARGUMENT"),
+            Reason.TOKEN_DENIED,
+            "check the route's audience or scopes",
+            "",
+            id="400",
+        ),
+        pytest.param(
+            400,
+            {"error": {"status": 7, "details": 7}},
+            Reason.TOKEN_DENIED,
+            "answered 400.",
+            "",
+            id="odd-status",
+        ),
+    ],
+)
+def test_refusals_of_iam(status: int, body: object, reason: Reason, hint: str, command: str) -> None:
+    """Each has the command that mends it, with the caller, the account and the project filled in where they are known;
+    a project that is none is not repeated into a command."""
+    error = refused(IAM, answer(status, body))
+    assert (error.reason, error.command) == (reason, command)
+    assert hint in error.detail
+    assert command in error.detail
+
+
+def test_an_access_token_needs_the_larger_role() -> None:
+    """`OpenIdTokenCreator` is enough for ID tokens only; who is not known is named so."""
+    error = refused(
+        IAM._replace(method="generateAccessToken", caller=""), answer(403, rpc("PERMISSION_DENIED"))
+    )
+    assert error.command.endswith("--member=MEMBER --role=roles/iam.serviceAccountTokenCreator")
+    assert "The source may not act as" in error.detail
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -218,7 +428,7 @@ SECRET = "eyJhbGciOiJSUzI1NiJ9.c2VjcmV0LWJvZHk.c2VjcmV0"
 @given(
     st.integers(200, 599),
     st.sampled_from(["error", "error_description", "id_token", "text"]),
-    st.sampled_from([METADATA, OAUTH]),
+    st.sampled_from([METADATA, OAUTH, LOGIN, STS, SUBJECT, IAM]),
 )
 def test_nothing_of_an_answer_is_quoted(status: int, place: str, endpoint: Endpoint) -> None:
     """Whatever the status and wherever a token stands in an answer, no error or text form shows it."""

@@ -76,3 +76,30 @@ def test_a_probe_looks_at_once_and_the_end_is_the_end(watched: Watched) -> None:
     replace(watched.file, "c")
     watched.clock.advance(10 * EVERY)
     assert watched.changed == ["vault"]
+
+
+def test_other_files_after_a_reload(watched: Watched, tmp_path: Path) -> None:
+    """A file that is still watched and changed meanwhile is told of; one that is new is known as it is; one that is
+    watched no more is not looked at."""
+    other = tmp_path / "other"
+    watched.file.write_text("a")
+    other.write_text("a")
+    watched.watch.start()
+    replace(watched.file, "b")
+    watched.watch.watch({"vault": str(watched.file), "other": str(other)})
+    watched.clock.advance(EVERY)
+    assert watched.changed == ["vault"]
+    watched.watch.watch({"other": str(other)})
+    replace(watched.file, "c")
+    replace(other, "b")
+    watched.clock.advance(EVERY)
+    assert watched.changed == ["vault", "other"]
+    assert watched.clock.pending == [EVERY]
+
+
+def test_without_files_no_timer_runs(watched: Watched) -> None:
+    """Most configurations have no `file` credential: they pay nothing; and stopping twice is harmless."""
+    watched.watch.start()
+    watched.watch.watch({})
+    watched.watch.stop()
+    assert watched.clock.pending == []

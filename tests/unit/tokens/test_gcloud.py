@@ -138,6 +138,73 @@ async def test_an_access_token_comes_with_its_expiry(gcloud: Gcloud) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("out('{')", id="not-json"),
+        pytest.param("out('[]')", id="not-an-object"),
+        pytest.param("out(json.dumps({'credential': {}}))", id="no-token"),
+        pytest.param(
+            f"out(json.dumps({{'credential': {{'access_token': {SECRET!r}, 'token_expiry': 'soon'}}}}))",
+            id="no-time",
+        ),
+        pytest.param(
+            f"out(json.dumps({{'credential': {{'access_token': {SECRET!r}, 'token_expiry': '2027-01-15T08:00:00'}}}}))",
+            id="time-of-no-zone",
+        ),
+        pytest.param(
+            "out(json.dumps({'credential': {'access_token': 7, 'token_expiry': '2027-01-15T08:00:00Z'}}))",
+            id="token-is-no-text",
+        ),
+    ],
+)
+async def test_an_access_token_without_its_expiry_is_not_used(gcloud: Gcloud, body: str) -> None:
+    """What an older or other gcloud prints: the command to run by hand is named, what it printed is not."""
+    gcloud.says(body)
+    with pytest.raises(
+        SidecarError, match=r"gcloud_failed: .* printed no access token with its expiry"
+    ) as caught:
+        await mint(gcloud, TokenKey("cli", "scope", TokenKind.ACCESS), service_account=SA)
+    assert f"config config-helper --format=json --min-expiry=10m --impersonate-service-account={SA}" in (
+        caught.value.command
+    )
+    assert SECRET not in str(caught.value)
+
+
+async def test_a_failure_for_an_access_token_has_its_reason_too(gcloud: Gcloud) -> None:
+    """As for an ID token."""
+    gcloud.says("fail('ERROR: You do not currently have an active account selected.')")
+    with pytest.raises(SidecarError, match="credential_not_found: gcloud has no active account"):
+        await mint(gcloud, TokenKey("cli", "scope", TokenKind.ACCESS))
+
+
+@pytest.mark.parametrize(
+    ("account", "service_account", "email", "member", "described"),
+    [
+        pytest.param(None, None, None, None, "gcloud with its active account", id="active"),
+        pytest.param(
+            "me@example.com", None, None, "user:me@example.com", "gcloud with me@example.com", id="person"
+        ),
+        pytest.param(SA, None, SA, f"serviceAccount:{SA}", f"gcloud with {SA}", id="service-account"),
+        pytest.param(
+            "me@example.com",
+            SA,
+            SA,
+            f"serviceAccount:{SA}",
+            f"gcloud with me@example.com, acting as hop@p through {SA}",
+            id="acting",
+        ),
+    ],
+)
+def test_who_gcloud_is(
+    account: str | None, service_account: str | None, email: str | None, member: str | None, described: str
+) -> None:
+    """As far as the configuration says: what IAM must grant to whom, and that nobody impersonates itself, hangs on it."""
+    delegates = ["hop@p"] if service_account else []
+    grant = GcloudGrant({}, account=account, service_account=service_account, delegates=delegates)
+    assert (grant.known_email(), grant.member(None), grant.describe()) == (email, member, described)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("body", "reason", "command"),
     [
         pytest.param(
@@ -209,4 +276,12 @@ async def test_a_gcloud_that_hangs_is_ended(gcloud: Gcloud) -> None:
 async def test_no_gcloud(gcloud: Gcloud) -> None:
     """Its absence is named."""
     with pytest.raises(SidecarError, match=r"credential_not_found: The command .*gcloud is not there"):
+        await mint(gcloud, account=SA)
+
+
+async def test_a_gcloud_that_may_not_be_run(gcloud: Gcloud) -> None:
+    """A file without its execute bit is told apart from none."""
+    gcloud.path.write_text("x")
+    gcloud.path.chmod(0o644)
+    with pytest.raises(SidecarError, match=r"credential_not_found: The command .*gcloud cannot be run"):
         await mint(gcloud, account=SA)

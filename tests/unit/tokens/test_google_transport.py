@@ -120,6 +120,14 @@ async def test_a_refused_connection_and_an_unknown_name(unused_tcp_port: int) ->
         await call(transport(), "http://nobody.invalid/")
 
 
+async def test_an_address_that_there_is_no_way_to() -> None:
+    """What the system refuses for any other reason is told as such: here a link-local address without its link."""
+    it = transport(origin="[fe80::1]:80")
+    with pytest.raises(SidecarError, match=r"token_endpoint_unreachable: .* could not be reached") as caught:
+        await asyncio.to_thread(it, "http://metadata.google.internal/x")
+    assert caught.value.__context__ is None
+
+
 async def test_tls_to_what_does_not_speak_it(raw: RawEndpoint) -> None:
     """A failed handshake is named as such."""
     raw.behaviour = hang

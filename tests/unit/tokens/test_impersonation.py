@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from sidecar.clock import SystemClock
 from sidecar.config.credentials import (
+    Adc,
     Credential,
     Endpoints,
     Impersonate,
@@ -25,12 +26,19 @@ from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.endpoint import Endpoint, Protocol
+from sidecar.tokens.federation import FederationGrant
+from sidecar.tokens.flight import Flight
 from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.grant import Fetched
 from sidecar.tokens.iam_credentials import IamCredentials
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.token import TokenKey, read_claims
+from tests.support.raw_endpoint import RawEndpoint, http
 
 SA = "acted-as@emulated-project.iam.gserviceaccount.com"
+HOP = "hop@emulated-project.iam.gserviceaccount.com"
+LAST = "last@emulated-project.iam.gserviceaccount.com"
 CREATOR = "roles/iam.serviceAccountTokenCreator"
 
 
@@ -196,3 +204,114 @@ async def test_a_literal_token_expires_honestly(google: Emulator) -> None:
         with pytest.raises(SidecarError) as caught:
             await it.mint(key())
         assert caught.value.reason is reason
+
+
+async def test_nobody_acts_as_itself(google: Emulator) -> None:
+    """Not even where it shows only when the metadata server has said whose it is: IAM is not asked, and a token that
+    leaked can't renew itself for ever."""
+    email = str(google.metadata.email)
+    google.principals.grant(f"serviceAccount:{email}", CREATOR, on=email)
+    it = source(
+        google,
+        {
+            "x": Impersonate(type="impersonate", service_account=email, source="m"),
+            "m": Metadata(type="metadata"),
+        },
+    )
+    it.grant.check()
+    with pytest.raises(SidecarError, match="self_impersonation: "):
+        await it.mint(key())
+    assert google.iam.endpoint.arrived == 0
+
+
+async def test_a_source_that_cannot_act_says_why(google: Emulator) -> None:
+    """A token that comes ready is sent as it is, and gives no access token to act with."""
+    it = source(
+        google,
+        {
+            "x": Impersonate(type="impersonate", service_account=SA, source="s"),
+            "s": Static(type="static", token=SecretStr("very-secret")),
+        },
+    )
+    with pytest.raises(
+        SidecarError, match=r"credential_mismatch: .*an access token does not say when it expires"
+    ):
+        await it.mint(key())
+    assert google.iam.endpoint.arrived == 0
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        pytest.param(lambda grant: grant.id_token(None, "https://a"), "has no ID token of Google's", id="id"),
+        pytest.param(lambda grant: grant.self_signed_jwt(None, "https://a"), "has no key", id="self-signed"),
+    ],
+)
+async def test_what_a_grant_cannot_do_it_says_itself(
+    ask: Callable[[FederationGrant], Fetched], says: str
+) -> None:
+    """Whoever calls it past the look at the table is told the same."""
+    with pytest.raises(SidecarError, match=f"credential_mismatch: .*{says}"):
+        ask(FederationGrant(lambda: "{}", "x"))
+
+
+async def test_an_account_behind_adc_acts_through_a_chain(google: Emulator, tmp_path: Path) -> None:
+    """What `adc` finds acts as the first account, and that one as the second; who may do what is asked of IAM with the
+    account's own name, delegates named in full."""
+    file = google.write_key(tmp_path / "key.json")
+    for account in (SA, HOP, LAST):
+        google.principals.add(account)
+    google.principals.grant(f"serviceAccount:{KEY_EMAIL}", CREATOR, on=HOP)
+    google.principals.grant(f"serviceAccount:{HOP}", CREATOR, on=SA)
+    google.principals.grant(f"serviceAccount:{SA}", CREATOR, on=LAST)
+    credentials: Mapping[str, Credential] = {
+        "default": Adc(type="adc"),
+        "y": Impersonate(type="impersonate", service_account=SA, source="default", delegates=(HOP,)),
+        "x": Impersonate(type="impersonate", service_account=LAST, source="y"),
+    }
+    it = build_sources(
+        credentials,
+        clock=SystemClock(asyncio.get_running_loop()),
+        environ={"GOOGLE_APPLICATION_CREDENTIALS": str(file)},
+        endpoints=Endpoints(iam_credentials=google.iam_url),
+        seconds=10,
+    )["x"]
+    it.grant.check()
+    token = await it.mint(key())
+    assert (read_claims(token.bearer.decode().split()[1]) or {})["email"] == LAST
+    assert [asked[:4] for asked in google.iam.asked] == [
+        ("generateAccessToken", SA, f"serviceAccount:{KEY_EMAIL}", (HOP,)),
+        ("generateIdToken", LAST, f"serviceAccount:{SA}", ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"accessToken": "ya29.x"}, id="none"),
+        pytest.param({"accessToken": "ya29.x", "expireTime": "soon"}, id="word"),
+        pytest.param({"accessToken": "ya29.x", "expireTime": 3600}, id="number"),
+        pytest.param({"accessToken": "ya29.x", "expireTime": "2027-01-15T08:00:00"}, id="no-zone"),
+    ],
+)
+async def test_an_access_token_of_iam_without_its_end_is_not_used(raw: RawEndpoint, body: object) -> None:
+    """Nothing else says how long it may be used."""
+    raw.behaviour = http(200, json.dumps(body).encode(), content_type="application/json")
+    flight = Flight(SystemClock(asyncio.get_running_loop()), 10)
+    bearer = Fetched("b", Endpoint("the source", Protocol.LOCAL, "x", ""))
+    iam = IamCredentials(f"http://{raw.origin}")
+    with pytest.raises(SidecarError, match=r"token_no_expiry: .*no usable `expireTime`"):
+        await asyncio.to_thread(iam.generate_access_token, flight, bearer, SA, ["scope"])
+    flight.close()
+
+
+async def test_an_answer_of_iam_without_an_access_token(raw: RawEndpoint) -> None:
+    """Is not one."""
+    raw.behaviour = http(200, b'{"accessToken": ""}', content_type="application/json")
+    flight = Flight(SystemClock(asyncio.get_running_loop()), 10)
+    bearer = Fetched("b", Endpoint("the source", Protocol.LOCAL, "x", ""))
+    iam = IamCredentials(f"http://{raw.origin}")
+    with pytest.raises(SidecarError, match="token_malformed: "):
+        await asyncio.to_thread(iam.generate_access_token, flight, bearer, SA, ["scope"])
+    flight.close()
+    assert (repr(bearer), bearer.value) == ("<Fetched from the source>", "b")

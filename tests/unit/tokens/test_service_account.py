@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sidecar.clock import SystemClock
+from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.adc import AdcGrant
 from sidecar.tokens.credential_file import FILE_LIMIT, parse, read_text
@@ -23,7 +24,7 @@ from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.grant import Grant
 from sidecar.tokens.service_account import KeyGrant, check_key
-from sidecar.tokens.token import TokenKey
+from sidecar.tokens.token import TokenKey, read_claims
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, http, jwt
 
 SECRET = "MIIEvQIBADANBgkq-not-for-your-eyes"
@@ -131,6 +132,7 @@ def test_a_grant_says_where_its_key_is_and_not_what() -> None:
 
 
 AUDIENCE = "https://svc-abc-uc.a.run.app"
+RESPONSE_SECRET = "eyJzZWNyZXQiOiAxfQ"
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +181,67 @@ async def test_a_token_for_a_key(raw: RawEndpoint, private_key: str) -> None:
     assert sent["aud"] == "https://oauth2.googleapis.com/token"
 
 
+async def test_an_access_token_for_a_key(raw: RawEndpoint, private_key: str) -> None:
+    """The assertion asks for the scopes; what comes is sent for as long as the answer says."""
+    body = json.dumps({"access_token": "ya29.x", "expires_in": 3599, "token_type": "Bearer"}).encode()
+    raw.behaviour = http(200, body, content_type="application/json")
+    key = TokenKey("default", "scope-a scope-b", TokenKind.ACCESS)
+    token = await source(KeyGrant(lambda: usable(raw, private_key), "x")).mint(key)
+    assert token.bearer == b"Bearer ya29.x"
+    assert token.expires_at - token.issued_at == 3599
+    assert claims(raw.requests[0])["scope"] == "scope-a scope-b"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param({"access_token": RESPONSE_SECRET}, Reason.TOKEN_NO_EXPIRY, id="no-expiry"),
+        pytest.param(
+            {"access_token": RESPONSE_SECRET, "expires_in": True}, Reason.TOKEN_NO_EXPIRY, id="odd-expiry"
+        ),
+        pytest.param({"access_token": "", "expires_in": 9}, Reason.TOKEN_MALFORMED, id="empty"),
+        pytest.param({"access_token": "a\r\nX: y", "expires_in": 9}, Reason.TOKEN_MALFORMED, id="line-break"),
+        pytest.param({"access_token": "a" * 40_000, "expires_in": 9}, Reason.TOKEN_MALFORMED, id="too-long"),
+        pytest.param([RESPONSE_SECRET], Reason.TOKEN_MALFORMED, id="not-an-object"),
+    ],
+)
+async def test_an_access_token_that_cannot_be_used(
+    raw: RawEndpoint, private_key: str, body: object, reason: Reason
+) -> None:
+    """One that nothing says the end of, or that would break a header, is never sent."""
+    raw.behaviour = http(200, json.dumps(body).encode(), content_type="application/json")
+    with pytest.raises(SidecarError) as caught:
+        await source(KeyGrant(lambda: usable(raw, private_key), "x")).mint(
+            TokenKey("default", "scope", TokenKind.ACCESS)
+        )
+    assert caught.value.reason is reason
+    assert RESPONSE_SECRET not in str(caught.value)
+
+
+async def test_a_self_signed_jwt_asks_nobody(raw: RawEndpoint, private_key: str) -> None:
+    """The key signs for the audience, for an hour; an audience is not a scope."""
+    it = source(KeyGrant(lambda: usable(raw, private_key), "x"))
+    token = await it.mint(TokenKey("default", AUDIENCE, TokenKind.SELF_SIGNED_JWT))
+    found = read_claims(token.bearer.decode().split()[1]) or {}
+    assert (found["iss"], found["sub"], found["aud"]) == (KEY["client_email"], KEY["client_email"], AUDIENCE)
+    assert found["exp"] - found["iat"] == 3600
+    assert "scope" not in found
+    assert raw.requests == []
+
+
+async def test_a_self_signed_jwt_needs_a_key_that_signs(raw: RawEndpoint) -> None:
+    """A private key that is none is named by its place, and never shown."""
+    it = source(KeyGrant(lambda: usable(raw, SECRET), "/keys/a.json"))
+    with pytest.raises(SidecarError, match="not an RSA key in PEM form") as caught:
+        await it.mint(TokenKey("default", AUDIENCE, TokenKind.SELF_SIGNED_JWT))
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_whose_key_it_is() -> None:
+    """Known without asking: nobody may impersonate itself."""
+    assert KeyGrant(lambda: json.dumps(dict(KEY)), "x").known_email() == KEY["client_email"]
+
+
 async def test_a_changed_file_counts_from_the_next_fetch_on(
     raw: RawEndpoint, private_key: str, tmp_path: Path
 ) -> None:
@@ -209,9 +272,6 @@ async def test_adc_uses_a_key_that_it_finds(raw: RawEndpoint, private_key: str, 
         TokenKey("default", AUDIENCE)
     )
     assert token.bearer == b"Bearer " + value.encode()
-
-
-RESPONSE_SECRET = "eyJzZWNyZXQiOiAxfQ"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,24 @@ from pydantic import SecretStr
 from sidecar.clock import SystemClock
 from sidecar.config.credentials import (
     Adc,
+    Credential,
+    File,
     Gcloud,
     Impersonate,
     Metadata,
     ServiceAccountKey,
+    Static,
+    User,
     WorkloadIdentityFederation,
 )
-from sidecar.errors import SidecarError
-from sidecar.tokens.sources import build_sources, quiet_google_logging
+from sidecar.config.targets import TokenKind
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.sources import Inspection, build_sources, inspect, quiet_google_logging, unchanged
 from sidecar.tokens.token import TokenKey
+from tests.support.raw_endpoint import jwt
+
+SA = "acted-as@p.iam.gserviceaccount.com"
+HOP = "hop@p.iam.gserviceaccount.com"
 
 
 def clock() -> SystemClock:
@@ -56,6 +65,154 @@ async def test_a_source_for_each_credential(tmp_path: Path) -> None:
         "f": "service account key in /keys/f.json",
         "j": "service account key in `credentials.j.json`",
     }
+
+
+async def test_sources_that_ask_others_or_nobody(tmp_path: Path) -> None:
+    """The login that gcloud left is the one of this environment; tokens that come ready are named by their place."""
+    sources = build_sources(
+        {
+            "default": Impersonate(type="impersonate", service_account=SA, source="u", delegates=(HOP,)),
+            "u": User(type="user"),
+            "own": User(type="user", file="/logins/me.json"),
+            "g": Gcloud(type="gcloud", account="me@example.com"),
+            "w": WorkloadIdentityFederation(type="workload_identity_federation", file="/wif.json"),
+            "file": File(type="file", path="/run/token"),
+            "fixed": Static(type="static", token=SecretStr("very-secret")),
+        },
+        clock=clock(),
+        environ={"CLOUDSDK_CONFIG": str(tmp_path)},
+    )
+    login = f"a person's login in {tmp_path}/application_default_credentials.json"
+    assert {name: source.describe() for name, source in sources.items()} == {
+        "default": f"service account {SA} through {HOP}, as whom acts: {login}",
+        "u": login,
+        "own": "a person's login in /logins/me.json",
+        "g": "gcloud with me@example.com",
+        "w": "/wif.json",
+        "file": "a ready token in /run/token",
+        "fixed": "a ready token in `credentials.fixed.token`",
+    }
+
+
+async def test_a_token_in_a_file_is_read_at_each_fetch(tmp_path: Path) -> None:
+    """As whoever renews it left it, line break or not; it is checked like any token."""
+    file = tmp_path / "token"
+    it = build_sources({"f": File(type="file", path=str(file))}, clock=clock(), environ={})["f"]
+    key = TokenKey("f", "https://svc.example")
+    with pytest.raises(SidecarError, match=f"credential_not_found: There is no file {file}"):
+        await it.mint(key)
+    for number in (1, 2):
+        value = jwt("https://svc.example", issued=-number, expires=3600)
+        file.write_text(value + "\n")
+        assert (await it.mint(key)).bearer == f"Bearer {value}".encode()
+    file.write_text(jwt("https://other.example", issued=0, expires=3600))
+    with pytest.raises(SidecarError, match="token_wrong_audience"):
+        await it.mint(key)
+
+
+async def test_a_key_file_that_everybody_can_read_is_refused_unless_allowed(tmp_path: Path) -> None:
+    """And the error says how to close it, and how to allow it."""
+    file = tmp_path / "key.json"
+    file.write_text("{}")
+    file.chmod(0o644)
+    for allowed, says in (
+        (False, "`chmod o-r .*`allow_world_readable: true`"),
+        (True, "lacks `client_email`"),
+    ):
+        key = ServiceAccountKey(type="service_account_key", file=str(file), allow_world_readable=allowed)
+        with pytest.raises(SidecarError, match=f"credential_invalid: .*{says}"):
+            await build_sources({"f": key}, clock=clock(), environ={})["f"].mint(TokenKey("f", "https://x"))
+
+
+# a reload
+
+
+def acting(source: str) -> Impersonate:
+    return Impersonate(type="impersonate", service_account=SA, source=source)
+
+
+OLD: Mapping[str, Credential] = {
+    "m": Metadata(type="metadata"),
+    "g": Gcloud(type="gcloud"),
+    "i": acting("g"),
+    "ii": acting("i"),
+    "adc": acting("default"),
+}
+
+
+@pytest.mark.parametrize(
+    ("new", "kept"),
+    [
+        pytest.param(OLD, {"m", "g", "i", "ii"}, id="nothing-changed"),
+        pytest.param({**OLD, "m": Adc(type="adc")}, {"g", "i", "ii"}, id="one-changed"),
+        pytest.param(
+            {**OLD, "g": Gcloud(type="gcloud", account="a@b.example")}, {"m"}, id="a-source-changed"
+        ),
+        pytest.param({"i": acting("g")}, set(), id="a-source-gone"),
+        pytest.param({**OLD, "more": Adc(type="adc")}, {"m", "g", "i", "ii"}, id="one-more"),
+    ],
+)
+def test_what_a_reload_leaves_alone(new: Mapping[str, Credential], kept: set[str]) -> None:
+    """A credential is kept with its tokens only if whatever it acts from is the same, too; with other endpoints, none."""
+    assert unchanged(OLD, new, same_endpoints=True) == kept
+    assert unchanged(OLD, new, same_endpoints=False) == set()
+
+
+async def test_a_source_that_is_kept_stays_what_it_was() -> None:
+    """With what it found out, and as the source of those that are new."""
+    old = build_sources(
+        {"m": Metadata(type="metadata")}, clock=clock(), environ={"GCE_METADATA_HOST": "old:1"}
+    )
+    new = build_sources(
+        {"m": Metadata(type="metadata"), "i": acting("m")},
+        clock=clock(),
+        environ={"GCE_METADATA_HOST": "new:1"},
+        known=old,
+    )
+    assert new["m"] is old["m"]
+    assert new["i"].describe().endswith("default service account of the metadata server at old:1")
+
+
+# what can be seen without asking
+
+ID, ACCESS = TokenKey("x", "https://a"), TokenKey("x", "scope", TokenKind.ACCESS)
+
+
+async def inspected(tmp_path: Path, credential: Credential, *keys: TokenKey) -> Inspection:
+    environ = {"CLOUDSDK_CONFIG": str(tmp_path)}
+    credentials = {"x": credential, "m": Metadata(type="metadata", account=SA)}
+    sources = build_sources(credentials, clock=clock(), environ=environ)
+    return inspect(sources["x"].grant, keys)
+
+
+async def test_what_can_never_work_is_seen_at_start(tmp_path: Path) -> None:
+    """A person's login for a target that takes none, found behind `adc`; an account that would act as itself."""
+    login = {"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    (tmp_path / "application_default_credentials.json").write_text(json.dumps(login))
+    found = await inspected(tmp_path, Adc(type="adc"), ACCESS, ID)
+    assert found.fault is not None
+    assert found.fault.reason is Reason.CREDENTIAL_MISMATCH
+    found = await inspected(tmp_path, acting("m"), ID)
+    assert found.fault is not None
+    assert found.fault.reason is Reason.SELF_IMPERSONATION
+
+
+async def test_what_may_work_later_is_no_fault(tmp_path: Path) -> None:
+    """A file that is not there yet, or half written, is for the fetch to tell."""
+    key = ServiceAccountKey(type="service_account_key", file=str(tmp_path / "missing"))
+    assert await inspected(tmp_path, key, ID) == (None, None)
+    federated = WorkloadIdentityFederation(
+        type="workload_identity_federation", file=str(tmp_path / "missing")
+    )
+    assert await inspected(tmp_path, federated, ID) == (None, None)
+
+
+async def test_a_person_is_warned_of(tmp_path: Path) -> None:
+    """Where the target takes a person's ID token: any service that it reaches could use it in turn."""
+    persons = ID._replace(persons=True)
+    user = User(type="user", file="/me.json")
+    assert "for development only" in str((await inspected(tmp_path, user, persons)).warning)
+    assert await inspected(tmp_path, user, ACCESS) == (None, None)
 
 
 async def test_a_bad_inline_key_is_named_by_its_place_in_the_configuration() -> None:

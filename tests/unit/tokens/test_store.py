@@ -877,3 +877,196 @@ async def test_fetches_are_counted_by_result_and_reason(world: World) -> None:
     await world.advance(HOUR - 225)
     assert world.stats[KEY].fetches == {("error", "token_denied"): 1, ("ok", ""): 1, ("same", ""): 1}
     assert sum(world.stats[KEY].duration.counts) == 3
+
+
+# a reload, and files that others renew
+
+
+def other(world: World) -> ScriptedSource:
+    """Another source, whose tokens are told apart."""
+    source = ScriptedSource(world.clock)
+    source.answer = lambda audience: Token(
+        "other", audience=audience, issued_at=world.clock.wall(), expires_at=world.clock.wall() + HOUR
+    )
+    return source
+
+
+async def test_another_source_takes_over_with_tokens_of_its_own(world: World) -> None:
+    """A credential that a reload changed: the old one's token is not sent any more, the next caller gets the new one's;
+    other credentials keep theirs."""
+    apart = TokenKey("apart", "https://b.run.app")
+    world.store.replace("apart", ScriptedSource(world.clock))
+    kept = await world.fetched(apart)
+    await world.fetched()
+    world.store.replace("default", other(world))
+    assert not world.store.ready_state(KEY).had_token
+    assert world.store.bearer(KEY) is None
+    await world.settle()
+    assert world.store.bearer(KEY) == b"Bearer other"
+    assert world.store.bearer(apart) == kept
+
+
+async def test_who_waits_when_the_source_changes_waits_for_the_new_one(world: World) -> None:
+    """The old fetch is cancelled, and its end does not touch the new one's callers."""
+    world.source.held.add("*")
+    caller = Caller()
+    world.store.join(KEY, caller)
+    await world.settle()
+    world.store.replace("default", other(world))
+    await world.settle()
+    assert caller.reasons == [None]
+    assert world.store.bearer(KEY) == b"Bearer other"
+
+
+async def test_who_waits_when_the_credential_goes_is_told(world: World) -> None:
+    """And so is who asks afterwards, by a route of before the reload: there is no such credential. A health probe starts
+    no fetch for it."""
+    used = TokenKey("default", "https://b.run.app")
+    world.store.join(used, Caller())
+    await world.settle()
+    assert world.store.bearer(used) is not None
+    world.source.held.add("*")
+    caller = Caller()
+    world.store.join(KEY, caller)
+    await world.settle()
+    world.store.replace("default", None)
+    await world.settle()
+    assert caller.reasons == [Reason.DRAINING]
+    assert world.store.status() == []
+    for key in (KEY, used):
+        assert world.store.bearer(key) is None
+        with pytest.raises(SidecarError, match="credential_not_found"):
+            world.store.join(key, caller)
+    world.store.nudge()
+    assert len(world.tasks) == 0
+
+
+async def test_a_token_from_elsewhere_is_served_at_once(world: World) -> None:
+    """One that was fetched for a reload before it took effect: no caller waits, and its renewal is on."""
+    world.store.adopt(KEY, world.source.new(KEY.audience))
+    assert world.store.bearer(KEY) == b"Bearer t0"
+    assert world.source.calls == []
+    await world.advance(HOUR)
+    assert len(world.source.calls) == 1
+
+
+async def test_a_token_from_elsewhere_gives_way_to_a_fetch(world: World) -> None:
+    """What is on its way, or was too old when it came, is decided as if it had not been there."""
+    world.source.held.add("*")
+    world.store.prefetch([KEY])
+    await world.settle()
+    world.store.adopt(KEY, world.source.new(KEY.audience))
+    assert world.store.bearer(KEY) is None
+    world.source.gate.set()
+    await world.settle()
+    assert world.store.bearer(KEY) == b"Bearer t1"
+
+    late = TokenKey("default", "https://late.run.app")
+    now = world.clock.wall()
+    world.store.adopt(late, Token("old", audience=late.audience, issued_at=now - HOUR, expires_at=now + 1))
+    assert world.store.bearer(late) is None
+
+
+async def test_a_key_that_no_route_wants_any_more_is_forgotten(world: World) -> None:
+    """No timer renews it; a key that was never there is no fault."""
+    await world.fetched()
+    world.store.unpin([KEY, TokenKey("default", "https://never.run.app")])
+    assert world.clock.pending == []
+    assert world.store.status() == []
+    assert world.store.ready_state(KEY) == (False, None)
+    await world.advance(2 * HOUR)
+    assert len(world.source.calls) == 1
+
+
+async def test_a_key_that_is_forgotten_while_it_is_fetched_still_answers(world: World) -> None:
+    """Its callers were let in before the reload."""
+    world.source.held.add("*")
+    world.store.pin(KEY)
+    caller = Caller()
+    world.store.join(KEY, caller)
+    await world.settle()
+    world.store.unpin([KEY])
+    world.source.gate.set()
+    await world.settle()
+    assert caller.reasons == [None]
+    await world.advance(2 * HOUR)
+    assert len(world.source.calls) == 1
+
+
+async def test_a_changed_file_is_read_at_once_whatever_its_expiry(world: World) -> None:
+    """Its token replaces the old one though that lives longer; keys of other credentials, keys that nobody wants and
+    fetches in flight are left alone."""
+    unwanted = TokenKey("default", "https://unwanted.run.app")
+    world.store.pin(unwanted)
+    await world.fetched()
+    world.source.life = HOUR / 2
+    world.store.renew("another")
+    await world.settle()
+    assert len(world.source.calls) == 1
+    world.store.renew("default")
+    world.store.renew("default")
+    await world.settle()
+    assert world.source.calls == [KEY.audience] * 2
+    assert world.store.bearer(KEY) == b"Bearer t2"
+
+
+async def test_readiness_is_told_the_last_error(world: World) -> None:
+    """Until there is a token: from then on the key has had one."""
+    world.source.answer = fault()
+    world.store.prefetch([KEY])
+    await world.settle()
+    state = world.store.ready_state(KEY)
+    assert not state.had_token
+    assert state.error is not None
+    assert state.error.reason is Reason.TOKEN_ENDPOINT_UNREACHABLE
+    world.source.answer = world.source.new
+    await world.advance(30)
+    assert world.store.ready_state(KEY) == (True, None)
+
+
+async def test_a_closed_store_starts_nothing_new(world: World) -> None:
+    """Probes, file watches and reloads may still come while the process drains."""
+    await world.fetched()
+    await world.store.close()
+    world.store.prefetch([TokenKey("default", "https://b.run.app")])
+    world.store.nudge()
+    world.store.renew("default")
+    await world.settle()
+    assert len(world.source.calls) == 1
+    assert len(world.tasks) == 0
+
+
+async def test_a_refusal_while_a_renewal_is_under_way_starts_no_second_one(world: World) -> None:
+    """The refused token is held back until that one has come."""
+    bearer = await world.fetched()
+    world.source.held.add("*")
+    await world.advance(HOUR - 200)
+    assert len(world.source.calls) == 2
+    assert world.store.reject(KEY, bearer)
+    assert world.store.bearer(KEY) is None
+    await world.settle()
+    assert len(world.source.calls) == 2
+    world.source.gate.set()
+    await world.settle()
+    assert world.store.bearer(KEY) == b"Bearer t2"
+
+
+async def test_a_token_that_is_here_is_not_fetched_ahead_again(world: World) -> None:
+    """As at each reload that leaves its credential alone."""
+    await world.fetched()
+    await world.fetched()
+    assert len(world.source.calls) == 1
+
+
+async def test_the_command_that_mends_a_failure_is_logged(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside the reason: to be copied from the log."""
+    world.source.answer = SidecarError(
+        Reason.API_DISABLED, "The test said so.", command="gcloud services enable x"
+    )
+    world.store.prefetch([KEY])
+    await world.settle()
+    (record,) = caplog.records
+    fields = record.fields  # type: ignore[attr-defined]
+    assert (fields["reason"], fields["command"]) == ("api_disabled", "gcloud services enable x")

@@ -1,0 +1,352 @@
+"""sidecar.tokens.federation, against the stand-in's Security Token Service: where subject tokens come from, and what is
+said when none does"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.clock import SystemClock
+from sidecar.config.credentials import Endpoints, WorkloadIdentityFederation
+from sidecar.config.targets import TokenKind
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.faults import Fault
+from sidecar.emulator.sts import AWS_TYPE, Provider
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.federation import ALLOW_EXECUTABLES, FederationGrant, account_in
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.sources import build_sources
+from sidecar.tokens.token import Token, TokenKey, read_claims
+
+SA = "acted-as@emulated-project.iam.gserviceaccount.com"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+ACCESS = TokenKey("x", SCOPE, TokenKind.ACCESS)
+SUBJECT_SECRET = "eyJzdWJqZWN0IjoxfQ"
+
+
+class Federation:
+    """A provider that is trusted, and a file that leads to it."""
+
+    def __init__(self, google: Emulator, directory: Path) -> None:
+        self.google = google
+        self.directory = directory
+        self.provider: Provider = google.sts.add_provider()
+        self.file = directory / "wif.json"
+        self.subject = directory / "subject"
+        self.subject.write_text(google.sts.subject_token(self.provider))
+        google.principals.add(SA)
+        google.principals.grant(self.provider.principal_set, "roles/iam.workloadIdentityUser", on=SA)
+
+    def from_file(self, **source: Any) -> None:
+        """The subject token is in a file."""
+        self.write({"file": str(self.subject), **source})
+
+    def from_program(self, body: str, **executable: Any) -> None:
+        """The subject token comes from a program, `body` in Python, with `subject`."""
+        program = self.directory / "program"
+        program.write_text(
+            f"#!{sys.executable}\nimport json, sys, time\nsubject = open({str(self.subject)!r}).read()\n{body}\n"
+        )
+        program.chmod(0o755)
+        self.write({"executable": {"command": str(program), **executable}})
+
+    def write(self, source: Mapping[str, Any], **more: Any) -> None:
+        self.google.write_federation(self.file, self.provider, source, **more)
+
+    def change(self, **changes: Any) -> None:
+        """Other fields in the file; None takes one out."""
+        info = {**json.loads(self.file.read_text()), **changes}
+        self.file.write_text(json.dumps({name: value for name, value in info.items() if value is not None}))
+
+    def source(self, account: str | None = None, *, seconds: float = 10.0) -> GoogleSource:
+        credential = WorkloadIdentityFederation(
+            type="workload_identity_federation", file=str(self.file), service_account=account
+        )
+        return build_sources(
+            {"x": credential},
+            clock=SystemClock(asyncio.get_running_loop()),
+            environ=self.google.environment(),
+            endpoints=Endpoints(iam_credentials=self.google.iam_url),
+            seconds=seconds,
+        )["x"]
+
+    async def mint(self, key: TokenKey = ACCESS, account: str | None = None) -> Token:
+        return await self.source(account).mint(key)
+
+    async def refused(self) -> SidecarError:
+        """The error of a fetch."""
+        with pytest.raises(SidecarError) as caught:
+            await self.mint()
+        assert caught.value.__context__ is None
+        assert SUBJECT_SECRET not in str(caught.value)
+        return caught.value
+
+
+@pytest.fixture
+def federation(google: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    # google-auth reads it from the process.
+    monkeypatch.setenv(ALLOW_EXECUTABLES, "1")
+    return Federation(google, tmp_path)
+
+
+GIVES = (
+    "print(json.dumps({'version': 1, 'success': True, 'expiration_time': int(time.time()) + 600,"
+    " 'token_type': 'urn:ietf:params:oauth:token-type:jwt', 'id_token': subject}))"
+)
+
+SOURCES: Mapping[str, Callable[[Federation], None]] = {
+    "file": lambda it: it.from_file(),
+    "text-url": lambda it: it.write(it.google.url_source(it.provider)),
+    "json-url": lambda it: it.write(it.google.url_source(it.provider, json=True)),
+    "aws": lambda it: it.write(it.google.aws_source(), subject_token_type=AWS_TYPE),
+    "executable": lambda it: it.from_program(GIVES),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+async def test_each_source_of_subject_tokens_leads_to_google(federation: Federation, kind: str) -> None:
+    """The subject token is exchanged once, for the scopes that were asked for, and what comes back is sent."""
+    SOURCES[kind](federation)
+    token = await federation.mint()
+    assert token.audience == SCOPE
+    (asked,) = federation.google.sts.asked
+    assert (asked.audience, asked.scope) == (federation.provider.audience, SCOPE)
+    issued = federation.google.principals.introspect(token.bearer.decode().removeprefix("Bearer "))
+    assert issued is not None
+    assert issued.member == asked.member
+
+
+@pytest.mark.parametrize("named_by", ["configuration", "file"])
+async def test_it_leads_to_a_service_account(federation: Federation, named_by: str) -> None:
+    """Named in the configuration or in the file; the file's own URL to it is not called, the configured IAM is."""
+    federation.from_file()
+    if named_by == "file":
+        federation.change(
+            service_account_impersonation_url=f"https://elsewhere.invalid/v1/projects/-/serviceAccounts/{SA}:generateAccessToken"
+        )
+    audience = "https://svc.example"
+    token = await federation.mint(TokenKey("x", audience), SA if named_by == "configuration" else None)
+    claims = read_claims(token.bearer.decode().split()[1]) or {}
+    assert (claims["email"], claims["aud"]) == (SA, audience)
+    assert [asked.method for asked in federation.google.iam.asked] == ["generateIdToken"]
+
+
+async def test_a_federated_identity_itself_has_no_id_token(federation: Federation) -> None:
+    """Without a service account the error says that one is needed, and nobody is asked."""
+    federation.from_file()
+    with pytest.raises(SidecarError, match=r"credential_mismatch: .*set `service_account`"):
+        await federation.mint(TokenKey("x", "https://svc.example"))
+    assert federation.google.sts.endpoint.arrived == 0
+
+
+async def test_a_subject_token_is_read_anew_for_each_exchange(federation: Federation) -> None:
+    """Whoever writes it renews it: the next fetch sends what is there then."""
+    federation.from_file()
+    it = federation.source()
+    await it.mint(ACCESS)
+    federation.subject.write_text(federation.google.sts.subject_token(federation.provider, "another"))
+    await it.mint(ACCESS)
+    assert [asked.member.rpartition("/")[2] for asked in federation.google.sts.asked] == [
+        "workload",
+        "another",
+    ]
+
+
+async def test_the_quota_project_of_the_file_is_told_to_iam(federation: Federation) -> None:
+    """Calls to IAM are counted against it; what is no text is none."""
+    federation.from_file()
+    for project in ("my-project", ["no"]):
+        federation.change(quota_project_id=project)
+        await federation.mint(TokenKey("x", "https://svc.example"), SA)
+    assert len(federation.google.iam.asked) == 2
+    assert list(federation.google.iam.quota_projects) == ["my-project"]
+
+
+FAILURES: Mapping[str, tuple[Callable[[Federation], None], str]] = {
+    "no-file": (
+        lambda it: it.write({"file": str(it.directory / "missing")}),
+        "The file with the subject token that",
+    ),
+    "empty-file": (
+        lambda it: (it.from_file(), it.subject.write_text("")) and None,
+        "check `credential_source`",
+    ),
+    "not-json": (
+        lambda it: (
+            (
+                it.from_file(format={"type": "json", "subject_token_field_name": "t"}),
+                it.subject.write_text(SUBJECT_SECRET),
+            )
+            and None
+        ),
+        "the format and field name in it",
+    ),
+    "program-says-no": (
+        lambda it: it.from_program(
+            f"print(json.dumps({{'version': 1, 'success': False, 'code': '7', 'message': '{SUBJECT_SECRET}'}}))"
+        ),
+        "what the executable or file gives",
+    ),
+    "program-crashes": (
+        lambda it: it.from_program(f"sys.exit('{SUBJECT_SECRET}')"),
+        "what the executable or file gives",
+    ),
+    "no-region": (
+        lambda it: it.write(
+            {
+                "environment_id": "aws1",
+                "regional_cred_verification_url": it.google.aws_source()["regional_cred_verification_url"],
+            },
+            subject_token_type=AWS_TYPE,
+        ),
+        "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
+    ),
+    "another-cloud-refuses": (
+        lambda it: it.write({**it.google.url_source(it.provider), "headers": {}}),
+        "The source of subject tokens at 127.0.0.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+async def test_a_subject_token_that_cannot_be_had(federation: Federation, what: str) -> None:
+    """Says which of its sources failed and what to look at; nothing of what it printed, and Google is not asked."""
+    prepare, says = FAILURES[what]
+    prepare(federation)
+    error = await federation.refused()
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert says in error.detail
+    assert federation.google.sts.endpoint.arrived == 0
+
+
+async def test_programs_are_run_only_where_that_was_allowed(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file can't bring a command along: google-auth's own variable must say so, and the error names it."""
+    monkeypatch.delenv(ALLOW_EXECUTABLES)
+    ran = federation.directory / "ran"
+    federation.from_program(f"open({str(ran)!r}, 'w')\n{GIVES}")
+    error = await federation.refused()
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert f"{ALLOW_EXECUTABLES}=1" in error.detail
+    assert not ran.exists()
+
+
+@pytest.mark.slow
+async def test_a_program_that_does_not_end_is_named(federation: Federation) -> None:
+    """At the shortest time that google-auth lets a file give it."""
+    federation.from_program("time.sleep(600)", timeout_millis=5000)
+    error = await federation.refused()
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert "did not end within its `timeout_millis`" in error.detail
+
+
+async def test_an_sts_that_gives_no_token(federation: Federation) -> None:
+    """What it answered in place of one is the fault, not the subject token."""
+    federation.from_file()
+    federation.google.sts.endpoint.fail(Fault("garbage"))
+    error = await federation.refused()
+    assert error.reason is Reason.TOKEN_MALFORMED
+    assert error.detail.startswith("The Security Token Service at 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"type": "service_account"}, "of type service_account, not one for workload", id="type"),
+        pytest.param({"audience": None}, "lacks `audience`", id="no-audience"),
+        pytest.param({"subject_token_type": 7}, "lacks `subject_token_type`", id="no-subject-type"),
+        pytest.param({"token_url": "http://sts.example/v1/token"}, "not an https URL", id="plain-http"),
+        pytest.param({"credential_source": None}, "lacks `credential_source`", id="no-source"),
+        pytest.param({"credential_source": "/run/token"}, "lacks `credential_source`", id="source-is-text"),
+    ],
+)
+async def test_a_file_that_cannot_be_used(federation: Federation, changes: dict[str, Any], says: str) -> None:
+    """Names the file and what is wrong with it; nothing is read or sent."""
+    federation.from_file()
+    federation.change(**changes)
+    grant = FederationGrant(federation.file.read_text, str(federation.file))
+    with pytest.raises(SidecarError) as caught:
+        grant.service_account()
+    assert caught.value.reason is Reason.CREDENTIAL_INVALID
+    assert says in caught.value.detail
+    assert str(federation.file) in caught.value.detail
+
+
+def test_the_configured_sts_takes_the_place_of_the_files(tmp_path: Path) -> None:
+    """Also where the file's own could not be asked."""
+    info = {"type": "external_account", "audience": "a", "subject_token_type": "t", "credential_source": {}}
+    grant = FederationGrant(lambda: json.dumps(info), "x", token_url="https://sts.internal/token")
+    assert grant.service_account() is None
+    assert grant.describe() == "workload identity federation by x"
+
+
+@pytest.mark.parametrize(
+    ("url", "account"),
+    [
+        pytest.param(None, None, id="none"),
+        pytest.param(
+            f"https://iam.example/v1/projects/-/serviceAccounts/{SA}:generateAccessToken", SA, id="one"
+        ),
+        pytest.param(f"https://iam.example/serviceAccounts/{SA}:signBlob", ..., id="another-method"),
+        pytest.param("https://iam.example/serviceAccounts/nobody:generateAccessToken", ..., id="no-email"),
+        pytest.param(7, ..., id="not-text"),
+    ],
+)
+def test_the_account_in_an_impersonation_url(url: object, account: object) -> None:
+    """Its e-mail alone is used; a URL without one makes the file unusable."""
+    if account is not ...:
+        assert account_in({"url": url}, "url", "x") == account
+        return
+    with pytest.raises(SidecarError, match=r"credential_invalid: .*`url` names no service account"):
+        account_in({"url": url}, "url", "x")
+
+
+@pytest.mark.parametrize(
+    ("source", "seconds"),
+    [
+        pytest.param({"file": "/run/token"}, None, id="no-program"),
+        pytest.param({"executable": {"command": "x", "timeout_millis": 5000}}, 5.0, id="its-own"),
+        pytest.param({"executable": {"command": "x"}}, 30.0, id="google-auths"),
+        pytest.param({"executable": {"command": "x", "timeout_millis": "5s"}}, 30.0, id="nonsense"),
+        pytest.param({"executable": {"command": "x", "timeout_millis": 0}}, 30.0, id="zero"),
+        pytest.param({"executable": "x"}, None, id="not-an-object"),
+        pytest.param(None, None, id="not-a-file-for-this"),
+    ],
+)
+def test_how_long_a_program_may_run(source: object, seconds: float | None) -> None:
+    """What the file says, else google-auth's default: the fetch that waits for it must outlive it."""
+    info = {"type": "external_account", "audience": "a", "subject_token_type": "t", "token_url": "https://x"}
+    grant = FederationGrant(lambda: json.dumps({**info, "credential_source": source}), "x")
+    assert grant.executable_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    ("audience", "member"),
+    [
+        pytest.param(
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+            "principalSet://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/*",
+            id="pool",
+        ),
+        pytest.param("https://elsewhere.example", None, id="odd"),
+    ],
+)
+def test_who_it_is_to_iam(audience: str, member: str | None) -> None:
+    """All identities of the pool, for the command that grants: which one it is shows only in the subject token."""
+    info = {
+        "type": "external_account",
+        "audience": audience,
+        "subject_token_type": "t",
+        "token_url": "https://x",
+    }
+    grant = FederationGrant(lambda: json.dumps({**info, "credential_source": {}}), "x")
+    assert grant.member(None) == member  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""sidecar.tokens.metadata, against the stand-in's metadata server: whose it is, access tokens, and mutual TLS"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sidecar.clock import SystemClock
+from sidecar.config.targets import TokenKind
+from sidecar.emulator.app import Emulator
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.fetch_threads import FetchThreads
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.iam_credentials import IamCredentials
+from sidecar.tokens.metadata import MetadataGrant
+from sidecar.tokens.token import TokenKey, read_claims
+from tests.support.raw_endpoint import RawEndpoint, http
+
+AUDIENCE = "https://svc.example"
+SCOPES = "https://www.googleapis.com/auth/bigquery https://www.googleapis.com/auth/pubsub"
+ID = TokenKey("m", AUDIENCE)
+ACCESS = TokenKey("m", SCOPES, TokenKind.ACCESS)
+SIGNED = TokenKey("m", AUDIENCE, TokenKind.SELF_SIGNED_JWT)
+CREATOR = "roles/iam.serviceAccountTokenCreator"
+
+
+def source(grant: MetadataGrant) -> GoogleSource:
+    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("m"), seconds=10)
+
+
+def grant(google: Emulator, **environ: str) -> MetadataGrant:
+    return MetadataGrant({**google.environment(), **environ}, iam=IamCredentials(google.iam_url))
+
+
+async def test_an_access_token_has_the_scopes_that_were_asked_for(google: Emulator) -> None:
+    """Where the metadata server heeds them, as on Cloud Run; its own account is who calls."""
+    token = await source(grant(google)).mint(ACCESS)
+    issued = google.principals.introspect(token.bearer.decode().split()[1])
+    assert issued is not None
+    assert issued.member == f"serviceAccount:{google.metadata.email}"
+    assert set(issued.scopes) == set(SCOPES.split())
+
+
+async def test_a_self_signed_jwt_is_signed_by_iam(google: Emulator) -> None:
+    """The metadata server has no key: the account asks IAM to sign as itself; its e-mail is asked for once."""
+    email = google.metadata.email
+    google.principals.grant(f"serviceAccount:{email}", CREATOR, on=str(email))
+    it = source(grant(google))
+    for _ in range(2):
+        claims = read_claims((await it.mint(SIGNED)).bearer.decode().split()[1]) or {}
+        assert (claims["iss"], claims["aud"]) == (email, AUDIENCE)
+    assert google.metadata.counts["/computeMetadata/v1/instance/service-accounts/default/email"] == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"my-project.svc.id.goog", id="gke-pool"),
+        pytest.param(b"a@" + b"b" * 400, id="too-long"),
+        pytest.param(b"a@b\r\nX: y", id="unprintable"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+async def test_an_account_without_an_email_is_none(raw: RawEndpoint, body: bytes) -> None:
+    """On GKE without a Google service account it is the name of the pool: what to bind is said."""
+    raw.behaviour = http(200, body, content_type="text/plain")
+    it = source(MetadataGrant({"GCE_METADATA_HOST": raw.origin}))
+    with pytest.raises(SidecarError, match=r"no_service_account: .*iam.gke.io/gcp-service-account"):
+        await it.mint(SIGNED)
+
+
+@pytest.mark.parametrize("key", [ID, ACCESS], ids=["id", "access"])
+async def test_where_mutual_tls_is_wanted_google_auth_asks(
+    google: Emulator, monkeypatch: pytest.MonkeyPatch, key: TokenKey
+) -> None:
+    """It has the certificates; without any, mode `default` asks over HTTP at the same address."""
+    monkeypatch.setenv("GCE_METADATA_MTLS_MODE", "default")
+    token = await source(grant(google, GCE_METADATA_MTLS_MODE="default")).mint(key)
+    assert token.audience == key.audience
+    assert google.metadata.endpoint.arrived == 1
+
+
+@pytest.mark.parametrize("key", [ID, ACCESS], ids=["id", "access"])
+async def test_strict_mutual_tls_never_falls_back(
+    google: Emulator, monkeypatch: pytest.MonkeyPatch, key: TokenKey
+) -> None:
+    """Without certificates nobody is asked, and the error points at the environment."""
+    monkeypatch.setenv("GCE_METADATA_MTLS_MODE", "strict")
+    with pytest.raises(SidecarError, match=r"asked nobody .*GCE_\* environment variables") as caught:
+        await source(grant(google, GCE_METADATA_MTLS_MODE="strict")).mint(key)
+    assert caught.value.reason is Reason.CREDENTIAL_INVALID
+    assert google.metadata.endpoint.arrived == 0
