@@ -102,6 +102,7 @@ class Reason(StrEnum):
     OVERLOADED = "overloaded"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
+    TUNNEL_LIMIT = "tunnel_limit"
     INTERNAL = "internal"
 
 
@@ -326,6 +327,9 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.QUEUE_TIMEOUT: Meaning(
         503, "connection_limit_reached", Source.SELF, "No connection became free in time"
+    ),
+    Reason.TUNNEL_LIMIT: Meaning(
+        503, "connection_limit_reached", Source.SELF, "Too many upgraded connections are open"
     ),
     Reason.INTERNAL: Meaning(500, "proxy_internal_error", Source.SELF, "A fault in the sidecar"),
 }

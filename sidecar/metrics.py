@@ -85,6 +85,7 @@ class RouteStats:
         "requests",
         "retries",
         "total",
+        "tunnels",
         "upgrades",
         "upstream_refusals",
     )
@@ -111,6 +112,8 @@ class RouteStats:
         self.replays = 0
         """Sent again with a new token because the upstream refused the old one."""
         self.upgrades = 0
+        self.tunnels = 0
+        """Of the upgraded: how many are open."""
         self.upstream_refusals: dict[str, int] = {}
         """Answers with which the target refused the token or the caller, by cause."""
 
@@ -445,6 +448,7 @@ REPLAYS = _family(
 UPGRADES = _family(
     "upgrades_total", Kind.COUNTER, "Connections that became a tunnel, such as WebSockets.", "route"
 )
+TUNNELS = _family("tunnels", Kind.GAUGE, "Upgraded connections that are open.", "route")
 UPSTREAM_REFUSALS = _family(
     "upstream_refusals_total",
     Kind.COUNTER,
@@ -542,7 +546,7 @@ FAMILIES: tuple[Family, ...] = (
     *(APP_CONNECTIONS, ACCEPTED, ACCEPT_PAUSES, PEERS_REFUSED),
     *(HANDSHAKES_FAILED, CERTIFICATE_EXPIRY, CERTIFICATE_OK),
     *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, QUEUED, BYTES_SENT, BYTES_RECEIVED),
-    *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES, UPSTREAM_REFUSALS),
+    *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES, TUNNELS, UPSTREAM_REFUSALS),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),
     *(TOKEN_INVALIDATED, TOKEN_WAITS, TOKEN_WAITING, TOKEN_WAIT),
 )

@@ -112,6 +112,7 @@ class SidecarCollector:
         yield plain(metrics.RETRIES, lambda stats: stats.retries)
         yield plain(metrics.REPLAYS, lambda stats: stats.replays)
         yield plain(metrics.UPGRADES, lambda stats: stats.upgrades)
+        yield plain(metrics.TUNNELS, lambda stats: stats.tunnels)
         yield _single(
             metrics.UPSTREAM_REFUSALS,
             (

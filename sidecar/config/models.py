@@ -319,6 +319,17 @@ class Limits(Model):
         16, description="Requests of one connection that are read ahead of their turn; no more is read then."
     )
     target: Size = Field(16384, description="Length of a request's target (path and query).", ge=256)
+    buffer: Size = Field(
+        65536,
+        description="Bytes that wait to be sent on a connection before the other side is read no further; as much of a "
+        "request's body is held for a second try.",
+        ge=4096,
+    )
+    tunnels: CountOrZero = Field(
+        1000,
+        description="Upgraded connections (WebSocket) at once, of all routes together, and requests for one; more get "
+        "a 503 (`tunnel_limit`).",
+    )
     head_timeout: Duration = Field(
         10.0, description="From a request's first byte to the end of its head.", gt=0
     )

@@ -200,6 +200,7 @@ class DownstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         try:
+            self.transport.set_write_buffer_limits(self.proxy.limits.buffer)
             self.proxy.opened(self)
         except Exception as error:  # noqa: BLE001  # logged and counted
             self.proxy.faults.note(error, "start of a connection from the app")
@@ -246,12 +247,16 @@ class DownstreamConnection(asyncio.Protocol):
         self.is_full = True
         if self.current is not None:
             self.current.writable(False)
+        elif self.state is OPEN:
+            self.transport.pause_reading()
 
     @_guarded
     def resume_writing(self) -> None:
         self.is_full = False
         if self.current is not None:
             self.current.writable(True)
+        if self.state is OPEN and not self.transport.is_reading():
+            self.proxy.call_soon(self._go_on)
 
     # feeding the parser
 
@@ -274,7 +279,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.current.flush_request()
 
     def _may_parse(self) -> bool:
-        if self.state is not OPEN or self._blocked:
+        if self.state is not OPEN or self._blocked or self._must_read_first():
             return False
         if not self._queue:
             return True
@@ -282,6 +287,10 @@ class DownstreamConnection(asyncio.Protocol):
         # What follows a request to upgrade is of another protocol, if it is granted.
         upgrade = isinstance(last, Exchange) and last.upgrade is not None
         return not upgrade and len(self._queue) < self.proxy.limits.pipelined
+
+    def _must_read_first(self) -> bool:
+        """Whether the app should take the answers that it has before it asks for more: each of them is kept here."""
+        return self.is_full and self.state is OPEN and not self._in_message
 
     def _parse(self, data: bytes) -> bytes:
         """Parse, a head or a piece of a body at a time; what comes back must wait, or belongs behind an upgrade."""
@@ -618,6 +627,8 @@ class DownstreamConnection(asyncio.Protocol):
                 self.transport.close()
         elif self._queue or self._rest or not self.transport.is_reading():
             self.proxy.call_soon(self._go_on)
+        elif self.is_full and not self._in_message:
+            self.transport.pause_reading()
 
     @_guarded
     def _go_on(self) -> None:
@@ -636,7 +647,9 @@ class DownstreamConnection(asyncio.Protocol):
         if self._rest and self._may_parse():
             rest, self._rest = self._rest, b""
             self._feed(rest)
-        if not self._rest and not self._blocked and not self._queue and not self.transport.is_closing():
+        if self._rest or self._blocked or self._queue or self._must_read_first():
+            return
+        if not self.transport.is_closing():
             self.transport.resume_reading()
 
     def break_off(self, *, reset: bool) -> None:
@@ -683,7 +696,8 @@ class DownstreamConnection(asyncio.Protocol):
         rest, self._rest = self._rest, b""
         if rest and self.current is not None:
             self.current.tunnel_from_app(rest)
-        self.transport.resume_reading()
+        if not self._blocked:
+            self.transport.resume_reading()
 
     # ends
 

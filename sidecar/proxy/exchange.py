@@ -34,8 +34,8 @@ from sidecar.trace import Trace, read_trace
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import DownstreamConnection
 
-HELD_FOR_REPLAY = 64 * 1024
-"""Bytes of a request's body that are held until its answer begins."""
+_TUNNEL_RETRY = 10.0
+"""Seconds after which to ask again for a tunnel: they live long."""
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -176,6 +176,8 @@ class Exchange:
 
     def start(self) -> None:
         """Go on as far as is possible now: token, connection, head."""
+        if self.upgrade is not None and not self._may_tunnel():
+            return
         bearer = self._down.proxy.tokens.bearer(self.pool.token_key) if self.admitted[3].names else b""
         if bearer is None:
             self._await_token()
@@ -296,7 +298,7 @@ class Exchange:
             upgrade=self.upgrade,
         )
         self._request_out = [head, *(self._held or ())]
-        if self._held_size > HELD_FOR_REPLAY:
+        if self._held_size and self._held_size > self._down.proxy.limits.buffer:
             self._held = None
         self._down.unblock_body()
 
@@ -315,6 +317,8 @@ class Exchange:
         if status == 401 and self._refused_token(found):
             return False
         self.state = ANSWERING
+        if self.upgrade is not None:
+            self._down.proxy.tunnels.discard(self)
         self._held = None
         self._status = status
         self.progress += 1
@@ -407,6 +411,7 @@ class Exchange:
             self.state = DONE
             self.stats.in_flight -= 1
             self.pool.users -= 1
+            self._leave_tunnels()
 
     def upstream_lost(self, connection: UpstreamConnection, fault: SidecarError | None = None) -> None:
         """The connection ended while it served this request; `fault` where TLS says why."""
@@ -450,6 +455,29 @@ class Exchange:
 
     # upgrades
 
+    def _may_tunnel(self) -> bool:
+        """Take a place among the tunnels, before anything is sent: kept until it is declined, or to the end."""
+        proxy = self._down.proxy
+        if self not in proxy.tunnels:
+            if len(proxy.tunnels) >= proxy.limits.tunnels:
+                self._fail(
+                    SidecarError(
+                        Reason.TUNNEL_LIMIT,
+                        f"{proxy.limits.tunnels} upgraded connections are open already, or asked for "
+                        "(`limits.tunnels`). Close some, or raise it.",
+                        retry_after=_TUNNEL_RETRY,
+                    )
+                )
+                return False
+            proxy.tunnels.add(self)
+        return True
+
+    def _leave_tunnels(self) -> None:
+        """The place among them is another's; harmless for whoever holds none."""
+        self._down.proxy.tunnels.discard(self)
+        if self._status == 101:
+            self.stats.tunnels -= 1
+
     def switch(self, reason: bytes, fields: headers.Fields) -> SidecarError | None:
         """A 101: become a tunnel, or the error where nobody asked for this one."""
         offered = headers.survey(fields).get(b"upgrade", b"")
@@ -464,6 +492,7 @@ class Exchange:
         self._held = None
         self._status = 101
         self.stats.upgrades += 1
+        self.stats.tunnels += 1
         self.flush_answer()
         self._down.become_tunnel()
         return None
@@ -541,13 +570,13 @@ class Exchange:
         if self._connection is not None:
             self._request_out.append(data)
             if self._held is not None:
-                if self._held_size <= HELD_FOR_REPLAY:
+                if self._held_size <= self._down.proxy.limits.buffer:
                     self._held.append(data)
                 else:
                     self._held = None
         elif self._held is not None:
             self._held.append(data)
-            if self._held_size >= HELD_FOR_REPLAY:
+            if self._held_size >= self._down.proxy.limits.buffer:
                 self._down.block_body()
 
     def _may_retry(self, connection: UpstreamConnection) -> bool:
@@ -623,6 +652,8 @@ class Exchange:
         self.state = DONE
         stats.in_flight -= 1
         self.pool.users -= 1
+        if self.upgrade is not None:
+            self._leave_tunnels()
         self.error = error
         self._held = None
         proxy = self._down.proxy

@@ -71,6 +71,8 @@ class Proxy:
         self.stats.update((route.name, RouteStats()) for route in admission.table.routes)
         self.unrouted = RouteStats()
         self.draining = False
+        self.tunnels: set[Exchange] = set()
+        """Those that are a tunnel, or have asked to become one."""
         self.call_soon = loop.call_soon
         self.acceptors = Acceptors(
             loop,

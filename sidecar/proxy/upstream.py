@@ -65,6 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_begun",
         "_body",
         "_body_bytes",
+        "_buffer",
         "_complete",
         "_exchange",
         "_fed",
@@ -92,6 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool, limits: Limits) -> None:
         # connection
         self._pool = pool
+        self._buffer = limits.buffer
         self._head_limit = limits.head
         self._header_limit = limits.headers
         self._parser = httptools.HttpResponseParser(self)
@@ -165,6 +167,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(self._buffer)
 
     def data_received(self, data: bytes) -> None:  # noqa: C901  # hot path: no calls that could be spared
         exchange = self._exchange
@@ -448,6 +451,9 @@ class UpstreamConnection(asyncio.Protocol):
         if reusable:
             self.transport.resume_reading()
             self._pool.release(self)
+        elif self.transport.get_write_buffer_size():
+            # What it has not read of the request it need not read any more: nothing waits for it to do so.
+            self.transport.abort()
         else:
             self.transport.close()
 

@@ -98,6 +98,9 @@ class Line(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is ever kept here."""
+
     def can_write_eof(self) -> bool:
         return True
 

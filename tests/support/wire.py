@@ -10,14 +10,17 @@ import asyncio
 import base64
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.load import load
+from sidecar.emulator.keys import Authority
 from sidecar.errors import SidecarError
 from sidecar.logs import AccessLog
 from sidecar.metrics import TokenStatsTable
@@ -173,13 +176,13 @@ class Upstream:
         self._ends: list[End] = []
         self.port = 0
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self, port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             end = End(reader, writer)
             self._ends.append(end)
             self._accepted.put_nowait(end)
 
-        self._server = await asyncio.start_server(connected, "127.0.0.1", port, limit=1 << 20)
+        self._server = await asyncio.start_server(connected, "127.0.0.1", port, limit=1 << 20, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def accept(self) -> End:
@@ -201,7 +204,7 @@ class Upstream:
     async def close(self) -> None:
         await self.stop()
         for end in self._ends:
-            await end.close()
+            end.writer.transport.abort()
 
 
 class Wire:
@@ -225,18 +228,23 @@ class Wire:
         prefetch: bool = True,
         upstream_port: int | None = None,
         upstream: str | None = None,
+        secure: Path | None = None,
     ) -> Wire:
         """One route `billing` to the scripted upstream, with further keys in `route` and routes in `more`.
 
-        `upstream_port`, or the whole URL `upstream`, is of another one, which the test started itself.
+        `upstream_port`, or the whole URL `upstream`, is of another one, which the test started itself. With a directory
+        for its files in `secure`, the scripted one speaks TLS.
         """
         if upstream_port is None and upstream is None:
-            await self.upstream.start()
+            await self.upstream.start(tls=None if secure is None else _server_side(secure))
+        origin = "http://127.0.0.1" if secure is None else "https://localhost"
+        if secure is not None:
+            route += f"\ntls: {{ca_file: '{secure / 'ca.pem'}'}}"
         text = f"""
 routes:
   - name: billing
     host: billing.internal
-    upstream: {upstream or f"http://127.0.0.1:{upstream_port or self.upstream.port}"}
+    upstream: {upstream or f"{origin}:{upstream_port or self.upstream.port}"}
     audience: https://billing.example
 {_indented(route, 4)}
 {_indented(more, 2)}
@@ -322,7 +330,10 @@ routes:
     @staticmethod
     def untaken(end: End) -> int:
         """Bytes that an end has written and the proxy has not taken."""
-        return int(end.writer.transport.get_write_buffer_size())
+        transport = end.writer.transport
+        under = getattr(transport, "_ssl_protocol", None)
+        below = 0 if under is None else under._transport.get_write_buffer_size()
+        return int(transport.get_write_buffer_size() + below)
 
     @property
     def stats(self) -> Any:
@@ -331,7 +342,8 @@ routes:
 
     async def close(self) -> None:
         for app in self._apps:
-            await app.close()
+            # Not politely: what was not read by then would be waited for.
+            app.writer.transport.abort()
         self.proxy.stop_accepting()
         self.proxy.abort()
         self.pools.close()
@@ -339,6 +351,15 @@ routes:
         await self._tasks.close()
         await self.upstream.close()
         await self.turn(lambda: not self.proxy.connections)
+
+
+def _server_side(directory: Path) -> ssl.SSLContext:
+    authority = Authority()
+    (directory / "ca.pem").write_bytes(authority.pem)
+    (directory / "server.pem").write_bytes(authority.issue(("localhost",)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem")
+    return context
 
 
 def _indented(text: str, by: int) -> str:

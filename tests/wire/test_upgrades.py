@@ -115,3 +115,97 @@ async def test_a_failed_token_fails_the_upgrade(wire: Wire) -> None:
     app = await wire.app()
     await app.send(ASK.replace(b"\r\n\r\n", b"\r\nAuthorization: mine\r\n\r\n"))
     assert (await app.answer()).reason == "header_conflict"
+
+
+async def upgrading(wire: Wire) -> tuple[End, End]:
+    """An app that has asked for a tunnel, and the upstream that it asked."""
+    app = await wire.app()
+    await app.send(ASK)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    return app, upstream
+
+
+async def test_tunnels_are_bounded_before_anything_is_sent(wire: Wire) -> None:
+    """Requests for one count too, so that many at once can't exceed it; the app's connection speaks HTTP on."""
+    await wire.start(top="limits: {tunnels: 2}")
+    await tunnel(wire)
+    await upgrading(wire)
+    late = await wire.app()
+    await late.send(ASK + GET)
+    answer = await late.answer()
+    assert (answer.status, answer.reason, answer.headers["retry-after"]) == (503, "tunnel_limit", "10")
+    assert answer.headers["proxy-status"].startswith("idtoken-sidecar; error=connection_limit_reached;")
+    upstream = await wire.upstream.accept()
+    assert (await upstream.read_head()).startswith(b"GET /x ")
+    await upstream.send(OK)
+    assert (await late.answer()).status == 200
+    assert wire.stats.refused == {"tunnel_limit": 1}
+    assert (wire.stats.tunnels, len(wire.proxy.tunnels)) == (1, 2)
+
+
+async def test_a_pipelined_request_for_a_tunnel_is_counted_in_its_turn(wire: Wire) -> None:
+    """It takes its place when it is about to be sent, not while it waits behind others."""
+    await wire.start(top="limits: {tunnels: 1}")
+    app = await wire.app()
+    await app.send(GET + ASK)
+    first = await wire.upstream.accept()
+    await first.read_head()
+    other, far = await tunnel(wire)
+    await first.send(OK)
+    assert (await app.answer()).status == 200
+    assert (await app.answer()).reason == "tunnel_limit"
+    await other.close()
+    await far.close()
+    await wire.turn(lambda: not wire.proxy.tunnels)
+
+
+ENDS = [
+    "app",
+    "upstream",
+    "app-resets",
+    "upstream-resets",
+    "declined",
+    "refused",
+    "lost",
+    "app-leaves",
+    "idle",
+    "abort",
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_each_end_frees_the_place_once(wire: Wire, end: str) -> None:
+    """However a tunnel or the request for one ends, the next is served, and the gauge is back at nothing."""
+    await wire.start(top="limits: {tunnels: 1}")
+    asks_only = end in ("declined", "refused", "lost", "app-leaves")
+    app, upstream = await upgrading(wire) if asks_only else await tunnel(wire)
+    assert (wire.stats.tunnels, len(wire.proxy.tunnels)) == (0 if asks_only else 1, 1)
+    if end == "app-leaves":
+        await app.close()
+    elif end == "app":
+        await app.close()
+        await upstream.close()
+    elif end == "app-resets":
+        app.reset()
+    elif end == "upstream":
+        await upstream.close()
+        await app.close()
+    elif end in ("upstream-resets", "lost"):
+        upstream.reset()
+    elif end == "declined":
+        await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnot yet")
+        await app.read_until(b"not yet")
+    elif end == "refused":
+        await upstream.send(SWITCH.replace(b"WebSocket", b"other"))
+    elif end == "idle":
+        wire.clock.advance(1.0)
+        wire.clock.advance(4000.0)
+    else:
+        wire.proxy.abort()
+    await wire.turn(lambda: not wire.proxy.tunnels)
+    assert wire.stats.tunnels == 0
+    if end == "abort":
+        return
+    await tunnel(wire)
+    assert (wire.stats.tunnels, len(wire.proxy.tunnels)) == (1, 1)

@@ -44,6 +44,9 @@ class Transport(asyncio.Transport):
 
     closed = False
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is written."""
+
     def abort(self) -> None:
         self.closed = True
 
@@ -135,7 +138,9 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 9), fails=st.booleans())
     def dial_ends(self, index: int, fails: bool) -> None:
         if self.dials.under_way:
+            before = self.stats.connections_opened
             self.dials.end(index, SidecarError(Reason.CONNECT_REFUSED, "Refused.") if fails else None)
+            assert self.stats.connections_opened == before + (not fails)
             self.settle()
 
     @rule(index=st.integers(0, 9), lost=st.booleans())
