@@ -31,6 +31,8 @@ ADVICE: dict[Reason, str] = {
     Reason.LOOP: "The route's `upstream` leads back to this sidecar. Point it at the service.",
     Reason.CLIENT_GONE: "The app closed its connection first. If that is unexpected, its own timeout is shorter than "
     "the service's answer takes.",
+    Reason.CLIENT_STALLED: "The answer had begun and the app took nothing of it for `limits.send_timeout`: it hangs, or "
+    "is gone without a word. Its connection was broken off, and the upstream's.",
     Reason.DNS_FAILED: "Check the spelling of `upstream`, and what `getent hosts` says on this machine. With Private "
     "Service Connect, that the zone for run.app is attached to this network.",
     Reason.DNS_TIMEOUT: "The resolver did not answer. Check `/etc/resolv.conf` and network policies for port 53.",
@@ -92,6 +94,12 @@ ADVICE: dict[Reason, str] = {
     Reason.UPGRADE_FAILED: "The service switched to a protocol that the app had not asked for.",
     Reason.RESPONSE_TIMEOUT: "The service did not begin to answer within the route's `timeouts.response`. Cloud Run's "
     "own limit is the service's request timeout.",
+    Reason.SEND_TIMEOUT: "The service took nothing of the request, or of an upgraded connection's bytes, for the route's "
+    "`timeouts.send`: it hangs, or the network to it does.",
+    Reason.TUNNEL_IDLE: "Nothing moved on a WebSocket or the like for the route's `timeouts.tunnel_idle`. Send pings more "
+    "often than that, or raise it.",
+    Reason.TOTAL_TIMEOUT: "The route's `timeouts.total` was over before the answer was complete, whatever it waited for: "
+    "a token, a connection, the service.",
     Reason.IDLE_TIMEOUT: "The answer had begun and then nothing moved for `timeouts.idle`. For streams with long "
     "silences raise it, or send keep-alive comments.",
     Reason.CREDENTIAL_NOT_FOUND: "The file, the command or the login that the credential names is not there; `detail` "

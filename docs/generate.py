@@ -106,7 +106,9 @@ def errors() -> str:
     for reason, meaning in MEANINGS.items():
         link = f"[`{reason}`](#{reason})"
         lines.append(f"| {link} | {meaning.status} | `{meaning.proxy_status}` | {meaning.source} |")
-    lines.append("\n499 is never sent: it stands in logs and metrics for an app that left.\n")
+    lines.append(
+        "\n499 is never sent: it stands in logs and metrics for an app that left, or took nothing more.\n"
+    )
     for reason, meaning in MEANINGS.items():
         lines += [f"## {reason}\n", f"{meaning.title}. {ADVICE[reason]}\n"]
     lines += [

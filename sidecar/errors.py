@@ -40,6 +40,7 @@ class Reason(StrEnum):
     CODING_NOT_CARRIED = "coding_not_carried"
     LOOP = "loop"
     CLIENT_GONE = "client_gone"
+    CLIENT_STALLED = "client_stalled"
     # the upstream
     DNS_FAILED = "dns_failed"
     DNS_TIMEOUT = "dns_timeout"
@@ -73,7 +74,10 @@ class Reason(StrEnum):
     UPSTREAM_INCOMPLETE = "upstream_incomplete"
     UPGRADE_FAILED = "upgrade_failed"
     RESPONSE_TIMEOUT = "response_timeout"
+    SEND_TIMEOUT = "send_timeout"
     IDLE_TIMEOUT = "idle_timeout"
+    TUNNEL_IDLE = "tunnel_idle"
+    TOTAL_TIMEOUT = "total_timeout"
     # the token
     CREDENTIAL_NOT_FOUND = "credential_not_found"
     CREDENTIAL_INVALID = "credential_invalid"
@@ -148,6 +152,9 @@ MEANINGS: dict[Reason, Meaning] = {
         508, "proxy_loop_detected", Source.APP, "The request came round to this instance again"
     ),
     Reason.CLIENT_GONE: Meaning(499, "connection_terminated", Source.APP, "The app left before the answer"),
+    Reason.CLIENT_STALLED: Meaning(
+        499, "connection_write_timeout", Source.APP, "The app stopped taking the answer"
+    ),
     Reason.DNS_FAILED: Meaning(
         502, "dns_error", Source.UPSTREAM, "The upstream's name could not be resolved"
     ),
@@ -250,6 +257,15 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.RESPONSE_TIMEOUT: Meaning(
         504, "http_response_timeout", Source.UPSTREAM, "The upstream did not answer in time"
+    ),
+    Reason.SEND_TIMEOUT: Meaning(
+        504, "connection_write_timeout", Source.UPSTREAM, "The upstream stopped taking the request"
+    ),
+    Reason.TUNNEL_IDLE: Meaning(
+        504, "connection_read_timeout", Source.UPSTREAM, "The upgraded connection stood still"
+    ),
+    Reason.TOTAL_TIMEOUT: Meaning(
+        504, "http_response_timeout", Source.UPSTREAM, "Request and answer together took too long"
     ),
     Reason.IDLE_TIMEOUT: Meaning(504, "connection_read_timeout", Source.UPSTREAM, "The upstream fell silent"),
     Reason.CREDENTIAL_NOT_FOUND: Meaning(

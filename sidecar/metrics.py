@@ -77,13 +77,17 @@ class RouteStats:
         "connections_active",
         "connections_idle",
         "connections_opened",
+        "cut",
+        "idle_closed",
         "in_flight",
         "own",
+        "pipelining_stopped",
         "queued",
         "refused",
         "replays",
         "requests",
         "retries",
+        "retries_denied",
         "total",
         "tunnels",
         "upgrades",
@@ -95,6 +99,11 @@ class RouteStats:
         """By method and code, each counted when it has ended; 499: the app left before the answer."""
         self.refused: dict[str, int] = {}
         """Answers that the sidecar made itself, by reason."""
+        self.cut: dict[str, int] = {}
+        """Answers that had begun and were broken off, and tunnels, by reason."""
+        self.idle_closed = 0
+        """Connections from the app that were closed because no request came."""
+        self.pipelining_stopped = 0
         self.total = Histogram(DURATION_BOUNDS)
         self.own = Histogram(OWN_BOUNDS)
         self.in_flight = 0
@@ -109,6 +118,8 @@ class RouteStats:
         self.connections_idle = 0
         self.retries = 0
         """Sent again because a pooled connection had gone stale."""
+        self.retries_denied = 0
+        """Not sent again, because the route's `retry_budget` was spent."""
         self.replays = 0
         """Sent again with a new token because the upstream refused the old one."""
         self.upgrades = 0
@@ -116,6 +127,10 @@ class RouteStats:
         """Of the upgraded: how many are open."""
         self.upstream_refusals: dict[str, int] = {}
         """Answers with which the target refused the token or the caller, by cause."""
+
+    def begun(self) -> int:
+        """Requests so far, ended or not."""
+        return sum(self.requests.values()) + self.in_flight
 
 
 class Pause(StrEnum):
@@ -395,6 +410,26 @@ REFUSED = _family(
     "none matched.",
     *("route", "reason"),
 )
+CUT = _family(
+    "answers_cut_total",
+    Kind.COUNTER,
+    "Answers that had begun and were broken off, and upgraded connections that were, by reason.",
+    *("route", "reason"),
+)
+IDLE_CLOSED = _family(
+    "idle_connections_closed_total",
+    Kind.COUNTER,
+    "Connections from the app that were closed because no request came for `limits.keep_alive`; the route is empty "
+    "for those to the shared listener.",
+    "route",
+)
+PIPELINING_STOPPED = _family(
+    "pipelining_stopped_total",
+    Kind.COUNTER,
+    "How often reading from a connection stopped because `limits.pipelined` requests waited for their turn; the route "
+    "is empty for the shared listener's.",
+    "route",
+)
 DURATION = _family(
     "request_duration_seconds",
     Kind.HISTOGRAM,
@@ -437,6 +472,13 @@ RETRIES = _family(
     "retries_total",
     Kind.COUNTER,
     "Requests that were sent again because a pooled connection had gone stale.",
+    "route",
+)
+RETRIES_DENIED = _family(
+    "retries_denied_total",
+    Kind.COUNTER,
+    "Requests that were not sent again, neither for a stale connection nor for a refused token, because the route's "
+    "`retry_budget` was spent.",
     "route",
 )
 REPLAYS = _family(
@@ -545,8 +587,18 @@ FAMILIES: tuple[Family, ...] = (
     *(BUILD, START, READY, FAULTS, RELOADS, RELOAD_OK, RELOADED_AT),
     *(APP_CONNECTIONS, ACCEPTED, ACCEPT_PAUSES, PEERS_REFUSED),
     *(HANDSHAKES_FAILED, CERTIFICATE_EXPIRY, CERTIFICATE_OK),
-    *(REQUESTS, REFUSED, DURATION, OWN_DURATION, IN_FLIGHT, QUEUED, BYTES_SENT, BYTES_RECEIVED),
-    *(CONNECTIONS, CONNECTIONS_OPENED, RETRIES, REPLAYS, UPGRADES, TUNNELS, UPSTREAM_REFUSALS),
+    *(REQUESTS, REFUSED, CUT, IDLE_CLOSED, PIPELINING_STOPPED),
+    *(DURATION, OWN_DURATION, IN_FLIGHT, QUEUED, BYTES_SENT, BYTES_RECEIVED),
+    *(
+        CONNECTIONS,
+        CONNECTIONS_OPENED,
+        RETRIES,
+        RETRIES_DENIED,
+        REPLAYS,
+        UPGRADES,
+        TUNNELS,
+        UPSTREAM_REFUSALS,
+    ),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),
     *(TOKEN_INVALIDATED, TOKEN_WAITS, TOKEN_WAITING, TOKEN_WAIT),
 )

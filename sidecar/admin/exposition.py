@@ -91,6 +91,12 @@ class SidecarCollector:
             metrics.REFUSED,
             (((name, reason), count) for name, stats in routes for reason, count in stats.refused.items()),
         )
+        yield _single(
+            metrics.CUT,
+            (((name, reason), count) for name, stats in routes for reason, count in stats.cut.items()),
+        )
+        yield plain(metrics.IDLE_CLOSED, lambda stats: stats.idle_closed)
+        yield plain(metrics.PIPELINING_STOPPED, lambda stats: stats.pipelining_stopped)
         yield _histograms(metrics.DURATION, ((name, stats.total) for name, stats in routes))
         yield _histograms(metrics.OWN_DURATION, ((name, stats.own) for name, stats in routes))
         yield plain(metrics.IN_FLIGHT, lambda stats: stats.in_flight)
@@ -110,6 +116,7 @@ class SidecarCollector:
         )
         yield plain(metrics.CONNECTIONS_OPENED, lambda stats: stats.connections_opened)
         yield plain(metrics.RETRIES, lambda stats: stats.retries)
+        yield plain(metrics.RETRIES_DENIED, lambda stats: stats.retries_denied)
         yield plain(metrics.REPLAYS, lambda stats: stats.replays)
         yield plain(metrics.UPGRADES, lambda stats: stats.upgrades)
         yield plain(metrics.TUNNELS, lambda stats: stats.tunnels)

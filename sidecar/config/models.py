@@ -60,7 +60,19 @@ class Timeouts(Model):
     response: Duration = Field(
         300.0, description="From the end of the request to the head of the answer.", gt=0
     )
+    send: Duration = Field(
+        300.0, description="Without the upstream taking a byte of what waits to be sent to it.", gt=0
+    )
     idle: Duration = Field(300.0, description="Without a byte either way, once the answer has begun.", gt=0)
+    tunnel_idle: Duration = Field(
+        3600.0, description="Without a byte either way on an upgraded connection (WebSocket).", gt=0
+    )
+    total: Duration | None = Field(
+        None,
+        description="From the request's head to the end of its answer, whatever it waits for; upgraded connections are "
+        "not bound by it.",
+        gt=0,
+    )
 
 
 class Pool(Model):
@@ -94,6 +106,13 @@ class RoutePool(Model):
     def over(self, top: Pool) -> Pool:
         """What is in force for the route."""
         return top.model_copy(update={key: value for key, value in self if value is not None})
+
+
+def _share(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"`{value}` is not a number from 0 to 1") from None
 
 
 def _host_pattern(value: Any) -> str:
@@ -252,6 +271,11 @@ class RouteConfig(Model):
     pool: RoutePool = Field(
         RoutePool(), description="Connections and queue, instead of the top-level `pool`'s."
     )
+    retry_budget: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] = Field(
+        0.1,
+        description="Share of the route's requests that may be sent once more (a stale connection, a refused token), "
+        "beside one a second; `0`: none.",
+    )
     prefetch: Switch = Field(True, description="Fetch the token at start; see `startup`.")
     required: Switch = Field(
         False,
@@ -336,16 +360,12 @@ class Limits(Model):
     body_timeout: Duration = Field(
         300.0, description="Without a byte of a request's body that is still due.", gt=0
     )
+    send_timeout: Duration = Field(
+        300.0, description="Without the app taking a byte of an answer that waits for it.", gt=0
+    )
     keep_alive: Duration = Field(
         75.0, description="Without a request on an open connection from the app.", gt=0
     )
-
-
-def _share(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError(f"`{value}` is not a number from 0 to 1") from None
 
 
 def _collector(value: Any) -> str:

@@ -56,6 +56,7 @@ from sidecar.proxy.target import (
 )
 
 if TYPE_CHECKING:
+    from sidecar.metrics import RouteStats
     from sidecar.proxy.callers import Callers
     from sidecar.proxy.listeners import Owner
     from sidecar.proxy.server import Proxy
@@ -139,7 +140,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_raw",
         "_receiving",
         "_rest",
-        "_seen_progress",
+        "_seen_position",
         "_tail",
         "_target",
         "_trailers",
@@ -172,7 +173,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._broken = False
         """The bytes stopped making sense, or are no longer wanted: nothing more is parsed."""
         self._quiet_since_mono = proxy.clock.mono()
-        self._seen_progress = 0
+        self._seen_position: tuple[int, ...] = ()
+        """Where things stood at the last sweep."""
         # message
         self._began_mono = 0.0
         self._in_message = False
@@ -316,6 +318,8 @@ class DownstreamConnection(asyncio.Protocol):
             if rest or self.state is not OPEN:
                 return rest + data
             if not self._may_parse():
+                if len(self._queue) >= self.proxy.limits.pipelined:
+                    self.stats.pipelining_stopped += 1
                 return data
         return b""
 
@@ -496,7 +500,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._receiving = exchange
         if self.current is None and not self._queue:
             self.current = exchange
-            self._seen_progress = -1  # the quiet before it does not count against it
+            self._seen_position = ()  # the quiet before it does not count against it
             exchange.start()
         else:
             self._queue.append(exchange)
@@ -641,7 +645,7 @@ class DownstreamConnection(asyncio.Protocol):
                 if entry.upgrade is not None:
                     self.state = WAITING
                 self.current = entry
-                self._seen_progress = -1
+                self._seen_position = ()
                 entry.start()
                 entry.flush_request()
         if self._rest and self._may_parse():
@@ -652,14 +656,17 @@ class DownstreamConnection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def break_off(self, *, reset: bool) -> None:
-        """Close in mid-answer; `reset` where only that can tell the app that something is missing."""
+    def break_off(self, *, reset: bool, flush: bool = True) -> None:
+        """Close in mid-answer; `reset` where only that can tell the app that something is missing. Unless `flush`, what
+        it has not taken is dropped."""
         sock = self.transport.get_extra_info("socket")
         if reset and sock is not None and not self.owner.is_unix:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
-        else:
+        elif flush:
             self.transport.close()
+        else:
+            self.transport.abort()
 
     # upgrades
 
@@ -752,6 +759,12 @@ class DownstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     @property
+    def stats(self) -> RouteStats:
+        """What is counted of a connection rather than of a request."""
+        route = self.owner.route
+        return self.proxy.unrouted if route is None else self.proxy.stats[route.name]
+
+    @property
     def is_leaving(self) -> bool:
         """Whether the connection ends with the current answer: the sidecar stops, or the listener is gone."""
         return self.proxy.draining or self.owner.closing
@@ -771,12 +784,21 @@ class DownstreamConnection(asyncio.Protocol):
         quiet = now_mono - self._quiet_since_mono
         exchange = self.current
         limits = self.proxy.limits
+        unsent = self.transport.get_write_buffer_size()
         if exchange is not None:
-            if exchange.progress != self._seen_progress:
-                self._seen_progress = exchange.progress
+            if (position := exchange.position()) != self._seen_position:
+                self._seen_position = position
                 self._quiet_since_mono = now_mono
-            elif (error := exchange.overdue(quiet)) is not None:
+                quiet = 0.0
+            if (error := exchange.overdue(quiet, now_mono)) is not None:
                 exchange.time_out(error)
+        elif unsent and (self.state is LINGER or self.transport.is_closing()):
+            # The last bytes, for an app that may never take them.
+            if self._seen_position != (unsent,):
+                self._seen_position = (unsent,)
+                self._quiet_since_mono = now_mono
+            elif quiet >= limits.send_timeout:
+                self.transport.abort()
         elif self.state is LINGER:
             if quiet >= LINGER_TIME:
                 self.transport.abort()
@@ -785,4 +807,6 @@ class DownstreamConnection(asyncio.Protocol):
                 what = f"The head was not complete after {limits.head_timeout:g} s (`limits.head_timeout`)."
                 self._break(SidecarError(Reason.HEAD_TIMEOUT, what))
         elif quiet >= (_LEAVE_TIME if self.is_leaving else limits.keep_alive):
+            if not self.transport.is_closing():
+                self.stats.idle_closed += 1
             self.transport.close()

@@ -56,6 +56,15 @@ QUEUED, TOKEN, CONNECT, SENT, ANSWERING, TUNNEL, DONE = State
 """Names for the hot path: reading a member through its class costs 90 ns."""
 
 
+_DOING = {
+    QUEUED: "waiting for its turn",
+    TOKEN: "waiting for a token",
+    CONNECT: "waiting for a connection",
+    SENT: "waiting for the upstream",
+    ANSWERING: "being answered",
+}
+
+
 def end_writing(transport: asyncio.Transport) -> None:
     """Send FIN behind what is buffered, on a connection that may be gone already without our having been told."""
     try:
@@ -436,11 +445,10 @@ class Exchange:
         elif fault is not None:
             self._fail(fault)
         else:
-            again = "" if self.method in heads.IDEMPOTENT else f" {self.method.decode()} is not sent twice."
             self._fail(
                 SidecarError(
                     Reason.UPSTREAM_CLOSED,
-                    f"The upstream closed the connection before it answered.{again} "
+                    f"The upstream closed the connection before it answered.{self._why_not_again(connection)} "
                     "If this recurs, its keep-alive time may be below `pool.idle`, or it crashes on this request.",
                 )
             )
@@ -528,23 +536,74 @@ class Exchange:
 
     # what the sweep asks
 
-    def overdue(self, quiet: float) -> SidecarError | None:
-        """The error of an exchange in which nothing has happened for `quiet` seconds, if that is too long."""
-        timeouts = self.pool.destination.route.config.timeouts
+    def position(self) -> tuple[int, int, int]:
+        """Another one whenever anything has moved: what came, and what waits to be sent to either side."""
+        return self.progress, self._unsent(), self._down.transport.get_write_buffer_size()
+
+    def overdue(self, quiet: float, now_mono: float) -> SidecarError | None:
+        """The error of an exchange in which nothing has moved for `quiet` seconds, if that is too long, or which has
+        had its `timeouts.total`. A token and a connection are waited for under limits of their own."""
+        total = self.pool.destination.route.config.timeouts.total
+        if total is not None and self.state is not TUNNEL and now_mono - self.began_mono >= total:
+            return SidecarError(
+                Reason.TOTAL_TIMEOUT,
+                f"The answer was not complete {total:g} s after the request had come, while it was "
+                f"{_DOING[self.state]}. If it may take longer, raise the route's `timeouts.total`.",
+            )
         if self.state is SENT:
-            if not self._request_done and not self._connection_is_full():
-                limit = self._down.proxy.limits.body_timeout
-                if quiet >= limit:
-                    return SidecarError(
-                        Reason.BODY_TIMEOUT, f"No byte of the request's body came for {limit:g} s."
-                    )
-            elif quiet >= timeouts.response:
+            return self._answer_overdue(quiet)
+        if self.state in (ANSWERING, TUNNEL):
+            return self._flow_overdue(quiet)
+        return None
+
+    def _answer_overdue(self, quiet: float) -> SidecarError | None:
+        timeouts = self.pool.destination.route.config.timeouts
+        body_timeout = self._down.proxy.limits.body_timeout
+        if self._unsent():
+            return self._send_overdue(quiet)
+        if not self._request_done:
+            if quiet >= body_timeout:
                 return SidecarError(
-                    Reason.RESPONSE_TIMEOUT,
-                    f"The upstream did not answer within {timeouts.response:g} s. "
-                    "If the service may take longer, raise the route's `timeouts.response`.",
+                    Reason.BODY_TIMEOUT,
+                    f"No byte of the request's body came for {body_timeout:g} s (`limits.body_timeout`).",
                 )
-        elif self.state in (ANSWERING, TUNNEL) and quiet >= timeouts.idle:
+        elif quiet >= timeouts.response:
+            return SidecarError(
+                Reason.RESPONSE_TIMEOUT,
+                f"The upstream did not answer within {timeouts.response:g} s. "
+                "If the service may take longer, raise the route's `timeouts.response`.",
+            )
+        return None
+
+    def _send_overdue(self, quiet: float) -> SidecarError | None:
+        limit = self.pool.destination.route.config.timeouts.send
+        if quiet < limit:
+            return None
+        return SidecarError(
+            Reason.SEND_TIMEOUT,
+            f"The upstream took none of the bytes that wait for it for {limit:g} s. "
+            "Find out what keeps it, or raise the route's `timeouts.send`.",
+        )
+
+    def _flow_overdue(self, quiet: float) -> SidecarError | None:
+        timeouts = self.pool.destination.route.config.timeouts
+        send_timeout = self._down.proxy.limits.send_timeout
+        if self._down.transport.get_write_buffer_size():
+            if quiet >= send_timeout:
+                return SidecarError(
+                    Reason.CLIENT_STALLED,
+                    f"The app took none of the bytes that wait for it for {send_timeout:g} s (`limits.send_timeout`).",
+                )
+        elif self._unsent():
+            return self._send_overdue(quiet)
+        elif self.state is TUNNEL:
+            if quiet >= timeouts.tunnel_idle:
+                return SidecarError(
+                    Reason.TUNNEL_IDLE,
+                    f"No byte moved in either direction for {timeouts.tunnel_idle:g} s. "
+                    "If long silences are normal here, raise the route's `timeouts.tunnel_idle`.",
+                )
+        elif quiet >= timeouts.idle:
             return SidecarError(
                 Reason.IDLE_TIMEOUT,
                 f"No byte moved in either direction for {timeouts.idle:g} s. "
@@ -552,8 +611,8 @@ class Exchange:
             )
         return None
 
-    def _connection_is_full(self) -> bool:
-        return self._connection is not None and self._connection.transport.get_write_buffer_size() > 0
+    def _unsent(self) -> int:
+        return 0 if self._connection is None else self._connection.transport.get_write_buffer_size()
 
     def time_out(self, error: SidecarError) -> None:
         """Give up, with the answer that is still possible."""
@@ -581,13 +640,24 @@ class Exchange:
 
     def _may_retry(self, connection: UpstreamConnection) -> bool:
         """Whether a stale connection is the likely cause, and sending twice can do no harm."""
+        stale = connection.served > 1 and not connection.heard
+        if stale:
+            # What has idled as long is most likely stale too.
+            self.pool.expire(connection.idle_since_mono)
         return (
-            not self._retried
-            and connection.served > 1
-            and not connection.heard
+            stale
+            and not self._retried
             and self.method in heads.IDEMPOTENT
             and self._held is not None
+            and self.pool.places.may_retry()
         )
+
+    def _why_not_again(self, connection: UpstreamConnection) -> str:
+        if self.method not in heads.IDEMPOTENT:
+            return f" {self.method.decode()} is not sent twice."
+        if connection.served > 1 and not connection.heard and not self._retried and self._held is not None:
+            return " It was not sent again: the route's `retry_budget` is spent."
+        return ""
 
     def _refused_token(self, found: headers.Found) -> bool:
         """Whether a 401 is about the token, and this request starts over with a new one."""
@@ -601,6 +671,7 @@ class Exchange:
             or self._held is None
             or self.method not in heads.IDEMPOTENT
             or self.upgrade is not None
+            or not self.pool.places.may_retry()
         ):
             return False
         self._replayed = True
@@ -642,7 +713,11 @@ class Exchange:
     def _truncate(self, error: SidecarError) -> None:
         """End an answer that has begun so that the app can tell that it is not whole."""
         self.flush_answer()
-        self._down.break_off(reset=self._answer_body == framing.UNTIL_CLOSE)
+        stats = self.stats
+        stats.cut[error.reason] = stats.cut.get(error.reason, 0) + 1
+        self._down.break_off(
+            reset=self._answer_body == framing.UNTIL_CLOSE, flush=error.reason is not Reason.CLIENT_STALLED
+        )
         self._finish(error)
 
     def _finish(self, error: SidecarError | None) -> None:

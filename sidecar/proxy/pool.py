@@ -27,6 +27,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy import dial, tls
 from sidecar.proxy.faults import Faults, internal
+from sidecar.proxy.retry_budget import RetryBudget
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Destination, Route
 from sidecar.tasks import Tasks
@@ -45,6 +46,7 @@ class Places:
     """How many connections one route may have, and who waits for one."""
 
     __slots__ = (
+        "_budget",
         "_clock",
         "idle",
         "limit",
@@ -66,6 +68,7 @@ class Places:
         """Connections that are up or being dialled, to all of the route's destinations."""
         self.queue: OrderedDict[Exchange, float] = OrderedDict()
         """Whoever waits and is not dialled for, with the monotonic second from which on."""
+        self._budget = RetryBudget(route.config.retry_budget, requests=stats.begun(), now_mono=clock.mono())
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -122,8 +125,16 @@ class Places:
                 self.stats.queued -= self.queue.pop(exchange, None) is not None
                 exchange.fault(fault)
 
+    def may_retry(self) -> bool:
+        """Whether one more request may be sent again; counted either way."""
+        if self._budget.spend(self.stats.begun(), self._clock.mono()):
+            return True
+        self.stats.retries_denied += 1
+        return False
+
     def sweep(self, now_mono: float) -> None:
         """Tell those who have waited too long; and see to it that the others are dialled for."""
+        self._budget.tick(self.stats.begun(), now_mono)
         for exchange in [one for one, since in self.queue.items() if now_mono - since >= self.queue_wait]:
             self.leave(exchange)
             _refuse(
@@ -185,6 +196,7 @@ class Pool:
     __slots__ = (
         "_dialling",
         "_dropped",
+        "_flushing",
         "_idle",
         "_owner",
         "_session",
@@ -212,6 +224,8 @@ class Pool:
         """Whoever is dialled for; they have waited longer than all who are queued."""
         self._dropped: set[UpstreamConnection] = set()
         """Connections whose place was given to another already."""
+        self._flushing: dict[UpstreamConnection, float] = {}
+        """Connections that end with bytes still unsent, with the monotonic second until which they may."""
         self.open = 0
         """Connections that are up or being dialled."""
         self.users = 0
@@ -280,6 +294,7 @@ class Pool:
         if connection in self._dropped:
             self._dropped.remove(connection)
             return
+        self._flushing.pop(connection, None)
         if connection in self._idle:
             self._idle.remove(connection)
             self.stats.connections_idle -= 1
@@ -298,6 +313,17 @@ class Pool:
                 connection.close()
             except Exception as fault:  # noqa: BLE001  # logged and counted there
                 connection.fault(fault)
+
+    def flush(self, connection: UpstreamConnection) -> None:
+        """A connection ends when its last bytes are sent; the upstream has `timeouts.send` to take them."""
+        self._flushing[connection] = self._owner.clock.mono() + self.destination.route.config.timeouts.send
+
+    def sweep(self, now_mono: float) -> None:
+        """Close what has been idle too long, and what has not sent its last bytes in time."""
+        self.expire(now_mono - self.places.idle)
+        for connection in [one for one, until_mono in self._flushing.items() if now_mono >= until_mono]:
+            del self._flushing[connection]
+            connection.transport.abort()
 
     def idle_since_mono(self) -> float | None:
         """From when on its oldest idle connection is; None where none is."""
@@ -418,7 +444,7 @@ class Pools:
         for places in list(self._places.values()):
             places.sweep(now_mono)
         for destination, pool in list(self._pools.items()):
-            pool.expire(now_mono - pool.places.idle)
+            pool.sweep(now_mono)
             if pool.is_unused():
                 del self._pools[destination]
                 pool.places.pools.discard(pool)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from math import inf
 from typing import final
 
 from sidecar.clock import Clock, TimerHandle
-from sidecar.config.models import Limits, Pool
+from sidecar.config.models import Limits, Pool, RouteConfig
 from sidecar.errors import SidecarError
 from sidecar.logs import AccessLog
 from sidecar.metrics import RouteStats
@@ -243,17 +244,16 @@ class Proxy:
 
 def _sweep_every(limits: Limits, pool: Pool, routes: Iterable[Route]) -> float:
     shortest = min(
-        limits.head_timeout,
-        limits.keep_alive,
-        limits.body_timeout,
-        pool.queue_wait,
-        *(
-            min(
-                route.config.timeouts.response,
-                route.config.timeouts.idle,
-                route.config.pool.over(pool).queue_wait,
-            )
-            for route in routes
-        ),
+        *(limits.head_timeout, limits.keep_alive, limits.body_timeout, limits.send_timeout, pool.queue_wait),
+        *(_shortest(route.config, pool) for route in routes),
     )
     return min(_SWEEP, max(_SHORTEST_SWEEP, shortest / 10))
+
+
+def _shortest(config: RouteConfig, pool: Pool) -> float:
+    timeouts = config.timeouts
+    return min(
+        *(timeouts.response, timeouts.send, timeouts.idle, timeouts.tunnel_idle),
+        timeouts.total or inf,
+        config.pool.over(pool).queue_wait,
+    )

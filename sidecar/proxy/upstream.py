@@ -160,6 +160,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._pool.stats.connections_active -= 1
         if flush:
             self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self._pool.flush(self)
         else:
             self.transport.abort()
 

@@ -65,6 +65,7 @@ def busy(view: Any) -> Any:
     route = view.stats["billing"] = RouteStats()
     route.requests = {("GET", 200): 5, ("POST", 503): 2}
     route.refused = {"token_timeout": 2}
+    route.cut = {"idle_timeout": 4}
     route.upstream_refusals = {"permission_missing": 3}
     threads = FetchThreads("default")
     threads.running, threads.abandoned, threads.given_up = 3, 1, 4
@@ -84,6 +85,8 @@ def busy(view: Any) -> Any:
     route.bytes_sent, route.bytes_received = 10, 20
     route.connections_opened, route.connections_active, route.connections_idle = 4, 1, 2
     route.retries, route.replays, route.upgrades = 6, 7, 8
+    route.retries_denied, route.tunnels, route.queued = 11, 12, 13
+    route.idle_closed, route.pipelining_stopped = 14, 15
     nowhere = view.stats[""] = RouteStats()
     nowhere.requests = {("GET", 404): 1, ("", 400): 1}
     nowhere.refused = {"no_route": 1, "malformed_request": 1}
@@ -102,6 +105,12 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     samples = _scrape(busy, accept, parse)
     route = {"route": "billing"}
     key = {"credential": "default", "audience": "https://a"}
+    assert _at(samples, "answers_cut_total", **route, reason="idle_timeout") == 4
+    assert _at(samples, "retries_denied_total", **route) == 11
+    assert _at(samples, "tunnels", **route) == 12
+    assert _at(samples, "requests_queued", **route) == 13
+    assert _at(samples, "idle_connections_closed_total", **route) == 14
+    assert _at(samples, "pipelining_stopped_total", **route) == 15
     assert _at(samples, "app_connections") == 12
     assert _at(samples, "app_connections_accepted_total") == 30
     assert _at(samples, "accept_pauses_total", reason="descriptors") == 3

@@ -66,12 +66,13 @@ def test_the_examples_values_are_the_defaults() -> None:
         "header",
         "on_conflict",
         "upstream_host",
-        "timeouts",
+        "retry_budget",
         "prefetch",
         "allow_plaintext",
         "allow_cross_site",
     ):
         assert getattr(route, name) == RouteConfig.model_fields[name].default, name
+    assert route.timeouts.model_copy(update={"total": None}) == Timeouts()
 
 
 def test_shown_loads_again_to_the_same() -> None:
