@@ -39,6 +39,11 @@ class Clock(Protocol):
         ...
 
 
+def process_cpu() -> float:
+    """The CPU seconds that this process has used, all threads together."""
+    return time.process_time()
+
+
 @final
 class SystemClock:
     """The real clock, bound to one event loop."""

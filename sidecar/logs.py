@@ -4,7 +4,8 @@ Owns the one log handler of the process, its two forms (Google Cloud LogEntry JS
 access log and the redaction net. `service` calls `configure` once and hands `AccessLog` to the data path;
 every other module only uses `logging`: a fixed sentence as message, values in `extra={"fields": {…}}`.
 
-It may not raise into a caller, whatever became of the stream, and nothing it writes holds a token or a
+It may not raise into a caller, whatever became of the stream, nor keep the event loop waiting for it (`log_sink`), and
+nothing it writes holds a token or a
 private key: code doesn't log them, and should it ever, they are replaced here. Rules: the LogEntry JSON
 that Google's agents parse from stdout (severity, time, message, httpRequest, sourceLocation, stack_trace),
 RFC 3339 times in UTC, https://no-color.org.
@@ -21,6 +22,8 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO, final
+
+from sidecar.log_sink import LogSink, Loss, loss_of
 
 if TYPE_CHECKING:
     from sidecar.trace import Trace
@@ -53,12 +56,16 @@ _QUIET = {"google": logging.INFO, "requests": logging.WARNING, "urllib3": loggin
 _COLOURS = {"DEBUG": "\x1b[2m", "WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m"}
 _ACCESS = "sidecar.access"
 _access_log = logging.getLogger(_ACCESS)
+_log = logging.getLogger(__name__)
 
 
-def configure(level: Level, log_format: Format = "auto", stream: TextIO | None = None) -> None:
+def configure(
+    level: Level, log_format: Format = "auto", stream: TextIO | None = None, *, waiting: bool = True
+) -> LogHandler:
     """Send every log record of the process to `stream` (default stdout); may be called again.
 
-    `level` holds for the sidecar's own loggers; libraries stay at INFO or above, whatever is asked for.
+    Unless `waiting`, a thread writes the lines, and whoever logs never waits; `flush` at the end. `level` holds for the
+    sidecar's own loggers; libraries stay at INFO or above, whatever is asked for.
     `auto` is text on a terminal and JSON elsewhere.
     """
     target = sys.stdout if stream is None else stream
@@ -68,7 +75,7 @@ def configure(level: Level, log_format: Format = "auto", stream: TextIO | None =
         formatter = TextFormatter(colour=is_terminal and not os.environ.get("NO_COLOR"))
     else:
         formatter = JsonFormatter()
-    handler = LogHandler(target)
+    handler = LogHandler(target, waiting=waiting)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
@@ -77,6 +84,14 @@ def configure(level: Level, log_format: Format = "auto", stream: TextIO | None =
     set_level(level)
     # The access log has a switch of its own.
     _access_log.setLevel(logging.INFO)
+    return handler
+
+
+def flush(limit: float) -> None:
+    """Wait until what was logged so far is written, at most `limit` seconds; before the process ends."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogHandler):
+            handler.drain(limit)
 
 
 def set_level(level: Level) -> None:
@@ -97,15 +112,18 @@ def redact(text: str) -> str:
 class LogHandler(logging.Handler):
     """Writes lines; a stream that takes no more costs lines, never an exception."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, waiting: bool = True) -> None:
         super().__init__()
         self._stream = stream
         try:
             self._descriptor = stream.fileno()
         except (OSError, ValueError):  # in memory
             self._descriptor = -1
-        self.lost = 0
-        """Lines that could not be written: the reader is gone, or the disk is full."""
+        self._sink = None
+        if not waiting and self._descriptor >= 0:
+            self._sink = LogSink(self._descriptor, tell=self._loss_line)
+        self.lost: dict[Loss, int] = dict.fromkeys(Loss, 0) if self._sink is None else self._sink.lost
+        """Lines that were not written, by the reason."""
         self.addFilter(_is_wanted)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -114,19 +132,37 @@ class LogHandler(logging.Handler):
             line = self.format(record)
         except Exception as error:  # noqa: BLE001 - any __str__ may fail, and the caller must not
             line = self.format(_unformattable(record, error))
+        if self._sink is not None:
+            self._sink.put(self._encoded(line))
+            return
         try:
-            self._write(line + "\n")
-        except (OSError, ValueError):  # ValueError: the stream is closed
-            self.lost += 1
+            self._write(line)
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self.lost[loss_of(error)] += 1
+
+    def drain(self, limit: float) -> None:
+        """Wait until what was emitted so far is written, at most `limit` seconds."""
+        if self._sink is not None:
+            self._sink.flush(limit)
+
+    def _encoded(self, line: str) -> bytes:
+        return (line + "\n").encode(self._stream.encoding, "backslashreplace")
 
     def _write(self, line: str) -> None:
         if self._descriptor < 0:
-            self._stream.write(line)
+            self._stream.write(line + "\n")
             return
         # Past the stream's buffer: what a dead pipe leaves in it makes the interpreter exit with 120.
-        data = line.encode(self._stream.encoding, "backslashreplace")
+        data = self._encoded(line)
         while data:
             data = data[os.write(self._descriptor, data) :]
+
+    def _loss_line(self, lost: Mapping[Loss, int]) -> bytes:
+        fields = {"lost": sum(lost.values()), **{f"lost_{loss}": count for loss, count in lost.items()}}
+        record = _log.makeRecord(
+            _log.name, logging.WARNING, __file__, 0, "log lines were lost", (), None, extra={"fields": fields}
+        )
+        return self._encoded(self.format(record))
 
 
 _ENCODE = json.JSONEncoder(default=str, allow_nan=False).encode

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, final
 
+from sidecar.log_sink import Loss
+
 METHODS = frozenset(
     "DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK "
     "BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH "
@@ -46,6 +48,9 @@ OWN_BOUNDS = (
 )
 """Seconds. From a warm request (tens of microseconds) up to the default `token_wait`."""
 
+LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds. From an idle loop up to one that is as good as dead."""
+
 FETCH_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds. From a metadata server's cached answer up to a fetch that ran into its deadline."""
 
@@ -65,6 +70,26 @@ class Histogram:
         """Count one duration. Hot path: one bisect, two additions."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
+
+
+class Stall(StrEnum):
+    """Why the event loop stood."""
+
+    BLOCKED = "blocked"
+    """A callback took long."""
+    FROZEN = "frozen"
+    """The process did not run: stopped, suspended, or without CPU."""
+
+
+@final
+class LoopStats:
+    """How well the event loop goes on."""
+
+    __slots__ = ("lag", "stalls")
+
+    def __init__(self) -> None:
+        self.lag = Histogram(LAG_BOUNDS)
+        self.stalls = dict.fromkeys(Stall, 0)
 
 
 @final
@@ -327,6 +352,11 @@ class MetricsSource(Protocol):
         """How many exceptions of the sidecar's own code were caught at its edges."""
         ...
 
+    def loop_stats(self) -> LoopStats: ...
+    def log_lines_lost(self) -> Mapping[Loss, int]:
+        """By reason."""
+        ...
+
     def reloads(self) -> ReloadReading: ...
     def fetch_threads(self) -> Iterable[tuple[str, ThreadsReading]]:
         """The threads of every credential, under its name."""
@@ -517,6 +547,25 @@ FAULTS = _family(
     "Exceptions in the sidecar's own code, each of which ended one connection at most; the log has the traceback. "
     "Any is a bug, or memory ran out.",
 )
+LOOP_LAG = _family(
+    "event_loop_lag_seconds",
+    Kind.HISTOGRAM,
+    "How late the event loop's heartbeat was, which beats once a second: the time that everything had to wait then.",
+)
+LOOP_STALLS = _family(
+    "event_loop_stalls_total",
+    Kind.COUNTER,
+    "Heartbeats that were over 0.1 s late, by whether a callback took so long (blocked; the log says where) or the "
+    "process did not run (frozen): stopped, suspended, or without CPU.",
+    "reason",
+)
+LOG_LINES_LOST = _family(
+    "log_lines_lost_total",
+    Kind.COUNTER,
+    "Log lines that were not written: the reader is too slow (full) or gone, the disk is full (no_space), or another "
+    "error.",
+    "reason",
+)
 RELOADS = _family(
     "config_reloads_total",
     Kind.COUNTER,
@@ -584,7 +633,7 @@ TOKEN_WAIT = _family(
 )
 
 FAMILIES: tuple[Family, ...] = (
-    *(BUILD, START, READY, FAULTS, RELOADS, RELOAD_OK, RELOADED_AT),
+    *(BUILD, START, READY, FAULTS, LOOP_LAG, LOOP_STALLS, LOG_LINES_LOST, RELOADS, RELOAD_OK, RELOADED_AT),
     *(APP_CONNECTIONS, ACCEPTED, ACCEPT_PAUSES, PEERS_REFUSED),
     *(HANDSHAKES_FAILED, CERTIFICATE_EXPIRY, CERTIFICATE_OK),
     *(REQUESTS, REFUSED, CUT, IDLE_CLOSED, PIPELINING_STOPPED),

@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 _READY_POLL: Final = 0.05
 
+_LAST_LINES: Final = 2.0
+"""Seconds that the last log lines may take to get out at the end."""
+
 Then = Callable[[Service], Awaitable[int]]
 """What else to do while the sidecar serves; the exit code it gives is the process's, and the sidecar stops."""
 
@@ -52,7 +55,8 @@ def serve(
     for it.
     """
     # Beside a command, stdout is the command's.
-    logs.configure(config.log_level, config.log_format, sys.stdout if then is None else sys.stderr)
+    stream = sys.stdout if then is None else sys.stderr
+    handler = logs.configure(config.log_level, config.log_format, stream, waiting=False)
     process.settle(core_dumps=config.core_dumps, passes_on=then is not None)
     quiet_google_logging()
     for warning in warnings:
@@ -60,13 +64,14 @@ def serve(
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_serve(config, environ, loop, then, read, file))
+        return loop.run_until_complete(_serve(config, environ, loop, handler, then, read, file))
     except StartError as error:
         print(f"idtoken-sidecar: {error}", file=sys.stderr)
         return error.exit_code
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+        logs.flush(_LAST_LINES)
 
 
 def alone(work: Coroutine[Any, Any, T]) -> T:
@@ -94,6 +99,7 @@ async def _serve(
     config: Config,
     environ: Mapping[str, str],
     loop: asyncio.AbstractEventLoop,
+    handler: logs.LogHandler,
     then: Then | None,
     read: Callable[[], Loaded] | None,
     file: str | None,
@@ -102,12 +108,13 @@ async def _serve(
         inherited = systemd.inherited_sockets(environ, os.getpid())
     except ValueError as error:
         raise StartError(f"socket activation: {error}", EXIT_BIND) from error
-    service = Service(config, loop, environ=environ, inherited=inherited)
+    service = Service(config, loop, environ=environ, inherited=inherited, log_lines_lost=handler.lost)
     tasks = Tasks(loop)
     reloader = None if read is None else Reloader(service, SystemClock(loop), tasks, read, file)
 
     def told(number: signal.Signals) -> None:
         if service.draining:
+            logs.flush(_LAST_LINES / 10)
             os._exit(128 + number)
         _log.info("signal", extra={"fields": {"signal": number.name}})
         # A person at a terminal does not wait for an app to stop.

@@ -30,7 +30,7 @@ from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
 from sidecar.admin.history import INTERVAL, History
 from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
-from sidecar.clock import Clock, SystemClock
+from sidecar.clock import Clock, SystemClock, process_cpu
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import targets_of
 from sidecar.config.document import shown
@@ -39,8 +39,16 @@ from sidecar.config.models import Config, Limits
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import SidecarError
 from sidecar.explain import explain
+from sidecar.log_sink import Loss
 from sidecar.logs import AccessLog
-from sidecar.metrics import CertificateReading, ListenerStats, RouteStats, TokenReading, TokenStatsTable
+from sidecar.metrics import (
+    CertificateReading,
+    ListenerStats,
+    LoopStats,
+    RouteStats,
+    TokenReading,
+    TokenStatsTable,
+)
 from sidecar.proxy import certificates, descriptors, listeners
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.answers import NAME
@@ -60,6 +68,7 @@ from sidecar.tokens.sources import build_sources, inspect, unchanged
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey, token_key
 from sidecar.tracing import NotInstalledError, Tracer
+from sidecar.watchdog import Watchdog
 
 EXIT_CONFIG: Final = 2
 EXIT_BIND: Final = 3
@@ -156,8 +165,11 @@ class Service:
         clock: Clock | None = None,
         jitter: Callable[[], float] | None = None,
         inherited: Iterable[socket.socket] = (),
+        log_lines_lost: Mapping[Loss, int] | None = None,
     ) -> None:
-        """`inherited`: sockets that listen already, for addresses of the configuration (socket activation)."""
+        """`inherited`: sockets that listen already, for addresses of the configuration (socket activation);
+        `log_lines_lost`: by reason, counted by the log's handler."""
+        self._log_lines_lost = log_lines_lost or {}
         self.config = config
         self._inherited = list(inherited)
         self.version = own_version()
@@ -210,6 +222,8 @@ class Service:
         self._started_at = self._clock.wall()
         self._reloads = Reloads(self._started_at)
         self._history = History()
+        self._loop_stats = LoopStats()
+        self._watchdog = Watchdog(self._clock, self._loop_stats, process_cpu)
         self._sampling: asyncio.TimerHandle | None = None
         self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
         """How the configuration is read again; None where that can't be."""
@@ -247,6 +261,7 @@ class Service:
         self._pin_and_prefetch()
         self._tell_addresses()
         self._sample()
+        self._watchdog.start()
         # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.
         gc.collect()
         gc.freeze()
@@ -316,6 +331,7 @@ class Service:
         self._certificates.stop()
         if self._sampling is not None:
             self._sampling.cancel()
+        self._watchdog.stop()
         self._proxy.stop_accepting()
         self._proxy.abort()
         await self._tokens.close()
@@ -739,6 +755,14 @@ class Service:
     def faults(self) -> int:
         """See `MetricsSource`."""
         return self._proxy.faults.count
+
+    def loop_stats(self) -> LoopStats:
+        """See `MetricsSource`."""
+        return self._loop_stats
+
+    def log_lines_lost(self) -> Mapping[Loss, int]:
+        """See `MetricsSource`."""
+        return self._log_lines_lost
 
     def reloads(self) -> Reloads:
         """See `MetricsSource`."""

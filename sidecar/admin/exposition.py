@@ -49,6 +49,13 @@ class SidecarCollector:
         yield _single(metrics.START, [((), source.started_at)])
         yield _single(metrics.READY, [((), float(source.is_ready()))])
         yield _single(metrics.FAULTS, [((), source.faults())])
+        loop = source.loop_stats()
+        lag = HistogramMetricFamily(metrics.LOOP_LAG.name, metrics.LOOP_LAG.help, unit=metrics.LOOP_LAG.unit)
+        lag.add_metric((), _cumulative(loop.lag), loop.lag.sum)
+        yield lag
+        yield _single(metrics.LOOP_STALLS, (((reason,), count) for reason, count in loop.stalls.items()))
+        lost = source.log_lines_lost()
+        yield _single(metrics.LOG_LINES_LOST, (((reason,), count) for reason, count in lost.items()))
         reloads = source.reloads()
         yield _single(metrics.RELOADS, (((result,), count) for result, count in reloads.counts.items()))
         yield _single(metrics.RELOAD_OK, [((), float(reloads.last_ok))])

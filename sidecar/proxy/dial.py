@@ -20,7 +20,7 @@ from sidecar import networks
 from sidecar.clock import Clock
 from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy import tls, tls_faults
+from sidecar.proxy import peer, tls, tls_faults
 from sidecar.routes import Destination, Route
 
 _ATTEMPT_DELAY = 0.25
@@ -129,7 +129,7 @@ class Dialer:
                 "Check that the service is up and that the route's `upstream` names its port.",
             ) from error
         try:
-            peer = sock.getpeername()
+            address = sock.getpeername()
         except OSError as error:
             sock.close()
             raise SidecarError(
@@ -137,10 +137,11 @@ class Dialer:
                 f"{_name(destination)} reset the connection as soon as it was made. Check that the service is up.",
             ) from error
         # The peer is what counts: a kernel may connect to another address than the one it was given.
-        if (why := self._forbidden(destination, peer)) is not None:
+        if (why := self._forbidden(destination, address)) is not None:
             sock.close()
             raise _not_dialled(destination, why)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.probe(sock)
         return sock
 
     async def _handshake(

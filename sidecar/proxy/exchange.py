@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Any, final
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
-from sidecar.proxy import answers, framing, headers, heads, mapping
+from sidecar.proxy import answers, framing, headers, heads, mapping, peer
 from sidecar.proxy.admission import Admitted
 from sidecar.proxy.diagnosis import may_tell
 from sidecar.proxy.pool import Pool
@@ -327,7 +328,7 @@ class Exchange:
             return False
         self.state = ANSWERING
         if self.upgrade is not None:
-            self._down.proxy.tunnels.discard(self)
+            self._leave_tunnels()
         self._held = None
         self._status = status
         self.progress += 1
@@ -613,6 +614,25 @@ class Exchange:
 
     def _unsent(self) -> int:
         return 0 if self._connection is None else self._connection.transport.get_write_buffer_size()
+
+    def look_for_peer(self, quiet: float) -> None:
+        """Where nothing has moved for as long as connecting may take: see whether the upstream is there at all."""
+        connection = self._connection
+        limit = self.pool.destination.route.config.timeouts.connect
+        if self.state is not SENT or connection is None or quiet < limit:
+            return
+        if peer.has_vanished(connection.transport, limit):
+            # The idle ones lead to the same peer: none of them is to cost a request as much again.
+            self.pool.expire(inf)
+            self._let_go()
+            self.upstream_lost(
+                connection,
+                SidecarError(
+                    Reason.RESPONSE_TIMEOUT,
+                    f"For {limit:g} s the upstream has acknowledged nothing of what was sent to it: its machine, or "
+                    "the network path to it, is gone.",
+                ),
+            )
 
     def time_out(self, error: SidecarError) -> None:
         """Give up, with the answer that is still possible."""

@@ -174,14 +174,20 @@ async def start(google: Emulator, tmp_path: Path) -> AsyncIterator[Start]:
     """Start sidecars: `await start(CONFIG)` gives one that is ready (`ready=False`: one that listens)."""
     running: list[Sidecar] = []
 
-    async def begin(config: str, *arguments: str, ready: bool = True, **environ: str) -> Sidecar:
+    async def begin(
+        config: str,
+        *arguments: str,
+        ready: bool = True,
+        emulator: Emulator = google,
+        **environ: str,
+    ) -> Sidecar:
         file = tmp_path / f"config-{len(running)}.yaml"
         file.write_text("listen: localhost:0\nadmin: localhost:0\nlog_format: json\n" + config, "utf-8")
         process = await asyncio.create_subprocess_exec(
             *(*COMMAND, "run", "--config", str(file), *arguments),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=clean_environment(**google.environment(), **environ),
+            env=clean_environment(**emulator.environment(), **environ),
         )
         sidecar = Sidecar(process)
         running.append(sidecar)

@@ -401,7 +401,7 @@ def test_a_reader_that_is_gone_costs_lines_only() -> None:
         log.info("x")
         log.info("y")
     log.info("closed by now")
-    assert _handler().lost == 3
+    assert sum(_handler().lost.values()) == 3
 
 
 def test_a_closed_stream_costs_lines_only() -> None:
@@ -410,7 +410,7 @@ def test_a_closed_stream_costs_lines_only() -> None:
     logs.configure("info", "json", out)
     out.close()
     log.info("x")
-    assert _handler().lost == 1
+    assert sum(_handler().lost.values()) == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

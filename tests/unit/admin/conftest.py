@@ -12,7 +12,8 @@ from prometheus_client.registry import CollectorRegistry
 
 from sidecar.admin.app import build_app
 from sidecar.admin.exposition import build_registry
-from sidecar.metrics import ListenerStats, RouteStats, TokenStatsTable
+from sidecar.log_sink import Loss
+from sidecar.metrics import ListenerStats, LoopStats, RouteStats, Stall, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 
@@ -73,6 +74,15 @@ class FakeSidecar:
 
     def faults(self) -> int:
         return 2
+
+    def loop_stats(self) -> LoopStats:
+        stats = LoopStats()
+        stats.lag.observe(0.3)
+        stats.stalls[Stall.BLOCKED] = 1
+        return stats
+
+    def log_lines_lost(self) -> dict[Loss, int]:
+        return {Loss.FULL: 4}
 
     def reloads(self) -> FakeSidecar:
         """Itself: what the test set."""

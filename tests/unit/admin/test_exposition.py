@@ -141,6 +141,9 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     assert _at(samples, "token_waiting", **key) == 1
     assert _at(samples, "token_invalidated_total", **key) == 2
     assert _at(samples, "faults_total") == 2
+    assert _at(samples, "event_loop_lag_seconds_sum") == 0.3
+    assert _at(samples, "event_loop_stalls_total", reason="blocked") == 1
+    assert _at(samples, "log_lines_lost_total", reason="full") == 4
     assert _at(samples, "start_time_seconds") == busy.started_at
     (build,) = (labels for name, labels in samples if name == "idtoken_sidecar_build_info")
     assert dict(build)["version"] == "1.2.3"

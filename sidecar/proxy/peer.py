@@ -1,0 +1,49 @@
+"""Whether the other end of a connection is still there, as the kernel knows it.
+
+Owns the socket options that find a vanished peer, and the question whether one has vanished: a machine that lost its
+power or its network says no goodbye, and the kernel itself sends what is unacknowledged again for a quarter of an hour
+(tcp_retries2 in tcp(7)). Called by `dial` and by the sweep; never for a connection on which things move.
+
+Not TCP_USER_TIMEOUT: on Linux it also ends connections whose peer is there and has paused reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+_IDLE = 30
+_INTERVAL = 10
+_PROBES = 3
+"""Seconds of silence before the kernel probes a peer to which nothing is under way, seconds between probes, and how
+many in a row may stay unanswered: a vanished one is found within a minute."""
+
+_INFO = struct.Struct("=8B13I")
+"""The first part of Linux's `struct tcp_info` (linux/tcp.h), up to tcpi_last_ack_recv."""
+_UNACKED, _LAST_ACK = 12, 20
+"""Places in it: segments that are sent and not acknowledged; milliseconds since the last acknowledgement of any."""
+
+
+def probe(sock: socket.socket) -> None:
+    """Have the kernel probe the peer while nothing is sent to it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", _IDLE), ("TCP_KEEPINTVL", _INTERVAL), ("TCP_KEEPCNT", _PROBES)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def has_vanished(transport: asyncio.BaseTransport, seconds: float) -> bool:
+    """Whether something that was sent is unacknowledged and the peer has acknowledged nothing for so long.
+
+    One that reads nothing still acknowledges, if only the kernel's probes of its window. False where the system does
+    not say (other than Linux).
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    with contextlib.suppress(OSError, struct.error):
+        info = _INFO.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256))
+        return bool(info[_UNACKED]) and info[_LAST_ACK] >= seconds * 1000
+    return False
