@@ -28,20 +28,18 @@ def refused(
     claims: dict[str, Any] | None = None,
     authority: str = RUN_APP,
     kind: TokenKind = TokenKind.ID,
-) -> Diagnosis | None:
-    """The diagnosis of one answer to a request with a token for AUDIENCE."""
-    return diagnose(
-        Refused(
-            target,
-            kind,
-            "https",
-            authority,
-            status,
-            headers or {},
-            sample if isinstance(sample, str) else json.dumps(sample),
-            {"aud": AUDIENCE, "email": SA, "exp": NOW + 3600, **(claims or {})},
-            NOW,
-        )
+) -> Refused:
+    """One answer to a request with a token for AUDIENCE."""
+    return Refused(
+        target,
+        kind,
+        "https",
+        authority,
+        status,
+        headers or {},
+        sample if isinstance(sample, str) else json.dumps(sample),
+        {"aud": AUDIENCE, "email": SA, "exp": NOW + 3600, **(claims or {})},
+        NOW,
     )
 
 
@@ -60,63 +58,86 @@ def info(reason: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("found", "cause", "says", "command"),
+    ("answer", "cause", "says", "command"),
     [
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": "https://custom.example"}),
             Cause.AUDIENCE_REFUSED,
-            f"its host suggests `{AUDIENCE}`",
+            "The token is for `https://custom.example`, and its host suggests "
+            "`https://billing-abc123def4-uc.a.run.app`: set the route's `audience` to that, or add the one that "
+            "was sent to the service's custom audiences.",
             "gcloud run services update billing --region=REGION --add-custom-audiences=https://custom.example",
             id="run-audience",
         ),
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "<h1>Error: Unauthorized</h1>"),
             Cause.TOKEN_REFUSED,
-            f"`{AUDIENCE}`",
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
+            "is its audience to the letter (the service's own URL, `https://SERVICE-….run.app` without a path "
+            "(also under a traffic tag's URL, behind a load balancer or a domain of its own), or one of its "
+            "custom audiences), and that `token` is a kind that it takes.",
             "",
             id="run-token",
         ),
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "", {**UNAUTHORIZED, "date": formatdate(NOW + 7200, usegmt=True)}),
             Cause.TOKEN_TOO_OLD,
-            "clock is 7200 s behind",
+            "This machine's clock is 7200 s behind the target's: set it right (NTP).",
             "timedatectl set-ntp true",
             id="run-clock",
         ),
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN),
             Cause.PERMISSION_MISSING,
-            "roles/run.invoker",
-            f"gcloud run services add-iam-policy-binding billing --region=REGION --member=serviceAccount:{SA} "
-            "--role=roles/run.invoker",
+            "Cloud Run knows the caller and does not let it in, or saw no token: "
+            "serviceAccount:robot@p.iam.gserviceaccount.com needs roles/run.invoker on it: `gcloud run services "
+            "add-iam-policy-binding billing --region=REGION "
+            "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/run.invoker`. A new grant "
+            "takes some minutes.",
+            "gcloud run services add-iam-policy-binding billing --region=REGION "
+            "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/run.invoker",
             id="run-permission",
         ),
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "me@example.com"}),
             Cause.PERMISSION_MISSING,
-            "user:me@example.com",
-            "--member=user:me@example.com",
+            "Cloud Run knows the caller and does not let it in, or saw no token: user:me@example.com needs "
+            "roles/run.invoker on it: `gcloud run services add-iam-policy-binding billing --region=REGION "
+            "--member=user:me@example.com --role=roles/run.invoker`. A new grant takes some minutes.",
+            "gcloud run services add-iam-policy-binding billing --region=REGION --member=user:me@example.com "
+            "--role=roles/run.invoker",
             id="run-permission-of-a-person",
         ),
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "x; rm -rf /"}),
             Cause.PERMISSION_MISSING,
-            "MEMBER needs",
-            "--member=MEMBER",
+            "Cloud Run knows the caller and does not let it in, or saw no token: MEMBER needs roles/run.invoker "
+            "on it: `gcloud run services add-iam-policy-binding billing --region=REGION --member=MEMBER "
+            "--role=roles/run.invoker`. A new grant takes some minutes.",
+            "gcloud run services add-iam-policy-binding billing --region=REGION --member=MEMBER "
+            "--role=roles/run.invoker",
             id="run-permission-of-nonsense",
         ),
         pytest.param(
             refused(Target.CLOUD_RUN, 404, NOT_FOUND, {"content-type": "text/html; charset=UTF-8"}),
             Cause.HIDDEN,
-            "ingress",
-            "gcloud run services describe billing",
+            "Google's front end answered 404, not the service: its ingress settings do not let this network in "
+            "(call it from the VPC, or through the load balancer), VPC Service Controls hide it, or there is no "
+            "such service: `gcloud run services describe billing --region=REGION "
+            "--format='value(metadata.annotations)'` shows the ingress.",
+            "gcloud run services describe billing --region=REGION --format='value(metadata.annotations)'",
             id="run-hidden",
         ),
         pytest.param(
             refused(Target.CLOUD_FUNCTIONS, 403, FORBIDDEN, authority="us-central1-p.cloudfunctions.net"),
             Cause.PERMISSION_MISSING,
-            "cloudfunctions.invoker",
-            "gcloud functions add-invoker-policy-binding FUNCTION",
+            "Cloud Run functions knows the caller and does not let it in, or saw no token: "
+            "serviceAccount:robot@p.iam.gserviceaccount.com needs roles/run.invoker (1st gen: "
+            "roles/cloudfunctions.invoker) on it: `gcloud functions add-invoker-policy-binding FUNCTION "
+            "--region=REGION --member=serviceAccount:robot@p.iam.gserviceaccount.com`. A new grant takes some "
+            "minutes.",
+            "gcloud functions add-invoker-policy-binding FUNCTION --region=REGION "
+            "--member=serviceAccount:robot@p.iam.gserviceaccount.com",
             id="function-permission",
         ),
         pytest.param(
@@ -128,56 +149,69 @@ def info(reason: str) -> dict[str, Any]:
                 IAP,
             ),
             Cause.AUDIENCE_REFUSED,
-            "IAP wants `1-a.apps.googleusercontent.com`",
+            "The token is for `https://billing-abc123def4-uc.a.run.app`; IAP wants "
+            "`1-a.apps.googleusercontent.com`: set the route's `audience` to that.",
             "",
             id="iap-audience",
         ),
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: JWT 'email' claim isn't a string"),
             Cause.EMAIL_MISSING,
-            "--include-email",
+            "IAP wants an e-mail in the token, and this one has none. Tokens that the sidecar gets have one; "
+            "one that comes ready (`file`, `static`) is to be made with it (`--include-email`, `includeEmail`).",
             "",
             id="iap-email",
         ),
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: empty token", IAP),
             Cause.TOKEN_UNSEEN,
-            "takes the header off",
+            "IAP saw no token: something on the way takes the header off. Set the route's `header` to "
+            "`proxy-authorization`, or look at the proxies between.",
             "",
             id="iap-empty",
         ),
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: JWT has expired", IAP),
             Cause.TOKEN_TOO_OLD,
-            "expired",
+            "The target says that the token has expired or is not valid yet: check the clocks of both sides.",
             "",
             id="iap-expired",
         ),
         pytest.param(
             refused(Target.IAP, 403, "<h1>Error: Forbidden</h1>", IAP),
             Cause.PERMISSION_MISSING,
-            "roles/iap.httpsResourceAccessor",
-            f"--member=serviceAccount:{SA} --role=roles/iap.httpsResourceAccessor",
+            "IAP knows the caller and does not let it in: serviceAccount:robot@p.iam.gserviceaccount.com needs "
+            "roles/iap.httpsResourceAccessor: `gcloud iap web add-iam-policy-binding "
+            "--resource-type=RESOURCE_TYPE --service=SERVICE "
+            "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/iap.httpsResourceAccessor`.",
+            "gcloud iap web add-iam-policy-binding --resource-type=RESOURCE_TYPE --service=SERVICE "
+            "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/iap.httpsResourceAccessor",
             id="iap-role",
         ),
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "Invalid IAP credentials: Unable to parse JWT", IAP),
             Cause.TOKEN_REFUSED,
-            "does not accept the token",
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
+            "is its audience to the letter (the service's own URL, `https://SERVICE-….run.app` without a path "
+            "(also under a traffic tag's URL, behind a load balancer or a domain of its own), or one of its "
+            "custom audiences), and that `token` is a kind that it takes.",
             "",
             id="iap-before-cloud-run",
         ),
         pytest.param(
             refused(Target.API_GATEWAY, 403, {"code": 403, "message": "Audiences in Jwt are not allowed"}),
             Cause.AUDIENCE_REFUSED,
-            "x-google-audiences",
-            "gcloud api-gateway apis describe",
+            "The token is for `https://billing-abc123def4-uc.a.run.app`, which the API does not list: set the "
+            "route's `audience` to one of its `x-google-audiences`; without those it is `https://` and the "
+            "managed service's name.",
+            "gcloud api-gateway apis describe API --format='value(managedService)'",
             id="gateway-audience",
         ),
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"code": 401, "message": "Jwt issuer is not configured"}),
             Cause.ISSUER_REFUSED,
-            "`https://accounts.google.com`",
+            "The API does not trust the token's issuer: its `x-google-issuer` is to be "
+            "`https://accounts.google.com`, or the route's `token` another kind.",
             "",
             id="endpoints-issuer",
         ),
@@ -189,71 +223,92 @@ def info(reason: str) -> dict[str, Any]:
                 kind=TokenKind.SELF_SIGNED_JWT,
             ),
             Cause.ISSUER_REFUSED,
-            "the service account's e-mail",
+            "The API does not trust the token's issuer: its `x-google-issuer` is to be the service account's "
+            "e-mail, or the route's `token` another kind.",
             "",
             id="endpoints-issuer-self-signed",
         ),
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt is expired"}),
             Cause.TOKEN_TOO_OLD,
-            "",
+            "The target says that the token has expired or is not valid yet: check the clocks of both sides.",
             "",
             id="jwt-expired",
         ),
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt is missing"}),
             Cause.TOKEN_UNSEEN,
-            "",
+            "The gateway saw no token: see the route's `header`, and proxies between.",
             "",
             id="jwt-missing",
         ),
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt verification fails"}),
             Cause.TOKEN_REFUSED,
-            "",
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
+            "is its audience to the letter (what `x-google-audiences` of the API lists; without that, "
+            "`https://` and the service's name), and that `token` is a kind that it takes.",
             "",
             id="jwt",
         ),
         pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("ACCESS_TOKEN_SCOPE_INSUFFICIENT")),
             Cause.SCOPE_MISSING,
-            "`scopes`",
+            "The access token lacks a scope that this API wants: add it to the route's `scopes`. A Compute "
+            "Engine instance gives no more than its own access scopes.",
             "",
             id="api-scope",
         ),
         pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("SERVICE_DISABLED"), authority="storage.googleapis.com"),
             Cause.API_NOT_ENABLED,
-            "not enabled",
+            "The API is not enabled in the caller's project: `gcloud services enable storage.googleapis.com "
+            "--project=PROJECT`.",
             "gcloud services enable storage.googleapis.com --project=PROJECT",
             id="api-disabled",
         ),
         pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("IAM_PERMISSION_DENIED")),
             Cause.PERMISSION_MISSING,
-            "lacks a role",
-            "gcloud projects add-iam-policy-binding",
+            "The caller lacks a role of this API's: `gcloud projects add-iam-policy-binding PROJECT "
+            "--member=MEMBER --role=ROLE`. The answer's body names the permission.",
+            "gcloud projects add-iam-policy-binding PROJECT --member=MEMBER --role=ROLE",
             id="api-role",
         ),
         pytest.param(
-            refused(Target.GOOGLEAPIS, 401, {"error": {"code": 401}}), Cause.TOKEN_REFUSED, "", "", id="api"
+            refused(Target.GOOGLEAPIS, 401, {"error": {"code": 401}}),
+            Cause.TOKEN_REFUSED,
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
+            "is its audience to the letter (none for an access token, which has `scopes`; for a self-signed JWT "
+            "`https://SERVICE.googleapis.com/`), and that `token` is a kind that it takes.",
+            "",
+            id="api",
         ),
-        pytest.param(refused(Target.OTHER, 403, FORBIDDEN), Cause.UNEXPLAINED, "app's own", "", id="other"),
         pytest.param(
-            refused(Target.CLOUD_RUN, 403, "no!"), Cause.UNEXPLAINED, "app's own", "", id="apps-own"
+            refused(Target.OTHER, 403, FORBIDDEN),
+            Cause.UNEXPLAINED,
+            "The target answered 403, in none of the ways in which Google's front ends refuse a token: it is "
+            "most likely the app's own answer. Its body went to the caller.",
+            "",
+            id="other",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 403, "no!"),
+            Cause.UNEXPLAINED,
+            "The target answered 403, in none of the ways in which Google's front ends refuse a token: it is "
+            "most likely the app's own answer. Its body went to the caller.",
+            "",
+            id="apps-own",
         ),
     ],
 )
-def test_what_it_means(found: Diagnosis | None, cause: Cause, says: str, command: str) -> None:
+def test_what_it_means(answer: Refused, cause: Cause, says: str, command: str) -> None:
     """Its cause, a sentence with what to do, and the command that mends it with the names that are known."""
-    assert found is not None
-    assert found.cause is cause
-    assert says in found.detail
-    assert command in found.command
+    assert diagnose(answer) == Diagnosis(cause, says, command)
 
 
 @pytest.mark.parametrize(
-    "found",
+    "answer",
     [
         refused(Target.CLOUD_RUN, 404, '{"detail": "no such invoice"}', {"content-type": "application/json"}),
         refused(Target.CLOUD_RUN, 404, "<h1>Not found</h1> in this shop", {"content-type": "text/html"}),
@@ -261,9 +316,9 @@ def test_what_it_means(found: Diagnosis | None, cause: Cause, says: str, command
         refused(Target.GOOGLEAPIS, 404, {"error": {"code": 404}}),
     ],
 )
-def test_an_apps_own_404_means_nothing(found: Diagnosis | None) -> None:
+def test_an_apps_own_404_means_nothing(answer: Refused) -> None:
     """What is not there is not there."""
-    assert found is None
+    assert diagnose(answer) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""sidecar.proxy.mapping: an answer that points at its own service points at the sidecar once it has passed"""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.proxy.headers import survey
+from sidecar.proxy.mapping import map_answer, map_reference
+
+ORIGIN, AUTHORITY = b"https://a.run.app", b"localhost:8787"
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "below"),
+    [
+        pytest.param(b"https://a.run.app/x?y", b"http://localhost:8787/x?y", b"/api/x?y", id="own-url"),
+        pytest.param(b"HTTPS://A.Run.App/X", b"http://localhost:8787/X", b"/api/X", id="in-any-case"),
+        pytest.param(b"http://a.run.app/x", b"http://localhost:8787/x", b"/api/x", id="own-host-over-http"),
+        pytest.param(b"//a.run.app/x", b"http://localhost:8787/x", b"/api/x", id="own-host-without-a-scheme"),
+        pytest.param(b"https://a.run.app", b"http://localhost:8787", b"/api", id="own-url-without-a-path"),
+        pytest.param(b"https://a.run.app/", b"http://localhost:8787/", b"/api/", id="own-root"),
+        pytest.param(b"https://a.run.app?y", b"http://localhost:8787?y", b"/api?y", id="own-query"),
+        pytest.param(b"https://a.run.app#y", b"http://localhost:8787#y", b"/api#y", id="own-fragment"),
+        pytest.param(b"https://a.run.app.evil/", None, None, id="a-longer-host"),
+        pytest.param(b"https://a.run.app:8443/", None, None, id="another-port"),
+        pytest.param(b"https://b.run.app/x", None, None, id="another-host"),
+        pytest.param(b"ws://a.run.app/x", None, None, id="another-scheme"),
+        pytest.param(b"//b.run.app/x", None, None, id="another-host-without-a-scheme"),
+        pytest.param(b"/x", None, b"/api/x", id="path"),
+        pytest.param(b"/", None, b"/api/", id="root"),
+        pytest.param(b"x/y", None, None, id="relative"),
+        pytest.param(b"", None, None, id="empty"),
+    ],
+)
+def test_a_reference(value: bytes, plain: bytes | None, below: bytes | None) -> None:
+    """To the service itself: by way of the sidecar, below the route's prefix where that was the way in; else as it is."""
+    assert map_reference(value, origin=ORIGIN, authority=AUTHORITY, prefix=b"") == (plain or value)
+    expected = (
+        value
+        if below is None
+        else below
+        if value[:1] == b"/" != value[1:2]
+        else b"http://localhost:8787" + below
+    )
+    assert map_reference(value, origin=ORIGIN, authority=AUTHORITY, prefix=b"/api") == expected
+
+
+FIELDS = [
+    (b"LOCATION", b"https://a.run.app/x"),
+    (b"Content-Location", b"/y"),
+    (b"Set-Cookie", b"a=1; Path=/; Secure"),
+    (b"set-cookie", b"b=/; path = /z;HttpOnly"),
+    (b"X-Location", b"https://a.run.app/x"),
+]
+
+
+def mapped(fields: list[tuple[bytes, bytes]], prefix: bytes) -> object:
+    return map_answer(fields, survey(fields), origin=ORIGIN, authority=AUTHORITY, prefix=prefix)
+
+
+def test_the_lines_of_an_answer() -> None:
+    """Location and Content-Location; cookie paths below a prefix; every other line, all names and the order stay."""
+    assert mapped(FIELDS, b"") == [
+        (b"LOCATION", b"http://localhost:8787/x"),
+        *FIELDS[1:],
+    ]
+    assert mapped(FIELDS, b"/api") == [
+        (b"LOCATION", b"http://localhost:8787/api/x"),
+        (b"Content-Location", b"/api/y"),
+        (b"Set-Cookie", b"a=1; Path=/api/; Secure"),
+        (b"set-cookie", b"b=/; path = /api/z;HttpOnly"),
+        FIELDS[4],
+    ]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["location", "content-location", "cookie"])
+def test_each_alone(at: int) -> None:
+    """One of them is enough; a cookie only below a prefix."""
+    assert mapped(FIELDS[at : at + 1], b"/api") != FIELDS[at : at + 1]
+    assert (mapped(FIELDS[at : at + 1], b"") == FIELDS[at : at + 1]) == (at > 0)
