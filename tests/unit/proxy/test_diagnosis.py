@@ -307,6 +307,209 @@ def test_what_it_means(answer: Refused, cause: Cause, says: str, command: str) -
     assert diagnose(answer) == Diagnosis(cause, says, command)
 
 
+DATE = {"date": formatdate(NOW, usegmt=True)}
+JWT = "Invalid IAP credentials: JWT "
+
+
+def jwt(message: str) -> dict[str, Any]:
+    return {"message": message}
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "says"),
+    [
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": AUDIENCE + "/"}),
+            Cause.TOKEN_REFUSED,
+            f"the token for `{AUDIENCE}/`",
+            id="a-slash-at-the-end-is-no-other-audience",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": "a b"}),
+            Cause.AUDIENCE_REFUSED,
+            "The token is for its audience, and",
+            id="an-audience-of-another-form-is-not-quoted",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": ["a"]}),
+            Cause.TOKEN_REFUSED,
+            "the token for its audience:",
+            id="an-audience-that-is-no-string",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, authority="a.example"),
+            Cause.TOKEN_REFUSED,
+            "does not accept",
+            id="a-host-that-suggests-no-audience",
+        ),
+        pytest.param(refused(Target.CLOUD_RUN, 401, "no!"), Cause.UNEXPLAINED, "answered 401", id="own-401"),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 403, "", {"www-authenticate": 'Bearer error="insufficient_scope"'}),
+            Cause.PERMISSION_MISSING,
+            "billing",
+            id="run-permission-by-its-challenge",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 403, "", UNAUTHORIZED), Cause.UNEXPLAINED, "403", id="own-challenge"
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 404, "<b>Google</b> NOT FOUND", {"content-type": "text/html"}),
+            Cause.HIDDEN,
+            "ingress",
+            id="hidden-by-google",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 404, "Error: Page not found", {"content-type": "text/html"}),
+            Cause.HIDDEN,
+            "ingress",
+            id="hidden-page",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 404, "/x was not found on this server", {"content-type": "text/html"}),
+            Cause.HIDDEN,
+            "ingress",
+            id="hidden-on-this-server",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, JWT + "expired", {"x-goog-iap-generated-response": "TRUE"}),
+            Cause.TOKEN_TOO_OLD,
+            "check the clocks",
+            id="iap-says-so-in-capitals",
+        ),
+        pytest.param(
+            refused(Target.CLOUD_RUN, 401, JWT + "expired", {"x-goog-iap-generated-response": "no"}),
+            Cause.UNEXPLAINED,
+            "app's own",
+            id="iap-says-no",
+        ),
+        pytest.param(refused(Target.IAP, 401, "no!"), Cause.UNEXPLAINED, "app's own", id="behind-iap"),
+        pytest.param(
+            refused(Target.IAP, 401, JWT + "is from the future"),
+            Cause.TOKEN_TOO_OLD,
+            "not valid yet",
+            id="iap-future",
+        ),
+        pytest.param(
+            refused(Target.IAP, 401, JWT + "expired", DATE, claims={"exp": NOW}),
+            Cause.TOKEN_TOO_OLD,
+            "clock is 0 s behind",
+            id="iap-expired-at-that-very-second",
+        ),
+        pytest.param(
+            refused(Target.IAP, 401, JWT + "bad", DATE, claims={"exp": "never"}),
+            Cause.TOKEN_REFUSED,
+            "does not accept",
+            id="iap-right-clock-and-odd-expiry",
+        ),
+        pytest.param(
+            refused(Target.IAP, 401, JWT + "audience doesn't match this application"),
+            Cause.AUDIENCE_REFUSED,
+            "IAP wants its own OAuth client id:",
+            id="iap-audience-not-told",
+        ),
+        pytest.param(
+            refused(
+                Target.IAP, 403, "", IAP, claims={"email": None, "iss": SA}, kind=TokenKind.SELF_SIGNED_JWT
+            ),
+            Cause.PERMISSION_MISSING,
+            f"serviceAccount:{SA} needs",
+            id="iap-role-of-a-self-signed-token",
+        ),
+        pytest.param(
+            refused(Target.IAP, 403, "", IAP, claims={"email": None, "iss": SA}),
+            Cause.PERMISSION_MISSING,
+            "MEMBER needs",
+            id="iap-role-of-a-token-without-an-e-mail",
+        ),
+        pytest.param(
+            refused(Target.ENDPOINTS, 401, jwt("Jwt not yet valid")),
+            Cause.TOKEN_TOO_OLD,
+            "clocks",
+            id="jwt-early",
+        ),
+        pytest.param(
+            refused(
+                Target.ENDPOINTS, 401, jwt("Jwt is expired"), {"date": formatdate(NOW - 61, usegmt=True)}
+            ),
+            Cause.TOKEN_TOO_OLD,
+            "clock is 61 s ahead of the target's",
+            id="clock-ahead",
+        ),
+        pytest.param(
+            refused(
+                Target.ENDPOINTS, 401, jwt("Jwt is expired"), {"date": formatdate(NOW - 60, usegmt=True)}
+            ),
+            Cause.TOKEN_TOO_OLD,
+            "clock is 60 s ahead of the target's",
+            id="clock-a-minute-ahead",
+        ),
+        pytest.param(
+            refused(
+                Target.ENDPOINTS, 401, jwt("Jwt is expired"), {"date": formatdate(NOW + 59, usegmt=True)}
+            ),
+            Cause.TOKEN_TOO_OLD,
+            "check the clocks of both sides",
+            id="clock-within-what-is-borne",
+        ),
+        pytest.param(
+            refused(Target.ENDPOINTS, 403, jwt("no Jwt")), Cause.UNEXPLAINED, "403", id="own-message"
+        ),
+        pytest.param(
+            refused(Target.ENDPOINTS, 403, {"message": 5}), Cause.UNEXPLAINED, "403", id="no-message"
+        ),
+        pytest.param(refused(Target.ENDPOINTS, 403, "[1]"), Cause.UNEXPLAINED, "403", id="a-list"),
+        pytest.param(refused(Target.ENDPOINTS, 403, "{"), Cause.UNEXPLAINED, "403", id="no-json"),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, info("insufficientPermissions")),
+            Cause.SCOPE_MISSING,
+            "`scopes`",
+            id="api-scope-in-the-old-words",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, {"error": {"details": "x"}}),
+            Cause.PERMISSION_MISSING,
+            "lacks a role",
+            id="api-odd-details",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, {"error": {"details": [1, {"reason": 2}]}}),
+            Cause.PERMISSION_MISSING,
+            "lacks a role",
+            id="api-odd-entries",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, {"error": "x"}), Cause.UNEXPLAINED, "403", id="api-odd-error"
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 403, info("SERVICE_DISABLED"), authority="a.googleapis.com:443"),
+            Cause.API_NOT_ENABLED,
+            "`gcloud services enable a.googleapis.com --project=PROJECT`",
+            id="api-disabled-without-its-port",
+        ),
+        pytest.param(
+            refused(Target.GOOGLEAPIS, 401, {"error": {}}, {"date": formatdate(NOW + 90, usegmt=True)}),
+            Cause.TOKEN_TOO_OLD,
+            "clock is 90 s behind",
+            id="api-clock",
+        ),
+    ],
+)
+def test_what_tells_one_cause_from_another(answer: Refused, cause: Cause, says: str) -> None:
+    """Each mark of a front end counts alone; what only looks like one is the app's own."""
+    found = diagnose(answer)
+    assert found is not None
+    assert (found.cause, says in found.detail) == (cause, True), found.detail
+
+
+def test_an_odd_audience_is_left_out_of_the_command() -> None:
+    """It would be run by a shell."""
+    found = diagnose(refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": "x; rm -rf /"}))
+    assert found is not None
+    assert (
+        found.command == "gcloud run services update billing --region=REGION --add-custom-audiences=AUDIENCE"
+    )
+
+
 @pytest.mark.parametrize(
     "answer",
     [

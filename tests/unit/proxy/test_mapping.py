@@ -7,7 +7,7 @@ import pytest
 from sidecar.proxy.headers import survey
 from sidecar.proxy.mapping import map_answer, map_reference
 
-ORIGIN, AUTHORITY = b"https://a.run.app", b"localhost:8787"
+ORIGIN, BASE = b"https://a.run.app", b"http://localhost:8787"
 
 
 @pytest.mark.parametrize(
@@ -34,15 +34,9 @@ ORIGIN, AUTHORITY = b"https://a.run.app", b"localhost:8787"
 )
 def test_a_reference(value: bytes, plain: bytes | None, below: bytes | None) -> None:
     """To the service itself: by way of the sidecar, below the route's prefix where that was the way in; else as it is."""
-    assert map_reference(value, origin=ORIGIN, authority=AUTHORITY, prefix=b"") == (plain or value)
-    expected = (
-        value
-        if below is None
-        else below
-        if value[:1] == b"/" != value[1:2]
-        else b"http://localhost:8787" + below
-    )
-    assert map_reference(value, origin=ORIGIN, authority=AUTHORITY, prefix=b"/api") == expected
+    assert map_reference(value, origin=ORIGIN, base=BASE, prefix=b"") == (plain or value)
+    expected = value if below is None else below if value[:1] == b"/" != value[1:2] else BASE + below
+    assert map_reference(value, origin=ORIGIN, base=BASE, prefix=b"/api") == expected
 
 
 FIELDS = [
@@ -55,7 +49,7 @@ FIELDS = [
 
 
 def mapped(fields: list[tuple[bytes, bytes]], prefix: bytes) -> object:
-    return map_answer(fields, survey(fields), origin=ORIGIN, authority=AUTHORITY, prefix=prefix)
+    return map_answer(fields, survey(fields), origin=ORIGIN, base=BASE, prefix=prefix)
 
 
 def test_the_lines_of_an_answer() -> None:
