@@ -36,7 +36,7 @@ def mark_of_another_site(
     return None
 
 
-def refuse_browser(found: Mapping[bytes, bytes], authority: bytes, scheme: bytes = b"http://") -> None:
+def refuse_browser(found: Mapping[bytes, bytes], authority: bytes, scheme: bytes) -> None:
     """Raise CALLER_REFUSED for a request that a browser made for a page of another site."""
     mark = mark_of_another_site(found, authority, scheme)
     if mark == "Sec-Fetch-Site":
@@ -54,7 +54,7 @@ def refuse_browser(found: Mapping[bytes, bytes], authority: bytes, scheme: bytes
 
 
 def refuse_stray_browser(
-    fields: Fields, found: Mapping[bytes, bytes], authority: bytes, scheme: bytes = b"http://"
+    fields: Fields, found: Mapping[bytes, bytes], authority: bytes, scheme: bytes
 ) -> None:
     """Raise CALLER_REFUSED for a browser's request that no route takes: a name that leads here without being one of
     ours is a page's way in (DNS rebinding), and learns nothing about routes."""
@@ -70,8 +70,8 @@ def refuse_stray_browser(
 
 
 def refuse_loop(found: Mapping[bytes, bytes], pseudonym: bytes) -> None:
-    """Raise LOOP when `Via` names this very instance; another sidecar's pseudonym is fine."""
-    if pseudonym in found.get(b"via", b""):
+    """Raise LOOP when a request's `Via` names this very instance; another sidecar's pseudonym is fine."""
+    if pseudonym in found[b"via"]:
         raise SidecarError(
             Reason.LOOP,
             "This request has passed through this sidecar before: the route's upstream leads back to it. "

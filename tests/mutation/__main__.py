@@ -123,14 +123,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN")
     parser.add_argument("--report", action="store_true", help="judge the last run again")
+    parser.add_argument("--sample", type=int, metavar="N", help="of each module, N mutants by a fixed seed")
     parser.add_argument("--children", type=int, default=os.cpu_count(), help="mutants at a time")
     asked = parser.parse_args()
     if not asked.report:
-        mutmut = Path(sys.executable).with_name("mutmut")
-        command = [str(mutmut), "run", "--max-children", str(asked.children), *asked.patterns]
-        done = subprocess.run(command, check=False)
-        if done.returncode:
-            return done.returncode
+        # A process of its own, in which neither `sidecar` nor `tests` has been imported from here.
+        how = {"patterns": asked.patterns, "children": asked.children, "sample": asked.sample}
+        hunt = [sys.executable, str(Path(__file__).with_name("hunt.py")), json.dumps(how)]
+        if returncode := subprocess.run(hunt, check=False).returncode:
+            return returncode
     return judge(asked.patterns)
 
 

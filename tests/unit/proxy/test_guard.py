@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
@@ -9,7 +11,7 @@ from multidict import CIMultiDict
 from sidecar.admin.callers import refusal
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import headers
-from sidecar.proxy.guard import mark_of_another_site, refuse_stray_browser
+from sidecar.proxy.guard import mark_of_another_site, refuse_browser, refuse_stray_browser
 
 HOST = "localhost:8787"
 SITE, ORIGIN = "Sec-Fetch-Site", "Origin"
@@ -79,7 +81,7 @@ NOBODYS = ["evil.example", "evil.example:8787", "localhost.evil.example"]
 def stray(host: str, name: str) -> None:
     value = f"http://{host}" if name == "Origin" else "same-origin"
     fields = [(name.encode(), value.encode())]
-    refuse_stray_browser(fields, headers.survey(fields), host.encode())
+    refuse_stray_browser(fields, headers.survey(fields), host.encode(), b"http://")
 
 
 @pytest.mark.parametrize("host", NOBODYS)
@@ -102,7 +104,20 @@ def test_an_app_that_misses_is_no_browser(host: str, name: str) -> None:
 def test_a_person_who_mistypes_a_route_is_told(host: bytes) -> None:
     """No page can rebind a loopback name or an address; pages of other sites learn nothing there either."""
     typed = [(b"Sec-Fetch-Site", b"none"), (b"Sec-Fetch-Dest", b"document")]
-    refuse_stray_browser(typed, headers.survey(typed), host)
+    refuse_stray_browser(typed, headers.survey(typed), host, b"http://")
     page = [(b"Sec-Fetch-Site", b"cross-site")]
     with pytest.raises(SidecarError):
-        refuse_stray_browser(page, headers.survey(page), host)
+        refuse_stray_browser(page, headers.survey(page), host, b"http://")
+
+
+@pytest.mark.parametrize("own", [b"http://", b"https://"])
+def test_an_own_page_has_the_listeners_scheme(own: bytes) -> None:
+    """Over TLS an origin of http is another site's, and the other way round; also where no route takes the request."""
+    for scheme in (b"http://", b"https://"):
+        page = [(b"Origin", scheme + b"localhost:8787")]
+        mark = None if scheme == own else "Origin"
+        assert mark_of_another_site(headers.survey(page), HOST.encode(), own) == mark
+        with pytest.raises(SidecarError) if mark else contextlib.nullcontext():
+            refuse_browser(headers.survey(page), HOST.encode(), own)
+        with pytest.raises(SidecarError) if mark else contextlib.nullcontext():
+            refuse_stray_browser(page, headers.survey(page), HOST.encode(), own)

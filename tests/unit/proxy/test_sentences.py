@@ -39,19 +39,19 @@ def response(found: headers.Found, *, status: int = 200, http10: bool = False) -
 
 CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "another-site": (
-        lambda: guard.refuse_browser({b"sec-fetch-site": b"cross-site"}, b"a"),
+        lambda: guard.refuse_browser({b"sec-fetch-site": b"cross-site"}, b"a", b"http://"),
         Reason.CALLER_REFUSED,
         "A browser made this request for a page of another site (Sec-Fetch-Site). Call from the app itself, or set "
         "`allow_cross_site: true` on the route.",
     ),
     "another-origin": (
-        lambda: guard.refuse_browser({b"origin": b"http://b"}, b"a"),
+        lambda: guard.refuse_browser({b"origin": b"http://b"}, b"a", b"http://"),
         Reason.CALLER_REFUSED,
         "The request has an `Origin` that is not this address, as a page of another site would send. Leave the header "
         "out, or set `allow_cross_site: true` on the route.",
     ),
     "stray-browser": (
-        lambda: guard.refuse_stray_browser(FIELDS, {}, b"evil.example"),
+        lambda: guard.refuse_stray_browser(FIELDS, {}, b"evil.example", b"http://"),
         Reason.CALLER_REFUSED,
         "A browser made this request, for a name that is neither loopback nor a route's. If pages are to use that "
         "name, add it to the route's `host` list.",

@@ -1,0 +1,236 @@
+"""Make the mutants and see which of them the tests kill: a script, run by `python -m tests.mutation`.
+
+Owns the run. mutmut makes the mutants, has mypy refuse some, and finds out which tests call which function; its own runner
+would start pytest anew for each mutant, which takes one or two seconds. Here the tests are collected once, and a fork of
+this process runs those of one mutant, the quickest first, until one fails. What was killed stays so until its function
+changes: a run tries what lives and what is new. In the folder mutants/; without that folder, all is tried.
+
+What runs at import has run before the fork, so those of its mutants that live are tried again in a pytest of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from _pytest.config import _prepareconfig
+from mutmut import __main__ as mutmut
+from mutmut.configuration import config
+from mutmut.mutation.trampoline import set_mutant_under_test
+from mutmut.runners.harness import PytestRunner
+from mutmut.state import state
+from mutmut.type_checking import run_type_checker
+from mutmut.utils.file_utils import change_cwd
+from mutmut.utils.format_utils import get_mutant_name, mangled_name_from_mutant_name
+from mutmut.workers.isolation import ForkServerRunner
+
+WORK = Path("mutants")
+SURVIVED, NO_TESTS, TIMEOUT, REFUSED = 0, 33, 36, 37
+LIVING = (None, SURVIVED, NO_TESTS)
+BUDGET = 2.0
+"""Seconds of tests, as they take without a mutant, that are spent on one: what lives longer counts as a survivor."""
+PATIENCE = 2.0
+"""Seconds that a test of tests/wire waits for what a mutant may never send."""
+
+
+def refused_by_mypy() -> set[str]:
+    """The mutants in which mypy finds an error. As mutmut does it, but by `ast`: libcst takes minutes for these files."""
+    with change_cwd(WORK):
+        errors = run_type_checker(config().type_check_command)
+        found = set()
+        for path in {error.file_path for error in errors}:
+            tree = ast.parse(path.read_text())
+            functions = [
+                node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            ]
+            for line in (error.line_number for error in errors if error.file_path == path):
+                around = [
+                    at
+                    for at in functions
+                    if at.lineno <= line <= (at.end_lineno or 0) and "__mutmut_" in at.name
+                ]
+                if not around:
+                    raise RuntimeError(f"mypy refuses {path}:{line}, which is no mutant")
+                found.add(get_mutant_name(path.relative_to(Path.cwd()), around[0].name))
+    return found
+
+
+def prepare(children: int) -> None:
+    """Mutants of all that changed, those that mypy refuses marked, and the tests of each function known."""
+    set_mutant_under_test("mutant_generation")
+    WORK.mkdir(exist_ok=True)
+    mutmut.copy_src_dir()
+    mutmut.copy_also_copy_files()
+    mutmut.setup_source_paths()
+    refused: set[str] = set()
+    mutmut.create_mutants(children)
+    asked = WORK / "mypy-asked"
+    if not asked.exists() or any(
+        made.stat().st_mtime > asked.stat().st_mtime for made in WORK.rglob("sidecar/**/*.py")
+    ):
+        print("asking mypy", flush=True)
+        refused = refused_by_mypy()
+        for meta in WORK.rglob("*.meta"):
+            kept = json.loads(meta.read_text())
+            kept["exit_code_by_key"] |= {
+                name: REFUSED for name in kept["exit_code_by_key"] if name in refused
+            }
+            meta.write_text(json.dumps(kept))
+        asked.touch()
+    print("running all tests once", flush=True)
+    runner = ForkServerRunner(max_workers=1, test_runner_class=PytestRunner, test_runner_args={})
+    mutmut.collect_or_load_stats(
+        runner, mutants_caught_by_type_checker=dict.fromkeys(refused), apply_config_invalidation=True
+    )
+
+
+def collect() -> tuple[pytest.Session, set[str]]:
+    """A session with its tests collected, in the folder; and the functions that were called meanwhile."""
+    os.chdir(WORK)
+    set_mutant_under_test("stats")
+    chosen = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
+    made = _prepareconfig(["--rootdir=.", "-q", "-s", "--tb=no", *chosen])
+    made._do_configure()
+    session = pytest.Session.from_config(made)
+    made.hook.pytest_sessionstart(session=session)
+    made.hook.pytest_collection(session=session)
+    sys.modules["tests.support.wire"].LIMIT = PATIENCE  # type: ignore[attr-defined]
+    return session, set(state()._stats)
+
+
+class Order:
+    """In which order the tests of a mutant are run: what has killed mutants of the same function or module, then the
+    quick ones, as far as `BUDGET` reaches."""
+
+    def __init__(self) -> None:
+        self._kills: Counter[tuple[str, str]] = Counter()
+
+    def tests(self, function: str, tests: set[str]) -> list[str]:
+        """Those to run."""
+        took, module = state().duration_by_test, function.rpartition(".")[0]
+        kills, left = self._kills, BUDGET
+        chosen = []
+        for test in sorted(
+            tests, key=lambda test: (-kills[function, test], -kills[module, test], took.get(test, 0.0))
+        ):
+            chosen.append(test)
+            left -= took.get(test, 0.0)
+            if left < 0:
+                break
+        return chosen
+
+    def learn(self, function: str, test: str) -> None:
+        """It has killed one."""
+        self._kills[function, test] += 1
+        self._kills[function.rpartition(".")[0], test] += 1
+
+
+def child(
+    items: dict[str, pytest.Item], mutant: str, tests: list[str], tell: int, *, at_import: bool
+) -> None:
+    """Run the tests of one mutant; exits with 1 once one fails, told in `tell`, with 0 where none does."""
+    os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    set_mutant_under_test(mutant)
+    if at_import:
+        os.execv(
+            sys.executable, [sys.executable, "-m", "pytest", "--rootdir=.", "-xq", "-W", "ignore", *tests]
+        )
+    chosen = [items[test] for test in tests if test in items]
+    for item, following in zip(chosen, [*chosen[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if item.session.testsfailed:
+            os.write(tell, f"{mutant}\t{item.nodeid}\n".encode())
+            os._exit(1)
+    if at_import:
+        os.execv(
+            sys.executable, [sys.executable, "-m", "pytest", "--rootdir=.", "-xq", "-W", "ignore", *tests]
+        )
+    os._exit(SURVIVED)
+
+
+def choose(patterns: Sequence[str], sample: int | None) -> list[tuple[Path, str]]:
+    """The living mutants that the patterns name, or those among `sample` of each module; each with its file."""
+    wanted: list[tuple[Path, str]] = []
+    for meta in sorted(WORK.rglob("*.meta")):
+        codes = json.loads(meta.read_text())["exit_code_by_key"]
+        named = [
+            name for name in codes if not patterns or any(fnmatch(name, pattern) for pattern in patterns)
+        ]
+        if sample is not None and len(named) > sample:
+            named = random.Random(6).sample(named, sample)
+        wanted += [(meta.resolve(), name) for name in named if codes[name] in LIVING]
+    return wanted
+
+
+def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
+    """Try each of them, and write down what became of it."""
+    session, at_import = collect()
+    items = {item.nodeid: item for item in session.items}
+    tests_of = state().tests_by_mangled_function_name
+    running: dict[int, tuple[Path, str, float]] = {}
+    order, total, started = Order(), len(wanted), time.monotonic()
+    hear, tell = os.pipe()
+    os.set_blocking(hear, False)
+
+    def record(meta: Path, name: str, code: int) -> None:
+        kept = json.loads(meta.read_text())
+        kept["exit_code_by_key"][name] = code
+        meta.write_text(json.dumps(kept))
+        if (left := len(wanted) + len(running)) % 25 == 0:
+            print(f"{total - left} of {total} tried in {time.monotonic() - started:.0f} s", flush=True)
+
+    while wanted or running:
+        while wanted and len(running) < children:
+            meta, name = wanted.pop(0)
+            function = mangled_name_from_mutant_name(name)
+            tests = tests_of.get(function, set())
+            if function in at_import:
+                module = function.rpartition(".")[0] + "."
+                tests = tests.union(*(tests_of[other] for other in tests_of if other.startswith(module)))
+            if not tests:
+                record(meta, name, NO_TESTS)
+                continue
+            chosen = order.tests(function, tests)
+            if (pid := os.fork()) == 0:
+                child(items, name, chosen, tell, at_import=function in at_import)
+            limit = config().timeout_constant + sum(
+                state().duration_by_test.get(test, 0.0) for test in chosen
+            )
+            running[pid] = (meta, name, time.monotonic() + limit * config().timeout_multiplier)
+        pid, status = os.waitpid(-1, os.WNOHANG) if running else (-1, 0)
+        if pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # what its tests left behind
+            meta, name, _ = running.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            record(meta, name, TIMEOUT if code == -signal.SIGTERM else code)
+            with contextlib.suppress(BlockingIOError):
+                for line in os.read(hear, 65536).decode().splitlines():
+                    mutant, _, test = line.partition("\t")
+                    order.learn(mangled_name_from_mutant_name(mutant), test)
+        elif pid == 0:
+            time.sleep(0.01)
+        for pid, (_, _, ends) in running.items():
+            if time.monotonic() > ends:
+                os.kill(pid, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # mypy's
+    prepare(asked["children"])
+    hunt(choose(asked["patterns"], asked["sample"]), asked["children"])
