@@ -33,7 +33,7 @@ def map_answer(fields: Fields, found: Found, *, origin: bytes, base: bytes, pref
         if lower in _MAPPED:
             value = map_reference(value, origin=origin, base=base, prefix=prefix)
         elif prefix and lower == b"set-cookie":
-            value = _PATH.sub(lambda match: match[1] + _prefixed(match[2], prefix), value)
+            value = _PATH.sub(lambda match: match[1] + prefix + match[2], value)
         mapped.append((name, value))
     return mapped
 
@@ -45,11 +45,7 @@ def map_reference(value: bytes, *, origin: bytes, base: bytes, prefix: bytes) ->
     for start in (origin, b"//" + host, b"http://" + host):
         rest = value[len(start) :]
         if value[: len(start)].lower() == start and rest[:1] in (b"", b"/", b"?", b"#"):
-            return base + (_prefixed(rest, prefix) if rest[:1] in (b"", b"/") else prefix + rest)
+            return base + prefix + rest
     if prefix and value.startswith(b"/") and not value.startswith(b"//"):
-        return _prefixed(value, prefix)
+        return prefix + value
     return value
-
-
-def _prefixed(path: bytes, prefix: bytes) -> bytes:
-    return prefix + path if path != b"/" or not prefix else prefix + b"/"

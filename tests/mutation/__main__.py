@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -75,14 +76,20 @@ def told(mutant: Mutant) -> Survivor:
     return Survivor(f"{mutant.module.removeprefix('sidecar.')}.{function}", " ".join(was), " ".join(is_))
 
 
-def known() -> dict[Survivor, str]:
-    """Survivors that may live, with their reasons."""
-    entries: list[dict[str, Any]] = yaml.safe_load(SURVIVORS.read_text()) or []
-    return {
-        Survivor(entry["where"], change["was"], change["is"]): entry["reason"]
-        for entry in entries
-        for change in entry["changes"]
-    }
+class Reasons:
+    """Survivors that may live: listed one by one, or by a pattern of what a change leads to."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Survivor, str] = {}
+        self._patterns: list[re.Pattern[str]] = []
+        for entry in yaml.safe_load(SURVIVORS.read_text()):
+            if "pattern" in entry:
+                self._patterns.append(re.compile(entry["pattern"]))
+            for change in entry.get("changes", ()):
+                self._listed[Survivor(entry["where"], change["was"], change["is"])] = entry["reason"]
+
+    def __contains__(self, survivor: Survivor) -> bool:
+        return survivor in self._listed or any(pattern.search(survivor.is_) for pattern in self._patterns)
 
 
 def judge(patterns: Sequence[str]) -> int:
@@ -95,7 +102,7 @@ def judge(patterns: Sequence[str]) -> int:
         by_module.setdefault(mutant.module, Counter())[mutant.status] += 1
         if mutant.status not in KILLED:
             living.append(mutant)
-    reasons = known()
+    reasons = Reasons()
     excused = 0
     for mutant in living:
         survivor = told(mutant)

@@ -89,6 +89,11 @@ def prepare(children: int) -> None:
             meta.write_text(json.dumps(kept))
         asked.touch()
     print("running all tests once", flush=True)
+    stats = WORK / "mutmut-stats.json"
+    if stats.exists() and any(
+        test.stat().st_mtime > stats.stat().st_mtime for test in Path("tests").rglob("*.py")
+    ):
+        stats.unlink()
     runner = ForkServerRunner(max_workers=1, test_runner_class=PytestRunner, test_runner_args={})
     mutmut.collect_or_load_stats(
         runner, mutants_caught_by_type_checker=dict.fromkeys(refused), apply_config_invalidation=True
@@ -189,7 +194,9 @@ def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
     def record(meta: Path, name: str, code: int) -> None:
         kept = json.loads(meta.read_text())
         kept["exit_code_by_key"][name] = code
-        meta.write_text(json.dumps(kept))
+        new = meta.with_suffix(".new")
+        new.write_text(json.dumps(kept))
+        new.replace(meta)
         if (left := len(wanted) + len(running)) % 25 == 0:
             print(f"{total - left} of {total} tried in {time.monotonic() - started:.0f} s", flush=True)
 

@@ -98,3 +98,49 @@ def test_the_apps_serverless_header_never_passes_beside_another() -> None:
     """It would speak for the caller to Google's front ends."""
     plan = admit("auto", "cloud_run", "auto", [(b"x-serverless-authorization", b"mine")])
     assert (plan.names, b"x-serverless-authorization" in plan.dropped) == ((A,), True)
+
+
+@pytest.mark.parametrize(
+    ("path", "absolute", "sent"),
+    [
+        pytest.param(b"/api/x?y", False, (b"/x?y", b"/api"), id="below"),
+        pytest.param(b"/api", False, (b"/", b"/api"), id="the-prefix-itself"),
+        pytest.param(b"/api?y", False, (b"/?y", b"/api"), id="a-query-on-it"),
+        pytest.param(b"/api/x", True, None, id="a-client-of-an-http-proxy-names-its-host"),
+    ],
+)
+def test_a_routes_prefix_is_taken_off(path: bytes, absolute: bool, sent: tuple[bytes, bytes] | None) -> None:
+    """What is left begins with a slash."""
+    config = load(
+        "routes: [{name: r, path_prefix: /api, upstream: 'https://api.example'}]", environ={}
+    ).config
+    admission = Admission(RouteTable.compile(config), pseudonym=None)
+
+    def way() -> Any:
+        return admission.admit(
+            [],
+            {},
+            method=b"GET",
+            authority=b"localhost",
+            path=path,
+            absolute=absolute,
+            own=None,
+            local_socket=False,
+        )
+
+    if sent is None:
+        with pytest.raises(SidecarError) as caught:
+            way()
+        assert caught.value.reason is Reason.NO_ROUTE
+    else:
+        assert way()[1:3] == sent
+
+
+def test_a_conflict_names_header_route_and_key() -> None:
+    """The whole sentence."""
+    with pytest.raises(SidecarError) as caught:
+        admit("authorization", "other", "reject", [(b"authorization", b"mine")])
+    assert caught.value.detail == (
+        "The app sent its own `Authorization`, which is where route `r` puts the token. Set the route's `on_conflict` to "
+        "`replace` or `keep`, or its `header` to another one."
+    )

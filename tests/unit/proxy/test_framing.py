@@ -52,3 +52,18 @@ def test_an_answer_without_a_body_frames_none(status: int, found: dict[bytes, by
     """1xx and 204 can't have one: a recipient that believes the header would wait for it, or read the next answer."""
     with pytest.raises(SidecarError):
         response_body(found, status=status, head=head, http10=False)
+
+
+@pytest.mark.parametrize("around", [b"\x0b", b"\x0c", b"X", b'"'], ids=["vt", "ff", "letter", "quote"])
+@pytest.mark.parametrize("found", [{CL: b"0"}, {CL: b"5"}, {TE: b"chunked"}])
+def test_nothing_but_space_and_tab_is_taken_off(found: dict[bytes, bytes], around: bytes) -> None:
+    """White space of HTTP is SP and HTAB (RFC 9110 section 5.6.3); what else stands there makes another value."""
+    for odd in (
+        {name: around + value for name, value in found.items()},
+        {name: value + around for name, value in found.items()},
+    ):
+        with pytest.raises(SidecarError):
+            request_body(odd, http10=False)
+        for status in (200, 204):
+            with pytest.raises(SidecarError):
+                response_body(odd, status=status, head=False, http10=False)

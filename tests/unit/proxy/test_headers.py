@@ -56,6 +56,13 @@ def test_a_trailer_keeps_what_may_pass() -> None:
     assert headers.write_trailers(fields, {b"x-own"}) == b"0\r\nX-Sum: 1\r\nDigest: 4\r\n\r\n"
 
 
+def test_white_space_behind_a_value_is_no_part_of_it() -> None:
+    """Space and tab, and nothing else; what stands before it the parser has taken off."""
+    fields = [(b"A", b" b \t"), (b"C", b"d\x0b"), (b"E", b"X"), (b"F", b"")]
+    assert headers.trimmed(fields) == [(b"A", b" b"), *fields[1:]]
+    assert headers.write_trailers([(b"A", b"b ")], frozenset()) == b"0\r\nA: b\r\n\r\n"
+
+
 def test_a_survey() -> None:
     """Names that matter, in any spelling, repeated lines joined; twins under one name; nothing else."""
     fields = [
@@ -72,6 +79,7 @@ def test_a_survey() -> None:
         pytest.param(b"", [], id="empty"),
         pytest.param(b" , \t", [], id="nothing"),
         pytest.param(b"a b", [b"a b"], id="one"),
+        pytest.param(b"\x0ba, Xb", [b"\x0ba", b"xb"], id="only-space-and-tab-are-white"),
     ],
 )
 def test_a_list(value: bytes, members: list[bytes]) -> None:

@@ -44,7 +44,7 @@ FIELDS = [
     (b"Content-Location", b"/y"),
     (b"Set-Cookie", b"a=1; Path=/; Secure"),
     (b"set-cookie", b"b=/; path = /z;HttpOnly"),
-    (b"X-Location", b"https://a.run.app/x"),
+    (b"X-Location", b"https://a.run.app/x; path=/y"),
 ]
 
 

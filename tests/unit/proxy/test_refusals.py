@@ -1,0 +1,140 @@
+"""sidecar.proxy.refusals: what is kept and told of refusals and errors"""
+
+from __future__ import annotations
+
+import logging
+from email.utils import formatdate
+
+import pytest
+
+from sidecar.config.load import load
+from sidecar.errors import Reason, SidecarError
+from sidecar.metrics import RouteStats
+from sidecar.proxy.diagnosis import SAMPLE, Cause
+from sidecar.proxy.refusals import KEPT_ERRORS, LOG_INTERVAL, Refusals, Sample
+from sidecar.routes import Destination, RouteTable
+from tests.support.clock import FakeClock
+from tests.support.wire import jwt
+
+INVALID = [(b"WWW-Authenticate", b'Bearer error="invalid_token"')]
+RUN_APP = "https://billing-abc123def4-uc.a.run.app"
+
+
+def destination(settings: str = "audience: 'https://other.example'") -> Destination:
+    text = f"routes: [{{name: billing, host: billing.internal, upstream: '{RUN_APP}', {settings}}}]"
+    found = RouteTable.compile(load(text, environ={}).config).routes[0].fixed()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "sidecar.targets")
+    return caplog
+
+
+def note(refusals: Refusals, clock: FakeClock, sample: Sample, where: Destination) -> RouteStats:
+    stats = RouteStats()
+    refusals.note(where, sample, b"Bearer " + jwt("https://other.example", clock.wall()).encode(), stats)
+    return stats
+
+
+def test_a_line_says_all_of_it(log: pytest.LogCaptureFixture) -> None:
+    """Route, status, reason, sentence and command, as a warning; the token's own claims are looked at."""
+    clock = FakeClock()
+    refusals = Refusals(clock)
+    stats = note(refusals, clock, Sample(401, INVALID), destination())
+    last = refusals.last("billing")
+    assert last is not None
+    assert (last.status, last.at, last.diagnosis.cause) == (401, clock.wall(), Cause.AUDIENCE_REFUSED)
+    assert stats.upstream_refusals == {Cause.AUDIENCE_REFUSED: 1}
+    (record,) = log.records
+    assert (record.levelno, record.getMessage()) == (logging.WARNING, "target refused")
+    assert record.fields == {  # type: ignore[attr-defined]
+        "route": "billing",
+        "status": 401,
+        "reason": "audience_refused",
+        "detail": f"The token is for `https://other.example`, and its host suggests `{RUN_APP}`: set the route's "
+        "`audience` to that, or add the one that was sent to the service's custom audiences.",
+        "command": "gcloud run services update billing --region=REGION --add-custom-audiences=https://other.example",
+    }
+
+
+def test_what_nobody_can_explain_is_information(log: pytest.LogCaptureFixture) -> None:
+    """An app's own 403; there is no command then. Its body need not be text."""
+    clock = FakeClock()
+    sample = Sample(403, [])
+    sample.feed(b"\xff\x00")
+    note(Refusals(clock), clock, sample, destination())
+    (record,) = log.records
+    assert record.levelno == logging.INFO
+    assert record.fields["command"] is None  # type: ignore[attr-defined]
+
+
+def test_one_line_a_minute_for_route_and_cause(log: pytest.LogCaptureFixture) -> None:
+    """To the second; another cause has its own minute."""
+    clock = FakeClock()
+    refusals = Refusals(clock)
+    for seconds, lines in ((0.0, 1), (LOG_INTERVAL - 1, 1), (1.0, 2)):
+        clock.advance(seconds)
+        note(refusals, clock, Sample(403, []), destination())
+        assert len(log.records) == lines
+    note(refusals, clock, Sample(401, INVALID), destination())
+    assert len(log.records) == 3
+
+
+def test_the_targets_clock_is_read_in_any_spelling() -> None:
+    """Names of headers have no case."""
+    clock = FakeClock()
+    refusals = Refusals(clock)
+    date = formatdate(clock.wall() - 7200, usegmt=True).encode()
+    note(refusals, clock, Sample(401, [*INVALID, (b"DATE", date)]), destination())
+    last = refusals.last("billing")
+    assert last is not None
+    assert last.diagnosis.cause is Cause.TOKEN_TOO_OLD
+
+
+def test_an_access_token_is_not_looked_into() -> None:
+    """It is opaque, whatever it looks like."""
+    clock = FakeClock()
+    refusals = Refusals(clock)
+    sample = Sample(401, [])
+    sample.feed(b'{"error": {}}')
+    config = load(
+        "routes: [{name: api, host: a.internal, upstream: 'https://storage.googleapis.com', token: access}]",
+        environ={},
+    ).config
+    found = RouteTable.compile(config).routes[0].fixed()
+    assert found is not None
+    note(refusals, clock, sample, found)
+    last = refusals.last("api")
+    assert last is not None
+    assert "the token for its audience:" in last.diagnosis.detail
+
+
+def test_a_sample_is_the_beginning() -> None:
+    """However it comes in pieces."""
+    sample = Sample(403, [])
+    assert sample.body == b""
+    for piece in (b"a" * (SAMPLE - 1), b"bc", b"d"):
+        sample.feed(piece)
+    assert sample.body == b"a" * (SAMPLE - 1) + b"b"
+
+
+def test_the_last_errors_newest_first() -> None:
+    """So many, with all that the status page shows, and without what they hold on to."""
+    clock = FakeClock()
+    refusals = Refusals(clock)
+    error = SidecarError(Reason.QUEUE_FULL, "Full.", retry_after=3.0, command="x")
+    for number in range(KEPT_ERRORS + 1):
+        refusals.note_error(error, f"r{number}")
+    first = refusals.recent[0]
+    assert (len(refusals.recent), first.route, first.at) == (KEPT_ERRORS, f"r{KEPT_ERRORS}", clock.wall())
+    kept = first.error
+    assert kept is not error
+    assert (kept.reason, kept.detail, kept.retry_after, kept.command) == (
+        Reason.QUEUE_FULL,
+        "Full.",
+        3.0,
+        "x",
+    )
