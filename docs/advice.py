@@ -35,11 +35,14 @@ ADVICE: dict[Reason, str] = {
     "is gone without a word. Its connection was broken off, and the upstream's.",
     Reason.DNS_FAILED: "Check the spelling of `upstream`, and what `getent hosts` says on this machine. With Private "
     "Service Connect, that the zone for run.app is attached to this network.",
-    Reason.DNS_TIMEOUT: "The resolver did not answer. Check `/etc/resolv.conf` and network policies for port 53.",
+    Reason.DNS_TIMEOUT: "The resolver did not answer. Check `/etc/resolv.conf` and network policies for port 53. `detail` names "
+    "the key that sets the limit: `timeouts.dns`, or `timeouts.connect` for the whole.",
     Reason.ADDRESS_FORBIDDEN: "Every address that the name resolves to is one that a token is never sent to: a metadata "
     "server, link-local, multicast or unspecified, the sidecar itself, loopback without the upstream saying so, or a "
     "private one where the route says `allow_private: false`; `detail` names each. Somebody may have tampered with DNS.",
-    Reason.CONNECT_REFUSED: "Nothing listens at that address and port.",
+    Reason.CONNECT_REFUSED: "Nothing listens at that address and port. Where `detail` says how long ago that was, this "
+    "request was not dialled for: after three failures in a row there is one try at a time, and a pause of a quarter of a "
+    "second at most between two.",
     Reason.CONNECT_FAILED: "The network says the address can't be reached: routes, VPC connector, firewall.",
     Reason.CONNECT_TIMEOUT: "Packets vanish: mostly a firewall or a missing VPC egress. Longer paths: raise "
     "`timeouts.connect`.",

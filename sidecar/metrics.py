@@ -99,9 +99,11 @@ class RouteStats:
     __slots__ = (
         "bytes_received",
         "bytes_sent",
+        "connect_failures",
         "connections_active",
         "connections_idle",
         "connections_opened",
+        "connects_held_back",
         "cut",
         "idle_closed",
         "in_flight",
@@ -113,6 +115,7 @@ class RouteStats:
         "requests",
         "retries",
         "retries_denied",
+        "tls_reloads",
         "total",
         "tunnels",
         "upgrades",
@@ -139,6 +142,10 @@ class RouteStats:
         self.bytes_received = 0
         """Body bytes that came from the upstream."""
         self.connections_opened = 0
+        self.connect_failures: dict[str, int] = {}
+        """Dials that failed, by reason."""
+        self.connects_held_back = 0
+        """Dials that were not made, since several had failed just before."""
         self.connections_active = 0
         self.connections_idle = 0
         self.retries = 0
@@ -147,6 +154,8 @@ class RouteStats:
         """Not sent again, because the route's `retry_budget` was spent."""
         self.replays = 0
         """Sent again with a new token because the upstream refused the old one."""
+        self.tls_reloads: dict[str, int] = {}
+        """Changes of the route's TLS files, by result (`ok`, `error`)."""
         self.upgrades = 0
         self.tunnels = 0
         """Of the upgraded: how many are open."""
@@ -498,6 +507,18 @@ CONNECTIONS_OPENED = _family(
     "Upstream connections that were opened; its ratio to requests tells how well pooling works.",
     "route",
 )
+CONNECT_FAILURES = _family(
+    "upstream_connect_failures_total",
+    Kind.COUNTER,
+    "Upstream connections that could not be made, by reason: resolving, connecting or TLS.",
+    *("route", "reason"),
+)
+CONNECTS_HELD_BACK = _family(
+    "upstream_connects_held_back_total",
+    Kind.COUNTER,
+    "Upstream connections that were not tried, since all addresses had failed several times just before.",
+    "route",
+)
 RETRIES = _family(
     "retries_total",
     Kind.COUNTER,
@@ -521,6 +542,13 @@ UPGRADES = _family(
     "upgrades_total", Kind.COUNTER, "Connections that became a tunnel, such as WebSockets.", "route"
 )
 TUNNELS = _family("tunnels", Kind.GAUGE, "Upgraded connections that are open.", "route")
+TLS_RELOADS = _family(
+    "tls_files_reloads_total",
+    Kind.COUNTER,
+    "Changes of a route's TLS files: ok (connections made under the old ones are retired) or error, after which the "
+    "old ones stay in use.",
+    *("route", "result"),
+)
 UPSTREAM_REFUSALS = _family(
     "upstream_refusals_total",
     Kind.COUNTER,
@@ -641,11 +669,14 @@ FAMILIES: tuple[Family, ...] = (
     *(
         CONNECTIONS,
         CONNECTIONS_OPENED,
+        CONNECT_FAILURES,
+        CONNECTS_HELD_BACK,
         RETRIES,
         RETRIES_DENIED,
         REPLAYS,
         UPGRADES,
         TUNNELS,
+        TLS_RELOADS,
         UPSTREAM_REFUSALS,
     ),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),

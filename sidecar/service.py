@@ -17,7 +17,6 @@ import gc
 import logging
 import secrets
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -176,6 +175,7 @@ class Service:
         self._loop = loop
         self._clock = clock or SystemClock(loop)
         self._tasks = Tasks(loop)
+        self._jitter = jitter or secrets.SystemRandom().random
         self._own_addresses: set[tuple[str, int]] = set()
         self._table = RouteTable.compile(config)
         self._token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
@@ -187,14 +187,14 @@ class Service:
             self._clock,
             self._tasks,
             self._token_stats.record,
-            jitter=jitter or secrets.SystemRandom().random,
+            jitter=self._jitter,
             wait=config.token_wait,
             size=config.token_cache,
         )
         self._environ = environ
         self._log_level: logs.Level = config.log_level
         self._file_watch = FileWatch(_token_files(config), self._clock, self._tokens.renew)
-        self._dialer = Dialer(loop, self._own_addresses, self._clock)
+        self._dialer = Dialer(loop, self._own_addresses, self._clock, jitter=self._jitter)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
         self._tracer = _tracer(config, self.version)
         self._proxy = Proxy(
@@ -541,15 +541,8 @@ class Service:
         for route in routes:
             try:
                 self._dialer.check(route)
-            except (OSError, ssl.SSLError) as error:
-                tls = route.config.tls
-                files = (tls.ca_file, tls.client_cert_file, tls.client_key_file)
-                # OpenSSL does not say which one it was.
-                where = getattr(error, "filename", None) or ", ".join(file for file in files if file)
-                raise StartError(
-                    f"route `{route.name}`: the files of its `tls` cannot be used ({where}: {_why(error)})",
-                    EXIT_CONFIG,
-                ) from error
+            except SidecarError as error:
+                raise StartError(f"route `{route.name}`: {error.detail}", EXIT_CONFIG) from error
 
     def _tell_addresses(self) -> None:
         for listener, _, _ in self._listeners:

@@ -122,11 +122,28 @@ class SidecarCollector:
             ),
         )
         yield plain(metrics.CONNECTIONS_OPENED, lambda stats: stats.connections_opened)
+        yield _single(
+            metrics.CONNECT_FAILURES,
+            (
+                ((name, reason), count)
+                for name, stats in routes
+                for reason, count in stats.connect_failures.items()
+            ),
+        )
+        yield plain(metrics.CONNECTS_HELD_BACK, lambda stats: stats.connects_held_back)
         yield plain(metrics.RETRIES, lambda stats: stats.retries)
         yield plain(metrics.RETRIES_DENIED, lambda stats: stats.retries_denied)
         yield plain(metrics.REPLAYS, lambda stats: stats.replays)
         yield plain(metrics.UPGRADES, lambda stats: stats.upgrades)
         yield plain(metrics.TUNNELS, lambda stats: stats.tunnels)
+        yield _single(
+            metrics.TLS_RELOADS,
+            (
+                ((name, result), count)
+                for name, stats in routes
+                for result, count in stats.tls_reloads.items()
+            ),
+        )
         yield _single(
             metrics.UPSTREAM_REFUSALS,
             (

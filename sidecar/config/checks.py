@@ -18,7 +18,7 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ability_of, refusal
 from sidecar.config.credentials import Credential
 from sidecar.config.listeners import ListenerConfig
-from sidecar.config.models import RouteConfig
+from sidecar.config.models import RouteConfig, Tls
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
 
 Path = tuple[str | int, ...]
@@ -92,8 +92,6 @@ def check_route(
             say("host", f"`{host}` is loopback: `https://{{host}}` would lead back to this machine")
     if route.audience is not None and "{host}" in route.audience and not dynamic:
         say("audience", "`{host}` works only where `upstream` is `https://{host}`")
-    if (route.tls.client_cert_file is None) != (route.tls.client_key_file is None):
-        say("tls", "`client_cert_file` and `client_key_file` go together")
     if route.required and (dynamic or not route.prefetch):
         say(
             "required",
@@ -104,7 +102,7 @@ def check_route(
             "path_prefix",
             "a path prefix does not say which host is meant: give this route a fixed `upstream`",
         )
-    found += _check_upstream(route, at)
+    found += [*_check_upstream(route, at), *_check_connecting(route, at)]
     return [*found, *_check_token(route, at, credentials.get(route.credential))]
 
 
@@ -131,8 +129,27 @@ def _check_upstream(route: RouteConfig, at: Path) -> list[Finding]:
             why := networks.forbidden_host(host, networks.rules_for(host, allow_private=route.allow_private))
         ) is not None:
             say(key, f"`{host}` is never connected to: {why}")
-    if split.scheme == "http" and route.tls.model_fields_set:
+    if split.scheme == "http" and route.tls != Tls():
         say("tls", "the upstream is `http://`, so `tls` has no effect: use `https://`")
+    return found
+
+
+def _check_connecting(route: RouteConfig, at: Path) -> list[Finding]:
+    """Whether the keys of `tls` and `timeouts` go together."""
+    found = []
+
+    def say(key: str, message: str) -> None:
+        found.append(Finding((*at, key), message))
+
+    if (route.tls.client_cert_file is None) != (route.tls.client_key_file is None):
+        say("tls", "`client_cert_file` and `client_key_file` go together")
+    if route.tls.crl_check != "chain" and route.tls.crl_file is None:
+        say("tls", "`crl_check` is about `crl_file`, which is not set")
+    if route.tls.allow_world_readable and route.tls.client_key_file is None:
+        say("tls", "`allow_world_readable` is about `client_key_file`, which is not set")
+    for phase, limit in (("dns", route.timeouts.dns), ("tls", route.timeouts.tls)):
+        if limit is not None and limit > route.timeouts.connect:
+            say("timeouts", f"`{phase}` is longer than `connect`, which includes it")
     return found
 
 

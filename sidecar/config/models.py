@@ -43,7 +43,7 @@ _NOT_FOR_TOKENS = frozenset(
 
 
 class Tls(Model):
-    """TLS to the upstream; verification can't be switched off."""
+    """TLS to the upstream; verification can't be switched off. The files are read again when they change."""
 
     ca_file: str | None = Field(None, description="PEM file of the CAs to trust instead of the system's.")
     client_cert_file: str | None = Field(None, description="PEM file of a client certificate and its chain.")
@@ -51,12 +51,30 @@ class Tls(Model):
     server_name: str | None = Field(
         None, description="Name to ask for and to verify, instead of the upstream's host."
     )
+    crl_file: str | None = Field(
+        None, description="PEM file of revocation lists (CRLs): what they list is refused."
+    )
+    crl_check: Literal["chain", "leaf"] = Field(
+        "chain",
+        description="Which certificates need a list in `crl_file`: every one in the chain, or the server's own.",
+    )
+    allow_world_readable: Switch = Field(
+        False,
+        description="Use a `client_key_file` that every user of this machine can read. A Kubernetes secret is one "
+        "unless its volume has `defaultMode: 0400`.",
+    )
 
 
 class Timeouts(Model):
     """How long each phase of a request may take."""
 
     connect: Duration = Field(5.0, description="Resolving, connecting and the TLS handshake together.", gt=0)
+    dns: Duration | None = Field(
+        None, description="Of that, resolving the upstream's name. Default: as long as `connect`.", gt=0
+    )
+    tls: Duration | None = Field(
+        None, description="Of that, the TLS handshake. Default: as long as `connect`.", gt=0
+    )
     response: Duration = Field(
         300.0, description="From the end of the request to the head of the answer.", gt=0
     )

@@ -1,8 +1,9 @@
 """Connecting to an upstream.
 
 Owns everything between a host name and a connected transport: resolution, the rules of `networks` for every address
-that it gave and for the one that was connected to, happy eyeballs (RFC 8305), TLS with its contexts. Called by the
-pool, in a task of its own; every way it can fail is a SidecarError, and nothing of the request was sent.
+that it gave and for the one that was connected to, happy eyeballs (RFC 8305) with what failed lately last (`backoff`),
+TLS with its contexts. Called by the pool, in a task of its own; every way it can fail is a SidecarError, and nothing of
+the request was sent.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, TypeVar, final
 
 import aiohappyeyeballs
 
 from sidecar import networks
 from sidecar.clock import Clock
-from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
+from sidecar.metrics import RouteStats
 from sidecar.proxy import peer, tls, tls_faults
+from sidecar.proxy.backoff import LONGEST_PAUSE, Backoff, Failure
+from sidecar.proxy.resolver import AddressInfo, Lookup, Resolver
+from sidecar.proxy.tls_files import Contexts, Renewed
 from sidecar.routes import Destination, Route
 
 _ATTEMPT_DELAY = 0.25
@@ -34,50 +38,73 @@ class Dialer:
     """Makes connections for all routes."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, own: Collection[tuple[str, int]], clock: Clock
+        self,
+        loop: asyncio.AbstractEventLoop,
+        own: Collection[tuple[str, int]],
+        clock: Clock,
+        *,
+        jitter: Callable[[], float],
+        lookup: Lookup = socket.getaddrinfo,
     ) -> None:
-        """`own` holds what this process listens on; it may be filled later."""
+        """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1."""
         self._loop = loop
         self._clock = clock
         self._own = own
-        self._system: ssl.SSLContext | None = None
-        self._contexts: dict[Route, ssl.SSLContext] = {}
+        self._contexts = Contexts(clock)
+        self._resolver = Resolver(loop, lookup)
+        self._backoff = Backoff()
+        self._jitter = jitter
 
     def forget(self, routes: Iterable[Route]) -> None:
         """Drop what is kept for routes that are gone."""
-        for route in routes:
-            self._contexts.pop(route, None)
+        self._contexts.forget(routes)
 
     def check(self, route: Route) -> None:
-        """Load the route's TLS files now; raises OSError or ssl.SSLError for one that can't be used."""
+        """Load the route's TLS files now; raises TLS_FILES for one that can't be used."""
         if route.config.upstream.startswith("https:"):
-            self._context(route)
+            self._contexts.of(route)
+
+    def look(self) -> list[Renewed]:
+        """Look at the TLS files of all routes; what changed since the last call."""
+        return self._contexts.look()
 
     async def connect(
-        self, destination: Destination, make: Callable[[], P], session: tls.Session | None
+        self,
+        destination: Destination,
+        make: Callable[[], P],
+        session: tls.Session | None,
+        stats: RouteStats,
     ) -> P:
         """A protocol from `make` with its transport connected to `destination`."""
-        timeout = destination.route.config.timeouts.connect
-        phase = _Phase()
+        dial = _Dial(destination)
         try:
-            async with asyncio.timeout(timeout):
-                infos = await self._resolve(destination)
-                phase.reason = Reason.CONNECT_TIMEOUT
-                phase.doing = f"connecting to {_name(destination)}"
-                sock = await self._connect(destination, infos)
+            return await self._dial(dial, make, session)
+        except SidecarError as error:
+            if dial.held_back:
+                stats.connects_held_back += 1
+            else:
+                stats.connect_failures[error.reason] = stats.connect_failures.get(error.reason, 0) + 1
+            raise
+
+    async def _dial(self, dial: _Dial, make: Callable[[], P], session: tls.Session | None) -> P:
+        destination, timeouts = dial.destination, dial.destination.route.config.timeouts
+        name = _name(destination)
+        try:
+            async with asyncio.timeout(timeouts.connect):
+                async with dial.begin(
+                    Reason.DNS_TIMEOUT, f"resolving `{destination.host}`", "dns", timeouts.dns
+                ):
+                    infos = await self._resolve(dial)
+                async with dial.begin(Reason.CONNECT_TIMEOUT, f"connecting to {name}", "connect", None):
+                    sock = await self._connect(dial, infos)
                 if not destination.tls:
                     _, plain = await self._loop.create_connection(make, sock=sock)
                     return plain
-                phase.reason = Reason.TLS_TIMEOUT
-                phase.doing = f"the TLS handshake with {_name(destination)}"
-                secured = await self._handshake(destination, sock, session)
+                doing = f"the TLS handshake with {name}"
+                async with dial.begin(Reason.TLS_TIMEOUT, doing, "tls", timeouts.tls):
+                    secured = await self._handshake(destination, sock, session)
         except TimeoutError as error:
-            doing = phase.doing or f"resolving `{destination.host}`"
-            raise SidecarError(
-                phase.reason,
-                f"After {timeout:g} s, {doing} had not finished. Check the network path and firewall, "
-                "or raise the route's `timeouts.connect`.",
-            ) from error
+            raise dial.too_slow() from error
         try:
             protocol = make()
             tls.TlsTransport(self._loop, secured, protocol)
@@ -87,22 +114,51 @@ class Dialer:
             raise
         return protocol
 
-    async def _resolve(self, destination: Destination) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+    async def _resolve(self, dial: _Dial) -> list[AddressInfo]:
+        destination = dial.destination
+        host = destination.host
+        self._plan(dial, [host], f"`{host}` could not be resolved")
+        began_mono = self._clock.mono()
         try:
-            infos = await self._loop.getaddrinfo(
-                destination.host, destination.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-            )
+            infos = await self._resolver.addresses(host, destination.port)
         except OSError as error:
+            failure = Failure(Reason.DNS_FAILED, error.strerror or str(error))
+            self._failed(host, failure, began_mono)
             raise SidecarError(
                 Reason.DNS_FAILED,
-                f"`{destination.host}` could not be resolved ({error.strerror or error}). "
+                f"`{host}` could not be resolved ({failure.words}). "
                 "Check the route's `upstream` and the resolver of this machine.",
             ) from error
+        except asyncio.CancelledError:
+            self._failed(host, Failure(Reason.DNS_TIMEOUT, "no answer in time"), began_mono)
+            raise
+        self._backoff.worked(host)
         whys = [self._forbidden(destination, info[4]) for info in infos]
         if all(whys):
             raise _not_dialled(destination, "; ".join(why for why in whys if why))
-        allowed = [info for info, why in zip(infos, whys, strict=True) if why is None]
-        return allowed  # type: ignore[return-value]  # typeshed's wider address tuple
+        return [info for info, why in zip(infos, whys, strict=True) if why is None]
+
+    def _plan(self, dial: _Dial, addresses: Sequence[Hashable], what: str) -> tuple[int, ...]:
+        """In which order to dial; raises what the last one was told where it is too early for another dial."""
+        timeouts = dial.destination.route.config.timeouts
+        plan = self._backoff.plan(addresses, self._clock.mono(), self._jitter(), timeouts.connect)
+        if plan.failure is None:
+            return plan.order
+        dial.held_back = True
+        reason, words = plan.failure
+        under_way = plan.wait > LONGEST_PAUSE
+        then = "another try is under way" if under_way else f"the next one is made in {plan.wait:.2f} s"
+        raise SidecarError(
+            reason,
+            f"{what} ({words}) {plan.since:.2f} s ago, after several failures in a row; {then}. "
+            "Check that the service is up, and what the route's `upstream` names.",
+        )
+
+    def _failed(self, address: Hashable, failure: Failure, began_mono: float) -> None:
+        now_mono = self._clock.mono()
+        self._backoff.failed(
+            address, failure, began_mono=began_mono, now_mono=now_mono, jitter=self._jitter()
+        )
 
     def _forbidden(self, destination: Destination, address: Sequence[Any]) -> str | None:
         """Why a socket address is not dialled, with the address; None if it may be."""
@@ -113,29 +169,43 @@ class Dialer:
         )
         return None if why is None else f"{address[0]}: {why}"
 
-    async def _connect(
-        self, destination: Destination, infos: list[tuple[int, int, int, str, tuple[str, int]]]
-    ) -> socket.socket:
+    async def _connect(self, dial: _Dial, infos: list[AddressInfo]) -> socket.socket:
+        destination = dial.destination
+        name = _name(destination)
+        order = self._plan(dial, [info[4] for info in infos], f"{name} could not be connected to")
+        attempted: list[Hashable] = []
+
+        def make_socket(info: Any) -> socket.socket:
+            attempted.append(info[4])
+            return socket.socket(*info[:3])
+
+        began_mono = self._clock.mono()
+        failure = Failure(Reason.CONNECT_TIMEOUT, "no answer in time")
         try:
             sock = await aiohappyeyeballs.start_connection(
-                infos, happy_eyeballs_delay=_ATTEMPT_DELAY, interleave=1, loop=self._loop
+                [infos[index] for index in order],
+                happy_eyeballs_delay=_ATTEMPT_DELAY,
+                # Families take turns (RFC 8305 section 4), unless what failed lately has its place at the end.
+                interleave=int(order == tuple(range(len(infos)))),
+                loop=self._loop,
+                socket_factory=make_socket,
             )
         except OSError as error:
-            refused = error.errno == errno.ECONNREFUSED or "refused" in str(error).lower()
+            failure = _connect_failure(error)
             raise SidecarError(
-                Reason.CONNECT_REFUSED if refused else Reason.CONNECT_FAILED,
-                f"{_name(destination)} could not be connected to "
-                f"({'connection refused' if refused else error.strerror or error}). "
+                failure.reason,
+                f"{name} could not be connected to ({failure.words}). "
                 "Check that the service is up and that the route's `upstream` names its port.",
             ) from error
-        try:
-            address = sock.getpeername()
-        except OSError as error:
-            sock.close()
-            raise SidecarError(
-                Reason.CONNECT_FAILED,
-                f"{_name(destination)} reset the connection as soon as it was made. Check that the service is up.",
-            ) from error
+        else:
+            address = _address_of(sock, name)
+            # Those that began before it and are slower; what began later only lost the race.
+            winner = next((i for i, tried in enumerate(attempted) if tried == address), 0)
+            self._backoff.worked(address)
+            del attempted[winner:]
+        finally:
+            for tried in attempted:
+                self._failed(tried, failure, began_mono)
         # The peer is what counts: a kernel may connect to another address than the one it was given.
         if (why := self._forbidden(destination, address)) is not None:
             sock.close()
@@ -148,8 +218,9 @@ class Dialer:
         self, destination: Destination, sock: socket.socket, session: tls.Session | None
     ) -> ssl.SSLSocket:
         side = _side(destination)
+        context = self._contexts.of(destination.route)
         try:
-            return await tls.handshake(self._loop, sock, self._context(destination.route), side.name, session)
+            return await tls.handshake(self._loop, sock, context, side.name, session)
         except tls.HandshakeError as failure:
             error = failure.error
             if isinstance(error, ssl.SSLCertVerificationError):
@@ -161,30 +232,6 @@ class Dialer:
             ):
                 raise tls_faults.handshake_fault(tls.mnemonic(error), side, agreed=failure.agreed) from error
             raise tls_faults.closed_in_handshake(side) from error
-
-    def _context(self, route: Route) -> ssl.SSLContext:
-        settings = route.config.tls
-        if settings.ca_file is None and settings.client_cert_file is None:
-            if self._system is None:
-                self._system = make_context(None)
-            return self._system
-        if (known := self._contexts.get(route)) is None:
-            self._contexts[route] = known = make_context(settings)
-        return known
-
-
-def make_context(settings: Tls | None) -> ssl.SSLContext:
-    """A client context: TLS 1.2 or newer, hostname checked, ALPN http/1.1, the system's CAs or the given one.
-
-    There is no way to switch verification off. Raises OSError or ssl.SSLError for files that can't be used.
-    """
-    context = ssl.create_default_context(cafile=settings.ca_file if settings else None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
-    if settings is not None and settings.client_cert_file is not None:
-        context.load_cert_chain(settings.client_cert_file, settings.client_key_file)
-    return context
 
 
 def later_fault(
@@ -207,12 +254,51 @@ def _side(destination: Destination) -> tls_faults.Side:
     )
 
 
-class _Phase:
-    """What a dial is at, for the words of its timeout."""
+class _Dial:
+    """One dial, and what it is at, for the words of its timeout."""
 
-    def __init__(self) -> None:
-        self.reason = Reason.DNS_TIMEOUT
-        self.doing = ""
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.held_back = False
+        """It was too early for another dial."""
+
+    def begin(self, reason: Reason, doing: str, key: str, limit: float | None) -> asyncio.Timeout:
+        """The next phase, with a limit of its own or none, which the key of `timeouts` sets."""
+        self._reason, self._doing, self._key, self._limit = reason, doing, key, limit
+        self._own = asyncio.timeout(limit)
+        return self._own
+
+    def too_slow(self) -> SidecarError:
+        """The error of the phase in which time ran out."""
+        seconds, key = self._limit, self._key
+        if seconds is None or not self._own.expired():
+            seconds, key = self.destination.route.config.timeouts.connect, "connect"
+        whole = ", which the phases of connecting share" if key == "connect" else ""
+        return SidecarError(
+            self._reason,
+            f"After {seconds:g} s, {self._doing} had not finished. Check the network path and firewall, "
+            f"or raise the route's `timeouts.{key}`{whole}.",
+        )
+
+
+def _address_of(sock: socket.socket, name: str) -> Any:
+    """Where a socket is connected to; one that was reset meanwhile is closed."""
+    try:
+        return sock.getpeername()
+    except OSError as error:
+        sock.close()
+        raise SidecarError(
+            Reason.CONNECT_FAILED,
+            f"{name} reset the connection as soon as it was made. Check that the service is up.",
+        ) from error
+
+
+def _connect_failure(error: OSError) -> Failure:
+    refused = error.errno == errno.ECONNREFUSED or "refused" in str(error).lower()
+    if refused:
+        return Failure(Reason.CONNECT_REFUSED, "connection refused")
+    reason = Reason.CONNECT_TIMEOUT if error.errno == errno.ETIMEDOUT else Reason.CONNECT_FAILED
+    return Failure(reason, error.strerror or str(error))
 
 
 def _not_dialled(destination: Destination, why: str) -> SidecarError:

@@ -204,6 +204,7 @@ class Pool:
         "_waiting",
         "destination",
         "faults",
+        "generation",
         "open",
         "places",
         "retired",
@@ -232,6 +233,8 @@ class Pool:
         """Exchanges that hold on to it, whether they have a connection yet or not."""
         self.retired = False
         """Its route is gone: no connection is kept after its request."""
+        self.generation = 0
+        """Grows with each change of the TLS files: connections made under earlier ones serve nobody else."""
         self._dialling = 0
         self._session: tls.Session | None = None
         self._session_due_mono = -inf
@@ -268,6 +271,9 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is ready for another request."""
+        if connection.generation != self.generation and (connection.served or not self._waiting):
+            connection.close()
+            return
         if connection.served == 1:
             self._read_session(connection)
         if self._waiting:
@@ -325,6 +331,13 @@ class Pool:
             del self._flushing[connection]
             connection.transport.abort()
 
+    def renew(self) -> None:
+        """The TLS files are others now: close idle connections, and each other one as its request ends."""
+        self.generation += 1
+        self._session = None
+        self._session_due_mono = -inf
+        self.expire(float("inf"))
+
     def idle_since_mono(self) -> float | None:
         """From when on its oldest idle connection is; None where none is."""
         return self._idle[0].idle_since_mono if self._idle else None
@@ -373,9 +386,13 @@ class Pool:
     async def _dial(self) -> None:
         """One more connection, for whoever has waited longest by then; a failure is the same one's."""
         connection = error = None
+        generation = self.generation
         try:
             connection = await self._owner.dialer.connect(
-                self.destination, lambda: UpstreamConnection(self, self._owner.limits), self._session
+                self.destination,
+                lambda: UpstreamConnection(self, self._owner.limits),
+                self._session,
+                self.stats,
             )
         except SidecarError as failure:
             error = failure
@@ -386,6 +403,7 @@ class Pool:
             self._dialling -= 1
         if connection is not None:
             self.stats.connections_opened += 1
+            connection.generation = generation
             try:
                 self.release(connection)
             except Exception as fault:  # noqa: BLE001  # logged and counted there
@@ -443,6 +461,8 @@ class Pools:
         """Close what has been idle too long, end waits that were; whether anything is left to look after."""
         for places in list(self._places.values()):
             places.sweep(now_mono)
+        for route, ok in self.dialer.look():
+            self._renew(route, ok=ok)
         for destination, pool in list(self._pools.items()):
             pool.sweep(now_mono)
             if pool.is_unused():
@@ -451,6 +471,14 @@ class Pools:
                 if not pool.places.pools:
                     del self._places[destination.route]
         return bool(self._pools)
+
+    def _renew(self, route: Route, *, ok: bool) -> None:
+        stats, result = self.stats[route.name], "ok" if ok else "error"
+        stats.tls_reloads[result] = stats.tls_reloads.get(result, 0) + 1
+        if ok:
+            for destination, pool in self._pools.items():
+                if destination.route is route:
+                    pool.renew()
 
     def retire(self, routes: Set[Route]) -> None:
         """These routes are gone: close their idle connections, and each other one as its request ends."""

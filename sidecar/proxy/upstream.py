@@ -82,6 +82,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_reusable",
         "_start",
         "_trailers",
+        "generation",
         "idle_since_mono",
         "served",
         "state",
@@ -101,6 +102,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.served = 0
         """Requests that were begun on it."""
         self.idle_since_mono = 0.0
+        self.generation = 0
+        """The pool's when it was dialled."""
         # request
         self._exchange: Exchange | None = None
         self._interim = 0

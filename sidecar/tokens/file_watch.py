@@ -17,7 +17,8 @@ from sidecar.clock import Clock, TimerHandle
 EVERY: Final = 2.0
 """Seconds between two looks: one stat each, of some microseconds."""
 
-_Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int]
+"""What tells a file from another one, or from itself after a change."""
 
 
 @final
@@ -28,12 +29,12 @@ class FileWatch:
         self._paths = dict(paths)
         self._clock = clock
         self._changed = changed
-        self._stamps: dict[str, _Stamp | None] = {}
+        self._stamps: dict[str, Stamp | None] = {}
         self._timer: TimerHandle | None = None
 
     def start(self) -> None:
         """Take what is there now as known, and begin to look."""
-        self._stamps = {name: _stamp(path) for name, path in self._paths.items()}
+        self._stamps = {name: stamp(path) for name, path in self._paths.items()}
         self._arm()
 
     def watch(self, paths: Mapping[str, str]) -> None:
@@ -41,7 +42,7 @@ class FileWatch:
         self.stop()
         self._paths = dict(paths)
         self._stamps = {
-            name: self._stamps[name] if name in self._stamps else _stamp(path) for name, path in paths.items()
+            name: self._stamps[name] if name in self._stamps else stamp(path) for name, path in paths.items()
         }
         self._arm()
 
@@ -54,9 +55,9 @@ class FileWatch:
     def look(self) -> None:
         """Look now; also called by health probes, since timers can be held up."""
         for name, path in self._paths.items():
-            stamp = _stamp(path)
-            if stamp is not None and stamp != self._stamps.get(name):
-                self._stamps[name] = stamp
+            found = stamp(path)
+            if found is not None and found != self._stamps.get(name):
+                self._stamps[name] = found
                 self._changed(name)
 
     def _arm(self) -> None:
@@ -68,7 +69,8 @@ class FileWatch:
         self._arm()
 
 
-def _stamp(path: str) -> _Stamp | None:
+def stamp(path: str) -> Stamp | None:
+    """What `path` leads to now; None where that is nothing."""
     try:
         found = os.stat(path)
     except OSError:

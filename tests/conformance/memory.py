@@ -140,7 +140,11 @@ class Upstream:
         self.lines: list[Line] = []
         """The connections to it."""
 
-    async def connect(self, destination: Destination, make: Callable[[], Any], session: object) -> Any:
+    def look(self) -> list[Any]:
+        """No files."""
+        return []
+
+    async def connect(self, destination: Destination, make: Callable[[], Any], *_: object) -> Any:
         """As a Dialer does."""
         protocol = make()
         line = Line(self._turns, protocol, lambda: self._read(line))

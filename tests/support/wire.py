@@ -28,6 +28,7 @@ from sidecar.proxy import listeners
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.dial import Dialer
 from sidecar.proxy.pool import Pools
+from sidecar.proxy.resolver import Lookup
 from sidecar.proxy.server import Proxy
 from sidecar.routes import RouteTable
 from sidecar.tasks import Tasks
@@ -216,6 +217,8 @@ class Wire:
         self.upstream = Upstream()
         self.source = Source(self.clock)
         self.own_addresses: set[tuple[str, int]] = set()
+        self.lookup: Lookup = socket.getaddrinfo
+        """The resolver; another one is set before the start."""
         self._apps: list[End] = []
         self._tasks = Tasks(self.loop)
 
@@ -262,7 +265,7 @@ routes:
             size=10,
         )
         self.pools = Pools(
-            Dialer(self.loop, self.own_addresses, self.clock),
+            Dialer(self.loop, self.own_addresses, self.clock, jitter=lambda: 0.5, lookup=self.lookup),
             self.clock,
             self._tasks,
             settings=config.pool,

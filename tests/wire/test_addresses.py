@@ -22,7 +22,7 @@ class Resolver:
         self._answers = list(answers)
         self.asked: list[str] = []
 
-    async def getaddrinfo(self, host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(self, host: str, port: int, **_: Any) -> list[Any]:
         self.asked.append(host)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return [
@@ -45,8 +45,8 @@ async def start(wire: Wire, resolver: Resolver, host: str = "api.localhost", key
         f"- {{name: named, host: named.internal, upstream: 'http://{host}:{port}', "
         f"audience: 'https://billing.example', {keys}}}"
     )
+    wire.lookup = resolver.getaddrinfo
     await wire.start(upstream_port=port, more=route)
-    wire.loop.getaddrinfo = resolver.getaddrinfo  # type: ignore[method-assign]
 
 
 async def test_a_forbidden_address_among_good_ones_is_passed_over(wire: Wire) -> None:
@@ -82,7 +82,12 @@ async def test_where_all_are_forbidden_each_is_named(wire: Wire) -> None:
 )
 async def test_private_addresses_are_the_routes_choice(wire: Wire, keys: str, refused: bool) -> None:
     """`allow_private: false` is asked about what the name resolves to."""
-    await start(wire, Resolver(["192.0.2.1"]), "api.internal", keys + ", timeouts: {connect: 20ms}")
+    await start(
+        wire,
+        Resolver(["192.0.2.1"]),
+        "api.internal",
+        keys if refused else keys + ", timeouts: {connect: 20ms}",
+    )
     app = await wire.app()
     await app.send(NAMED)
     answer = await app.answer()

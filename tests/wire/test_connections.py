@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.backoff import LONGEST_PAUSE
 from tests.support.wire import GET, OK, End, Wire
 
 
@@ -309,7 +310,8 @@ async def test_a_second_answer_waits_for_a_slow_reader_too(wire: Wire) -> None:
 
 
 async def test_a_failed_dial_fails_one_and_leaves_the_others(wire: Wire) -> None:
-    """With two waiting and the upstream gone, each gets its own answer, and the places are free again."""
+    """With two waiting and the upstream gone, each gets its own answer, and the places are free again; it is dialled
+    again after a pause."""
     await wire.start(top="pool: {connections: 2}")
     await wire.upstream.stop()
     apps = [await wire.app() for _ in range(6)]
@@ -317,6 +319,7 @@ async def test_a_failed_dial_fails_one_and_leaves_the_others(wire: Wire) -> None
         await app.send(GET)
     assert [(await app.answer()).reason for app in apps] == ["connect_refused"] * 6
     await wire.upstream.start(wire.upstream.port)
+    wire.clock.advance(LONGEST_PAUSE)
     await apps[0].send(GET)
     upstream = await wire.upstream.accept()
     await upstream.read_head()

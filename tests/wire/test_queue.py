@@ -165,9 +165,12 @@ class GatedDialer:
         self._dialer = dialer
         self.gate = asyncio.Event()
 
-    async def connect(self, destination: Destination, make: Any, session: Any) -> Any:
+    def look(self) -> list[Any]:
+        return self._dialer.look()
+
+    async def connect(self, destination: Destination, make: Any, session: Any, stats: Any) -> Any:
         await self.gate.wait()
-        return await self._dialer.connect(destination, make, session)
+        return await self._dialer.connect(destination, make, session, stats)
 
 
 async def test_dialling_is_no_part_of_the_wait(wire: Wire) -> None:

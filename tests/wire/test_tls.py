@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support import openssl
-from tests.support.openssl import Issued, authority, issue, write
+from tests.support.openssl import Issued, authority, issue, revocations, write
 from tests.support.wire import GET, Answer, End, Wire
 
 TRUSTED = authority("trusted root")
@@ -28,7 +28,7 @@ class Shown(NamedTuple):
     chain: Iterable[Issued] = ()
     options: Iterable[str] = ()
     client: Issued | None = None
-    tls: str = ""
+    crl: bytes = b""
 
 
 def _below(*above: Issued) -> Shown:
@@ -172,6 +172,60 @@ CASES: dict[str, tuple[Shown, str, str, str]] = {
 }
 
 
+LISTED = {
+    "revoked": (Shown(crl=revocations(TRUSTED, [GOOD])), "tls_revoked", "`tls.crl_file`"),
+    "revoked-above": (
+        Shown(issue(MIDDLE), (MIDDLE,), crl=revocations(MIDDLE) + revocations(TRUSTED, [MIDDLE])),
+        *("tls_revoked", "a CA above it"),
+    ),
+    "list-is-old": (Shown(crl=revocations(TRUSTED, days=(-9, -1))), "tls_crl_unusable", "CRL has expired"),
+    "list-of-another-ca": (
+        Shown(crl=revocations(STRANGER)),
+        "tls_crl_unusable",
+        "unable to get certificate CRL",
+    ),
+    "list-of-one-ca-of-two": (
+        Shown(issue(MIDDLE), (MIDDLE,), crl=revocations(MIDDLE)),
+        *("tls_crl_unusable", "unable to get certificate CRL"),
+    ),
+    "list-forged": (
+        Shown(crl=revocations(Issued(TRUSTED.certificate, STRANGER.key))),
+        *("tls_crl_unusable", "can't be told"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LISTED)
+async def test_a_revocation_list_is_heeded(wire: Wire, tmp_path: Path, case: str) -> None:
+    """Of each CA in the chain; where there is none to ask, the certificate is refused."""
+    shown, reason, says = LISTED[case]
+    write(tmp_path / "ca.pem", TRUSTED.pem)
+    write(tmp_path / "crl.pem", shown.crl)
+    async with openssl.s_server(tmp_path, shown.certificate, chain=tuple(shown.chain)) as server:
+        answer = await ask(wire, tmp_path, server.port, tls=f", crl_file: {tmp_path}/crl.pem")
+    assert (answer.status, answer.reason) == (502, reason)
+    assert says in answer.body.decode()
+    assert "error=tls_certificate_error;" in answer.headers["proxy-status"]
+
+
+@pytest.mark.parametrize(
+    ("crl", "check"),
+    [
+        pytest.param(revocations(MIDDLE) + revocations(TRUSTED), "chain", id="chain"),
+        pytest.param(revocations(MIDDLE), "leaf", id="leaf"),
+    ],
+)
+async def test_what_no_list_names_is_good(wire: Wire, tmp_path: Path, crl: bytes, check: str) -> None:
+    """`crl_check: leaf` asks for the list of the certificate's own CA only."""
+    write(tmp_path / "ca.pem", TRUSTED.pem)
+    write(tmp_path / "crl.pem", crl)
+    async with openssl.s_server(tmp_path, issue(MIDDLE), chain=(MIDDLE,)) as server:
+        answer = await ask(
+            wire, tmp_path, server.port, tls=f", crl_file: {tmp_path}/crl.pem, crl_check: {check}"
+        )
+    assert answer.status == 200
+
+
 async def ask(
     wire: Wire, tmp_path: Path, port: int, *, client: Issued | None = None, tls: str = ""
 ) -> Answer:
@@ -195,7 +249,7 @@ async def test_every_way_to_fail_has_its_reason(wire: Wire, tmp_path: Path, case
     async with openssl.s_server(
         tmp_path, shown.certificate, *shown.options, chain=tuple(shown.chain)
     ) as server:
-        answer = await ask(wire, tmp_path, server.port, client=shown.client, tls=shown.tls)
+        answer = await ask(wire, tmp_path, server.port, client=shown.client)
     assert (answer.status, answer.reason) == (502, reason)
     assert answer.headers["proxy-status"] == f'idtoken-sidecar; error={proxy_status}; details="{reason}"'
     assert says in answer.body.decode()

@@ -67,6 +67,8 @@ def busy(view: Any) -> Any:
     route.refused = {"token_timeout": 2}
     route.cut = {"idle_timeout": 4}
     route.upstream_refusals = {"permission_missing": 3}
+    route.tls_reloads = {"ok": 2, "error": 1}
+    route.connect_failures = {"connect_refused": 7}
     threads = FetchThreads("default")
     threads.running, threads.abandoned, threads.given_up = 3, 1, 4
     view.threads = [("default", threads)]
@@ -134,6 +136,8 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     assert _at(samples, "token_fetches_total", **key, result="ok", reason="") == 3
     assert _at(samples, "token_fetches_total", **key, result="error", reason="token_denied") == 1
     assert _at(samples, "upstream_refusals_total", route="billing", reason="permission_missing") == 3
+    assert _at(samples, "upstream_connect_failures_total", route="billing", reason="connect_refused") == 7
+    assert _at(samples, "tls_files_reloads_total", route="billing", result="error") == 1
     assert _at(samples, "token_fetch_threads", credential="default", state="busy") == 2
     assert _at(samples, "token_fetch_threads", credential="default", state="abandoned") == 1
     assert _at(samples, "token_fetches_abandoned_total", credential="default") == 4

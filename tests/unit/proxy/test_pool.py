@@ -67,12 +67,16 @@ class Dials(Tasks):
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
         self.under_way.append(coroutine)
 
-    async def connect(self, destination: object, make: Any, session: object) -> UpstreamConnection:
+    async def connect(self, destination: object, make: Any, *_: object) -> UpstreamConnection:
         if self.outcome is not None:
             raise self.outcome
         connection: UpstreamConnection = make()
         connection.connection_made(Transport())
         return connection
+
+    def look(self) -> list[Any]:
+        """No files."""
+        return []
 
     def end(self, index: int, outcome: SidecarError | None) -> None:
         """One dial is over."""

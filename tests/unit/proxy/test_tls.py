@@ -15,6 +15,7 @@ import pytest
 from sidecar.config.load import load
 from sidecar.emulator.keys import Authority
 from sidecar.errors import Reason, SidecarError
+from sidecar.metrics import RouteStats
 from sidecar.proxy import tls
 from sidecar.proxy.dial import Dialer
 from sidecar.routes import Destination, RouteTable
@@ -75,7 +76,7 @@ class Servers:
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(self._authority.pem)
         self._servers: list[asyncio.Server] = []
-        self.dialer = Dialer(asyncio.get_running_loop(), (), FakeClock())
+        self.dialer = Dialer(asyncio.get_running_loop(), (), FakeClock(), jitter=lambda: 0.5)
 
     def context(self, names: tuple[str, ...] = ("localhost",)) -> ssl.SSLContext:
         """A server's context with a certificate for these names."""
@@ -99,7 +100,7 @@ class Servers:
         return fixed
 
     async def connect(self, port: int) -> Client:
-        return await self.dialer.connect(self.destination(port), Client, None)
+        return await self.dialer.connect(self.destination(port), Client, None, RouteStats())
 
     def close(self) -> None:
         for server in self._servers:
@@ -148,20 +149,25 @@ async def test_http_11_is_agreed_on(servers: Servers) -> None:
 
 
 async def test_sessions_are_resumed(servers: Servers) -> None:
-    """The second handshake to a destination is the short one."""
+    """The second handshake to a destination is the short one; but not with files that have changed in between."""
     destination = servers.destination(await servers.start(echo))
-    first = await servers.dialer.connect(destination, Client, None)
+    first = await servers.dialer.connect(destination, Client, None, RouteStats())
     first.transport.write(b"x")
     await first.until(1)
     session = tls.session_of(first.transport)
     first.transport.close()
     await first.lost
-    second = await servers.dialer.connect(destination, Client, session)
+    second = await servers.dialer.connect(destination, Client, session, RouteStats())
     second.transport.write(b"y")
     assert await second.until(1) == b"y"
     assert second.transport.get_extra_info("socket").session_reused
     second.transport.close()
     await second.lost
+    stranger = tls.Session(ssl.create_default_context(), session.session) if session else None
+    third = await servers.dialer.connect(destination, Client, stranger, RouteStats())
+    assert not third.transport.get_extra_info("socket").session_reused
+    third.transport.close()
+    await third.lost
 
 
 async def test_a_polite_end_is_an_end_and_a_cut_is_an_error(servers: Servers) -> None:
@@ -228,7 +234,7 @@ async def test_closing_sends_what_is_kept(servers: Servers) -> None:
 
 async def refused(servers: Servers, port: int, route: str = "") -> SidecarError:
     with pytest.raises(SidecarError) as caught:
-        await servers.dialer.connect(servers.destination(port, route), Client, None)
+        await servers.dialer.connect(servers.destination(port, route), Client, None, RouteStats())
     return caught.value
 
 
@@ -239,7 +245,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def test_a_handshake_that_never_ends_has_its_reason(servers: Servers) -> None:
     """Not that of a connection that can't be made; wire/test_tls.py has the other ways to fail."""
-    late = await refused(servers, await servers.start(silent, plain=True), ", timeouts: {connect: 50ms}")
+    late = await refused(servers, await servers.start(silent, plain=True), ", timeouts: {tls: 50ms}")
     assert (late.reason, "TLS handshake" in late.detail) == (Reason.TLS_TIMEOUT, True)
 
 
@@ -431,6 +437,76 @@ async def test_a_read_may_want_to_write(servers: Servers, raw: Raw) -> None:
     assert not sock.recv_wants
 
 
+async def test_a_read_of_several_records_may_want_to_write(servers: Servers, raw: Raw) -> None:
+    """What came before is handed on, and the rest is read afterwards."""
+    client = await connected(servers, raw)
+    real = client.transport.get_extra_info("socket")
+    sock = Contrary(real)
+    client.transport._sock = sock  # type: ignore[attr-defined]
+    first = real.recv
+
+    def recv(size: int) -> bytes:
+        sock.recv = Contrary.recv.__get__(sock)  # type: ignore[method-assign]
+        sock.recv_wants = [ssl.SSLWantWriteError()]
+        return bytes(first(size))
+
+    sock.recv = recv  # type: ignore[method-assign]
+    raw.tls.write(bytes(40_000))
+    raw.flush()
+    assert len(await client.until(40_000)) == 40_000
+    assert not sock.recv_wants
+
+
+@pytest.mark.parametrize("reading", [True, False], ids=["reading", "paused"])
+async def test_a_write_that_fails_later_ends_the_connection(
+    servers: Servers, raw: Raw, *, reading: bool
+) -> None:
+    """The other side is gone in the middle of an upload: what is kept is dropped, and nobody waits for room."""
+    client = await connected(servers, raw)
+    if not reading:
+        client.transport.pause_reading()
+    client.transport.write(bytes(16_000_000))
+    assert client.full
+    raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.sock.close()
+    async with asyncio.timeout(LIMIT):
+        assert isinstance(await client.lost, OSError)
+    assert client.transport.get_write_buffer_size() == 0
+    assert client.transport.is_closing()
+    client.transport.write(b"too late")
+    client.transport.close()
+    client.transport.resume_reading()
+    assert not client.transport.is_reading()
+
+
+async def test_a_failed_write_with_nothing_to_read_ends_it(servers: Servers, raw: Raw) -> None:
+    """A fault of OpenSSL's own leaves the socket as it is: no selector would report an end."""
+    client = await connected(servers, raw)
+    sock = Contrary(client.transport.get_extra_info("socket"))
+    client.transport._sock = sock  # type: ignore[attr-defined]
+    fault = ssl.SSLError(1, "[SSL] internal error (_ssl.c:1)")
+    sock.send_wants = [fault]
+    client.transport.write(b"x")
+    assert client.transport.is_closing()
+    async with asyncio.timeout(LIMIT):
+        assert await client.lost is fault
+
+
+async def test_limits_of_what_is_kept_can_be_set(servers: Servers, raw: Raw) -> None:
+    """As asyncio.WriteTransport says; and there is no half-close in TLS that peers agree on."""
+    client = await connected(servers, raw)
+    client.transport.set_write_buffer_limits(high=1_000_000_000)
+    client.transport.write(bytes(16_000_000))
+    assert not client.full
+    client.transport.set_write_buffer_limits()
+    client.transport.write(b"x")
+    assert client.full
+    assert not client.transport.can_write_eof()
+    assert " open unsent=" in repr(client.transport)
+    client.transport.abort()
+    assert "lost unsent=0" in repr(client.transport)
+
+
 def unblocked(sock: socket.socket) -> socket.socket:
     sock.setblocking(False)
     return sock
@@ -442,7 +518,7 @@ async def test_a_name_that_does_not_exist(servers: Servers) -> None:
     nowhere = RouteTable.compile(load(text, environ={}).config).routes[0].fixed()
     assert nowhere is not None
     with pytest.raises(SidecarError) as caught:
-        await servers.dialer.connect(nowhere, Client, None)
+        await servers.dialer.connect(nowhere, Client, None, RouteStats())
     assert caught.value.reason is Reason.DNS_FAILED
 
 
@@ -501,6 +577,7 @@ async def test_a_server_that_resets_while_it_is_connected_to(servers: Servers) -
     with socket.create_server(("127.0.0.1", 0)) as listening:
         loop: Any = ResettingLoop(asyncio.get_running_loop(), listening)
         destination = servers.destination(listening.getsockname()[1])
+        dialer = Dialer(loop, (), FakeClock(), jitter=lambda: 0.5)
         with pytest.raises(SidecarError) as caught:
-            await Dialer(loop, (), FakeClock()).connect(destination, Client, None)
+            await dialer.connect(destination, Client, None, RouteStats())
     assert caught.value.reason is Reason.CONNECT_FAILED

@@ -1,0 +1,136 @@
+"""Which addresses are dialled, in which order, and when none is.
+
+Owns what is remembered of addresses that could not be connected to. Called by `dial`, for names that could not be
+resolved too. Pure: time and jitter come in as arguments.
+
+Two rules, since two things are wanted. *Order*: what failed lately comes last, for 1 s after its first failure and up
+to 30 s after many; then one dial, and no other, tries it in its old place again. So a dead address at the head of a DNS
+answer costs one happy-eyeballs delay (RFC 8305) now and then, not one for each connection. *Pace*: where all addresses
+have failed, the first three dials are free; after that there is one at a time, and a pause of at most a quarter of a
+second between two. Who comes in between is told what the last one was told. So an upstream that is down is not
+stormed, and one that has come back is found within that pause.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Final, NamedTuple, final
+
+from sidecar.errors import Reason
+
+FREE: Final = 3
+"""Dials in a row that may fail before there is a pause."""
+PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 0.25
+"""Seconds between two dials, growing twofold; short, since one that is back must not be refused for long."""
+LAST: Final = 1.0
+LONGEST_LAST: Final = 30.0
+"""Seconds for which what failed comes last, growing twofold."""
+FORGOTTEN: Final = 300.0
+"""Seconds after which a failure counts no more."""
+
+
+class Failure(NamedTuple):
+    """The last failure of an address."""
+
+    reason: Reason
+    words: str
+    """What happened, for the middle of a sentence."""
+
+
+class Plan(NamedTuple):
+    """What to dial."""
+
+    order: tuple[int, ...]
+    """Positions in the list that was asked about; empty: none now."""
+    failure: Failure | None = None
+    """Where none is: what became of the last dial."""
+    since: float = 0.0
+    """Seconds since then."""
+    wait: float = 0.0
+    """Seconds until the next one."""
+
+
+class _Record:
+    __slots__ = ("at_mono", "failure", "failures", "last_until_mono", "next_mono")
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        self.failures = 0
+        self.at_mono = 0.0
+        self.last_until_mono = 0.0
+        self.next_mono = 0.0
+
+
+@final
+class Backoff:
+    """The failures of all addresses, bounded to `size`: the one that failed longest ago is forgotten first."""
+
+    def __init__(self, size: int = 1024) -> None:
+        self._size = size
+        self._records: OrderedDict[Hashable, _Record] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def plan(self, addresses: Sequence[Hashable], now_mono: float, jitter: float, longest: float) -> Plan:
+        """What to dial of these, of which there is one at least; the caller then has to say what became of it.
+
+        A dial that is let through is given `longest` seconds, in which no other is.
+        """
+        records = [self._fresh(address, now_mono) for address in addresses]
+        if None in records:
+            first, last = [], []
+            for index, record in enumerate(records):
+                if record is None:
+                    first.append(index)
+                elif now_mono >= record.last_until_mono:
+                    first.append(index)
+                    record.last_until_mono = now_mono + _growing(LAST, LONGEST_LAST, record.failures, jitter)
+                else:
+                    last.append((record.last_until_mono, index))
+            return Plan((*first, *(index for _, index in sorted(last))))
+        known = [record for record in records if record is not None]
+        soonest = min(known, key=lambda record: record.next_mono)
+        if now_mono < soonest.next_mono:
+            return Plan((), soonest.failure, now_mono - soonest.at_mono, soonest.next_mono - now_mono)
+        for record in known:
+            if record.failures >= FREE:
+                record.next_mono = now_mono + longest
+        order = sorted(range(len(known)), key=lambda index: known[index].last_until_mono)
+        return Plan(tuple(order))
+
+    def failed(
+        self, address: Hashable, failure: Failure, *, began_mono: float, now_mono: float, jitter: float
+    ) -> None:
+        """A dial that began then did not get through; of dials that ran beside each other one counts."""
+        record = self._records.get(address)
+        if record is None:
+            if len(self._records) >= self._size:
+                self._records.popitem(last=False)
+            record = self._records[address] = _Record(failure)
+        if not record.failures or began_mono >= record.at_mono:
+            record.failures += 1
+        record.failure = failure
+        record.at_mono = now_mono
+        record.last_until_mono = now_mono + _growing(LAST, LONGEST_LAST, record.failures, jitter)
+        paused = record.failures - FREE + 1
+        record.next_mono = now_mono + _growing(PAUSE, LONGEST_PAUSE, paused, jitter) if paused > 0 else 0.0
+        self._records.move_to_end(address)
+
+    def worked(self, address: Hashable) -> None:
+        """A dial got through."""
+        self._records.pop(address, None)
+
+    def _fresh(self, address: Hashable, now_mono: float) -> _Record | None:
+        record = self._records.get(address)
+        if record is not None and now_mono - record.at_mono > FORGOTTEN:
+            del self._records[address]
+            return None
+        return record
+
+
+def _growing(first: float, longest: float, times: int, jitter: float) -> float:
+    """Twofold each time, of which the second half is by chance: those who failed together come back apart."""
+    return min(longest, first * 2.0 ** min(times - 1, 30)) * (0.5 + 0.5 * jitter)

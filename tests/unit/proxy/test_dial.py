@@ -1,0 +1,266 @@
+"""sidecar.proxy.dial: addresses, order and phases; real sockets, with what the resolver says made up by the test"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from sidecar.config.load import load
+from sidecar.errors import SidecarError
+from sidecar.metrics import RouteStats
+from sidecar.proxy.backoff import LONGEST_PAUSE
+from sidecar.proxy.dial import Dialer
+from sidecar.routes import Destination, RouteTable
+from tests.support.clock import FakeClock
+
+LIMIT = 5.0
+
+
+class Names:
+    """The resolver: each name's addresses, an error, or silence."""
+
+    def __init__(self) -> None:
+        self.addresses: Sequence[str] = ("127.0.0.1",)
+        self.error: OSError | None = None
+        self.asked = 0
+        self.speak = threading.Event()
+        self.speak.set()
+
+    def __call__(self, host: str, port: int, **_: Any) -> list[Any]:
+        self.asked += 1
+        self.speak.wait(LIMIT)
+        if self.error is not None:
+            raise self.error
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in self.addresses]
+
+
+class Bench:
+    """A dialer, its resolver, and a port on which some loopback addresses listen, some refuse, and one is dead."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.clock = FakeClock()
+        self.names = Names()
+        self.stats = RouteStats()
+        self.dialer = Dialer(self.loop, (), self.clock, jitter=lambda: 1.0, lookup=self.names)
+        self.tried: list[str] = []
+        self._sockets: list[socket.socket] = []
+        real = self.loop.sock_connect
+
+        async def sock_connect(sock: socket.socket, address: tuple[str, int]) -> None:
+            self.tried.append(address[0])
+            await real(sock, address)
+
+        monkeypatch.setattr(self.loop, "sock_connect", sock_connect)
+        good = self._keep(socket.create_server(("127.0.0.1", 0), backlog=1000))
+        self.port = int(good.getsockname()[1])
+
+    def _keep(self, sock: socket.socket) -> socket.socket:
+        self._sockets.append(sock)
+        return sock
+
+    def die(self, address: str) -> None:
+        """Nothing is answered there: its queue is full, so that the kernel drops what comes."""
+        self._keep(socket.create_server((address, self.port), backlog=0))
+        for _ in range(3):
+            filler = self._keep(socket.socket())
+            filler.setblocking(False)
+            with suppress(BlockingIOError):
+                filler.connect((address, self.port))
+
+    def destination(self, timeouts: str = "", port: int | None = None, scheme: str = "http") -> Destination:
+        upstream = f"{scheme}://localhost:{port or self.port}"
+        text = f"routes: [{{name: a, upstream: '{upstream}', timeouts: {{{timeouts}}}}}]"
+        fixed = RouteTable.compile(load(text, environ={}).config).routes[0].fixed()
+        assert fixed is not None
+        return fixed
+
+    async def dial(self, destination: Destination | None = None) -> str:
+        """The address that was connected to, or the reason."""
+        try:
+            async with asyncio.timeout(LIMIT):
+                made = await self.dialer.connect(
+                    destination or self.destination(), Protocol, None, self.stats
+                )
+        except SidecarError as error:
+            self.error = error
+            return str(error.reason)
+        transport = made.transport
+        address = str(transport.get_extra_info("peername")[0])
+        transport.abort()
+        return address
+
+    def close(self) -> None:
+        self.names.speak.set()
+        for sock in self._sockets:
+            sock.close()
+
+
+class Protocol(asyncio.Protocol):
+    transport: asyncio.BaseTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    made = Bench(monkeypatch)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["dead", "refusing"])
+async def test_a_bad_address_first_is_met_once(bench: Bench, how: str) -> None:
+    """Whether it says nothing or refuses: the next dials go to the good one at once."""
+    bench.names.addresses = ("127.0.0.9", "127.0.0.1")
+    if how == "dead":
+        bench.die("127.0.0.9")
+    assert [await bench.dial() for _ in range(5)] == ["127.0.0.1"] * 5
+    assert bench.tried == ["127.0.0.9", *["127.0.0.1"] * 5]
+    assert bench.stats.connect_failures == {}
+
+
+async def test_a_bad_address_is_tried_again_by_one_dial(bench: Bench) -> None:
+    """A second later, and in case it works it is in its place again."""
+    bench.names.addresses = ("127.0.0.9", "127.0.0.1")
+    await bench.dial()
+    bench.clock.advance(1.0)
+    bench.tried.clear()
+    await asyncio.gather(*(bench.dial() for _ in range(5)))
+    assert sorted(bench.tried) == [*["127.0.0.1"] * 5, "127.0.0.9"]
+    bench._keep(socket.create_server(("127.0.0.9", bench.port)))
+    bench.clock.advance(2.0)
+    assert [await bench.dial() for _ in range(2)] == ["127.0.0.9"] * 2
+
+
+async def test_dns_that_flaps_is_followed(bench: Bench) -> None:
+    """Each dial asks again; what failed is known by its address, whatever else comes with it."""
+    bench._keep(socket.create_server(("127.0.0.2", bench.port)))
+    went = []
+    for addresses in (("127.0.0.9", "127.0.0.1"), ("127.0.0.2",), ("127.0.0.9", "127.0.0.2"), ("127.0.0.1",)):
+        bench.names.addresses = addresses
+        went.append(await bench.dial())
+    assert went == ["127.0.0.1", "127.0.0.2", "127.0.0.2", "127.0.0.1"]
+    assert bench.tried.count("127.0.0.9") == 1
+
+
+async def test_a_storm_on_an_upstream_that_is_down_is_held_back(bench: Bench) -> None:
+    """A thousand requests in a second are some dials; each answer says when the last one was, and when the next is."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        destination = bench.destination(port=int(free.getsockname()[1]))
+    for _ in range(1000):
+        assert await bench.dial(destination) == "connect_refused"
+        bench.clock.advance(0.001)
+    assert 3 < len(bench.tried) < 10
+    assert "connection refused) 0." in bench.error.detail
+    assert "failures in a row; the next one is made in 0." in bench.error.detail
+    held = bench.stats.connects_held_back
+    assert (bench.stats.connect_failures, held) == ({"connect_refused": 1000 - held}, 1000 - len(bench.tried))
+
+
+@pytest.mark.slow
+async def test_while_one_is_dialled_for_the_others_are_told(bench: Bench) -> None:
+    """One at a time, however long it takes: an upstream that says nothing is not given a thousand connections."""
+    bench.names.addresses = ("127.0.0.9",)
+    bench.die("127.0.0.9")
+    destination = bench.destination("connect: 300ms")
+    for _ in range(3):
+        assert await bench.dial(destination) == "connect_timeout"
+    bench.clock.advance(LONGEST_PAUSE)
+    bench.tried.clear()
+    answers = await asyncio.gather(*(bench.dial(destination) for _ in range(50)))
+    assert (set(answers), len(bench.tried)) == ({"connect_timeout"}, 1)
+    assert bench.stats.connects_held_back == 49
+    assert await bench.dial(destination) == "connect_timeout"
+    assert "(no answer in time) 0.00 s ago" in bench.error.detail
+
+
+async def test_an_upstream_that_comes_back_is_found_within_the_longest_pause(bench: Bench) -> None:
+    """However long it was down; and then there is no pause any more."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    destination = bench.destination(port=port)
+    for _ in range(100):
+        await bench.dial(destination)
+        bench.clock.advance(LONGEST_PAUSE)
+    bench._keep(socket.create_server(("127.0.0.1", port)))
+    bench.clock.advance(LONGEST_PAUSE)
+    assert [await bench.dial(destination) for _ in range(3)] == ["127.0.0.1"] * 3
+
+
+async def test_dns_that_fails_is_asked_again_at_the_same_pace(bench: Bench) -> None:
+    """Three times freely, then now and then; once it answers all is well."""
+    bench.names.error = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    assert [await bench.dial() for _ in range(10)] == ["dns_failed"] * 10
+    assert bench.names.asked == 3
+    assert "Temporary failure in name resolution) 0.00 s ago" in bench.error.detail
+    bench.names.error = None
+    bench.clock.advance(LONGEST_PAUSE)
+    assert [await bench.dial() for _ in range(3)] == ["127.0.0.1"] * 3
+    assert bench.names.asked == 6
+
+
+async def test_a_resolver_that_says_nothing_is_asked_once_by_all(bench: Bench) -> None:
+    """Each look-up blocks a thread, of which there are few; who comes later waits for the same one."""
+    bench.names.speak.clear()
+    waiting = [asyncio.ensure_future(bench.dial(bench.destination("dns: 50ms"))) for _ in range(20)]  # noqa: TID251
+    await asyncio.sleep(0)
+    bench.clock.advance(0.05)
+    assert await asyncio.gather(*waiting) == ["dns_timeout"] * 20
+    late = asyncio.ensure_future(bench.dial())  # noqa: TID251
+    await asyncio.sleep(0)
+    bench.names.speak.set()
+    assert await late == "127.0.0.1"
+    assert bench.names.asked == 1
+
+
+PHASES = {
+    "dns": (
+        "dns: 40ms",
+        "dns_timeout",
+        "After 0.04 s, resolving `localhost` had not finished",
+        "`timeouts.dns`.",
+    ),
+    "dns-within-connect": (
+        "connect: 50ms",
+        "dns_timeout",
+        "After 0.05 s, resolving",
+        "`timeouts.connect`, which",
+    ),
+    "connect": (
+        "connect: 500ms",
+        "connect_timeout",
+        "connecting to `localhost:",
+        "`timeouts.connect`, which",
+    ),
+    "tls": ("tls: 40ms", "tls_timeout", "After 0.04 s, the TLS handshake", "`timeouts.tls`."),
+    "tls-within-connect": (
+        "connect: 500ms",
+        "tls_timeout",
+        "After 0.5 s, the TLS",
+        "`timeouts.connect`, which",
+    ),
+    "tls-with-both": ("connect: 500ms, tls: 500ms", "tls_timeout", "After 0.5 s, the TLS", "`timeouts."),
+}
+
+
+@pytest.mark.parametrize("case", PHASES)
+async def test_each_phase_has_its_reason_and_names_its_key(bench: Bench, case: str) -> None:
+    """504; whatever took the time is named, with the key that would give it more."""
+    timeouts, reason, says, key = PHASES[case]
+    if case.startswith("dns"):
+        bench.names.speak.clear()
+    if case == "connect":
+        bench.names.addresses = ("127.0.0.9",)
+        bench.die("127.0.0.9")
+    scheme = "https" if case.startswith("tls") else "http"
+    assert await bench.dial(bench.destination(timeouts, scheme=scheme)) == reason
+    assert (bench.error.status, says in bench.error.detail, key in bench.error.detail) == (504, True, True)
+    assert bench.stats.connect_failures == {reason: 1}

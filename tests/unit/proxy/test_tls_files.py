@@ -1,0 +1,144 @@
+"""sidecar.proxy.tls_files"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from sidecar.config.load import load
+from sidecar.config.models import Tls
+from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.tls_files import Contexts, make_context
+from sidecar.routes import Route, RouteTable
+from tests.support.clock import FakeClock
+from tests.support.openssl import authority, issue, revocations, write
+
+CA = authority("a CA")
+CLIENT = issue(CA)
+ENCRYPTED = CLIENT.key.private_bytes(
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.BestAvailableEncryption(b"secret"),
+)
+
+
+def open_key(directory: Path) -> Tls:
+    write(directory / "key", CLIENT.key_pem).chmod(0o644)
+    return Tls(
+        client_cert_file=str(write(directory / "cert", CLIENT.pem)), client_key_file=str(directory / "key")
+    )
+
+
+def pair(directory: Path, certificate: bytes | None, key: bytes | None) -> Tls:
+    for name, pem in (("cert", certificate), ("key", key)):
+        if pem is not None:
+            write(directory / name, pem)
+    return Tls(client_cert_file=str(directory / "cert"), client_key_file=str(directory / "key"))
+
+
+UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
+    "no-ca-file": (
+        lambda d: Tls(ca_file=str(d / "ca")),
+        "`tls.ca_file` cannot be used ({d}/ca): no such file or directory.",
+    ),
+    "ca-file-is-text": (
+        lambda d: Tls(ca_file=str(write(d / "ca", b"hello"))),
+        "`tls.ca_file` cannot be used ({d}/ca): no certificate or crl found.",
+    ),
+    "no-key": (
+        lambda d: pair(d, CLIENT.pem, None),
+        "`tls.client_key_file` cannot be used ({d}/key): no such file or directory.",
+    ),
+    "no-certificate": (
+        lambda d: pair(d, None, CLIENT.key_pem),
+        "`tls.client_cert_file` cannot be used ({d}/cert): no such file or directory.",
+    ),
+    "key-of-another": (
+        lambda d: pair(d, CLIENT.pem, CA.key_pem),
+        "`tls.client_cert_file` cannot be used ({d}/cert with {d}/key): the key is another certificate's.",
+    ),
+    "key-needs-a-password": (
+        lambda d: pair(d, CLIENT.pem, ENCRYPTED),
+        "`tls.client_key_file` cannot be used ({d}/key): it wants a password: use a key without one.",
+    ),
+    "key-is-text": (
+        lambda d: pair(d, CLIENT.pem, b"hello"),
+        "`tls.client_cert_file` cannot be used ({d}/cert with {d}/key): it is no PEM file of that kind.",
+    ),
+    "key-for-everybody": (
+        open_key,
+        "`tls.client_key_file` cannot be used ({d}/key): every user of this machine can read it: `chmod o-r {d}/key`, "
+        "for a Kubernetes secret `defaultMode: 0400`; or set `tls.allow_world_readable: true`.",
+    ),
+    "no-list": (
+        lambda d: Tls(crl_file=str(d / "crl")),
+        "`tls.crl_file` cannot be used ({d}/crl): no such file or directory.",
+    ),
+    "list-is-text": (
+        lambda d: Tls(crl_file=str(write(d / "crl", b"hello"))),
+        "`tls.crl_file` cannot be used ({d}/crl): no certificate or crl found.",
+    ),
+    "list-brings-a-ca": (
+        lambda d: Tls(crl_file=str(write(d / "crl", revocations(CA), CA.pem))),
+        "`tls.crl_file` cannot be used ({d}/crl): there is a certificate in it: only revocation lists belong there.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_what_cannot_be_used_is_said_by_key_file_and_why(tmp_path: Path, case: str) -> None:
+    """And nothing of a file's contents, nor a question on the terminal for a password."""
+    made, says = UNUSABLE[case]
+    with pytest.raises(SidecarError) as caught:
+        make_context(made(tmp_path))
+    assert caught.value.reason is Reason.TLS_FILES
+    assert caught.value.detail == "The route's " + says.replace("{d}", str(tmp_path))
+
+
+def test_a_key_for_everybody_is_used_where_that_is_wanted(tmp_path: Path) -> None:
+    """As with a credential's key."""
+    make_context(open_key(tmp_path).model_copy(update={"allow_world_readable": True}))
+
+
+def route(ca: Path | None) -> Route:
+    tls = f", tls: {{ca_file: '{ca}'}}" if ca else ""
+    text = f"routes: [{{name: a, upstream: 'https://a.example'{tls}}}]"
+    return RouteTable.compile(load(text, environ={}).config).routes[0]
+
+
+def test_a_change_is_found_while_dialling_and_told_by_the_next_look(tmp_path: Path) -> None:
+    """Where no connection is there, nothing looks but the dial; at most once a second, since a burst may dial often."""
+    clock, file = FakeClock(), write(tmp_path / "ca.pem", CA.pem)
+    contexts, one = Contexts(clock), route(file)
+    first = contexts.of(one)
+    write(file, authority("another CA, with a longer name").pem)
+    assert contexts.of(one) is first
+    clock.advance(1.0)
+    second = contexts.of(one)
+    assert second is not first
+    assert [(found.route, found.ok) for found in contexts.look()] == [(one, True)]
+    assert contexts.look() == []
+    contexts.forget([one])
+    assert contexts.of(one) is not second
+
+
+def test_routes_without_files_share_one_context() -> None:
+    """The system's CAs take milliseconds to load, and most routes have nothing else."""
+    contexts = Contexts(FakeClock())
+    assert contexts.of(route(None)) is contexts.of(route(None))
+
+
+def test_files_that_are_gone_are_a_change_that_does_no_harm(tmp_path: Path) -> None:
+    """And a route whose files never could be used has no context at all."""
+    clock, file = FakeClock(), write(tmp_path / "ca.pem", CA.pem)
+    contexts, one = Contexts(clock), route(file)
+    first = contexts.of(one)
+    file.unlink()
+    clock.advance(1.0)
+    assert contexts.of(one) is first
+    assert [(found.route, found.ok) for found in contexts.look()] == [(one, False)]
+    with pytest.raises(SidecarError):
+        contexts.of(route(file))
