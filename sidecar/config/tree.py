@@ -95,11 +95,8 @@ class Tree:
         try:
             for event in yaml.parse(text, Loader=yaml.SafeLoader):
                 if isinstance(event, yaml.AliasEvent):
-                    self.problems.append(
-                        Problem(
-                            _place(source, event.start_mark), "", "aliases are not read: repeat the value"
-                        )
-                    )
+                    place = _place(source, event.start_mark) if source == self.file else source
+                    self.problems.append(Problem(place, "", "aliases are not read: repeat the value"))
                     return None
             return yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:

@@ -179,3 +179,10 @@ def test_a_drain_min_beyond_the_platforms_max_is_refused() -> None:
 def test_a_required_route_has_a_token_to_wait_for(route: str) -> None:
     with pytest.raises(ConfigError, match="a required route's token is fetched at start"):
         load(f"routes: [{route}]", environ={})
+
+
+def test_an_alias_in_a_flag_has_the_flag_for_its_place() -> None:
+    """Lines and columns are a file's."""
+    with pytest.raises(ConfigError) as caught:
+        load("routes: [{name: a, upstream: 'https://a.example'}]", environ={}, flags={"limits": "*head"})
+    assert str(caught.value.problems[0]) == "--limits: aliases are not read: repeat the value"
