@@ -328,7 +328,7 @@ class Exchange:
             return False
         self.state = ANSWERING
         if self.upgrade is not None:
-            self._leave_tunnels()
+            self._down.proxy.tunnels.discard(self)
         self._held = None
         self._status = status
         self.progress += 1
@@ -421,6 +421,8 @@ class Exchange:
             self.state = DONE
             self.stats.in_flight -= 1
             self.pool.users -= 1
+            if self.upgrade is not None:
+                self._leave_tunnels()
             self._leave_tunnels()
 
     def upstream_lost(self, connection: UpstreamConnection, fault: SidecarError | None = None) -> None:

@@ -105,7 +105,12 @@ class Places:
         """A connection is free, and somebody is queued."""
         exchange = next(iter(self.queue))
         if exchange.pool is pool:
-            self.leave(exchange)
+            try:
+                self.leave(exchange)
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                connection.abandon(flush=False)
+                exchange.fault(fault)
+                return
             _give(connection, exchange)
         else:
             pool.drop(connection)
