@@ -179,3 +179,13 @@ def test_memos_are_bounded(table: RouteTable) -> None:
     for number in range(1, 5000):
         table.match(b"h%d.run.app" % number, b"/")
     assert table.match(b"h0.run.app", b"/").destination is not first
+
+
+def test_every_way_in_by_name_is_told(table: RouteTable) -> None:
+    """For the status page: hosts as configured, and the upstream's own where it leads here and to no other route."""
+    found = {route.name: table.hosts_of(route) for route in table.routes}
+    assert found["billing"] == ["billing.internal", "xn--bcher-kva.example", "billing-abc.a.example"]
+    assert found["short"] == ["*.run.app"]
+    assert found["twin-a"] == ["a.twin"]
+    assert repr(table.routes[0]) == "<Route exact>"
+    assert repr(table.routes[0].fixed()) == "<Destination exact https://exact.example>"

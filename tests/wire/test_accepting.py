@@ -250,3 +250,28 @@ async def test_the_counts_are_those_of_open_connections(wire: Wire) -> None:
         await wire.turn(lambda: wire.proxy.acceptors.open == 0)
     assert wire.proxy.acceptors.arriving == 0
     wire.proxy.reassign(wire.bound, None, PLAIN)
+
+
+@pytest.mark.parametrize("waiting", [3, 70], ids=["a-few", "more-than-are-accepted-at-once"])
+async def test_whoever_waits_when_the_listener_closes_is_let_in(wire: Wire, waiting: int) -> None:
+    """All of them: the kernel would reset who is left in the backlog."""
+    await wire.start()
+    # Blocking: so the loop has no turn in which it could accept too early.
+    socks = [socket.create_connection(("127.0.0.1", wire.port)) for _ in range(waiting)]
+    wire.proxy.stop_accepting()
+    await wire.turn(lambda: wire.proxy.connections == waiting)
+    assert wire.proxy.acceptors.stats.accepted == waiting
+    for sock in socks:
+        sock.close()
+
+
+async def test_a_pause_ends_with_its_listener(wire: Wire) -> None:
+    """Where there is no room for who waits when it closes, nobody is accepted, and it counts as paused no more."""
+    await wire.start(top="limits: {connections: 1}")
+    await wire.app()
+    await wire.app()
+    acceptors = wire.proxy.acceptors
+    await wire.turn(lambda: acceptors.stats.paused)
+    wire.proxy.stop_serving(wire.bound)
+    assert acceptors.stats.accepted == 1
+    assert acceptors._paused == 0

@@ -1,0 +1,171 @@
+"""sidecar.proxy.listeners: what is bound, what stands in the way, and what is left behind"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecar.config.addresses import parse_listen
+from sidecar.config.listeners import ListenerConfig
+from sidecar.proxy import listeners
+from sidecar.proxy.listeners import Listener, bind, settings_of
+
+Bind = Callable[..., list[Listener]]
+
+
+@pytest.fixture
+def bound() -> Iterator[Bind]:
+    """Binds, and closes at the end."""
+    made: list[Listener] = []
+
+    def bind_it(text: str, inherited: list[socket.socket] | None = None) -> list[Listener]:
+        made.extend(found := bind(parse_listen(text), inherited))
+        return found
+
+    yield bind_it
+    for listener in made:
+        listeners.close(listener)
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """A path for a socket: the one that pytest gives can be longer than a socket's may be."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield f"{directory}/s"
+
+
+def test_localhost_is_both_loopbacks_at_one_port(bound: Bind) -> None:
+    """Node and others try ::1 first; apps know one port."""
+    found = bound("localhost:0")
+    ports = {listener.socket.getsockname()[1] for listener in found}
+    assert len(ports) == 1
+    port = ports.pop()
+    assert [str(listener) for listener in found] == [f"127.0.0.1:{port}", f"[::1]:{port}"][: len(found)]
+    for listener in found:
+        with socket.create_connection((listener.socket.getsockname()[0], port)):
+            pass
+
+
+def test_a_host_without_ipv6_has_one_loopback(bound: Bind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers; any other fault of the second address is one."""
+    bind_tcp = listeners._bind_tcp
+    code = errno.EADDRNOTAVAIL
+
+    def without_ipv6(host: str, port: int) -> socket.socket:
+        if ":" in host:
+            raise OSError(code, "no")
+        return bind_tcp(host, port)
+
+    monkeypatch.setattr(listeners, "_bind_tcp", without_ipv6)
+    (only,) = bound("localhost:0")
+    assert only.name.startswith("127.0.0.1:")
+    code = errno.EACCES
+    with pytest.raises(PermissionError):
+        bound("localhost:0")
+
+
+def test_a_port_that_is_taken_leaves_nothing_open(bound: Bind) -> None:
+    """Where the second address of `localhost` is another's, the first is let go of again."""
+    with socket.socket(socket.AF_INET6) as taken:
+        try:
+            taken.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            bound(f"localhost:{port}")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+
+
+def test_a_unix_socket_is_for_owner_and_group(bound: Bind, path: str) -> None:
+    """From its first moment, whatever the umask; its file goes with it."""
+    umask = os.umask(0)
+    try:
+        (listener,) = bound(f"unix:{path}")
+        assert os.umask(0) == 0
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+    assert (str(listener), listener.is_unix) == (f"unix:{path}", True)
+    listeners.close(listener)
+    assert not os.path.exists(path)
+
+
+def test_what_a_crash_left_behind_is_removed(bound: Bind, path: str) -> None:
+    """A socket file that nobody listens on."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+    (listener,) = bound(f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as app:
+        app.connect(path)
+    assert listener.is_unix
+
+
+def test_another_processs_socket_is_left_alone(bound: Bind, path: str) -> None:
+    """And so is a file that is none."""
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(path)
+        live.listen()
+        with pytest.raises(OSError, match="another process listens"):
+            bound(f"unix:{path}")
+        assert os.path.exists(path)
+    os.unlink(path)
+    Path(path).write_text("precious")
+    with pytest.raises(OSError, match="is not a socket"):
+        bound(f"unix:{path}")
+    assert Path(path).read_text() == "precious"
+
+
+def test_a_socket_in_no_directory(bound: Bind, path: str) -> None:
+    """Is an error of the system, and the umask is what it was."""
+    umask = os.umask(0o022)
+    try:
+        with pytest.raises(FileNotFoundError):
+            bound(f"unix:{path}/in/nothing")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(umask)
+
+
+def test_what_systemd_opened_is_taken_over(bound: Bind, path: str) -> None:
+    """By its address; others are left for whoever they are for, and a socket's file stays systemd's."""
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(path)
+        unix.listen()
+        waiting = [unix, tcp]
+        (by_port,) = bound(f"127.0.0.1:{tcp.getsockname()[1]}", waiting)
+        assert (by_port.socket, waiting) == (tcp, [unix])
+        (by_path,) = bound(f"unix:{path}", waiting)
+        assert (by_path.socket, waiting) == (unix, [])
+        assert by_path.inherited
+        listeners.close(by_path)
+        assert os.path.exists(path)
+
+
+def test_a_file_that_somebody_else_removed(bound: Bind, path: str) -> None:
+    """Closing is no fault for it."""
+    (listener,) = bound(f"unix:{path}")
+    os.unlink(path)
+    listeners.close(listener)
+
+
+def test_peers_by_name_and_by_number() -> None:
+    """Names are looked up at start; one that there is not is told with the way out."""
+    config = ListenerConfig.model_validate(
+        {"address": "unix:/run/s", "peers": {"uid": ["root", 7], "gid": ["root"]}}
+    )
+    callers = settings_of(config, None).callers
+    assert callers is not None
+    for kind, what in (("uid", "user"), ("gid", "group")):
+        config = ListenerConfig.model_validate({"address": "unix:/run/s", "peers": {kind: ["no-such"]}})
+        with pytest.raises(LookupError, match=f"no {what} is called `no-such` here: write its number"):
+            settings_of(config, None)

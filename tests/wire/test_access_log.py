@@ -1,0 +1,93 @@
+"""What the access log, the states in a debugger and a tracer show of requests"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from sidecar.logs import AccessLog
+from tests.support.wire import GET, OK, Wire
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    return record.fields  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+async def test_a_forwarded_request_has_its_entry(wire: Wire, log: pytest.LogCaptureFixture) -> None:
+    """Route, upstream, status, body bytes, the sidecar's own share and the trace; the query is left out."""
+    await wire.start()
+    wire.proxy.access_log = AccessLog("all")
+    app = await wire.app()
+    trace = b"4bf92f3577b34da6a3ce929d0e0e4736"
+    await app.send(
+        b"POST /x?secret=1 HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 3\r\n"
+        b"traceparent: 00-%b-00f067aa0ba902b7-01\r\n\r\nabc" % trace
+    )
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.read(3)
+    await upstream.send(OK)
+    await app.answer()
+    (record,) = [record for record in log.records if record.message == "request"]
+    entry = fields(record)
+    assert entry["httpRequest"] == {
+        "requestMethod": "POST",
+        "requestUrl": "/x",
+        "status": 200,
+        "requestSize": "3",
+        "responseSize": "2",
+        "latency": "0.000000s",
+    }
+    assert (entry["route"], entry["own_duration"]) == ("billing", "0.000000s")
+    assert entry["upstream"] == f"http://127.0.0.1:{wire.upstream.port}"
+    assert entry["logging.googleapis.com/trace"] == trace.decode()
+    assert "reason" not in entry
+    assert "Bearer" not in log.text
+
+
+async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
+    wire: Wire, log: pytest.LogCaptureFixture
+) -> None:
+    """Whether the request found a route or not."""
+    await wire.start()
+    wire.proxy.access_log = AccessLog("errors")
+    await wire.upstream.stop()
+    app = await wire.app()
+    await app.send(GET)
+    assert (await app.answer()).reason == "connect_refused"
+    await app.send(GET.replace(b"billing", b"nobody"))
+    assert (await app.answer()).reason == "no_route"
+    routed, unrouted = [fields(record) for record in log.records if record.message == "request"]
+    assert (routed["route"], routed["reason"], routed["httpRequest"]["status"]) == (
+        "billing",
+        "connect_refused",
+        502,
+    )
+    assert (unrouted["route"], unrouted["reason"], unrouted["httpRequest"]["status"]) == ("", "no_route", 404)
+
+
+async def test_what_a_debugger_shows_holds_no_secret(wire: Wire) -> None:
+    """Connections, exchanges and pools say their route and state, and nothing of a request or a token."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET.replace(b"/x", b"/secret").replace(b"\r\n\r\n", b"\r\nX-Secret: secret\r\n\r\n"))
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    (down,) = wire.proxy._connections
+    exchange = down.current
+    assert exchange is not None
+    shown = [repr(down), repr(exchange), repr(exchange.pool), repr(exchange._connection)]
+    assert shown == [
+        "<DownstreamConnection open current=<Exchange GET billing sent> queued=0>",
+        "<Exchange GET billing sent>",
+        f"<Pool http://127.0.0.1:{wire.upstream.port} open=1 idle=0 waiting=0 queued=0>",
+        f"<UpstreamConnection http://127.0.0.1:{wire.upstream.port} busy served=1>",
+    ]

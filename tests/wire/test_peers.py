@@ -1,0 +1,87 @@
+"""`peers`: which processes may call on a Unix socket, by what the kernel says of them"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+import pytest
+
+from sidecar.config.addresses import parse_listen
+from sidecar.config.listeners import ListenerConfig
+from sidecar.proxy import acceptor, listeners
+from sidecar.proxy.listeners import settings_of
+from tests.support.wire import GET, OK, End, Wire
+
+Serve = Callable[[Mapping[str, list[int]]], Awaitable[End]]
+NOBODY = 65_534
+OTHERS = NOBODY + 1
+
+
+@pytest.fixture
+async def serve(wire: Wire) -> AsyncIterator[Serve]:
+    """A Unix socket for these `peers`, and a caller's connection to it."""
+    ends: list[End] = []
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/s"
+
+        async def begin(peers: Mapping[str, list[int]]) -> End:
+            if not ends:
+                await wire.start()
+                (listener,) = listeners.bind(parse_listen(f"unix:{path}"))
+                config = ListenerConfig.model_validate({"address": f"unix:{path}", "peers": peers})
+                await wire.proxy.serve(listener, None, settings_of(config, None))
+            ends.append(End(*await asyncio.open_unix_connection(path)))
+            return ends[-1]
+
+        yield begin
+        for end in ends:
+            await end.close()
+
+
+@pytest.mark.parametrize(
+    "peers",
+    [
+        pytest.param({"uid": [os.getuid()]}, id="its-user"),
+        pytest.param({"uid": [OTHERS], "gid": [os.getgid()]}, id="its-group"),
+    ],
+)
+async def test_who_is_named_is_served(wire: Wire, serve: Serve, peers: Mapping[str, list[int]]) -> None:
+    """User or group: either is enough."""
+    app = await serve(peers)
+    app.writer.write(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+    assert wire.proxy.acceptors.stats.peers_refused == 0
+
+
+async def test_who_is_not_is_told_and_counted(
+    wire: Wire, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """403 with its own numbers, the log once a minute with the process; nothing is sent on."""
+    caplog.set_level(logging.WARNING)
+    for _ in range(2):
+        app = await serve({"uid": [OTHERS], "gid": [OTHERS]})
+        app.writer.write(GET)
+        answer = await app.answer()
+        assert (answer.status, answer.reason) == (403, "caller_refused")
+        assert f"(uid {os.getuid()}, gid {os.getgid()})" in answer.body.decode()
+    assert wire.upstream.waiting == 0
+    assert wire.proxy.acceptors.stats.peers_refused == 2
+    (record,) = caplog.records
+    assert record.fields["pid"] == os.getpid()  # type: ignore[attr-defined]
+
+
+async def test_a_kernel_that_does_not_tell_of_further_groups(
+    wire: Wire, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 4.13: the process's first group is what counts, and nobody is let in by the lack."""
+    monkeypatch.setattr(acceptor, "_SO_PEERGROUPS", 9999)
+    app = await serve({"gid": [OTHERS]})
+    app.writer.write(GET)
+    assert (await app.answer()).status == 403
