@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
-from sidecar.proxy.descriptors import shared_out
+from sidecar.proxy.descriptors import room, shared_out
 
 CASES = [
     pytest.param(1_048_576, 1000, 1_047_376, id="plenty"),
@@ -21,3 +23,16 @@ CASES = [
 def test_descriptors_are_shared_out(descriptors: int, upstream: int, apps: int) -> None:
     """200, or a quarter, for all else; what upstreams may take, or half of the rest, for those; the remainder for apps."""
     assert shared_out(descriptors, upstream) == apps
+
+
+@pytest.mark.parametrize(
+    ("limit", "apps"),
+    [
+        pytest.param(resource.RLIM_INFINITY, None, id="none"),
+        pytest.param(1024, shared_out(1024, 100), id="a-limit"),
+    ],
+)
+def test_the_processs_own_limit_counts(monkeypatch: pytest.MonkeyPatch, limit: int, apps: int | None) -> None:
+    """The soft one; without one there is room for any number."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    assert room(100) == apps

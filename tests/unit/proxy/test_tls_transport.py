@@ -185,3 +185,21 @@ async def test_an_abort_of_what_wants_to_read_first(pair: Pair) -> None:
     async with asyncio.timeout(LIMIT):
         assert await pair.client.lost is None
     assert pair.transport.get_write_buffer_size() == 0
+
+
+@pytest.mark.parametrize("where", ["read", "write"])
+async def test_a_fault_that_is_not_the_connections(pair: Pair, where: str) -> None:
+    """No memory to read or write into: this connection ends, and the event loop's handler, which logs, is told."""
+    told: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    fault = MemoryError()
+    if where == "read":
+        pair.sock.recvs = [fault]
+        pair.writer.write(b"x")
+    else:
+        pair.sock.sends = [ssl.SSLWantWriteError(), fault]
+        pair.transport.write(b"x")
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is fault
+    assert told == [fault]
