@@ -1,8 +1,8 @@
 """Break the code in every small way and see the tests go red: `make mutants`.
 
 Owns: which mutants are made and by which tests they are hunted (pyproject.toml, `tool.mutmut`), and the judgement: of all
-mutants of a run at least `SHARE` killed, each survivor listed in survivors.yaml with the reason why it may live. mutmut
-makes and runs them in the folder mutants/; a mutant that mypy refuses counts as killed, for CI runs mypy.
+mutants of a run at least `SHARE` killed, each survivor listed in survivors.yaml with the reason why it may live. `hunt`
+makes and tries them in the folder mutants/; a mutant that mypy refuses counts as killed, for CI runs mypy.
 
     python -m tests.mutation [PATTERN …]        such as 'sidecar.proxy.framing*'; without one, all
     python -m tests.mutation --report           judge the last run again, run nothing
@@ -17,8 +17,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +28,8 @@ SHARE = 0.90
 
 WORK = Path("mutants")
 SURVIVORS = Path(__file__).with_name("survivors.yaml")
-KILLED = {"killed", "timeout", "segfault", "caught by type check"}
+MYPY = "caught by type check"
+KILLED = {"killed", "timeout", "segfault", MYPY}
 
 
 class Mutant(NamedTuple):
@@ -48,16 +48,16 @@ class Survivor(NamedTuple):
     is_: str
 
 
-def mutants(patterns: Sequence[str]) -> Iterator[Mutant]:
-    """All that the last run made and that these patterns name."""
+def mutants() -> Iterator[Mutant]:
+    """All that the last run was about."""
     from mutmut.stats import status_by_exit_code
 
+    chosen = set(json.loads((WORK / "chosen.json").read_text()))
     for meta in sorted(WORK.rglob("*.meta")):
         codes: dict[str, int | None] = json.loads(meta.read_text())["exit_code_by_key"]
         module = str(meta.relative_to(WORK)).removesuffix(".py.meta").replace(os.sep, ".")
-        for name, code in codes.items():
-            if not patterns or any(fnmatch(name, pattern) for pattern in patterns):
-                yield Mutant(name, module, status_by_exit_code[code])
+        for name in chosen.intersection(codes):
+            yield Mutant(name, module, status_by_exit_code[codes[name]])
 
 
 def told(mutant: Mutant) -> Survivor:
@@ -92,36 +92,34 @@ class Reasons:
         return survivor in self._listed or any(pattern.search(survivor.is_) for pattern in self._patterns)
 
 
-def judge(patterns: Sequence[str]) -> int:
+def judge() -> int:
     """Print the figures for each module and each survivor without a reason; 1 where that is not good enough."""
     by_module: dict[str, Counter[str]] = {}
-    living: list[Mutant] = []
-    for mutant in mutants(patterns):
-        if mutant.status == "not checked":
+    reasons, excused = Reasons(), 0
+    for mutant in mutants():
+        counts = by_module.setdefault(mutant.module, Counter())
+        counts[mutant.status] += 1
+        if mutant.status in KILLED:
             continue
-        by_module.setdefault(mutant.module, Counter())[mutant.status] += 1
-        if mutant.status not in KILLED:
-            living.append(mutant)
-    reasons = Reasons()
-    excused = 0
-    for mutant in living:
         survivor = told(mutant)
         if survivor in reasons:
             excused += 1
             continue
         print(f"{mutant.status}: {mutant.name}\n    {survivor.where}\n  - {survivor.was}\n  + {survivor.is_}")
-    total = killed = 0
-    for module, counts in by_module.items():
-        here, dead = sum(counts.values()), sum(counts[status] for status in KILLED)
-        total, killed = total + here, killed + dead
-        print(f"{module:<32}{here:>6} mutants{dead:>6} killed{dead / here:>8.1%}")
-    if not total:
-        print("no mutant was tried")
+    if not by_module:
+        print("no mutant has such a name")
         return 1
-    print(
-        f"{total} mutants, {killed} killed ({killed / total:.1%}), {excused} live with a reason, "
-        f"{len(living) - excused} without"
-    )
+    whole: Counter[str] = Counter()
+    for counts in by_module.values():
+        whole += counts
+    for module, counts in (*by_module.items(), ("all", whole)):
+        killed = sum(counts[status] for status in KILLED)
+        print(
+            f"{module:<28}{counts.total():>6} mutants{counts[MYPY]:>6} refused by mypy{killed - counts[MYPY]:>6} killed"
+            f"{counts.total() - killed:>5} live{killed / counts.total():>8.1%}"
+        )
+    killed, total = sum(whole[status] for status in KILLED), whole.total()
+    print(f"{excused} live with a reason, {total - killed - excused} without")
     return 0 if killed >= SHARE * total else 1
 
 
@@ -139,7 +137,7 @@ def main() -> int:
         hunt = [sys.executable, str(Path(__file__).with_name("hunt.py")), json.dumps(how)]
         if returncode := subprocess.run(hunt, check=False).returncode:
             return returncode
-    return judge(asked.patterns)
+    return judge()
 
 
 if __name__ == "__main__":

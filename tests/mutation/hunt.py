@@ -5,7 +5,7 @@ would start pytest anew for each mutant, which takes one or two seconds. Here th
 this process runs those of one mutant, the quickest first, until one fails. What was killed stays so until its function
 changes: a run tries what lives and what is new. In the folder mutants/; without that folder, all is tried.
 
-What runs at import has run before the fork, so those of its mutants that live are tried again in a pytest of their own.
+What runs at import has run before the fork: mutants of what runs only then live.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.runners.harness import PytestRunner
 from mutmut.state import state
 from mutmut.type_checking import run_type_checker
-from mutmut.utils.file_utils import change_cwd
+from mutmut.utils.file_utils import change_cwd, copy_also_copy_files, copy_src_dir, setup_source_paths
 from mutmut.utils.format_utils import get_mutant_name, mangled_name_from_mutant_name
 from mutmut.workers.isolation import ForkServerRunner
 
 WORK = Path("mutants")
-SURVIVED, NO_TESTS, TIMEOUT, REFUSED = 0, 33, 36, 37
-LIVING = (None, SURVIVED, NO_TESTS)
+SURVIVED, NO_TESTS, SUSPICIOUS, TIMEOUT, REFUSED = 0, 33, 35, 36, 37
+LIVING = (None, SURVIVED, NO_TESTS, SUSPICIOUS)
 BUDGET = 2.0
 """Seconds of tests, as they take without a mutant, that are spent on one: what lives longer counts as a survivor."""
+HANGS = 120.0
+"""Seconds after which a mutant hangs, on a busy machine too."""
 PATIENCE = 2.0
 """Seconds that a test of tests/wire waits for what a mutant may never send."""
 
@@ -70,9 +72,15 @@ def prepare(children: int) -> None:
     """Mutants of all that changed, those that mypy refuses marked, and the tests of each function known."""
     set_mutant_under_test("mutant_generation")
     WORK.mkdir(exist_ok=True)
-    mutmut.copy_src_dir()
-    mutmut.copy_also_copy_files()
-    mutmut.setup_source_paths()
+    for half in WORK.rglob("sidecar/**/*.py"):  # made by a run that was stopped
+        if (
+            config().should_mutate(half.relative_to(WORK))
+            and not half.with_name(half.name + ".meta").exists()
+        ):
+            half.unlink()
+    copy_src_dir()
+    copy_also_copy_files()
+    setup_source_paths()
     refused: set[str] = set()
     mutmut.create_mutants(children)
     asked = WORK / "mypy-asked"
@@ -100,10 +108,10 @@ def prepare(children: int) -> None:
     )
 
 
-def collect() -> tuple[pytest.Session, set[str]]:
-    """A session with its tests collected, in the folder; and the functions that were called meanwhile."""
+def collect() -> dict[str, pytest.Item]:
+    """All tests by name, in a session in the folder."""
     os.chdir(WORK)
-    set_mutant_under_test("stats")
+    set_mutant_under_test("")
     chosen = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
     made = _prepareconfig(["--rootdir=.", "-q", "-s", "--tb=no", *chosen])
     made._do_configure()
@@ -111,7 +119,7 @@ def collect() -> tuple[pytest.Session, set[str]]:
     made.hook.pytest_sessionstart(session=session)
     made.hook.pytest_collection(session=session)
     sys.modules["tests.support.wire"].LIMIT = PATIENCE  # type: ignore[attr-defined]
-    return session, set(state()._stats)
+    return {item.nodeid: item for item in session.items}
 
 
 class Order:
@@ -141,35 +149,27 @@ class Order:
         self._kills[function.rpartition(".")[0], test] += 1
 
 
-def child(
-    items: dict[str, pytest.Item], mutant: str, tests: list[str], tell: int, *, at_import: bool
-) -> None:
+def child(items: dict[str, pytest.Item], mutant: str, tests: list[str], tell: int) -> None:
     """Run the tests of one mutant; exits with 1 once one fails, told in `tell`, with 0 where none does."""
     os.setpgid(0, 0)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     set_mutant_under_test(mutant)
-    if at_import:
-        os.execv(
-            sys.executable, [sys.executable, "-m", "pytest", "--rootdir=.", "-xq", "-W", "ignore", *tests]
-        )
     chosen = [items[test] for test in tests if test in items]
     for item, following in zip(chosen, [*chosen[1:], None], strict=True):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if item.session.testsfailed:
             os.write(tell, f"{mutant}\t{item.nodeid}\n".encode())
             os._exit(1)
-    if at_import:
-        os.execv(
-            sys.executable, [sys.executable, "-m", "pytest", "--rootdir=.", "-xq", "-W", "ignore", *tests]
-        )
     os._exit(SURVIVED)
 
 
 def choose(patterns: Sequence[str], sample: int | None) -> list[tuple[Path, str]]:
-    """The living mutants that the patterns name, or those among `sample` of each module; each with its file."""
+    """The living mutants that the patterns name, or those among `sample` of each module; each with its file. All that
+    were named are written down for the judgement."""
     wanted: list[tuple[Path, str]] = []
+    chosen: list[str] = []
     for meta in sorted(WORK.rglob("*.meta")):
         codes = json.loads(meta.read_text())["exit_code_by_key"]
         named = [
@@ -177,14 +177,15 @@ def choose(patterns: Sequence[str], sample: int | None) -> list[tuple[Path, str]
         ]
         if sample is not None and len(named) > sample:
             named = random.Random(6).sample(named, sample)
+        chosen += named
         wanted += [(meta.resolve(), name) for name in named if codes[name] in LIVING]
+    (WORK / "chosen.json").write_text(json.dumps(chosen))
     return wanted
 
 
 def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
     """Try each of them, and write down what became of it."""
-    session, at_import = collect()
-    items = {item.nodeid: item for item in session.items}
+    items = collect()
     tests_of = state().tests_by_mangled_function_name
     running: dict[int, tuple[Path, str, float]] = {}
     order, total, started = Order(), len(wanted), time.monotonic()
@@ -197,7 +198,8 @@ def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
         new = meta.with_suffix(".new")
         new.write_text(json.dumps(kept))
         new.replace(meta)
-        if (left := len(wanted) + len(running)) % 25 == 0:
+        left = len(wanted) + len(running)
+        if left % 25 == 0:
             print(f"{total - left} of {total} tried in {time.monotonic() - started:.0f} s", flush=True)
 
     while wanted or running:
@@ -205,19 +207,16 @@ def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
             meta, name = wanted.pop(0)
             function = mangled_name_from_mutant_name(name)
             tests = tests_of.get(function, set())
-            if function in at_import:
-                module = function.rpartition(".")[0] + "."
-                tests = tests.union(*(tests_of[other] for other in tests_of if other.startswith(module)))
             if not tests:
                 record(meta, name, NO_TESTS)
                 continue
             chosen = order.tests(function, tests)
             if (pid := os.fork()) == 0:
-                child(items, name, chosen, tell, at_import=function in at_import)
-            limit = config().timeout_constant + sum(
-                state().duration_by_test.get(test, 0.0) for test in chosen
-            )
-            running[pid] = (meta, name, time.monotonic() + limit * config().timeout_multiplier)
+                try:
+                    child(items, name, chosen, tell)
+                finally:
+                    os._exit(SUSPICIOUS)
+            running[pid] = (meta, name, time.monotonic() + HANGS)
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (-1, 0)
         if pid in running:
             with contextlib.suppress(ProcessLookupError):
