@@ -142,7 +142,7 @@ def plans(config: RouteConfig, target: Target) -> RoutePlans:
     if rule == "reject" or (rule == "auto" and watched == b"authorization" and not beside):
         conflict = refused
     elif rule in ("auto", "keep") and beside:
-        conflict = _plan((second,), kept=b"authorization")
+        conflict = _plan((second,))
     elif rule == "keep":
         conflict = _plan((), kept=watched)
     else:

@@ -174,7 +174,7 @@ def _iap(refused: Refused) -> Diagnosis:
             "`proxy-authorization`, or look at the proxies between.",
         )
     if cause is Cause.TOKEN_TOO_OLD:
-        return _clock(refused) or _too_old(refused)
+        return _clock(refused) or _too_old()
     return _clock(refused) or _token_refused(refused)
 
 
@@ -201,7 +201,7 @@ def _gateway(refused: Refused) -> Diagnosis | None:
             Cause.TOKEN_UNSEEN, "The gateway saw no token: see the route's `header`, and proxies between."
         )
     if "Jwt is expired" in message or "not yet valid" in message:
-        return _clock(refused) or _too_old(refused)
+        return _clock(refused) or _too_old()
     return _token_refused(refused) if message.startswith("Jwt") else None
 
 
@@ -286,7 +286,7 @@ def _clock(refused: Refused) -> Diagnosis | None:
     )
 
 
-def _too_old(refused: Refused) -> Diagnosis:
+def _too_old() -> Diagnosis:
     return Diagnosis(
         Cause.TOKEN_TOO_OLD,
         "The target says that the token has expired or is not valid yet: check the clocks of both sides.",

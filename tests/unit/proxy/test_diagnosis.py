@@ -319,6 +319,12 @@ def jwt(message: str) -> dict[str, Any]:
     ("answer", "cause", "says"),
     [
         pytest.param(
+            refused(Target.CLOUD_RUN, 403, FORBIDDEN, authority="billing-123456789012.us-central1.run.app"),
+            Cause.PERMISSION_MISSING,
+            "add-iam-policy-binding billing --region=us-central1 --member",
+            id="run-permission-with-the-region-of-its-host",
+        ),
+        pytest.param(
             refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": AUDIENCE + "/"}),
             Cause.TOKEN_REFUSED,
             f"the token for `{AUDIENCE}/`",
@@ -515,6 +521,9 @@ def test_an_odd_audience_is_left_out_of_the_command() -> None:
     [
         refused(Target.CLOUD_RUN, 404, '{"detail": "no such invoice"}', {"content-type": "application/json"}),
         refused(Target.CLOUD_RUN, 404, "<h1>Not found</h1> in this shop", {"content-type": "text/html"}),
+        refused(Target.CLOUD_RUN, 404, NOT_FOUND, {"content-type": "application/json"}),
+        refused(Target.CLOUD_RUN, 404, NOT_FOUND),
+        refused(Target.CLOUD_RUN, 404, "<b>Google</b>", {"content-type": "text/html"}),
         refused(Target.OTHER, 404, NOT_FOUND, {"content-type": "text/html"}),
         refused(Target.GOOGLEAPIS, 404, {"error": {"code": 404}}),
     ],

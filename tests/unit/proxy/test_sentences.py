@@ -10,15 +10,19 @@ from sidecar.config.allow import Allow
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import framing, guard, headers, target
 from sidecar.proxy.allowed import Allowed
+from sidecar.proxy.callers import Callers
 
 FIELDS = [(b"Sec-Fetch-Dest", b"document")]
-ALLOWED = Allowed("billing", Allow(methods=("GET",), paths=("/a", "/b/*")))
 NOT_HTTP = "The request is not valid HTTP/1.1: "
 LINE = NOT_HTTP + "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
 WHOLE = NOT_HTTP + "`Connection` names what is for every recipient (Host, X-Forwarded-For)."
 ESCAPE = NOT_HTTP + "Its path has `%00`, or a `%` without two hexadecimal digits behind it."
 ROOT = NOT_HTTP + "Its path leads out of the root (`..`)."
 NO_HOST = "The request has no Host; one belongs beside an absolute target too."
+
+
+def allowed() -> Allowed:
+    return Allowed("billing", Allow(methods=("GET",), paths=("/a", "/b/*")))
 
 
 def read(method: bytes, what: bytes, host: bytes | None = b"a") -> object:
@@ -253,31 +257,37 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         Reason.UPSTREAM_MALFORMED,
         "The upstream answered with HTTP/1.0 and Transfer-Encoding, which that does not have.",
     ),
+    "required-header": (
+        lambda: Callers({"X-Local-Caller": "s"}).admit([(b"x-local-caller", b"t")]),
+        Reason.CALLER_REFUSED,
+        "This listener asks for the header `X-Local-Caller`, once and with its value (`require_header`), and the request "
+        "did not bring that.",
+    ),
     "allow-override": (
-        lambda: ALLOWED.check(b"GET", b"/a", [(b"X-HTTP-Method_Override", b"PUT")]),
+        lambda: allowed().check(b"GET", b"/a", [(b"X-HTTP-Method_Override", b"PUT")]),
         Reason.NOT_ALLOWED,
         "`X-HTTP-Method_Override` names another method or path than the request line, by which `allow` of route "
         "`billing` judges. Leave the header out.",
     ),
     "allow-method": (
-        lambda: ALLOWED.check(b"PUT\xff", b"/a", []),
+        lambda: allowed().check(b"PUT\xff", b"/a", []),
         Reason.NOT_ALLOWED,
         "Route `billing` does not allow the method PUT\N{REPLACEMENT CHARACTER}. If the app needs it, add it to the "
         "route's `allow.methods`.",
     ),
     "allow-path": (
-        lambda: ALLOWED.check(b"GET", b"/c?d", []),
+        lambda: allowed().check(b"GET", b"/c?d", []),
         Reason.NOT_ALLOWED,
         "Route `billing` does not allow the path `/c`. If the app needs it, add it to the route's `allow.paths`.",
     ),
     "allow-long-path": (
-        lambda: ALLOWED.check(b"GET", b"/" + b"c" * 80, []),
+        lambda: allowed().check(b"GET", b"/" + b"c" * 80, []),
         Reason.NOT_ALLOWED,
         f"Route `billing` does not allow the path `/{'c' * 79}`. If the app needs it, add it to the route's "
         "`allow.paths`.",
     ),
     "allow-ambiguous": (
-        lambda: ALLOWED.check(b"GET", b"/b/../a", []),
+        lambda: allowed().check(b"GET", b"/b/../a", []),
         Reason.PATH_AMBIGUOUS,
         "The request's path has a segment of dots or spaces only (`.`, `..`), which not everybody reads alike, and route "
         "`billing` has `allow.paths`. Send the path in its plain form.",
@@ -292,3 +302,16 @@ def test_a_refusal_says_what_and_what_to_do(case: str) -> None:
     with pytest.raises(SidecarError) as caught:
         act()
     assert (caught.value.reason, caught.value.detail) == (reason, sentence)
+
+
+@pytest.mark.parametrize("target", ["/a", "/a?c", "/b/", "/b/c"])
+def test_what_is_allowed_has_no_sentence(target: str) -> None:
+    """An exact path, and what is below a prefix."""
+    allowed().check(b"GET", target.encode(), [])
+
+
+@pytest.mark.parametrize("name", [b"X-Local_Caller", b"x-local-caller", b"X_LOCAL_CALLER"])
+def test_a_required_header_is_taken_off_in_any_spelling(name: bytes) -> None:
+    """Also where it is asked for with an underscore: what stands behind can't tell the two apart."""
+    for asked in ("X-Local-Caller", "X_Local_Caller"):
+        assert Callers({asked: "s"}).without([(name, b"s"), (b"A", b"b")]) == [(b"A", b"b")]
