@@ -71,19 +71,28 @@ def test_a_host_without_ipv6_has_one_loopback(bound: Bind, monkeypatch: pytest.M
         bound("localhost:0")
 
 
-def test_a_port_that_is_taken_leaves_nothing_open(bound: Bind) -> None:
+def test_a_port_that_is_taken_leaves_nothing_open(bound: Bind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the second address of `localhost` is another's, the first is let go of again."""
-    with socket.socket(socket.AF_INET6) as taken:
-        try:
-            taken.bind(("::1", 0))
-        except OSError:
-            pytest.skip("no IPv6 here")
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(OSError, match="in use"):
-            bound(f"localhost:{port}")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", port))
+    opened: list[socket.socket] = []
+    bind_tcp = listeners._bind_tcp
+
+    def taken(host: str, port: int) -> socket.socket:
+        if ":" in host:
+            raise OSError(errno.EADDRINUSE, "in use")
+        opened.append(bind_tcp(host, port))
+        return opened[-1]
+
+    monkeypatch.setattr(listeners, "_bind_tcp", taken)
+    with pytest.raises(OSError, match="in use"):
+        bound("localhost:0")
+    assert [sock.fileno() for sock in opened] == [-1]
+
+
+def test_a_port_of_another_is_an_error(bound: Bind) -> None:
+    """Which says so."""
+    (first,) = bound("127.0.0.1:0")
+    with pytest.raises(OSError, match="in use"):
+        bound(first.name)
 
 
 def test_a_unix_socket_is_for_owner_and_group(bound: Bind, path: str) -> None:

@@ -29,6 +29,8 @@ from tests.support.google import google
 __all__ = ["google"]
 
 AUDIENCE = "https://svc-abc-uc.a.run.app"
+LIMIT = 30.0
+"""Seconds that a fetch may take before the test fails."""
 
 
 class TokenPath:
@@ -56,7 +58,7 @@ class TokenPath:
         key = TokenKey("default", audience)
         told: asyncio.Future[SidecarError | None] = asyncio.get_running_loop().create_future()
         self.store.join(key, told.set_result)
-        error = await asyncio.wait_for(told, 5)
+        error = await asyncio.wait_for(told, LIMIT)
         if error is not None:
             raise error
         bearer = self.store.bearer(key)
@@ -72,7 +74,7 @@ async def make(google: Emulator, tmp_path: Path) -> AsyncIterator[Make]:
     """Makes a token path for a credential."""
     made: list[TokenPath] = []
 
-    def build(credential: Credential, *, seconds: float = 5.0) -> TokenPath:
+    def build(credential: Credential, *, seconds: float = LIMIT) -> TokenPath:
         made.append(TokenPath(google, credential, tmp_path, seconds=seconds))
         return made[-1]
 
@@ -171,7 +173,7 @@ async def test_each_fault_has_its_reason_in_error_log_and_metric(
     endpoint = google.metadata.endpoint if kind == "metadata" else google.oauth.endpoint
     path = make(
         METADATA if kind == "metadata" else key(google, tmp_path),
-        seconds=1.0 if fault.kind == "hang" else 5.0,
+        seconds=1.0 if fault.kind == "hang" else LIMIT,
     )
     endpoint.fail(fault)
     with pytest.raises(SidecarError) as caught:
@@ -245,7 +247,7 @@ async def test_a_source_that_hangs_leaves_the_others_alone(google: Emulator, tmp
         {"m": METADATA, "k": key(google, tmp_path)},
         clock=clock,
         environ=google.environment(),
-        seconds=2,
+        seconds=LIMIT,
         threads=2,
     )
     google.metadata.endpoint.fail(Fault("hang"))

@@ -1,0 +1,160 @@
+"""Faults of the sidecar's own in what asyncio calls, and in the ending of what a fault has hit already"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.exchange import Exchange
+from tests.support.wire import GET, LIMIT, OK, End, Wire
+
+
+def fault(*_: object, **__: object) -> Any:
+    raise RuntimeError("a bug")
+
+
+async def all_is_well(wire: Wire) -> None:
+    """What was held is given back, the fault is counted, and the next connection is served."""
+    await wire.turn(lambda: not wire.proxy.connections)
+    assert wire.stats.in_flight == 0
+    assert wire.proxy.faults.count > 0
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+
+
+async def ended(app: End) -> bytes:
+    """What came before the end, or the reset."""
+    try:
+        return await app.rest()
+    except ConnectionResetError:
+        return b""
+
+
+async def test_when_a_connection_is_made(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed at once."""
+    await wire.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.proxy, "opened", fault)
+        app = await wire.app()
+        assert await ended(app) == b""
+    await all_is_well(wire)
+
+
+@pytest.mark.parametrize("method", ["upstream_full", "upstream_writable"])
+async def test_when_the_upstream_is_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Told that it is full, or that it is not any more: the request ends."""
+    await wire.start()
+    size = 32 * 1024 * 1024
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, method, fault)
+        app = await wire.app()
+        head = b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: %d\r\n\r\n" % size
+        app.writer.write(head + bytes(size))
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        if method == "upstream_writable":
+            await wire.turn(lambda: any(one._blocked for one in wire.proxy._connections))
+            while not wire.proxy.faults.count:
+                async with asyncio.timeout(LIMIT):
+                    if not await upstream.reader.read(1 << 16):
+                        break
+        await wire.turn(lambda: wire.proxy.faults.count)
+        app.writer.transport.abort()
+    await upstream.close()
+    await all_is_well(wire)
+
+
+@pytest.mark.parametrize("yes", [False, True], ids=["full", "writable"])
+async def test_when_the_app_is_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch, yes: bool) -> None:
+    """The same for the app's side."""
+    await wire.start()
+    writable = Exchange.writable
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "writable", lambda it, on: fault() if on is yes else writable(it, on))
+        app = await wire.app(narrow=True)
+        await app.send(GET)
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        size = 8 * 1024 * 1024
+        upstream.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        if yes:
+            await wire.turn(lambda: any(one.is_full for one in wire.proxy._connections))
+            app.reader._limit = 1 << 20
+            assert len(await ended(app)) < size
+        await wire.turn(lambda: wire.proxy.faults.count)
+        app.writer.transport.abort()
+    await upstream.close()
+    await all_is_well(wire)
+
+
+async def test_when_no_dial_can_be_started(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is free again: a route of one connection serves on."""
+    await wire.start(top="pool: {connections: 1}")
+
+    def spawn(coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
+        coroutine.close()
+        fault()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.pools.tasks, "spawn", spawn)
+        app = await wire.app()
+        await app.send(GET)
+        assert (await app.answer()).reason == "internal"
+        await app.close()
+    await all_is_well(wire)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        pytest.param(Exchange, "_fail", id="no-answer-can-be-given"),
+        pytest.param(Exchange, "_finish", id="it-can-t-be-counted"),
+        pytest.param(DownstreamConnection, "_linger", id="the-connection-can-t-be-ended-well"),
+    ],
+)
+async def test_when_ending_after_a_fault(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
+) -> None:
+    """What can be ended is, and all that was held is given back once."""
+    await wire.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, fault)
+        patch.setattr("sidecar.proxy.exchange.heads.request_head", fault)
+        app = await wire.app()
+        await app.send(GET)
+        await ended(app)
+        await app.close()
+        await wire.turn(lambda: not wire.proxy.connections)
+    (await wire.upstream.accept()).reset()
+    await all_is_well(wire)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("a bug")], ids=["gone", "fault"])
+async def test_when_an_accepted_connection_cannot_be_made(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Its caller is gone, or meets a fault: it is closed, and the listener's one place is free again."""
+    await wire.start(top="listen: {address: 'localhost:0', connections: 1}")
+
+    async def unmade(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.loop, "connect_accepted_socket", unmade)
+        app = await wire.app()
+        assert await ended(app) == b""
+    await wire.turn(lambda: not wire.proxy.acceptors.arriving)
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
