@@ -177,6 +177,7 @@ async def test_no_key_file_stays_open(start: Start, google: Emulator, tmp_path: 
     (tmp_path / "token").write_text(signed(4_000_000_000.0, aud=target.url, iat=1))
     pem = tmp_path / "client.pem"  # certificate and key
     pem.write_bytes(Authority().issue(("localhost",)))
+    pem.chmod(0o600)
     names = ("key", "me", "ready")
     routes = "".join(
         f"  - {{name: {name}, host: {name}.test, upstream: '{target.url}', target: cloud_run, audience: '{target.url}', "
