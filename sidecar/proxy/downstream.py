@@ -448,7 +448,8 @@ class DownstreamConnection(asyncio.Protocol):
                 check_fields(found, raw)
             body = framing.request_body(found, http10=http10)
             self._body_left = body
-            if b"content-length" in found:
+            length = found.get(b"content-length")
+            if length is not None and not (length.isdigit() and length >= b"1"):
                 fields = headers.plain_length(fields, found)
             if upgrade is not None and body != framing.NO_BODY:
                 raise malformed("A request to upgrade the connection may not have a body here.")

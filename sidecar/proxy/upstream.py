@@ -396,7 +396,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._refusal = error
             return
         fields: headers.Fields = self._fields
-        if b"content-length" in found:
+        length = found.get(b"content-length")
+        if length is not None and not (length.isdigit() and length >= b"1"):
             fields = headers.plain_length(fields, found)
         self._trailers = []
         self._reusable = self._parser.should_keep_alive() and self._body != framing.UNTIL_CLOSE
