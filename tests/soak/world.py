@@ -102,7 +102,9 @@ class World:
             while b"Ctrl-C" not in (line := await google.stdout.readline()):
                 assert line, "the stand-in ended"
                 if line.startswith(b"certificates"):
-                    self.certificates = line.split()[1].decode()
+                    url = line.split()[1].decode()
+        # Read once: the server that has them is one of those that will be switched off.
+        self.certificates = (await self._ask_url(url, "GET")).decode()
         # What the stand-in wrote for itself; ours takes its place.
         self.google: dict[str, Any] = yaml.safe_load((self.directory / "config.yaml").read_text())
         exports = (self.directory / "env").read_text().splitlines()
@@ -195,7 +197,7 @@ class World:
         """Switch a fault on or off."""
         if kind.group in (METADATA, OAUTH, STS, IAM):
             order = {"server": kind.group, **(kind.order if on else {"kind": "none"})}
-            await self._post_json(f"{self.control}/faults", order)
+            await self._ask_url(f"{self.control}/faults", "POST", order)
         elif kind.group in (A, B):
             await self._switch_upstream(kind, on)
         else:
@@ -234,12 +236,14 @@ class World:
             case "log":
                 (self.reading.clear if on else self.reading.set)()
 
-    async def _post_json(self, url: str, order: Mapping[str, Any]) -> None:
+    @staticmethod
+    async def _ask_url(url: str, method: str, order: Mapping[str, Any] | None = None) -> bytes:
+        """Ask the stand-in something."""
         port, _, path = url.removeprefix("http://127.0.0.1:").partition("/")
-        status, _, body = await ask(
-            int(port), "POST", f"/{path}", {"Content-Type": "application/json"}, json.dumps(order).encode()
-        )
+        sent = b"" if order is None else json.dumps(order).encode()
+        status, _, body = await ask(int(port), method, f"/{path}", {"Content-Type": "application/json"}, sent)
         assert status == 200, body
+        return body
 
     # readings
 
