@@ -53,19 +53,19 @@ class Kind(NamedTuple):
 
 
 def _token_kinds(server: str) -> list[Kind]:
-    # A backoff after some failures can be half a minute; the tokens live for 20 s.
+    # After some failures the next fetch starts up to 30 s later.
     faults: dict[str, tuple[dict[str, Any], float]] = {
-        "failing": ({"kind": "status", "code": 500}, 20),
-        "limited": ({"kind": "status", "code": 429, "headers": {"Retry-After": "2"}}, 20),
-        "forbidden": ({"kind": "status", "code": 403}, 20),
-        "hanging": ({"kind": "hang"}, 30),
-        "slow": ({"kind": "slow", "seconds": 1.0}, 10),
-        "reset": ({"kind": "reset"}, 20),
-        "html": ({"kind": "html"}, 20),
-        "garbage": ({"kind": "garbage"}, 20),
-        "wrong audience": ({"kind": "wrong_audience"}, 20),
-        "expired": ({"kind": "expired"}, 20),
-        "refusing": ({"kind": "refuse"}, 20),
+        "failing": ({"kind": "status", "code": 500}, 35),
+        "limited": ({"kind": "status", "code": 429, "headers": {"Retry-After": "2"}}, 35),
+        "forbidden": ({"kind": "status", "code": 403}, 35),
+        "hanging": ({"kind": "hang"}, 45),
+        "slow": ({"kind": "slow", "seconds": 1.0}, 20),
+        "reset": ({"kind": "reset"}, 35),
+        "html": ({"kind": "html"}, 35),
+        "garbage": ({"kind": "garbage"}, 35),
+        "wrong audience": ({"kind": "wrong_audience"}, 35),
+        "expired": ({"kind": "expired"}, 35),
+        "refusing": ({"kind": "refuse"}, 35),
     }
     return [
         Kind(f"{server} {name}", server, order, NO_TOKEN, settle) for name, (order, settle) in faults.items()

@@ -6,6 +6,7 @@ SOAK_OBSERVED=FILE python -m tests.soak.observed run --config …
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import os
@@ -24,6 +25,12 @@ from sidecar.proxy.upstream import UpstreamConnection
 KINDS = (Exchange, DownstreamConnection, UpstreamConnection, Pool, TlsTransport)
 
 
+def resident() -> float:
+    """Resident memory in MiB."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+
 def write_down(_number: int, _frame: object) -> None:
     """Tasks, timers, threads and the objects that hold a connection, as JSON."""
     loop = asyncio.get_running_loop()
@@ -38,6 +45,10 @@ def write_down(_number: int, _frame: object) -> None:
         "tracked": sum(objects.values()),
         "blocks": sys.getallocatedblocks(),
     }
+    found["resident"] = resident()
+    # glibc's: gives back what is free between what is not.
+    ctypes.CDLL(None).malloc_trim(0)
+    found["held"] = resident()
     file = os.environ["SOAK_OBSERVED"]
     with open(f"{file}.new", "w") as out:
         json.dump(found, out)

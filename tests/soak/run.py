@@ -155,7 +155,8 @@ def report(
         lines.append(f"  {name:<26}{times:>3}×  {text}")
     lines += ["", f"  {'quiet':<24}" + "".join(f"{q.name:>10}" for q in quiet)]
     for label, values in (
-        ("resident, MiB", [f"{q.rss:.1f}" for q in quiet]),
+        ("resident, MiB", [f"{q.resident:.1f}" for q in quiet]),
+        ("  held", [f"{q.held:.1f}" for q in quiet]),
         ("descriptors", [q.descriptors for q in quiet]),
         ("threads", [q.threads for q in quiet]),
         ("tasks", [q.tasks for q in quiet]),

@@ -106,14 +106,14 @@ def test_a_body_that_is_not_its_requests_own_is_noticed() -> None:
 
 
 def quiet(**changed: Any) -> Quiet:
-    it = Quiet("end", 80.0, 8, 7, 1, 8, {"Exchange": 0}, 15_000, {"requests_in_flight": 0.0})
+    it = Quiet("end", 90.0, 80.0, 8, 7, 1, 8, {"Exchange": 0}, 15_000, {"requests_in_flight": 0.0})
     return it._replace(**changed)
 
 
 @pytest.mark.parametrize(
     "leak",
     [
-        {"rss": 90.0},
+        {"held": 90.0},
         {"descriptors": 9},
         {"threads": 8},
         {"tasks": 2},

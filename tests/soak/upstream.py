@@ -132,37 +132,29 @@ class Upstream:
 
     async def exchange(self, wire: Wire, route: str) -> bool:
         """One request; whether another may come."""
-        head = Head(await wire.reader.readuntil(b"\r\n\r\n"))
+        raw = await wire.reader.readuntil(b"\r\n\r\n")
+        try:
+            head = Head(raw)
+        except ValueError:
+            self.note("WRONG", f"{route} was sent what is no request: {raw[-200:]!r}")
+            return False
         if head.method == "POST":
             self.note("POST", head.identity)
         if not head.identity or head.identity.startswith("bad-"):
             self.note(
                 "WRONG", f"{route} was sent what no client may ask: {head.method} {head.path} {head.identity}"
             )
-        fault = self.mode if self.random.random() < self.share else ""
         try:
-            claims = self.verifier.claims(head)
+            audience = self.verifier.claims(head)["aud"]
         except (ValueError, KeyError) as error:
             self.note("WRONG", f"{route} was sent {error} for {head.identity}")
-            claims = {"aud": f"none: {error}"}
-        answer = [("X-Soak-Id", head.identity), ("X-Soak-Route", route), ("X-Soak-Aud", claims["aud"])]
-        match fault:
-            case "reset":
-                wire.reset()
-                return False
-            case "stall":
-                await asyncio.sleep(STALL)
-            case "slow":
-                await asyncio.sleep(self.random.uniform(0.05, 0.8))
-            case "garbage":
-                wire.writer.write(self.random.choice(GARBAGE))
-                await wire.writer.drain()
-                return False
-            case "refuse":
-                answer.append(("WWW-Authenticate", 'Bearer error="invalid_token"'))
-                await wire.drop_body(head)
-                await wire.send(head, 401, answer, Pattern("", 0), "length")
-                return True
+            audience = f"none: {error}"
+        answer = [("X-Soak-Id", head.identity), ("X-Soak-Route", route), ("X-Soak-Aud", audience)]
+        fault = self.mode if self.random.random() < self.share else ""
+        if fault == "refuse":
+            return await wire.refuse(head, answer)
+        if fault and await self.breaks(wire, fault):
+            return False
         if head.path == "/tunnel":
             return await self.tunnel(wire, head, answer)
         if "expect" in head.headers:
@@ -170,6 +162,24 @@ class Upstream:
         if head.path == "/mirror":
             await wire.mirror(head, answer)
             return True
+        return await self.echo(wire, head, answer, fault)
+
+    async def breaks(self, wire: Wire, fault: str) -> bool:
+        """Do what a fault does before an answer; whether that was all."""
+        match fault:
+            case "reset":
+                wire.reset()
+            case "garbage":
+                wire.writer.write(self.random.choice(GARBAGE))
+                await wire.writer.drain()
+            case "stall":
+                await asyncio.sleep(STALL)
+            case "slow":
+                await asyncio.sleep(self.random.uniform(0.05, 0.8))
+        return fault in ("reset", "garbage")
+
+    async def echo(self, wire: Wire, head: Head, answer: list[tuple[str, str]], fault: str) -> bool:
+        """Take the body, and answer with one of the size that was asked for."""
         received = Checker(f"{head.identity}/request", int(head.headers.get("x-soak-size", 0)))
         async for piece in wire.body(head):
             received.feed(piece)
@@ -219,10 +229,16 @@ class Wire:
             left -= len(data)
             yield data
 
-    async def drop_body(self, head: Head) -> None:
-        if "expect" not in head.headers:
+    async def refuse(self, head: Head, answer: list[tuple[str, str]]) -> bool:
+        """Call the token invalid; whether the connection can be used again."""
+        # A body that waits for 100 Continue may come yet.
+        expected = "expect" in head.headers
+        if not expected:
             async for _ in self.body(head):
                 pass
+        challenge = ("WWW-Authenticate", 'Bearer error="invalid_token"')
+        await self.send(head, 401, [*answer, challenge], Pattern("", 0), "close" if expected else "length")
+        return not expected
 
     async def send(
         self,

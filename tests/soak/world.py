@@ -259,7 +259,8 @@ class World:
         pid = self.processes["sidecar"].pid
         return Quiet(
             name,
-            _resident(pid),
+            found["resident"],
+            found["held"],
             len(os.listdir(f"/proc/{pid}/fd")),
             len(os.listdir(f"/proc/{pid}/task")),
             len(found["tasks"]),
@@ -318,12 +319,6 @@ class World:
                 process.kill()
             await process.wait()
         return code
-
-
-def _resident(pid: int) -> float:
-    """Resident memory in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def _traceback(line: str) -> str:
