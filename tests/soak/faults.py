@@ -33,6 +33,7 @@ CUT_OFF = LOST | {"cut", "502 upstream_incomplete"}
 GONE = CUT_OFF | {
     "short",
     "502 tls_failed",
+    "502 tls_closed",
     "502 connect_refused",
     "502 connect_failed",
     "504 connect_timeout",

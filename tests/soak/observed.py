@@ -40,7 +40,8 @@ def write_down(_number: int, _frame: object) -> None:
     found = {
         "tasks": sorted(task.get_name() for task in asyncio.all_tasks(loop)),
         "timers": len(timers),
-        "threads": sorted(thread.name for thread in threading.enumerate()),
+        # The event loop's own pool for name look-ups grows to what it is bounded by, and keeps its threads.
+        "pooled": sum(thread.name.startswith("asyncio_") for thread in threading.enumerate()),
         "objects": {kind.__name__: objects[kind] for kind in KINDS},
         "tracked": sum(objects.values()),
         "blocks": sys.getallocatedblocks(),

@@ -262,7 +262,7 @@ class World:
             found["resident"],
             found["held"],
             len(os.listdir(f"/proc/{pid}/fd")),
-            len(os.listdir(f"/proc/{pid}/task")),
+            len(os.listdir(f"/proc/{pid}/task")) - found["pooled"],
             len(found["tasks"]),
             found["timers"],
             found["objects"],
