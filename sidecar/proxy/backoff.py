@@ -7,8 +7,8 @@ Two rules, since two things are wanted. *Order*: what failed lately comes last, 
 to 30 s after many; then one dial, and no other, tries it in its old place again. So a dead address at the head of a DNS
 answer costs one happy-eyeballs delay (RFC 8305) now and then, not one for each connection. *Pace*: where all addresses
 have failed, the first three dials are free; after that there is one at a time, and a pause of at most a quarter of a
-second between two. Who comes in between is told what the last one was told. So an upstream that is down is not
-stormed, and one that has come back is found within that pause.
+second between two. Who comes in between is told what the last one was told, unless that is old. So an upstream that is
+down is not stormed, and one that has come back is found within that pause.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ LONGEST_PAUSE: Final = 0.25
 LAST: Final = 1.0
 LONGEST_LAST: Final = 30.0
 """Seconds for which what failed comes last, growing twofold."""
+STALE: Final = 1.0
+"""Seconds without a dial after which what the last one was told says nothing of now: dials are free again until one
+fails."""
 FORGOTTEN: Final = 300.0
 """Seconds after which a failure counts no more."""
 
@@ -95,6 +98,9 @@ class Backoff:
         soonest = min(known, key=lambda record: record.next_mono)
         if now_mono < soonest.next_mono:
             return Plan((), soonest.failure, now_mono - soonest.at_mono, soonest.next_mono - now_mono)
+        if now_mono - max(record.at_mono for record in known) > STALE:
+            for record in known:
+                record.failures = min(record.failures, FREE - 1)
         for record in known:
             if record.failures >= FREE:
                 record.next_mono = now_mono + longest

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason
-from sidecar.proxy.backoff import FORGOTTEN, FREE, LONGEST_PAUSE, Backoff, Failure
+from sidecar.proxy.backoff import FORGOTTEN, FREE, LONGEST_PAUSE, STALE, Backoff, Failure
 
 REFUSED = Failure(Reason.CONNECT_REFUSED, "connection refused")
 LONGEST = 5.0
@@ -58,6 +58,17 @@ def test_where_all_failed_the_first_dials_are_free_then_there_is_one_at_a_time()
     assert order(backoff, "a", 1.05 + LONGEST) == "a"
     backoff.worked("a")
     assert [order(backoff, "a", 9.0) for _ in range(9)] == ["a"] * 9
+
+
+def test_what_failed_long_ago_refuses_nobody() -> None:
+    """After a quiet while the first requests dial together: none is told of an outage that may be over."""
+    backoff = Backoff()
+    for _ in range(FREE + 5):
+        fail(backoff, "a", 1.0)
+    later = 1.0 + STALE + 0.1
+    assert [order(backoff, "a", later) for _ in range(3)] == ["a"] * 3
+    fail(backoff, "a", later)
+    assert order(backoff, "a", later) == ""
 
 
 def test_dials_beside_each_other_count_as_one() -> None:
