@@ -383,7 +383,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._raw = begin
             if begin not in (b"", b"\r"):
                 self._break(malformed(BAD_REQUEST_LINE))
-        elif begin[:1] == b"\n" or (end and not is_request_line(line)):
+        elif begin[:1] in (b"\r", b"\n") or (end and not is_request_line(line)):
             self._break(malformed(BAD_REQUEST_LINE))
 
     # the parser's callbacks; raising here would only come out as a parser error

@@ -352,6 +352,8 @@ class UpstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
             self._fields.append((name, value))
+        elif self._complete:
+            pass  # of a message that nobody asked for: it ends the connection, and is no part of this answer
         elif len(self._trailers) < self._header_limit:
             self._trailers.append((name, value))
         elif self._refusal is None:

@@ -110,6 +110,19 @@ async def test_trailers_of_an_answer_pass(wire: Wire) -> None:
     assert answer.headers["trailers"] == "X-Sum: 1\r\n"
 
 
+async def test_trailers_of_a_second_answer_are_not_the_firsts(wire: Wire) -> None:
+    """An upstream that answers twice at once: the app gets the first answer alone, and the connection is given up."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n%b: 1\r\n\r\n"
+    await upstream.send(chunked % b"First" + chunked % b"Second")
+    assert (await app.answer()).headers["trailers"] == "First: 1\r\n"
+    assert await upstream.rest() == b""
+
+
 async def test_until_close_bodies_are_chunked_for_the_app(wire: Wire) -> None:
     """The app's connection stays, and it can tell a whole body from a cut one."""
     await wire.start()

@@ -88,6 +88,7 @@ async def test_bodies_keep_their_framing(
 
 REFUSED = [
     pytest.param(b"GET /\r\n\r\n", 400, "malformed_request", id="http-0.9"),
+    pytest.param(b"\r\rA", 400, "malformed_request", id="bare-carriage-returns-before"),
     pytest.param(b"\nA", 400, "malformed_request", id="bare-line-feed-before"),
     pytest.param(b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 400, "malformed_request", id="http-1.2"),
     pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed_request", id="http2-preface"),
