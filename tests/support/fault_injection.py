@@ -27,7 +27,8 @@ from sidecar.emulator.keys import Authority
 from sidecar.logs import JsonFormatter
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange, State
-from sidecar.proxy.pool import Places, Pool, Pools
+from sidecar.proxy.places import Places
+from sidecar.proxy.pool import Pool, Pools
 from sidecar.proxy.server import Proxy
 from sidecar.proxy.tls import TlsTransport
 from sidecar.proxy.upstream import UpstreamConnection
