@@ -130,10 +130,22 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="judge the last run again")
     parser.add_argument("--sample", type=int, metavar="N", help="of each module, N mutants by a fixed seed")
     parser.add_argument("--children", type=int, default=os.cpu_count(), help="mutants at a time")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="of tests, as long as they take without a mutant, that are spent on each; what lives longer survives",
+    )
     asked = parser.parse_args()
     if not asked.report:
         # A process of its own, in which neither `sidecar` nor `tests` has been imported from here.
-        how = {"patterns": asked.patterns, "children": asked.children, "sample": asked.sample}
+        how = {
+            "patterns": asked.patterns,
+            "children": asked.children,
+            "sample": asked.sample,
+            "budget": asked.budget,
+        }
         hunt = [sys.executable, str(Path(__file__).with_name("hunt.py")), json.dumps(how)]
         if returncode := subprocess.run(hunt, check=False).returncode:
             return returncode

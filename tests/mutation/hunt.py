@@ -5,6 +5,9 @@ would start pytest anew for each mutant, which takes one or two seconds. Here th
 this process runs those of one mutant, the quickest first, until one fails. What was killed stays so until its function
 changes: a run tries what lives and what is new. In the folder mutants/; without that folder, all is tried.
 
+A mutant may loop for good, with the interpreter's lock held and signals handled, or eat all memory. So each fork has limits
+that the kernel keeps (`LIMITS`), and is killed with all that its tests have started once `HANGS` is over. Either is a kill.
+
 What runs at import has run before the fork: mutants of what runs only then live.
 """
 
@@ -15,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -38,10 +42,10 @@ from mutmut.workers.isolation import ForkServerRunner
 WORK = Path("mutants")
 SURVIVED, NO_TESTS, SUSPICIOUS, TIMEOUT, REFUSED = 0, 33, 35, 36, 37
 LIVING = (None, SURVIVED, NO_TESTS, SUSPICIOUS)
-BUDGET = 2.0
-"""Seconds of tests, as they take without a mutant, that are spent on one: what lives longer counts as a survivor."""
-HANGS = 120.0
+HANGS = 60.0
 """Seconds after which a mutant hangs, on a busy machine too."""
+LIMITS = {resource.RLIMIT_CPU: 20, resource.RLIMIT_AS: 4 << 30}
+"""Seconds of CPU, after which the kernel sends SIGKILL, and bytes of address space, after which MemoryError is raised."""
 PATIENCE = 2.0
 """Seconds that a test of tests/wire waits for what a mutant may never send."""
 
@@ -124,15 +128,16 @@ def collect() -> dict[str, pytest.Item]:
 
 class Order:
     """In which order the tests of a mutant are run: what has killed mutants of the same function or module, then the
-    quick ones, as far as `BUDGET` reaches."""
+    quick ones, as far as `budget` reaches."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: float) -> None:
+        self._budget = budget
         self._kills: Counter[tuple[str, str]] = Counter()
 
     def tests(self, function: str, tests: set[str]) -> list[str]:
         """Those to run."""
         took, module = state().duration_by_test, function.rpartition(".")[0]
-        kills, left = self._kills, BUDGET
+        kills, left = self._kills, self._budget
         chosen = []
         for test in sorted(
             tests, key=lambda test: (-kills[function, test], -kills[module, test], took.get(test, 0.0))
@@ -152,6 +157,8 @@ class Order:
 def child(items: dict[str, pytest.Item], mutant: str, tests: list[str], tell: int) -> None:
     """Run the tests of one mutant; exits with 1 once one fails, told in `tell`, with 0 where none does."""
     os.setpgid(0, 0)
+    for what, limit in LIMITS.items():
+        resource.setrlimit(what, (limit, limit))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
@@ -166,12 +173,12 @@ def child(items: dict[str, pytest.Item], mutant: str, tests: list[str], tell: in
 
 
 def choose(patterns: Sequence[str], sample: int | None) -> list[tuple[Path, str]]:
-    """The living mutants that the patterns name, or those among `sample` of each module; each with its file. All that
-    were named are written down for the judgement."""
+    """The living mutants that the patterns name, or those among `sample` of each module, small modules first; each with
+    its file. All that were named are written down for the judgement."""
     wanted: list[tuple[Path, str]] = []
     chosen: list[str] = []
-    for meta in sorted(WORK.rglob("*.meta")):
-        codes = json.loads(meta.read_text())["exit_code_by_key"]
+    made = {meta: json.loads(meta.read_text())["exit_code_by_key"] for meta in WORK.rglob("*.meta")}
+    for meta, codes in sorted(made.items(), key=lambda module: (len(module[1]), module[0])):
         named = [
             name for name in codes if not patterns or any(fnmatch(name, pattern) for pattern in patterns)
         ]
@@ -183,12 +190,18 @@ def choose(patterns: Sequence[str], sample: int | None) -> list[tuple[Path, str]
     return wanted
 
 
-def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
-    """Try each of them, and write down what became of it."""
+def end(pid: int) -> None:
+    """Kill a child with all that its tests have started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def hunt(wanted: list[tuple[Path, str]], children: int, budget: float) -> None:
+    """Try each of them, by `budget` seconds of tests, and write down what became of it."""
     items = collect()
     tests_of = state().tests_by_mangled_function_name
     running: dict[int, tuple[Path, str, float]] = {}
-    order, total, started = Order(), len(wanted), time.monotonic()
+    order, total, started = Order(budget), len(wanted), time.monotonic()
     hear, tell = os.pipe()
     os.set_blocking(hear, False)
 
@@ -219,11 +232,10 @@ def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
             running[pid] = (meta, name, time.monotonic() + HANGS)
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (-1, 0)
         if pid in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # what its tests left behind
+            end(pid)
             meta, name, _ = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            record(meta, name, TIMEOUT if code == -signal.SIGTERM else code)
+            record(meta, name, TIMEOUT if code == -signal.SIGKILL else code)
             with contextlib.suppress(BlockingIOError):
                 for line in os.read(hear, 65536).decode().splitlines():
                     mutant, _, test = line.partition("\t")
@@ -232,11 +244,11 @@ def hunt(wanted: list[tuple[Path, str]], children: int) -> None:
             time.sleep(0.01)
         for pid, (_, _, ends) in running.items():
             if time.monotonic() > ends:
-                os.kill(pid, signal.SIGTERM)
+                end(pid)
 
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # mypy's
     prepare(asked["children"])
-    hunt(choose(asked["patterns"], asked["sample"]), asked["children"])
+    hunt(choose(asked["patterns"], asked["sample"]), asked["children"], asked["budget"])
