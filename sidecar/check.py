@@ -24,7 +24,8 @@ from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy.diagnosis import Cause, may_tell
 from sidecar.routes import Destination, Route, RouteTable
-from sidecar.service import Service, StartError
+from sidecar.service import Service
+from sidecar.start_error import StartError
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.refused import SET_CLOCK
 from sidecar.tokens.sources import build_sources, inspect

@@ -66,13 +66,13 @@ def with_own_listeners(config: Config) -> Config:
 
 def environment(service: Service, environ: Mapping[str, str], *, http_proxy: bool) -> dict[str, str]:
     """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for."""
-    secure = service.secure_addresses()
-    base = url(service.shared_addresses(), secure)
+    secure = service.bindings.secure()
+    base = url(service.bindings.shared(), secure)
     child = {name: value for name, value in environ.items() if name not in systemd.VARIABLES}
     if base is not None:
         child["IDTOKEN_SIDECAR_URL"] = base
     for route in service.config.routes:
-        own = url(service.route_addresses(route.name), secure) or base
+        own = url(service.bindings.of_route(route.name), secure) or base
         if own is not None:
             child["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = own
     if http_proxy and base is not None:

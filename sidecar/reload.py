@@ -14,7 +14,8 @@ from typing import final
 
 from sidecar.clock import Clock
 from sidecar.config.load import ConfigError, Loaded
-from sidecar.service import Reloaded, Service, StartError
+from sidecar.service import Reloaded, Service
+from sidecar.start_error import StartError
 from sidecar.tasks import Tasks
 from sidecar.tokens.file_watch import FileWatch
 

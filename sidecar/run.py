@@ -22,7 +22,8 @@ from sidecar.config.load import Loaded
 from sidecar.config.models import Config
 from sidecar.hardening import Process
 from sidecar.reload import Reloader
-from sidecar.service import EXIT_BIND, Service, StartError
+from sidecar.service import Service
+from sidecar.start_error import EXIT_BIND, StartError
 from sidecar.tasks import Tasks
 from sidecar.tokens.sources import quiet_google_logging
 

@@ -7,7 +7,7 @@ constructs collaborators, and nothing happens at import. The order of a life:
     → told to stop: not ready, `drain.min` if by a signal → close listeners, finish what is in flight up to `drain.max`
     → close tokens → close admin, so that probes and the last scrape see the drain to its end
 
-`StartError` tells the command with which exit code to end: a person or a platform reads it.
+It is long since it is one life with one state: a third are the one-line answers that `admin` and `metrics` ask for.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
 from sidecar.admin.history import INTERVAL, History
 from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
+from sidecar.bindings import Bindings
 from sidecar.clock import Clock, SystemClock, process_cpu
-from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import targets_of
 from sidecar.config.document import shown
-from sidecar.config.listeners import ListenerConfig, ListenerTls
 from sidecar.config.models import Config, Limits
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import SidecarError
@@ -48,16 +47,15 @@ from sidecar.metrics import (
     TokenReading,
     TokenStatsTable,
 )
-from sidecar.proxy import certificates, descriptors, listeners
+from sidecar.proxy import descriptors, listeners
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.answers import NAME
-from sidecar.proxy.certificates import Certificate, Certificates
 from sidecar.proxy.dial import Dialer
-from sidecar.proxy.listeners import Listener, Settings
 from sidecar.proxy.pool import Pools
 from sidecar.proxy.refusals import LastRefusal
 from sidecar.proxy.server import Proxy
 from sidecar.routes import Route, RouteTable
+from sidecar.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
 from sidecar.tasks import Tasks
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
@@ -68,10 +66,6 @@ from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey, token_key
 from sidecar.tracing import NotInstalledError, Tracer
 from sidecar.watchdog import Watchdog
-
-EXIT_CONFIG: Final = 2
-EXIT_BIND: Final = 3
-EXIT_REQUIRED: Final = 4
 
 _log = logging.getLogger(__name__)
 
@@ -95,15 +89,6 @@ _LAST_SPANS: Final = 2.0
 
 _AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log_format", "core_dumps")
 """Settings that another configuration can't change while the sidecar runs."""
-
-
-class Use(NamedTuple):
-    """What a listener is used for."""
-
-    listener: Listener
-    route: Route | None
-    """None for the shared listener."""
-    settings: Settings
 
 
 class Reloaded(NamedTuple):
@@ -143,14 +128,6 @@ class Reloads:
             self.at = now_at
 
 
-class StartError(Exception):
-    """Why the sidecar can't start, and the exit code that says so."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 @final
 class Service:
     """One running sidecar. Implements `admin.view.AdminView` and `metrics.MetricsSource`."""
@@ -170,13 +147,12 @@ class Service:
         `log_lines_lost`: by reason, counted by the log's handler."""
         self._log_lines_lost = log_lines_lost or {}
         self.config = config
-        self._inherited = list(inherited)
         self.version = own_version()
         self._loop = loop
         self._clock = clock or SystemClock(loop)
         self._tasks = Tasks(loop)
         self._jitter = jitter or secrets.SystemRandom().random
-        self._own_addresses: set[tuple[str, int]] = set()
+        self.bindings = Bindings(self._clock, inherited)
         self._table = RouteTable.compile(config)
         self._token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
         self._sources = build_sources(
@@ -194,7 +170,7 @@ class Service:
         self._environ = environ
         self._log_level: logs.Level = config.log_level
         self._file_watch = FileWatch(_token_files(config), self._clock, self._tokens.renew)
-        self._dialer = Dialer(loop, self._own_addresses, self._clock, jitter=self._jitter)
+        self._dialer = Dialer(loop, self.bindings.own_addresses, self._clock, jitter=self._jitter)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
         self._tracer = _tracer(config, self.version)
         self._proxy = Proxy(
@@ -214,9 +190,6 @@ class Service:
             access_log=_access_log(config, environ),
             tracer=self._tracer,
         )
-        self._certificates = Certificates(self._clock)
-        self._listeners: list[Use] = []
-        self._admin_listeners: list[Listener] = []
         self._admin: AdminServer | None = None
         self._registry = exposition.build_registry(self)
         self._started_at = self._clock.wall()
@@ -240,13 +213,11 @@ class Service:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         try:
             warnings = _inspect(self.config, self._sources)
-            found = self._read_certificates(self.config)
-            self._bind(found)
-            self._certificates.adopt(found)
+            self.bindings.bind(self.config, self._table)
             self._check_files(self._table.routes)
-            self._admin = AdminServer(self, [listener.socket for listener in self._admin_listeners])
+            self._admin = AdminServer(self, [listener.socket for listener in self.bindings.admin])
             await self._admin.start()
-            for use in self._listeners:
+            for use in self.bindings.uses:
                 await self._proxy.serve(*use)
         except BaseException:
             await self._close()
@@ -259,7 +230,7 @@ class Service:
             _log.warning(warning)
         self._file_watch.start()
         self._pin_and_prefetch()
-        self._tell_addresses()
+        self.bindings.tell([route.name for route in self._table.routes], self.version)
         self._sample()
         self._watchdog.start()
         # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.
@@ -328,7 +299,6 @@ class Service:
 
     async def _close(self) -> None:
         self._file_watch.stop()
-        self._certificates.stop()
         if self._sampling is not None:
             self._sampling.cancel()
         self._watchdog.stop()
@@ -342,8 +312,7 @@ class Service:
                     await self._loop.run_in_executor(None, self._tracer.close)
         if self._admin is not None:
             await self._admin.close()
-        for listener in [*self._admin_listeners, *(use.listener for use in self._listeners)]:
-            listeners.close(listener)
+        self.bindings.close()
 
     # another configuration
 
@@ -374,14 +343,12 @@ class Service:
         ]
         table = RouteTable.compile(config, self._table.routes)
         self._check_files([route for route in table.routes if route not in self._table.routes])
-        found = self._read_certificates(config)
-        wanted, bound = self._bind_missing(config, table, found)
+        plan = self.bindings.plan(config, table)
         try:
             fetched = await self._fetch_first(table, sources, kept)
             self._refuse_missing(table, fetched, kept)
         except BaseException:
-            for use in bound:
-                listeners.close(use.listener)
+            plan.drop()
             raise
         # No await from here to the end of the switch: no request sees half of it.
         gone = set(self._table.routes) - set(table.routes)
@@ -402,57 +369,28 @@ class Service:
             pool=config.pool,
             access_log=_access_log(config, self._environ),
         )
-        self._certificates.adopt(found)
         self._dialer.forget(gone)
         self._file_watch.watch(_token_files(config))
         self._pin_and_prefetch()
-        kept_open = {use.listener for use in wanted}
-        surplus = [use.listener for use in self._listeners if use.listener not in kept_open]
-        self._listeners = [*wanted, *bound]
-        for use in wanted:
+        surplus = self.bindings.adopt(plan)
+        for use in plan.stay:
             self._proxy.reassign(*use)
         for listener in surplus:
-            self._own_addresses.difference_update(_own_addresses(listener))
             self._proxy.stop_serving(listener)
             listeners.close(listener)
-        for use in bound:
-            self._own_addresses.update(_own_addresses(use.listener))
+        for use in plan.bound:
             await self._proxy.serve(*use)
-        self._tell_addresses()
+        self.bindings.tell([route.name for route in self._table.routes], self.version)
         return told
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and serve by it; the old one stays in force if that fails."""
-        self._certificates.read_again()
+        self.bindings.certificates.read_again()
         if self.reloader is None:
             return Reloaded("error", "This sidecar was started without a file that could be read again.")
         outcome = await self.reloader()
         self._reloads.note(outcome, self._clock.wall())
         return outcome
-
-    def _bind_missing(
-        self, config: Config, table: RouteTable, found: Mapping[ListenerTls, Certificate]
-    ) -> tuple[list[Use], list[Use]]:
-        """The listeners that stay, each with what it is for from now on, and those that were bound for the rest."""
-        stay: list[Use] = []
-        bound: list[Use] = []
-        free: dict[ListenAddress, list[list[Listener]]] = {}
-        for group in _groups(self._listeners):
-            free.setdefault(group[0].address, []).append(group)
-        try:
-            for it, route in _asked(config, table):
-                settings = _settings(it, route, found)
-                if groups := free.get(it.address):
-                    stay += [Use(listener, route, settings) for listener in groups.pop(0)]
-                else:
-                    bound += [
-                        Use(listener, route, settings) for listener in _bound(it.address, _what(route), [])
-                    ]
-        except StartError:
-            for use in bound:
-                listeners.close(use.listener)
-            raise
-        return stay, bound
 
     async def _fetch_first(
         self, table: RouteTable, sources: Mapping[str, GoogleSource], kept: Set[str]
@@ -505,89 +443,12 @@ class Service:
 
     # binding
 
-    def _bind(self, found: Mapping[ListenerTls, Certificate]) -> None:
-        for it, route in _asked(self.config, self._table):
-            settings = _settings(it, route, found)
-            bound = _bound(it.address, _what(route), self._inherited)
-            self._listeners += [Use(listener, route, settings) for listener in bound]
-        for address in self.config.admin:
-            self._admin_listeners += _bound(address, "admin", self._inherited)
-        if self._inherited:
-            names = ", ".join(_socket_name(sock) for sock in self._inherited)
-            raise StartError(
-                f"the socket unit listens on {names}, which no `listen` and no `admin` of the configuration names: "
-                "write the same addresses in both",
-                EXIT_BIND,
-            )
-        for listener in [*self._admin_listeners, *(use.listener for use in self._listeners)]:
-            self._own_addresses.update(_own_addresses(listener))
-
-    def _read_certificates(self, config: Config) -> dict[ListenerTls, Certificate]:
-        """What the listeners of a configuration show; StartError for files that can't be used."""
-        found: dict[ListenerTls, Certificate] = {}
-        for it, route in _asked(config, self._table):
-            if it.tls is None:
-                continue
-            try:
-                found.update(self._certificates.read([it.tls]))
-            except (OSError, ValueError) as error:
-                why = certificates.why(error, it.tls)
-                raise StartError(
-                    f"{_what(route)}: the files of `tls` of {it.address} cannot be used: {why}", EXIT_CONFIG
-                ) from error
-        return found
-
     def _check_files(self, routes: Iterable[Route]) -> None:
         for route in routes:
             try:
                 self._dialer.check(route)
             except SidecarError as error:
                 raise StartError(f"route `{route.name}`: {error.detail}", EXIT_CONFIG) from error
-
-    def _tell_addresses(self) -> None:
-        for listener, _, _ in self._listeners:
-            if listener.address.is_remote:
-                _log.warning(
-                    "this listener is reachable from other machines: whoever reaches it calls with this identity",
-                    extra={"fields": {"listen": str(listener)}},
-                )
-        for listener in self._admin_listeners:
-            if listener.address.is_remote:
-                # Not refused: kubelet and Prometheus come by the pod's address, no page shows a token, and what
-                # changes anything is for callers of this machine only.
-                _log.warning(
-                    "the admin server is reachable from other machines: they can read metrics and status",
-                    extra={"fields": {"admin": str(listener)}},
-                )
-        _log.info(
-            "listening",
-            extra={
-                "fields": {
-                    "listen": self.shared_addresses(),
-                    "admin": self.admin_addresses(),
-                    "routes": [route.name for route in self._table.routes],
-                    "version": self.version,
-                }
-            },
-        )
-
-    def shared_addresses(self) -> list[str]:
-        """The shared listener's addresses, as bound."""
-        return [str(use.listener) for use in self._listeners if use.route is None]
-
-    def admin_addresses(self) -> list[str]:
-        """The admin server's addresses, as bound."""
-        return [str(listener) for listener in self._admin_listeners]
-
-    def route_addresses(self, name: str) -> list[str]:
-        """The addresses of a route's own listener, as bound."""
-        return [
-            str(use.listener) for use in self._listeners if use.route is not None and use.route.name == name
-        ]
-
-    def secure_addresses(self) -> set[str]:
-        """Those of all listeners that serve https, as bound."""
-        return {str(use.listener) for use in self._listeners if use.settings.certificate is not None}
 
     def token_statuses(self) -> list[TokenStatus]:
         """The state of every token; never the token."""
@@ -652,7 +513,7 @@ class Service:
             ready=ready,
             reasons=reasons,
             draining=self._draining,
-            listen=self.shared_addresses(),
+            listen=self.bindings.shared(),
             configured_at=self._reloads.at,
             reload_error=self._reloads.error,
         )
@@ -696,16 +557,16 @@ class Service:
                 self._table.hosts_of(route),
                 dynamic=route.dynamic,
                 path_prefix=config.path_prefix,
-                shared=self.shared_addresses(),
-                own=self.route_addresses(route.name),
-                secure=self.secure_addresses(),
+                shared=self.bindings.shared(),
+                own=self.bindings.of_route(route.name),
+                secure=self.bindings.secure(),
             ),
         )
 
     def nudge(self) -> None:
         """See `AdminView`."""
         self._file_watch.look()
-        self._certificates.look()
+        self.bindings.certificates.look()
         self._tokens.nudge()
 
     # metrics.MetricsSource
@@ -735,7 +596,7 @@ class Service:
 
     def certificates(self) -> Iterable[CertificateReading]:
         """See `MetricsSource`."""
-        return self._certificates.readings()
+        return self.bindings.certificates.readings()
 
     def tokens(self) -> Iterable[TokenReading]:
         """See `MetricsSource`."""
@@ -810,7 +671,7 @@ def _access_log(config: Config, environ: Mapping[str, str]) -> AccessLog:
 def _limits(config: Config) -> Limits:
     """The limits as the process's own limit of open files lets them be kept."""
     limits = config.limits
-    possible = descriptors.room(config.pool.connections)
+    possible = descriptors.room(sum(route.pool.over(config.pool).connections for route in config.routes))
     if possible is None or possible >= limits.connections:
         return limits
     _log.warning(
@@ -821,42 +682,8 @@ def _limits(config: Config) -> Limits:
     return limits.model_copy(update={"connections": possible})
 
 
-def _asked(config: Config, table: RouteTable) -> Iterable[tuple[ListenerConfig, Route | None]]:
-    """Every listener of apps that a configuration names, and whose it is."""
-    yield from ((it, None) for it in config.listen)
-    yield from ((it, route) for route in table.routes for it in route.config.listen)
-
-
-def _what(route: Route | None) -> str:
-    return "listen" if route is None else f"listen of route `{route.name}`"
-
-
-def _settings(it: ListenerConfig, route: Route | None, found: Mapping[ListenerTls, Certificate]) -> Settings:
-    try:
-        return listeners.settings_of(it, None if it.tls is None else found[it.tls])
-    except LookupError as error:
-        raise StartError(f"{_what(route)}: `peers` of {it.address}: {error.args[0]}", EXIT_CONFIG) from error
-
-
 def _token_files(config: Config) -> dict[str, str]:
     return {name: it.path for name, it in config.credentials.items() if it.type == "file"}
-
-
-def _groups(bound: Iterable[Use]) -> list[list[Listener]]:
-    """The listeners of each address together: `localhost` has two, with one port."""
-    groups: list[list[Listener]] = []
-    for listener, _, _ in bound:
-        last = groups[-1] if groups else []
-        same = last and last[0].address == listener.address and _port(last[0]) == _port(listener)
-        if same and not listener.is_unix:
-            last.append(listener)
-        else:
-            groups.append([listener])
-    return groups
-
-
-def _port(listener: Listener) -> int:
-    return 0 if listener.is_unix else int(listener.socket.getsockname()[1])
 
 
 def _differs(name: str, one: Config, other: Config) -> bool:
@@ -866,30 +693,3 @@ def _differs(name: str, one: Config, other: Config) -> bool:
 def _fixed_key(route: Route) -> TokenKey | None:
     fixed = route.fixed()
     return None if fixed is None else token_key(fixed)
-
-
-def _socket_name(sock: socket.socket) -> str:
-    name = sock.getsockname()
-    return f"unix:{name}" if isinstance(name, str) else ":".join(str(part) for part in name[:2])
-
-
-def _bound(address: ListenAddress, what: str, inherited: list[socket.socket]) -> Sequence[Listener]:
-    try:
-        return listeners.bind(address, inherited)
-    except OSError as error:
-        raise StartError(
-            f"{what}: {address} cannot be listened on: {_why(error)}. Is another sidecar running? "
-            "Choose another address, or stop what holds this one.",
-            EXIT_BIND,
-        ) from error
-
-
-def _own_addresses(listener: Listener) -> Iterable[tuple[str, int]]:
-    if listener.is_unix:
-        return
-    host, port = listener.socket.getsockname()[:2]
-    yield host, port
-
-
-def _why(error: OSError | SidecarError) -> str:
-    return getattr(error, "strerror", None) or str(error)

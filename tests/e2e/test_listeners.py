@@ -219,9 +219,14 @@ def _cpu(pid: int) -> float:
 async def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(
     google: Emulator, tmp_path: Path
 ) -> None:
-    """With a warning at start that names both; the descriptors left over are for upstreams."""
+    """With a warning at start that names both; what all routes' pools may need is left for upstreams."""
     file = tmp_path / "config.yaml"
-    file.write_text("listen: localhost:0\nadmin: localhost:0\nlog_format: json\n" + ROUTES)
+    orders = "  - {name: orders, upstream: 'https://b.example', prefetch: off, pool: {connections: 40}}\n"
+    file.write_text(
+        "listen: localhost:0\nadmin: localhost:0\nlog_format: json\npool: {connections: 20}\n"
+        + ROUTES
+        + orders
+    )
     process = await asyncio.create_subprocess_exec(
         *("prlimit", "--nofile=400:400", *COMMAND, "run", "--config", str(file)),
         stdout=asyncio.subprocess.PIPE,
@@ -233,7 +238,7 @@ async def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(
     (entry,) = [
         entry for entry in sidecar.log if entry["message"].startswith("fewer connections are accepted")
     ]
-    assert (entry["limit"], entry["possible"]) == (10000, 150)
+    assert (entry["limit"], entry["possible"]) == (10000, 400 - 100 - 20 - 40)
     await sidecar.stop()
 
 
