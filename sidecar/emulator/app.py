@@ -89,7 +89,7 @@ class Emulator:
         self.connecting = ConnectingServices(
             self._key, self.principals, now, token_lifetime=token_lifetime, ca_file=lambda: self.ca_file
         )
-        self._control = Control(servers, self, self.connecting)
+        self._control = Control(servers, self, self.connecting, self.principals)
         routes = self.oauth.app.router
         routes.add_get("/oauth2/v1/certs", self._certs)
         routes.add_get("/oauth2/v3/certs", self._jwks)

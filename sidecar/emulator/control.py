@@ -1,10 +1,11 @@
 """The stand-in's switches over HTTP, for a shell or another process.
 
 Owns the control application: `GET /_emulator/faults` says what is switched on, `POST /_emulator/faults` switches,
-`POST /_emulator/gates` holds and releases answers, `POST /_emulator/call` has a connecting service call a target.
+`POST /_emulator/gates` holds and releases answers, `POST /_emulator/call` has a connecting service call a target,
+`POST /_emulator/introspect` says what an access token is good for, in the words of RFC 7662.
 Composed by `app`. It decides nothing itself: every switch is an `Endpoint`'s, the refusal of connections is the
-emulator's, and calls are `connecting`'s. Bodies must be JSON by their type, which a page in a browser can't send to
-another site unasked.
+emulator's, calls are `connecting`'s, and tokens `principals`'. Bodies must be JSON by their type, which a page in a
+browser can't send to another site unasked.
 
     curl -H 'Content-Type: application/json' $CONTROL/faults -d '{"server": "metadata", "kind": "status",
          "code": 429, "headers": {"Retry-After": "7"}, "times": 2}'
@@ -19,6 +20,7 @@ from aiohttp import ClientError, InvalidURL, web
 
 from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.faults import Endpoint, Fault
+from sidecar.emulator.principals import Principals
 
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "code": (int,),
@@ -51,17 +53,23 @@ class Control:
     """The application."""
 
     def __init__(
-        self, servers: Mapping[str, Server], listeners: Listeners, connecting: ConnectingServices
+        self,
+        servers: Mapping[str, Server],
+        listeners: Listeners,
+        connecting: ConnectingServices,
+        principals: Principals,
     ) -> None:
         self._servers = servers
         self._listeners = listeners
         self._connecting = connecting
+        self._principals = principals
         self.app = web.Application()
         routes = self.app.router
         routes.add_get("/_emulator/faults", self._show)
         routes.add_post("/_emulator/faults", self._switch)
         routes.add_post("/_emulator/gates", self._gate)
         routes.add_post("/_emulator/call", self._call)
+        routes.add_post("/_emulator/introspect", self._introspect)
 
     async def _show(self, _: web.Request) -> web.Response:
         return web.json_response({name: self._state(server) for name, server in self._servers.items()})
@@ -111,6 +119,22 @@ class Control:
         except (ValueError, OSError) as error:
             raise _bad(str(error)) from error
         return web.json_response(called._asdict())
+
+    async def _introspect(self, request: web.Request) -> web.Response:
+        asked = await self._object(request)
+        if set(asked) != {"token"} or not isinstance(asked["token"], str):
+            raise _bad('a question about a token is {"token": …}')
+        token = self._principals.introspect(asked["token"])
+        if token is None:
+            return web.json_response({"active": False})
+        return web.json_response(
+            {
+                "active": True,
+                "sub": token.member,
+                "scope": " ".join(token.scopes),
+                "exp": int(token.expires_at),
+            }
+        )
 
     async def _read(self, request: web.Request) -> tuple[Server, dict[str, Any]]:
         asked = await self._object(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from typing import NamedTuple
 
@@ -21,6 +22,18 @@ class Route(NamedTuple):
     name: str
     host: str
     audience: str
+
+
+class Way(NamedTuple):
+    """A listener of the sidecar's."""
+
+    name: str
+    address: str
+    """`host:port`, or `unix:/path`."""
+    ca_file: str | None = None
+    """Whom to trust where it speaks TLS; None: it does not."""
+    required: str | None = None
+    """A header line that each request must have there."""
 
 
 class Outcome(NamedTuple):
@@ -53,21 +66,34 @@ class Answer(NamedTuple):
 class Client:
     """A connection to the sidecar."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
         self.reader = reader
         self.writer = writer
+        self.way = way
         self.used_mono = 0.0
         self.open = True
 
     @classmethod
-    async def connect(cls, port: int, *, narrow: bool = False) -> Client:
+    async def connect(cls, way: Way, context: ssl.SSLContext | None, *, narrow: bool = False) -> Client:
         """A new one; `narrow` takes little ahead of its reader."""
-        sock = socket.socket()
-        sock.setblocking(False)
-        if narrow:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-        return cls(*await asyncio.open_connection(sock=sock, limit=65536))
+        path = way.address.removeprefix("unix:")
+        host, _, port = way.address.rpartition(":")
+        family, address = (
+            (socket.AF_UNIX, path) if path != way.address else (socket.AF_INET, (host, int(port)))
+        )
+        sock = socket.socket(family)
+        try:
+            sock.setblocking(False)
+            if narrow:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            await asyncio.get_running_loop().sock_connect(sock, address)
+            reader, writer = await asyncio.open_connection(
+                sock=sock, limit=65536, ssl=context, server_hostname="localhost" if context else None
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return cls(reader, writer, way)
 
     def head(
         self, method: str, target: str, route: Route, identity: str, *lines: str, version: str = "1.1"
@@ -80,13 +106,15 @@ class Client:
             # What the app sends for itself is replaced, never sent on.
             "Authorization: Bearer of-the-app",
         ]
+        if self.way.required is not None:
+            text.append(self.way.required)
         self.writer.write("\r\n".join([*text, *lines, "", ""]).encode())
 
     async def answer(self, body: Checker | None, *, slowly: float = 0.0, head: bool = False) -> Answer:
         """Read one final answer; CutError if it isn't whole. `slowly`: seconds between two reads."""
         try:
             while True:
-                answer = self._parse(await self.reader.readuntil(b"\r\n\r\n"))
+                answer = self.parse(await self.reader.readuntil(b"\r\n\r\n"))
                 if answer.status == 101 or answer.status >= 200:
                     break
             if answer.status == 101 or head:
@@ -106,7 +134,8 @@ class Client:
         return answer._replace(own=bytes(kept))
 
     @staticmethod
-    def _parse(raw: bytes) -> Answer:
+    def parse(raw: bytes) -> Answer:
+        """An answer's head."""
         first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         return Answer(int(first.split(" ")[1]), headers, b"")

@@ -97,6 +97,7 @@ PROCESS_KINDS = [
     Kind("log level", PROCESS, "level", frozenset(), 0.0),
     Kind("stopped for a second", PROCESS, "stop", frozenset(), 0.0),
     Kind("log reader stalled", PROCESS, "log", frozenset(), 0.0),
+    Kind("listener's certificate renewed", PROCESS, "certificate", frozenset(), 0.0),
 ]
 KINDS = {
     **{server: _token_kinds(server) for server in (METADATA, OAUTH, STS, IAM)},

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tests.soak.faults import PROCESS, Window
+from tests.soak.setting import CACHE
 
 LEVEL = 8.0
 """MiB by which what is held of memory may grow between two quiet moments."""
@@ -35,6 +36,8 @@ class Quiet(NamedTuple):
     threads: int
     tasks: int
     timers: int
+    cache_timers: int
+    """Those that renew the tokens of wildcard hosts; at most as many as tokens are kept."""
     objects: Mapping[str, int]
     tracked: int
     gauges: Mapping[str, float]
@@ -101,6 +104,8 @@ def judge_leaks(base: Quiet, middle: Quiet, end: Quiet) -> list[str]:
         for name, count in end.objects.items()
         if count > base.objects[name]
     ]
+    if end.cache_timers > CACHE:
+        findings.append(f"timers of cached tokens: {end.cache_timers} at the end, for at most {CACHE} tokens")
     findings += [f"{name} is {value:g} at the end" for name, value in end.gauges.items() if value]
     if end.held - middle.held > LEVEL:
         findings.append(f"memory held: {end.held:.1f} MiB at the end, {middle.held:.1f} in the middle")

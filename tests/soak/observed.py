@@ -21,6 +21,7 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.tls import TlsTransport
 from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.tokens.entry import Entry
 
 KINDS = (Exchange, DownstreamConnection, UpstreamConnection, Pool, TlsTransport)
 
@@ -31,6 +32,12 @@ def resident() -> float:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
+def of_the_cache(timer: asyncio.TimerHandle) -> bool:
+    """Whether a timer renews the token of a wildcard host."""
+    arguments = timer._args  # type: ignore[attr-defined]
+    return bool(arguments) and isinstance(arguments[0], Entry) and not arguments[0].pinned
+
+
 def write_down(_number: int, _frame: object) -> None:
     """Tasks, timers, threads and the objects that hold a connection, as JSON."""
     loop = asyncio.get_running_loop()
@@ -39,7 +46,9 @@ def write_down(_number: int, _frame: object) -> None:
     timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
     found = {
         "tasks": sorted(task.get_name() for task in asyncio.all_tasks(loop)),
-        "timers": len(timers),
+        "timers": len(timers) - sum(map(of_the_cache, timers)),
+        # Of the wildcard's tokens, as many as are kept just now.
+        "cache_timers": sum(map(of_the_cache, timers)),
         # The event loop's own pool for name look-ups grows to what it is bounded by, and keeps its threads.
         "pooled": sum(thread.name.startswith("asyncio_") for thread in threading.enumerate()),
         "objects": {kind.__name__: objects[kind] for kind in KINDS},

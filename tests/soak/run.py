@@ -12,7 +12,8 @@ from typing import Any
 from tests.soak import faults
 from tests.soak.faults import Window
 from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests
-from tests.soak.world import CONCERNS, World, spawn
+from tests.soak.setting import CONCERNS
+from tests.soak.world import World, spawn
 
 WORKERS = 24
 THINK = 0.03
@@ -31,12 +32,14 @@ class Clients:
     def __init__(self) -> None:
         self.failures: list[Failure] = []
         self.counts: Counter[str] = Counter()
+        self.routes: dict[str, int] = {}
+        self.ways: dict[str, int] = {}
         self.paused: asyncio.Queue[None] = asyncio.Queue()
 
     async def start(self, world: World) -> None:
         told = {
             "seed": world.seed,
-            "port": world.port,
+            "ways": world.ways,
             "routes": world.routes,
             "workers": WORKERS,
             "think": THINK,
@@ -57,6 +60,7 @@ class Clients:
                 self.failures.append(Failure(*found))
             else:
                 self.counts = Counter(found["counts"])
+                self.routes, self.ways = found["routes"], found["ways"]
                 self.paused.put_nowait(None)
 
     def tell(self, order: str) -> None:
@@ -75,10 +79,10 @@ class Clients:
         await self.reading
 
 
-async def soak(seconds: float, seed: int) -> tuple[str, int]:
-    """A soak of about so many seconds; its report, and how many findings there are."""
+async def soak(seconds: float, seed: int, *, wild: bool) -> tuple[str, int]:
+    """A soak of about so many seconds; its report, and how many findings there are. `wild`: with wildcard hosts."""
     with tempfile.TemporaryDirectory(prefix="idtoken-soak-") as name:
-        world, clients = World(Path(name), seed), Clients()
+        world, clients = World(Path(name), seed, wild=wild), Clients()
         findings: list[str] = []
         windows: list[Window] = []
         quiet: list[Quiet] = []
@@ -147,6 +151,8 @@ def report(
     lines += ["", "  clients           well   not well"]
     for operation in sorted({name.rpartition(" ")[0] for name in counts}):
         lines.append(f"  {operation:<16}{counts[f'{operation} ok']:>6}{counts[f'{operation} not']:>11}")
+    for label, by in (("route", clients.routes), ("way", clients.ways)):
+        lines.append(f"  by {label:<6}" + ", ".join(f"{name} {count}" for name, count in sorted(by.items())))
     lines += ["", "  what faults explain"]
     by_fault = Counter(window.kind.name for window in windows)
     for name, times in sorted(by_fault.items()):
@@ -161,6 +167,7 @@ def report(
         ("threads", [q.threads for q in quiet]),
         ("tasks", [q.tasks for q in quiet]),
         ("timers", [q.timers for q in quiet]),
+        ("  of cached tokens", [q.cache_timers for q in quiet]),
         ("objects", [q.tracked for q in quiet]),
         *((f"  {name}", [q.objects[name] for q in quiet]) for name in quiet[0].objects),
         *((name, [f"{q.gauges[name]:g}" for q in quiet]) for name in quiet[0].gauges),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from tests.soak.client import judge as judge_answer
 from tests.soak.faults import KINDS, METADATA, PROCESS, A, B, Window
 from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests
 from tests.soak.pattern import BLOCK, Checker, Pattern
-from tests.soak.world import CONCERNS
+from tests.soak.setting import CONCERNS, SECRET
+from tests.soak.upstream import Head, Upstream, Wire
 
 ROOT = Path(__file__).parents[2]
 KIND = {kind.name: kind for kinds in KINDS.values() for kind in kinds}
@@ -106,7 +108,7 @@ def test_a_body_that_is_not_its_requests_own_is_noticed() -> None:
 
 
 def quiet(**changed: Any) -> Quiet:
-    it = Quiet("end", 90.0, 80.0, 8, 7, 1, 8, {"Exchange": 0}, 15_000, {"requests_in_flight": 0.0})
+    it = Quiet("end", 90.0, 80.0, 8, 7, 1, 8, 6, {"Exchange": 0}, 15_000, {"requests_in_flight": 0.0})
     return it._replace(**changed)
 
 
@@ -118,6 +120,7 @@ def quiet(**changed: Any) -> Quiet:
         {"threads": 8},
         {"tasks": 2},
         {"timers": 9},
+        {"cache_timers": 7},
         {"objects": {"Exchange": 1}},
         {"tracked": 17_000},
         {"gauges": {"requests_in_flight": 1.0}},
@@ -128,6 +131,26 @@ def test_a_leak_is_noticed(leak: dict[str, Any]) -> None:
     """Of memory, descriptors, threads, tasks, timers, objects, or a gauge that does not come back."""
     assert judge_leaks(quiet(), quiet(), quiet()) == []
     assert len(judge_leaks(quiet(), quiet(), quiet(**leak))) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "asked_for", "wrong"),
+    [
+        ("Host: 1.wild.test", "1.wild.test", False),
+        ("Host: 1.wild.test", None, False),
+        ("Host: localhost:8443", "localhost", False),
+        ("Host: 1.wild.test", "2.wild.test", True),
+        (f"Host: 1.wild.test\r\n{SECRET}", "1.wild.test", True),
+    ],
+    ids=["its own", "without TLS", "with a port", "another host's connection", "a listener's secret"],
+)
+def test_what_came_by_another_way_is_noticed(lines: str, asked_for: str | None, wrong: bool) -> None:
+    """A request on a connection that was made for another host, or with what was for the sidecar only."""
+    secured = None if asked_for is None else SimpleNamespace(asked_for=asked_for)
+    writer: Any = SimpleNamespace(get_extra_info=lambda _: secured)
+    reader: Any = None
+    head = Head(f"GET / HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+    assert bool(Upstream.misdirected(Wire(reader, writer), head)) is wrong
 
 
 def test_what_the_upstreams_saw_is_judged() -> None:

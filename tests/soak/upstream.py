@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.soak.pattern import Checker, Pattern
+from tests.support.sidecar import ask
 
 STALL = 6.0
 """Seconds that the mode `stall` does not answer; the routes' timeouts.response is less."""
@@ -53,28 +54,41 @@ class Head:
 
 
 class Verifier:
-    """Verifies ID tokens by the stand-in's certificates, a JSON object of PEM texts."""
+    """Verifies ID tokens by the stand-in's certificates, a JSON object of PEM texts, and access tokens by asking it."""
 
-    def __init__(self, certificates: str) -> None:
+    def __init__(self, certificates: str, control: str) -> None:
         found = json.loads(certificates)
         self._keys = {
             name: x509.load_pem_x509_certificate(pem.encode()).public_key() for name, pem in found.items()
         }
+        self._control = control
         self._known: dict[str, dict[str, Any]] = {}
 
-    def claims(self, head: Head) -> dict[str, Any]:
-        """The claims of the one token of a request; ValueError with what is wrong with it."""
+    async def claims(self, head: Head) -> dict[str, Any]:
+        """The claims of the one token of a request, an access token's scope as `aud`; ValueError with what is wrong
+        with it."""
         values = [value for name, value in head.fields if name == "authorization"]
         if len(values) != 1 or not values[0].startswith("Bearer "):
             raise ValueError(f"{len(values)} Authorization headers, or no bearer token")
         token = values[0][7:]
         claims = self._known.get(token)
         if claims is None:
-            claims = self._known[token] = self._verify(token)
+            found = await self._introspect(token) if token.startswith("ya29.") else self._verify(token)
+            claims = self._known[token] = found
         left = float(claims["exp"]) - time.time()  # noqa: TID251
         if left < 0:
             raise ValueError(f"a token that expired {-left:.2f} s ago")
         return claims
+
+    async def _introspect(self, token: str) -> dict[str, Any]:
+        port, _, path = self._control.removeprefix("http://127.0.0.1:").partition("/")
+        asked = json.dumps({"token": token}).encode()
+        headers = {"Content-Type": "application/json"}
+        _, _, body = await ask(int(port), "POST", f"/{path}/introspect", headers, asked)
+        found = json.loads(body)
+        if not found["active"]:
+            raise ValueError("an access token that expired, or is nobody's")
+        return {"aud": found["scope"], "exp": found["exp"]}
 
     def _verify(self, token: str) -> dict[str, Any]:
         head, payload, signature = (part + "=" * (-len(part) % 4) for part in token.split("."))
@@ -91,7 +105,7 @@ class Upstream:
 
     def __init__(self, told: dict[str, Any]) -> None:
         self.told = told
-        self.verifier = Verifier(told["certificates"])
+        self.verifier = Verifier(told["certificates"], told["control"])
         self.journal = os.open(told["journal"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self.random = Random(told["seed"])  # noqa: S311
         self.mode, self.share = "", 0.0
@@ -102,10 +116,11 @@ class Upstream:
             if listener["certificate"]:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 context.load_cert_chain(listener["certificate"])
+                context.sni_callback = remember_name
             route = listener["route"]
             await asyncio.start_server(
                 lambda reader, writer, route=route: self.serve(reader, writer, route),
-                *("127.0.0.1", listener["port"]),
+                *(listener["address"], listener["port"]),
                 ssl=context,
                 limit=1 << 18,
                 backlog=512,
@@ -144,8 +159,10 @@ class Upstream:
             self.note(
                 "WRONG", f"{route} was sent what no client may ask: {head.method} {head.path} {head.identity}"
             )
+        for wrong in self.misdirected(wire, head):
+            self.note("WRONG", f"{route} was sent {wrong} for {head.identity}")
         try:
-            audience = self.verifier.claims(head)["aud"]
+            audience = (await self.verifier.claims(head))["aud"]
         except (ValueError, KeyError) as error:
             self.note("WRONG", f"{route} was sent {error} for {head.identity}")
             audience = f"none: {error}"
@@ -163,6 +180,18 @@ class Upstream:
             await wire.mirror(head, answer)
             return True
         return await self.echo(wire, head, answer, fault)
+
+    @staticmethod
+    def misdirected(wire: Wire, head: Head) -> list[str]:
+        """What a request has that it must not have come here with."""
+        found = []
+        secured = wire.writer.get_extra_info("ssl_object")
+        host = head.headers.get("host", "").partition(":")[0]
+        if secured is not None and secured.asked_for != host:
+            found.append(f"{host} on a connection that was made for {secured.asked_for}")
+        if "x-local-caller" in head.headers:
+            found.append("the listener's secret")
+        return found
 
     async def breaks(self, wire: Wire, fault: str) -> bool:
         """Do what a fault does before an answer; whether that was all."""
@@ -199,6 +228,11 @@ class Upstream:
             wire.writer.write(data)
             await wire.writer.drain()
         return False
+
+
+def remember_name(secured: Any, name: str | None, _: ssl.SSLContext) -> None:
+    """Keep the name that a client asked for in its handshake (SNI)."""
+    secured.asked_for = name
 
 
 class Wire:

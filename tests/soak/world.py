@@ -16,24 +16,16 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.emulator.keys import Authority
-from tests.soak.client import Route
+from tests.soak.client import Route, Way
 from tests.soak.faults import IAM, METADATA, OAUTH, STS, A, B, Kind
 from tests.soak.judge import Quiet
+from tests.soak.namespace import HOSTS
+from tests.soak.setting import ROUTES, SECRET, configuration, place, routes
 from tests.support.sidecar import COMMAND, ask, clean_environment, free_port
 
 LIFE = 20
 """Seconds that every token lives."""
 GAUGES = ("requests_in_flight", "upstream_connections", "token_waiting", "token_fetch_threads")
-ROUTES: Mapping[str, tuple[str, str, bool, frozenset[str]]] = {
-    # credential, upstream, TLS, and the token servers that its tokens depend on
-    "meta": ("default", A, False, frozenset({METADATA})),
-    "meta-tls": ("default", B, True, frozenset({METADATA})),
-    "key": ("key", A, False, frozenset({OAUTH})),
-    "key-tls": ("key", B, True, frozenset({OAUTH})),
-    "acting": ("acting", A, False, frozenset({METADATA, IAM})),
-    "federated-tls": ("federated", B, True, frozenset({STS, IAM})),
-}
-CONCERNS = {name: servers | {upstream} for name, (_, upstream, _, servers) in ROUTES.items()}
 
 
 async def spawn(*command: str, environ: Mapping[str, str], **streams: Any) -> asyncio.subprocess.Process:
@@ -46,9 +38,11 @@ async def spawn(*command: str, environ: Mapping[str, str], **streams: Any) -> as
 class World:
     """All processes but the clients."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, *, wild: bool) -> None:
+        """`wild`: there are names and an address for the wildcard route (`namespace`)."""
         self.directory = directory
         self.seed = seed
+        self.wild = wild
         self.ports = {name: free_port() for name in ROUTES}
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.environ: dict[str, str] = clean_environment()
@@ -64,14 +58,25 @@ class World:
 
     @property
     def routes(self) -> list[Route]:
-        return [Route(name, f"{name}.test", f"https://{name}.soak") for name in ROUTES]
+        """As clients know them."""
+        return routes(wild=self.wild)
+
+    @property
+    def ways(self) -> list[Way]:
+        """The listeners."""
+        plain, local, secured = self.listens
+        ca_file = str(self.directory / "ca.pem")
+        return [Way("tcp", plain), Way("unix", local, required=SECRET), Way("tls", secured, ca_file)]
 
     async def start(self) -> None:
         """Everything listens and the sidecar is ready."""
         await self._start_google()
-        authority = Authority()
-        (self.directory / "ca.pem").write_bytes(authority.pem)
-        (self.directory / "upstream.pem").write_bytes(authority.issue(["localhost", "127.0.0.1"]))
+        self.authority = Authority()
+        (self.directory / "ca.pem").write_bytes(self.authority.pem)
+        (self.directory / "upstream.pem").write_bytes(
+            self.authority.issue(["localhost", "127.0.0.1", *HOSTS])
+        )
+        self._renew_certificate()
         await asyncio.gather(self._start_upstream(A), self._start_upstream(B))
         self._write_config()
         self.environ["SOAK_OBSERVED"] = str(self.directory / "observed.json")
@@ -84,7 +89,7 @@ class World:
         self.processes["sidecar"] = sidecar
         self.reader = asyncio.create_task(self._read_log(sidecar))  # noqa: TID251
         entry = await asyncio.wait_for(self.listening, 20)
-        self.port = int(entry["listen"][0].rpartition(":")[2])
+        self.listens: list[str] = entry["listen"]
         self.admin_port = int(entry["admin"][0].rpartition(":")[2])
         async with asyncio.timeout(20):
             while (await ask(self.admin_port, "GET", "/healthz/ready"))[0] != 200:  # noqa: ASYNC110  # a probe polls
@@ -112,18 +117,18 @@ class World:
         self.control = self.environ["IDTOKEN_EMULATOR_CONTROL"]
 
     async def _start_upstream(self, name: str) -> None:
-        listeners = [
-            {
-                "route": route,
-                "port": self.ports[route],
-                "certificate": str(self.directory / "upstream.pem") if tls else None,
-            }
-            for route, (_, upstream, tls, _) in ROUTES.items()
-            if upstream == name
-        ]
+        listeners = []
+        for route, plan in ROUTES.items():
+            if plan.upstream == name and (self.wild or not plan.wild):
+                address, port = place(route, self.ports)
+                certificate = str(self.directory / "upstream.pem") if plan.tls else None
+                listeners.append(
+                    {"route": route, "address": address, "port": port, "certificate": certificate}
+                )
         told = {
             "listeners": listeners,
             "certificates": self.certificates,
+            "control": self.control,
             "journal": str(self.journal),
             "seed": f"{self.seed}/{name}",
         }
@@ -140,43 +145,18 @@ class World:
         self.processes[name] = process
 
     def _write_config(self) -> None:
-        directory = self.directory
-        routes = []
-        for name, (credential, _, tls, _) in ROUTES.items():
-            scheme = "https" if tls else "http"
-            routes.append(
-                {
-                    "name": name,
-                    "host": f"{name}.test",
-                    "upstream": f"{scheme}://localhost:{self.ports[name]}",
-                    "audience": f"https://{name}.soak",
-                    "credential": credential,
-                    "target": "other",
-                    "on_conflict": "replace",
-                    # What a reload changes, so that the route's connections are new ones.
-                    "timeouts": {"connect": "2s", "response": "3s", "idle": "5s" if self.extra else "4s"},
-                    **({"tls": {"ca_file": str(directory / "ca.pem")}} if tls else {}),
-                }
-            )
-        if self.extra:
-            routes.append(
-                {**routes[0], "name": "extra", "host": "extra.test", "audience": "https://extra.soak"}
-            )
-        config = {
-            "listen": "127.0.0.1:0",
-            "admin": "127.0.0.1:0",
-            "log_format": "json",
-            "access_log": "all",
-            "token_wait": "3s",
-            "limits": {"head_timeout": "3s", "body_timeout": "4s", "keep_alive": "3s"},
-            "pool": {"connections": 200, "idle": "2s"},
-            "endpoints": self.google["endpoints"],
-            "credentials": self.google["credentials"],
-            "routes": routes,
-        }
-        new = directory / "config.new"
-        new.write_text(json.dumps(config))
-        new.replace(directory / "config.yaml")
+        config = configuration(self.directory, self.ports, self.google, wild=self.wild, extra=self.extra)
+        self._replace("config.yaml", json.dumps(config).encode())
+
+    def _renew_certificate(self) -> None:
+        self._replace("listener.pem", self.authority.issue(["localhost"]))
+
+    def _replace(self, name: str, content: bytes) -> None:
+        """Write a file that nobody reads half, and nobody else reads at all."""
+        new = self.directory / f"{name}.new"
+        new.touch(mode=0o600)
+        new.write_bytes(content)
+        new.replace(self.directory / name)
 
     async def _read_log(self, sidecar: asyncio.subprocess.Process) -> None:
         assert sidecar.stdout is not None
@@ -233,6 +213,8 @@ class World:
                 process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(1.0)
                 process.send_signal(signal.SIGCONT)
+            case "certificate":
+                self._renew_certificate()
             case "log":
                 (self.reading.clear if on else self.reading.set)()
 
@@ -265,6 +247,7 @@ class World:
             len(os.listdir(f"/proc/{pid}/task")) - found["pooled"],
             len(found["tasks"]),
             found["timers"],
+            found["cache_timers"],
             found["objects"],
             found["tracked"],
             gauges,

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import ClientConnectionError, ClientSession
 
 from sidecar.emulator.app import Emulator
+from sidecar.emulator.metadata import SCOPE
 from tests.support.google import DEFAULT, FLAVOR
 
 
@@ -149,3 +150,19 @@ async def test_only_json_switches(
     async with session.post(f"{google.control_url}/faults", data=body, headers=headers) as answer:
         assert answer.status == status
     assert await shell.state() == QUIET
+
+
+async def test_an_access_token_is_told_by_its_holder_and_scopes(shell: Shell, google: Emulator) -> None:
+    """Whose it is, what it may do and until when, in RFC 7662's words; one that is not known is not active."""
+    url = f"http://{google.metadata_address}{DEFAULT}token?scopes={SCOPE}"
+    async with ClientSession() as session, session.get(url, headers=FLAVOR) as answer:
+        token = (await answer.json())["access_token"]
+    status, told = await shell.post("introspect", token=token)
+    until = told.pop("exp")
+    assert (status, told) == (
+        200,
+        {"active": True, "sub": f"serviceAccount:{google.metadata.email}", "scope": SCOPE},
+    )
+    assert isinstance(until, int)
+    assert await shell.post("introspect", token="ya29.other") == (200, {"active": False})
+    assert (await shell.post("introspect", token=1))[0] == 400
