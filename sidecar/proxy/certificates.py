@@ -126,7 +126,8 @@ def why(error: OSError | ValueError, settings: ListenerTls) -> str:
         files = ", ".join(_files(settings))
         if error.reason == "KEY_VALUES_MISMATCH":
             return f"{settings.key_file} is not the key of the certificate in {settings.cert_file}"
-        return f"one of {files} is not what it should be in PEM ({error.reason or error})"
+        reason = f" ({error.reason})" if error.reason else ""
+        return f"one of {files} is not what it should be in PEM{reason}"
     if isinstance(error, OSError):
         return f"{error.filename or ', '.join(_files(settings))}: {error.strerror or error}"
     return str(error)

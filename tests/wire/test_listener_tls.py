@@ -13,7 +13,6 @@ import pytest
 from sidecar.config.listeners import ListenerTls
 from sidecar.emulator.keys import Authority
 from sidecar.metrics import HandshakeFailure
-from sidecar.proxy import certificates
 from sidecar.proxy.certificates import Certificate
 from sidecar.proxy.listeners import PLAIN, Settings
 from tests.support.wire import GET, LIMIT, OK, End, Wire
@@ -245,60 +244,6 @@ def test_a_broken_pair_leaves_the_old_one_in_force(tmp_path: Path, caplog: pytes
     files(tmp_path, Authority())
     certificate.read_again()
     assert (certificate.context is old, certificate.is_current) == (False, True)
-
-
-async def test_an_encrypted_key_is_no_question_on_the_terminal(tmp_path: Path) -> None:
-    """It is an error that says so."""
-    settings = files(tmp_path, Authority())
-    process = await asyncio.create_subprocess_exec(
-        *(
-            "openssl",
-            "pkcs8",
-            "-topk8",
-            "-in",
-            settings.key_file,
-            "-passout",
-            "pass:x",
-            "-out",
-            tmp_path / "key",
-        ),
-    )
-    assert await process.wait() == 0
-    (tmp_path / "key").chmod(0o600)
-    with pytest.raises(ValueError, match="the key is encrypted: give one without a passphrase"):
-        Certificate(settings.model_copy(update={"key_file": str(tmp_path / "key")}))
-
-
-BAD = [
-    pytest.param({"cert_file": "none"}, "none: No such file or directory", id="no-certificate"),
-    pytest.param({"key_file": "none"}, "none: No such file or directory", id="no-key"),
-    pytest.param({"client_ca_file": "none"}, "none: No such file or directory", id="no-authority"),
-    pytest.param(
-        {"key_file": "other"}, "other is not the key of the certificate in", id="the-key-of-another"
-    ),
-    pytest.param(
-        {"key_file": "open"}, "every user of this machine can read it", id="a-key-that-all-can-read"
-    ),
-    pytest.param({"cert_file": "text"}, "is not what it should be in PEM", id="no-pem"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), BAD)
-def test_files_that_cannot_be_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], message: str
-) -> None:
-    """Each says which file it is, and what is wrong with it."""
-    monkeypatch.chdir(tmp_path)
-    settings = files(tmp_path, Authority())
-    Path("other").write_bytes(Authority().issue(NAMES))
-    Path("other").chmod(0o600)
-    Path("open").write_bytes(Path(settings.key_file).read_bytes())
-    Path("open").chmod(0o644)
-    Path("text").write_text("hello")
-    bad = settings.model_copy(update=change)
-    with pytest.raises((OSError, ValueError)) as raised:
-        Certificate(bad)
-    assert message in certificates.why(raised.value, bad)
 
 
 def test_a_key_that_all_can_read_may_be_used_on_request(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason
-from sidecar.proxy.backoff import FORGOTTEN, FREE, LONGEST_PAUSE, STALE, Backoff, Failure
+from sidecar.proxy.backoff import FORGOTTEN, FREE, LONGEST_PAUSE, PAUSE, STALE, Backoff, Failure
 
 REFUSED = Failure(Reason.CONNECT_REFUSED, "connection refused")
 LONGEST = 5.0
@@ -44,6 +44,36 @@ def test_of_those_that_failed_the_one_due_soonest_comes_first() -> None:
     assert order(backoff, "abc", 0.6) == "cba"
 
 
+def test_where_all_failed_the_order_is_the_same() -> None:
+    """The one due soonest first; at the same time, the order of the resolver."""
+    backoff = Backoff()
+    fail(backoff, "a", 0.5)
+    fail(backoff, "b", 0.0)
+    assert order(backoff, "ab", 0.6) == "ba"
+    assert order(backoff, "ba", 0.6) == "ba"
+
+
+def test_the_one_that_may_be_dialled_first_says_when() -> None:
+    """And what became of it: of several the wait is the shortest."""
+    backoff = Backoff()
+    for address, failures in (("a", FREE + 5), ("b", FREE)):
+        for _ in range(failures):
+            fail(backoff, address, 1.0)
+    assert backoff.plan("ab", 1.0, 1.0, LONGEST).wait == pytest.approx(PAUSE)
+    assert order(backoff, "ab", 1.0 + PAUSE) == "ba"
+
+
+@pytest.mark.parametrize(
+    ("jitter", "seconds"), [pytest.param(0.0, 0.5, id="soonest"), pytest.param(1.0, 1.0, id="latest")]
+)
+def test_half_of_every_wait_is_by_chance(jitter: float, seconds: float) -> None:
+    """Those who failed together come back apart."""
+    backoff = Backoff()
+    backoff.failed("a", REFUSED, began_mono=10.0, now_mono=10.0, jitter=jitter)
+    assert order(backoff, "ab", 10.0 + seconds - 0.01) == "ba"
+    assert order(backoff, "ab", 10.0 + seconds) == "ab"
+
+
 def test_where_all_failed_the_first_dials_are_free_then_there_is_one_at_a_time() -> None:
     """A restart of a local upstream must not be felt longer than it takes."""
     backoff = Backoff()
@@ -65,7 +95,9 @@ def test_what_failed_long_ago_refuses_nobody() -> None:
     backoff = Backoff()
     for _ in range(FREE + 5):
         fail(backoff, "a", 1.0)
-    later = 1.0 + STALE + 0.1
+    assert order(backoff, "a", 1.0 + STALE) == "a"
+    assert order(backoff, "a", 1.0 + STALE) == ""
+    later = 1.0 + STALE + LONGEST + 0.1
     assert [order(backoff, "a", later) for _ in range(3)] == ["a"] * 3
     fail(backoff, "a", later)
     assert order(backoff, "a", later) == ""
@@ -92,6 +124,8 @@ def test_failures_are_forgotten_and_bounded() -> None:
     backoff = Backoff(size=2)
     for _ in range(FREE):
         fail(backoff, "a", 0.0)
+    assert order(backoff, "ab", FORGOTTEN) == "ab"
+    assert len(backoff) == 1
     assert order(backoff, "a", FORGOTTEN + 0.1) == "a"
     assert len(backoff) == 0
     for address in "xyz":

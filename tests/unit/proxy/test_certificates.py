@@ -1,15 +1,17 @@
-"""sidecar.proxy.certificates: when they are read again; which files can be used is in tests/wire/test_listener_tls.py"""
+"""sidecar.proxy.certificates: which files can be used, and when they are read again"""
 
 from __future__ import annotations
 
 import logging
 import os
+import ssl
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from sidecar.config.listeners import ListenerTls
-from sidecar.proxy.certificates import Certificate, Certificates
+from sidecar.proxy.certificates import Certificate, Certificates, why
 from sidecar.tokens.file_watch import EVERY
 from tests.support.clock import FakeClock
 from tests.support.openssl import Issued, authority, issue
@@ -38,6 +40,12 @@ def replace(file: Path, data: bytes, mode: int = 0o600) -> None:
     os.replace(new, file)
 
 
+def told(caplog: pytest.LogCaptureFixture) -> tuple[str, str, object]:
+    """The last entry of the log."""
+    record = caplog.records[-1]
+    return record.levelname, record.message, record.fields  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
@@ -48,6 +56,83 @@ def test_when_it_expires_is_known(files: Files) -> None:
     issued = files.put(issue(files.authority, days=(-1, 7)))
     certificate = Certificate(files.settings)
     assert certificate.expires_at == issued.certificate.not_valid_after_utc.timestamp()
+    assert certificate.is_current
+
+
+def test_the_context_is_a_servers_with_what_is_safe(files: Files) -> None:
+    """TLS 1.2 or newer, no renegotiation, no compression, the server's choice of ciphers; a client shows nothing."""
+    context = Certificate(files.settings).context
+    assert context.protocol is ssl.PROTOCOL_TLS_SERVER
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    for option in (ssl.OP_NO_RENEGOTIATION, ssl.OP_NO_COMPRESSION, ssl.OP_CIPHER_SERVER_PREFERENCE):
+        assert context.options & option
+    assert context.options & ssl.OP_NO_SSLv3
+    assert context.verify_mode is ssl.CERT_NONE
+
+
+UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
+    "no-certificate": ({"cert_file": "none"}, "none: No such file or directory"),
+    "no-key": ({"key_file": "none"}, "none: No such file or directory"),
+    "no-authority": ({"client_ca_file": "none"}, "none: No such file or directory"),
+    "the-key-of-another": ({"key_file": "other"}, "other is not the key of the certificate in cert.pem"),
+    "a-key-that-all-can-read": (
+        {"key_file": "open"},
+        "open: every user of this machine can read it: `chmod o-r open`, for a Kubernetes secret `defaultMode: 0400`; "
+        "or set `allow_world_readable: true`",
+    ),
+    "an-encrypted-key": ({"key_file": "locked"}, "the key is encrypted: give one without a passphrase"),
+    "no-pem": ({"cert_file": "text"}, "one of text, key.pem is not what it should be in PEM"),
+    "an-authority-that-is-no-pem": (
+        {"client_ca_file": "text"},
+        "one of cert.pem, key.pem, text is not what it should be in PEM (NO_CERTIFICATE_OR_CRL_FOUND)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_files_that_cannot_be_used_are_named_with_what_is_wrong(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """Each with its own words, and no question on the terminal for a password."""
+    monkeypatch.chdir(tmp_path)
+    change, message = UNUSABLE[case]
+    other = issue(files.authority)
+    replace(Path("other"), other.key_pem)
+    replace(Path("open"), files.key.read_bytes(), 0o644)
+    replace(Path("text"), b"hello")
+    replace(
+        Path("locked"),
+        other.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        ),
+    )
+    settings = ListenerTls.model_validate({"cert_file": "cert.pem", "key_file": "key.pem"} | change)
+    with pytest.raises((OSError, ValueError)) as raised:
+        Certificate(settings)
+    assert isinstance(raised.value, OSError | ValueError)
+    assert why(raised.value, settings) == message
+
+
+def no_reason() -> ssl.SSLError:
+    """As OpenSSL's errors are where it names none."""
+    error = ssl.SSLError(1, "odd")
+    error.reason = ""
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        pytest.param(OSError(5, "Input/output error"), "cert.pem, key.pem: Input/output error", id="no-name"),
+        pytest.param(OSError("odd"), "cert.pem, key.pem: odd", id="no-number"),
+        pytest.param(no_reason(), "one of cert.pem, key.pem is not what it should be in PEM", id="no-reason"),
+    ],
+)
+def test_an_error_that_says_little_is_told_with_all_files(error: OSError, message: str) -> None:
+    """One of them it was."""
+    assert why(error, ListenerTls(cert_file="cert.pem", key_file="key.pem")) == message
 
 
 def test_a_changed_file_is_read_again(files: Files, caplog: pytest.LogCaptureFixture) -> None:
@@ -66,10 +151,22 @@ def test_a_changed_file_is_read_again(files: Files, caplog: pytest.LogCaptureFix
     clock.advance(EVERY)
     assert certificate.context is first
     assert not certificate.is_current
-    assert "is not the key of the certificate" in caplog.records[-1].fields["detail"]  # type: ignore[attr-defined]
+    assert told(caplog) == (
+        "WARNING",
+        "the listener's certificate could not be read again: the old one stays in force",
+        {
+            "cert_file": str(files.cert),
+            "detail": f"{files.key} is not the key of the certificate in {files.cert}",
+        },
+    )
     replace(files.key, new.key_pem)
     certificates.look()
     assert certificate.is_current
+    assert told(caplog) == (
+        "INFO",
+        "the listener's certificate was read again",
+        {"cert_file": str(files.cert)},
+    )
     assert certificate.context is not first
     assert certificate.expires_at == new.certificate.not_valid_after_utc.timestamp()
     assert list(certificates.readings()) == [certificate]

@@ -124,12 +124,14 @@ def test_another_processs_socket_is_left_alone(bound: Bind, path: str) -> None:
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(path)
         live.listen()
-        with pytest.raises(OSError, match="another process listens"):
+        with pytest.raises(OSError, match=r"\] another process listens on this socket$") as raised:
             bound(f"unix:{path}")
+        assert raised.value.errno == errno.EADDRINUSE
         assert os.path.exists(path)
     os.unlink(path)
     Path(path).write_text("precious")
-    with pytest.raises(OSError, match="is not a socket"):
+    says = r"\] the file exists and is not a socket; remove it or choose another path$"
+    with pytest.raises(FileExistsError, match=says):
         bound(f"unix:{path}")
     assert Path(path).read_text() == "precious"
 
@@ -152,12 +154,29 @@ def test_what_systemd_opened_is_taken_over(bound: Bind, path: str) -> None:
         unix.listen()
         waiting = [unix, tcp]
         (by_port,) = bound(f"127.0.0.1:{tcp.getsockname()[1]}", waiting)
-        assert (by_port.socket, waiting) == (tcp, [unix])
+        assert (by_port.socket, by_port.inherited, waiting) == (tcp, True, [unix])
         (by_path,) = bound(f"unix:{path}", waiting)
         assert (by_path.socket, waiting) == (unix, [])
         assert by_path.inherited
         listeners.close(by_path)
         assert os.path.exists(path)
+
+
+def test_both_loopbacks_may_be_systemds(bound: Bind) -> None:
+    """Each is taken over; one that is not there is bound beside the other. A host without IPv6 has one."""
+    opened = bound("localhost:0")
+    address = f"localhost:{opened[0].socket.getsockname()[1]}"
+    waiting = [listener.socket for listener in reversed(opened)]
+    found = bound(address, waiting)
+    assert [(listener.socket, listener.inherited) for listener in found] == [
+        (listener.socket, True) for listener in opened
+    ]
+    for listener in opened[1:]:
+        listeners.close(listener)
+    found = bound(address, [opened[0].socket])
+    assert [(listener.name, listener.inherited) for listener in found] == [
+        (listener.name, listener is opened[0]) for listener in opened
+    ]
 
 
 def test_a_file_that_somebody_else_removed(bound: Bind, path: str) -> None:
@@ -174,6 +193,8 @@ def test_peers_by_name_and_by_number() -> None:
     )
     callers = settings_of(config, None).callers
     assert callers is not None
+    assert [callers.may_connect(uid, ()) for uid in (0, 7, 8)] == [True, True, False]
+    assert [callers.may_connect(8, [gid]) for gid in (0, 7)] == [True, False]
     for kind, what in (("uid", "user"), ("gid", "group")):
         config = ListenerConfig.model_validate({"address": "unix:/run/s", "peers": {kind: ["no-such"]}})
         with pytest.raises(LookupError, match=f"no {what} is called `no-such` here: write its number"):

@@ -66,3 +66,44 @@ def test_a_quiet_route_may_retry() -> None:
 def test_none_is_none() -> None:
     """A share of 0 switches retries off, floor and all."""
     assert not RetryBudget(0.0, requests=0, now_mono=0.0).spend(1000, 1.0)
+
+
+def spent_of(budget: RetryBudget, requests: int, now_mono: float) -> int:
+    """How many are granted at a time."""
+    spent = 0
+    while budget.spend(requests, now_mono):
+        spent += 1
+    return spent
+
+
+@pytest.mark.parametrize(
+    ("looks", "granted"),
+    [
+        pytest.param((), 0, id="at-once"),
+        pytest.param((9.9,), 0, id="in-the-same-bucket"),
+        pytest.param((10.0,), 0, id="in-the-next-one"),
+        pytest.param((10.0, 19.9), 0, id="at-its-end"),
+        pytest.param((10.0, 20.0), FLOOR, id="in-the-one-after"),
+        pytest.param((19.9,), 0, id="looked-at-late"),
+        pytest.param((19.9, 29.8), 0, id="looked-at-late-and-not-over"),
+        pytest.param((20.0,), FLOOR, id="looked-at-too-late-to-know"),
+        pytest.param((25.0,), FLOOR, id="and-later"),
+    ],
+)
+def test_what_was_spent_counts_in_its_bucket_and_the_next(looks: tuple[float, ...], granted: int) -> None:
+    """Then the floor is there again, whole; a bucket that nobody ended in time takes the next one with it."""
+    budget = RetryBudget(0.1, requests=0, now_mono=1000.0)
+    assert spent_of(budget, 0, 1000.0) == FLOOR
+    for seconds in looks:
+        budget.tick(0, 1000.0 + seconds)
+    assert spent_of(budget, 0, 1000.0 + (looks[-1] if looks else 0.0)) == granted
+
+
+def test_requests_count_in_their_bucket_and_the_next() -> None:
+    """As what is spent does."""
+    budget = RetryBudget(0.5, requests=0, now_mono=1000.0)
+    budget.tick(100, 1010.0)
+    assert spent_of(budget, 100, 1010.0) == FLOOR + 50
+    budget.tick(100, 1020.0)
+    budget.tick(100, 1030.0)
+    assert spent_of(budget, 100, 1030.0) == FLOOR

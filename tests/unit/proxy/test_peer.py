@@ -1,0 +1,73 @@
+"""sidecar.proxy.peer: what is asked of the kernel, and how its answer is read"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any, cast
+
+import pytest
+
+from sidecar.proxy import peer
+
+
+def test_a_silent_peer_is_probed() -> None:
+    """After 30 s, every 10 s, three times: within a minute a vanished one is found."""
+    with socket.socket() as sock:
+        peer.probe(sock)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [30, 10, 3]
+
+
+class Kernel:
+    """A transport and its socket in one, with what Linux says of the connection."""
+
+    def __init__(self, info: bytes | OSError | None) -> None:
+        self.info = info
+
+    def get_extra_info(self, name: str) -> Kernel | None:
+        return self if name == "socket" and self.info is not None else None
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+        if isinstance(self.info, OSError):
+            raise self.info
+        assert self.info is not None
+        return self.info[:size]
+
+
+def tcp_info(unacked: int, last_ack_ms: int) -> bytes:
+    """As linux/tcp.h has it: tcpi_unacked at byte 24, tcpi_last_ack_recv at byte 56; all else is another number."""
+    info = bytearray(b"\7" * 232)
+    info[24:28] = unacked.to_bytes(4, "little")
+    info[56:60] = last_ack_ms.to_bytes(4, "little")
+    return bytes(info)
+
+
+@pytest.mark.parametrize(
+    ("info", "vanished"),
+    [
+        pytest.param(tcp_info(1, 5000), True, id="nothing-acknowledged-for-so-long"),
+        pytest.param(tcp_info(9, 60_000), True, id="for-longer"),
+        pytest.param(tcp_info(1, 4999), False, id="not-yet"),
+        pytest.param(tcp_info(0, 60_000), False, id="all-is-acknowledged"),
+        pytest.param(OSError(errno.ENOTCONN, "not connected"), False, id="closed-meanwhile"),
+        pytest.param(tcp_info(1, 60_000)[:40], False, id="a-kernel-that-says-less"),
+        pytest.param(None, False, id="no-socket"),
+    ],
+)
+def test_vanished_is_who_acknowledges_nothing_of_what_was_sent(
+    info: bytes | OSError | None, vanished: bool
+) -> None:
+    """In five seconds, here; where the system does not say, nobody has."""
+    transport = cast("asyncio.BaseTransport", Kernel(info))
+    assert peer.has_vanished(transport, 5.0) is vanished
+
+
+def test_where_the_system_has_no_such_question_nobody_has_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other than Linux."""
+    monkeypatch.delattr(socket, "TCP_INFO")
+    kernel: Any = Kernel(tcp_info(1, 60_000))
+    assert peer.has_vanished(kernel, 5.0) is False
