@@ -423,7 +423,6 @@ class Exchange:
             self.pool.users -= 1
             if self.upgrade is not None:
                 self._leave_tunnels()
-            self._leave_tunnels()
 
     def upstream_lost(self, connection: UpstreamConnection, fault: SidecarError | None = None) -> None:
         """The connection ended while it served this request; `fault` where TLS says why."""

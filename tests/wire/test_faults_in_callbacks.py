@@ -20,7 +20,7 @@ def fault(*_: object, **__: object) -> Any:
 async def all_is_well(wire: Wire) -> None:
     """What was held is given back, the fault is counted, and the next connection is served."""
     await wire.turn(lambda: not wire.proxy.connections)
-    assert wire.stats.in_flight == 0
+    assert (wire.stats.in_flight, wire.stats.tunnels, len(wire.proxy.tunnels)) == (0, 0, 0)
     assert wire.proxy.faults.count > 0
     app = await wire.app()
     await app.send(GET)
@@ -134,6 +134,24 @@ async def test_when_ending_after_a_fault(
         await app.close()
         await wire.turn(lambda: not wire.proxy.connections)
     (await wire.upstream.accept()).reset()
+    await all_is_well(wire)
+
+
+async def test_when_ending_a_tunnel_after_a_fault(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place among the tunnels is given back, once."""
+    await wire.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "tunnel_from_app", fault)
+        patch.setattr(Exchange, "_finish", fault)
+        app = await wire.app()
+        await app.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"))
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        await upstream.send(b"HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await app.read_head()
+        assert wire.stats.tunnels == 1
+        await app.send(b"hello")
+        await ended(app)
     await all_is_well(wire)
 
 
