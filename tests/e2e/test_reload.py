@@ -281,7 +281,11 @@ async def test_wrk_sees_no_failure_over_forty_reloads(world: World, tmp_path: Pa
 
 async def test_the_command(world: World) -> None:
     """`idtoken-sidecar reload` says what came of it, by its exit code too."""
-    for text, code, says in (("good", 0, "ok"), ("bad", 1, "the old configuration stays in force")):
+    # The watch on the file may be quicker than the command.
+    for text, code, says in (
+        ("good", 0, ("ok", "unchanged")),
+        ("bad", 1, ("the old configuration stays in force",)),
+    ):
         if text == "good":
             world.write(world.route("c"))
         else:
@@ -293,4 +297,4 @@ async def test_the_command(world: World) -> None:
             env=clean_environment(),
         )
         out, _ = await process.communicate()
-        assert (process.returncode, says in out.decode()) == (code, True), out
+        assert (process.returncode, any(word in out.decode() for word in says)) == (code, True), out
