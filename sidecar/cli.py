@@ -1,7 +1,7 @@
 """The command line.
 
 Owns the commands, their options and how a configuration is found: flag, then environment variable, then
-file. Reads files and calls what is below; decides nothing. Exit codes:
+file. Reads files and calls what is below; decides nothing: it is long because options and help are. Exit codes:
 
     0    done, or told to stop
     1    not ready, not healthy, a demo call that was not verified

@@ -9,7 +9,7 @@ no lock, and no prometheus-client object.
 It may not know how anything works: it holds numbers and names. Rules: the labels are a closed set of
 route, audience, credential, code, method, reason and a few fixed words, and none that Google's collectors
 claim; OpenMetrics 1.0 and Prometheus naming (base units, `_total`). A counter is never taken back: a
-record lives as long as the process does.
+record lives as long as the process does. It is long because the table of all families is one.
 """
 
 from __future__ import annotations

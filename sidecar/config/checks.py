@@ -2,7 +2,7 @@
 
 Owns every rule that concerns several keys: names that must exist, things that may not clash, combinations
 that can't work. Called by `load` with whatever parsed, so that all problems come at once. Pure. Each
-finding names the key it is about, what is wrong, and what to do.
+finding names the key it is about, what is wrong, and what to do. It is long because the rules are many; each is short.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns every key, its type, its default and its description; the reference page, the JSON Schema, the
 command-line flags and the environment variables all follow from here. Made by `load`, read by everything
 above. Pure. What concerns several keys at once is in `checks`. Durations are seconds and sizes bytes once
-parsed; all models are frozen.
+parsed; all models are frozen. It is long because each key has its description beside it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ holds the callers, and accepting goes on when a connection ends.
 
 accept(2): Linux passes errors of the new connection on (ECONNABORTED and the network's); those are skipped. A full
 table leaves the listening socket readable, so whoever polls it meanwhile spins.
+
+Long because the counts, the pauses and the handshake decide together whether there is room.
 """
 
 from __future__ import annotations

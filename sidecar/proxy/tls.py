@@ -8,7 +8,7 @@ docs/decisions).
 What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and
 a write may want to read; data may be pending inside OpenSSL that no selector reports; an end without
 close_notify is an error, for it may be an attacker's truncation. Where a write fails, what the other side said
-before is read first: it may be the alert, or the answer, that tells why.
+before is read first: it may be the alert, or the answer, that tells why. These few states are why it is one file.
 """
 
 from __future__ import annotations

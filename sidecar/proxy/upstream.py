@@ -1,7 +1,8 @@
 """One connection to a target.
 
 Owns the parsing of answers on it and the judgement whether it may serve again. Made by the pool; while
-it serves, an `Exchange` gets what it parses. It decides nothing about the request.
+it serves, an `Exchange` gets what it parses. It decides nothing about the request. Long because asyncio's and the
+parser's callbacks are one state machine.
 
     IDLE ──begin──▶ BUSY ──answer complete, reusable──▶ IDLE
      │               ├──101 as asked──▶ TUNNEL

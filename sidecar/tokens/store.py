@@ -4,7 +4,7 @@ Owns every token of the process, the fetches in flight, their timers and the cal
 calls `bearer` for each request, and `join`/`leave`/`reject` where there is no token or the target refused it;
 health probes call `nudge`; the service calls `pin`, `prefetch` and `close`. It may not decide about time
 (that is `tokens.policy`), talk to an endpoint (`tokens.sources`), or show a token to anyone but the data
-path. It lives on one event loop and has no locks.
+path. It lives on one event loop and has no locks. Long because everything in it moves one state per key.
 
 The rule is the time policy of docs/architecture.md: one fetch for a key however many callers wait; a renewal
 ahead of expiry while the old token is served; the last error at once between failed fetches; and a renewal is
