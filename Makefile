@@ -41,7 +41,7 @@ test: $(VENV)/.dev      ## the whole test suite
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 # command:Debian package
-PARTS := buildah:buildah debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
+PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
          npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk
 test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as root) what it names, then runs all of it
 	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \

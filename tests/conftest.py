@@ -6,4 +6,9 @@ from hypothesis import settings
 settings.register_profile("sidecar", deadline=None)
 settings.load_profile("sidecar")
 
-pytest_plugins = ["tests.support.google", "tests.support.sidecar", "tests.support.wire"]
+pytest_plugins = [
+    "tests.support.google",
+    "tests.support.sidecar",
+    "tests.support.stepped_clock",
+    "tests.support.wire",
+]
