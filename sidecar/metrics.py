@@ -115,6 +115,7 @@ class RouteStats:
         "requests",
         "retries",
         "retries_denied",
+        "tls_current",
         "tls_reloads",
         "total",
         "tunnels",
@@ -156,6 +157,8 @@ class RouteStats:
         """Sent again with a new token because the upstream refused the old one."""
         self.tls_reloads: dict[str, int] = {}
         """Changes of the route's TLS files, by result (`ok`, `error`)."""
+        self.tls_current: bool | None = None
+        """Whether the last of them could be used; None while there was none under this configuration."""
         self.upgrades = 0
         self.tunnels = 0
         """Of the upgraded: how many are open."""
@@ -197,11 +200,13 @@ class HandshakeFailure(StrEnum):
 class ListenerStats:
     """What happened at the listeners since the process started."""
 
-    __slots__ = ("accepted", "handshakes_failed", "paused", "peers_refused")
+    __slots__ = ("accepted", "handshakes_failed", "paused", "pausing", "peers_refused")
 
     def __init__(self) -> None:
         self.accepted = 0
         self.paused: dict[Pause, int] = {}
+        self.pausing = 0
+        """Listeners at which callers wait to be accepted now."""
         self.peers_refused = 0
         """Connections of processes that a listener's `peers` does not name."""
         self.handshakes_failed: dict[HandshakeFailure, int] = {}
@@ -415,6 +420,11 @@ ACCEPT_PAUSES = _family(
     "listener's own), descriptors (the process or the system has no more), memory, other.",
     "reason",
 )
+PAUSING = _family(
+    "listeners_paused",
+    Kind.GAUGE,
+    "Listeners at which callers wait to be accepted now; `accept_pauses_total` has the reasons.",
+)
 PEERS_REFUSED = _family(
     "peers_refused_total",
     Kind.COUNTER,
@@ -549,6 +559,13 @@ TLS_RELOADS = _family(
     "old ones stay in use.",
     *("route", "result"),
 )
+TLS_OK = _family(
+    "tls_files_last_reload_successful",
+    Kind.GAUGE,
+    "Whether the last change of a route's TLS files could be used; else the old ones stay in use. Absent before the "
+    "first change.",
+    "route",
+)
 UPSTREAM_REFUSALS = _family(
     "upstream_refusals_total",
     Kind.COUNTER,
@@ -662,7 +679,7 @@ TOKEN_WAIT = _family(
 
 FAMILIES: tuple[Family, ...] = (
     *(BUILD, START, READY, FAULTS, LOOP_LAG, LOOP_STALLS, LOG_LINES_LOST, RELOADS, RELOAD_OK, RELOADED_AT),
-    *(APP_CONNECTIONS, ACCEPTED, ACCEPT_PAUSES, PEERS_REFUSED),
+    *(APP_CONNECTIONS, ACCEPTED, ACCEPT_PAUSES, PAUSING, PEERS_REFUSED),
     *(HANDSHAKES_FAILED, CERTIFICATE_EXPIRY, CERTIFICATE_OK),
     *(REQUESTS, REFUSED, CUT, IDLE_CLOSED, PIPELINING_STOPPED),
     *(DURATION, OWN_DURATION, IN_FLIGHT, QUEUED, BYTES_SENT, BYTES_RECEIVED),
@@ -677,6 +694,7 @@ FAMILIES: tuple[Family, ...] = (
         UPGRADES,
         TUNNELS,
         TLS_RELOADS,
+        TLS_OK,
         UPSTREAM_REFUSALS,
     ),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),

@@ -26,7 +26,16 @@ from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from sidecar import metrics
-from sidecar.metrics import Family, Histogram, Kind, MetricsSource, RouteStats, TokenReading
+from sidecar.metrics import (
+    Family,
+    HandshakeFailure,
+    Histogram,
+    Kind,
+    MetricsSource,
+    Pause,
+    RouteStats,
+    TokenReading,
+)
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
 
@@ -68,11 +77,13 @@ class SidecarCollector:
         stats = self._source.listener_stats()
         yield _single(metrics.APP_CONNECTIONS, [((), self._source.connections())])
         yield _single(metrics.ACCEPTED, [((), stats.accepted)])
-        yield _single(metrics.ACCEPT_PAUSES, (((reason,), count) for reason, count in stats.paused.items()))
+        # From nought on, each: a rate does not see the step with which a series begins.
+        yield _single(metrics.ACCEPT_PAUSES, (((reason,), stats.paused.get(reason, 0)) for reason in Pause))
+        yield _single(metrics.PAUSING, [((), stats.pausing)])
         yield _single(metrics.PEERS_REFUSED, [((), stats.peers_refused)])
         yield _single(
             metrics.HANDSHAKES_FAILED,
-            (((reason,), count) for reason, count in stats.handshakes_failed.items()),
+            (((reason,), stats.handshakes_failed.get(reason, 0)) for reason in HandshakeFailure),
         )
         certificates = list(self._source.certificates())
         expiries = [it.expires_at for it in certificates if it.expires_at is not None]
@@ -143,6 +154,10 @@ class SidecarCollector:
                 for name, stats in routes
                 for result, count in stats.tls_reloads.items()
             ),
+        )
+        yield _single(
+            metrics.TLS_OK,
+            (((name,), float(stats.tls_current)) for name, stats in routes if stats.tls_current is not None),
         )
         yield _single(
             metrics.UPSTREAM_REFUSALS,

@@ -205,16 +205,19 @@ class Acceptors:
         """A caller must wait."""
         self._count_pause(reason, {"listen": str(listener), "open": self.open})
         self._paused += 1
+        self._note_pausing()
 
     def resumed(self) -> None:
         """A listener that was paused is read again."""
         self._paused -= 1
+        self._note_pausing()
 
     def accepted(self, count: int) -> None:
         """So many could be: the shortage, if there was one, is over."""
         self.stats.accepted += count
         if self._in_shortage:
             self._in_shortage = False
+            self._note_pausing()
             self.log(logging.INFO, "accepting connections again", {"open": self.open})
 
     def run_short(self, reason: Pause, error: OSError) -> None:
@@ -222,6 +225,7 @@ class Acceptors:
         self._short = reason
         if not self._in_shortage:
             self._in_shortage = True
+            self._note_pausing()
             self._count_pause(reason, {"detail": error.strerror or str(error), "open": self.open})
         self.update()
         if self._timer is None:
@@ -245,6 +249,9 @@ class Acceptors:
             {"reason": str(reason), **fields},
             about=reason,
         )
+
+    def _note_pausing(self) -> None:
+        self.stats.pausing = len(self._acceptors) if self._in_shortage else self._paused
 
     def _on_timer(self) -> None:
         self._timer = None

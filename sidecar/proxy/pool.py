@@ -327,6 +327,7 @@ class Pools:
     def _renew(self, route: Route, *, ok: bool) -> None:
         stats, result = self.stats[route.name], "ok" if ok else "error"
         stats.tls_reloads[result] = stats.tls_reloads.get(result, 0) + 1
+        stats.tls_current = ok
         if ok:
             for destination, pool in self._pools.items():
                 if destination.route is route:
@@ -334,6 +335,8 @@ class Pools:
 
     def retire(self, routes: Set[Route]) -> None:
         """These routes are gone: close their idle connections, and each other one as its request ends."""
+        for route in routes:
+            self.stats[route.name].tls_current = None
         for destination, pool in self._pools.items():
             if destination.route in routes:
                 pool.retired = True

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
+import socketserver
 import subprocess
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sidecar.emulator.keys import Authority
 from sidecar.emulator.running import EmulatorThread
+from sidecar.errors import MEANINGS, Reason, Source
+from sidecar.metrics import FAMILIES, Family, HandshakeFailure, Stall
+from sidecar.proxy.diagnosis import Cause
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import free_port
 
@@ -50,13 +57,119 @@ def test_every_alert_is_tested_and_has_its_section_in_the_runbook() -> None:
     tests = (MONITORING / "rules.test.yaml").read_text()
     runbook = (ROOT / "docs" / "runbook.md").read_text()
     sections = {heading.lower() for heading in re.findall(r"^## (\w+)$", runbook, re.MULTILINE)}
-    assert len(alerts) == 7
+    assert sections == {name.lower() for name in alerts}
     for name, rule in alerts.items():
-        assert f"alertname: {name}" in tests
+        assert re.search(rf"alertname: {name}\n +exp_alerts:\n", tests), f"{name} never fires in a test"
+        assert rule["labels"]["severity"] in ("critical", "warning")
         page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
         assert (ROOT / page).is_file()
         assert anchor in sections
         assert anchor == name.lower()
+
+
+def test_the_log_lines_of_the_runbook_are_logged() -> None:
+    """Word by word, so that they can be searched for."""
+    runbook = " ".join((ROOT / "docs" / "runbook.md").read_text().split())
+    code = "".join(path.read_text() for path in (ROOT / "sidecar").rglob("*.py"))
+    lines = re.findall(r"\bline `([^`]+)`", runbook) + re.findall(r"log then has `([^`]+)`", runbook)
+    assert len(lines) > 8
+    assert [line for line in lines if f'"{line}"' not in code] == []
+
+
+ALERTS = [
+    pytest.param(rule["expr"], id=rule["alert"])
+    for group in RULES["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+]
+OF_OTHERS = {
+    "up": {"job"},
+    "process_cpu_seconds_total": {"job"},
+    "process_open_fds": {"job"},
+    "process_max_fds": {"job"},
+    "process_resident_memory_bytes": {"job"},
+}
+CLOSED = {
+    "idtoken_sidecar_refused_total": {"reason": set(Reason)},
+    "idtoken_sidecar_answers_cut_total": {"reason": set(Reason)},
+    "idtoken_sidecar_upstream_refusals_total": {"reason": set(Cause)},
+    "idtoken_sidecar_event_loop_stalls_total": {"reason": set(Stall)},
+    "idtoken_sidecar_listener_tls_handshakes_failed_total": {"reason": set(HandshakeFailure)},
+    "idtoken_sidecar_token_fetches_total": {"result": {"ok", "same", "error"}},
+    "idtoken_sidecar_token_fetch_threads": {"state": {"busy", "abandoned"}},
+}
+"""The values of labels, where they are from a closed set."""
+
+
+def _selected(expr: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    """Each metric of an expression with its matchers: label, operator, value."""
+    for name, matchers in re.findall(
+        r"\b(up|process_\w+|idtoken_sidecar_\w+)(?:\{([^}]*)\})?(?=[\[ )]|$)", expr
+    ):
+        yield name, re.findall(r'(\w+)(=~|!~|!=|=)"([^"]*)"', matchers)
+
+
+@pytest.mark.parametrize("expr", ALERTS + QUERIES)
+def test_what_is_asked_for_exists(expr: str) -> None:
+    """Metrics and labels are declared ones, and every value and each part of a pattern is one that comes."""
+    families = {family.name: family for family in FAMILIES}
+    found = list(_selected(expr))
+    assert found
+    for name, matchers in found:
+        family = families.get(re.sub("_(bucket|sum|count)$", "", name))
+        labels = OF_OTHERS[name] if family is None else set(family.labels)
+        assert {label for label, _, _ in matchers} <= labels
+        for label, operator, value in matchers:
+            values = CLOSED.get(name, {}).get(label)
+            for part in re.split(r"\|(?![^(]*\))", value) if values and "~" in operator else [value]:
+                assert values is None or any(re.fullmatch(part, known) for known in values), part
+    for labels in re.findall(r"by \(([^)]*)\)", expr):
+        declared = {label for name, _ in found for label in _labels(families, name)}
+        assert set(labels.split(", ")) <= declared | {"instance", "le"}
+
+
+def _labels(families: Mapping[str, Family], name: str) -> tuple[str, ...]:
+    family = families.get(re.sub("_(bucket|sum|count)$", "", name))
+    return () if family is None else family.labels
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_metric_has_an_alert_or_a_panel(family: Family) -> None:
+    """What is counted is shown, or it would not be looked at."""
+    everything = [param.values[0] for param in ALERTS + QUERIES]
+    used = {name for expr in everything for name, _ in _selected(str(expr))}
+    assert {family.name, f"{family.name}_bucket"} & used
+
+
+def _matching(alert: str) -> set[Reason]:
+    """The reasons that an alert on `refused_total` counts."""
+    (expr,) = (str(param.values[0]) for param in ALERTS if param.id == alert)
+    (matchers,) = (matchers for name, matchers in _selected(expr) if name == "idtoken_sidecar_refused_total")
+    judges = {
+        "=": lambda value, reason: value == reason,
+        "!=": lambda value, reason: value != reason,
+        "=~": lambda value, reason: re.fullmatch(value, reason) is not None,
+    }
+    return {
+        reason
+        for reason in Reason
+        if all(judges[operator](value, str(reason)) for _, operator, value in matchers)
+    }
+
+
+def test_every_refusal_is_somebodys_alert() -> None:
+    """By its reason or its 503; but for slow and absent apps, and for what is counted as a fault."""
+    assert _matching("IdTokenUpstreamFails") == {
+        reason for reason, meaning in MEANINGS.items() if meaning.source is Source.UPSTREAM
+    }
+    callers, requests = _matching("IdTokenCallersRefused"), _matching("IdTokenRequestsRefused")
+    assert not callers & requests
+    slow = {Reason.HEAD_TIMEOUT, Reason.BODY_TIMEOUT, Reason.CLIENT_GONE, Reason.CLIENT_STALLED}
+    assert callers | requests | slow == {
+        reason for reason, meaning in MEANINGS.items() if meaning.source is Source.APP
+    }
+    rest = [it for it in MEANINGS.items() if it[1].source in (Source.TOKEN, Source.SELF)]
+    assert [reason for reason, meaning in rest if meaning.status != 503] == [Reason.INTERNAL]
 
 
 class Prometheus:
@@ -102,25 +215,47 @@ class Prometheus:
         return found
 
 
+class Cutting(socketserver.StreamRequestHandler):
+    """An upstream that breaks its answers off."""
+
+    def handle(self) -> None:
+        while self.rfile.readline() not in (b"", b"\r\n"):
+            pass
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+
+
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """It scrapes a sidecar under load, in which everything that the dashboard shows happens."""
     directory = tmp_path_factory.mktemp("prometheus")
-    with EmulatorThread() as thread:
+    with EmulatorThread() as thread, socketserver.ThreadingTCPServer(("127.0.0.1", 0), Cutting) as cutting:
+        threading.Thread(target=cutting.serve_forever, daemon=True).start()
         urls = {name: thread.add_target(name, **options).url for name, options in _TARGETS.items()}
         routes = "".join(
             f"  - {{name: {name}, host: {name}.test, upstream: '{url}', target: cloud_run, audience: '{url}'}}\n"
             for name, url in urls.items()
         )
         routes += "  - {name: gone, host: g.test, upstream: 'http://127.0.0.1:1'}\n"
+        authority = Authority()
+        (directory / "ca.pem").write_bytes(authority.pem)
+        (directory / "tls.pem").write_bytes(authority.issue(["localhost"]))
+        (directory / "tls.pem").chmod(0o600)
+        tls = f"tls: {{cert_file: {directory}/tls.pem, key_file: {directory}/tls.pem}}"
+        routes += (
+            "  - {name: secured, host: s.test, upstream: 'https://localhost:1', "
+            f"tls: {{ca_file: {directory}/ca.pem}}, listen: {{address: 'localhost:0', {tls}}}}}\n"
+            f"  - {{name: cut, host: c.test, upstream: 'http://127.0.0.1:{cutting.server_address[1]}'}}\n"
+        )
         config = f"credentials: {{default: {{type: metadata}}}}\nroutes:\n{routes}"
         with SidecarProcess(config, directory, thread.google.environment()) as sidecar:
             stop = threading.Event()
 
             def load() -> None:
                 while not stop.is_set():
-                    for name in (*urls, "gone"):
+                    for name in (*urls, "gone", "secured"):
                         sidecar.get(name)
+                    with suppress(http.client.IncompleteRead):
+                        sidecar.get("cut")
 
             threads = [threading.Thread(target=load) for _ in range(4)]
             for one in threads:
@@ -128,11 +263,13 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             it = Prometheus(directory, sidecar.admin_port, free_port())
             try:
                 assert it.wait_for("rate(idtoken_sidecar_requests_total[10s]) > 0"), "nothing was scraped"
+                (directory / "ca.pem").write_text("no certificate")
                 yield it
             finally:
                 stop.set()
                 for one in threads:
                     one.join()
+                cutting.shutdown()
                 it.process.kill()
                 it.process.wait()
 

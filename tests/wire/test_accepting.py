@@ -41,13 +41,13 @@ async def test_at_the_limit_a_caller_waits_and_is_then_served(wire: Wire, top: s
     await fourth.send(GET)
     stats = wire.proxy.acceptors.stats
     await wire.turn(lambda: stats.paused == {reason: 1})
-    assert (wire.proxy.connections, stats.accepted) == (2, 2)
+    assert (wire.proxy.connections, stats.accepted, stats.pausing) == (2, 2, 1)
     await first.close()
     upstream = await served(wire, third)
     assert wire.proxy.connections == 2
     await second.close()
     await served(wire, fourth, upstream=upstream)
-    assert stats.accepted == 4
+    assert (stats.accepted, stats.pausing) == (4, 0)
 
 
 async def test_nobody_waits_and_nothing_is_a_pause(wire: Wire) -> None:
@@ -134,10 +134,11 @@ async def test_a_shortage_is_met_with_patience(wire: Wire, code: int, reason: Pa
         wire.clock.advance(0.25)
         await wire.turn(lambda tries=tries: failing.tries == tries)
     stats = wire.proxy.acceptors.stats
-    assert stats.paused == {reason: 1}
+    assert (stats.paused, stats.pausing) == ({reason: 1}, 2)  # every listener
     failing.error = 0
     wire.clock.advance(0.25)
     await served(wire, app)
+    assert stats.pausing == 0
     failing.error = code
     await wire.app()
     await wire.turn(lambda: stats.paused == {reason: 2})

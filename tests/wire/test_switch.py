@@ -17,7 +17,9 @@ def routes() -> list[Route]:
 
 
 async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:
-    """However often routes are replaced, only those of the table in force are kept; their counters go on."""
+    """However often routes are replaced, only those of the table in force are kept; their counters go on.
+
+    Whether its TLS files could be used is said of a route's present configuration only."""
     of_other_tests = routes()
     await wire.start()
     app = await wire.app()
@@ -28,6 +30,7 @@ async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:
     await app.answer()
     await app.close()
     counted = wire.stats
+    counted.tls_current = False
     for timeout in range(1, 6):
         text = (
             "routes:\n  - {name: billing, host: billing.internal, audience: 'https://billing.example', "
@@ -47,3 +50,4 @@ async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:
     assert [route for route in routes() if route not in of_other_tests] == list(wire.table.routes)
     assert wire.stats is counted
     assert counted.requests == {("GET", 200): 1}
+    assert counted.tls_current is None

@@ -160,10 +160,12 @@ async def test_files_that_cannot_be_used_do_no_harm(
         for _ in range(5):
             wire.clock.advance(1.1)
             assert await served_as(app) == first.certificate.serial_number
+        assert wire.stats.tls_current is False
         mounted.put(second)
         wire.clock.advance(1.1)
         assert await served_as(app) == second.certificate.serial_number
     assert wire.stats.tls_reloads == {"error": 1, "ok": 1}
+    assert wire.stats.tls_current is True
     said = [record for record in caplog.records if record.name == "sidecar.proxy.tls_files"]
     assert [record.levelname for record in said] == ["WARNING", "INFO"]
     assert "another certificate's" in said[0].fields["detail"]  # type: ignore[attr-defined]

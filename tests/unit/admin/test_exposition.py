@@ -67,14 +67,14 @@ def busy(view: Any) -> Any:
     route.refused = {"token_timeout": 2}
     route.cut = {"idle_timeout": 4}
     route.upstream_refusals = {"permission_missing": 3}
-    route.tls_reloads = {"ok": 2, "error": 1}
+    route.tls_reloads, route.tls_current = {"ok": 2, "error": 1}, False
     route.connect_failures = {"connect_refused": 7}
     threads = FetchThreads("default")
     threads.running, threads.abandoned, threads.given_up = 3, 1, 4
     view.threads = [("default", threads)]
     view.open = 12
     view.listeners.accepted, view.listeners.peers_refused = 30, 2
-    view.listeners.paused = {Pause.DESCRIPTORS: 3}
+    view.listeners.paused, view.listeners.pausing = {Pause.DESCRIPTORS: 3}, 2
     view.listeners.handshakes_failed = {HandshakeFailure.PLAIN_HTTP: 4}
     view.shown = [
         SimpleNamespace(expires_at=2e9, is_current=True),
@@ -116,8 +116,11 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     assert _at(samples, "app_connections") == 12
     assert _at(samples, "app_connections_accepted_total") == 30
     assert _at(samples, "accept_pauses_total", reason="descriptors") == 3
+    assert _at(samples, "accept_pauses_total", reason="memory") == 0
+    assert _at(samples, "listeners_paused") == 2
     assert _at(samples, "peers_refused_total") == 2
     assert _at(samples, "listener_tls_handshakes_failed_total", reason="plain_http") == 4
+    assert _at(samples, "listener_tls_handshakes_failed_total", reason="rejected") == 0
     assert _at(samples, "listener_certificate_expiry_timestamp_seconds") == 1e9
     assert _at(samples, "listener_certificate_last_reload_successful") == 0
     assert _at(samples, "requests_total", **route, method="GET", code="200") == 5
@@ -138,6 +141,7 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     assert _at(samples, "upstream_refusals_total", route="billing", reason="permission_missing") == 3
     assert _at(samples, "upstream_connect_failures_total", route="billing", reason="connect_refused") == 7
     assert _at(samples, "tls_files_reloads_total", route="billing", result="error") == 1
+    assert _at(samples, "tls_files_last_reload_successful", route="billing") == 0
     assert _at(samples, "token_fetch_threads", credential="default", state="busy") == 2
     assert _at(samples, "token_fetch_threads", credential="default", state="abandoned") == 1
     assert _at(samples, "token_fetches_abandoned_total", credential="default") == 4
