@@ -157,6 +157,10 @@ ADVICE: dict[Reason, str] = {
     "service has become slow: look at its latency first. `Retry-After` says how long the queue takes at present.",
     Reason.QUEUE_TIMEOUT: "The request waited `pool.queue_wait` for one of the route's `pool.connections`, and all were "
     "busy. The service is too slow for this load, or the limit too low for it.",
+    Reason.NO_DESCRIPTORS: "Each connection takes a file descriptor, and the process (or the machine: `detail` says which) had "
+    "none left to connect with: nothing was sent, and the other side is not to blame. Raise the limit of open files "
+    "(`ulimit -n`, `LimitNOFILE=` of a systemd unit, `nofile` of a container), or lower `limits.connections` and the routes' "
+    "`pool.connections` to what fits; at start a log line says what does.",
     Reason.TUNNEL_LIMIT: "`limits.tunnels` connections are upgraded already, or are about to be. Raise it, or find out why "
     "they stay open: `idtoken_sidecar_tunnels` has them by route.",
     Reason.INTERNAL: "A fault in the sidecar; its log has the traceback. Please report it.",

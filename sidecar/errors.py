@@ -106,6 +106,7 @@ class Reason(StrEnum):
     OVERLOADED = "overloaded"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
+    NO_DESCRIPTORS = "no_descriptors"
     TUNNEL_LIMIT = "tunnel_limit"
     INTERNAL = "internal"
 
@@ -343,6 +344,9 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.QUEUE_TIMEOUT: Meaning(
         503, "connection_limit_reached", Source.SELF, "No connection became free in time"
+    ),
+    Reason.NO_DESCRIPTORS: Meaning(
+        503, "connection_limit_reached", Source.SELF, "The sidecar has no file descriptor left"
     ),
     Reason.TUNNEL_LIMIT: Meaning(
         503, "connection_limit_reached", Source.SELF, "Too many upgraded connections are open"

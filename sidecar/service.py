@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, final
 
 from prometheus_client import CollectorRegistry
 
-from sidecar import logs
+from sidecar import descriptors, logs
 from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
 from sidecar.admin.history import INTERVAL, History
@@ -47,7 +47,7 @@ from sidecar.metrics import (
     TokenReading,
     TokenStatsTable,
 )
-from sidecar.proxy import descriptors, listeners
+from sidecar.proxy import listeners
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.answers import NAME
 from sidecar.proxy.dial import Dialer

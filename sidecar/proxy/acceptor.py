@@ -27,6 +27,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, cast, final
 
+from sidecar import descriptors
 from sidecar.clock import Clock, TimerHandle
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import HandshakeFailure, ListenerStats, Pause
@@ -47,8 +48,7 @@ _QUIET: Final = 60.0
 """Seconds between two log entries about the same thing."""
 
 _SHORT: Final = {
-    errno.EMFILE: Pause.DESCRIPTORS,
-    errno.ENFILE: Pause.DESCRIPTORS,
+    **dict.fromkeys(descriptors.EXHAUSTED, Pause.DESCRIPTORS),
     errno.ENOBUFS: Pause.MEMORY,
     errno.ENOMEM: Pause.MEMORY,
 }

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, final
 
 import aiohappyeyeballs
 
-from sidecar import networks
+from sidecar import descriptors, networks
 from sidecar.clock import Clock
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
@@ -122,6 +122,8 @@ class Dialer:
         try:
             infos = await self._resolver.addresses(host, destination.port)
         except OSError as error:
+            if error.errno in descriptors.EXHAUSTED:
+                raise descriptors.none_left(f"resolving `{host}`", error) from error
             failure = Failure(Reason.DNS_FAILED, error.strerror or str(error))
             self._failed(host, failure, began_mono)
             raise SidecarError(
@@ -174,10 +176,19 @@ class Dialer:
         name = _name(destination)
         order = self._plan(dial, [info[4] for info in infos], f"{name} could not be connected to")
         attempted: list[Hashable] = []
+        shortage: OSError | None = None
 
         def make_socket(info: Any) -> socket.socket:
-            attempted.append(info[4])
-            return socket.socket(*info[:3])
+            nonlocal shortage
+            try:
+                return socket.socket(*info[:3])
+            except OSError as error:
+                if error.errno in descriptors.EXHAUSTED:
+                    shortage = error
+                raise
+            finally:
+                if shortage is None:
+                    attempted.append(info[4])
 
         began_mono = self._clock.mono()
         failure = Failure(Reason.CONNECT_TIMEOUT, "no answer in time")
@@ -191,6 +202,8 @@ class Dialer:
                 socket_factory=make_socket,
             )
         except OSError as error:
+            if shortage is not None and not attempted:
+                raise descriptors.none_left(f"connecting to {name}", shortage) from error
             failure = _connect_failure(error)
             raise SidecarError(
                 failure.reason,
@@ -315,6 +328,8 @@ def is_here(address: str) -> bool:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
     except OSError as error:
+        if error.errno in descriptors.EXHAUSTED:
+            raise descriptors.none_left(f"connecting to {address}", error) from error
         return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
     return True
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, final
 
+from sidecar import descriptors
+
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """As `socket.getaddrinfo` gives it: family, kind, protocol, canonical name, socket address."""
 
@@ -35,10 +37,19 @@ class Resolver:
         """
         flight = self._flights.get((host, port))
         if flight is None:
-            call = partial(self._lookup, host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-            flight = self._flights[host, port] = self._loop.run_in_executor(None, call)
+            flight = self._loop.run_in_executor(None, self._look_up, host, port)
+            self._flights[host, port] = flight
             flight.add_done_callback(partial(self._landed, (host, port)))
         return await asyncio.shield(flight)
+
+    def _look_up(self, host: str, port: int) -> Sequence[AddressInfo]:
+        """In a thread; raises OSError, of `descriptors.EXHAUSTED` where that is why."""
+        try:
+            return self._lookup(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        except OSError as error:
+            if (shortage := descriptors.shortage()) is not None:
+                raise shortage from error
+            raise
 
     def _landed(self, key: tuple[str, int], flight: asyncio.Future[Sequence[AddressInfo]]) -> None:
         del self._flights[key]

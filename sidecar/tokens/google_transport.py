@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import urlsplit, urlunsplit
 
+from sidecar import descriptors
 from sidecar.clock import Clock
 from sidecar.errors import SidecarError
 from sidecar.hosts import is_loopback
@@ -172,6 +173,10 @@ class GoogleTransport:
         while found is not None:
             chain.append(found)
             found = found.__cause__ or found.__context__
+        for link in chain:
+            hidden = descriptors.shortage() if isinstance(link, socket.gaierror) else None
+            if isinstance(link, OSError) and (hidden is not None or link.errno in descriptors.EXHAUSTED):
+                return descriptors.none_left(f"asking {self._endpoint.name}", hidden or link)
         # In this order: a refused connection is a kind of timeout to urllib3.
         faults: tuple[tuple[tuple[type[BaseException], ...], Fault], ...] = (
             ((requests.exceptions.ProxyError,), Fault.PROXY),

@@ -1,11 +1,13 @@
-"""Faults of what is around the sidecar, with real processes: a killed upstream, a vanished one, no descriptors, a stopped
-process."""
+"""Faults of what is around the sidecar, with real processes: a killed upstream, a silent one, a vanished one, no
+descriptors, a stopped process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,15 +19,22 @@ from pathlib import Path
 import pytest
 
 from sidecar.emulator.app import Emulator
+from tests.support.openssl import authority, issue
 from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, free_port
 
 pytestmark = pytest.mark.slow
 
 UPSTREAM = """
-import socket, sys, threading
-listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+import socket, ssl, sys, threading
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=0)
+context = None
+if sys.argv[3:]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[3])
 print("listening", flush=True)
 def serve(peer):
+    if context is not None:
+        peer = context.wrap_socket(peer, server_side=True)
     while True:
         head = b""
         while b"\\r\\n\\r\\n" not in head:
@@ -42,15 +51,22 @@ def serve(peer):
             peer.sendall(b"HTTP/1.1 200 OK\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n4\\r\\nhalf\\r\\n")
         elif path == b"/until-close":
             peer.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\nhalf")
+        elif path == b"/deaf":
+            peer.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\nhalf")
+            peer.recv(1, socket.MSG_PEEK)
+            print("unread", flush=True)
+            threading.Event().wait()
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 """
 
 
-def upstream(host: str, port: int, *before: str) -> subprocess.Popen[str]:
-    """An upstream process that listens; `before` is what starts it."""
+def upstream(host: str, port: int, *before: str, pem: Path | None = None) -> subprocess.Popen[str]:
+    """An upstream process that listens; `before` is what starts it, and with `pem` it serves https."""
     process = subprocess.Popen(
-        [*before, sys.executable, "-c", UPSTREAM, host, str(port)], stdout=subprocess.PIPE, text=True
+        [*before, sys.executable, "-c", UPSTREAM, host, str(port), *([str(pem)] if pem else [])],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "listening\n"
@@ -90,7 +106,91 @@ async def test_an_upstream_killed_in_mid_body_is_seen_by_the_app(start: Start, f
         end(process)
 
 
-# a peer that has vanished
+@pytest.mark.parametrize(
+    ("kind", "whole"),
+    [
+        pytest.param("plain", True, id="plain-the-kernel-says-goodbye-as-for-a-whole-one"),
+        pytest.param("deaf", False, id="plain-with-a-request-that-it-had-not-read"),
+        pytest.param("tls", False, id="tls-without-close_notify"),
+    ],
+)
+async def test_a_body_without_a_length_is_whole_unless_tcp_or_tls_says_otherwise(
+    start: Start, tmp_path: Path, kind: str, whole: bool
+) -> None:
+    """The end of the connection ends such a body (RFC 9112 section 6.3), and the kernel of a killed process ends it
+    properly, unless there were bytes that it had not read. Over TLS nobody says close_notify for it: the app sees the
+    cut."""
+    port = free_port()
+    root, pem, scheme, tls = authority("root"), None, "http", ""
+    if kind == "tls":
+        leaf = issue(root)
+        (tmp_path / "root.pem").write_bytes(root.pem)
+        pem, scheme, tls = tmp_path / "leaf.pem", "https", f", tls: {{ca_file: {tmp_path}/root.pem}}"
+        pem.write_bytes(leaf.pem + leaf.key_pem)
+    process = upstream("127.0.0.1", port, pem=pem)
+    try:
+        sidecar = await start(f"routes:\n  - {{name: billing, upstream: '{scheme}://localhost:{port}'{tls}}}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
+        path = "deaf" if kind == "deaf" else "until-close"
+        writer.write(
+            f"POST /{path} HTTP/1.1\r\nHost: billing.localhost\r\nContent-Length: 9\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(LIMIT):
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+            await reader.readuntil(b"half")
+        if kind == "deaf":
+            writer.write(b"unread")
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "unread\n"
+        end(process)
+        rest = b""
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(LIMIT):
+                while piece := await reader.read(100):
+                    rest += piece
+        assert rest.endswith(b"0\r\n\r\n") is whole
+        writer.close()
+        cut = await sidecar.metric("idtoken_sidecar_answers_cut_total", reason="upstream_incomplete")
+        assert cut == (0 if whole else 1)
+    finally:
+        end(process)
+
+
+# a peer that is silent, or has vanished
+
+
+async def test_a_silent_peer_costs_no_more_than_the_timeouts_and_nobody_else(
+    google: Emulator, start: Start
+) -> None:
+    """The upstream stops in its tracks: its kernel acknowledges what is sent until the queue of new connections is full,
+    and then answers nothing. Every request ends with the reason of the phase that it was in, other routes go on, and
+    when the upstream goes on, so does its route."""
+    other = await google.add_target("other")
+    port = free_port()
+    process = upstream("127.0.0.1", port)
+    try:
+        sidecar = await start(
+            f"routes:\n  - name: billing\n    upstream: http://127.0.0.1:{port}\n"
+            "    timeouts: {connect: 500ms, response: 500ms}\n"
+            f"  - {{name: other, host: other.internal, upstream: '{other.url}'}}\n"
+        )
+        assert (await ask(sidecar.port, "GET", "/whole", host="billing.localhost"))[0] == 200
+        process.send_signal(signal.SIGSTOP)
+        errors = set()
+        for _ in range(3):
+            got = [ask(sidecar.port, "GET", "/whole", host="billing.localhost") for _ in range(3)]
+            for status, fields, _ in await asyncio.gather(*got):
+                assert status == 504
+                errors.add(fields["proxy-status"].split("error=")[1].split(";")[0])
+            assert (await ask(sidecar.port, "GET", "/x", host="other.localhost"))[0] == 200
+        assert errors == {"http_response_timeout", "connection_timeout"}
+        assert await sidecar.metric("idtoken_sidecar_requests_in_flight", route="billing") == 0
+        process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(LIMIT):
+            while (await ask(sidecar.port, "GET", "/whole", host="billing.localhost"))[0] != 200:
+                pass
+    finally:
+        end(process)
 
 
 @contextlib.contextmanager
@@ -134,7 +234,7 @@ async def test_a_vanished_peer_costs_no_request_its_whole_timeout(start: Start) 
     acknowledged within `timeouts.connect`, all of them at once; the request goes out again as far as the retry budget
     allows, on a new connection which can't be made; when the peer is back, requests are served."""
     if not can_make_namespaces():
-        pytest.skip("no network namespaces here (needs root and `ip`): a peer can't be made to vanish")
+        pytest.skip("no network namespaces here (needs root and `ip`): a peer can be silent, and not vanish")
     with namespace() as (name, here, there):
         process = upstream(there, 8080, "ip", "netns", "exec", name)
         try:
@@ -212,6 +312,62 @@ async def test_a_full_descriptor_table_is_recovered_from(google: Emulator, limit
         while (await ask(sidecar.port, "GET", "/x", host="billing.localhost"))[0] != 200:
             pass
     assert sidecar.process.returncode is None
+
+
+def lowest_free(pid: int) -> int:
+    """The next descriptor that a process would get."""
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    return next(number for number in itertools.count() if number not in taken)
+
+
+async def test_no_descriptor_to_connect_with_is_no_fault_of_the_upstream(
+    google: Emulator, start: Start
+) -> None:
+    """Connecting, resolving and fetching a token each say that the sidecar has no descriptor left, and to raise the limit;
+    nobody is blamed or held off for it: with descriptors there again, the next request is served."""
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("only Linux can change the limits of a process that runs")
+    billing, named = await google.add_target("billing"), await google.add_target("named")
+    sidecar = await start(
+        f"pool: {{idle: 100ms}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}\n"
+        f"  - {{name: named, upstream: '{named.url.replace('127.0.0.1', 'localhost')}', audience: '{named.url}'}}\n"
+        f"  - {{name: any, host: '*.svc.localhost', upstream: 'https://{{host}}', audience: 'https://{{host}}'}}\n"
+    )
+    pid = sidecar.process.pid
+    ends = [await asyncio.open_connection("127.0.0.1", sidecar.port) for _ in range(3)]
+
+    async def asked(place: int, host: str) -> tuple[int, str]:
+        reader, writer = ends[place]
+        writer.write(f"GET /x HTTP/1.1\r\nHost: {host}.localhost\r\n\r\n".encode())
+        async with asyncio.timeout(LIMIT):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            body = await reader.readexactly(int(head.lower().split("content-length:")[1].split("\r\n")[0]))
+        return int(head.split(" ")[1]), head + body.decode()
+
+    for place, host in enumerate(("billing", "billing", "billing")):
+        assert (await asked(place, host))[0] == 200
+    async with asyncio.timeout(LIMIT):
+        while await sidecar.metric("idtoken_sidecar_upstream_connections", state="idle"):
+            pass
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free(pid), hard))
+    for place, host in enumerate(("billing", "named", "stranger.svc")):
+        for _ in range(4):
+            status, text = await asked(place, host)
+            assert (status, "no_descriptors" in text, "ulimit -n" in text) == (503, True, True)
+            assert "retry-after: " in text.lower()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert (await asked(0, "billing"))[0] == 200
+    assert (await asked(1, "named"))[0] == 200
+    async with asyncio.timeout(LIMIT):
+        while (await asked(2, "stranger.svc"))[0] == 503:
+            pass  # the token's backoff
+    await sidecar.logged("request", reason="no_descriptors")
+    failed = "idtoken_sidecar_upstream_connect_failures_total"
+    assert await sidecar.metric(failed, route="billing", reason="no_descriptors") == 4
+    assert await sidecar.metric(failed, route="named", reason="no_descriptors") == 4
+    for _, writer in ends:
+        writer.close()
 
 
 # a process that was stopped

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -264,3 +266,41 @@ async def test_each_phase_has_its_reason_and_names_its_key(bench: Bench, case: s
     assert await bench.dial(bench.destination(timeouts, scheme=scheme)) == reason
     assert (bench.error.status, says in bench.error.detail, key in bench.error.detail) == (504, True, True)
     assert bench.stats.connect_failures == {reason: 1}
+
+
+# no descriptor left
+
+
+@contextmanager
+def full_table() -> Iterator[None]:
+    """No descriptor can be had in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_full_descriptor_table_is_not_held_against_an_address(bench: Bench) -> None:
+    """However often: the dial after that is made at once, and counted apart from what the network does."""
+    with full_table():
+        for _ in range(5):
+            assert await bench.dial() == "no_descriptors"
+    assert "no file descriptor left for connecting to `localhost:" in bench.error.detail
+    assert f"`localhost:{bench.port}`" in bench.error.detail
+    assert bench.error.retry_after == 1.0
+    assert await bench.dial() == "127.0.0.1"
+    assert (bench.stats.connect_failures, bench.stats.connects_held_back) == ({"no_descriptors": 5}, 0)
+
+
+async def test_a_name_that_the_resolver_had_no_descriptor_for_is_not_unknown(bench: Bench) -> None:
+    """The C library says that the name is not known, or to try again; without a full table that is so."""
+    bench.names.error = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    with full_table():
+        for _ in range(5):
+            assert await bench.dial() == "no_descriptors"
+    assert "no file descriptor left for resolving `localhost`" in bench.error.detail
+    assert await bench.dial() == "dns_failed"

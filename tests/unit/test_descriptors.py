@@ -1,12 +1,15 @@
-"""sidecar.proxy.descriptors"""
+"""sidecar.descriptors"""
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 
 import pytest
 
-from sidecar.proxy.descriptors import room, shared_out
+from sidecar.descriptors import none_left, room, shared_out, shortage
+from sidecar.errors import Reason
 
 CASES = [
     pytest.param(1_048_576, 1000, 1_047_376, id="plenty"),
@@ -36,3 +39,29 @@ def test_the_processs_own_limit_counts(monkeypatch: pytest.MonkeyPatch, limit: i
     """The soft one; without one there is room for any number."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
     assert room(100) == apps
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        pytest.param(errno.EMFILE, "This process, which may have ", id="the-processs"),
+        pytest.param(errno.ENFILE, "This machine has no file descriptor left for asking X", id="the-systems"),
+    ],
+)
+def test_the_error_says_which_table_is_full_and_how_to_raise_its_limit(number: int, words: str) -> None:
+    """Nobody should raise the one where the other is full."""
+    error = none_left("asking X", OSError(number, ""))
+    assert (error.reason, error.status) == (Reason.NO_DESCRIPTORS, 503)
+    assert words in error.detail
+    assert ("fs.file-max" in error.detail) is (number == errno.ENFILE)
+    assert ("ulimit -n" in error.detail) is (number == errno.EMFILE)
+
+
+def test_there_is_no_shortage_here() -> None:
+    """Looking costs a descriptor, and gives it back."""
+    before = os.dup(0)
+    os.close(before)
+    assert shortage() is None
+    after = os.dup(0)
+    os.close(after)
+    assert before == after
