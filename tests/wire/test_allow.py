@@ -57,6 +57,7 @@ async def test_what_is_refused_is_not_sent(
     await app.send(request(line, *lines))
     answer = await app.answer()
     assert (answer.status, answer.reason) == (status, reason)
+    assert b"oute `billing`" in answer.body
     assert wire.upstream.waiting == 0
     assert sum(wire.proxy.unrouted.refused.values()) == 1
 

@@ -54,6 +54,7 @@ def test_any_other_first_line(head: bytes) -> None:
         pytest.param(b"GET", b"HTTPS://a.B:80/x", (b"a.B:80", b"/x", True), id="absolute-https"),
         pytest.param(b"GET", b"http://a.b:80", (b"a.b:80", b"/", True), id="absolute-without-a-path"),
         pytest.param(b"GET", b"http://a.b:80?y/z", (b"a.b:80", b"/?y/z", True), id="absolute-with-a-query"),
+        pytest.param(b"GET", b"http://a.b:80?y?z", (b"a.b:80", b"/?y?z", True), id="absolute-with-two-?"),
         pytest.param(
             b"GET", b"http://a.b:80/x/y?z", (b"a.b:80", b"/x/y?z", True), id="absolute-two-segments"
         ),
@@ -67,6 +68,13 @@ def test_any_other_first_line(head: bytes) -> None:
 def test_a_good_target(method: bytes, what: bytes, read: target.Target) -> None:
     """The authority as it came, the path in origin form, and whether the sidecar is used as a proxy."""
     assert target.read_target(method, what, {b"host": b"a.b:80"}, default_host=None) == read
+
+
+@pytest.mark.parametrize("what", [b"http:///x", b"http://?x", b"http:///?x/y"])
+def test_an_absolute_target_without_a_host_has_an_empty_one(what: bytes) -> None:
+    """Which no route matches; nothing of the path is read as one."""
+    authority, _, absolute = target.read_target(b"GET", what, {b"host": b""}, default_host=None)
+    assert (authority, absolute) == (b"", True)
 
 
 @pytest.mark.parametrize(

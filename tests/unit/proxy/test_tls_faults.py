@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -49,6 +51,34 @@ def test_the_certificate_that_has_expired_is_the_one_that_is_named() -> None:
     assert "has expired on Mon, 03 Feb 2025 04:05:06 GMT; this machine's clock says Fri, 15 Jan 2027" in says
     assert "has expired; this" in certificate_fault(10, "", ({"notAfter": "?"},), SIDE, NOW).detail
     assert "is not valid yet; this" in certificate_fault(9, "", (), SIDE, NOW).detail
+
+
+def test_a_date_that_is_now_is_not_the_one_that_is_meant() -> None:
+    """What ends, or begins, this very second is valid."""
+    now = {"notAfter": "Jan 15 08:00:00 2027 GMT", "notBefore": "Jan 15 08:00:00 2027 GMT"}
+    assert "has expired; this" in certificate_fault(10, "", (now,), SIDE, NOW).detail
+    assert "is not valid yet; this" in certificate_fault(9, "", (now,), SIDE, NOW).detail
+
+
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose local time is another than that of certificates."""
+    monkeypatch.setenv("TZ", "XXX11")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_greenwich")
+def test_dates_are_read_and_told_in_greenwich_s_time() -> None:
+    """Wherever the machine stands: certificates have no other."""
+    late = {"notAfter": "Jan 15 07:59:59 2027 GMT", "notBefore": "Jan 15 08:00:01 2027 GMT"}
+    clock = "; this machine's clock says Fri, 15 Jan 2027 08:00:00 GMT."
+    says = certificate_fault(10, "", (late,), SIDE, NOW).detail
+    assert f"has expired on Fri, 15 Jan 2027 07:59:59 GMT{clock}" in says
+    says = certificate_fault(9, "", (late,), SIDE, NOW).detail
+    assert f"is not valid before Fri, 15 Jan 2027 08:00:01 GMT{clock}" in says
 
 
 def test_names_are_told_up_to_five() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +100,24 @@ def test_what_cannot_be_used_is_said_by_key_file_and_why(tmp_path: Path, case: s
     assert caught.value.detail == "The route's " + says.replace("{d}", str(tmp_path))
 
 
+def test_the_context_verifies_and_renegotiates_nothing(tmp_path: Path) -> None:
+    """TLS 1.2 or newer; a list is heeded for the server's own certificate, or for each of the chain."""
+    crl = str(write(tmp_path / "crl", revocations(CA)))
+    leaf, chain = ssl.VERIFY_CRL_CHECK_LEAF, ssl.VERIFY_CRL_CHECK_CHAIN
+    for settings, flags in (
+        (Tls(), 0),
+        (Tls(ca_file=str(write(tmp_path / "ca", CA.pem))), 0),
+        (Tls(crl_file=crl, crl_check="leaf"), leaf),
+        (Tls(crl_file=crl, crl_check="chain"), chain),
+    ):
+        context = make_context(settings)
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+        assert context.options & ssl.OP_NO_RENEGOTIATION
+        assert context.options & ssl.OP_NO_COMPRESSION
+        assert context.verify_flags & (leaf | chain) == flags
+
+
 def test_a_key_for_everybody_is_used_where_that_is_wanted(tmp_path: Path) -> None:
     """As with a credential's key."""
     make_context(open_key(tmp_path).model_copy(update={"allow_world_readable": True}))
@@ -109,11 +129,21 @@ def route(ca: Path | None) -> Route:
     return RouteTable.compile(load(text, environ={}).config).routes[0]
 
 
-def test_a_change_is_found_while_dialling_and_told_by_the_next_look(tmp_path: Path) -> None:
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, object]]:
+    return [(record.levelname, record.message, record.fields) for record in caplog.records]  # type: ignore[attr-defined]
+
+
+def test_a_change_is_found_while_dialling_and_told_by_the_next_look(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Where no connection is there, nothing looks but the dial; at most once a second, since a burst may dial often."""
+    caplog.set_level(logging.INFO)
     clock, file = FakeClock(), write(tmp_path / "ca.pem", CA.pem)
     contexts, one = Contexts(clock), route(file)
     first = contexts.of(one)
+    clock.advance(1.0)
+    assert contexts.of(one) is first
+    assert contexts.look() == []
     write(file, authority("another CA, with a longer name").pem)
     assert contexts.of(one) is first
     clock.advance(1.0)
@@ -121,8 +151,12 @@ def test_a_change_is_found_while_dialling_and_told_by_the_next_look(tmp_path: Pa
     assert second is not first
     assert [(found.route, found.ok) for found in contexts.look()] == [(one, True)]
     assert contexts.look() == []
+    assert told(caplog) == [("INFO", "changed TLS files in use", {"route": "a"})]
+    clock.advance(1.0)
+    assert contexts.of(one) is second
     contexts.forget([one])
     assert contexts.of(one) is not second
+    contexts.forget([one, route(None)])
 
 
 def test_routes_without_files_share_one_context() -> None:
@@ -131,7 +165,9 @@ def test_routes_without_files_share_one_context() -> None:
     assert contexts.of(route(None)) is contexts.of(route(None))
 
 
-def test_files_that_are_gone_are_a_change_that_does_no_harm(tmp_path: Path) -> None:
+def test_files_that_are_gone_are_a_change_that_does_no_harm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """And a route whose files never could be used has no context at all."""
     clock, file = FakeClock(), write(tmp_path / "ca.pem", CA.pem)
     contexts, one = Contexts(clock), route(file)
@@ -140,5 +176,15 @@ def test_files_that_are_gone_are_a_change_that_does_no_harm(tmp_path: Path) -> N
     clock.advance(1.0)
     assert contexts.of(one) is first
     assert [(found.route, found.ok) for found in contexts.look()] == [(one, False)]
+    says = f"The route's `tls.ca_file` cannot be used ({file}): no such file or directory."
+    clock.advance(1.0)
+    assert contexts.look() == []
+    assert told(caplog) == [
+        (
+            "WARNING",
+            "changed TLS files not used: what was read before stays",
+            {"route": "a", "reason": "tls_files", "detail": says},
+        )
+    ]
     with pytest.raises(SidecarError):
         contexts.of(route(file))

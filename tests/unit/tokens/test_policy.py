@@ -44,6 +44,7 @@ def token(*, issued: float = 0.0, expires: float = HOUR) -> Token:
         pytest.param(600, 4200, 0.0, 3375, 3570, id="clock-behind-the-issuer-by-ten-minutes"),
         pytest.param(0.9, 3600.9, 0.0, 3375, 3570, id="clock-behind-by-a-blink"),
         # Past the renewal point on arrival: not a failure, asked for again in 30-60 s.
+        pytest.param(-3375, 225, 0.0, 30, 195, id="late-just-now"),
         pytest.param(-3400, 200, 0.0, 30, 170, id="late-already"),
         pytest.param(-3400, 200, 1.0, 60, 170, id="late-already-full-jitter"),
         pytest.param(-3374, 226, 1.0, 46, 196, id="almost-late-already"),
