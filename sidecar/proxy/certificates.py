@@ -111,7 +111,9 @@ def make_context(settings: ListenerTls) -> ssl.SSLContext:
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= (
+        ssl.OP_NO_RENEGOTIATION
+    )  # beside Python's own: no compression, the server's choice of ciphers
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(settings.cert_file, settings.key_file, password=_no_password)
     if settings.client_ca_file is not None:

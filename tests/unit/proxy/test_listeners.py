@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,6 +185,20 @@ def test_a_file_that_somebody_else_removed(bound: Bind, path: str) -> None:
     (listener,) = bound(f"unix:{path}")
     os.unlink(path)
     listeners.close(listener)
+
+
+def test_a_listener_s_settings_are_what_its_configuration_says() -> None:
+    """Its certificate is the one that was read for it; a plain one asks nobody for anything."""
+    certificate: Any = object()
+    config = ListenerConfig.model_validate({"address": "127.0.0.1:1", "connections": 7})
+    assert settings_of(config, certificate) == (None, 7, certificate)
+    assert settings_of(config, None) == (None, 7, None)
+    config = ListenerConfig.model_validate(
+        {"address": "127.0.0.1:1", "require_header": {"X-Caller": "secret-of-it"}}
+    )
+    callers = settings_of(config, None).callers
+    assert callers is not None
+    assert (callers.admit([(b"x-caller", b"secret-of-it")]), callers.by_peer) == ([], False)
 
 
 def test_peers_by_name_and_by_number() -> None:

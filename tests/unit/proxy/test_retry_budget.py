@@ -99,6 +99,14 @@ def test_what_was_spent_counts_in_its_bucket_and_the_next(looks: tuple[float, ..
     assert spent_of(budget, 0, 1000.0 + (looks[-1] if looks else 0.0)) == granted
 
 
+def test_a_bucket_ends_with_its_ten_seconds() -> None:
+    """What is spent then belongs to the next one, and counts for as long."""
+    budget = RetryBudget(0.1, requests=0, now_mono=1000.0)
+    assert [budget.spend(0, 1000.0) for _ in range(4)] == [True] * 4
+    assert [budget.spend(0, 1010.0) for _ in range(3)] == [True] * 3
+    assert spent_of(budget, 0, 1020.0) == FLOOR - 3
+
+
 def test_requests_count_in_their_bucket_and_the_next() -> None:
     """As what is spent does."""
     budget = RetryBudget(0.5, requests=0, now_mono=1000.0)
