@@ -128,7 +128,8 @@ def collect() -> dict[str, pytest.Item]:
 
 class Order:
     """In which order the tests of a mutant are run, as far as `budget` reaches: what has killed mutants of the same
-    function, the module's own tests, what has killed mutants of the same module, and of each the quick ones first."""
+    function, the module's own tests, what has killed mutants of the same module, then one case of every other test before
+    a second one of any; of each the quick ones first."""
 
     def __init__(self, budget: float) -> None:
         self._budget = budget
@@ -139,16 +140,15 @@ class Order:
         took, module = state().duration_by_test, function.rpartition(".")[0]
         kills, left = self._kills, self._budget
         own = f"/test_{module.rpartition('.')[2]}.py::"
+        cases: Counter[str] = Counter()
+
+        def place(test: str) -> tuple[int, bool, int, int]:
+            case = cases[name := test.partition("[")[0]]
+            cases[name] += 1
+            return -kills[function, test], own not in test, -kills[module, test], case
+
         chosen = []
-        for test in sorted(
-            tests,
-            key=lambda test: (
-                -kills[function, test],
-                own not in test,
-                -kills[module, test],
-                took.get(test, 0.0),
-            ),
-        ):
+        for test in sorted(sorted(tests, key=lambda test: took.get(test, 0.0)), key=place):
             chosen.append(test)
             left -= took.get(test, 0.0)
             if left < 0:
