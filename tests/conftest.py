@@ -8,6 +8,7 @@ settings.load_profile("sidecar")
 
 pytest_plugins = [
     "tests.support.google",
+    "tests.support.pooling",
     "tests.support.sidecar",
     "tests.support.stepped_clock",
     "tests.support.wire",

@@ -97,7 +97,7 @@ class Pool:
             f"waiting={len(self._waiting)} queued={len(self.places.queue)}>"
         )
 
-    def acquire(self, exchange: Exchange, *, fresh: bool = False) -> UpstreamConnection | None:
+    def acquire(self, exchange: Exchange, *, fresh: bool) -> UpstreamConnection | None:
         """A connection now, or None: then `exchange.connected` or `exchange.not_connected` is called, later or at once.
 
         `fresh` asks for one that served nobody yet: the request has just met a stale one.

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import pytest
 from _pytest.config import _prepareconfig
+from hypothesis import Phase, settings
 from mutmut import __main__ as mutmut
 from mutmut.configuration import config
 from mutmut.mutation.trampoline import set_mutant_under_test
@@ -119,6 +120,9 @@ def collect() -> dict[str, pytest.Item]:
     chosen = [*config().pytest_add_cli_args_test_selection, *config().pytest_add_cli_args]
     made = _prepareconfig(["--rootdir=.", "-q", "-s", "--tb=no", *chosen])
     made._do_configure()
+    # The first example that fails has killed the mutant: nobody reads the smallest one, which takes minutes to find.
+    settings.register_profile("mutants", derandomize=True, phases=(Phase.explicit, Phase.generate))
+    settings.load_profile("mutants")
     session = pytest.Session.from_config(made)
     made.hook.pytest_sessionstart(session=session)
     made.hook.pytest_collection(session=session)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import pytest
+
+from sidecar.config.load import load
 from sidecar.errors import SidecarError
-from sidecar.proxy.pool import Pool
+from sidecar.metrics import RouteStats
+from sidecar.proxy.pool import Pool, Pools
 from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.routes import Route
 from sidecar.tasks import Tasks
+from tests.support.clock import FakeClock
+
+FAULT = ZeroDivisionError("division by zero")
 
 
 class Asker:
@@ -53,11 +61,14 @@ class Dials(Tasks):
     def __init__(self) -> None:
         self.under_way: list[Coroutine[Any, Any, None]] = []
         self.outcome: SidecarError | None = None
+        self.meanwhile: Callable[[], object] = bool
+        """What happens while one is dialled."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
         self.under_way.append(coroutine)
 
     async def connect(self, destination: object, make: Any, *_: object) -> UpstreamConnection:
+        self.meanwhile()
         if self.outcome is not None:
             raise self.outcome
         connection: UpstreamConnection = make()
@@ -76,3 +87,101 @@ class Dials(Tasks):
         except StopIteration:
             return
         raise AssertionError("a dial waited")
+
+
+class Request(Asker):
+    """One that may have a fault of its own when it is told something."""
+
+    broken = False
+
+    def __init__(self, pool: Any, number: int, *, again: bool = False) -> None:
+        super().__init__(pool, number, again=again)
+        self.faults: list[BaseException] = []
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        if self.broken:
+            raise FAULT
+        super().connected(connection)
+
+    def not_connected(self, error: SidecarError) -> None:
+        if self.broken:
+            raise FAULT
+        super().not_connected(error)
+
+    def fault(self, fault: BaseException) -> None:
+        self.faults.append(fault)
+
+    @property
+    def connection(self) -> UpstreamConnection:
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, UpstreamConnection)
+        return outcome
+
+    @property
+    def error(self) -> SidecarError:
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, SidecarError)
+        return outcome
+
+
+class Bench:
+    """The pools of a route for any host, and its requests."""
+
+    def __init__(self, pool: str, route: str = "") -> None:
+        config = load(
+            f"routes: [{{name: any, host: '*.example.com', upstream: 'https://{{host}}'{route}}}]\npool: {{{pool}}}",
+            environ={},
+        ).config
+        self.clock = FakeClock()
+        self.dials: Any = Dials()
+        self.pools = Pools(self.dials, self.clock, self.dials, settings=config.pool, limits=config.limits)
+        self.route = Route(config.routes[0])
+        self.stats = self.pools.stats["any"] = RouteStats()
+        self.pool("a")
+        (self.places,) = self.pools._places.values()
+
+    def pool(self, host: str) -> Any:
+        return self.pools.get(self.route.destination(f"{host}.example.com"))
+
+    def ask(self, host: str = "a", *, again: bool = False) -> Request:
+        """A request; given what is idle, as an exchange would take it."""
+        pool = self.pool(host)
+        pool.users += 1
+        request: Any = Request(pool, 0, again=again)
+        if (connection := pool.acquire(request, fresh=False)) is not None:
+            request.connected(connection)
+        return request
+
+    def busy(self, host: str = "a") -> Request:
+        """A request that has a connection."""
+        request = self.ask(host)
+        self.dials.end(0, None)
+        assert request.connection
+        return request
+
+    def free(self, request: Request) -> None:
+        """It has ended well."""
+        request.connection.served += 1
+        request.pool.release(request.connection)
+
+    def sweep(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.pools.sweep(self.clock.mono())
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def make_bench() -> Iterator[MakeBench]:
+    """Makes a bench; the dials that are under way at the end are over."""
+    made: list[Bench] = []
+
+    def make(pool: str, route: str = "") -> Bench:
+        made.append(Bench(pool, route))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        for dial in bench.dials.under_way:
+            dial.close()

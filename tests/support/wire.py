@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +354,19 @@ routes:
         await self.tokens.close()
         await self._tasks.close()
         await self.upstream.close()
-        await self.turn(lambda: not self.proxy.connections)
+        with suppress(TimeoutError):
+            await self.turn(lambda: not self.proxy.connections and not self.held())
+        assert not self.proxy.connections
+        assert self.held() == {}
+
+    def held(self) -> dict[str, tuple[int, ...]]:
+        """What each route says that it holds now: nothing, once all connections are closed."""
+        routes = [*self.proxy.stats.values(), self.proxy.unrouted]
+        held = {
+            gauge: tuple(getattr(stats, gauge) for stats in routes)
+            for gauge in ("in_flight", "queued", "connections_active", "connections_idle", "tunnels")
+        }
+        return {gauge: counts for gauge, counts in held.items() if any(counts)}
 
 
 def _server_side(directory: Path) -> ssl.SSLContext:

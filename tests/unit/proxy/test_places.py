@@ -7,104 +7,18 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import RouteStats
 from sidecar.proxy.places import give, refuse
-from sidecar.proxy.pool import Pools
 from sidecar.proxy.retry_budget import FLOOR, WINDOW
 from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.routes import Route
-from tests.support.clock import FakeClock
-from tests.support.pooling import Asker, Dials, Transport
+from tests.support.pooling import FAULT, Bench, MakeBench, Request, Transport
 
-FAULT = ZeroDivisionError("division by zero")
 REFUSED = SidecarError(Reason.CONNECT_REFUSED, "Refused.")
 
 
-class Request(Asker):
-    """One that may have a fault of its own when it is told something."""
-
-    broken = False
-
-    def __init__(self, pool: Any, number: int, *, again: bool = False) -> None:
-        super().__init__(pool, number, again=again)
-        self.faults: list[BaseException] = []
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        if self.broken:
-            raise FAULT
-        super().connected(connection)
-
-    def not_connected(self, error: SidecarError) -> None:
-        if self.broken:
-            raise FAULT
-        super().not_connected(error)
-
-    def fault(self, fault: BaseException) -> None:
-        self.faults.append(fault)
-
-    @property
-    def connection(self) -> UpstreamConnection:
-        (outcome,) = self.outcomes
-        assert isinstance(outcome, UpstreamConnection)
-        return outcome
-
-    @property
-    def error(self) -> SidecarError:
-        (outcome,) = self.outcomes
-        assert isinstance(outcome, SidecarError)
-        return outcome
-
-
-class Bench:
-    """The pools of a route for any host, and its requests."""
-
-    def __init__(self, pool: str, route: str = "") -> None:
-        config = load(
-            f"routes: [{{name: any, host: '*.example.com', upstream: 'https://{{host}}'{route}}}]\npool: {{{pool}}}",
-            environ={},
-        ).config
-        self.clock = FakeClock()
-        self.dials: Any = Dials()
-        self.pools = Pools(self.dials, self.clock, self.dials, settings=config.pool, limits=config.limits)
-        self.route = Route(config.routes[0])
-        self.stats = self.pools.stats["any"] = RouteStats()
-        self.pool("a")
-        (self.places,) = self.pools._places.values()
-
-    def pool(self, host: str) -> Any:
-        return self.pools.get(self.route.destination(f"{host}.example.com"))
-
-    def ask(self, host: str = "a", *, again: bool = False) -> Request:
-        """A request; given what is idle, as an exchange would take it."""
-        pool = self.pool(host)
-        pool.users += 1
-        request: Any = Request(pool, 0, again=again)
-        if (connection := pool.acquire(request)) is not None:
-            request.connected(connection)
-        return request
-
-    def busy(self, host: str = "a") -> Request:
-        """A request that has a connection."""
-        request = self.ask(host)
-        self.dials.end(0, None)
-        assert request.connection
-        return request
-
-    def free(self, request: Request) -> None:
-        """It has ended well."""
-        request.connection.served += 1
-        request.pool.release(request.connection)
-
-    def sweep(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        self.pools.sweep(self.clock.mono())
-
-
-def test_who_waits_is_served_in_turn_and_one_that_had_its_turn_first() -> None:
+def test_who_waits_is_served_in_turn_and_one_that_had_its_turn_first(make_bench: MakeBench) -> None:
     """Each with the place that came free; the gauge follows."""
-    bench = Bench("connections: 1, queue: 2")
+    bench = make_bench("connections: 1, queue: 2")
     first = bench.busy()
     second, third = bench.ask(), bench.ask()
     again = bench.ask(again=True)
@@ -122,9 +36,11 @@ def test_who_waits_is_served_in_turn_and_one_that_had_its_turn_first() -> None:
         pytest.param(2, "2 requests wait for one already", 7.0, id="full"),
     ],
 )
-def test_a_full_queue_says_so(queue: int, words: str, retry_after: float | None) -> None:
+def test_a_full_queue_says_so(
+    make_bench: MakeBench, queue: int, words: str, retry_after: float | None
+) -> None:
     """With how many wait, and as long as the first of them has; one that had its turn is no more than was there."""
-    bench = Bench(f"connections: 1, queue: {queue}")
+    bench = make_bench(f"connections: 1, queue: {queue}")
     bench.busy()
     waiting = []
     for _ in range(queue):
@@ -140,9 +56,9 @@ def test_a_full_queue_says_so(queue: int, words: str, retry_after: float | None)
     assert bench.stats.queued == queue + 1
 
 
-def test_a_wait_has_an_end() -> None:
+def test_a_wait_has_an_end(make_bench: MakeBench) -> None:
     """At `queue_wait`, not before, and each its own; the place of the others is theirs still."""
-    bench = Bench("connections: 1, queue_wait: 4s")
+    bench = make_bench("connections: 1, queue_wait: 4s")
     first = bench.busy()
     early = bench.ask()
     bench.clock.advance(1.0)
@@ -160,9 +76,9 @@ def test_a_wait_has_an_end() -> None:
     assert late.connection is first.connection
 
 
-def test_who_leaves_waits_no_longer() -> None:
+def test_who_leaves_waits_no_longer(make_bench: MakeBench) -> None:
     """Once or twice; who never waited is not counted off."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     first = bench.busy()
     gone, other = bench.ask(), bench.ask()
     for _ in range(2):
@@ -172,9 +88,9 @@ def test_who_leaves_waits_no_longer() -> None:
     assert (gone.outcomes, other.connection) == ([], first.connection)
 
 
-def test_the_host_that_was_idle_for_longest_makes_room_for_another() -> None:
+def test_the_host_that_was_idle_for_longest_makes_room_for_another(make_bench: MakeBench) -> None:
     """Only where there is no place left, and none where nothing is idle."""
-    bench = Bench("connections: 2")
+    bench = make_bench("connections: 2")
     a, b = bench.busy("a"), bench.busy("b")
     bench.free(b)
     bench.clock.advance(1.0)
@@ -191,9 +107,9 @@ def test_the_host_that_was_idle_for_longest_makes_room_for_another() -> None:
     assert (bool(d.connection), waits.outcomes) == (True, [])
 
 
-def test_a_place_is_the_next_ones_whatever_its_host() -> None:
+def test_a_place_is_the_next_ones_whatever_its_host(make_bench: MakeBench) -> None:
     """A connection to another host is closed for it, and its own is dialled for."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     a = bench.busy("a")
     b = bench.ask("b")
     bench.free(a)
@@ -203,9 +119,9 @@ def test_a_place_is_the_next_ones_whatever_its_host() -> None:
     assert b.connection._pool is bench.pool("b")
 
 
-def test_a_dial_that_is_to_spare_needs_no_place() -> None:
+def test_a_dial_that_is_to_spare_needs_no_place(make_bench: MakeBench) -> None:
     """Whoever comes next waits for the one that nobody waits for any more."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     gone = bench.ask()
     bench.pool("a").forget(gone)
     heir = bench.ask()
@@ -214,9 +130,9 @@ def test_a_dial_that_is_to_spare_needs_no_place() -> None:
     assert (gone.outcomes, bool(heir.connection)) == ([], True)
 
 
-def test_a_dial_that_failed_leaves_its_place_to_the_queue() -> None:
+def test_a_dial_that_failed_leaves_its_place_to_the_queue(make_bench: MakeBench) -> None:
     """Only the request it was for is told."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     first, second = bench.ask(), bench.ask()
     bench.dials.end(0, REFUSED)
     assert (first.error, second.outcomes, bench.stats.queued) == (REFUSED, [], 0)
@@ -224,9 +140,9 @@ def test_a_dial_that_failed_leaves_its_place_to_the_queue() -> None:
     assert second.connection
 
 
-def test_retries_beyond_the_budget_are_counted() -> None:
+def test_retries_beyond_the_budget_are_counted(make_bench: MakeBench) -> None:
     """By the clock and the requests of the route."""
-    bench = Bench("connections: 1", ", retry_budget: 0.5")
+    bench = make_bench("connections: 1", ", retry_budget: 0.5")
     assert [bench.places.may_retry() for _ in range(FLOOR + 2)] == [True] * FLOOR + [False] * 2
     assert bench.stats.retries_denied == 2
     bench.clock.advance(3 * WINDOW)
@@ -235,9 +151,9 @@ def test_retries_beyond_the_budget_are_counted() -> None:
     assert [bench.places.may_retry() for _ in range(FLOOR + 2)].count(True) == FLOOR - 1 + 2
 
 
-def test_the_budget_s_buckets_go_by_the_sweep() -> None:
+def test_the_budget_s_buckets_go_by_the_sweep(make_bench: MakeBench) -> None:
     """Also where nobody retries: what was spent counts in its bucket and the next."""
-    bench = Bench("connections: 1", ", retry_budget: 0.5")
+    bench = make_bench("connections: 1", ", retry_budget: 0.5")
     bench.busy()
     assert all(bench.places.may_retry() for _ in range(FLOOR))
     bench.stats.requests["GET", 200] = 100
@@ -265,10 +181,12 @@ def handed_over(bench: Bench, connection: UpstreamConnection, request: Request) 
 
 @pytest.mark.parametrize("how", [given, handed_over])
 def test_a_fault_of_whoever_is_given_a_connection_is_its_own(
-    how: Callable[[Bench, UpstreamConnection, Request], None], monkeypatch: pytest.MonkeyPatch
+    make_bench: MakeBench,
+    how: Callable[[Bench, UpstreamConnection, Request], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is told, and the connection abandoned at once: nobody knows what was written to it."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     connection = bench.busy().connection
     abandoned = []
     monkeypatch.setattr(UpstreamConnection, "abandon", lambda self, *, flush: abandoned.append((self, flush)))
@@ -278,9 +196,11 @@ def test_a_fault_of_whoever_is_given_a_connection_is_its_own(
     assert (request.faults, abandoned) == ([FAULT], [(connection, False)])
 
 
-def test_a_fault_in_leaving_the_queue_is_the_waiting_one_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_leaving_the_queue_is_the_waiting_one_s(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The connection is abandoned as well."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     first = bench.busy()
     request = bench.ask()
     monkeypatch.setattr(type(bench.places), "leave", broken)
@@ -291,9 +211,11 @@ def test_a_fault_in_leaving_the_queue_is_the_waiting_one_s(monkeypatch: pytest.M
     assert transport.is_closing()
 
 
-def test_a_fault_in_being_dialled_for_takes_nobody_else_s_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_being_dialled_for_takes_nobody_else_s_place(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is taken out of the queue, counted off, and told; whoever is next is dialled for."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     bench.busy()
     waiting = [bench.ask() for _ in range(2)]
     monkeypatch.setattr(type(bench.places), "leave", broken)
@@ -303,9 +225,9 @@ def test_a_fault_in_being_dialled_for_takes_nobody_else_s_place(monkeypatch: pyt
     assert (bench.stats.queued, len(bench.places.queue)) == (0, 0)
 
 
-def test_a_fault_of_whoever_is_refused_is_its_own() -> None:
+def test_a_fault_of_whoever_is_refused_is_its_own(make_bench: MakeBench) -> None:
     """As with a connection."""
-    bench = Bench("connections: 1")
+    bench = make_bench("connections: 1")
     request: Any = Request(bench.pool("a"), 1)
     refuse(request, REFUSED)
     assert (request.error, request.faults) == (REFUSED, [])

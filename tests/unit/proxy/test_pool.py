@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
@@ -15,7 +16,7 @@ from sidecar.proxy.pool import Pools
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Route
 from tests.support.clock import FakeClock
-from tests.support.pooling import Asker, Dials, Transport
+from tests.support.pooling import FAULT, Asker, Dials, MakeBench, Request, Transport
 
 HOSTS = ("a.example.com", "b.example.com", "c.example.com")
 
@@ -171,3 +172,173 @@ def test_a_session_is_read_at_most_every_five_minutes() -> None:
     assert first_request() == 0
     machine.clock.advance(1)
     assert [first_request() for _ in range(2)] == [1, 0]
+
+
+# connections of a bench
+
+
+def closed(request: Request) -> bool:
+    return bool(request.connection.is_closing())
+
+
+def test_whoever_has_waited_longest_gets_the_first_connection_that_is_up(make_bench: MakeBench) -> None:
+    """Whichever dial it came of."""
+    bench = make_bench("connections: 2")
+    first, second = bench.ask(), bench.ask()
+    bench.dials.end(1, None)
+    assert (bool(first.connection), second.outcomes) == (True, [])
+
+
+def test_the_newest_idle_connection_serves_next_and_is_counted(make_bench: MakeBench) -> None:
+    """The others grow old and are closed; one that was lost meanwhile is passed over."""
+    bench = make_bench("connections: 3, idle: 60s")
+    requests = [bench.busy() for _ in range(3)]
+    for request in requests:
+        bench.free(request)
+        bench.clock.advance(1.0)
+    assert bench.stats.connections_idle == 3
+    requests[2].connection.transport.abort()
+    assert bench.ask().connection is requests[1].connection
+    assert bench.stats.connections_idle == 1
+    bench.sweep(56.9)
+    assert not closed(requests[0])
+    bench.sweep(0.1)
+    assert (closed(requests[0]), bench.stats.connections_idle) == (True, 0)
+
+
+def test_an_idle_connection_that_is_lost_is_counted_off(make_bench: MakeBench) -> None:
+    """And its place is free."""
+    bench = make_bench("connections: 2")
+    idle, other = bench.busy(), bench.busy()
+    bench.free(idle)
+    bench.free(other)
+    idle.connection.connection_lost(None)
+    assert (bench.stats.connections_idle, bench.places.open) == (1, 1)
+
+
+def test_a_connection_made_under_other_tls_files_serves_nobody_else(make_bench: MakeBench) -> None:
+    """What waits for one that is being dialled still gets it, for a first request; idle and served ones end."""
+    bench = make_bench("connections: 2")
+    pool = bench.pool("a")
+    busy, idle = bench.busy(), bench.busy()
+    bench.free(idle)
+    assert pool.generation == 0
+    pool.renew()
+    assert (pool.generation, closed(idle), closed(busy)) == (1, True, False)
+    bench.free(busy)
+    assert closed(busy)
+    busy.connection.connection_lost(None)
+    idle.connection.connection_lost(None)
+    waits = bench.ask()
+    bench.dials.meanwhile = pool.renew
+    bench.dials.end(0, None)
+    bench.dials.meanwhile = bool
+    assert (pool.generation, waits.connection.generation, closed(waits)) == (2, 1, False)
+    next_one = bench.ask()
+    bench.free(waits)
+    assert closed(waits)
+    bench.dials.end(0, None)
+    assert not closed(next_one)
+
+
+def test_one_that_nobody_waits_for_any_more_is_not_kept_after_a_change_of_files(
+    make_bench: MakeBench,
+) -> None:
+    """It would serve the next request under the old ones."""
+    bench = make_bench("connections: 1")
+    pool = bench.pool("a")
+    gone = bench.ask()
+    pool.forget(gone)
+    bench.dials.meanwhile = pool.renew
+    bench.dials.end(0, None)
+    assert bench.stats.connections_idle == 0
+
+
+def test_a_change_of_files_ends_the_session_too(make_bench: MakeBench) -> None:
+    """The next first request's is read at once."""
+    bench = make_bench("connections: 1")
+    pool = bench.pool("a")
+
+    def asked() -> int:
+        connection = UpstreamConnection(pool, bench.pools.limits)
+        connection.connection_made(transport := Told())
+        connection.generation, connection.served = pool.generation, 1
+        pool.release(connection)
+        return transport.asked
+
+    assert [asked(), asked()] == [1, 0]
+    pool.renew()
+    assert [asked(), asked()] == [1, 0]
+
+
+@pytest.mark.parametrize("how", ["drain", "retire"])
+def test_after_a_drain_or_without_its_route_nothing_is_kept(make_bench: MakeBench, how: str) -> None:
+    """Idle ones end at once, busy ones with their request."""
+    bench = make_bench("connections: 2")
+    idle, busy = bench.busy(), bench.busy()
+    bench.free(idle)
+    if how == "drain":
+        bench.pools.close()
+    else:
+        bench.pools.retire({bench.route})
+    assert (closed(idle), closed(busy)) == (True, False)
+    bench.free(busy)
+    assert (closed(busy), bench.stats.connections_idle) == (True, 0)
+
+
+def test_another_route_s_end_is_nothing_to_this_one(make_bench: MakeBench) -> None:
+    """Its idle connections stay."""
+    bench = make_bench("connections: 1")
+    idle = bench.busy()
+    bench.free(idle)
+    bench.pools.retire({make_bench("connections: 1").route})
+    assert not closed(idle)
+
+
+def test_last_bytes_have_their_time(make_bench: MakeBench) -> None:
+    """`timeouts.send`, and not a moment more."""
+    bench = make_bench("connections: 1", ", timeouts: {send: 5s}")
+    busy = bench.busy()
+    bench.pool("a").flush(busy.connection)
+    bench.sweep(4.9)
+    assert not closed(busy)
+    bench.sweep(0.1)
+    assert closed(busy)
+
+
+def test_a_fault_in_closing_an_idle_one_is_that_one_s(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are closed all the same."""
+    bench = make_bench("connections: 2")
+    first, second = bench.busy(), bench.busy()
+    bench.free(first)
+    bench.free(second)
+    faults = []
+
+    def close(connection: UpstreamConnection) -> None:
+        if connection is first.connection:
+            raise FAULT
+        connection.transport.abort()
+
+    monkeypatch.setattr(UpstreamConnection, "close", close)
+    monkeypatch.setattr(
+        UpstreamConnection, "fault", lambda connection, fault: faults.append((connection, fault))
+    )
+    bench.sweep(61.0)
+    assert (faults, closed(second)) == ([(first.connection, FAULT)], True)
+
+
+def test_what_is_unused_is_forgotten(make_bench: MakeBench) -> None:
+    """With the route's places, once its last pool is; what is used, or wanted, is not."""
+    bench = make_bench("connections: 2")
+    busy = bench.busy("b")
+    assert len(bench.pools._pools) == 2
+    bench.sweep(1.0)
+    assert [pool.destination.host for pool in bench.pools._pools.values()] == ["b.example.com"]
+    pool = busy.pool
+    busy.connection.connection_lost(None)
+    assert bench.pools.sweep(bench.clock.mono())
+    pool.users -= 1
+    assert not bench.pools.sweep(bench.clock.mono())
+    assert (bench.pools._pools, bench.pools._places) == ({}, {})
