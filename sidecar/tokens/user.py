@@ -44,7 +44,9 @@ class UserGrant(Grant):
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`; it is for the login's client id."""
         answer, endpoint, _ = self._refreshed(flight)
-        if not isinstance(json_object(answer).get("id_token"), str):
+        found = json_object(answer)
+        # Where there is no access token either, it is not the login's scopes that are at fault, but what answers.
+        if isinstance(found.get("access_token"), str) and not isinstance(found.get("id_token"), str):
             raise SidecarError(
                 Reason.CREDENTIAL_MISMATCH,
                 f"The login in {self._where} gives access tokens and no ID token: its scopes lack `openid`. Log in "

@@ -12,6 +12,7 @@ import pytest
 from sidecar.clock import SystemClock
 from sidecar.config.targets import TokenKind
 from sidecar.emulator.app import Emulator
+from sidecar.emulator.faults import Fault, Kind
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.adc import AdcGrant
 from sidecar.tokens.credential_types import Addresses
@@ -91,6 +92,15 @@ async def test_a_login_without_openid_has_access_tokens_only(login: Login) -> No
     assert error.reason is Reason.CREDENTIAL_MISMATCH
     assert "--scopes=openid," in error.command
     await login.source.mint(ACCESS)
+
+
+@pytest.mark.parametrize("kind", ["html", "garbage"])
+async def test_an_answer_without_any_token_is_not_the_logins_fault(login: Login, kind: Kind) -> None:
+    """A page of somebody else's, or JSON without a token: nobody is told to log in again with other scopes."""
+    login.google.oauth.endpoint.fail(Fault(kind))
+    error = await login.refused()
+    assert error.reason is Reason.TOKEN_MALFORMED
+    assert error.command == ""
 
 
 async def test_the_token_endpoint_of_a_file_is_not_heeded(login: Login) -> None:
