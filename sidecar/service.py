@@ -37,6 +37,7 @@ from sidecar.config.models import Config, Limits
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import SidecarError
 from sidecar.explain import explain
+from sidecar.heap import Trimming, own_heap
 from sidecar.log_sink import Loss
 from sidecar.logs import AccessLog
 from sidecar.metrics import (
@@ -197,6 +198,7 @@ class Service:
         self._history = History()
         self._loop_stats = LoopStats()
         self._watchdog = Watchdog(self._clock, self._loop_stats, process_cpu)
+        self._trimming = Trimming(self._clock, own_heap())
         self._sampling: asyncio.TimerHandle | None = None
         self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
         """How the configuration is read again; None where that can't be."""
@@ -236,6 +238,7 @@ class Service:
         # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.
         gc.collect()
         gc.freeze()
+        self._trimming.start()
 
     async def run(self) -> None:
         """Serve until `request_quit`, then drain and close; StartError where a required route gets no token in time."""
@@ -302,6 +305,7 @@ class Service:
         if self._sampling is not None:
             self._sampling.cancel()
         self._watchdog.stop()
+        self._trimming.stop()
         self._proxy.stop_accepting()
         self._proxy.abort()
         await self._tokens.close()

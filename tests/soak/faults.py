@@ -68,8 +68,10 @@ def _token_kinds(server: str) -> list[Kind]:
         "expired": ({"kind": "expired"}, 35),
         "refusing": ({"kind": "refuse"}, 35),
     }
+    # Whose callers have left, a fetch goes on for a while; those of a wildcard's hosts may be all that are kept.
+    excuses = NO_TOKEN | {"503 overloaded"} if server == METADATA else NO_TOKEN
     return [
-        Kind(f"{server} {name}", server, order, NO_TOKEN, settle) for name, (order, settle) in faults.items()
+        Kind(f"{server} {name}", server, order, excuses, settle) for name, (order, settle) in faults.items()
     ]
 
 
@@ -78,7 +80,7 @@ def _upstream_kinds(group: str) -> list[Kind]:
         "reset": (0.3, LOST, 3.0),
         "close_idle": (0.3, LOST, 3.0),
         "slow": (0.5, frozenset[str](), 0.0),
-        "stall": (0.1, frozenset({"504 response_timeout"}), 8.0),
+        "stall": (0.1, frozenset({"504 response_timeout"}), 14.0),
         "truncate": (0.3, CUT_OFF, 3.0),
         "garbage": (0.3, LOST | {"502 upstream_malformed"}, 3.0),
         "refuse": (0.3, frozenset({"401"}), 3.0),

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 ADDRESS = "10.99.0.1"
-HOSTS = tuple(f"{number}.wild.test" for number in range(1, 9))
+HOSTS = tuple(f"{number}.wild.test" for number in range(1, 41))
 _INSIDE = "SOAK_NAMESPACE"
 _TOOLS = ("unshare", "ip", "mount")
 _WAYS = (["unshare", "--net", "--mount"], ["unshare", "--user", "--map-root-user", "--net", "--mount"])

@@ -6,7 +6,6 @@ SOAK_OBSERVED=FILE python -m tests.soak.observed run --config …
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import os
@@ -16,6 +15,7 @@ import threading
 from collections import Counter
 
 from sidecar.cli import main
+from sidecar.heap import own_heap
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.pool import Pool
@@ -32,6 +32,21 @@ def resident() -> float:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
+def used() -> float | None:
+    """What malloc has handed out, in MiB, by its own account; None where there is none."""
+    heap = own_heap()
+    return None if heap is None else resident() - heap.idle() / (1 << 20)
+
+
+def described(connection: UpstreamConnection) -> str:
+    """What an upstream connection is at, for who wonders why it is there."""
+    transport, pool = connection.transport, connection._pool
+    return (
+        f"{pool!r} state {connection.state}, served {connection.served}, closing {transport.is_closing()}, "
+        f"unsent {transport.get_write_buffer_size()}, flushing {connection in pool._flushing}"
+    )
+
+
 def of_the_cache(timer: asyncio.TimerHandle) -> bool:
     """Whether a timer renews the token of a wildcard host."""
     arguments = timer._args  # type: ignore[attr-defined]
@@ -42,7 +57,8 @@ def write_down(_number: int, _frame: object) -> None:
     """Tasks, timers, threads and the objects that hold a connection, as JSON."""
     loop = asyncio.get_running_loop()
     gc.collect()
-    objects = Counter(map(type, gc.get_objects()))
+    tracked = gc.get_objects()
+    objects = Counter(map(type, tracked))
     timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
     found = {
         "tasks": sorted(task.get_name() for task in asyncio.all_tasks(loop)),
@@ -52,13 +68,12 @@ def write_down(_number: int, _frame: object) -> None:
         # The event loop's own pool for name look-ups grows to what it is bounded by, and keeps its threads.
         "pooled": sum(thread.name.startswith("asyncio_") for thread in threading.enumerate()),
         "objects": {kind.__name__: objects[kind] for kind in KINDS},
+        "left": [described(it) for it in tracked if isinstance(it, UpstreamConnection)],
         "tracked": sum(objects.values()),
         "blocks": sys.getallocatedblocks(),
     }
     found["resident"] = resident()
-    # glibc's: gives back what is free between what is not.
-    ctypes.CDLL(None).malloc_trim(0)
-    found["held"] = resident()
+    found["used"] = used()
     file = os.environ["SOAK_OBSERVED"]
     with open(f"{file}.new", "w") as out:
         json.dump(found, out)

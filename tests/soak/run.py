@@ -9,10 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sidecar.heap import LOOK
 from tests.soak import faults
 from tests.soak.faults import Window
 from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests
 from tests.soak.setting import CONCERNS
+from tests.soak.worker import HANG
 from tests.soak.world import World, spawn
 
 WORKERS = 24
@@ -70,7 +72,7 @@ class Clients:
     async def rest(self, order: str = "pause") -> None:
         """No request is under way after this."""
         self.tell(order)
-        await asyncio.wait_for(self.paused.get(), 60)
+        await asyncio.wait_for(self.paused.get(), 3 * HANG)
 
     async def stop(self) -> None:
         if self.process.returncode is None:
@@ -99,7 +101,7 @@ async def soak(seconds: float, seed: int, *, wild: bool) -> tuple[str, int]:
                     await inflict_all(world, seed, phase, seconds, until, windows)
                 await asyncio.sleep(max(until - loop.time(), 0))
                 await clients.rest("end" if phase == "end" else "pause")
-                quiet.append(await world.quiet(phase))
+                quiet.append(await world.quiet(phase, min(LOOK + 1, seconds / 20)))
             counters = await world.counters(COUNTED)
         finally:
             await clients.stop() if hasattr(clients, "process") else None
@@ -162,7 +164,8 @@ def report(
     lines += ["", f"  {'quiet':<24}" + "".join(f"{q.name:>10}" for q in quiet)]
     for label, values in (
         ("resident, MiB", [f"{q.resident:.1f}" for q in quiet]),
-        ("  held", [f"{q.held:.1f}" for q in quiet]),
+        ("  in use of malloc's", ["–" if q.used is None else f"{q.used:.1f}" for q in quiet]),
+        ("  blocks", [q.blocks for q in quiet]),
         ("descriptors", [q.descriptors for q in quiet]),
         ("threads", [q.threads for q in quiet]),
         ("tasks", [q.tasks for q in quiet]),

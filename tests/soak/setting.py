@@ -11,8 +11,9 @@ from tests.soak.client import Route
 from tests.soak.faults import IAM, METADATA, OAUTH, STS, A, B
 from tests.soak.namespace import ADDRESS, HOSTS
 
-CACHE = 6
-"""Tokens of the wildcard route that are kept: fewer than it has hosts, so that they leave and come again."""
+CACHE = 30
+"""Tokens of the wildcard route that are kept: fewer than it has hosts, so that they leave and come again, and more than
+there are clients, so that none is turned away for what the others wait for."""
 SECRET = "X-Local-Caller: the-soak"
 """What the listener on a Unix socket requires, and no upstream may see."""
 _SCOPE = "https://www.googleapis.com/auth/"
@@ -88,9 +89,10 @@ def configuration(
         "admin": "127.0.0.1:0",
         "log_format": "json",
         "access_log": "all",
-        "token_wait": "3s",
+        # Twice what a busy machine makes of it: nothing here may run into a limit but by a fault.
+        "token_wait": "6s",
         "token_cache": CACHE,
-        "limits": {"head_timeout": "3s", "body_timeout": "4s", "keep_alive": "3s"},
+        "limits": {"head_timeout": "10s", "body_timeout": "10s", "keep_alive": "10s"},
         "pool": {"connections": 200, "idle": "2s"},
         "endpoints": google["endpoints"],
         "credentials": google["credentials"],
@@ -108,7 +110,7 @@ def _route(name: str, plan: Plan, directory: Path, ports: Mapping[str, int], ext
         "target": "other",
         "on_conflict": "replace",
         # What a reload changes, so that the route's connections are new ones.
-        "timeouts": {"connect": "2s", "response": "3s", "idle": "5s" if extra else "4s"},
+        "timeouts": {"connect": "10s", "response": "8s", "idle": "11s" if extra else "10s"},
     }
     if plan.scope is not None:
         route |= {"target": "googleapis", "token": "access", "scopes": [plan.scope]}

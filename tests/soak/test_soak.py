@@ -47,6 +47,8 @@ def test_a_short_soak() -> None:
         ("503 token_denied", "meta", Window(KIND[f"{A} killed"], 10, 20), False),
         ("503 token_denied", "meta", Window(KIND[f"{METADATA} forbidden"], 10, 20), True),
         ("503 token_denied", "key", Window(KIND[f"{METADATA} forbidden"], 10, 20), False),
+        ("503 overloaded", "wild", Window(KIND[f"{METADATA} hanging"], 10, 20), True),
+        ("503 overloaded", "wild", Window(KIND[f"{B} stall"], 10, 20), False),
         ("503 token_denied", "meta", Window(KIND[f"{METADATA} forbidden"], -60, -50), False),
         ("502 connect_refused", "meta", Window(KIND[f"{A} killed"], 40, 50), False),
         ("cut", "meta", Window(KIND["reload"], 10, 20), False),
@@ -108,19 +110,23 @@ def test_a_body_that_is_not_its_requests_own_is_noticed() -> None:
 
 
 def quiet(**changed: Any) -> Quiet:
-    it = Quiet("end", 90.0, 80.0, 8, 7, 1, 8, 6, {"Exchange": 0}, 15_000, {"requests_in_flight": 0.0})
+    it = Quiet(
+        "end", 90.0, 16.0, 300_000, 8, 7, 1, 8, 6, {"Exchange": 0}, 15_000, [], {"requests_in_flight": 0.0}
+    )
     return it._replace(**changed)
 
 
 @pytest.mark.parametrize(
     "leak",
     [
-        {"held": 90.0},
+        {"resident": 103.0},
+        {"used": 18.5},
+        {"blocks": 320_000},
         {"descriptors": 9},
         {"threads": 8},
         {"tasks": 2},
         {"timers": 9},
-        {"cache_timers": 7},
+        {"cache_timers": 31},
         {"objects": {"Exchange": 1}},
         {"tracked": 17_000},
         {"gauges": {"requests_in_flight": 1.0}},
@@ -131,6 +137,11 @@ def test_a_leak_is_noticed(leak: dict[str, Any]) -> None:
     """Of memory, descriptors, threads, tasks, timers, objects, or a gauge that does not come back."""
     assert judge_leaks(quiet(), quiet(), quiet()) == []
     assert len(judge_leaks(quiet(), quiet(), quiet(**leak))) == 1
+
+
+def test_what_is_left_halfway_is_noticed() -> None:
+    """It may be gone by the end, and was not when it should."""
+    assert len(judge_leaks(quiet(), quiet(descriptors=9), quiet())) == 1
 
 
 @pytest.mark.parametrize(

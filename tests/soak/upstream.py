@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from tests.soak.pattern import Checker, Pattern
 from tests.support.sidecar import ask
 
-STALL = 6.0
+STALL = 14.0
 """Seconds that the mode `stall` does not answer; the routes' timeouts.response is less."""
 GARBAGE = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",

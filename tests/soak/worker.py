@@ -10,10 +10,10 @@ from typing import Any
 
 from tests.soak.client import Client, Outcome, Route, Way
 
-HANG = 20.0
+HANG = 45.0
 """Seconds after which a request has hung; what the configured timeouts allow together is less."""
 FRESH = 0.8
-"""Seconds for which a connection is used again; the sidecar's own limit is 3 s."""
+"""Seconds for which a connection is used again; the sidecar's own limit is 10 s."""
 Tell = Callable[[str, str, str, float, float, Outcome], None]
 """Takes operation, route, way, the monotonic moments of beginning and end, and what became of it."""
 

@@ -229,8 +229,10 @@ class World:
 
     # readings
 
-    async def quiet(self, name: str) -> Quiet:
-        """What there is once nothing goes on any more, or after 20 s."""
+    async def quiet(self, name: str, rest: float) -> Quiet:
+        """What there is once nothing goes on any more, or after 20 s; not sooner than after `rest` seconds, in which
+        the sidecar gives memory back."""
+        await asyncio.sleep(rest)
         loop = asyncio.get_running_loop()
         until = loop.time() + 20
         while True:
@@ -242,7 +244,8 @@ class World:
         return Quiet(
             name,
             found["resident"],
-            found["held"],
+            found["used"],
+            found["blocks"],
             len(os.listdir(f"/proc/{pid}/fd")),
             len(os.listdir(f"/proc/{pid}/task")) - found["pooled"],
             len(found["tasks"]),
@@ -250,6 +253,7 @@ class World:
             found["cache_timers"],
             found["objects"],
             found["tracked"],
+            found["left"],
             gauges,
         )
 
