@@ -15,6 +15,7 @@ connections is idle. Dialling is bounded by the route's `timeouts.connect`, the 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Set
 from math import inf
@@ -37,8 +38,17 @@ if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
 SESSION_INTERVAL = 300.0
-"""Seconds between two readings of a destination's TLS session: before 3.12.8 and 3.13.1, CPython loses 6 KiB each time
-(https://github.com/python/cpython/issues/116810), and servers take a session for longer than that."""
+"""Seconds between two readings of a destination's TLS session: servers take one for longer than that, and there are
+Pythons for which a reading has its price (`sessions_to_read`)."""
+
+
+def sessions_to_read(python: tuple[int, ...]) -> float:
+    """How many TLS sessions a process may read with this version of Python.
+
+    Before 3.12.8 and 3.13.1, CPython loses 6 KiB with each (https://github.com/python/cpython/issues/116810): 3 MiB may
+    go that way, then new connections make whole handshakes.
+    """
+    return inf if python >= (3, 13, 1) or (3, 12, 8) <= python < (3, 13) else 500
 
 
 @final
@@ -143,9 +153,11 @@ class Pool:
         """Keep the TLS session of a first request's connection: TLS 1.3 servers send their tickets after the
         handshake, and by now they are here."""
         now_mono = self._owner.clock.mono()
-        if now_mono >= self._session_due_mono:
+        if now_mono >= self._session_due_mono and self._owner.sessions_to_read:
             self._session_due_mono = now_mono + SESSION_INTERVAL
             self._session = tls.session_of(connection.transport)
+            if self._session is not None:
+                self._owner.sessions_to_read -= 1
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is gone; one that waits gets the place."""
@@ -288,6 +300,9 @@ class Pools:
         self.closing = False
         self.faults = Faults()
         """Of the whole data path."""
+        self.sessions_to_read = sessions_to_read(sys.version_info[:3])
+        """How many more TLS sessions may be read. A pool lives no longer than its connections, so its own interval
+        bounds nothing."""
         self._pools: dict[Destination, Pool] = {}
         self._places: dict[Route, Places] = {}
 

@@ -11,8 +11,9 @@ from tests.soak.setting import CACHE
 
 LEVEL = 12.0
 """MiB by which resident memory may grow between two quiet moments. The sidecar leaves 8 that it could give back."""
-USED = 2.0
-"""MiB by which what is in use of it may grow. 300,000 requests that left 16 bytes each would be more."""
+USED = 4.0
+"""MiB by which what is in use of it may grow: of these, 3 are lost with TLS sessions on some Pythons, and no more however
+long it runs (`pool.sessions_to_read`)."""
 
 
 class Failure(NamedTuple):
