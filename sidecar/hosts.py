@@ -80,6 +80,19 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
+def is_own_address(host: str) -> bool:
+    """Whether a host in normal form is an IP literal by which a server may be called: no page can rebind those.
+
+    Not the unspecified address, nor IPv4 inside IPv6: both lead to this machine, but browsers don't count them as
+    loopback, so they don't say for whom they ask (Sec-Fetch-Site goes to trustworthy URLs only: Secure Contexts,
+    section 3.1). Any page could reach loopback by them.
+    """
+    address = ip_literal(host)
+    if address is None or address.is_unspecified:
+        return False
+    return isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped is None
+
+
 def _ipv6(literal: str) -> ipaddress.IPv6Address:
     address = ip_literal(literal)
     if not isinstance(address, ipaddress.IPv6Address):

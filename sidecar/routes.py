@@ -7,7 +7,7 @@ route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 sec
 
 The order, most specific first: a route's `host`, exactly · its name under `.localhost` · a wildcard,
 the longest first · the host of a fixed upstream, where only one route has it and it is not loopback ·
-`path_prefix`, the longest first, and only under a loopback name or an IP literal: no page can rebind those (DNS
+`path_prefix`, the longest first, and only under a loopback name or an IP literal (`is_own_address`): no page can rebind those (DNS
 rebinding), and a stranger's name must not find a way in.
 """
 
@@ -65,7 +65,7 @@ class Route:
     def accepts(self, host: str) -> bool:
         """Whether a Host (normal form) may stand in a request to this route's own listener."""
         return (
-            hosts.ip_literal(host) is not None
+            hosts.is_own_address(host)
             or hosts.is_loopback(host)
             or host in self.exact
             or any(host.endswith(suffix) for suffix in self.wildcards)
@@ -192,7 +192,7 @@ class RouteTable:
                 self._memo.clear()
             self._memo[authority] = match = Match(route.destination(host), b"")
             return match
-        if hosts.is_loopback(host) or hosts.ip_literal(host) is not None:
+        if hosts.is_loopback(host) or hosts.is_own_address(host):
             for prefix, route in self._prefixes:
                 if prefix == b"/" or (
                     path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in b"/?"
@@ -227,6 +227,8 @@ class RouteTable:
         if hosts.is_loopback(host) and self._prefixes and path:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
+        elif self._prefixes and hosts.ip_literal(host) is not None and not hosts.is_own_address(host):
+            what = f"`{host}` is no host to call this listener by, since web pages may get here by it: use `localhost`."
         else:
             what = f"No route has host `{host}`."
         near = get_close_matches(host, known, n=1, cutoff=0.5) or get_close_matches(
@@ -245,7 +247,7 @@ def match_own(route: Route, authority: bytes, *, any_host: bool) -> Match:
     """The match for a request to a route's own listener.
 
     `any_host` is for Unix sockets, which no browser can be led to. Elsewhere the Host must be loopback,
-    an IP literal or one of the route's own, or CALLER_REFUSED is raised; BAD_HOST if it is malformed.
+    an address to call it by or one of the route's own, or CALLER_REFUSED is raised; BAD_HOST if it is malformed.
     """
     host = request_host(authority)
     if (

@@ -64,4 +64,4 @@ def _is_own_name(authority: str) -> bool:
         host = hosts.parse_authority(authority.strip()).host
     except ValueError:
         return False
-    return hosts.is_loopback(host) or hosts.ip_literal(host) is not None
+    return hosts.is_loopback(host) or hosts.is_own_address(host)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.hosts import ip_literal, is_loopback
+from sidecar.hosts import is_loopback, is_own_address
 from sidecar.proxy.headers import Fields
 from sidecar.routes import request_host
 
@@ -59,7 +59,7 @@ def refuse_stray_browser(
     """Raise CALLER_REFUSED for a browser's request that no route takes: a name that leads here without being one of
     ours is a page's way in (DNS rebinding), and learns nothing about routes."""
     host = request_host(authority)
-    if is_loopback(host) or ip_literal(host) is not None:
+    if is_loopback(host) or is_own_address(host):
         refuse_browser(found, authority, scheme)
     elif any(name.lower() in _MARKS for name, _ in fields):
         raise SidecarError(

@@ -90,6 +90,25 @@ def test_loopback_is_what_can_only_mean_this_machine(host: str, loopback: bool) 
     assert hosts.is_loopback(host) is loopback
 
 
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        pytest.param("127.0.0.1", True, id="loopback"),
+        pytest.param("::1", True, id="loopback-ipv6"),
+        pytest.param("10.0.0.1", True, id="private"),
+        pytest.param("fd00::1", True, id="private-ipv6"),
+        pytest.param("0.0.0.0", False, id="unspecified"),
+        pytest.param("::", False, id="unspecified-ipv6"),
+        pytest.param("::ffff:7f00:1", False, id="loopback-in-ipv6"),
+        pytest.param("::ffff:a00:1", False, id="private-in-ipv6"),
+        pytest.param("localhost", False, id="a-name"),
+    ],
+)
+def test_an_address_to_call_by_is_one_that_browsers_judge_as_it_is(host: str, own: bool) -> None:
+    """Not one that leads to loopback without being told apart from any other site."""
+    assert hosts.is_own_address(host) is own
+
+
 def test_an_authority_is_written_as_it_is_read() -> None:
     """IPv6 in brackets, the port only where there is one."""
     for text in ("a.b", "a.b:1", "[::1]", "[::1]:1"):

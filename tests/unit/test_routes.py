@@ -87,6 +87,9 @@ NO_MATCH = [
     pytest.param("run.app", "/", id="wildcards-own-suffix"),
     pytest.param("1.2.3.4", "/", id="ip-literal"),
     pytest.param("evil.example", "/billing/x", id="prefix-under-a-strangers-name"),
+    pytest.param("0.0.0.0", "/billing/x", id="prefix-under-the-unspecified-address"),
+    pytest.param("[::]", "/billing/x", id="prefix-under-the-unspecified-address-of-ipv6"),
+    pytest.param("[::ffff:7f00:1]", "/billing/x", id="prefix-under-loopback-in-disguise"),
     pytest.param("twin.example", "/", id="an-upstream-of-two-routes"),
     pytest.param("127.0.0.1", "/", id="a-loopback-upstream"),
     pytest.param("short.localhost", "/", id="name-of-a-wildcard-route"),
@@ -101,7 +104,7 @@ def test_what_matches_nothing_goes_nowhere(table: RouteTable, host: str, path: s
     with pytest.raises(SidecarError) as caught:
         table.match(host.encode(), path.encode())
     assert caught.value.reason is Reason.NO_ROUTE
-    assert f"`{host}`" in caught.value.detail
+    assert f"`{host.strip('[]')}`" in caught.value.detail
 
 
 def test_a_404_names_the_nearest_route(table: RouteTable) -> None:
@@ -146,9 +149,10 @@ def test_own_listeners_refuse_strangers_names(table: RouteTable) -> None:
         b"10.0.0.1",
     ):
         assert match_own(billing, host, any_host=False).destination is billing.fixed()
-    with pytest.raises(SidecarError) as caught:
-        match_own(billing, b"evil.example", any_host=False)
-    assert caught.value.reason is Reason.CALLER_REFUSED
+    for host in (b"evil.example", b"0.0.0.0", b"[::]:1", b"[::ffff:127.0.0.1]", b"[::ffff:0:0]"):
+        with pytest.raises(SidecarError) as caught:
+            match_own(billing, host, any_host=False)
+        assert caught.value.reason is Reason.CALLER_REFUSED
     assert match_own(billing, b"evil.example", any_host=True).destination is billing.fixed()
 
 

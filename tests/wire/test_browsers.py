@@ -98,6 +98,10 @@ async def test_a_route_may_serve_them(wire: Wire, lines: tuple[str, ...]) -> Non
         pytest.param("evil.example", (), 403, id="stranger"),
         pytest.param("evil.example", ("Sec-Fetch-Site: same-origin",), 403, id="rebound"),
         pytest.param("127.0.0.1", ("Sec-Fetch-Site: cross-site",), 403, id="page"),
+        # An image of any page: such an address leads to loopback, and browsers send no Sec-Fetch-Site to it.
+        pytest.param("0.0.0.0:8787", (), 403, id="page-by-the-unspecified-address"),
+        pytest.param("[::]:8787", (), 403, id="page-by-the-unspecified-address-of-ipv6"),
+        pytest.param("[::ffff:127.0.0.1]:8787", (), 403, id="page-by-loopback-in-disguise"),
     ],
 )
 async def test_a_routes_own_listener_is_no_way_round(

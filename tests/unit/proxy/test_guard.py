@@ -75,7 +75,10 @@ def test_others_are_served(lines: list[tuple[str, str]]) -> None:
     assert marks(lines) == (None, None)
 
 
-NOBODYS = ["evil.example", "evil.example:8787", "localhost.evil.example"]
+NOBODYS = [
+    *("evil.example", "evil.example:8787", "localhost.evil.example"),
+    *("0.0.0.0:8787", "[::]:8787", "[::ffff:127.0.0.1]:8787"),
+]
 
 
 def stray(host: str, name: str) -> None:
