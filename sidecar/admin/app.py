@@ -37,6 +37,11 @@ _log = logging.getLogger(__name__)
 _KEEP_ALIVE: Final = 75.0
 """Seconds; longer than the usual scrape interval of 15 to 60, aiohttp's own default is an hour."""
 
+_CONNECTIONS: Final = 100
+"""Open at once; `proxy.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens at most."""
+
+_BACKLOG: Final = 128
+
 _CLOSE_WAIT: Final = 1.0
 """Seconds that answers under way get when the server closes."""
 
@@ -61,11 +66,13 @@ def build_app(view: AdminView) -> web.Application:
 class AdminServer:
     """The application on its listeners.
 
-    `sockets` are bound; they listen from `start` on and are closed by `close`.
+    `sockets` are bound; they listen from `start` on and are closed by `close`. At the limit of connections the oldest
+    one makes room: who asks as soon as it is connected, as probes do, is served however many others say nothing.
     """
 
     def __init__(self, view: AdminView, sockets: Sequence[socket.socket]) -> None:
         self._sockets = tuple(sockets)
+        self._servers: list[asyncio.Server] = []
         _log.addFilter(_is_fault)
         self._runner = web.AppRunner(
             build_app(view),
@@ -78,12 +85,27 @@ class AdminServer:
     async def start(self) -> None:
         """Accept connections on every socket."""
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         for sock in self._sockets:
-            await web.SockSite(self._runner, sock).start()
+            # asyncio accepts up to `backlog` connections at a time, and goes on when the descriptor table is full: it
+            # would log a line for each, once a second.
+            self._servers.append(await loop.create_server(self._connection, sock=sock, backlog=1))
+            sock.listen(_BACKLOG)
 
     async def close(self) -> None:
         """Close the listeners at once, and the connections after at most a second."""
+        for server in self._servers:
+            server.close()
         await self._runner.cleanup()
+
+    def _connection(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None, "accepting before `start`"
+        connections = server.connections
+        if (over := len(connections) - _CONNECTIONS) >= 0:
+            # Those before it are closing already.
+            connections[over].force_close()
+        return server()
 
 
 def _is_fault(record: logging.LogRecord) -> bool:

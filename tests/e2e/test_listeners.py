@@ -183,7 +183,8 @@ async def test_a_user_that_there_is_not_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_a_full_descriptor_table_is_outlived(google: Emulator, start: Start) -> None:
-    """Callers wait meanwhile, the process does next to nothing, and it goes on as soon as descriptors are free."""
+    """Callers wait meanwhile, those of the admin server too; the process does next to nothing and says little, and it
+    goes on as soon as descriptors are free."""
     billing = await google.add_target("billing")
     sidecar = await start(f"routes:\n  - {{name: billing, host: billing.test, upstream: '{billing.url}'}}")
     _, hard = resource.prlimit(sidecar.process.pid, resource.RLIMIT_NOFILE)
@@ -194,15 +195,20 @@ async def test_a_full_descriptor_table_is_outlived(google: Emulator, start: Star
     writer.write(b"GET /x HTTP/1.1\r\nHost: billing.test\r\nConnection: close\r\n\r\n")
     message = "accepting no connections for now: further callers wait"
     await sidecar.logged(message, reason="descriptors")
+    probe, asking = await asyncio.open_connection("127.0.0.1", sidecar.admin_port)
+    asking.write(b"GET /healthz/live HTTP/1.0\r\n\r\n")
     used, began = _cpu(sidecar.process.pid), asyncio.get_running_loop().time()
     # Not to wait for anything: what it uses in this time is what is measured. Spinning would be all of it.
     await asyncio.sleep(2)
     share = (_cpu(sidecar.process.pid) - used) / (asyncio.get_running_loop().time() - began)
     assert share < 0.1
+    assert len([entry for entry in sidecar.log if entry["message"] == "event loop"]) < 10
     for _, other in apps[:15]:
         other.close()
     async with asyncio.timeout(LIMIT):
         assert (await waiting.read()).startswith(b"HTTP/1.1 200 ")
+        assert (await probe.read()).startswith(b"HTTP/1.0 200 ")
+    asking.close()
     await sidecar.logged("accepting connections again")
     assert [entry["message"] for entry in sidecar.log].count(message) == 1
     assert await sidecar.metric("idtoken_sidecar_accept_pauses_total", reason="descriptors") >= 1

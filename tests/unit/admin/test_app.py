@@ -185,3 +185,21 @@ async def test_a_fault_is_logged(view: Any, caplog: pytest.LogCaptureFixture) ->
 async def test_a_request_of_http_1_0_needs_no_host(view: Any) -> None:
     """A probe in HTTP/1.0 without a Host is served."""
     assert (await _exchange(view, b"GET /healthz/live HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 ")
+
+
+async def test_who_asks_is_served_however_many_say_nothing(view: Any) -> None:
+    """A hundred connections are kept; the oldest one ends where another one comes."""
+    sock = _bound(socket.AF_INET, "127.0.0.1")
+    server = AdminServer(view, [sock])
+    port = sock.getsockname()[1]
+    await server.start()
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(102)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    for oldest, _ in silent[:3]:
+        assert await oldest.read() == b""
+    assert not any(later.at_eof() for later, _ in silent[3:])
+    for _, other in (*silent, (reader, writer)):
+        other.close()
+    await server.close()
