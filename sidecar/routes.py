@@ -7,8 +7,8 @@ route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 sec
 
 The order, most specific first: a route's `host`, exactly · its name under `.localhost` · a wildcard,
 the longest first · the host of a fixed upstream, where only one route has it and it is not loopback ·
-`path_prefix`, the longest first, and only under a loopback name or an IP literal (`is_own_address`): no page can rebind those (DNS
-rebinding), and a stranger's name must not find a way in.
+`path_prefix`, the longest first, and only under a loopback name or an IP literal (`hosts.is_own_address`): no page can
+rebind those (DNS rebinding), and a stranger's name must not find a way in.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import json
 import logging
 import socket
 from collections.abc import Sequence
-from typing import Final, final
+from typing import Final, cast, final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -85,11 +85,13 @@ class AdminServer:
     async def start(self) -> None:
         """Accept connections on every socket."""
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
+        loop, handlers = asyncio.get_running_loop(), cast(web.Server, self._runner.server)
         for sock in self._sockets:
             # asyncio accepts up to `backlog` connections at a time, and goes on when the descriptor table is full: it
             # would log a line for each, once a second.
-            self._servers.append(await loop.create_server(self._connection, sock=sock, backlog=1))
+            self._servers.append(
+                await loop.create_server(lambda: _connection(handlers), sock=sock, backlog=1)
+            )
             sock.listen(_BACKLOG)
 
     async def close(self) -> None:
@@ -98,14 +100,14 @@ class AdminServer:
             server.close()
         await self._runner.cleanup()
 
-    def _connection(self) -> asyncio.Protocol:
-        server = self._runner.server
-        assert server is not None, "accepting before `start`"
-        connections = server.connections
-        if (over := len(connections) - _CONNECTIONS) >= 0:
-            # Those before it are closing already.
-            connections[over].force_close()
-        return server()
+
+def _connection(handlers: web.Server) -> asyncio.Protocol:
+    """The handler of one more connection, for which the oldest one goes at the limit."""
+    connections = handlers.connections
+    if (over := len(connections) - _CONNECTIONS) >= 0:
+        # Those before it are closing already.
+        connections[over].force_close()
+    return handlers()
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
