@@ -110,6 +110,17 @@ def test_a_unix_socket_is_for_owner_and_group(bound: Bind, path: str) -> None:
     assert not os.path.exists(path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to any group")
+def test_a_unix_socket_takes_its_group_from_a_setgid_directory(bound: Bind, path: str) -> None:
+    """As docs/listeners.md says: so that callers who are in that group can connect."""
+    directory = os.path.dirname(path)
+    os.chown(directory, -1, 12345)
+    os.chmod(directory, 0o2750)
+    bound(f"unix:{path}")
+    found = os.stat(path)
+    assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 0o660)
+
+
 def test_what_a_crash_left_behind_is_removed(bound: Bind, path: str) -> None:
     """A socket file that nobody listens on."""
     with socket.socket(socket.AF_UNIX) as stale:
