@@ -23,6 +23,9 @@ def service_unit(plan: Plan) -> str:
     """idtoken-sidecar.service"""
     grace = round(plan.config.drain.max) + 5
     command = f"{_PREFIX}/bin/idtoken-sidecar"
+    users = "PrivateUsers=yes"
+    if any(listener.peers is not None for listener in plan.listeners()):
+        users = "# `peers`: in a namespace of its own every caller would have the same user.\nPrivateUsers=no"
     return f"""\
 # /etc/systemd/system/idtoken-sidecar.service
 [Unit]
@@ -55,7 +58,7 @@ AmbientCapabilities=
 NoNewPrivileges=yes
 PrivateDevices=yes
 PrivateTmp=yes
-PrivateUsers=yes
+{users}
 ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHome=yes
@@ -95,6 +98,11 @@ def socket_unit(plan: Plan) -> str:
     addresses += [listener.address for route in plan.config.routes for listener in route.listen]
     lines = [line for address in addresses if address.path or address.port for line in _streams(address)]
     streams = "\n".join(f"ListenStream={line}" for line in lines)
+    group = ""
+    if any(address.path is not None for address in addresses):
+        groups = [gid for it in plan.listeners() if it.peers is not None for gid in it.peers.gid]
+        known = f"SocketGroup={groups[0]}" if groups else "SocketGroup=GROUP"
+        group = f"\n# Those who may connect, unless `peers` says otherwise: members of\n{known}"
     return f"""\
 # /etc/systemd/system/idtoken-sidecar.socket
 # The same addresses as in {CONFIG_DIRECTORY}/config.yaml. Calls made while the service starts or restarts wait and
@@ -106,7 +114,7 @@ Description=idtoken-sidecar: its listeners
 {streams}
 BindIPv6Only=ipv6-only
 Backlog=2048
-SocketMode=0660
+SocketMode=0660{group}
 RemoveOnStop=yes
 
 [Install]

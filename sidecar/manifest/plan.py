@@ -56,6 +56,10 @@ class Plan:
         """How long the sidecar may be unready at start, with time to spare for the process itself."""
         return ceil(self.config.startup_wait) + 10
 
+    def listeners(self) -> list[ListenerConfig]:
+        """The shared ones, and those of routes."""
+        return [*self.config.listen, *(it for route in self.config.routes for it in route.listen)]
+
     def base_urls(self) -> dict[str, str]:
         """For the app: the variable of each route, as `exec` names it, and the base URL to call."""
         shared = next((it for it in self.config.listen if it.address.path is None), None)
@@ -89,8 +93,7 @@ class Plan:
             held = getattr(credential, _HOLDS_SECRET.get(credential.type, ""), None)
             if isinstance(held, SecretStr) and "${" not in self.text:
                 return f"credential `{name}` is written out in it"
-        listeners = [*self.config.listen, *(it for route in self.config.routes for it in route.listen)]
-        if "${" not in self.text and any(listener.require_header for listener in listeners):
+        if "${" not in self.text and any(listener.require_header for listener in self.listeners()):
             return "the value of a `require_header` is written out in it"
         return None
 

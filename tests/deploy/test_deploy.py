@@ -311,6 +311,39 @@ def test_the_socket_unit_has_the_configurations_addresses() -> None:
     assert len(config.routes) == 2
 
 
+@needs_systemd
+@pytest.mark.parametrize(
+    ("peers", "group"),
+    [
+        pytest.param("peers: {uid: [1000]}", "SocketGroup=GROUP", id="users"),
+        pytest.param("peers: {gid: [1234, 1235]}", "SocketGroup=1234", id="groups"),
+        pytest.param("", "SocketGroup=GROUP", id="anybody-whom-the-mode-lets"),
+    ],
+)
+def test_the_units_let_callers_of_a_unix_socket_be_told_apart(tmp_path: Path, peers: str, group: str) -> None:
+    """With `peers` the service has no users of its own, or it would see one user only; the socket has a group."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"listen: [{{address: 'unix:/run/idtoken-sidecar/s', {peers}}}]\n"
+        "routes: [{name: billing, upstream: 'https://billing-abc123-uc.a.run.app'}]\n"
+    )
+    command = (ROOT / ".venv/bin/idtoken-sidecar", "manifest", "systemd", "--config", file)
+    service, socket = run(*command), run(*command, "--socket")
+    assert f"\nPrivateUsers={'no' if peers else 'yes'}\n" in service
+    assert f"\n{group}\n" in socket
+    for name, text in (("service", service), ("socket", socket)):
+        text = text.replace("/opt/idtoken-sidecar/bin/idtoken-sidecar", "/bin/true").replace("GROUP", "root")
+        (tmp_path / f"idtoken-sidecar.{name}").write_text(text)
+    done = subprocess.run(
+        [str(ANALYZE), "verify", *(str(it) for it in sorted(tmp_path.glob("idtoken-sidecar.*")))],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # where no sidecar can be
 
 

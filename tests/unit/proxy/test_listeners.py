@@ -115,7 +115,7 @@ def test_a_unix_socket_takes_its_group_from_a_setgid_directory(bound: Bind, path
     """As docs/listeners.md says: so that callers who are in that group can connect."""
     directory = os.path.dirname(path)
     os.chown(directory, -1, 12345)
-    os.chmod(directory, 0o2750)
+    os.chmod(directory, 0o2750)  # noqa: S103  # as the page says
     bound(f"unix:{path}")
     found = os.stat(path)
     assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 0o660)
