@@ -74,6 +74,8 @@ _PIECE = 64 * 1024
 
 _HEAD_END = b"\r\n\r\n"
 
+_VERSION = b" HTTP/1.1\r\n"
+
 
 class State(Enum):
     """See the diagram above."""
@@ -416,7 +418,8 @@ class DownstreamConnection(asyncio.Protocol):
         if self._broken:
             return
         parser = self._parser
-        padded = b" \r\n" in raw or b"\t\r\n" in raw
+        has_tab = TAB in raw
+        padded = b" \r\n" in raw or (has_tab and b"\t\r\n" in raw)
         fields: headers.Fields = headers.trimmed(self._fields) if padded else self._fields
         method = parser.get_method()
         body = None
@@ -425,7 +428,8 @@ class DownstreamConnection(asyncio.Protocol):
             if len(raw) > limits.target or len(fields) > limits.headers:
                 self._check_size(len(raw))
             http10 = False
-            if not raw.startswith(b"%b %b HTTP/1.1\r\n" % (method, self._target)):
+            end = len(method) + 1 + len(self._target)
+            if raw[end : end + len(_VERSION)] != _VERSION:
                 http10 = read_version(raw, method, self._target) == b"1.0"
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
@@ -443,7 +447,7 @@ class DownstreamConnection(asyncio.Protocol):
                 found.get(b"connection") not in USUAL_CONNECTION
                 or b"expect" in found
                 or headers.TWIN in found
-                or TAB in raw
+                or has_tab
             ):
                 check_fields(found, raw)
             body = framing.request_body(found, http10=http10)
