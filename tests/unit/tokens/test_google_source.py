@@ -150,8 +150,9 @@ async def test_faults(
     assert not passed & {"refresh", "ask", "id_token", "__call__", "_read"}, (
         "its frames hold what was sent and what came"
     )
-    assert len(raw.requests) == 1
-    assert path in raw.requests[0]
+    # On a busy machine the deadline may pass before anything is sent.
+    assert len(raw.requests) == 1 or (reason is Reason.TOKEN_TIMEOUT and not raw.requests)
+    assert all(path in request for request in raw.requests)
 
 
 async def test_a_fetch_that_was_given_up_frees_its_thread(raw: RawEndpoint) -> None:
