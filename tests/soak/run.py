@@ -107,13 +107,14 @@ async def soak(seconds: float, seed: int, *, wild: bool) -> tuple[str, int]:
             await clients.stop() if hasattr(clients, "process") else None
             code = await world.stop()
         explained, unexplained = judge_requests(clients.failures, windows, CONCERNS)
-        findings += unexplained
         findings += judge_leaks(*quiet)
         findings += judge_journal(world.journal.read_text().splitlines())
         logged = Counter(world.faults_logged)
         findings += [f"logged {times} times: {line[:600]}" for line, times in logged.items()]
         if code != 0:
             findings.append(f"the sidecar ended with exit code {code}")
+        # Last, since these may be many.
+        findings += unexplained
         took = loop.time() - began
         return report(seed, took, clients, windows, quiet, explained, counters, findings, world), len(
             findings
