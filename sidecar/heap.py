@@ -3,7 +3,7 @@
 Owns a look at the heap, every ten seconds on the event loop. Made and ended by the service. glibc gives memory back by
 itself only from the end of its heap: one small piece there, and all that large bodies needed before it stays resident,
 with more gaps each time (docs/memory.md has the curves). `malloc_trim` gives back every page that is wholly free. It
-holds the heap meanwhile, for about 0.1 ms a MiB, so it is called only where there is something to gain. Other C
+holds the heap meanwhile, for 0.1 ms a MiB and more, so it is called only where there is something to gain. Other C
 libraries than glibc (musl, macOS) have no such call, and nothing is done there.
 """
 

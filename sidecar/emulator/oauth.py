@@ -103,7 +103,8 @@ class OAuthServer:
                 return _json(self._refreshed({**_basic(request), **form}, fault))
             claims = self._assertion(form)
             if fault is not None and fault.kind == "garbage":
-                return _json({"id_token": "not-a-token", "access_token": "x", "expires_in": 1})
+                # An access token is opaque: whatever stood there would be one.
+                return _json({"id_token": "not-a-token", "token_type": "Bearer"})
             granted, audience = self._grant(claims)
         except RefusedGrantError as error:
             return _json(error.body, status=400)

@@ -204,6 +204,8 @@ async def test_faults_of_the_token(
 
 
 async def test_garbage_for_a_token(session: ClientSession, fixed: Emulator, key: SigningKey) -> None:
-    """The fault `garbage` answers 200 with something that is no JWT."""
+    """The fault `garbage` answers 200 with something that is no JWT, and with no access token: any text could be one."""
     fixed.oauth.endpoint.fail(Fault("garbage"))
-    assert (await grant(session, fixed, assertion(key)))[1]["id_token"] == "not-a-token"
+    status, body = await grant(session, fixed, assertion(key))
+    assert (status, body["id_token"]) == (200, "not-a-token")
+    assert "access_token" not in body
