@@ -60,14 +60,19 @@ class Dials(Tasks):
 
     def __init__(self) -> None:
         self.under_way: list[Coroutine[Any, Any, None]] = []
-        self.outcome: SidecarError | None = None
+        self.outcome: Exception | None = None
+        self.asked: list[tuple[object, ...]] = []
+        """With which destination, session and counters."""
+        self.changed: list[Any] = []
+        """Routes whose files are found changed."""
         self.meanwhile: Callable[[], object] = bool
         """What happens while one is dialled."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
         self.under_way.append(coroutine)
 
-    async def connect(self, destination: object, make: Any, *_: object) -> UpstreamConnection:
+    async def connect(self, destination: object, make: Any, *rest: object) -> UpstreamConnection:
+        self.asked.append((destination, *rest))
         self.meanwhile()
         if self.outcome is not None:
             raise self.outcome
@@ -76,10 +81,11 @@ class Dials(Tasks):
         return connection
 
     def look(self) -> list[Any]:
-        """No files."""
-        return []
+        """What was found since the last call."""
+        found, self.changed = self.changed, []
+        return found
 
-    def end(self, index: int, outcome: SidecarError | None) -> None:
+    def end(self, index: int, outcome: Exception | None) -> None:
         """One dial is over."""
         self.outcome = outcome
         try:

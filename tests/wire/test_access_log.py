@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -62,16 +63,53 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
     await wire.upstream.stop()
     app = await wire.app()
     await app.send(GET)
-    assert (await app.answer()).reason == "connect_refused"
+    assert (refused := await app.answer()).reason == "connect_refused"
     await app.send(GET.replace(b"billing", b"nobody"))
-    assert (await app.answer()).reason == "no_route"
+    assert (lost := await app.answer()).reason == "no_route"
     routed, unrouted = [fields(record) for record in log.records if record.message == "request"]
-    assert (routed["route"], routed["reason"], routed["httpRequest"]["status"]) == (
+    seen = {"requestMethod": "GET", "requestSize": "0", "responseSize": "0", "latency": "0.000000s"}
+    assert routed == {
+        "httpRequest": {**seen, "requestUrl": "/x", "status": 502},
+        "route": "billing",
+        "own_duration": "0.000000s",
+        "reason": "connect_refused",
+        "detail": json.loads(refused.body)["detail"],
+        "upstream": f"http://127.0.0.1:{wire.upstream.port}",
+    }
+    assert unrouted == {
+        "httpRequest": {**seen, "requestUrl": "", "status": 404},
+        "route": "",
+        "reason": "no_route",
+        "detail": json.loads(lost.body)["detail"],
+    }
+    assert wire.proxy.unrouted.requests == {("GET", 404): 1}
+    assert [error.route for error in wire.proxy.refusals.recent] == ["", "billing"]
+
+
+async def test_what_a_route_s_own_listener_refuses_is_the_route_s(
+    wire: Wire, log: pytest.LogCaptureFixture
+) -> None:
+    """Counted, logged and remembered under its name, with the time it took."""
+    await wire.start()
+    wire.proxy.access_log = AccessLog("errors")
+    wire.proxy.reassign(wire.bound, wire.table.routes[0])
+    app = await wire.app()
+    await app.send(b"GET /x HTTP/1.1\r\n")
+    (down,) = wire.proxy._connections
+    await wire.turn(lambda: down._in_message)
+    wire.clock.advance(0.25)
+    await app.send(b"Host: elsewhere\r\n\r\n")
+    answer = await app.answer()
+    (record,) = [fields(record) for record in log.records if record.message == "request"]
+    assert (record["route"], record["reason"], record["httpRequest"]["latency"]) == (
         "billing",
-        "connect_refused",
-        502,
+        answer.reason,
+        "0.250000s",
     )
-    assert (unrouted["route"], unrouted["reason"], unrouted["httpRequest"]["status"]) == ("", "no_route", 404)
+    assert wire.stats.requests == {("GET", answer.status): 1}
+    assert wire.stats.refused == {answer.reason: 1}
+    assert wire.proxy.unrouted.requests == {}
+    assert [error.route for error in wire.proxy.refusals.recent] == ["billing"]
 
 
 async def test_what_a_debugger_shows_holds_no_secret(wire: Wire) -> None:

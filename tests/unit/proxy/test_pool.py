@@ -18,6 +18,7 @@ from sidecar.routes import Route
 from tests.support.clock import FakeClock
 from tests.support.pooling import FAULT, Asker, Dials, MakeBench, Request, Transport
 
+REFUSED = SidecarError(Reason.CONNECT_REFUSED, "Refused.")
 HOSTS = ("a.example.com", "b.example.com", "c.example.com")
 
 
@@ -342,3 +343,109 @@ def test_what_is_unused_is_forgotten(make_bench: MakeBench) -> None:
     pool.users -= 1
     assert not bench.pools.sweep(bench.clock.mono())
     assert (bench.pools._pools, bench.pools._places) == ({}, {})
+
+
+def test_a_dial_is_for_the_destination_with_its_session_and_counters(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dial that failed ends the session: the server may have forgotten it."""
+    session = object()
+    monkeypatch.setattr("sidecar.proxy.tls.session_of", lambda _: session)
+    bench = make_bench("connections: 9")
+    destination = bench.pool("a").destination
+    first = bench.busy()
+    bench.free(first)
+    bench.ask()
+    bench.ask()
+    bench.dials.end(0, REFUSED)
+    bench.ask()
+    bench.dials.end(0, None)
+    assert bench.dials.asked == [
+        (destination, None, bench.stats),
+        (destination, session, bench.stats),
+        (destination, None, bench.stats),
+    ]
+
+
+def test_a_failed_dial_is_told_to_whoever_has_waited_longest(make_bench: MakeBench) -> None:
+    """And only where more wait than are dialled for."""
+    bench = make_bench("connections: 3")
+    first, second, gone = bench.ask(), bench.ask(), bench.ask()
+    bench.pool("a").forget(gone)
+    bench.dials.end(2, REFUSED)
+    assert (first.outcomes, second.outcomes) == ([], [])
+    bench.dials.end(1, REFUSED)
+    assert (first.error, second.outcomes) == (REFUSED, [])
+    assert not bench.pool("a").has_spare_dial()
+
+
+def test_a_dial_that_cannot_be_begun_holds_nothing(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory for a task, say."""
+    bench = make_bench("connections: 1")
+    pool = bench.pool("a")
+    monkeypatch.setattr(Dials, "spawn", broken)
+    with pytest.raises(ZeroDivisionError):
+        bench.ask()
+    assert (pool.open, bench.places.open, pool._dialling) == (0, 0, 0)
+
+
+def broken(*_: object, **__: object) -> None:
+    raise FAULT
+
+
+def test_a_fault_in_dialling_is_told_and_noted(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the route; whoever waits gets a 500."""
+    bench = make_bench("connections: 1")
+    request = bench.ask()
+    bench.dials.end(0, FAULT)
+    assert request.error.reason is Reason.INTERNAL
+    assert (bench.places.open, bench.pools.faults.count) == (0, 1)
+    (record,) = caplog.records
+    assert record.fields == {"where": "connecting for route any"}  # type: ignore[attr-defined]
+    assert record.exc_info is not None
+    assert record.exc_info[1] is FAULT
+
+
+@pytest.mark.parametrize("serves", [False, True], ids=["serves-nobody", "serves-one-already"])
+def test_a_fault_in_handing_over_a_new_connection(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, serves: bool
+) -> None:
+    """Whoever has waited longest is told at once, where it was not given to anybody: the next dial may meet the same."""
+    bench = make_bench("connections: 2")
+    first, second = bench.ask(), bench.ask()
+    faults = []
+
+    def fault(connection: UpstreamConnection, error: Exception) -> bool:
+        faults.append(error)
+        return serves
+
+    monkeypatch.setattr(type(bench.pool("a")), "release", broken)
+    monkeypatch.setattr(UpstreamConnection, "fault", fault)
+    bench.dials.end(0, None)
+    assert (faults, second.outcomes) == ([FAULT], [])
+    if serves:
+        assert first.outcomes == []
+    else:
+        assert first.error.reason is Reason.INTERNAL
+
+
+def test_changed_files_renew_the_pools_of_their_route(make_bench: MakeBench) -> None:
+    """Where they could be used; each change is counted by whether they could."""
+    bench, other = make_bench("connections: 1"), make_bench("connections: 1")
+    idle = bench.busy()
+    bench.free(idle)
+    bench.pools.stats["other"] = bench.stats
+    bench.dials.changed = [(bench.route, False), (other.route, False)]
+    bench.sweep(0.0)
+    assert not closed(idle)
+    bench.dials.changed = [(other.route, True)]
+    bench.sweep(0.0)
+    assert not closed(idle)
+    bench.dials.changed = [(bench.route, True), (bench.route, True)]
+    bench.sweep(0.0)
+    assert closed(idle)
+    assert bench.stats.tls_reloads == {"error": 2, "ok": 3}
