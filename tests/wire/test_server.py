@@ -13,10 +13,12 @@ from sidecar.config.load import load
 from sidecar.logs import AccessLog
 from sidecar.proxy import listeners
 from sidecar.proxy.admission import Admission
+from sidecar.proxy.downstream import DownstreamConnection, State
 from sidecar.proxy.listeners import PLAIN, Listener
 from sidecar.proxy.server import Proxy
 from tests.support.wire import GET, OK, End, Wire
 
+FAULT = ZeroDivisionError("division by zero")
 ANY_HOST = b"GET /x HTTP/1.1\r\nHost: whatever\r\n\r\n"
 
 
@@ -163,3 +165,49 @@ async def test_after_an_abort_nothing_is_looked_after(wire: Wire) -> None:
     wire.proxy.reassign(wire.bound, None, PLAIN)
     wire.proxy.abort()
     assert wire.clock.pending == before
+
+
+def broken(*_: object) -> None:
+    raise FAULT
+
+
+async def test_a_fault_in_the_sweep_is_told_and_the_sweep_goes_on(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every timeout hangs on the next one, also where nothing is open any more."""
+    await wire.start()
+    app = await wire.app()
+    await wire.turn(lambda: wire.proxy.connections == 1)
+    await app.close()
+    await wire.turn(lambda: not wire.proxy.connections)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(wire.pools), "sweep", broken)
+        wire.clock.advance(1.0)
+    assert (wire.proxy.faults.count, min(wire.clock.pending)) == (1, pytest.approx(1.0))
+    assert caplog.records[-1].fields == {"where": "sweep"}  # type: ignore[attr-defined]
+    assert (caplog.records[-1].exc_info or (None, None))[1] is FAULT
+    wire.clock.advance(1.0)
+    assert wire.proxy.faults.count == 1
+
+
+async def test_a_fault_in_looking_at_a_connection_is_that_one_s(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends; the others are looked at all the same."""
+    await wire.start()
+    for _ in range(2):
+        await wire.app()
+    await wire.turn(lambda: wire.proxy.connections == 2)
+    sweep, met = DownstreamConnection.sweep, []
+
+    def once(connection: DownstreamConnection, now_mono: float) -> None:
+        met.append(connection)
+        if len(met) == 1:
+            raise FAULT
+        sweep(connection, now_mono)
+
+    monkeypatch.setattr(DownstreamConnection, "sweep", once)
+    wire.clock.advance(1.0)
+    assert (len(met), wire.proxy.faults.count) == (2, 1)
+    assert (caplog.records[-1].exc_info or (None, None))[1] is FAULT
+    assert [connection.state for connection in met] == [State.LINGER, State.OPEN]
