@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -143,13 +144,13 @@ class Order:
         """Those to run."""
         took, module = state().duration_by_test, function.rpartition(".")[0]
         kills, left = self._kills, self._budget
-        own = f"/test_{module.rpartition('.')[2]}.py::"
+        own = re.compile(rf"/test_{module.rpartition('.')[2]}(_\w+)?\.py::")
         cases: Counter[str] = Counter()
 
         def place(test: str) -> tuple[int, bool, int, int]:
             case = cases[name := test.partition("[")[0]]
             cases[name] += 1
-            return -kills[function, test], own not in test, -kills[module, test], case
+            return -kills[function, test], own.search(test) is None, -kills[module, test], case
 
         chosen = []
         for test in sorted(sorted(tests, key=lambda test: took.get(test, 0.0)), key=place):
