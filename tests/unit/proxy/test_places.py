@@ -211,18 +211,28 @@ def test_a_fault_in_leaving_the_queue_is_the_waiting_one_s(
     assert transport.is_closing()
 
 
+@pytest.mark.parametrize("where", ["leave", "dial_for"])
 def test_a_fault_in_being_dialled_for_takes_nobody_else_s_place(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """It is taken out of the queue, counted off, and told; whoever is next is dialled for."""
+    """It is out of the queue, counted off, and told; whoever is next is dialled for."""
     bench = make_bench("connections: 1")
     bench.busy()
     waiting = [bench.ask() for _ in range(2)]
-    monkeypatch.setattr(type(bench.places), "leave", broken)
+    monkeypatch.setattr(type(bench.places) if where == "leave" else type(bench.pool("a")), where, broken)
     bench.places.limit = 2
     bench.places.advance()
     assert [request.faults for request in waiting] == [[FAULT]] * 2
     assert (bench.stats.queued, len(bench.places.queue)) == (0, 0)
+
+
+def test_what_is_idle_of_a_route_before_it_makes_no_room(make_bench: MakeBench) -> None:
+    """A route of the same name had the same counters."""
+    bench = make_bench("connections: 1")
+    bench.busy()
+    bench.stats.connections_idle += 1
+    waits = bench.ask()
+    assert (waits.outcomes, bench.stats.queued, bench.dials.under_way) == ([], 1, [])
 
 
 def test_a_fault_of_whoever_is_refused_is_its_own(make_bench: MakeBench) -> None:
