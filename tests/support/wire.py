@@ -366,6 +366,8 @@ routes:
             gauge: tuple(getattr(stats, gauge) for stats in routes)
             for gauge in ("in_flight", "queued", "connections_active", "connections_idle", "tunnels")
         }
+        acceptors = self.proxy.acceptors
+        held["accepted"] = (acceptors.open, acceptors.arriving)
         return {gauge: counts for gauge, counts in held.items() if any(counts)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from typing import Any, cast
 
@@ -142,6 +143,53 @@ async def test_a_shortage_is_met_with_patience(wire: Wire, code: int, reason: Pa
     failing.error = code
     await wire.app()
     await wire.turn(lambda: stats.paused == {reason: 2})
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, object]]:
+    """The entries about accepting."""
+    return [
+        (record.levelname, record.message, record.fields)  # type: ignore[attr-defined]
+        for record in caplog.records
+        if record.message.startswith("accepting")
+    ]
+
+
+NO_MORE = "accepting no connections for now: further callers wait"
+
+
+async def test_a_limit_that_somebody_meets_is_told_once_a_minute(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With where, and how many are open."""
+    await wire.start(top="limits: {connections: 1}")
+    acceptors = wire.proxy.acceptors
+    stats = acceptors.stats
+    for seconds, pauses in ((0.0, 1), (59.9, 2), (0.1, 3)):
+        wire.clock.advance(seconds)
+        first, waiting = await wire.app(), await wire.app()
+        await wire.turn(lambda pauses=pauses: stats.paused == {Pause.CONNECTIONS: pauses})
+        for app in (first, waiting):
+            await app.close()
+        await wire.turn(lambda pauses=pauses: stats.accepted == 2 * pauses and not acceptors.arriving)
+        await wire.turn(lambda: not acceptors.open)
+    entry = ("WARNING", NO_MORE, {"reason": "connections", "listen": f"127.0.0.1:{wire.port}", "open": 1})
+    assert told(caplog) == [entry, entry]
+
+
+async def test_a_shortage_and_its_end_are_told(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """With the system's words."""
+    caplog.set_level(logging.INFO)
+    failing = await _failing(wire, errno.EMFILE)
+    app = await wire.app()
+    await app.send(GET)
+    await wire.turn(lambda: failing.tries == 1)
+    failing.error = 0
+    wire.clock.advance(0.25)
+    await served(wire, app)
+    assert told(caplog) == [
+        ("WARNING", NO_MORE, {"reason": "descriptors", "detail": "as the test wants it", "open": 0}),
+        ("INFO", "accepting connections again", {"open": 0}),
+    ]
 
 
 async def test_a_shortage_ends_when_a_connection_does(wire: Wire) -> None:
