@@ -170,9 +170,10 @@ class Proxy:
             self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
 
     def closed(self, connection: DownstreamConnection) -> None:
-        """It is gone."""
-        self._connections.discard(connection)
-        self.acceptors.closed(connection.owner)
+        """It is gone; one that met a fault in `opened` may never have been counted."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self.acceptors.closed(connection.owner)
         self._settled()
 
     def _settled(self) -> None:

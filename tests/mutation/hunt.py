@@ -133,7 +133,7 @@ def collect() -> dict[str, pytest.Item]:
 
 class Order:
     """In which order the tests of a mutant are run, as far as `budget` reaches: what has killed mutants of the same
-    function, the module's own tests, what has killed mutants of the same module, then one case of every other test before
+    function, the module's own tests and the tables of tests/conformance, what has killed mutants of the same module, then one case of every other test before
     a second one of any; of each the quick ones first."""
 
     def __init__(self, budget: float) -> None:
@@ -144,7 +144,7 @@ class Order:
         """Those to run."""
         took, module = state().duration_by_test, function.rpartition(".")[0]
         kills, left = self._kills, self._budget
-        own = re.compile(rf"/test_{module.rpartition('.')[2]}(_\w+)?\.py::")
+        own = re.compile(rf"/test_{module.rpartition('.')[2]}(_\w+)?\.py::|^tests/conformance/")
         cases: Counter[str] = Counter()
 
         def place(test: str) -> tuple[int, bool, int, int]:
