@@ -132,9 +132,11 @@ def collect() -> dict[str, pytest.Item]:
 
 
 class Order:
-    """In which order the tests of a mutant are run, as far as `budget` reaches: what has killed mutants of the same
-    function, the module's own tests and the tables of tests/conformance, what has killed mutants of the same module, then one case of every other test before
-    a second one of any; of each the quick ones first."""
+    """In which order the tests of a mutant are run, as far as `budget` reaches.
+
+    What has killed mutants of the same function; the module's own tests, and the tables of tests/conformance; what has
+    killed mutants of the same module; then one case of every other test before a second one of any. Quick ones first.
+    """
 
     def __init__(self, budget: float) -> None:
         self._budget = budget

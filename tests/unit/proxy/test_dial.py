@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import aiohappyeyeballs
 import pytest
 
 from sidecar.config.load import load
-from sidecar.errors import SidecarError
+from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy.backoff import LONGEST_PAUSE
 from sidecar.proxy.dial import Dialer
-from sidecar.routes import Destination, RouteTable
+from sidecar.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
+from tests.support.openssl import authority, write
 
 LIMIT = 5.0
 
@@ -304,3 +308,146 @@ async def test_a_name_that_the_resolver_had_no_descriptor_for_is_not_unknown(ben
             assert await bench.dial() == "no_descriptors"
     assert "no file descriptor left for resolving `localhost`" in bench.error.detail
     assert await bench.dial() == "dns_failed"
+
+
+# words
+
+
+CHECK_UP = "Check that the service is up and that the route's `upstream` names its port."
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "words"),
+    [
+        pytest.param(
+            OSError(errno.ECONNREFUSED, "Connection refused"),
+            "connect_refused",
+            "connection refused",
+            id="refused",
+        ),
+        pytest.param(
+            OSError("Multiple exceptions: [Errno 111] Connection REFUSED, [Errno 111] Connection REFUSED"),
+            "connect_refused",
+            "connection refused",
+            id="refused-by-all",
+        ),
+        pytest.param(
+            OSError(errno.ETIMEDOUT, "timed out"), "connect_timeout", "timed out", id="the-kernel-s-timeout"
+        ),
+        pytest.param(
+            OSError(errno.EHOSTUNREACH, "No route to host"), "connect_failed", "No route to host", id="no-way"
+        ),
+        pytest.param(OSError("something else"), "connect_failed", "something else", id="without-a-number"),
+    ],
+)
+async def test_a_connection_that_fails_says_how(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str, words: str
+) -> None:
+    """In the system's words."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", fail)
+    assert await bench.dial() == reason
+    assert bench.error.detail == f"`localhost:{bench.port}` could not be connected to ({words}). {CHECK_UP}"
+
+
+async def test_an_upstream_that_is_down_is_told_with_what_comes_next(bench: Bench) -> None:
+    """When the last dial was, and when the next one is, or that it is under way."""
+    bench.names.addresses = ("127.0.0.9",)
+    for _ in range(3):
+        await bench.dial()
+    bench.clock.advance(0.01)
+    assert await bench.dial() == "connect_refused"
+    says = f"`localhost:{bench.port}` could not be connected to (connection refused) {{}} s ago, after several failures in a row; "
+    hint = ". Check that the service is up, and what the route's `upstream` names."
+    assert bench.error.detail == says.format("0.01") + "the next one is made in 0.04 s" + hint
+    bench.clock.advance(0.04)
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def stand_still(sock: socket.socket, address: object) -> None:
+        begun.set()
+        await gate.wait()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    bench.loop.sock_connect = stand_still  # type: ignore[method-assign]  # the fixture puts it back
+    under_way = asyncio.ensure_future(bench.dial())  # noqa: TID251
+    async with asyncio.timeout(LIMIT):
+        await begun.wait()
+    assert await bench.dial() == "connect_refused"
+    assert bench.error.detail == says.format("0.05") + "another try is under way" + hint
+    gate.set()
+    assert await under_way == "connect_refused"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        pytest.param(
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "Name or service not known",
+            id="no-such-name",
+        ),
+        pytest.param(UnicodeEncodeError("idna", "a", 0, 1, "label too long"), None, id="a-fault"),
+        pytest.param(OSError("odd"), "odd", id="without-a-number"),
+    ],
+)
+async def test_a_name_that_is_not_resolved_says_why(bench: Bench, error: Any, words: str | None) -> None:
+    """In the resolver's words; what is no error of the system comes out as it is."""
+    bench.names.error = error
+    if words is None:
+        with pytest.raises(UnicodeEncodeError):
+            await bench.dial()
+        return
+    assert await bench.dial() == "dns_failed"
+    assert bench.error.detail == (
+        f"`localhost` could not be resolved ({words}). Check the route's `upstream` and the resolver of this machine."
+    )
+    for _ in range(2):
+        await bench.dial()
+    assert await bench.dial() == "dns_failed"
+    assert bench.error.detail.startswith(
+        f"`localhost` could not be resolved ({words}) 0.00 s ago, after several"
+    )
+
+
+async def test_a_name_whose_addresses_are_all_forbidden_says_each(bench: Bench) -> None:
+    """With why."""
+    bench.names.addresses = ("169.254.169.254", "192.0.2.1")
+    assert await bench.dial() == "address_forbidden"
+    first, _, second = bench.error.detail.partition("; ")
+    assert first.startswith(
+        "Route `a`: `localhost` resolves to an address that is never dialled (169.254.169.254: "
+    )
+    assert second.startswith("192.0.2.1: ")
+    assert second.endswith("). Check the route's `upstream` and what DNS says of it.")
+
+
+def route_with(ca_file: Path, scheme: str = "https") -> Route:
+    text = f"routes: [{{name: a, upstream: '{scheme}://localhost', tls: {{ca_file: '{ca_file}'}}}}]"
+    return RouteTable.compile(load(text, environ={}).config).routes[0]
+
+
+async def test_tls_files_are_read_before_the_first_dial(bench: Bench, tmp_path: Path) -> None:
+    """A route whose files can't be used is told of at start; one that is gone is forgotten with them."""
+    file = write(tmp_path / "ca.pem", authority("a CA").pem)
+    route = route_with(file)
+    bench.dialer.check(route)
+    file.unlink()
+    bench.dialer.check(route)
+    bench.dialer.forget([route])
+    with pytest.raises(SidecarError) as caught:
+        bench.dialer.check(route)
+    assert caught.value.reason is Reason.TLS_FILES
+
+
+async def test_a_change_of_tls_files_is_found_after_a_second(bench: Bench, tmp_path: Path) -> None:
+    """By the dialer's clock."""
+    file = write(tmp_path / "ca.pem", authority("a CA").pem)
+    route = route_with(file)
+    bench.dialer.check(route)
+    write(file, authority("another CA, of a longer name").pem)
+    assert bench.dialer.look() == []
+    bench.clock.advance(1.0)
+    assert [(found.route, found.ok) for found in bench.dialer.look()] == [(route, True)]
