@@ -97,14 +97,17 @@ class Dialer:
                     infos = await self._resolve(dial)
                 async with dial.begin(Reason.CONNECT_TIMEOUT, f"connecting to {name}", "connect", None):
                     sock = await self._connect(dial, infos)
-                if not destination.tls:
-                    _, plain = await self._loop.create_connection(make, sock=sock)
-                    return plain
-                doing = f"the TLS handshake with {name}"
-                async with dial.begin(Reason.TLS_TIMEOUT, doing, "tls", timeouts.tls):
-                    secured = await self._handshake(destination, sock, session)
+                if destination.tls:
+                    doing = f"the TLS handshake with {name}"
+                    async with dial.begin(Reason.TLS_TIMEOUT, doing, "tls", timeouts.tls):
+                        secured = await self._handshake(destination, sock, session)
         except TimeoutError as error:
             raise dial.too_slow() from error
+        if not destination.tls:
+            # Out of the timeout's reach: a protocol that was connected and then given up would be lost as a connection
+            # and fail as a dial, and its place in the pool be given back twice.
+            _, plain = await self._loop.create_connection(make, sock=sock)
+            return plain
         try:
             protocol = make()
             tls.TlsTransport(self._loop, secured, protocol)

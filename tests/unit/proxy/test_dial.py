@@ -272,6 +272,30 @@ async def test_each_phase_has_its_reason_and_names_its_key(bench: Bench, case: s
     assert bench.stats.connect_failures == {reason: 1}
 
 
+async def test_a_connection_that_was_made_is_not_given_up(bench: Bench) -> None:
+    """Where the process stood still in that very moment, and the time is up: made and failed is not both to happen."""
+    made: list[Protocol] = []
+
+    class Slow(Protocol):
+        def __init__(self) -> None:
+            made.append(self)
+            self.lost = False
+            # Longer than connecting may take.
+            threading.Event().wait(0.3)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.lost = True
+
+    async with asyncio.timeout(LIMIT):
+        got = await bench.dialer.connect(bench.destination("connect: 200ms"), Slow, None, bench.stats)
+    assert made == [got]
+    await asyncio.sleep(0)
+    assert not got.lost
+    assert not got.transport.is_closing()
+    got.transport.abort()
+    assert bench.stats.connect_failures == {}
+
+
 # no descriptor left
 
 
