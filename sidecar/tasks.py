@@ -19,10 +19,17 @@ _log = logging.getLogger(__name__)
 class Tasks:
     """The tasks of one owner."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, ended: Callable[[], None] | None = None) -> None:
-        """`ended` is called when one has."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        ended: Callable[[], None] | None = None,
+        crashed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """`ended` is called when one has; `crashed` with what it raised, instead of a line in the log."""
         self._loop = loop
         self._ended = ended
+        self._crashed = crashed
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -48,6 +55,9 @@ class Tasks:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("task crashed", exc_info=error, extra={"fields": {"task": task.get_name()}})
+            if self._crashed is None:
+                _log.error("task crashed", exc_info=error, extra={"fields": {"task": task.get_name()}})
+            else:
+                self._crashed(error)
         if self._ended is not None:
             self._ended()

@@ -12,6 +12,9 @@ holds the callers, and accepting goes on when a connection ends.
 accept(2): Linux passes errors of the new connection on (ECONNABORTED and the network's); those are skipped. A full
 table leaves the listening socket readable, so whoever polls it meanwhile spins.
 
+Faults: whatever is raised for one connection ends that one; what is raised for a listener leaves the others alone, and
+is tried again as after a shortage.
+
 Long because the counts, the pauses and the handshake decide together whether there is room.
 """
 
@@ -22,7 +25,6 @@ import errno
 import logging
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Final, cast, final
@@ -31,8 +33,9 @@ from sidecar import descriptors
 from sidecar.clock import Clock, TimerHandle
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import HandshakeFailure, ListenerStats, Pause
-from sidecar.proxy import answers, tls
-from sidecar.proxy.callers import peer_refused
+from sidecar.proxy import answers, peer_credentials, tls
+from sidecar.proxy.callers import peer_refused, peer_unknown
+from sidecar.proxy.faults import Faults
 from sidecar.proxy.listeners import Listener, Owner
 from sidecar.tasks import Tasks
 
@@ -67,9 +70,6 @@ _PASSED_OVER: Final = frozenset(
 )
 """Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
 
-_SO_PEERGROUPS: Final = 59
-"""Of asm-generic/socket.h; the socket module lacks it. Python's getsockopt takes 1024 bytes: 256 groups."""
-
 Make = Callable[[Owner, SidecarError | None], asyncio.Protocol]
 """The protocol for a connection of this owner; with an error, each of its requests is answered by that."""
 
@@ -84,6 +84,7 @@ class Acceptors:
         clock: Clock,
         make: Make,
         settled: Callable[[], None],
+        faults: Faults,
         *,
         limit: int,
         handshake: float,
@@ -94,14 +95,16 @@ class Acceptors:
         self.clock = clock
         self.make = make
         self.handshake = handshake
-        self.tasks = Tasks(loop, ended=self._arrived)
+        self.faults = faults
+        self.tasks = Tasks(loop, ended=self._arrived, crashed=self._crashed)
         self._settled = settled
         self.stats = ListenerStats()
         self.open = 0
         """Connections that are made."""
         self._limit = limit
         self._acceptors: dict[Listener, Acceptor] = {}
-        self._paused = 0
+        self.paused_listeners = 0
+        """Kept by them: what is told of it may fail."""
         self._short: Pause | None = None
         self._in_shortage = False
         """Since the first failure, until a connection could be accepted again."""
@@ -149,7 +152,11 @@ class Acceptors:
     def update(self) -> None:
         """Read or pause each listener, by what there is room for now."""
         for acceptor in list(self._acceptors.values()):
-            acceptor.update()
+            try:
+                acceptor.update()
+            except Exception as fault:  # noqa: BLE001  # logged and counted; the other listeners go on
+                self.faults.note(fault, "listener")
+                self._try_later()
 
     def opened(self, owner: Owner) -> None:
         """A connection was made."""
@@ -160,7 +167,7 @@ class Acceptors:
         """It is gone; its descriptor will be, too, in the loop's next turn."""
         self.open -= 1
         owner.open -= 1
-        if self._paused:
+        if self.paused_listeners:
             self.update()
         if self._short is not None:
             self.loop.call_soon(self._try_again)
@@ -177,9 +184,13 @@ class Acceptors:
         """Whether accepting fails for want of something."""
         return self._short is not None
 
+    def _crashed(self, error: BaseException) -> None:
+        """A connection could not be made, by a fault."""
+        self.faults.note(error, "accepting a connection")
+
     def _arrived(self) -> None:
         """An accepted connection is made, or given up."""
-        if self._paused:
+        if self.paused_listeners:
             self.update()
         self._settled()
 
@@ -203,31 +214,28 @@ class Acceptors:
 
     def paused(self, reason: Pause, listener: Listener) -> None:
         """A caller must wait."""
+        self.note_pausing()
         self._count_pause(reason, {"listen": str(listener), "open": self.open})
-        self._paused += 1
-        self._note_pausing()
-
-    def resumed(self) -> None:
-        """A listener that was paused is read again."""
-        self._paused -= 1
-        self._note_pausing()
 
     def accepted(self, count: int) -> None:
         """So many could be: the shortage, if there was one, is over."""
         self.stats.accepted += count
         if self._in_shortage:
             self._in_shortage = False
-            self._note_pausing()
+            self.note_pausing()
             self.log(logging.INFO, "accepting connections again", {"open": self.open})
 
-    def run_short(self, reason: Pause, error: OSError) -> None:
+    def run_short(self, reason: Pause, detail: str) -> None:
         """Nothing can be accepted: leave all listeners alone until something may have changed."""
         self._short = reason
+        self._try_later()
         if not self._in_shortage:
             self._in_shortage = True
-            self._note_pausing()
-            self._count_pause(reason, {"detail": error.strerror or str(error), "open": self.open})
+            self.note_pausing()
+            self._count_pause(reason, {"detail": detail, "open": self.open})
         self.update()
+
+    def _try_later(self) -> None:
         if self._timer is None:
             self._timer = self.clock.call_later(_RETRY, self._on_timer)
 
@@ -250,12 +258,14 @@ class Acceptors:
             about=reason,
         )
 
-    def _note_pausing(self) -> None:
-        self.stats.pausing = len(self._acceptors) if self._in_shortage else self._paused
+    def note_pausing(self) -> None:
+        """For the metric."""
+        self.stats.pausing = len(self._acceptors) if self._in_shortage else self.paused_listeners
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._try_again()
+        self._short = None
+        self.update()
 
     def _try_again(self) -> None:
         if self._short is not None:
@@ -283,33 +293,43 @@ class Acceptor:
         """Wait for callers if there is room for one."""
         if self._is_paused and self._all.obstacle(self.owner) is None:
             self._is_paused = False
-            self._all.resumed()
+            self._all.paused_listeners -= 1
+            self._all.note_pausing()
         # At a limit it is read until a caller comes: a pause is one that somebody meets.
         wanted = not (self._is_closed or self._is_paused or self._all.is_short)
         if wanted is self._is_reading:
             return
-        self._is_reading = wanted
         if wanted:
             self._all.loop.add_reader(self._fd, self._on_readable)
         else:
             self._all.loop.remove_reader(self._fd)
+        # Not before: where that fails, it is to be tried again.
+        self._is_reading = wanted
 
     def close(self) -> None:
         """Accept what waits already, as far as there is room, and close the socket."""
-        if not self._all.obstacle(self.owner):
-            while self._accept_some():
+        try:
+            while not self._all.obstacle(self.owner) and self._accept_some():
                 pass
+        except Exception as fault:  # noqa: BLE001  # logged and counted; the socket is to be closed all the same
+            self._all.faults.note(fault, "listener")
         self._is_closed = True
         if self._is_paused:
             self._is_paused = False
-            self._all.resumed()
+            self._all.paused_listeners -= 1
+            self._all.note_pausing()
         if self._is_reading:
             self._is_reading = False
             self._all.loop.remove_reader(self._fd)
         self._socket.close()
 
     def _on_readable(self) -> None:
-        self._accept_some()
+        try:
+            self._accept_some()
+        except Exception as fault:  # noqa: BLE001  # logged and counted
+            # The socket stays readable: not at once again, or this would be all that the loop does.
+            self._all.faults.note(fault, "listener")
+            self._all.run_short(Pause.OTHER, "a fault in the sidecar")
 
     def _accept_some(self) -> bool:
         """Accept at most `_AT_ONCE`; whether more may be waiting and there is room for them."""
@@ -334,31 +354,45 @@ class Acceptor:
                 failure = error
                 break
             accepted += 1
-            self._take(sock)
+            try:
+                self._take(sock)
+            except Exception as fault:  # noqa: BLE001  # logged and counted; the others go on
+                sock.close()
+                everything.faults.note(fault, "accepting a connection")
         if accepted:
             everything.accepted(accepted)
         if failure is not None:
-            everything.run_short(_SHORT.get(failure.errno or 0, Pause.OTHER), failure)
+            reason = _SHORT.get(failure.errno or 0, Pause.OTHER)
+            everything.run_short(reason, failure.strerror or str(failure))
         return room > _AT_ONCE and not is_empty and failure is None
 
     def _pause(self, reason: Pause) -> None:
-        if not self._is_paused:
-            self._is_paused = True
-            self._all.paused(reason, self._listener)
         if self._is_reading:
             self._is_reading = False
             self._all.loop.remove_reader(self._fd)
+        if not self._is_paused:
+            self._is_paused = True
+            self._all.paused_listeners += 1
+            self._all.paused(reason, self._listener)
 
     def _take(self, sock: socket.socket) -> None:
         owner = self.owner
         everything = self._all
         if owner.limit is None and owner.callers is None and owner.certificate is None:
             # The usual one, without a coroutine of ours around asyncio's: 3 µs of some 80.
-            make = partial(everything.make, owner, None)
+            make = partial(self._make, sock, owner)
             everything.tasks.spawn(everything.loop.connect_accepted_socket(make, sock), name="accept")
             return
-        owner.arriving += 1
         everything.tasks.spawn(self._arrive(sock, owner), name="accept")
+        owner.arriving += 1  # the task has its first turn after this
+
+    def _make(self, sock: socket.socket, owner: Owner) -> asyncio.Protocol:
+        try:
+            return self._all.make(owner, None)
+        except BaseException:
+            # asyncio leaves it open.
+            sock.close()
+            raise
 
     async def _arrive(self, sock: socket.socket, owner: Owner) -> None:
         everything = self._all
@@ -382,17 +416,22 @@ class Acceptor:
         callers = owner.callers
         if callers is None or not callers.by_peer or not owner.is_unix:
             return None
-        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if callers.may_connect(uid, (gid, *_further_groups(sock))):
+        who = peer_credentials.of(sock)
+        if who is None:
+            self._all.stats.peers_refused += 1
+            message = "this system does not say which process calls: all are refused (`peers`)"
+            self._all.log(logging.WARNING, message, {"listen": str(self._listener)})
+            return peer_unknown()
+        if callers.may_connect(who.uid, (who.gid, *who.further_gids)):
             return None
         self._all.stats.peers_refused += 1
         self._all.log(
             logging.WARNING,
             "a process that may not call here was refused",
-            {"listen": str(self._listener), "uid": uid, "gid": gid, "pid": pid},
-            about=f"{uid} {gid}",
+            {"listen": str(self._listener), "uid": who.uid, "gid": who.gid, "pid": who.pid},
+            about=f"{who.uid} {who.gid}",
         )
-        return peer_refused(uid, gid)
+        return peer_refused(who.uid, who.gid)
 
     async def _secure(
         self, sock: socket.socket, owner: Owner, context: ssl.SSLContext, barred: SidecarError | None
@@ -423,8 +462,11 @@ class Acceptor:
         else:
             try:
                 tls.TlsTransport(everything.loop, secured, everything.make(owner, barred))
-            except OSError:
+            except BaseException as error:
+                everything.loop.remove_reader(secured)
                 secured.close()
+                if not isinstance(error, OSError):
+                    raise
         finally:
             timer.cancel()
 
@@ -442,14 +484,6 @@ class Acceptor:
         _log.debug(
             "TLS handshake failed", extra={"fields": {"listen": str(self._listener), "reason": str(reason)}}
         )
-
-
-def _further_groups(sock: socket.socket) -> tuple[int, ...]:
-    try:
-        packed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    except OSError:  # more than fit, or a kernel before 4.13
-        return ()
-    return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
 _FAILURES: Final = {

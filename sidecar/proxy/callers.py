@@ -75,6 +75,15 @@ class Callers:
         return [field for field in fields if field[0].lower().replace(b"_", b"-") not in self._dropped]
 
 
+def peer_unknown() -> SidecarError:
+    """What every process is answered where the system does not say which one it is."""
+    return SidecarError(
+        Reason.CALLER_REFUSED,
+        "This listener's `peers` names who may call, and the system does not say which process calls: all are refused. "
+        "That takes Linux (SO_PEERCRED); elsewhere use `require_header`.",
+    )
+
+
 def peer_refused(uid: int, gid: int) -> SidecarError:
     """What a process is answered that may not connect."""
     return SidecarError(

@@ -80,6 +80,7 @@ class Proxy:
             clock,
             lambda owner, barred: DownstreamConnection(self, owner, barred),
             self._settled,
+            self.faults,
             limit=limits.connections,
             handshake=limits.head_timeout,
         )

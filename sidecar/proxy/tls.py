@@ -177,7 +177,10 @@ class TlsTransport(asyncio.Transport):
         self._read_again = False
         """OpenSSL knows of something that no selector will report."""
         protocol.connection_made(self)
-        self.resume_reading()
+        try:
+            self.resume_reading()
+        except Exception as error:  # noqa: BLE001  # the protocol has been told of a beginning: it is told of the end
+            self._fail(error)
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else "open"

@@ -12,9 +12,11 @@ import inspect
 import itertools
 import json
 import logging
+import os
 import socket
 import ssl
 import struct
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,8 +25,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from sidecar.config.addresses import parse_listen
+from sidecar.config.listeners import ListenerConfig, ListenerTls
 from sidecar.emulator.keys import Authority
 from sidecar.logs import JsonFormatter
+from sidecar.proxy import listeners
+from sidecar.proxy.acceptor import Acceptor, Acceptors
+from sidecar.proxy.callers import Callers
+from sidecar.proxy.certificates import Certificate
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange, State
 from sidecar.proxy.places import Places
@@ -36,6 +44,9 @@ from sidecar.tokens.store import TokenStore
 from tests.support.wire import LIMIT, Answer, End, Wire
 
 OWNERS = (
+    Acceptor,
+    Acceptors,
+    Callers,
     DownstreamConnection,
     UpstreamConnection,
     Exchange,
@@ -66,6 +77,15 @@ _GUARD_WITHIN = (
     "called by the event loop or the token store: its guard is in it, and what it calls raises instead"
 )
 LEFT_OUT_OF = {
+    (Acceptor, "_on_readable"): _GUARD_WITHIN,
+    (Acceptor, "_arrive"): "a task whose every part is guarded; only its first line is not in it",
+    (Acceptor, "_make"): "the guard itself",
+    (Acceptors, "update"): _GUARD_WITHIN,
+    (Acceptors, "_crashed"): "the guard itself",
+    (Acceptors, "_on_timer"): "as _sweep: what it calls is guarded",
+    (Acceptors, "_try_later"): "sets the timer by which a guard tries again",
+    (Acceptors, "run_short"): "the guard itself",
+    (Acceptors, "opened"): "counts a connection in; has nothing before that",
     (UpstreamConnection, "connection_made"): "one assignment",
     (UpstreamConnection, "connection_lost"): _GUARD_WITHIN,
     (DownstreamConnection, "connection_lost"): _GUARD_WITHIN,
@@ -249,6 +269,20 @@ class Stage:
         self.wire = wire
         self.target = target
         self._injection = injection
+        self.ways: list[tuple[str | int, ssl.SSLContext | None]] = []
+        """Other listeners: path or port, and the client's context where they serve https."""
+
+    async def enter(self, address: str | int, context: ssl.SSLContext | None) -> End:
+        """A new connection to one of them; the caller knows its secret."""
+        async with asyncio.timeout(LIMIT):
+            if isinstance(address, str):
+                end = End(*await asyncio.open_unix_connection(address))
+            else:
+                name = None if context is None else "localhost"
+                connecting = asyncio.open_connection("127.0.0.1", address, ssl=context, server_hostname=name)
+                end = End(*await connecting)
+        self.wire._apps.append(end)
+        return end
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for it, or for the fault after which it may never come."""
@@ -404,11 +438,27 @@ async def app_gone(stage: Stage, app: End) -> list[Answer]:
     return []
 
 
+async def ways_in(stage: Stage, app: End) -> list[Answer]:
+    got = []
+    for address, context in stage.ways:
+        # Two at a time: of some there may be one, and the other waits.
+        first, second = (stage.wire.loop.create_task(stage.enter(address, context)) for _ in range(2))
+        for entering in (first, second):
+            try:
+                end = await entering
+                got += await ask(end, head("/a", SECRET))
+                end.writer.transport.abort()
+            except (OSError, asyncio.IncompleteReadError):
+                pass  # met by a fault
+    return got
+
+
 Situation = Callable[[Stage, End], Awaitable[list[Answer]]]
 
 SITUATIONS: tuple[Situation, ...] = (
     *(two_in_turn, pipelined, bodies, answers, own_answers, token_wait, token_refused, turn_in_the_pool),
     *(connection_refused, stale, tunnel, slow_reader, slow_target, timeout, idle_too_long, app_gone),
+    ways_in,
 )
 
 
@@ -426,13 +476,14 @@ ROUTES = """
   host: victim.internal
   upstream: {scheme}://127.0.0.2:{port}
   audience: https://victim.example
-  timeouts: {{response: 5s}}
+  timeouts: {{response: 5s, connect: {limit:g}s}}
   tls: {{{tls}}}
 - name: new
   host: new.internal
   upstream: http://127.0.0.3:{port}
   audience: https://new.example
   allow_plaintext: true
+  timeouts: {{connect: {limit:g}s}}
 - name: closed
   host: closed.internal
   upstream: http://127.0.0.1:{closed}
@@ -440,9 +491,35 @@ ROUTES = """
 """
 
 
+SECRET = "X-Caller: s3cret-s3cret\r\n"
+
+
+async def open_ways(stage: Stage, directory: Path) -> None:
+    """A Unix socket that asks who calls, a listener with a secret and room for one, and one that serves https."""
+    authority = Authority()
+    both = directory / "listener.pem"
+    both.write_bytes(authority.issue(("localhost",)))
+    both.chmod(0o600)
+    certificate = Certificate(ListenerTls(cert_file=str(both), key_file=str(both)))
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    path = str(directory / f"s{uuid.uuid4().hex}")
+    configs: list[tuple[dict[str, Any], Certificate | None]] = [
+        ({"address": f"unix:{path}", "peers": {"uid": [os.getuid()]}}, None),
+        ({"address": "127.0.0.1:0", "require_header": {"X-Caller": "s3cret-s3cret"}, "connections": 1}, None),
+        ({"address": "127.0.0.1:0"}, certificate),
+    ]
+    for values, shown in configs:
+        config = ListenerConfig.model_validate(values)
+        (listener,) = listeners.bind(parse_listen(values["address"]))
+        await stage.wire.proxy.serve(listener, None, listeners.settings_of(config, shown))
+        address = path if listener.is_unix else listener.socket.getsockname()[1]
+        stage.ways.append((address, None if shown is None else context))
+
+
 @asynccontextmanager
 async def staged(directory: Path, injection: Injection, *, tls: bool) -> AsyncIterator[Stage]:
-    """A wire with a bystander's route, the victim's, and those that some situations need."""
+    """A wire with a bystander's route, the victim's, and those that some situations need. Only the fake clock ends anything
+    in it: connecting, which is timed by the real one, may take long on a busy machine."""
     target = Target()
     context = None
     settings = ""
@@ -466,15 +543,21 @@ async def staged(directory: Path, injection: Injection, *, tls: bool) -> AsyncIt
                 port=secure.sockets[0].getsockname()[1],
                 closed=closed.getsockname()[1],
                 tls=settings,
+                limit=LIMIT,
             )
             await wire.start(
                 more=more.replace("127.0.0.3:", f"127.0.0.3:{port} #"),
                 upstream_port=port,
+                route=f"timeouts: {{connect: {LIMIT:g}s}}",
                 top="pool: {connections: 1}",
             )
             wire.loop.set_exception_handler(wire.proxy.faults.from_loop)
             await wire.token("https://victim.example")
-            yield Stage(wire, target, injection)
+            retrying = wire.loop.create_task(_retry(wire))
+            try:
+                yield Stage(wire, target, injection)
+            finally:
+                retrying.cancel()
         finally:
             for end in wire._apps:
                 end.writer.transport.abort()
@@ -482,6 +565,14 @@ async def staged(directory: Path, injection: Injection, *, tls: bool) -> AsyncIt
             for server in (plain, secure):
                 server.close()
             wire.loop.set_exception_handler(None)
+
+
+async def _retry(wire: Wire) -> None:
+    """Where a fault held up accepting, let the moment pass after which it is tried again."""
+    while True:
+        if wire.proxy.acceptors._timer is not None:
+            wire.clock.advance(0.3)
+        await wire.yield_()
 
 
 async def play(
@@ -498,6 +589,8 @@ async def play(
         exchange = connection.current
         assert exchange is not None
         injection.spared |= {id(connection), id(exchange), id(exchange._connection), id(exchange.pool)}
+        if situation is ways_in:
+            await open_ways(stage, directory)
         app = await stage.app()
         injection.armed = True
         try:
@@ -513,10 +606,19 @@ async def play(
         for host in ("victim.internal", "billing.internal"):
             (answer,) = await ask(await stage.app(), head("/last", host=host))
             assert (answer.status, answer.body) == (200, b"ok")
+        for address, tls_context in stage.ways:
+            entered = await stage.enter(address, tls_context)
+            (answer,) = await ask(entered, head("/last", SECRET))
+            assert (answer.status, answer.body) == (200, b"ok")
+            entered.writer.transport.abort()
         # Nothing is left: each thing was given back, and given back once.
         for end in wire._apps:
             end.writer.transport.abort()
         await wire.turn(lambda: not wire.proxy.connections)
+        acceptors = wire.proxy.acceptors
+        await wire.turn(lambda: not acceptors.arriving)
+        owners = [acceptors.owner(listener) for listener in acceptors._acceptors]
+        assert [acceptors.open, *((o.open, o.arriving) for o in owners)] == [0, *((0, 0) for _ in owners)]
         await wire.turn(lambda: not any(p._dialling for p in wire.pools._pools.values()))
         for stats in [*wire.proxy.stats.values(), wire.proxy.unrouted]:
             assert (stats.in_flight, stats.connections_active) == (0, 0)

@@ -323,4 +323,4 @@ async def test_a_pause_ends_with_its_listener(wire: Wire) -> None:
     await wire.turn(lambda: acceptors.stats.paused)
     wire.proxy.stop_serving(wire.bound)
     assert acceptors.stats.accepted == 1
-    assert acceptors._paused == 0
+    assert acceptors.paused_listeners == 0

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.addresses import ListenAddress
+from sidecar.proxy import listeners
 from sidecar.proxy.downstream import DownstreamConnection
 from sidecar.proxy.exchange import Exchange
 from tests.support.wire import GET, LIMIT, OK, End, Wire
@@ -17,8 +19,8 @@ def fault(*_: object, **__: object) -> Any:
     raise RuntimeError("a bug")
 
 
-async def all_is_well(wire: Wire) -> None:
-    """What was held is given back, the fault is counted, and the next connection is served."""
+async def all_is_well(wire: Wire) -> End:
+    """What was held is given back, the fault is counted, and the next connection is served; by this upstream."""
     await wire.turn(lambda: not wire.proxy.connections)
     assert (wire.stats.in_flight, wire.stats.tunnels, len(wire.proxy.tunnels)) == (0, 0, 0)
     assert wire.proxy.faults.count > 0
@@ -28,6 +30,7 @@ async def all_is_well(wire: Wire) -> None:
     await upstream.read_head()
     await upstream.send(OK)
     assert (await app.answer()).status == 200
+    return upstream
 
 
 async def ended(app: End) -> bytes:
@@ -46,6 +49,59 @@ async def test_when_a_connection_is_made(wire: Wire, monkeypatch: pytest.MonkeyP
         app = await wire.app()
         assert await ended(app) == b""
     await all_is_well(wire)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), MemoryError()], ids=["fault", "memory"])
+@pytest.mark.parametrize(
+    "top", ["", "listen: {address: 'localhost:0', connections: 1}"], ids=["usual", "limited"]
+)
+async def test_when_no_connection_object_can_be_made(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, error: Exception, top: str
+) -> None:
+    """Its socket is closed at once, the fault is counted, and the next caller is served."""
+    await wire.start(top=top)
+
+    def make(*_: object) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.proxy.acceptors, "make", make)
+        app = await wire.app()
+        assert await ended(app) == b""
+    assert wire.proxy.faults.count == 1
+    await all_is_well(wire)
+
+
+async def test_when_a_listener_cannot_be_read(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are, and this one is tried again: not at once, for a fault that stays would be all that the loop does."""
+    await wire.start()
+    (other,) = listeners.bind(ListenAddress("127.0.0.1", 0))
+    await wire.proxy.serve(other, None)
+    acceptors = wire.proxy.acceptors
+    add_reader = wire.loop.add_reader
+
+    def refuse(fd: int, *more: Any) -> None:
+        if fd == wire.listener.fileno():
+            fault()
+        add_reader(fd, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(acceptors, "room", fault)
+        waiting = await wire.app()
+        await wire.turn(lambda: acceptors.is_short)
+    assert wire.proxy.faults.count == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.loop, "add_reader", refuse)
+        wire.clock.advance(0.3)
+        assert (wire.proxy.faults.count, acceptors.is_short) == (2, False)
+        port, wire.port = wire.port, other.socket.getsockname()[1]
+        upstream = await all_is_well(wire)
+        wire.port = port
+    wire.clock.advance(0.3)
+    await waiting.send(GET)
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await waiting.answer()).status == 200
 
 
 @pytest.mark.parametrize("method", ["upstream_full", "upstream_writable"])

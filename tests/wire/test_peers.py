@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
@@ -12,7 +13,7 @@ import pytest
 
 from sidecar.config.addresses import parse_listen
 from sidecar.config.listeners import ListenerConfig
-from sidecar.proxy import acceptor, listeners
+from sidecar.proxy import listeners, peer_credentials
 from sidecar.proxy.listeners import settings_of
 from tests.support.wire import GET, OK, End, Wire
 
@@ -81,7 +82,30 @@ async def test_a_kernel_that_does_not_tell_of_further_groups(
     wire: Wire, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before Linux 4.13: the process's first group is what counts, and nobody is let in by the lack."""
-    monkeypatch.setattr(acceptor, "_SO_PEERGROUPS", 9999)
+    monkeypatch.setattr(peer_credentials, "_SO_PEERGROUPS", 9999)
     app = await serve({"gid": [OTHERS]})
     app.writer.write(GET)
     assert (await app.answer()).status == 403
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["no-such-option", "the-kernel-refuses"])
+async def test_a_system_that_does_not_say_lets_nobody_in(
+    wire: Wire, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, known: bool
+) -> None:
+    """403 with what to do instead, counted, in the log once a minute, and no fault."""
+    if known:
+        monkeypatch.setattr(socket, "SO_PEERCRED", 9999)
+    else:
+        monkeypatch.delattr(socket, "SO_PEERCRED")
+    caplog.set_level(logging.WARNING)
+    for _ in range(2):
+        app = await serve({"uid": [os.getuid()]})
+        app.writer.write(GET)
+        answer = await app.answer()
+        assert (answer.status, answer.reason) == (403, "caller_refused")
+        assert b"require_header" in answer.body
+    assert wire.upstream.waiting == 0
+    assert (wire.proxy.acceptors.stats.peers_refused, wire.proxy.faults.count) == (2, 0)
+    assert [record.message for record in caplog.records] == [
+        "this system does not say which process calls: all are refused (`peers`)"
+    ]
