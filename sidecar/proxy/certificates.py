@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import final
 
 from sidecar.clock import Clock
 from sidecar.config.listeners import ListenerTls
+from sidecar.key_files import exposed
 from sidecar.tokens.file_watch import FileWatch
 
 _log = logging.getLogger(__name__)
@@ -104,11 +104,10 @@ def make_context(settings: ListenerTls) -> ssl.SSLContext:
         # OpenSSL does not say which one it could not open.
         with Path(file).open("rb"):
             pass
-    if not settings.allow_world_readable and os.stat(settings.key_file).st_mode & stat.S_IROTH:
-        raise ValueError(
-            f"{settings.key_file}: every user of this machine can read it: `chmod o-r {settings.key_file}`, for a "
-            "Kubernetes secret `defaultMode: 0400`; or set `allow_world_readable: true`"
-        )
+    if not settings.allow_world_readable and (
+        wrong := exposed(settings.key_file, os.stat(settings.key_file).st_mode)
+    ):
+        raise ValueError(f"{settings.key_file}: {wrong}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= (

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple, final
@@ -19,6 +18,7 @@ from typing import Final, NamedTuple, final
 from sidecar.clock import Clock
 from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
+from sidecar.key_files import exposed
 from sidecar.routes import Route
 from sidecar.tokens.file_watch import Stamp, stamp
 
@@ -145,13 +145,9 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
         mode = os.stat(key).st_mode
     except OSError as error:
         raise _unusable("client_key_file", key, error) from error
-    if mode & stat.S_IROTH and not settings.allow_world_readable:
-        raise _unusable(
-            "client_key_file",
-            key,
-            f"every user of this machine can read it: `chmod o-r {key}`, for a Kubernetes secret `defaultMode: 0400`; "
-            "or set `tls.allow_world_readable: true`",
-        )
+    wrong = exposed(key, mode, switch="tls.allow_world_readable")
+    if wrong is not None and not settings.allow_world_readable:
+        raise _unusable("client_key_file", key, wrong)
     asked = False
 
     def password() -> str:

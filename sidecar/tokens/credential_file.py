@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.hosts import is_loopback
+from sidecar.key_files import exposed
 
 FILE_LIMIT: Final = 256 * 1024
 """Bytes of a credential file; a key is under 3 KiB."""
@@ -25,15 +25,12 @@ FILE_LIMIT: Final = 256 * 1024
 
 def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
     """The text of a credential file; raises `SidecarError` naming it."""
-    reason = ""
+    reason: str | None = None
     try:
         with Path(file).open(encoding="utf-8") as stream:
-            if refuse_world_readable and os.fstat(stream.fileno()).st_mode & stat.S_IROTH:
-                reason = (
-                    f"every user of this machine can read it: `chmod o-r {file}`, for a Kubernetes secret "
-                    "`defaultMode: 0400`; or set `allow_world_readable: true`"
-                )
-            else:
+            if refuse_world_readable:
+                reason = exposed(file, os.fstat(stream.fileno()).st_mode)
+            if reason is None:
                 return stream.read(FILE_LIMIT)
     except FileNotFoundError:
         pass

@@ -1,0 +1,22 @@
+"""Files that hold a key, and who else can read them.
+
+Owns the rule that a key is not for every user of the machine, in one sentence with what to do. Called by whatever reads
+a private key or a credential, which opens or asks for the file itself and refuses it. Pure.
+"""
+
+from __future__ import annotations
+
+import stat
+
+
+def exposed(file: str, mode: int, *, switch: str = "allow_world_readable") -> str | None:
+    """What is wrong where every user of the machine can read the file, for the middle of a sentence; else None.
+
+    `mode` is its `st_mode`, `switch` the configuration's key that allows it.
+    """
+    if not mode & stat.S_IROTH:
+        return None
+    return (
+        f"every user of this machine can read it: `chmod o-r {file}`, for a Kubernetes secret `defaultMode: 0400`; "
+        f"or set `{switch}: true`"
+    )
