@@ -7,12 +7,16 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from sidecar.emulator.app import Emulator
+from sidecar.emulator.running import EmulatorThread
+from tests.support.process import SidecarProcess
 from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment, free_port
 
 ACTIVATE = shutil.which("systemd-socket-activate")
@@ -146,3 +150,27 @@ async def test_a_command_run_by_exec_does_not_get_what_is_the_sidecars(
     assert b"IDTOKEN_SIDECAR_URL=" in out
     assert b"NOTIFY_SOCKET" not in out
     assert b"LISTEN_" not in out
+
+
+DENY = """
+import ctypes, os, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+    sys.exit(77)
+if sys.argv[1:]:
+    os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_it_needs_no_memory_that_is_written_and_executed(tmp_path: Path) -> None:
+    """`MemoryDenyWriteExecute=yes` of the unit: what the process forbids itself, it can forbid there too."""
+    if subprocess.run([sys.executable, "-c", DENY], check=False).returncode == 77:
+        pytest.skip("this kernel can't forbid it (Linux 6.3 can)")
+    with EmulatorThread() as thread:
+        billing = thread.add_target("billing")
+        config = f"log_level: debug\nroutes: [{{name: billing, upstream: '{billing.url}'}}]\n"
+        sidecar = SidecarProcess(config, tmp_path, thread.google.environment())
+        sidecar.command = [sys.executable, "-c", DENY, *sidecar.command]
+        with sidecar:
+            assert sidecar.get("billing").status == 200
+            (limits,) = (entry for entry in sidecar.log if entry["message"] == "process limits")
+            assert limits["dumpable"] is False
