@@ -136,6 +136,19 @@ class Window(NamedTuple):
     off: float
 
 
+STARVED = {
+    group: Kind(
+        f"{group} could not run",
+        group,
+        None,
+        frozenset({"504 response_timeout", "504 connect_timeout", "504 tls_timeout", "504 idle_timeout"}),
+        1.0,
+    )
+    for group in (A, B)
+}
+"""No fault of the plan: what an upstream notes of itself on a machine that has too much to do."""
+
+
 Switch = Callable[[Kind, bool], Awaitable[None]]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tests.soak.faults import PROCESS, Window
+from tests.soak.faults import PROCESS, STARVED, Window
 from tests.soak.setting import CACHE
 
 LEVEL = 12.0
@@ -136,6 +137,12 @@ def _left_behind(base: Quiet, now: Quiet) -> list[str]:
     return findings + [f"{name} is {value:g} ({now.name})" for name, value in now.gauges.items() if value]
 
 
+def starved(lines: Sequence[str]) -> list[Window]:
+    """When an upstream could not run, by its own account."""
+    told = (json.loads(text) for kind, _, text in (line.partition(" ") for line in lines) if kind == "LATE")
+    return [Window(STARVED[group], on, off) for group, on, off in told]
+
+
 def judge_journal(lines: Sequence[str]) -> list[str]:
     """What the upstreams saw that must not be: no POST twice, no bad token, nothing malformed."""
     posts: Counter[str] = Counter()
@@ -144,7 +151,7 @@ def judge_journal(lines: Sequence[str]) -> list[str]:
         kind, _, text = line.partition(" ")
         if kind == "POST":
             posts[text] += 1
-        else:
+        elif kind != "LATE":
             findings.append(f"upstream: {text}")
     findings += [
         f"POST {identity} reached an upstream {count} times" for identity, count in posts.items() if count > 1

@@ -38,6 +38,11 @@ def used() -> float | None:
     return None if heap is None else resident() - heap.idle() / (1 << 20)
 
 
+def comes_and_goes(thread: threading.Thread) -> bool:
+    """Whether a thread may be there or not when nothing goes on."""
+    return thread.name.startswith(("asyncio_", "token fetch"))
+
+
 def described(connection: UpstreamConnection) -> str:
     """What an upstream connection is at, for who wonders why it is there."""
     transport, pool = connection.transport, connection._pool
@@ -65,8 +70,9 @@ def write_down(_number: int, _frame: object) -> None:
         "timers": len(timers) - sum(map(of_the_cache, timers)),
         # Of the wildcard's tokens, as many as are kept just now.
         "cache_timers": sum(map(of_the_cache, timers)),
-        # The event loop's own pool for name look-ups grows to what it is bounded by, and keeps its threads.
-        "pooled": sum(thread.name.startswith("asyncio_") for thread in threading.enumerate()),
+        # Without the event loop's own pool for name look-ups, which grows to what it is bounded by and keeps its
+        # threads, and without fetches: pinned tokens are renewed at any time, and there is a gauge for those that stay.
+        "threads": len(os.listdir("/proc/self/task")) - sum(map(comes_and_goes, threading.enumerate())),
         "objects": {kind.__name__: objects[kind] for kind in KINDS},
         "left": [described(it) for it in tracked if isinstance(it, UpstreamConnection)],
         "tracked": sum(objects.values()),

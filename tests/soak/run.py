@@ -12,7 +12,7 @@ from typing import Any
 from sidecar.heap import LOOK
 from tests.soak import faults
 from tests.soak.faults import Window
-from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests
+from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests, starved
 from tests.soak.setting import CONCERNS
 from tests.soak.worker import HANG
 from tests.soak.world import World, spawn
@@ -106,9 +106,11 @@ async def soak(seconds: float, seed: int, *, wild: bool) -> tuple[str, int]:
         finally:
             await clients.stop() if hasattr(clients, "process") else None
             code = await world.stop()
+        journal = world.journal.read_text().splitlines()
+        windows += starved(journal)
         explained, unexplained = judge_requests(clients.failures, windows, CONCERNS)
         findings += judge_leaks(*quiet)
-        findings += judge_journal(world.journal.read_text().splitlines())
+        findings += judge_journal(journal)
         logged = Counter(world.faults_logged)
         findings += [f"logged {times} times: {line[:600]}" for line, times in logged.items()]
         if code != 0:

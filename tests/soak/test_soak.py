@@ -13,7 +13,7 @@ import pytest
 from tests.soak.client import OK, Answer, Outcome, Route
 from tests.soak.client import judge as judge_answer
 from tests.soak.faults import KINDS, METADATA, PROCESS, A, B, Window
-from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests
+from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests, starved
 from tests.soak.pattern import BLOCK, Checker, Pattern
 from tests.soak.setting import CONCERNS, SECRET
 from tests.soak.upstream import Head, Upstream, Wire
@@ -162,6 +162,22 @@ def test_what_came_by_another_way_is_noticed(lines: str, asked_for: str | None, 
     reader: Any = None
     head = Head(f"GET / HTTP/1.1\r\n{lines}\r\n\r\n".encode())
     assert bool(Upstream.misdirected(Wire(reader, writer), head)) is wrong
+
+
+def test_an_upstream_that_could_not_run_excuses_what_timed_out_for_it() -> None:
+    """For its own routes, at that time, and a timeout only; it is no finding."""
+    journal = [f'LATE ["{B}", 10.0, 18.0]']
+    assert judge_journal(journal) == []
+
+    def findings(route: str, what: str, began: float) -> int:
+        return len(
+            judge_requests([Failure("get", route, began, began + 8, what, "")], starved(journal), CONCERNS)[1]
+        )
+
+    assert findings("key-tls", "504 response_timeout", 9.0) == 0
+    assert findings("key", "504 response_timeout", 9.0) == 1
+    assert findings("key-tls", "502 upstream_closed", 9.0) == 1
+    assert findings("key-tls", "504 response_timeout", 30.0) == 1
 
 
 def test_what_the_upstreams_saw_is_judged() -> None:

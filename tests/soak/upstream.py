@@ -29,6 +29,8 @@ from tests.support.sidecar import ask
 
 STALL = 14.0
 """Seconds that the mode `stall` does not answer; the routes' timeouts.response is less."""
+BEAT, LATE = 0.25, 2.0
+"""Seconds between two beats of an upstream, and by how much one is late where the process could not run."""
 GARBAGE = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\nab",
@@ -111,6 +113,7 @@ class Upstream:
         self.mode, self.share = "", 0.0
 
     async def run(self) -> None:
+        beating = asyncio.create_task(self.beat())  # noqa: TID251
         for listener in self.told["listeners"]:
             context = None
             if listener["certificate"]:
@@ -131,6 +134,16 @@ class Upstream:
             order = json.loads(line)
             self.mode, self.share = order["mode"], order["share"]
             print("switched", flush=True)
+        beating.cancel()
+
+    async def beat(self) -> None:
+        """Note when this process did not run: a machine with too much to do, and no fault of who waited for it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + BEAT
+            await asyncio.sleep(BEAT)
+            if (late := loop.time() - due) > LATE:
+                self.note("LATE", json.dumps([self.told["name"], due - BEAT, due + late]))
 
     def note(self, kind: str, text: str) -> None:
         os.write(self.journal, f"{kind} {text}\n".encode())

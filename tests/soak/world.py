@@ -126,6 +126,7 @@ class World:
                     {"route": route, "address": address, "port": port, "certificate": certificate}
                 )
         told = {
+            "name": name,
             "listeners": listeners,
             "certificates": self.certificates,
             "control": self.control,
@@ -237,7 +238,10 @@ class World:
         until = loop.time() + 20
         while True:
             found, gauges = await self._observed(), await self._gauges()
-            if loop.time() > until or not (any(gauges.values()) or any(found["objects"].values())):
+            fetching = any(name.startswith("token ") for name in found["tasks"])
+            if loop.time() > until or not (
+                fetching or any(gauges.values()) or any(found["objects"].values())
+            ):
                 break
             await asyncio.sleep(0.5)
         pid = self.processes["sidecar"].pid
@@ -247,7 +251,7 @@ class World:
             found["used"],
             found["blocks"],
             len(os.listdir(f"/proc/{pid}/fd")),
-            len(os.listdir(f"/proc/{pid}/task")) - found["pooled"],
+            found["threads"],
             len(found["tasks"]),
             found["timers"],
             found["cache_timers"],
