@@ -75,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_header_limit",
         "_in_head",
         "_interim",
+        "_interim_fed",
         "_is_usual",
         "_parser",
         "_pool",
@@ -108,6 +109,8 @@ class UpstreamConnection(asyncio.Protocol):
         # request
         self._exchange: Exchange | None = None
         self._interim = 0
+        self._interim_fed = 0
+        """Bytes of the interim answers: the head behind them is bounded by itself."""
         self._fed = 0
         self._begun = False
         """Whether the final answer has begun, as far as its first bytes tell."""
@@ -144,6 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.state = BUSY
         self.served += 1
         self._interim = 0
+        self._interim_fed = 0
         self._fed = 0
         self._begun = False
         self._start = b""
@@ -233,6 +237,7 @@ class UpstreamConnection(asyncio.Protocol):
                 return False
             self._start = b""
             self.data_received(data[:end])
+            self._interim_fed = self._fed
             self._begun = False
             if data[end:]:
                 self.data_received(data[end:])
@@ -243,7 +248,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _check_size(self) -> None:
         """Bound what is not body: a head that has no end, chunk lines and trailers that bring no byte."""
         if self._in_head:
-            if not self._complete:
+            if not self._complete and self._fed - self._interim_fed > self._head_limit:
                 self._refusal = self._too_large()
         elif self._body == framing.CHUNKED:
             spent = self._fed - 17 * self._body_bytes

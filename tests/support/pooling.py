@@ -42,8 +42,18 @@ class Transport(asyncio.Transport):
 
     closed = False
 
+    unsent = 0
+    high: int | None = None
+    resumed = 0
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing is written."""
+        self.high = high
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def resume_reading(self) -> None:
+        self.resumed += 1
 
     def abort(self) -> None:
         self.closed = True
