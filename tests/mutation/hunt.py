@@ -134,8 +134,9 @@ def collect() -> dict[str, pytest.Item]:
 class Order:
     """In which order the tests of a mutant are run, as far as `budget` reaches.
 
-    What has killed mutants of the same function; the module's own tests, and the tables of tests/conformance; what has
-    killed mutants of the same module; then one case of every other test before a second one of any. Quick ones first.
+    What has killed mutants of the same function; the module's own tests; what has killed mutants of the same module; then
+    one case of every other test before a second one of any. Quick ones first. The tables of tests/conformance, whole ones
+    in a test each, come last whatever they take.
     """
 
     def __init__(self, budget: float) -> None:
@@ -146,7 +147,7 @@ class Order:
         """Those to run."""
         took, module = state().duration_by_test, function.rpartition(".")[0]
         kills, left = self._kills, self._budget
-        own = re.compile(rf"/test_{module.rpartition('.')[2]}(_\w+)?\.py::|^tests/conformance/")
+        own = re.compile(rf"/test_{module.rpartition('.')[2]}(_\w+)?\.py::")
         cases: Counter[str] = Counter()
 
         def place(test: str) -> tuple[int, bool, int, int]:
@@ -160,7 +161,8 @@ class Order:
             left -= took.get(test, 0.0)
             if left < 0:
                 break
-        return chosen
+        tables = {test for test in tests if test.startswith("tests/conformance/")}
+        return [*chosen, *sorted(tables.difference(chosen))]
 
     def learn(self, function: str, test: str) -> None:
         """It has killed one."""
