@@ -141,10 +141,13 @@ def _load_crl(context: ssl.SSLContext, file: str, *, whole_chain: bool) -> None:
 
 def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
     certificate, key = settings.client_cert_file or "", settings.client_key_file or ""
-    try:
-        mode = os.stat(key).st_mode
-    except OSError as error:
-        raise _unusable("client_key_file", key, error) from error
+    # OpenSSL does not say which of the two it could not open. The mode that is left is the key's.
+    for name, file in (("client_cert_file", certificate), ("client_key_file", key)):
+        try:
+            with Path(file).open("rb") as opened:
+                mode = os.fstat(opened.fileno()).st_mode
+        except OSError as error:
+            raise _unusable(name, file, error) from error
     wrong = exposed(key, mode, switch="tls.allow_world_readable")
     if wrong is not None and not settings.allow_world_readable:
         raise _unusable("client_key_file", key, wrong)
@@ -157,8 +160,6 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
         return ""
 
     try:
-        if not os.access(certificate, os.R_OK):
-            Path(certificate).open("rb").close()  # for its error: OpenSSL does not say which file it was
         context.load_cert_chain(certificate, key, password=password)
     except ssl.SSLError as error:
         both = f"{certificate} with {key}"

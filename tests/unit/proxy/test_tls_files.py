@@ -58,6 +58,14 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
         lambda d: pair(d, None, CLIENT.key_pem),
         "`tls.client_cert_file` cannot be used ({d}/cert): no such file or directory.",
     ),
+    "key-is-a-directory": (
+        lambda d: pair(d, CLIENT.pem, (d / "key").mkdir()),
+        "`tls.client_key_file` cannot be used ({d}/key): is a directory.",
+    ),
+    "certificate-is-a-directory": (
+        lambda d: pair(d, (d / "cert").mkdir(), CLIENT.key_pem),
+        "`tls.client_cert_file` cannot be used ({d}/cert): is a directory.",
+    ),
     "key-of-another": (
         lambda d: pair(d, CLIENT.pem, CA.key_pem),
         "`tls.client_cert_file` cannot be used ({d}/cert with {d}/key): the key is another certificate's.",
@@ -115,6 +123,7 @@ def test_the_context_verifies_and_renegotiates_nothing(tmp_path: Path) -> None:
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
         assert context.options & ssl.OP_NO_RENEGOTIATION
         assert context.options & ssl.OP_NO_COMPRESSION
+        assert context.verify_flags & ssl.VERIFY_X509_TRUSTED_FIRST
         assert context.verify_flags & (leaf | chain) == flags
 
 
