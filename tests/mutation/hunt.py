@@ -46,7 +46,7 @@ SURVIVED, NO_TESTS, SUSPICIOUS, TIMEOUT, REFUSED = 0, 33, 35, 36, 37
 LIVING = (None, SURVIVED, NO_TESTS, SUSPICIOUS)
 HANGS = 60.0
 """Seconds after which a mutant hangs, on a busy machine too."""
-LIMITS = {resource.RLIMIT_CPU: 20, resource.RLIMIT_AS: 4 << 30}
+LIMITS = {resource.RLIMIT_CPU: 10, resource.RLIMIT_AS: 4 << 30}
 """Seconds of CPU, after which the kernel sends SIGKILL, and bytes of address space, after which MemoryError is raised."""
 PATIENCE = 2.0
 """Seconds that a test of tests/wire waits for what a mutant may never send."""
