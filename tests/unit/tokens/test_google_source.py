@@ -183,14 +183,16 @@ async def test_a_cancelled_fetch_frees_its_thread(raw: RawEndpoint) -> None:
 async def test_a_source_whose_threads_all_hang_says_so(raw: RawEndpoint) -> None:
     """A fetch that gets no thread in time is a timeout that tells of the threads."""
     raw.behaviour = hang
-    it = source(raw, seconds=0.2, limit=1)
-    first = asyncio.gather(it.mint(KEY), return_exceptions=True)
+    it = source(raw, seconds=60.0, limit=1)
+    first = asyncio.gather(it.mint(KEY))
     await asyncio.wait_for(raw.asked.wait(), 5)
     it.threads.abandoned = 1
     blocked = GoogleSource(NeverAsks(), SystemClock(asyncio.get_running_loop()), it.threads, seconds=0.05)
     with pytest.raises(SidecarError, match=r"token_timeout: No worker thread .*: 1 are busy, 1 of them"):
         await blocked.mint(KEY)
-    await first
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
 
 
 class NeverAsks(Grant):
