@@ -7,8 +7,9 @@ import errno
 import os
 import resource
 import socket
+import ssl
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ import pytest
 from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
+from sidecar.proxy import tls
 from sidecar.proxy.backoff import LONGEST_PAUSE
 from sidecar.proxy.dial import Dialer
 from sidecar.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
-from tests.support.openssl import authority, write
+from tests.support.openssl import Issued, authority, issue, write
 
 LIMIT = 5.0
 
@@ -475,3 +477,91 @@ async def test_a_change_of_tls_files_is_found_after_a_second(bench: Bench, tmp_p
     assert bench.dialer.look() == []
     bench.clock.advance(1.0)
     assert [(found.route, found.ok) for found in bench.dialer.look()] == [(route, True)]
+
+
+@pytest.fixture
+async def secure(bench: Bench, tmp_path: Path) -> AsyncIterator[Callable[[Issued], Awaitable[Destination]]]:
+    """A TLS server with a certificate of the test's CA, and the way to it."""
+    servers: list[asyncio.Server] = []
+
+    async def begin(shown: Issued) -> Destination:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(write(tmp_path / "shown.pem", shown.pem, shown.key_pem))
+        servers.append(await asyncio.start_server(greet, "127.0.0.1", 0, ssl=context))
+        text = (
+            f"routes: [{{name: a, upstream: 'https://localhost:{servers[-1].sockets[0].getsockname()[1]}', "
+            f"tls: {{ca_file: '{write(tmp_path / 'ca.pem', AUTHORITY.pem)}'}}}}]"
+        )
+        fixed = RouteTable.compile(load(text, environ={}).config).routes[0].fixed()
+        assert fixed is not None
+        return fixed
+
+    yield begin
+    for server in servers:
+        server.close()
+
+
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello")
+    await reader.read()
+    writer.close()
+
+
+AUTHORITY = authority("the test's CA")
+Begin = Callable[[Issued], Awaitable[Destination]]
+
+
+class Listening(Protocol):
+    """Hears what the server says."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard.set_result(data)
+
+
+async def test_over_tls_bytes_come_through_and_a_session_is_taken_up_again(
+    bench: Bench, secure: Begin
+) -> None:
+    """The second handshake goes by the session of the first connection."""
+    destination = await secure(issue(AUTHORITY))
+    session, reused = None, []
+    for _ in range(2):
+        async with asyncio.timeout(LIMIT):
+            made = await bench.dialer.connect(destination, Listening, session, bench.stats)
+            assert await made.heard == b"hello"
+        reused.append(made.transport.get_extra_info("socket").session_reused)
+        session = tls.session_of(made.transport)
+        made.transport.abort()
+    assert reused == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("shown", "reason", "says"),
+    [
+        pytest.param(
+            issue(AUTHORITY, days=(-9, -1)),
+            "tls_certificate_expired",
+            "clock says Fri, 15 Jan 2027 08:00:00 GMT",
+            id="expired",
+        ),
+        pytest.param(
+            issue(authority("another CA")),
+            "tls_unknown_ca",
+            "which is not in the route's `tls.ca_file`",
+            id="unknown",
+        ),
+        pytest.param(
+            issue(AUTHORITY, ("b.example",)), "tls_wrong_name", "is not for `localhost`", id="wrong-name"
+        ),
+    ],
+)
+async def test_a_certificate_that_is_not_good_is_told_with_why(
+    bench: Bench, secure: Begin, shown: Issued, reason: str, says: str
+) -> None:
+    """With the sidecar's clock, the route's files and the name that was asked for."""
+    destination = await secure(shown)
+    assert await bench.dial(destination) == reason
+    assert f"`localhost:{destination.port}`" in bench.error.detail
+    assert says in bench.error.detail
