@@ -33,7 +33,7 @@ from sidecar import descriptors
 from sidecar.clock import Clock, TimerHandle
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import HandshakeFailure, ListenerStats, Pause
-from sidecar.proxy import answers, peer_credentials, tls
+from sidecar.proxy import peer_credentials, tls
 from sidecar.proxy.callers import peer_refused, peer_unknown
 from sidecar.proxy.faults import Faults
 from sidecar.proxy.listeners import Listener, Owner
@@ -70,8 +70,9 @@ _PASSED_OVER: Final = frozenset(
 )
 """Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
 
-Make = Callable[[Owner, SidecarError | None], asyncio.Protocol]
-"""The protocol for a connection of this owner; with an error, each of its requests is answered by that."""
+Make = Callable[[Owner, SidecarError | None, bool], asyncio.Protocol]
+"""The protocol for a connection of this owner; with an error, each of its requests is answered by that, or it is told
+so at once, whatever it sends."""
 
 
 @final
@@ -211,6 +212,18 @@ class Acceptors:
 
     def _room_in_all(self) -> int:
         return self._limit - self.open - len(self.tasks)
+
+    def handshake_failed(self, reason: HandshakeFailure) -> None:
+        """A caller came no further than that."""
+        self.stats.handshakes_failed[reason] = self.stats.handshakes_failed.get(reason, 0) + 1
+        _log.debug("TLS handshake failed", extra={"fields": {"reason": str(reason)}})
+
+    def lost_unused(self, owner: Owner, error: OSError) -> None:
+        """A connection ended by an error before its first request: by an alert, where its caller does not trust it."""
+        if owner.certificate is not None and isinstance(error, ssl.SSLError):
+            reason = _handshake_failure(error)
+            if reason is not HandshakeFailure.CLOSED:
+                self.handshake_failed(reason)
 
     def paused(self, reason: Pause, listener: Listener) -> None:
         """A caller must wait."""
@@ -388,7 +401,7 @@ class Acceptor:
 
     def _make(self, sock: socket.socket, owner: Owner) -> asyncio.Protocol:
         try:
-            return self._all.make(owner, None)
+            return self._all.make(owner, None, False)
         except BaseException:
             # asyncio leaves it open.
             sock.close()
@@ -401,7 +414,9 @@ class Acceptor:
             if owner.certificate is not None:
                 await self._secure(sock, owner, owner.certificate.context, barred)
             else:
-                await everything.loop.connect_accepted_socket(lambda: everything.make(owner, barred), sock)
+                await everything.loop.connect_accepted_socket(
+                    lambda: everything.make(owner, barred, False), sock
+                )
         except OSError:
             # The caller is gone already.
             sock.close()
@@ -451,17 +466,26 @@ class Acceptor:
 
         timer = everything.clock.call_later(everything.handshake, give_up)
         try:
-            secured = await tls.accept_handshake(everything.loop, sock, context, self._plain_answer)
+            if await tls.speaks_plainly(everything.loop, sock):
+                self._failed(HandshakeFailure.PLAIN_HTTP)
+                timer.cancel()
+                await everything.loop.connect_accepted_socket(
+                    lambda: everything.make(owner, _plain_http(), True), sock
+                )
+                return
+            secured = await tls.accept_handshake(everything.loop, sock, context)
         except OSError as error:
+            sock.close()  # where TLS has not taken it over
             self._failed(_handshake_failure(error))
         except asyncio.CancelledError:
+            sock.close()
             if not is_late:
                 raise
             task.uncancel()
             self._failed(HandshakeFailure.TIMEOUT)
         else:
             try:
-                tls.TlsTransport(everything.loop, secured, everything.make(owner, barred))
+                tls.TlsTransport(everything.loop, secured, everything.make(owner, barred, False))
             except BaseException as error:
                 everything.loop.remove_reader(secured)
                 secured.close()
@@ -470,20 +494,15 @@ class Acceptor:
         finally:
             timer.cancel()
 
-    def _plain_answer(self) -> bytes:
-        error = SidecarError(
-            Reason.MALFORMED_REQUEST, "This listener serves https: the request came in plain http."
-        )
-        route = self.owner.route
-        name = None if route is None else route.name
-        return answers.answer(error, route=name, now=self._all.clock.wall(), head=False, close=True)
-
     def _failed(self, reason: HandshakeFailure) -> None:
-        failures = self._all.stats.handshakes_failed
-        failures[reason] = failures.get(reason, 0) + 1
-        _log.debug(
-            "TLS handshake failed", extra={"fields": {"listen": str(self._listener), "reason": str(reason)}}
-        )
+        self._all.handshake_failed(reason)
+
+
+def _plain_http() -> SidecarError:
+    return SidecarError(
+        Reason.MALFORMED_REQUEST,
+        "This listener serves https, and the request came in plain http: write `https://` before its address.",
+    )
 
 
 _FAILURES: Final = {

@@ -53,6 +53,7 @@ from sidecar.proxy.target import (
     read_version,
     without_empty_lines,
 )
+from sidecar.proxy.tls import TlsTransport
 
 if TYPE_CHECKING:
     from sidecar.metrics import RouteStats
@@ -145,6 +146,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_tail",
         "_target",
         "_trailers",
+        "_turned_away",
         "current",
         "is_full",
         "owner",
@@ -155,13 +157,17 @@ class DownstreamConnection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, proxy: Proxy, owner: Owner, barred: SidecarError | None = None) -> None:
-        """`owner` says whose listener accepted it; `barred` is what a process is answered that may not call there."""
+    def __init__(
+        self, proxy: Proxy, owner: Owner, barred: SidecarError | None = None, *, at_once: bool = False
+    ) -> None:
+        """`owner` says whose listener accepted it; `barred` is what a process is answered that may not call there: to
+        each of its requests, or `at_once`, whatever it sends."""
         # process
         self.proxy = proxy
         self.owner = owner
         # connection
         self._barred = barred
+        self._turned_away = at_once
         self.state = OPEN
         self.current: Exchange | None = None
         self._parser = httptools.HttpRequestParser(self)
@@ -206,6 +212,8 @@ class DownstreamConnection(asyncio.Protocol):
         try:
             self.transport.set_write_buffer_limits(self.proxy.limits.buffer)
             self.proxy.opened(self)
+            if self._turned_away and self._barred is not None:
+                self._refuse(_Refused(self._barred, b"", False, self.proxy.clock.mono()))
         except Exception as error:  # noqa: BLE001  # logged and counted
             self.proxy.faults.note(error, "start of a connection from the app")
             self.transport.abort()
@@ -234,9 +242,14 @@ class DownstreamConnection(asyncio.Protocol):
         error = SidecarError(
             Reason.CLIENT_GONE, "The app closed its connection before the answer was complete."
         )
-        if exc is not None and not isinstance(exc, OSError):
+        if exc is None:
+            pass
+        elif not isinstance(exc, OSError):
             # What asyncio caught: it had no memory to read into, for one.
             error = internal()
+        elif not self._began_mono:
+            # Some clients look at the certificate when the handshake is over, and refuse it then.
+            self.proxy.acceptors.lost_unused(self.owner, exc)
         try:
             if self.current is not None:
                 self.current.abort(error)
@@ -276,7 +289,7 @@ class DownstreamConnection(asyncio.Protocol):
             rest = self._parse_piece(data)
         else:
             rest = self._parse(data)
-        if rest:
+        if rest and self.state is not LINGER:
             self._rest = rest
             self.transport.pause_reading()
         if self.current is not None:
@@ -727,7 +740,9 @@ class DownstreamConnection(asyncio.Protocol):
         self._quiet_since_mono = self.proxy.clock.mono()
         if self.transport.is_closing():
             return
-        if self.transport.can_write_eof():
+        if isinstance(self.transport, TlsTransport):
+            self.transport.end()
+        elif self.transport.can_write_eof():
             end_writing(self.transport)
         self.transport.resume_reading()
 

@@ -78,7 +78,7 @@ class Proxy:
         self.acceptors = Acceptors(
             loop,
             clock,
-            lambda owner, barred: DownstreamConnection(self, owner, barred),
+            lambda owner, barred, at_once: DownstreamConnection(self, owner, barred, at_once=at_once),
             self._settled,
             self.faults,
             limit=limits.connections,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 from collections import deque
@@ -84,26 +83,32 @@ async def accept_handshake(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
     context: ssl.SSLContext,
-    plain_answer: Callable[[], bytes],
 ) -> ssl.SSLSocket:
     """Do the server's handshake on an accepted, non-blocking socket; raises ssl.SSLError or OSError.
 
-    Takes `sock` over, as `handshake` does. What `plain_answer` gives is sent to a caller that speaks plain HTTP.
+    Takes `sock` over, as `handshake` does.
     """
     secured = context.wrap_socket(
         sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
     )
     try:
         await _shake(loop, secured)
-    except BaseException as error:
-        if isinstance(error, ssl.SSLError) and error.reason == "HTTP_REQUEST":
-            with contextlib.suppress(OSError):
-                # Under TLS, and with the rest of the request read: unread bytes would turn the close into a reset.
-                os.read(secured.fileno(), _READ)
-                os.write(secured.fileno(), plain_answer())
+    except BaseException:
         secured.close()
         raise
     return secured
+
+
+async def speaks_plainly(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:
+    """Whether an accepted caller begins with a letter, as all HTTP methods do and no record of TLS; nothing is taken.
+
+    OpenSSL knows four methods, and calls the others a wrong version of TLS. Raises OSError.
+    """
+    while True:
+        try:
+            return sock.recv(1, socket.MSG_PEEK).isalpha()
+        except (BlockingIOError, InterruptedError):
+            await _ready(loop.add_reader, loop.remove_reader, sock.fileno(), loop)
 
 
 async def _shake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSocket) -> None:
@@ -170,6 +175,10 @@ class TlsTransport(asyncio.Transport):
         self._read_wants_write = False
         self._write_wants_read = False
         self._closing = False
+        self._ending = False
+        """Our side says no more; what still comes is dropped, unread, until the peer ends."""
+        self._ended = False
+        """And that has been said."""
         self._lost = False
         self._write_error: OSError | None = None
         self._read_error: OSError | None = None
@@ -262,6 +271,39 @@ class TlsTransport(asyncio.Transport):
         if not self._unsent:
             self._lose(None)
 
+    def end(self) -> None:
+        """Send what is kept, then close_notify and FIN, and drop what still comes, until the peer's end or `abort`.
+
+        For an answer behind which bytes may come that nobody reads: closing then would reset, and the reset may
+        overtake the answer (RFC 9112 section 9.6).
+        """
+        if not (self._closing or self._lost or self._ending):
+            self._ending = True
+            if not self._unsent:
+                self._say_end()
+
+    def _say_end(self) -> None:
+        try:
+            self._sock.unwrap()
+        except ssl.SSLWantWriteError:
+            self._loop.add_writer(self._fd, self._on_writable)
+            return
+        except (OSError, ValueError):
+            pass  # said; what would come next is the peer's own, or more of a request
+        self.resume_reading()
+        self._ended = self._closing = True
+        try:
+            # From here on the socket reads what is under TLS.
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._lose(error)
+
+    def _drop(self) -> None:
+        """Take what still comes, and leave it unread."""
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            if not self._sock.recv(_READ):
+                self._lose(None, notify=False)
+
     def abort(self) -> None:
         """Close at once; what is kept is lost, and the peer is not told that this is the end."""
         self._lose(None, notify=False)
@@ -281,6 +323,9 @@ class TlsTransport(asyncio.Transport):
             return
         self._read_again = False
         try:
+            if self._ended:
+                self._drop()
+                return
             data = self._sock.recv(_READ)
             if len(data) >= _RECORD or self._sock.pending():
                 data = self._more(data)
@@ -368,6 +413,11 @@ class TlsTransport(asyncio.Transport):
         self._loop.remove_writer(self._fd)
         if self._closing:
             self._lose(None)
+        elif self._ending:
+            try:
+                self._say_end()
+            except Exception as error:  # noqa: BLE001  # a fault
+                self._fail(error)
 
     def _write_failed(self, error: OSError) -> None:
         """Send no more; the end comes up once what was received before is read, which is at once where nobody reads."""

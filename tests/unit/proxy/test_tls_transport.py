@@ -25,6 +25,8 @@ class Scripted(ssl.SSLSocket):
     sends: list[Exception | int]
     """An error, or how many bytes at most are taken."""
     recvs: list[Exception | None]
+    unwraps: list[Exception]
+    shuts: list[Exception]
 
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
         if self.__dict__.setdefault("shakes", [ssl.SSLWantWriteError()]):
@@ -36,6 +38,16 @@ class Scripted(ssl.SSLSocket):
         if isinstance(step, Exception):
             raise step
         return super().send(data[:step], flags)
+
+    def unwrap(self) -> socket.socket:
+        if self.__dict__.get("unwraps"):
+            raise self.unwraps.pop(0)
+        return super().unwrap()
+
+    def shutdown(self, how: int) -> None:
+        if self.__dict__.get("shuts"):
+            raise self.shuts.pop(0)
+        super().shutdown(how)
 
     def recv(self, size: int = 1024, flags: int = 0) -> bytes:
         step = self.recvs.pop(0) if self.__dict__.get("recvs") else None
@@ -203,3 +215,79 @@ async def test_a_fault_that_is_not_the_connections(pair: Pair, where: str) -> No
     async with asyncio.timeout(LIMIT):
         assert await pair.client.lost is fault
     assert told == [fault]
+
+
+# our end first, and the peer's later
+
+
+async def rest(pair: Pair) -> bytes:
+    async with asyncio.timeout(LIMIT):
+        return await pair.reader.read()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at-once", "when-there-is-room"])
+async def test_an_end_is_said_behind_what_is_kept(pair: Pair, late: bool) -> None:
+    """close_notify after the last byte; nothing is written behind it, least of all in plain text."""
+    pair.sock.sends = [ssl.SSLWantWriteError()]
+    pair.sock.unwraps = [ssl.SSLWantWriteError()] if late else []
+    pair.transport.write(b"the answer")
+    pair.transport.end()
+    pair.transport.end()
+    assert await rest(pair) == b"the answer"
+    pair.transport.write(b"more")
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is None
+    assert pair.sock.sends == []
+
+
+async def test_what_comes_after_our_end_is_dropped(pair: Pair) -> None:
+    """It is taken, so that nothing is reset, and not decrypted; the peer's end is the end."""
+    pair.transport.pause_reading()
+    pair.writer.write(bytes(1_000_000))
+    pair.transport.end()
+    assert not pair.client.lost.done()
+    assert await rest(pair) == b""
+    pair.writer.close()
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is None
+    assert pair.client.data == b""
+
+
+async def test_an_abort_after_our_end(pair: Pair) -> None:
+    """For a peer that does not leave."""
+    pair.transport.end()
+    pair.transport.abort()
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is None
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        pytest.param("shuts", OSError("gone"), id="gone-meanwhile"),
+        pytest.param("recvs", ConnectionResetError("reset"), id="reset-later"),
+        pytest.param("recvs", MemoryError(), id="a-fault"),
+    ],
+)
+async def test_an_end_that_fails_is_told(pair: Pair, where: str, error: Exception) -> None:
+    """Once, and the connection is gone."""
+    if isinstance(error, MemoryError):
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    setattr(pair.sock, where, [error])
+    pair.transport.end()
+    pair.writer.write(b"wake")
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is error
+    assert pair.transport.is_closing()
+
+
+async def test_a_fault_in_saying_the_end_later(pair: Pair) -> None:
+    """Called by the event loop, it ends this connection."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    pair.sock.sends = [ssl.SSLWantWriteError()]
+    fault = MemoryError()
+    pair.sock.unwraps = [fault]
+    pair.transport.write(b"x")
+    pair.transport.end()
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is fault
