@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, TypeVar, c
 import httptools
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy import answers, framing, headers
+from sidecar.proxy import answers, framing, headers, peer
 from sidecar.proxy.exchange import Exchange, end_writing
 from sidecar.proxy.faults import internal
 from sidecar.proxy.heads import METHOD_NAMES
@@ -294,6 +294,10 @@ class DownstreamConnection(asyncio.Protocol):
             self.transport.pause_reading()
         if self.current is not None:
             self.current.flush_request()
+
+    def _due(self) -> int:
+        """Bytes of the request that the app has still to send, as far as they are known."""
+        return 0 if self._receiving is None else max(0, self._body_left - len(self._rest))
 
     def _may_parse(self) -> bool:
         if self.state is not OPEN or self._blocked or self._must_read_first():
@@ -812,6 +816,8 @@ class DownstreamConnection(asyncio.Protocol):
                 quiet = 0.0
             if (error := exchange.overdue(quiet, now_mono)) is not None:
                 exchange.time_out(error)
+            elif not self.transport.is_reading() and peer.has_left(self.transport, self._due()):
+                self.transport.abort()
             else:
                 exchange.look_for_peer(quiet)
         elif unsent and (self.state is LINGER or self.transport.is_closing()):

@@ -1,6 +1,7 @@
 """Whether the other end of a connection is still there, as the kernel knows it.
 
-Owns the socket options that find a vanished peer, and the question whether one has vanished: a machine that lost its
+Owns the socket options that find a vanished peer, and the questions whether one has vanished, or has left while nothing
+is read from it: a machine that lost its
 power or its network says no goodbye, and the kernel itself sends what is unacknowledged again for a quarter of an hour
 (tcp_retries2 in tcp(7)). Called by `dial` and by the sweep; never for a connection on which things move.
 
@@ -11,8 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import select
 import socket
 import struct
+import termios
 
 _IDLE = 30
 _INTERVAL = 10
@@ -22,6 +26,7 @@ many in a row may stay unanswered: a vanished one is found within a minute."""
 
 _INFO = struct.Struct("=8B13I")
 """The first part of Linux's `struct tcp_info` (linux/tcp.h), up to tcpi_last_ack_recv."""
+_INT = struct.Struct("i")
 _UNACKED, _LAST_ACK = 12, 20
 """Places in it: segments that are sent and not acknowledged; milliseconds since the last acknowledgement of any."""
 
@@ -46,4 +51,26 @@ def has_vanished(transport: asyncio.BaseTransport, seconds: float) -> bool:
     with contextlib.suppress(OSError, struct.error):
         info = _INFO.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256))
         return bool(info[_UNACKED]) and info[_LAST_ACK] >= seconds * 1000
+    return False
+
+
+def has_left(transport: asyncio.BaseTransport, due: int) -> bool:
+    """Whether the other end is gone though nothing is read from it, so that nobody was told: it has reset the
+    connection, or ended its side when there were fewer bytes to read than the `due` ones of its message.
+
+    An end behind a whole message says only that no other follows. One behind bytes for which there is no room in our
+    kernel can't be seen, and neither on systems without POLLRDHUP (other than Linux).
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(select, "POLLRDHUP"):
+        return False
+    with contextlib.suppress(OSError):
+        poll = select.poll()
+        poll.register(sock, select.POLLRDHUP)
+        for _, event in poll.poll(0):
+            if event & (select.POLLHUP | select.POLLERR):
+                return True
+            # Of TLS these are more than what is in them: then it is noticed later, by reading.
+            (unread,) = _INT.unpack(fcntl.ioctl(sock, termios.FIONREAD, bytes(_INT.size)))
+            return int(unread) < due
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 
 import pytest
 
@@ -428,3 +429,45 @@ async def test_an_app_that_is_gone_when_it_is_refused(wire: Wire, caplog: pytest
     await wire.turn(lambda: not wire.proxy.connections)
     assert wire.stats.in_flight == 0
     assert [record.message for record in caplog.records if record.exc_info] == []
+
+
+LEAVING = [
+    pytest.param(b"Content-Length: 9000000\r\n", False, True, id="in-the-middle-of-its-body"),
+    pytest.param(b"Content-Length: 9000000\r\n", True, True, id="by-reset"),
+    pytest.param(
+        b"Content-Length: 200000\r\n", False, False, id="behind-a-whole-body-it-may-wait-for-the-answer"
+    ),
+    pytest.param(b"Transfer-Encoding: chunked\r\n", False, False, id="where-its-length-is-not-known"),
+    pytest.param(b"Transfer-Encoding: chunked\r\n", True, True, id="by-reset-where-its-length-is-not-known"),
+]
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells")
+@pytest.mark.parametrize(("framing", "reset", "noticed"), LEAVING)
+async def test_an_app_that_leaves_while_it_is_not_read_is_noticed(
+    wire: Wire, framing: bytes, reset: bool, noticed: bool
+) -> None:
+    """By the next sweep, where it is sure: its request waits for a place no longer, and holds nothing."""
+    await wire.start(top="pool: {connections: 1}")
+    first = await wire.app()
+    await first.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    app = await wire.app()
+    body = b"30d40\r\n" + bytes(200_000) + b"\r\n0\r\n\r\n" if b"chunked" in framing else bytes(200_000)
+    await app.send(b"POST /x HTTP/1.1\r\nHost: billing.internal\r\n%b\r\n" % framing + body)
+    await wire.turn(lambda: any(one._blocked for one in wire.proxy._connections))
+    if reset:
+        app.reset()
+    else:
+        app.writer.write_eof()
+    for _ in range(3):
+        await wire.yield_()
+        wire.clock.advance(1.1)
+    if noticed:
+        await wire.turn(lambda: wire.proxy.connections == 1)
+        assert wire.stats.in_flight == 1
+    else:
+        assert (wire.proxy.connections, wire.stats.in_flight) == (2, 2)
+    await upstream.send(OK)
+    assert (await first.answer()).status == 200
