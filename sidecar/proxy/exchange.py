@@ -188,7 +188,9 @@ class Exchange:
         """Go on as far as is possible now: token, connection, head."""
         if self.upgrade is not None and not self._may_tunnel():
             return
-        bearer = self._down.proxy.tokens.bearer(self.pool.token_key) if self.admitted[3].names else b""
+        bearer: bytes | None = b""
+        if self.admitted[3].names:
+            bearer = self._down.proxy.tokens.bearer(self.pool.token_key, self.began_mono)
         if bearer is None:
             self._await_token()
             return
@@ -273,7 +275,9 @@ class Exchange:
         """The pool found the connection that was waited for."""
         self._connection = connection
         # Looked up again: the wait may have been longer than the token's life.
-        bearer = self._down.proxy.tokens.bearer(self.pool.token_key) if self.admitted[3].names else b""
+        bearer: bytes | None = b""
+        if self.admitted[3].names:
+            bearer = self._down.proxy.tokens.bearer(self.pool.token_key, self.began_mono)
         if bearer is None:
             self._connection = None
             self.pool.release(connection)

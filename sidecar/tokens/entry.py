@@ -77,6 +77,7 @@ class Entry:
         "failures",
         "fetch",
         "fresh_until",
+        "fresh_until_mono",
         "had_token",
         "key",
         "last_error",
@@ -109,6 +110,8 @@ class Entry:
         self.fresh_until = -inf
         """Unix seconds: until then `value` is served without another look. -inf sends every use the long
         way."""
+        self.fresh_until_mono = -inf
+        """The same moment by the other clock, for where the wall clock was set back while the process stood still."""
         self.withheld = False
         """A target refused the token, or its file changed: not served until the renewal under way has ended, well or
         badly."""

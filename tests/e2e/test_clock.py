@@ -4,6 +4,8 @@ does. The issuer's tokens are real ones, and the target judges them by the true 
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 
 import pytest
 
@@ -36,6 +38,14 @@ async def becomes(sidecar: Sidecar, wanted: int, *, until_then: int) -> None:
     async with asyncio.timeout(LIMIT):
         while (found := await statuses(sidecar, 1)) != {wanted}:
             assert found == {until_then}
+
+
+def is_whole(answer: bytes) -> bool:
+    """Whether an answer has come to its end, however it is framed."""
+    head, end, body = answer.lower().partition(b"\r\n\r\n")
+    if b"content-length: " in head:
+        return len(body) >= int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+    return bool(end) and body.endswith(b"0\r\n\r\n")
 
 
 async def is_well(sidecar: Sidecar) -> None:
@@ -110,4 +120,42 @@ async def test_a_clock_that_falls_back_keeps_no_token_alive(
         assert clock.mono() - began > life / 2
         stepped_clock.step_to(0)
         assert await statuses(sidecar) == {200}
+        await is_well(sidecar)
+
+
+async def test_a_clock_that_falls_back_while_the_process_stands_still(
+    start: Start, stepped_clock: SteppedClock
+) -> None:
+    """Requests that wait on open connections come before every timer that was due meanwhile: still no old token is sent."""
+    life = 3.0
+    async with Emulator(token_lifetime=life, cache_margin=0.0) as google:
+        billing = await google.add_target("billing")
+        sidecar = await start(routes(billing), emulator=google, **stepped_clock.environment)
+        sockets = [socket.create_connection(("127.0.0.1", sidecar.port), LIMIT) for _ in range(20)]
+        for sock in sockets:
+            sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+
+        async def post(sock: socket.socket) -> bytes:
+            # Not sent again with another token: what comes back is what the first one got.
+            await loop.sock_sendall(
+                sock, b"POST /x HTTP/1.1\r\nHost: billing.localhost\r\nContent-Length: 0\r\n\r\n"
+            )
+            data = b""
+            async with asyncio.timeout(LIMIT):
+                while not is_whole(data):
+                    data += await loop.sock_recv(sock, 1 << 16)
+            return data[:12]
+
+        for _ in range(3):
+            stepped_clock.step_to(0)
+            assert {await post(sock) for sock in sockets} == {b"HTTP/1.1 200"}
+            sidecar.send_signal(signal.SIGSTOP)
+            stepped_clock.step_to(-TWO_HOURS)
+            waiting = asyncio.gather(*(post(sock) for sock in sockets))
+            await asyncio.sleep(life + 0.2)  # the fault itself: so long it stands still
+            sidecar.send_signal(signal.SIGCONT)
+            assert set(await waiting) == {b"HTTP/1.1 200"}
+        for sock in sockets:
+            sock.close()
         await is_well(sidecar)
