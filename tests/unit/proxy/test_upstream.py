@@ -260,7 +260,9 @@ def test_an_answer_without_a_length_ends_with_the_connection(line: Line) -> None
     assert (line.kept, line.transport.closed) == (False, True)
 
 
-@pytest.mark.parametrize("extra", [OK, b"x"], ids=["a-second-answer", "a-byte"])
+@pytest.mark.parametrize(
+    "extra", [OK, EMPTY + b"\r\n", b"x"], ids=["a-second-answer", "one-without-a-body", "a-byte"]
+)
 def test_what_nobody_asked_for_ends_the_connection(line: Line, extra: bytes) -> None:
     """In the same read, or on an idle connection; the answer before it is whole."""
     line.connection.data_received(OK + extra)
