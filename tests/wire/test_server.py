@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from sidecar.logs import AccessLog
 from sidecar.proxy import listeners
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.downstream import DownstreamConnection, State
-from sidecar.proxy.listeners import PLAIN, Listener
+from sidecar.proxy.listeners import PLAIN, Listener, Settings
 from sidecar.proxy.server import Proxy
 from tests.support.wire import GET, OK, End, Wire
 
@@ -60,7 +61,7 @@ async def test_another_configuration_brings_its_own_pace(wire: Wire) -> None:
     await wire.start()
     await wire.app()
     await wire.turn(lambda: wire.proxy.connections == 1)
-    text = "routes: [{name: billing, upstream: 'http://127.0.0.1:1'}]\nlimits: {body_timeout: 4s}"
+    text = "routes: [{name: billing, upstream: 'http://127.0.0.1:1'}]\nlimits: {body_timeout: 4s, head_timeout: 7s}"
     config = load(text, environ={}).config
     wire.proxy.switch(
         Admission(wire.table, pseudonym=None),
@@ -68,6 +69,7 @@ async def test_another_configuration_brings_its_own_pace(wire: Wire) -> None:
         pool=config.pool,
         access_log=AccessLog("off"),
     )
+    assert wire.proxy.acceptors.handshake == 7.0
     wire.clock.advance(1.0)
     assert min(wire.clock.pending) == pytest.approx(0.4)
 
@@ -111,6 +113,16 @@ async def test_a_listener_is_its_route_s_until_it_is_reassigned(wire: Wire, anot
     assert await status(wire, app) == 404
     wire.proxy.reassign(another, billing)
     assert await status(wire, app) == 200
+
+
+async def test_a_listener_that_is_to_serve_https_is_its_route_s_too(wire: Wire, another: Listener) -> None:
+    """Of the same kind as before, under another scheme."""
+    certificate: Any = object()
+    await wire.proxy.serve(another, None)
+    wire.proxy.reassign(another, wire.table.routes[0], Settings(certificate=certificate))
+    owner = wire.proxy.acceptors.owner(another)
+    assert (owner.route, owner.is_unix, owner.origin_scheme) == (wire.table.routes[0], True, b"https://")
+    assert owner.certificate is certificate
 
 
 async def test_only_the_connections_of_a_listener_that_is_gone_end(wire: Wire, another: Listener) -> None:

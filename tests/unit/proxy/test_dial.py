@@ -438,6 +438,16 @@ async def test_a_name_that_is_not_resolved_says_why(bench: Bench, error: Any, wo
     )
 
 
+async def test_a_resolver_that_says_nothing_is_not_asked_for_ever(bench: Bench) -> None:
+    """Its silence is a failure like others, and is told of as one."""
+    bench.names.speak.clear()
+    destination = bench.destination("dns: 10ms")
+    assert [await bench.dial(destination) for _ in range(4)] == ["dns_timeout"] * 4
+    assert bench.error.detail.startswith(
+        "`localhost` could not be resolved (no answer in time) 0.00 s ago, after several failures in a row; "
+    )
+
+
 async def test_a_name_whose_addresses_are_all_forbidden_says_each(bench: Bench) -> None:
     """With why."""
     bench.names.addresses = ("169.254.169.254", "192.0.2.1")
