@@ -281,9 +281,9 @@ class TokenStore:
         if entry is None or self._closed:
             return None
         entry.wanted = True
-        now = self._now()
-        if now.at < entry.fresh_until and now.mono < entry.fresh_until_mono:
+        if self._wall() < entry.fresh_until and self._clock.mono() < entry.fresh_until_mono:
             return entry.value
+        now = self._now()
         if entry.is_due(now):
             self._start(entry)
         return entry.value if entry.is_usable(now) else None
