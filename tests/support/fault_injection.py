@@ -16,6 +16,7 @@ import os
 import socket
 import ssl
 import struct
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
@@ -265,7 +266,9 @@ class Target:
 class Stage:
     """The wire, its upstream, and what a situation needs of both."""
 
-    def __init__(self, wire: Wire, target: Target, injection: Injection) -> None:
+    def __init__(self, wire: Wire, target: Target, injection: Injection, sockets: str) -> None:
+        """`sockets` is a folder with a short path: a Unix socket's has at most 107 bytes."""
+        self.sockets = sockets
         self.wire = wire
         self.target = target
         self._injection = injection
@@ -502,7 +505,7 @@ async def open_ways(stage: Stage, directory: Path) -> None:
     both.chmod(0o600)
     certificate = Certificate(ListenerTls(cert_file=str(both), key_file=str(both)))
     context = ssl.create_default_context(cadata=authority.pem.decode())
-    path = str(directory / f"s{uuid.uuid4().hex}")
+    path = f"{stage.sockets}/{uuid.uuid4().hex}"
     configs: list[tuple[dict[str, Any], Certificate | None]] = [
         ({"address": f"unix:{path}", "peers": {"uid": [os.getuid()]}}, None),
         ({"address": "127.0.0.1:0", "require_header": {"X-Caller": "s3cret-s3cret"}, "connections": 1}, None),
@@ -555,7 +558,8 @@ async def staged(directory: Path, injection: Injection, *, tls: bool) -> AsyncIt
             await wire.token("https://victim.example")
             retrying = wire.loop.create_task(_retry(wire))
             try:
-                yield Stage(wire, target, injection)
+                with tempfile.TemporaryDirectory() as sockets:
+                    yield Stage(wire, target, injection, sockets)
             finally:
                 retrying.cancel()
         finally:
