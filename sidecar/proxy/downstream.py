@@ -598,8 +598,7 @@ class DownstreamConnection(asyncio.Protocol):
         if exchange is self.current:
             exchange.time_out(error)
         else:
-            self._queue[-1] = _Refused(error, exchange.method, False, exchange.began_mono)
-            exchange.abort(error)
+            exchange.error = error  # for its turn
 
     def _answer(self, refused: _Refused) -> None:
         error, method, keep_alive, began_mono, fields = refused
@@ -668,8 +667,11 @@ class DownstreamConnection(asyncio.Protocol):
                     self.state = WAITING
                 self.current = entry
                 self._seen_position = ()
-                entry.start()
-                entry.flush_request()
+                if entry.error is None:
+                    entry.start()
+                    entry.flush_request()
+                else:
+                    entry.time_out(entry.error)
         if self._rest and self._may_parse():
             rest, self._rest = self._rest, b""
             self._feed(rest)

@@ -310,6 +310,34 @@ async def test_a_second_answer_waits_for_a_slow_reader_too(wire: Wire) -> None:
             got += len(await app.read(min(size - got, 1 << 20)))
 
 
+async def test_a_refused_body_of_any_size_is_read_so_that_the_answer_is(wire: Wire) -> None:
+    """Though its beginning came with the head: an app that writes all of it before it reads is not stuck."""
+    await wire.start()
+    app = await wire.app()
+    size = 32 * 1024 * 1024
+    head = b"POST / HTTP/1.1\r\nHost: nowhere.internal\r\nContent-Length: %d\r\n\r\n" % size
+    app.writer.write(head + bytes(size))
+    await wire.turn(lambda: not wire.untaken(app))
+    assert (await app.answer()).reason == "no_route"
+
+
+async def test_a_pipelined_request_that_breaks_is_counted_once(wire: Wire) -> None:
+    """In its turn, as its route's."""
+    await wire.start()
+    app = await wire.app()
+    broken = b"POST / HTTP/1.1\r\nHost: billing.internal\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    await app.send(GET + broken)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+    assert (await app.answer()).reason == "malformed_request"
+    assert wire.stats.requests == {("GET", 200): 1, ("POST", 400): 1}
+    assert wire.stats.refused == {"malformed_request": 1}
+    assert (wire.proxy.unrouted.requests, wire.proxy.unrouted.refused) == ({}, {})
+    assert wire.upstream.waiting == 0
+
+
 async def test_a_failed_dial_fails_one_and_leaves_the_others(wire: Wire) -> None:
     """With two waiting and the upstream gone, each gets its own answer, and the places are free again; it is dialled
     again after a pause."""
