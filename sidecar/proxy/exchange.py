@@ -557,7 +557,8 @@ class Exchange:
                 f"{_DOING[self.state]}. If it may take longer, raise the route's `timeouts.total`.",
             )
         if self.state is SENT:
-            return self._answer_overdue(quiet)
+            # While the app is full of earlier answers, this one is not read.
+            return self._client_overdue(quiet) if self._down.is_full else self._answer_overdue(quiet)
         if self.state in (ANSWERING, TUNNEL):
             return self._flow_overdue(quiet)
         return None
@@ -593,16 +594,11 @@ class Exchange:
 
     def _flow_overdue(self, quiet: float) -> SidecarError | None:
         timeouts = self.pool.destination.route.config.timeouts
-        send_timeout = self._down.proxy.limits.send_timeout
         if self._down.transport.get_write_buffer_size():
-            if quiet >= send_timeout:
-                return SidecarError(
-                    Reason.CLIENT_STALLED,
-                    f"The app took none of the bytes that wait for it for {send_timeout:g} s (`limits.send_timeout`).",
-                )
-        elif self._unsent():
+            return self._client_overdue(quiet)
+        if self._unsent():
             return self._send_overdue(quiet)
-        elif self.state is TUNNEL:
+        if self.state is TUNNEL:
             if quiet >= timeouts.tunnel_idle:
                 return SidecarError(
                     Reason.TUNNEL_IDLE,
@@ -616,6 +612,15 @@ class Exchange:
                 "If long silences are normal here, raise the route's `timeouts.idle`.",
             )
         return None
+
+    def _client_overdue(self, quiet: float) -> SidecarError | None:
+        send_timeout = self._down.proxy.limits.send_timeout
+        if quiet < send_timeout:
+            return None
+        return SidecarError(
+            Reason.CLIENT_STALLED,
+            f"The app took none of the bytes that wait for it for {send_timeout:g} s (`limits.send_timeout`).",
+        )
 
     def _unsent(self) -> int:
         return 0 if self._connection is None else self._connection.transport.get_write_buffer_size()
@@ -642,7 +647,7 @@ class Exchange:
     def time_out(self, error: SidecarError) -> None:
         """Give up, with the answer that is still possible."""
         self._let_go()
-        if self.state in (ANSWERING, TUNNEL):
+        if self.state in (ANSWERING, TUNNEL) or error.reason is Reason.CLIENT_STALLED:
             self._truncate(error)
         else:
             self._fail(error)

@@ -85,6 +85,25 @@ async def test_an_app_that_takes_no_more_of_its_answer(wire: Wire) -> None:
     assert wire.stats.requests == {("GET", 200): 1}
 
 
+async def test_an_app_that_takes_no_more_before_its_next_answer(wire: Wire) -> None:
+    """`client_stalled`, however short `response` is: the upstream, whose answer nobody reads, is not to blame."""
+    await wire.start("timeouts: {response: 10s}", top="limits: {send_timeout: 60s}")
+    app = await wire.app(narrow=True)
+    await app.send(GET + GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    upstream.writer.write(HEAD % (80 * 1024) + bytes(80 * 1024))
+    await upstream.read_head()
+    wire.clock.advance(1.0)
+    wire.clock.advance(58.0)
+    assert wire.stats.in_flight == 1
+    wire.clock.advance(3.0)
+    await gone(wire)
+    assert wire.stats.cut == {"client_stalled": 1}
+    assert wire.stats.requests == {("GET", 200): 1, ("GET", 499): 1}
+    assert wire.stats.refused == {}
+
+
 async def test_an_answer_that_stops(wire: Wire) -> None:
     """`idle_timeout` is for bytes that don't come; it is counted, and both sides end."""
     await wire.start("timeouts: {idle: 20s}")
