@@ -155,6 +155,8 @@ def plans(config: RouteConfig, target: Target) -> RoutePlans:
 def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> Plan:
     # X-Serverless-Authorization speaks for the caller to Google's front ends: the app's never passes.
     dropped = headers.REQUEST_DROPPED | {SERVERLESS.lower()} | {name.lower() for name in names}
+    # With dashes as well: that is how other spellings are looked for.
+    dropped = dropped | {name.replace(b"_", b"-") for name in dropped}
     dropped -= {kept}
     return Plan(names, dropped, headers.drop_table(dropped))
 

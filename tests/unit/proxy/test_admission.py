@@ -94,6 +94,16 @@ def test_the_table_of_docs_headers_md(header: str, target: str, rule: str, sent:
     assert (name.lower() in plan.dropped) == (not kept)
 
 
+@pytest.mark.parametrize("sent", [b"X-Own", b"X_Own", b"x_own"])
+def test_the_apps_own_copy_passes_in_no_spelling(sent: bytes) -> None:
+    """Nor one of a header whose configured name has `_`: many can't tell that from `-`."""
+    plan = admit("X_Own", "other", "auto", [(sent, b"mine")])
+    out: list[bytes] = []
+    headers.write_fields(out, [(sent, b"mine")], plan.table)
+    assert (plan.names, out) == ((b"X_Own",), [])
+    assert headers.write_trailers([(sent, b"mine")], plan.dropped) == b"0\r\n\r\n"
+
+
 def test_the_apps_serverless_header_never_passes_beside_another() -> None:
     """It would speak for the caller to Google's front ends."""
     plan = admit("auto", "cloud_run", "auto", [(b"x-serverless-authorization", b"mine")])
