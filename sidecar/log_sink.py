@@ -146,7 +146,7 @@ class LogSink:
         except OSError as error:
             left = len(data) - written
             lost = 0
-            while left > 0:
+            while left > 0 and lost < len(lines):  # what tore the line before is none of these
                 lost += 1
                 left -= len(lines[-lost])
             self.lost[loss_of(error)] += lost

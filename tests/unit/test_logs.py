@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from sidecar import logs
+from sidecar.log_sink import LogSink, Loss
 from sidecar.logs import AccessLog
 from sidecar.trace import Trace
 
@@ -425,6 +427,22 @@ def test_a_full_disk_changes_neither_the_work_nor_the_exit_code() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_lines_behind_a_torn_one_are_lost_for_their_own_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newline that would end the torn one is none of them."""
+    left = [3]
+
+    def write(_: int, __: object) -> int:
+        if left:
+            return left.pop()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    sink = LogSink(1, tell=lambda _: b"lost\n")
+    for lines in ([b"torn\n"], [b"a\n", b"b\n"], [b"c\n"]):
+        sink._send(lines)
+    assert sink.lost == {**dict.fromkeys(Loss, 0), Loss.NO_SPACE: 4}
 
 
 def test_a_line_that_the_encoding_cannot_hold_is_escaped() -> None:
