@@ -60,13 +60,20 @@ async def handshake(
 
     Takes `sock` over: it is closed when this fails or is cancelled.
     """
-    secured = context.wrap_socket(
-        sock,
-        server_hostname=server_name,
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-        session=session.session if session is not None and session.context is context else None,
-    )
+    try:
+        secured = context.wrap_socket(
+            sock,
+            server_hostname=server_name,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+            session=session.session if session is not None and session.context is context else None,
+        )
+    except OSError as error:
+        # It looks whether the socket is still connected. Before 3.12 it does not close what it had made: nothing may go
+        # on to hold that.
+        sock.close()
+        error.__context__ = None
+        raise HandshakeError(error.with_traceback(None), (), agreed=False) from error
     try:
         await _shake(loop, secured)
     except OSError as error:

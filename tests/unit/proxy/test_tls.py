@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import struct
@@ -112,6 +113,25 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
     made = Servers(tmp_path)
     yield made
     made.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of Python's own, before 3.12
+async def test_a_reset_before_the_handshake_is_the_upstreams() -> None:
+    """One that accepts and resets at once is told as one that closed in the handshake, and is no fault."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sock = socket.socket()
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, listening.getsockname())
+        accepted, _ = listening.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        descriptor = sock.fileno()
+        with pytest.raises(tls.HandshakeError) as failed:
+            await tls.handshake(loop, sock, ssl.create_default_context(), "localhost", None)
+    assert isinstance(failed.value.error, ConnectionResetError)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
