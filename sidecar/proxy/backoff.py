@@ -125,6 +125,12 @@ class Backoff:
         record.next_mono = now_mono + _growing(PAUSE, LONGEST_PAUSE, paused, jitter) if paused > 0 else 0.0
         self._records.move_to_end(address)
 
+    def not_made(self, addresses: Sequence[Hashable]) -> None:
+        """A dial that was let through could not even begin: nobody need wait for it."""
+        for address in addresses:
+            if (record := self._records.get(address)) is not None:
+                record.next_mono = 0.0
+
     def worked(self, address: Hashable) -> None:
         """A dial got through."""
         self._records.pop(address, None)

@@ -126,6 +126,7 @@ class Dialer:
             infos = await self._resolver.addresses(host, destination.port)
         except OSError as error:
             if error.errno in descriptors.EXHAUSTED:
+                self._backoff.not_made([host])
                 raise descriptors.none_left(f"resolving `{host}`", error) from error
             failure = Failure(Reason.DNS_FAILED, error.strerror or str(error))
             self._failed(host, failure, began_mono)
@@ -206,6 +207,7 @@ class Dialer:
             )
         except OSError as error:
             if shortage is not None and not attempted:
+                self._backoff.not_made([info[4] for info in infos])
                 raise descriptors.none_left(f"connecting to {name}", shortage) from error
             failure = _connect_failure(error)
             raise SidecarError(
@@ -214,7 +216,7 @@ class Dialer:
                 "Check that the service is up and that the route's `upstream` names its port.",
             ) from error
         else:
-            address = _address_of(sock, name)
+            address = _settled(sock, name)
             # Those that began before it and are slower; what began later only lost the race.
             winner = next((i for i, tried in enumerate(attempted) if tried == address), 0)
             self._backoff.worked(address)
@@ -222,19 +224,24 @@ class Dialer:
         finally:
             for tried in attempted:
                 self._failed(tried, failure, began_mono)
-        # The peer is what counts: a kernel may connect to another address than the one it was given.
-        if (why := self._forbidden(destination, address)) is not None:
+        try:
+            # The peer is what counts: a kernel may connect to another address than the one it was given.
+            if (why := self._forbidden(destination, address)) is not None:
+                raise _not_dialled(destination, why)
+        except SidecarError:
             sock.close()
-            raise _not_dialled(destination, why)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        peer.probe(sock)
+            raise
         return sock
 
     async def _handshake(
         self, destination: Destination, sock: socket.socket, session: tls.Session | None
     ) -> ssl.SSLSocket:
         side = _side(destination)
-        context = self._contexts.of(destination.route)
+        try:
+            context = self._contexts.of(destination.route)
+        except SidecarError:
+            sock.close()
+            raise
         try:
             return await tls.handshake(self._loop, sock, context, side.name, session)
         except tls.HandshakeError as failure:
@@ -297,9 +304,12 @@ class _Dial:
         )
 
 
-def _address_of(sock: socket.socket, name: str) -> Any:
-    """Where a socket is connected to; one that was reset meanwhile is closed."""
+def _settled(sock: socket.socket, name: str) -> Any:
+    """Where a socket is connected to, its options set; one that was reset meanwhile is closed."""
     try:
+        # Linux sets them on a socket that was reset, too; other systems don't.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.probe(sock)
         return sock.getpeername()
     except OSError as error:
         sock.close()

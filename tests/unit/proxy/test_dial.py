@@ -326,6 +326,23 @@ async def test_a_full_descriptor_table_is_not_held_against_an_address(bench: Ben
     assert (bench.stats.connect_failures, bench.stats.connects_held_back) == ({"no_descriptors": 5}, 0)
 
 
+@pytest.mark.parametrize("down", ["its-address", "its-name"])
+async def test_a_full_descriptor_table_is_no_try_of_what_is_down(bench: Bench, down: str) -> None:
+    """Whoever comes next makes it, and need not wait as if one were under way."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        destination = bench.destination(port=int(free.getsockname()[1]))
+    if down == "its-name":
+        bench.names.error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    for _ in range(5):
+        await bench.dial(destination)
+    bench.clock.advance(LONGEST_PAUSE)
+    with full_table():
+        assert await bench.dial(destination) == "no_descriptors"
+    made = bench.stats.connects_held_back
+    await bench.dial(destination)
+    assert bench.stats.connects_held_back == made
+
+
 async def test_a_name_that_the_resolver_had_no_descriptor_for_is_not_unknown(bench: Bench) -> None:
     """The C library says that the name is not known, or to try again; without a full table that is so."""
     bench.names.error = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
