@@ -346,13 +346,19 @@ class Service:
             if _differs(name, config, self.config)
         ]
         table = RouteTable.compile(config, self._table.routes)
-        self._check_files([route for route in table.routes if route not in self._table.routes])
-        plan = self.bindings.plan(config, table)
+        new = [route for route in table.routes if route not in self._table.routes]
+        plan = None
         try:
+            self._check_files(new)
+            plan = self.bindings.plan(config, table)
             fetched = await self._fetch_first(table, sources, kept)
             self._refuse_missing(table, fetched, kept)
+            if self._draining:
+                raise StartError("the sidecar is shutting down", EXIT_CONFIG)
         except BaseException:
-            plan.drop()
+            if plan is not None:
+                plan.drop()
+            self._dialer.forget(new)
             raise
         # No await from here to the end of the switch: no request sees half of it.
         gone = set(self._table.routes) - set(table.routes)

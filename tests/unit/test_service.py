@@ -1,0 +1,60 @@
+"""sidecar.service: a configuration that is not switched to leaves nothing behind. What it does is in tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sidecar.config.load import load
+from sidecar.config.models import Config
+from sidecar.emulator.keys import Authority
+from sidecar.service import Service
+from sidecar.start_error import StartError
+from tests.support.clock import FakeClock
+
+
+def config(listen: str, route: str = "") -> Config:
+    text = f"listen: '{listen}'\nroutes: [{{name: a, upstream: 'https://a.example', prefetch: off{route}}}]"
+    return load(text, environ={}).config
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    """One that was not started: nothing is asked for, nothing accepted."""
+    made = Service(config("localhost:0"), asyncio.get_running_loop(), environ={}, clock=FakeClock())
+    yield made
+    await made._close()
+
+
+async def test_files_of_a_configuration_that_failed_are_not_looked_at(
+    service: Service, tmp_path: Path
+) -> None:
+    """Nor told of when they change, as if they were those of a route that is served."""
+    file = tmp_path / "ca.pem"
+    file.write_bytes(Authority().pem)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match="cannot be listened on"):
+            await service.switch(config(f"127.0.0.1:{port}", f", tls: {{ca_file: '{file}'}}"))
+    os.utime(file, (1, 1))
+    clock = service._clock
+    assert isinstance(clock, FakeClock)
+    clock.advance(2.0)
+    assert service._dialer.look() == []
+
+
+async def test_one_that_is_told_to_stop_switches_to_nothing(service: Service) -> None:
+    """Though it was told after the new configuration was read: what was bound for that is closed, not served."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    before = service.config
+    service.request_quit()
+    with pytest.raises(StartError, match="shutting down"):
+        await service.switch(config(f"127.0.0.1:{port}"))
+    assert (service.config, service.bindings.uses) == (before, [])
+    socket.create_server(("127.0.0.1", port)).close()
