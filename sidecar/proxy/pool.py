@@ -305,6 +305,7 @@ class Pools:
         bounds nothing."""
         self._pools: dict[Destination, Pool] = {}
         self._places: dict[Route, Places] = {}
+        """Kept as long as the route is: its budget of retries is not to begin anew with each quiet second."""
 
     def configure(self, settings: Settings, limits: Limits) -> None:
         """Go by these from now on; connections that are open keep their limits."""
@@ -335,11 +336,15 @@ class Pools:
             if pool.is_unused():
                 del self._pools[destination]
                 pool.places.pools.discard(pool)
-                if not pool.places.pools:
+                if pool.retired and not pool.places.pools:
                     del self._places[destination.route]
+                    # A last dial for a request under way may have read its files again.
+                    self.dialer.forget((destination.route,))
         return bool(self._pools)
 
     def _renew(self, route: Route, *, ok: bool) -> None:
+        if any(pool.retired and destination.route is route for destination, pool in self._pools.items()):
+            return  # another of its name may be counted there
         stats, result = self.stats[route.name], "ok" if ok else "error"
         stats.tls_reloads[result] = stats.tls_reloads.get(result, 0) + 1
         stats.tls_current = ok
@@ -352,6 +357,8 @@ class Pools:
         """These routes are gone: close their idle connections, and each other one as its request ends."""
         for route in routes:
             self.stats[route.name].tls_current = None
+            if (places := self._places.get(route)) is not None and not places.pools:
+                del self._places[route]
         for destination, pool in self._pools.items():
             if destination.route in routes:
                 pool.retired = True

@@ -75,6 +75,7 @@ class Dials(Tasks):
         """With which destination, session and counters."""
         self.changed: list[Any] = []
         """Routes whose files are found changed."""
+        self.forgotten: list[object] = []
         self.meanwhile: Callable[[], object] = bool
         """What happens while one is dialled."""
 
@@ -94,6 +95,10 @@ class Dials(Tasks):
         """What was found since the last call."""
         found, self.changed = self.changed, []
         return found
+
+    def forget(self, routes: Any) -> None:
+        """What is kept for these is dropped."""
+        self.forgotten += routes
 
     def end(self, index: int, outcome: Exception | None) -> None:
         """One dial is over."""

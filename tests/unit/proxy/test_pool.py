@@ -13,6 +13,8 @@ from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy.pool import Pools
+from sidecar.proxy.retry_budget import FLOOR
+from sidecar.proxy.tls_files import Renewed
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Route
 from tests.support.clock import FakeClock
@@ -331,7 +333,8 @@ def test_a_fault_in_closing_an_idle_one_is_that_one_s(
 
 
 def test_what_is_unused_is_forgotten(make_bench: MakeBench) -> None:
-    """With the route's places, once its last pool is; what is used, or wanted, is not."""
+    """With a route that is gone its places, and what the dialler keeps, once its last pool is; what is used, or wanted,
+    is not."""
     bench = make_bench("connections: 2")
     busy = bench.busy("b")
     assert len(bench.pools._pools) == 2
@@ -342,7 +345,32 @@ def test_what_is_unused_is_forgotten(make_bench: MakeBench) -> None:
     assert bench.pools.sweep(bench.clock.mono())
     pool.users -= 1
     assert not bench.pools.sweep(bench.clock.mono())
-    assert (bench.pools._pools, bench.pools._places) == ({}, {})
+    assert (bench.pools._pools, bench.pools._places) == ({}, {bench.route: bench.places})
+    bench.pools.retire({bench.route})
+    assert bench.pools._places == {}
+
+
+def test_a_route_that_is_gone_is_forgotten_when_its_last_request_has_ended(make_bench: MakeBench) -> None:
+    """By the dialler, too, which may have read its files again for that; how they fare is not counted any more."""
+    bench = make_bench("connections: 2")
+    busy = bench.busy()
+    bench.pools.retire({bench.route})
+    bench.dials.changed = [Renewed(bench.route, ok=False)]
+    bench.sweep(1.0)
+    assert (bench.stats.tls_current, bench.stats.tls_reloads, bench.dials.forgotten) == (None, {}, [])
+    busy.connection.connection_lost(None)
+    busy.pool.users -= 1
+    bench.sweep(1.0)
+    assert (bench.pools._places, bench.dials.forgotten) == ({}, [bench.route])
+
+
+def test_a_quiet_second_renews_no_budget(make_bench: MakeBench) -> None:
+    """Of retries: it is the route's, whether or not a connection is open."""
+    bench = make_bench("connections: 2")
+    assert [bench.pool("a").places.may_retry() for _ in range(FLOOR + 1)] == [True] * FLOOR + [False]
+    bench.sweep(1.0)
+    assert not bench.pools._pools
+    assert not bench.pool("a").places.may_retry()
 
 
 def test_a_dial_is_for_the_destination_with_its_session_and_counters(
