@@ -48,6 +48,11 @@ class Callers:
         """Whether processes are told apart."""
         return self._uids is not None
 
+    @property
+    def peers(self) -> tuple[Collection[int] | None, Collection[int]]:
+        """The users and the groups whose processes may connect."""
+        return self._uids, self._gids
+
     def may_connect(self, uid: int, gids: Collection[int]) -> bool:
         """Whether a process of this user and these groups may; either is enough."""
         return self._uids is None or uid in self._uids or not self._gids.isdisjoint(gids)

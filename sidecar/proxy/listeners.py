@@ -91,12 +91,23 @@ class Owner:
         """How a URL to it begins."""
         self.assign(route, settings)
 
+    def connects_alike(self, settings: Settings) -> bool:
+        """Whether all that is judged once a connection, and not once a request, is the same under these settings."""
+        return _once_a_connection(self.callers, self.certificate) == _once_a_connection(
+            settings.callers, settings.certificate
+        )
+
     def assign(self, route: Route | None, settings: Settings) -> None:
-        """From now on it is another's, or has other settings; not whether it serves https."""
+        """From now on it is another's, or has other settings, for which `connects_alike` holds."""
         self.route = route
         self.callers = settings.callers
         self.limit = settings.connections
         self.certificate = settings.certificate
+
+
+def _once_a_connection(callers: Callers | None, certificate: Certificate | None) -> tuple[object, ...]:
+    peers = callers.peers if callers is not None and callers.by_peer else None
+    return (peers, None if certificate is None else (certificate.settings.client_ca_file,))
 
 
 def settings_of(config: ListenerConfig, certificate: Certificate | None) -> Settings:

@@ -95,9 +95,10 @@ class Proxy:
 
     def reassign(self, listener: Listener, own: Route | None, settings: Settings = PLAIN) -> None:
         """From now on this listener is another route's, or has other settings; open connections go on, with their next
-        request by these. Where it served http and is to serve https, or the reverse, they end."""
+        request by these. They end where it served http and is to serve https or the reverse, or where other processes
+        or other client certificates may connect than they were judged by."""
         owner = self.acceptors.owner(listener)
-        if (owner.certificate is None) is (settings.certificate is None):
+        if owner.connects_alike(settings):
             owner.assign(own, settings)
             self.acceptors.update()
         else:

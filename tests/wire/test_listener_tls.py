@@ -353,6 +353,29 @@ async def test_from_http_to_https_and_back(wire: Wire, authority: Authority) -> 
     await app.close()
 
 
+async def test_other_client_certificates_end_the_connections_that_are_open(
+    wire: Wire, authority: Authority, tmp_path: Path
+) -> None:
+    """They showed none, or others; another certificate of the listener's own ends none."""
+    app = await secure(wire, client(authority))
+    again = files(tmp_path, authority)
+    (tmp_path / "other").mkdir()
+    other = files(tmp_path / "other", authority)
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(authority.pem)
+    ends_of = {other: False, again.model_copy(update={"client_ca_file": str(ca)}): True}
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    for settings, ends in ends_of.items():
+        if ends:
+            await app.send(GET)
+        await upstream.read_head()
+        wire.proxy.reassign(wire.bound, None, Settings(certificate=Certificate(settings)))
+        await upstream.send(OK)
+        assert ("connection" in (await app.answer()).headers) is ends
+    await app.close()
+
+
 # files
 
 

@@ -14,7 +14,7 @@ import pytest
 from sidecar.config.addresses import parse_listen
 from sidecar.config.listeners import ListenerConfig
 from sidecar.proxy import listeners, peer_credentials
-from sidecar.proxy.listeners import settings_of
+from sidecar.proxy.listeners import Settings, settings_of
 from tests.support.wire import GET, OK, End, Wire
 
 Serve = Callable[[Mapping[str, list[int]]], Awaitable[End]]
@@ -59,6 +59,29 @@ async def test_who_is_named_is_served(wire: Wire, serve: Serve, peers: Mapping[s
     await upstream.send(OK)
     assert (await app.answer()).status == 200
     assert wire.proxy.acceptors.stats.peers_refused == 0
+
+
+async def test_others_who_may_call_end_the_connections_that_are_open(wire: Wire) -> None:
+    """They were judged when they were made; where the same may call, they go on."""
+    await wire.start()
+    with tempfile.TemporaryDirectory() as directory:
+        (listener,) = listeners.bind(parse_listen(f"unix:{directory}/s"))
+
+        def peers(uid: int, **more: int) -> Settings:
+            config = {"address": f"unix:{directory}/s", "peers": {"uid": [uid]}, **more}
+            return settings_of(ListenerConfig.model_validate(config), None)
+
+        await wire.proxy.serve(listener, None, peers(os.getuid()))
+        app = End(*await asyncio.open_unix_connection(f"{directory}/s"))
+        app.writer.write(GET)
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        wire.proxy.reassign(listener, None, peers(os.getuid(), connections=5))
+        await upstream.send(OK)
+        assert "connection" not in (await app.answer()).headers
+        wire.proxy.reassign(listener, None, peers(OTHERS))
+        assert await app.rest() == b""
+        await app.close()
 
 
 async def test_who_is_not_is_told_and_counted(
