@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final, final
 
 from sidecar import systemd
-from sidecar.config.listeners import plain_listener
+from sidecar.config.listeners import ListenerConfig, plain_listener
 from sidecar.config.models import Config
 from sidecar.hardening import Process
 from sidecar.service import Service
@@ -49,9 +49,10 @@ def with_own_listeners(config: Config) -> Config:
     """The same configuration with a loopback port for every route that has none.
 
     Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`. It asks for
-    the same header as the shared listener; where that tells processes apart there is no such port, which can't.
+    the same header as the shared listener; where that tells processes apart, or asks for a client certificate, there is
+    no such port, which can't.
     """
-    if any(listener.peers is not None for listener in config.listen):
+    if any(listener.peers is not None or _asks_for_certificate(listener) for listener in config.listen):
         return config
     asked = next((listener.require_header for listener in config.listen if listener.require_header), None)
     port = plain_listener("localhost:0").model_copy(update={"require_header": asked})
@@ -62,6 +63,10 @@ def with_own_listeners(config: Config) -> Config:
             route = route.model_copy(update={"listen": (*route.listen, port)})
         routes.append(route)
     return config.model_copy(update={"routes": tuple(routes)})
+
+
+def _asks_for_certificate(listener: ListenerConfig) -> bool:
+    return listener.tls is not None and listener.tls.client_ca_file is not None
 
 
 def environment(service: Service, environ: Mapping[str, str], *, http_proxy: bool) -> dict[str, str]:
