@@ -45,6 +45,7 @@ class Down:
         self.transport = Written()
         self.current: Any = None
         self.is_leaving = False
+        self.is_full = False
         self.told: list[tuple[Any, ...]] = []
         self.proxy: Any = SimpleNamespace(
             limits=bench.pools.limits.model_copy(update=LIMITS),
@@ -157,6 +158,13 @@ OVERDUE = [
         id="app",
     ),
     pytest.param(
+        "app-before",
+        21.0,
+        Reason.CLIENT_STALLED,
+        "The app took none of the bytes that wait for it for 21 s (`limits.send_timeout`).",
+        id="app-before-its-answer",
+    ),
+    pytest.param(
         "late-send",
         4.0,
         Reason.SEND_TIMEOUT,
@@ -195,7 +203,8 @@ def test_every_wait_has_its_limit_and_its_words(
         state.get(what, State.SENT), body=5 if what in ("body", "send") else framing.NO_BODY
     )
     exchange._connection.transport.unsent = 1 if what in ("send", "late-send", "app") else 0
-    making.down.transport.unsent = 1 if what == "app" else 0
+    making.down.transport.unsent = 1 if what in ("app", "app-before") else 0
+    making.down.is_full = what == "app-before"
     quiet, passed = (0.0, limit) if what == "total" else (limit, 0.0)
     begun = exchange.began_mono
     assert exchange.overdue(max(quiet - 0.01, 0.0), begun + max(passed - 0.01, 0.0)) is None
