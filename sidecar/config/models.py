@@ -181,7 +181,7 @@ def _upstream(value: Any) -> str:
 def _header(value: Any) -> str:
     if not isinstance(value, str) or _TOKEN.match(value) is None:
         raise ValueError(f"`{value}` is not a header name")
-    if value.lower() in _NOT_FOR_TOKENS:
+    if value.lower().replace("_", "-") in _NOT_FOR_TOKENS:
         raise ValueError(f"`{value}` frames, routes or describes the message: a token can't go there")
     known = ("auto", "both", "authorization", "x-serverless-authorization", "proxy-authorization")
     return value.lower() if value.lower() in known else value
