@@ -39,6 +39,7 @@ from sidecar.proxy.faults import internal
 from sidecar.proxy.heads import METHOD_NAMES
 from sidecar.proxy.target import (
     BAD_REQUEST_LINE,
+    HTTP2,
     TAB,
     USUAL_CONNECTION,
     check_fields,
@@ -398,7 +399,9 @@ class DownstreamConnection(asyncio.Protocol):
         """Judge what there is of a head that is not complete: nobody should wait for more of a bad one."""
         begin = without_empty_lines(self._raw)
         line, end, _ = begin.partition(b"\r\n")
-        if not self._in_message:
+        if begin.startswith(b"PRI "):
+            self._break(malformed(HTTP2))
+        elif not self._in_message:
             self._raw = begin
             if begin not in (b"", b"\r"):
                 self._break(malformed(BAD_REQUEST_LINE))

@@ -20,6 +20,7 @@ form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is m
 
 
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
+HTTP2 = "HTTP/2 is not spoken here; clients need HTTP/1.1 (gRPC is not carried)."
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
 TAB, _HASH, _PERCENT, _DOT = b"\t#%."
@@ -76,9 +77,7 @@ def no_method(head: bytes) -> SidecarError:
 
 def not_http(error: Exception, head: bytes) -> SidecarError:
     """The error for what the parser refused."""
-    if without_empty_lines(head).startswith(b"PRI"):
-        return malformed("HTTP/2 is not spoken here; clients need HTTP/1.1 (gRPC is not carried).")
-    return malformed(f"{error}.")
+    return malformed(HTTP2 if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
 
 
 def check_upgrade(protocols: bytes) -> bool:

@@ -231,6 +231,18 @@ async def test_refused_requests_never_reach_the_upstream(
     assert wire.proxy.unrouted.refused == {reason: 1}
 
 
+@pytest.mark.parametrize(
+    "preface",
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"PRI * HTTP/2.0\r\n", b"PRI / HTTP/1.1\r\n\r\n", b"PRI "],
+)
+async def test_http2_is_named(wire: Wire, preface: bytes) -> None:
+    """A client that speaks HTTP/2 at once is told so, by whatever its first bytes are."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(preface)
+    assert b"HTTP/2 is not spoken here" in (await app.answer()).body
+
+
 SHORT = [case for case in REFUSED if len(case.values[0]) < 1000]
 
 
