@@ -488,9 +488,9 @@ class Exchange:
 
     def _leave_tunnels(self) -> None:
         """The place among them is another's; harmless for whoever holds none."""
-        self._down.proxy.tunnels.discard(self)
-        if self._status == 101:
-            self.stats.tunnels -= 1
+        if self in self._down.proxy.tunnels:
+            self._down.proxy.tunnels.discard(self)
+            self.stats.tunnels -= self._status == 101
 
     def switch(self, reason: bytes, fields: headers.Fields) -> SidecarError | None:
         """A 101: become a tunnel, or the error where nobody asked for this one."""
@@ -752,13 +752,13 @@ class Exchange:
 
     def _finish(self, error: SidecarError | None) -> None:
         """The one place where a request ends, whatever happened."""
+        if self.upgrade is not None:
+            self._leave_tunnels()  # before the rest: a second time does no harm
         # First what may happen once only: a fault further down is not to let it happen again, nor not at all.
         stats = self.stats
         self.state = DONE
         stats.in_flight -= 1
         self.pool.users -= 1
-        if self.upgrade is not None:
-            self._leave_tunnels()
         self.error = error
         self._held = None
         proxy = self._down.proxy
