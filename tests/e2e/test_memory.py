@@ -142,12 +142,7 @@ async def slow_readers(start: Start) -> AsyncIterator[tuple[Sidecar, asyncio.sub
     (await callers(sidecar, 20, rcvbuf=0, path="/x", wait_for="whole")).kill()
     before = private_bytes(sidecar)
     process = await callers(sidecar, READERS, rcvbuf=4096, path="/large", wait_for="head")
-    async with asyncio.timeout(LIMIT):
-        spent = -1.0
-        while (now := await sidecar.metric("process_cpu_seconds_total")) - spent > 0.02:
-            # Until nothing moves any more; being asked costs some CPU, too.
-            spent = now
-            await asyncio.sleep(0.5)
+    await settled(sidecar)
     try:
         yield sidecar, process, before
     finally:
