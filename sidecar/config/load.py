@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple, final, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -217,7 +218,7 @@ class _Validation:
         if value is BROKEN or holds_broken(value):
             return BROKEN
         try:
-            return TypeAdapter(kind).validate_python(value)
+            return _adapter(kind).validate_python(value)
         except ValidationError as error:
             for detail in error.errors(include_url=False, include_input=False):
                 self._add(detail, kind, path)
@@ -253,6 +254,12 @@ class _Validation:
         for finding in findings:
             if spelled(finding.path) not in known:
                 self._say(finding.path, finding.message)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Of a type of the schema; making one takes longer than reading a route."""
+    return TypeAdapter(kind)
 
 
 def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, final
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from sidecar.config.checks import Path
 from sidecar.config.environment import expand
@@ -35,6 +36,23 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.path}: {self.message}" if self.path else f"{self.where}: {self.message}"
+
+
+class _AliasError(Exception):
+    """An alias stands at `mark`."""
+
+    def __init__(self, mark: yaml.Mark) -> None:
+        super().__init__("an alias")
+        self.mark = mark
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Composes nodes of which none stands in two places."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise _AliasError(self.current_event.start_mark)
+        return super().compose_node(parent, index)
 
 
 @final
@@ -93,12 +111,10 @@ class Tree:
             self.problems.append(Problem(source, "", f"larger than {MAX_SIZE} characters"))
             return None
         try:
-            for event in yaml.parse(text, Loader=yaml.SafeLoader):
-                if isinstance(event, yaml.AliasEvent):
-                    place = _place(source, event.start_mark) if source == self.file else source
-                    self.problems.append(Problem(place, "", "aliases are not read: repeat the value"))
-                    return None
-            return yaml.compose(text, Loader=yaml.SafeLoader)
+            return yaml.compose(text, Loader=_WithoutAliases)
+        except _AliasError as error:
+            place = _place(source, error.mark) if source == self.file else source
+            self.problems.append(Problem(place, "", "aliases are not read: repeat the value"))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = _place(source, mark) if mark and source == self.file else source
@@ -154,15 +170,12 @@ class Tree:
         return mapping
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
-        loader = yaml.SafeLoader("")
         try:
-            return loader.construct_object(node)
+            return SafeConstructor().construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, AttributeError):
             # PyYAML's constructors take a tag's word for it: `!!bool x` is a KeyError to them.
             self.say(path, f"`{node.value}` can't be read as {node.tag.rpartition(':')[2]}")
             return BROKEN
-        finally:
-            loader.dispose()
 
 
 def holds_broken(value: Any) -> bool:
