@@ -60,7 +60,7 @@ class Bindings:
         self.own_addresses: set[tuple[str, int]] = set()
         """Host and port of every listener: no route may lead there."""
         self.certificates = Certificates(clock)
-        self._inherited = list(inherited)
+        self._inherited = [listeners.inherited(sock) for sock in inherited]
 
     def bind(self, config: Config, table: RouteTable) -> None:
         """Listen on all that the first configuration names; raises StartError, and `close` is to be called then."""
@@ -72,7 +72,7 @@ class Bindings:
         for address in config.admin:
             self.admin += _bound(address, "admin", self._inherited)
         if self._inherited:
-            names = ", ".join(_socket_name(sock) for sock in self._inherited)
+            names = ", ".join(map(str, self._inherited))
             raise StartError(
                 f"the socket unit listens on {names}, which no `listen` and no `admin` of the configuration names: "
                 "write the same addresses in both",
@@ -88,23 +88,44 @@ class Bindings:
         free: dict[ListenAddress, list[list[Listener]]] = {}
         for group in _groups(self.uses):
             free.setdefault(group[0].address, []).append(group)
+        missing: list[tuple[ListenAddress, Route | None, Settings]] = []
+        for it, route in _asked(config, table):
+            settings = _settings(it, route, plan.certificates)
+            if groups := free.get(it.address):
+                plan.stay.extend(Use(listener, route, settings) for listener in groups.pop(0))
+            else:
+                missing.append((it.address, route, settings))
+        # `localhost:8787` may be written for `127.0.0.1:8787` now: half of what it means listens already.
+        left = [listener for groups in free.values() for group in groups for listener in group]
+        old = {use.listener.socket for use in self.uses}
         try:
-            for it, route in _asked(config, table):
-                settings = _settings(it, route, plan.certificates)
-                if groups := free.get(it.address):
-                    plan.stay.extend(Use(listener, route, settings) for listener in groups.pop(0))
-                else:
-                    bound = _bound(it.address, _what(route), [])
-                    plan.bound.extend(Use(listener, route, settings) for listener in bound)
+            for address, route, settings in missing:
+                for listener in self._bound_beside(address, _what(route), left):
+                    uses = plan.stay if listener.socket in old else plan.bound
+                    uses.append(Use(listener, route, settings))
         except StartError:
             plan.drop()
             raise
         return plan
 
+    def _bound_beside(self, address: ListenAddress, what: str, left: list[Listener]) -> Sequence[Listener]:
+        """Of what is `left` of the old configuration, or bound beside it, for as long as both are there."""
+        try:
+            return _bound(address, what, left)
+        except StartError as error:
+            for listener in left:
+                if address.clashes(listener.address):
+                    raise StartError(
+                        f"{what}: {address} cannot be listened on while this sidecar listens on {listener}: restart "
+                        "it, or give another port",
+                        EXIT_BIND,
+                    ) from error
+            raise
+
     def adopt(self, plan: Plan) -> list[Listener]:
         """Go by it from now on; the listeners that are not in it, for the caller to close."""
-        kept = {use.listener for use in plan.stay}
-        surplus = [use.listener for use in self.uses if use.listener not in kept]
+        kept = {use.listener.socket for use in plan.stay}
+        surplus = [use.listener for use in self.uses if use.listener.socket not in kept]
         for listener in surplus:
             self.own_addresses.difference_update(_own_addresses(listener))
         for use in plan.bound:
@@ -202,14 +223,9 @@ def _port(listener: Listener) -> int:
     return 0 if listener.is_unix else int(listener.socket.getsockname()[1])
 
 
-def _socket_name(sock: socket.socket) -> str:
-    name = sock.getsockname()
-    return f"unix:{name}" if isinstance(name, str) else ":".join(str(part) for part in name[:2])
-
-
-def _bound(address: ListenAddress, what: str, inherited: list[socket.socket]) -> Sequence[Listener]:
+def _bound(address: ListenAddress, what: str, there: list[Listener]) -> Sequence[Listener]:
     try:
-        return listeners.bind(address, inherited)
+        return listeners.bind(address, there)
     except OSError as error:
         raise StartError(
             f"{what}: {address} cannot be listened on: {error.strerror or error}. Is another sidecar running? "

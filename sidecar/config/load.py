@@ -272,7 +272,8 @@ def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
         name, separator, url = target.partition("=")
         if not separator or "://" in name:
             name, url = "", target
-        taken = {route.get("name") for route in routes if isinstance(route, dict)}
+        names = (route.get("name") for route in routes if isinstance(route, dict))
+        taken = {name for name in names if isinstance(name, str)}
         route = {"name": name or _name_for(url, taken), "upstream": url}
         if alone:
             route["path_prefix"] = "/"

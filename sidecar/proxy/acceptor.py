@@ -103,7 +103,7 @@ class Acceptors:
         self.open = 0
         """Connections that are made."""
         self._limit = limit
-        self._acceptors: dict[Listener, Acceptor] = {}
+        self._acceptors: dict[socket.socket, Acceptor] = {}
         self.paused_listeners = 0
         """Kept by them: what is told of it may fail."""
         self._short: Pause | None = None
@@ -114,28 +114,28 @@ class Acceptors:
 
     def add(self, listener: Listener, owner: Owner) -> None:
         """Accept by this listener from now on."""
-        acceptor = self._acceptors[listener] = Acceptor(self, listener, owner)
+        acceptor = self._acceptors[listener.socket] = Acceptor(self, listener, owner)
         acceptor.update()
 
     def owner(self, listener: Listener) -> Owner:
         """Whose listener it is."""
-        return self._acceptors[listener].owner
+        return self._acceptors[listener.socket].owner
 
     def set_owner(self, listener: Listener, owner: Owner) -> None:
         """From the next connection on it is another's."""
-        self._acceptors[listener].owner = owner
+        self._acceptors[listener.socket].owner = owner
         self.update()
 
     def remove(self, listener: Listener) -> Owner:
         """Accept what waits already, and then no more."""
-        acceptor = self._acceptors.pop(listener)
+        acceptor = self._acceptors.pop(listener.socket)
         acceptor.close()
         return acceptor.owner
 
     def close(self) -> None:
         """The same for all."""
-        for listener in list(self._acceptors):
-            self.remove(listener)
+        while self._acceptors:
+            self._acceptors.popitem()[1].close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -235,16 +235,15 @@ class Acceptors:
         self.stats.accepted += count
         if self._in_shortage:
             self._in_shortage = False
-            self.note_pausing()
             self.log(logging.INFO, "accepting connections again", {"open": self.open})
 
     def run_short(self, reason: Pause, detail: str) -> None:
         """Nothing can be accepted: leave all listeners alone until something may have changed."""
         self._short = reason
+        self.note_pausing()
         self._try_later()
         if not self._in_shortage:
             self._in_shortage = True
-            self.note_pausing()
             self._count_pause(reason, {"detail": detail, "open": self.open})
         self.update()
 
@@ -273,17 +272,16 @@ class Acceptors:
 
     def note_pausing(self) -> None:
         """For the metric."""
-        self.stats.pausing = len(self._acceptors) if self._in_shortage else self.paused_listeners
+        self.stats.pausing = len(self._acceptors) if self._short is not None else self.paused_listeners
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._short = None
-        self.update()
+        self._try_again()
 
     def _try_again(self) -> None:
-        if self._short is not None:
-            self._short = None
-            self.update()
+        self._short = None
+        self.note_pausing()
+        self.update()
 
 
 @final

@@ -18,7 +18,7 @@ from typing import final
 from sidecar.clock import Clock
 from sidecar.config.listeners import ListenerTls
 from sidecar.key_files import exposed
-from sidecar.tokens.file_watch import FileWatch
+from sidecar.tokens.file_watch import FileWatch, stamp
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +27,13 @@ _log = logging.getLogger(__name__)
 class Certificate:
     """A listener's certificate, as last read."""
 
-    __slots__ = ("context", "expires_at", "is_current", "settings")
+    __slots__ = ("context", "expires_at", "is_current", "settings", "stamps")
 
     def __init__(self, settings: ListenerTls) -> None:
         """Raises OSError, ssl.SSLError or ValueError, with the file's name where it is known."""
         self.settings = settings
+        self.stamps = {file: stamp(file) for file in _files(settings)}
+        """Of its files, before they were first read."""
         self.context = make_context(settings)
         self.expires_at = _expiry(settings.cert_file)
         """Unix seconds; None where the certificate's date can't be read."""
@@ -73,7 +75,9 @@ class Certificates:
     def adopt(self, found: Mapping[ListenerTls, Certificate]) -> None:
         """From now on keep these up to date."""
         self._found = dict(found)
-        self._watch.watch({file: file for settings in found for file in _files(settings)})
+        # A configuration can be judged for seconds before it is adopted: a file may have changed since it was read.
+        read = {file: at for certificate in found.values() for file, at in certificate.stamps.items()}
+        self._watch.watch({file: file for file in read}, read)
 
     def stop(self) -> None:
         """Watch no more."""

@@ -27,7 +27,7 @@ def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
         if http10:
             # RFC 9112 section 6.1: such framing is to be treated as faulty.
             raise SidecarError(Reason.MALFORMED_REQUEST, "An HTTP/1.0 request may not use Transfer-Encoding.")
-        if found[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
+        if not _is_chunked(found[b"transfer-encoding"]):
             raise SidecarError(
                 Reason.CODING_NOT_CARRIED,
                 "The only transfer coding carried is a single `chunked`; compress with Content-Encoding.",
@@ -51,7 +51,7 @@ def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http
     if head or status == 304:
         return NO_BODY
     if b"transfer-encoding" in found:
-        if found[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
+        if not _is_chunked(found[b"transfer-encoding"]):
             raise SidecarError(
                 Reason.UPSTREAM_MALFORMED,
                 "The upstream answered with a transfer coding other than `chunked`, which nobody asked for.",
@@ -65,6 +65,11 @@ def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http
     if b"content-length" in found:
         return _length(found[b"content-length"], Reason.UPSTREAM_MALFORMED)
     return UNTIL_CLOSE
+
+
+def _is_chunked(value: bytes) -> bool:
+    # Not with a tab behind it: to llhttp that is another coding, whose chunks are bytes of the body.
+    return value.rstrip(b" ").lower() == b"chunked"
 
 
 def _length(value: bytes, reason: Reason) -> int:

@@ -140,36 +140,44 @@ def _group(name: str) -> int:
     return grp.getgrnam(name).gr_gid
 
 
-def bind(address: ListenAddress, inherited: list[socket.socket] | None = None) -> list[Listener]:
+def inherited(sock: socket.socket) -> Listener:
+    """What listened before this process was (socket activation)."""
+    name = sock.getsockname()
+    address = ListenAddress(path=name) if isinstance(name, str) else ListenAddress(name[0], name[1])
+    return _listener(address, sock, inherited=True)
+
+
+def bind(address: ListenAddress, there: list[Listener] | None = None) -> list[Listener]:
     """Listening sockets for one address: two for `localhost` where the host has IPv6, else one.
 
-    What is among `inherited` (socket activation) is taken from there and not bound.
+    What is among `there`, which listens already, is taken out of it and not bound. On OSError all is as it was.
     """
-    waiting = inherited if inherited is not None else []
+    waiting = there if there is not None else []
     if address.path is not None:
-        if (sock := _take(waiting, address.path)) is not None:
-            return [_listener(address, sock, inherited=True)]
-        return [_listener(address, _bind_unix(address.path))]
+        return [_take(waiting, address, address.path) or _listener(address, _bind_unix(address.path))]
+    found: list[Listener] = []
     bound: list[Listener] = []
     port = address.port
     try:
         for host in address.hosts:
-            if port and (taken := _take(waiting, (host, port))) is not None:
-                bound.append(_listener(address, taken, inherited=True))
+            if port and (taken := _take(waiting, address, (host, port))) is not None:
+                found.append(taken)
                 continue
             try:
                 sock = _bind_tcp(host, port)
             except OSError as error:
-                if bound and host == "::1" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                if found and host == "::1" and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue  # a host without IPv6: `localhost` is one address there
                 raise
             bound.append(_listener(address, sock))
+            found.append(bound[-1])
             port = sock.getsockname()[1]  # with port 0, both loopbacks get the same one
     except OSError:
         for listener in bound:
             listener.socket.close()
+        waiting += [listener for listener in found if listener not in bound]
         raise
-    return bound
+    return found
 
 
 def close(listener: Listener) -> None:
@@ -189,13 +197,13 @@ def _listener(address: ListenAddress, sock: socket.socket, *, inherited: bool = 
     return Listener(address, sock, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", inherited)
 
 
-def _take(waiting: list[socket.socket], wanted: str | tuple[str, int]) -> socket.socket | None:
-    """Out of `waiting`, the socket that is bound there."""
-    for sock in waiting:
-        name = sock.getsockname()
+def _take(waiting: list[Listener], address: ListenAddress, wanted: str | tuple[str, int]) -> Listener | None:
+    """Out of `waiting`, the listener that is bound there, as one for `address`."""
+    for listener in waiting:
+        name = listener.socket.getsockname()
         if (name if isinstance(name, str) else tuple(name[:2])) == wanted:
-            waiting.remove(sock)
-            return sock
+            waiting.remove(listener)
+            return listener._replace(address=address)
     return None
 
 

@@ -37,13 +37,13 @@ class FileWatch:
         self._stamps = {name: stamp(path) for name, path in self._paths.items()}
         self._arm()
 
-    def watch(self, paths: Mapping[str, str]) -> None:
-        """Watch these instead; what is there now is known, for those that are new."""
+    def watch(self, paths: Mapping[str, str], read: Mapping[str, Stamp | None] | None = None) -> None:
+        """Watch these instead. For those that are new, what `read` says was there when they were read is known, else
+        what is there now."""
         self.stop()
         self._paths = dict(paths)
-        self._stamps = {
-            name: self._stamps[name] if name in self._stamps else stamp(path) for name, path in paths.items()
-        }
+        known = {**(read or {}), **self._stamps}
+        self._stamps = {name: known[name] if name in known else stamp(path) for name, path in paths.items()}
         self._arm()
 
     def stop(self) -> None:

@@ -59,6 +59,10 @@ STRICTER: Final = (
         "both framing headers at once are an attack (RFC 9112 section 6.3)",
     ),
     (
+        r"coding-ends-in-tab.*",
+        "a tab behind `chunked`: the parser takes it for another coding",
+    ),
+    (
         r"length-tab.*|coding-tab.*|host-tab.*|host-with-tab.*|coding-with-blanks.*",
         "a tab around framing or Host: one of the peers refuses it too",
     ),

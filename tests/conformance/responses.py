@@ -114,6 +114,8 @@ _CODINGS = {
     "empty": b"",
     "vertical-tab": b"\x0bchunked",
     "nul": b"chunked\x00",
+    "ends-in-tab": b"chunked\t",
+    "ends-in-tab-between-blanks": b"chunked \t ",
 }
 
 _LINES = {
@@ -298,6 +300,7 @@ RESPONSES: Final[tuple[Answer, ...]] = (
     Answer("length-nul-in-name", ok(LENGTH, b"Content-\x00Length: 0"), 502),
     Answer("length-fold", ok(b"Content-Length:\r\n 5"), 502),
     Answer("length-hidden-by-bare-cr", ok(b"X: y\rContent-Length: 0", LENGTH), 502),
+    Answer("coding-with-blanks-around", ok(b"Transfer-Encoding: \t chunked  ", body=CHUNKS), PASSES),
     Answer("coding-with-underscore", ok(LENGTH, b"Transfer_Encoding: chunked"), PASSES),
     Answer("coding-other-case", ok(b"tRANSFER-eNCODING: cHUNKED", body=CHUNKS), PASSES),
     Answer("chunk-size-upper-case", chunked(b"A\r\n0123456789\r\n0\r\n\r\n"), PASSES),

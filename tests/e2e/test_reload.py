@@ -159,6 +159,42 @@ async def test_listeners_come_and_go(world: World, unused_tcp_port: int) -> None
         assert sock.connect_ex(("127.0.0.1", unused_tcp_port)) != 0
 
 
+async def test_one_address_written_otherwise(world: World, unused_tcp_port: int) -> None:
+    """`localhost` is two addresses: the one that listens already goes on, its connections too, and the other comes and
+    goes."""
+    port = unused_tcp_port
+    for host, answering in (
+        ("127.0.0.1", ["127.0.0.1"]),
+        ("localhost", ["127.0.0.1", "::1"]),
+        ("[::1]", ["::1"]),
+        ("localhost", ["127.0.0.1", "::1"]),
+    ):
+        world.write(world.route("a", listen=f"'{host}:{port}'"))
+        assert await world.reload() == (200, {"result": "ok", "detail": ""})
+        answers = []
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family) as sock:
+                if sock.connect_ex((address, port)) == 0:
+                    answers.append(address)
+        assert answers == answering
+    assert (await ask(port, "GET", "/x"))[0] == 200
+
+
+async def test_an_address_that_takes_in_the_old_one(world: World, unused_tcp_port: int) -> None:
+    """Cannot be bound while that is there: told, with everything as it was."""
+    old, new = f"127.0.0.1:{unused_tcp_port}", f"0.0.0.0:{unused_tcp_port}"
+    world.write(world.route("a", listen=old))
+    await world.reload()
+    world.write(world.route("a", listen=new), top="allow_remote: true")
+    status, body = await world.reload()
+    assert status == 422
+    assert body["detail"] == (
+        f"listen of route `a`: {new} cannot be listened on while this sidecar listens on {old}: "
+        "restart it, or give another port"
+    )
+    assert (await ask(unused_tcp_port, "GET", "/x"))[0] == 200
+
+
 async def test_a_request_under_way_ends_under_the_old_table(world: World) -> None:
     """Though its route is gone by then."""
     stream = asyncio.create_task(ask(world.sidecar.port, "GET", "/sse?n=2", host="a.test"))  # noqa: TID251

@@ -145,6 +145,28 @@ async def test_a_shortage_is_met_with_patience(wire: Wire, code: int, reason: Pa
     await wire.turn(lambda: stats.paused == {reason: 2})
 
 
+async def test_a_shortage_is_over_where_nobody_waits_any_more(wire: Wire) -> None:
+    """A listener that can be tried again pauses for nobody, though no caller has shown it yet."""
+    failing = await _failing(wire, 0)
+    accept = failing.accept
+
+    def lose() -> tuple[socket.socket, Any]:
+        accept()[0].close()
+        raise RuntimeError("as the test wants it")
+
+    failing.accept = lose  # type: ignore[method-assign]
+    await wire.app()
+    stats = wire.proxy.acceptors.stats
+    await wire.turn(lambda: failing.tries == 1)
+    assert (stats.paused, stats.pausing) == ({Pause.OTHER: 1}, 2)
+    wire.clock.advance(0.25)
+    assert stats.pausing == 0
+    failing.accept = accept  # type: ignore[method-assign]
+    app = await wire.app()
+    await app.send(GET)
+    await served(wire, app)
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, object]]:
     """The entries about accepting."""
     return [

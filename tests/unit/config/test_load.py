@@ -89,6 +89,8 @@ def test_to_adds_routes() -> None:
     assert {route.path_prefix for route in config.routes} == {None}
     with pytest.raises(ConfigError, match=r"--to nonsense: routes\[0\]\.upstream"):
         load(None, environ={}, to=["nonsense"])
+    with pytest.raises(ConfigError, match=r"config\.yaml:1:11: routes\[0\]\.name: .* string"):
+        load("routes: [{name: {a: b}, upstream: 'https://a.example'}]", environ={}, to=["https://b.example"])
 
 
 def test_what_a_variable_brings_is_no_yaml() -> None:

@@ -173,5 +173,23 @@ def test_a_changed_file_is_read_again(files: Files, caplog: pytest.LogCaptureFix
     second = certificate.context
     certificates.read_again()
     assert certificate.context is not second
+
+
+def test_a_file_that_changes_before_its_certificate_is_adopted(files: Files) -> None:
+    """Another configuration is judged for seconds between: at the next look its certificate is read again."""
+    clock = FakeClock()
+    certificates = Certificates(clock)
+    found = certificates.read([files.settings])
+    certificate = found[files.settings]
+    first = certificate.context
+    new = issue(files.authority, days=(-1, 20))
+    replace(files.cert, new.pem)
+    replace(files.key, new.key_pem)
+    certificates.adopt(found)
+    clock.advance(EVERY)
+    assert certificate.context is not first
+    second = certificate.context
+    clock.advance(EVERY)
+    assert certificate.context is second
     certificates.stop()
     assert clock.pending == []

@@ -14,7 +14,7 @@ TE, CL = b"transfer-encoding", b"content-length"
     ("found", "http10", "body"),
     [
         pytest.param({}, False, NO_BODY, id="none"),
-        pytest.param({TE: b"\t Chunked \t"}, False, CHUNKED, id="chunked"),
+        pytest.param({TE: b"Chunked  "}, False, CHUNKED, id="chunked"),
         pytest.param({CL: b" 12\t"}, True, 12, id="length"),
         pytest.param({CL: b"0"}, False, 0, id="zero"),
         pytest.param({CL: b"9" * 19}, False, 10**19 - 1, id="nineteen-digits"),
@@ -30,7 +30,7 @@ def test_a_requests_body(found: dict[bytes, bytes], http10: bool, body: int) -> 
     [
         pytest.param({}, 200, False, False, UNTIL_CLOSE, id="until-close"),
         pytest.param({CL: b"3"}, 200, False, True, 3, id="length"),
-        pytest.param({TE: b" chunked\t"}, 200, False, False, CHUNKED, id="chunked"),
+        pytest.param({TE: b"chunked  "}, 200, False, False, CHUNKED, id="chunked"),
         pytest.param({TE: b"CHUNKED"}, 404, False, False, CHUNKED, id="any-case"),
         pytest.param({CL: b"3"}, 200, True, False, NO_BODY, id="head"),
         pytest.param({TE: b"gzip"}, 200, True, True, NO_BODY, id="head-with-any-framing"),

@@ -26,8 +26,8 @@ def bound() -> Iterator[Bind]:
     """Binds, and closes at the end."""
     made: list[Listener] = []
 
-    def bind_it(text: str, inherited: list[socket.socket] | None = None) -> list[Listener]:
-        made.extend(found := bind(parse_listen(text), inherited))
+    def bind_it(text: str, there: list[Listener] | None = None) -> list[Listener]:
+        made.extend(found := bind(parse_listen(text), there))
         return found
 
     yield bind_it
@@ -164,9 +164,15 @@ def test_what_systemd_opened_is_taken_over(bound: Bind, path: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(path)
         unix.listen()
-        waiting = [unix, tcp]
-        (by_port,) = bound(f"127.0.0.1:{tcp.getsockname()[1]}", waiting)
-        assert (by_port.socket, by_port.inherited, waiting) == (tcp, True, [unix])
+        waiting = [listeners.inherited(unix), listeners.inherited(tcp)]
+        names = [f"unix:{path}", f"127.0.0.1:{tcp.getsockname()[1]}"]
+        assert (
+            [str(listener.address) for listener in waiting]
+            == [str(listener) for listener in waiting]
+            == names
+        )
+        (by_port,) = bound(names[1], waiting)
+        assert (by_port.socket, by_port.inherited, waiting) == (tcp, True, [listeners.inherited(unix)])
         (by_path,) = bound(f"unix:{path}", waiting)
         assert (by_path.socket, waiting) == (unix, [])
         assert by_path.inherited
@@ -178,17 +184,40 @@ def test_both_loopbacks_may_be_systemds(bound: Bind) -> None:
     """Each is taken over; one that is not there is bound beside the other. A host without IPv6 has one."""
     opened = bound("localhost:0")
     address = f"localhost:{opened[0].socket.getsockname()[1]}"
-    waiting = [listener.socket for listener in reversed(opened)]
+    waiting = [listeners.inherited(listener.socket) for listener in reversed(opened)]
     found = bound(address, waiting)
     assert [(listener.socket, listener.inherited) for listener in found] == [
         (listener.socket, True) for listener in opened
     ]
+    assert {str(listener.address) for listener in found} == {address}
     for listener in opened[1:]:
         listeners.close(listener)
-    found = bound(address, [opened[0].socket])
+    found = bound(address, [listeners.inherited(opened[0].socket)])
     assert [(listener.name, listener.inherited) for listener in found] == [
         (listener.name, listener is opened[0]) for listener in opened
     ]
+
+
+def test_what_is_there_stays_where_the_rest_cannot_be_bound(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on listening, and can be taken by another."""
+    (there,) = bound("127.0.0.1:0")
+    port = there.socket.getsockname()[1]
+    bind_tcp = listeners._bind_tcp
+
+    def taken(host: str, port: int) -> socket.socket:
+        if ":" in host:
+            raise OSError(errno.EADDRINUSE, "in use")
+        return bind_tcp(host, port)
+
+    monkeypatch.setattr(listeners, "_bind_tcp", taken)
+    waiting = [there]
+    with pytest.raises(OSError, match="in use"):
+        bound(f"localhost:{port}", waiting)
+    assert [listener.socket for listener in waiting] == [there.socket]
+    with socket.create_connection(("127.0.0.1", port)):
+        pass
 
 
 def test_a_file_that_somebody_else_removed(bound: Bind, path: str) -> None:
