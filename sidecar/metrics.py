@@ -360,6 +360,10 @@ class MetricsSource(Protocol):
 
     def listener_stats(self) -> ListenerStats: ...
     def certificates(self) -> Iterable[CertificateReading]: ...
+    def client_expiries(self) -> Mapping[str, float]:
+        """When the certificates that the sidecar shows to upstreams expire, in Unix seconds, by route."""
+        ...
+
     def tokens(self) -> Iterable[TokenReading]: ...
     def token_stats(self) -> TokenStatsTable: ...
     def faults(self) -> int:
@@ -566,6 +570,12 @@ TLS_OK = _family(
     "first change.",
     "route",
 )
+TLS_CLIENT_EXPIRY = _family(
+    "tls_client_certificate_expiry_timestamp_seconds",
+    Kind.GAUGE,
+    "When the certificate that is shown to a route's upstream expires, in Unix seconds; absent without one.",
+    "route",
+)
 UPSTREAM_REFUSALS = _family(
     "upstream_refusals_total",
     Kind.COUNTER,
@@ -695,6 +705,7 @@ FAMILIES: tuple[Family, ...] = (
         TUNNELS,
         TLS_RELOADS,
         TLS_OK,
+        TLS_CLIENT_EXPIRY,
         UPSTREAM_REFUSALS,
     ),
     *(TOKEN_EXPIRY, TOKEN_STATE, TOKEN_FETCHES, TOKEN_FETCH_DURATION, FETCH_THREADS, ABANDONED),

@@ -608,6 +608,10 @@ class Service:
         """See `MetricsSource`."""
         return self.bindings.certificates.readings()
 
+    def client_expiries(self) -> Mapping[str, float]:
+        """See `MetricsSource`."""
+        return self._dialer.client_expiries()
+
     def tokens(self) -> Iterable[TokenReading]:
         """See `MetricsSource`."""
         return self._tokens.status()

@@ -160,6 +160,9 @@ class SidecarCollector:
             (((name,), float(stats.tls_current)) for name, stats in routes if stats.tls_current is not None),
         )
         yield _single(
+            metrics.TLS_CLIENT_EXPIRY, (((name,), at) for name, at in self._source.client_expiries().items())
+        )
+        yield _single(
             metrics.UPSTREAM_REFUSALS,
             (
                 ((name, reason), count)

@@ -35,7 +35,7 @@ class Certificate:
         self.stamps = {file: stamp(file) for file in _files(settings)}
         """Of its files, before they were first read."""
         self.context = make_context(settings)
-        self.expires_at = _expiry(settings.cert_file)
+        self.expires_at = expiry(settings.cert_file)
         """Unix seconds; None where the certificate's date can't be read."""
         self.is_current = True
         """Whether it is what the files hold: the last reading went well."""
@@ -53,7 +53,7 @@ class Certificate:
             )
             return
         self.context = context
-        self.expires_at = _expiry(settings.cert_file)
+        self.expires_at = expiry(settings.cert_file)
         self.is_current = True
         _log.info(
             "the listener's certificate was read again", extra={"fields": {"cert_file": settings.cert_file}}
@@ -147,7 +147,8 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted: give one without a passphrase")
 
 
-def _expiry(file: str) -> float | None:
+def expiry(file: str) -> float | None:
+    """When the first certificate of a PEM file expires, in Unix seconds; None where that can't be read."""
     from cryptography import x509  # some megabytes, for sidecars that serve https only
 
     try:

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, final
 
 import aiohappyeyeballs
@@ -67,6 +67,10 @@ class Dialer:
     def look(self) -> list[Renewed]:
         """Look at the TLS files of all routes; what changed since the last call."""
         return self._contexts.look()
+
+    def client_expiries(self) -> Mapping[str, float]:
+        """When the client certificates in use expire, in Unix seconds, by their routes' names."""
+        return self._contexts.client_expiries()
 
     async def connect(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
@@ -19,6 +19,7 @@ from sidecar.clock import Clock
 from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.key_files import exposed
+from sidecar.proxy.certificates import expiry
 from sidecar.routes import Route
 from sidecar.tokens.file_watch import Stamp, stamp
 
@@ -41,12 +42,18 @@ class Renewed(NamedTuple):
 class _Made:
     """A context, and what its files were when it was made."""
 
-    __slots__ = ("context", "looked_mono", "stamps")
+    __slots__ = ("client_expires_at", "context", "looked_mono", "stamps")
 
-    def __init__(self, context: ssl.SSLContext, stamps: _Stamps, looked_mono: float) -> None:
-        self.context = context
+    def __init__(self, settings: Tls, stamps: _Stamps, looked_mono: float) -> None:
         self.stamps = stamps
         self.looked_mono = looked_mono
+        self.make(settings)
+
+    def make(self, settings: Tls) -> None:
+        """From what the files hold now; raises TLS_FILES with everything as it was."""
+        self.context = make_context(settings)
+        file = settings.client_cert_file
+        self.client_expires_at = None if file is None else expiry(file)
 
 
 @final
@@ -75,7 +82,7 @@ class Contexts:
         if made is None:
             # Before the files are read: a change in between is found by the next look.
             stamps = _stamps(settings)
-            made = self._made[route] = _Made(make_context(settings), stamps, self._clock.mono())
+            made = self._made[route] = _Made(settings, stamps, self._clock.mono())
         else:
             self._look(route, made)
         return made.context
@@ -87,6 +94,15 @@ class Contexts:
         found, self._renewed = self._renewed, []
         return found
 
+    def client_expiries(self) -> Mapping[str, float]:
+        """When the client certificates in use expire, in Unix seconds, by their routes' names."""
+        # A request that began before a reload can leave two routes of one name here for a while.
+        return {
+            route.name: made.client_expires_at
+            for route, made in self._made.items()
+            if made.client_expires_at is not None
+        }
+
     def _look(self, route: Route, made: _Made) -> None:
         now_mono = self._clock.mono()
         if now_mono - made.looked_mono < EVERY:
@@ -97,7 +113,7 @@ class Contexts:
             return
         made.stamps = stamps
         try:
-            made.context = make_context(route.config.tls)
+            made.make(route.config.tls)
         except SidecarError as error:
             fields = {"route": route.name, "reason": str(error.reason), "detail": error.detail}
             _log.warning("changed TLS files not used: what was read before stays", extra={"fields": fields})

@@ -243,7 +243,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         tls = f"tls: {{cert_file: {directory}/tls.pem, key_file: {directory}/tls.pem}}"
         routes += (
             "  - {name: secured, host: s.test, upstream: 'https://localhost:1', "
-            f"tls: {{ca_file: {directory}/ca.pem}}, listen: {{address: 'localhost:0', {tls}}}}}\n"
+            f"tls: {{ca_file: {directory}/ca.pem, client_cert_file: {directory}/tls.pem, "
+            f"client_key_file: {directory}/tls.pem}}, listen: {{address: 'localhost:0', {tls}}}}}\n"
             f"  - {{name: cut, host: c.test, upstream: 'http://127.0.0.1:{cutting.server_address[1]}'}}\n"
         )
         config = f"credentials: {{default: {{type: metadata}}}}\nroutes:\n{routes}"

@@ -35,6 +35,7 @@ class FakeSidecar:
     open: int = 0
     listeners: ListenerStats = field(default_factory=ListenerStats)
     shown: list[Any] = field(default_factory=list)
+    client_certificates: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: {"ok": 1, "unchanged": 2, "error": 3})
     last_ok: bool = True
     at: float = 1_700_000_000.0
@@ -104,6 +105,9 @@ class FakeSidecar:
     def listener_stats(self) -> ListenerStats:
         """What the test set."""
         return self.listeners
+
+    def client_expiries(self) -> dict[str, float]:
+        return self.client_certificates
 
     def certificates(self) -> list[Any]:
         """What the test set."""

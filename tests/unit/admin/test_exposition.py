@@ -81,6 +81,7 @@ def busy(view: Any) -> Any:
         SimpleNamespace(expires_at=1e9, is_current=False),
         SimpleNamespace(expires_at=None, is_current=True),
     ]
+    view.client_certificates = {"billing": 3e9}
     route.total.observe(0.02)
     route.own.observe(0.00002)
     route.in_flight = 3
@@ -123,6 +124,7 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     assert _at(samples, "listener_tls_handshakes_failed_total", reason="rejected") == 0
     assert _at(samples, "listener_certificate_expiry_timestamp_seconds") == 1e9
     assert _at(samples, "listener_certificate_last_reload_successful") == 0
+    assert _at(samples, "tls_client_certificate_expiry_timestamp_seconds", **route) == 3e9
     assert _at(samples, "requests_total", **route, method="GET", code="200") == 5
     assert _at(samples, "requests_total", route="", method="", code="400") == 1
     assert _at(samples, "refused_total", **route, reason="token_timeout") == 2

@@ -168,6 +168,33 @@ def test_a_change_is_found_while_dialling_and_told_by_the_next_look(
     contexts.forget([one, route(None)])
 
 
+def test_the_expiry_of_a_client_certificate_is_known(tmp_path: Path) -> None:
+    """Of the one that is in use: not of one that could not be taken, and of none for a route without one."""
+    clock = FakeClock()
+    contexts = Contexts(clock)
+    pair(tmp_path, CLIENT.pem, CLIENT.key_pem)
+    tls = f"client_cert_file: '{tmp_path}/cert', client_key_file: '{tmp_path}/key'"
+    text = f"routes: [{{name: mine, upstream: 'https://a.example', tls: {{{tls}}}}}]"
+    (mine,) = RouteTable.compile(load(text, environ={}).config).routes
+    assert contexts.client_expiries() == {}
+    for one in (mine, route(None), route(write(tmp_path / "ca.pem", CA.pem))):
+        contexts.of(one)
+    first = CLIENT.certificate.not_valid_after_utc.timestamp()
+    assert contexts.client_expiries() == {"mine": first}
+    renewed = issue(CA, days=(-1, 20))
+    assert renewed.certificate.not_valid_after_utc.timestamp() != first
+    for certificate, key, expires_at in (
+        (renewed.pem, CLIENT.key_pem, first),
+        (renewed.pem, renewed.key_pem, renewed.certificate.not_valid_after_utc.timestamp()),
+    ):
+        pair(tmp_path, certificate, key)
+        clock.advance(1.0)
+        contexts.of(mine)
+        assert contexts.client_expiries() == {"mine": expires_at}
+    contexts.forget([mine])
+    assert contexts.client_expiries() == {}
+
+
 def test_routes_without_files_share_one_context() -> None:
     """The system's CAs take milliseconds to load, and most routes have nothing else."""
     contexts = Contexts(FakeClock())
