@@ -9,7 +9,7 @@ written too. It may not count anything itself. Rules: Prometheus text 0.0.4 and 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import final
 
@@ -38,6 +38,7 @@ from sidecar.metrics import (
 )
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
+_Routes = Sequence[tuple[str, RouteStats]]
 
 
 @final
@@ -70,7 +71,9 @@ class SidecarCollector:
         yield _single(metrics.RELOAD_OK, [((), float(reloads.last_ok))])
         yield _single(metrics.RELOADED_AT, [((), reloads.at)])
         yield from self._listeners()
-        yield from self._routes()
+        routes = list(self._source.routes())
+        yield from self._routes(routes)
+        yield from self._upstreams(routes)
         yield from self._tokens()
 
     def _listeners(self) -> Iterator[Metric]:
@@ -91,12 +94,8 @@ class SidecarCollector:
         current = all(it.is_current for it in certificates)
         yield _single(metrics.CERTIFICATE_OK, [((), float(current))] if certificates else [])
 
-    def _routes(self) -> Iterator[Metric]:
-        routes = list(self._source.routes())
-
-        def plain(family: Family, read: Callable[[RouteStats], int]) -> Metric:
-            return _single(family, (((name,), read(stats)) for name, stats in routes))
-
+    def _routes(self, routes: _Routes) -> Iterator[Metric]:
+        """What apps asked for, and what they got."""
         yield _single(
             metrics.REQUESTS,
             (
@@ -105,56 +104,33 @@ class SidecarCollector:
                 for (method, code), count in stats.requests.items()
             ),
         )
-        yield _single(
-            metrics.REFUSED,
-            (((name, reason), count) for name, stats in routes for reason, count in stats.refused.items()),
-        )
-        yield _single(
-            metrics.CUT,
-            (((name, reason), count) for name, stats in routes for reason, count in stats.cut.items()),
-        )
-        yield plain(metrics.IDLE_CLOSED, lambda stats: stats.idle_closed)
-        yield plain(metrics.PIPELINING_STOPPED, lambda stats: stats.pipelining_stopped)
+        yield _by(metrics.REFUSED, routes, lambda stats: stats.refused)
+        yield _by(metrics.CUT, routes, lambda stats: stats.cut)
+        yield _each(metrics.IDLE_CLOSED, routes, lambda stats: stats.idle_closed)
+        yield _each(metrics.PIPELINING_STOPPED, routes, lambda stats: stats.pipelining_stopped)
         yield _histograms(metrics.DURATION, ((name, stats.total) for name, stats in routes))
         yield _histograms(metrics.OWN_DURATION, ((name, stats.own) for name, stats in routes))
-        yield plain(metrics.IN_FLIGHT, lambda stats: stats.in_flight)
-        yield plain(metrics.QUEUED, lambda stats: stats.queued)
-        yield plain(metrics.BYTES_SENT, lambda stats: stats.bytes_sent)
-        yield plain(metrics.BYTES_RECEIVED, lambda stats: stats.bytes_received)
-        yield _single(
+        yield _each(metrics.IN_FLIGHT, routes, lambda stats: stats.in_flight)
+        yield _each(metrics.QUEUED, routes, lambda stats: stats.queued)
+        yield _each(metrics.BYTES_SENT, routes, lambda stats: stats.bytes_sent)
+        yield _each(metrics.BYTES_RECEIVED, routes, lambda stats: stats.bytes_received)
+
+    def _upstreams(self, routes: _Routes) -> Iterator[Metric]:
+        """How their upstreams were reached, and what those said."""
+        yield _by(
             metrics.CONNECTIONS,
-            (
-                sample
-                for name, stats in routes
-                for sample in (
-                    ((name, "active"), stats.connections_active),
-                    ((name, "idle"), stats.connections_idle),
-                )
-            ),
+            routes,
+            lambda stats: {"active": stats.connections_active, "idle": stats.connections_idle},
         )
-        yield plain(metrics.CONNECTIONS_OPENED, lambda stats: stats.connections_opened)
-        yield _single(
-            metrics.CONNECT_FAILURES,
-            (
-                ((name, reason), count)
-                for name, stats in routes
-                for reason, count in stats.connect_failures.items()
-            ),
-        )
-        yield plain(metrics.CONNECTS_HELD_BACK, lambda stats: stats.connects_held_back)
-        yield plain(metrics.RETRIES, lambda stats: stats.retries)
-        yield plain(metrics.RETRIES_DENIED, lambda stats: stats.retries_denied)
-        yield plain(metrics.REPLAYS, lambda stats: stats.replays)
-        yield plain(metrics.UPGRADES, lambda stats: stats.upgrades)
-        yield plain(metrics.TUNNELS, lambda stats: stats.tunnels)
-        yield _single(
-            metrics.TLS_RELOADS,
-            (
-                ((name, result), count)
-                for name, stats in routes
-                for result, count in stats.tls_reloads.items()
-            ),
-        )
+        yield _each(metrics.CONNECTIONS_OPENED, routes, lambda stats: stats.connections_opened)
+        yield _by(metrics.CONNECT_FAILURES, routes, lambda stats: stats.connect_failures)
+        yield _each(metrics.CONNECTS_HELD_BACK, routes, lambda stats: stats.connects_held_back)
+        yield _each(metrics.RETRIES, routes, lambda stats: stats.retries)
+        yield _each(metrics.RETRIES_DENIED, routes, lambda stats: stats.retries_denied)
+        yield _each(metrics.REPLAYS, routes, lambda stats: stats.replays)
+        yield _each(metrics.UPGRADES, routes, lambda stats: stats.upgrades)
+        yield _each(metrics.TUNNELS, routes, lambda stats: stats.tunnels)
+        yield _by(metrics.TLS_RELOADS, routes, lambda stats: stats.tls_reloads)
         yield _single(
             metrics.TLS_OK,
             (((name,), float(stats.tls_current)) for name, stats in routes if stats.tls_current is not None),
@@ -162,14 +138,7 @@ class SidecarCollector:
         yield _single(
             metrics.TLS_CLIENT_EXPIRY, (((name,), at) for name, at in self._source.client_expiries().items())
         )
-        yield _single(
-            metrics.UPSTREAM_REFUSALS,
-            (
-                ((name, reason), count)
-                for name, stats in routes
-                for reason, count in stats.upstream_refusals.items()
-            ),
-        )
+        yield _by(metrics.UPSTREAM_REFUSALS, routes, lambda stats: stats.upstream_refusals)
 
     def _tokens(self) -> Iterator[Metric]:
         readings = _one_per_label(self._source.tokens())
@@ -280,6 +249,18 @@ def _single(family: Family, samples: Samples) -> Metric:
     for labels, value in samples:
         metric.add_metric(labels, value)
     return metric
+
+
+def _each(family: Family, routes: _Routes, read: Callable[[RouteStats], float]) -> Metric:
+    """One sample a route."""
+    return _single(family, (((name,), read(stats)) for name, stats in routes))
+
+
+def _by(family: Family, routes: _Routes, read: Callable[[RouteStats], Mapping[str, float]]) -> Metric:
+    """One sample a route and a second label."""
+    return _single(
+        family, (((name, label), count) for name, stats in routes for label, count in read(stats).items())
+    )
 
 
 def _histograms(family: Family, histograms: Iterable[tuple[str, Histogram]]) -> Metric:
