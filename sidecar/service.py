@@ -19,6 +19,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple, final
 
@@ -62,7 +63,7 @@ from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.file_watch import FileWatch
 from sidecar.tokens.google_source import GoogleSource
-from sidecar.tokens.sources import build_sources, inspect, unchanged
+from sidecar.tokens.sources import Inspection, build_sources, inspect, unchanged
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey, token_key
 from sidecar.tracing import NotInstalledError, Tracer
@@ -645,12 +646,17 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
     """What is wrong with the credentials as far as can be seen without asking anybody: StartError for what can
     never work, warnings for what should not."""
     warnings = []
+
+    @cache
+    def judged(key: TokenKey) -> Inspection:
+        """By credential and kind, of which there are few: their files are read for it."""
+        return inspect(sources[key.credential].grant, [key])
+
     for route in config.routes:
-        grant = sources[route.credential].grant
         kind = TokenKind(route.token)
         for target in targets_of(route).values():
             persons = FACTS[target].persons and kind is TokenKind.ID
-            found = inspect(grant, [TokenKey(route.credential, "", kind, persons)])
+            found = judged(TokenKey(route.credential, "", kind, persons))
             if found.fault is not None:
                 raise StartError(
                     f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG

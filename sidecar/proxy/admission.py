@@ -20,6 +20,7 @@ with. Rule for the token's header: docs/headers.md has the same table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from sidecar.config.models import RouteConfig
@@ -152,7 +153,9 @@ def plans(config: RouteConfig, target: Target) -> RoutePlans:
     return RoutePlans(usual, None if conflict == usual else watched, conflict, allowed)
 
 
+@lru_cache(maxsize=256)
 def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> Plan:
+    # Kept, since thousands of routes have the same few.
     # X-Serverless-Authorization speaks for the caller to Google's front ends: the app's never passes.
     dropped = headers.REQUEST_DROPPED | {SERVERLESS.lower()} | {name.lower() for name in names}
     # With dashes as well: that is how other spellings are looked for.

@@ -1,8 +1,9 @@
 """Names to addresses.
 
-Owns the look-ups that are under way. Called by `dial`. The rule: one look-up for a name at a time, which all who want
-it wait for. The system's resolver blocks a thread for each, of which there are few: a name whose server does not answer
-holds one, and not all of them.
+Owns the look-ups that are under way, and their threads: the system's resolver blocks one for each, for up to half a
+minute. Called by `dial`. The rule: one look-up for a name at a time, which all who want it wait for, and threads of
+their own for many names: asyncio's executor has five on one CPU, and as many names whose servers are silent would hold
+up all others.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, final
+from typing import Any, Final, final
 
 from sidecar import descriptors
+
+AT_ONCE: Final = 64
+"""Names that are looked up at a time; a thread for each is made when it is needed."""
 
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """As `socket.getaddrinfo` gives it: family, kind, protocol, canonical name, socket address."""
@@ -28,6 +33,7 @@ class Resolver:
     def __init__(self, loop: asyncio.AbstractEventLoop, lookup: Lookup = socket.getaddrinfo) -> None:
         self._loop = loop
         self._lookup = lookup
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look-up")
         self._flights: dict[tuple[str, int], asyncio.Future[Sequence[AddressInfo]]] = {}
 
     async def addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
@@ -37,7 +43,7 @@ class Resolver:
         """
         flight = self._flights.get((host, port))
         if flight is None:
-            flight = self._loop.run_in_executor(None, self._look_up, host, port)
+            flight = self._loop.run_in_executor(self._threads, self._look_up, host, port)
             self._flights[host, port] = flight
             flight.add_done_callback(partial(self._landed, (host, port)))
         return await asyncio.shield(flight)

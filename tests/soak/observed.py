@@ -40,7 +40,7 @@ def used() -> float | None:
 
 def comes_and_goes(thread: threading.Thread) -> bool:
     """Whether a thread may be there or not when nothing goes on."""
-    return thread.name.startswith(("asyncio_", "token fetch"))
+    return thread.name.startswith(("asyncio_", "look-up", "token fetch"))
 
 
 def described(connection: UpstreamConnection) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.proxy.resolver import Resolver
+from sidecar.proxy.resolver import AT_ONCE, Resolver
 
 LIMIT = 5.0
 INFO = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))
@@ -45,6 +45,22 @@ async def test_a_name_is_asked_for_once_at_a_time() -> None:
     await resolver.addresses("a.test", 80)
     await resolver.addresses("a.test", 81)
     assert [host for host, _ in names.asked] == [("a.test", 80), ("a.test", 80), ("a.test", 81)]
+
+
+async def test_many_names_whose_servers_are_silent_hold_up_no_other() -> None:
+    """A wildcard route's app can ask for as many as it likes."""
+    names = Names()
+
+    def lookup(host: str, *_: object, **how: object) -> list[Any]:
+        return names(host, **how) if host.startswith("silent") else [INFO]
+
+    resolver = Resolver(asyncio.get_running_loop(), lookup)
+    silent = asyncio.gather(*(resolver.addresses(f"silent-{n}.test", 80) for n in range(AT_ONCE - 1)))
+    async with asyncio.timeout(LIMIT):
+        assert await resolver.addresses("a.test", 80) == [INFO]
+    assert not silent.done()
+    names.speak.set()
+    await silent
 
 
 async def test_an_error_that_nobody_waits_for_is_no_complaint_of_the_event_loop() -> None:
