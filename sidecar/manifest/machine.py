@@ -149,7 +149,7 @@ services:
     cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
     healthcheck:
-      test: [CMD, idtoken-sidecar, healthcheck]
+      test: [CMD, python3, "-m", sidecar, healthcheck, "--config={CONFIG_DIRECTORY}/config.yaml"]
       interval: 10s
       timeout: 5s
       start_period: {plan.startup_seconds}s

@@ -14,7 +14,10 @@ import yaml
 
 from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment
 
-FILE = Path(__file__).parents[2] / "deploy/compose/compose.yaml"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "deploy/compose/compose.yaml"
+IN_THE_IMAGE = ["python3", "-m", "sidecar"]
+"""What stands for `idtoken-sidecar` there: the image has no such script."""
 
 
 def free_row(count: int) -> int:
@@ -62,18 +65,19 @@ async def test_the_containers_commands_work_together(tmp_path: Path) -> None:
         async with asyncio.timeout(LIMIT):
             while b"Ctrl-C" not in await google.stdout.readline():
                 pass
-        command = [
-            word.replace("/etc/idtoken-sidecar/config.yaml", str(config))
-            for word in services["sidecar"]["command"]
-        ]
+
+        def here(word: str) -> str:
+            return word.replace("/etc/idtoken-sidecar/config.yaml", str(config))
+
+        command = map(here, services["sidecar"]["command"])
         async with running(*command, IDTOKEN_SIDECAR_LOG_FORMAT="json") as process:
             sidecar = Sidecar(process)
             await sidecar.listening()
             await sidecar.ready()
-            health = asyncio.create_subprocess_exec(
-                *(*COMMAND, "healthcheck", "--config", str(config)), env=clean_environment()
-            )
-            assert await (await health).wait() == 0
+            cmd, *check = services["sidecar"]["healthcheck"]["test"]
+            assert (cmd, check[:3]) == ("CMD", IN_THE_IMAGE)
+            async with running(*map(here, check[3:])) as health:
+                assert await health.wait() == 0
             for url in services["app"]["environment"].values():
                 status, _, body = await ask(int(url.rpartition(":")[2]), "GET", "/x")
                 assert (status, b'"aud"' in body or b"verified" in body) == (200, True), body[:300]
