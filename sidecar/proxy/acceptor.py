@@ -213,17 +213,18 @@ class Acceptors:
     def _room_in_all(self) -> int:
         return self._limit - self.open - len(self.tasks)
 
-    def handshake_failed(self, reason: HandshakeFailure) -> None:
-        """A caller came no further than that."""
+    def handshake_failed(self, reason: HandshakeFailure, listener: str | None) -> None:
+        """A caller came no further than that; the listener's name, unless that is gone."""
         self.stats.handshakes_failed[reason] = self.stats.handshakes_failed.get(reason, 0) + 1
-        _log.debug("TLS handshake failed", extra={"fields": {"reason": str(reason)}})
+        _log.debug("TLS handshake failed", extra={"fields": {"reason": str(reason), "listen": listener}})
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
         """A connection ended by an error before its first request: by an alert, where its caller does not trust it."""
         if owner.certificate is not None and isinstance(error, ssl.SSLError):
             reason = _handshake_failure(error)
             if reason is not HandshakeFailure.CLOSED:
-                self.handshake_failed(reason)
+                named = (acceptor.name for acceptor in self._acceptors.values() if acceptor.owner is owner)
+                self.handshake_failed(reason, next(named, None))
 
     def paused(self, reason: Pause, listener: Listener) -> None:
         """A caller must wait."""
@@ -299,6 +300,11 @@ class Acceptor:
         self._is_reading = False
         self._is_paused = False
         self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """Where it listens, for the log."""
+        return str(self._listener)
 
     def update(self) -> None:
         """Wait for callers if there is room for one."""
@@ -433,7 +439,7 @@ class Acceptor:
         if who is None:
             self._all.stats.peers_refused += 1
             message = "this system does not say which process calls: all are refused (`peers`)"
-            self._all.log(logging.WARNING, message, {"listen": str(self._listener)})
+            self._all.log(logging.WARNING, message, {"listen": self.name})
             return peer_unknown()
         if callers.may_connect(who.uid, (who.gid, *who.further_gids)):
             return None
@@ -441,7 +447,7 @@ class Acceptor:
         self._all.log(
             logging.WARNING,
             "a process that may not call here was refused",
-            {"listen": str(self._listener), "uid": who.uid, "gid": who.gid, "pid": who.pid},
+            {"listen": self.name, "uid": who.uid, "gid": who.gid, "pid": who.pid},
             about=f"{who.uid} {who.gid}",
         )
         return peer_refused(who.uid, who.gid)
@@ -493,7 +499,7 @@ class Acceptor:
             timer.cancel()
 
     def _failed(self, reason: HandshakeFailure) -> None:
-        self._all.handshake_failed(reason)
+        self._all.handshake_failed(reason, self.name)
 
 
 def _plain_http() -> SidecarError:

@@ -276,14 +276,22 @@ async def test_failures_are_counted_by_reason(
     change: Callable[[ssl.SSLContext], None],
     reason: HandshakeFailure,
 ) -> None:
-    """And logged for nobody but who debugs; the next caller is served."""
+    """And logged for nobody but who debugs, with the listener; the next caller is served."""
+    caplog.set_level("DEBUG", "sidecar.proxy.acceptor")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     change(context)
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await blocking(wire, context)
     await wire.turn(lambda: wire.proxy.acceptors.stats.handshakes_failed == {reason: 1})
     assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    assert failed_handshakes(caplog) == [{"reason": str(reason), "listen": str(wire.bound)}]
     await (await secure(wire, client(authority))).close()
+
+
+def failed_handshakes(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    """What the log says of each."""
+    records = (record for record in caplog.records if record.message == "TLS handshake failed")
+    return [record.__dict__["fields"] for record in records]
 
 
 LATE = [
@@ -294,10 +302,16 @@ LATE = [
 
 @pytest.mark.parametrize(("alert", "asked", "counted"), LATE)
 async def test_a_client_may_refuse_the_certificate_after_the_handshake(
-    wire: Wire, authority: Authority, alert: str, asked: bool, counted: dict[HandshakeFailure, int]
+    wire: Wire,
+    authority: Authority,
+    caplog: pytest.LogCaptureFixture,
+    alert: str,
+    asked: bool,
+    counted: dict[HandshakeFailure, int],
 ) -> None:
     """Those that look at it only then, as GnuTLS has programs do; before the first request it counts as a failed
     handshake. What OpenSSL tells is made up here: none of the clients at hand does so."""
+    caplog.set_level("DEBUG", "sidecar.proxy.acceptor")
     app = await secure(wire, client(authority))
     if asked:
         await app.send(GET)
@@ -310,6 +324,7 @@ async def test_a_client_may_refuse_the_certificate_after_the_handshake(
     connection.transport._fail(ssl.SSLError(1, f"[SSL] {alert} (_ssl.c:2580)"))  # type: ignore[attr-defined]
     await wire.turn(lambda: not wire.proxy.connections)
     assert wire.proxy.acceptors.stats.handshakes_failed == counted
+    assert [told["listen"] for told in failed_handshakes(caplog)] == [str(wire.bound)] * len(counted)
     await app.close()
 
 
