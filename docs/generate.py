@@ -107,7 +107,8 @@ def errors() -> str:
         link = f"[`{reason}`](#{reason})"
         lines.append(f"| {link} | {meaning.status} | `{meaning.proxy_status}` | {meaning.source} |")
     lines.append(
-        "\n499 is never sent: it stands in logs and metrics for an app that left, or took nothing more.\n"
+        "\n499 is never sent: it stands in logs and metrics for an app that left, or took nothing more. Nor is any status once an"
+        "\nanswer has begun: it is broken off, so that the app can tell (`upstream_incomplete`, `idle_timeout`, …).\n"
     )
     for reason, meaning in MEANINGS.items():
         lines += [f"## {reason}\n", f"{meaning.title}. {ADVICE[reason]}\n"]
@@ -147,7 +148,7 @@ def commands() -> str:
     def walk(command: click.Command, path: str) -> None:
         context = click.Context(command, info_name=path)
         parts.append(f"## {path}\n")
-        text = (command.help or "").replace("\b\n", "").strip("\n")
+        text = re.sub(r" *\x08\n", "", command.help or "").strip("\n")
         parts.append("\n".join(_prose(line) for line in text.splitlines()) + "\n")
         rows = [
             f"| {', '.join(f'`{name}`' for name in [*option.opts, *option.secondary_opts])} | {option.help or ''} |"
@@ -337,7 +338,8 @@ FILES: dict[str, Callable[[], str]] = {
 
 def _prose(line: str) -> str:
     line = line.removeprefix("    ")
-    return f"    {line}" if line.startswith(("idtoken-sidecar ", "curl ")) else line
+    is_command = line.startswith(("idtoken-sidecar ", "curl ")) or "?  " in line
+    return f"    {line}" if is_command else line
 
 
 def _settings() -> str:

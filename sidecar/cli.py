@@ -31,11 +31,10 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from sidecar.config.checks import nearest
-from sidecar.config.load import SETTINGS, ConfigError, Loaded, load
+from sidecar.config.load import CONFIG_VARIABLE, SETTINGS, ConfigError, Loaded, load
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-CONFIG_VARIABLE = "IDTOKEN_SIDECAR_CONFIG"
 _EXIT_CODES = (
     "\b\nExit codes: 0 done, told to stop · 1 not ready, not verified · 2 configuration · 3 address in use"
     " · 4 no token for a required route"
@@ -149,8 +148,8 @@ def main(context: click.Context) -> None:
     An outbound authenticating reverse proxy: it sets a Google-signed ID token on what it forwards.
 
     \b
-    something is wrong?   idtoken-sidecar check --online
-    what would happen?    idtoken-sidecar explain http://billing.localhost:8787/x
+    something is wrong?   idtoken-sidecar check --online --config config.yaml
+    what would happen?    idtoken-sidecar explain http://billing.localhost:8787/x --config config.yaml
     what does it do now?  http://localhost:9787/
     """
     if os.environ.get("NO_COLOR"):
@@ -304,7 +303,7 @@ def token(
 
     \b
     curl -H "Authorization: Bearer $(idtoken-sidecar token billing --config config.yaml)" https://…
-    idtoken-sidecar token billing --claims
+    idtoken-sidecar token billing --config config.yaml --claims
 
     Whoever has it can call the target as you until it expires.
     """
@@ -352,8 +351,8 @@ def explain(
     """Say which route would take a request for URL, by which way in, and which header it would get; asks nobody.
 
     \b
-    idtoken-sidecar explain http://billing.localhost:8787/invoices
-    idtoken-sidecar explain http://localhost:8787/x -H 'Host: billing.internal' -H 'Authorization: Basic eA=='
+    idtoken-sidecar explain --config config.yaml http://billing.localhost:8787/invoices
+    idtoken-sidecar explain -c config.yaml http://localhost:8787/x -H 'Host: billing.internal' -H 'Authorization: x'
     """
     loaded = _load(file, to, settings)
     from sidecar.explain import explain as explained

@@ -27,7 +27,9 @@ from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 from sidecar.config.values import Model
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
-_NOT_SETTINGS: Final = frozenset({"CONFIG", "URL"})
+CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+"""Names the file."""
+_NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, f"{PREFIX}URL"})
 
 
 class Setting(NamedTuple):
@@ -85,7 +87,7 @@ def load(
             if value is not None:
                 tree.read_setting(data, setting.name, source, value)
     _add_targets(tree, data, to)
-    config = _Validation(tree, environ).validate(data)
+    config = _Validation(tree, environ, has_file=text is not None).validate(data)
     return Loaded(config, tuple(_odd_variables(environ)))
 
 
@@ -94,7 +96,7 @@ def _get(flags: Mapping[str, str] | None, setting: Setting) -> str | None:
 
 
 def _odd_variables(environ: Mapping[str, str]) -> list[str]:
-    known = {setting.variable for setting in SETTINGS} | {PREFIX + name for name in _NOT_SETTINGS}
+    known = {setting.variable for setting in SETTINGS} | _NOT_SETTINGS
     return [
         f"the environment variable {name} is no setting{nearest(name, known)}"
         for name in sorted(environ)
@@ -106,8 +108,9 @@ def _odd_variables(environ: Mapping[str, str]) -> list[str]:
 class _Validation:
     """Judges what was read: every key by itself, then what concerns several."""
 
-    def __init__(self, tree: Tree, environ: Mapping[str, str]) -> None:
+    def __init__(self, tree: Tree, environ: Mapping[str, str], *, has_file: bool) -> None:
         self._tree = tree
+        self._has_file = has_file
         self._environ = environ
         self._say = tree.say
         self._problems = tree.problems
@@ -140,7 +143,12 @@ class _Validation:
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
         if not self._problems and not routes:
-            self._say((), "there is no route: add one under `routes:`, or use `--to URL`", self._tree.file)
+            where = (
+                "add one under `routes:`"
+                if self._has_file
+                else f"name a file by `--config FILE` or {CONFIG_VARIABLE}"
+            )
+            self._say((), f"there is no route: {where}, or use `--to URL`", self._tree.file)
         if self._problems:
             raise ConfigError(sorted(self._problems, key=_order))
         return Config.model_construct(

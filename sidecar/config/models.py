@@ -277,8 +277,8 @@ class RouteConfig(Model):
     )
     listen: ListenerConfigs = Field(
         (),
-        description="Listeners of the route's own: everything arriving there is its. Addresses, or mappings as in "
-        "[a listener](#a-listener).",
+        description="Listeners of the route's own: everything arriving there is its. Addresses, or mappings "
+        "(docs/listeners.md).",
     )
     upstream_host: Annotated[str, BeforeValidator(_upstream_host)] = Field(
         "upstream",
@@ -426,8 +426,8 @@ class Config(Model):
 
     listen: ListenerConfigs = Field(
         default_factory=_default_listen,
-        description="The shared listener: `localhost:PORT` (both loopbacks), an address, `unix:/path`, a mapping as in "
-        "[a listener](#a-listener), or a list of these.",
+        description="The shared listener: `localhost:PORT` (both loopbacks), an address, `unix:/path`, a mapping "
+        "(docs/listeners.md), or a list of these.",
     )
     admin: ListenAddresses = Field(
         default_factory=_default_admin, description="The admin server: probes, metrics, status, quit."

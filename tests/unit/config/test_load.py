@@ -93,6 +93,14 @@ def test_to_adds_routes() -> None:
         load("routes: [{name: {a: b}, upstream: 'https://a.example'}]", environ={}, to=["https://b.example"])
 
 
+def test_without_a_file_the_error_says_how_to_name_one() -> None:
+    """Where nothing else gives a route: a command was run without its configuration."""
+    with pytest.raises(
+        ConfigError, match=r"no route: name a file by `--config FILE` or IDTOKEN_SIDECAR_CONFIG"
+    ):
+        load(None, environ={})
+
+
 def test_what_a_variable_brings_is_no_yaml() -> None:
     """It can't add keys, and it is not expanded again."""
     text = "routes: [{name: a, upstream: 'https://a.example', audience: '${X}'}]\n"
