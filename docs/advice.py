@@ -10,9 +10,10 @@ ADVICE: dict[Reason, str] = {
     Reason.HEADER_CONFLICT: "The route puts the token where the app has put something of its own. Set the route's "
     "`on_conflict` to `replace` (the token wins) or `keep` (the app's wins, and no token is sent), or move the token "
     "with `header`. See [headers](headers.md).",
-    Reason.CALLER_REFUSED: "A browser made the request for a page of another site, or the Host is none that this "
-    "listener serves: both are how a web page would try to use your identity. If it is wanted, set "
-    "`allow_cross_site: true` on the route, or add the name to its `host` list.",
+    Reason.CALLER_REFUSED: "`detail` says which rule it was. A browser made the request for a page of another site, or the "
+    "Host is none that this listener serves: both are how a web page would try to use your identity. If it is wanted, set "
+    "`allow_cross_site: true` on the route, or add the name to its `host` list. Or the [listener](listeners.md) asks for a "
+    "header (`require_header`), or lets only some users call (`peers`).",
     Reason.NO_ROUTE: "Nothing in the route table takes this host, so nothing was sent. Compare it with the route's "
     "`host`, or call `http://NAME.localhost:PORT/`. The answer names the nearest route.",
     Reason.PATH_AMBIGUOUS: "The route has `allow.paths`, and the path has something that programs read differently: an "
@@ -89,14 +90,16 @@ ADVICE: dict[Reason, str] = {
     Reason.UPSTREAM_CLOSED: "The connection ended before an answer began. Idempotent requests on a reused connection "
     "were tried once more already. If it recurs, the service crashes on this request, or its keep-alive time is below "
     "`pool.idle`.",
-    Reason.UPSTREAM_MALFORMED: "The answer is not valid HTTP/1.1, so nothing of it was used. Mostly another protocol on "
-    "that port.",
-    Reason.UPSTREAM_HEAD_TOO_LARGE: "The answer's head is larger than `limits.head`. Mostly cookies.",
-    Reason.UPSTREAM_INCOMPLETE: "The answer had begun and was cut off; the app's connection was broken off too, so that "
-    "it can tell. Look at the service's own log.",
-    Reason.UPGRADE_FAILED: "The service switched to a protocol that the app had not asked for.",
-    Reason.RESPONSE_TIMEOUT: "The service did not begin to answer within the route's `timeouts.response`. Cloud Run's "
-    "own limit is the service's request timeout.",
+    Reason.UPSTREAM_MALFORMED: "Nothing of it was used; `detail` says what was wrong. Mostly another protocol on that port.",
+    Reason.UPSTREAM_HEAD_TOO_LARGE: "It is larger than `limits.head`, or has more lines than `limits.headers`. Mostly "
+    "cookies.",
+    Reason.UPSTREAM_INCOMPLETE: "The app's connection was broken off too, so that it can tell. Look at the service's own "
+    "log.",
+    Reason.UPGRADE_FAILED: "It answered 101 with another protocol than the app's `Upgrade` names, or to a request without "
+    "one. Nothing was passed on.",
+    Reason.RESPONSE_TIMEOUT: "It had the whole request, and the head of its answer did not come within the route's "
+    "`timeouts.response`. Or its machine, or the network to it, is gone: it acknowledged nothing for `timeouts.connect`; "
+    "`detail` says which. Cloud Run's own limit is the service's request timeout.",
     Reason.SEND_TIMEOUT: "The service took nothing of the request, or of an upgraded connection's bytes, for the route's "
     "`timeouts.send`: it hangs, or the network to it does.",
     Reason.TUNNEL_IDLE: "Nothing moved on a WebSocket or the like for the route's `timeouts.tunnel_idle`. Send pings more "
@@ -115,28 +118,27 @@ ADVICE: dict[Reason, str] = {
     Reason.SELF_IMPERSONATION: "The chain from `source` through `delegates` to `service_account` names one account "
     "twice. A leaked token of such an account could renew itself for ever, so it is refused. Use the account's own "
     "credential, without `impersonate`.",
-    Reason.REAUTHENTICATION_NEEDED: "A person's login has ended: the organisation's session length is up, the password "
+    Reason.REAUTHENTICATION_NEEDED: "A person's: the organisation's session length is up, the password "
     "changed, or it was revoked. Log in again with the command in `detail`; no restart is needed. Machines are better "
     "off with a service account.",
-    Reason.SUBJECT_TOKEN_FAILED: "Workload identity federation: the token of the other provider could not be had, or "
-    "Google's Security Token Service did not accept it. `detail` says which; compare the provider's issuer, audience "
+    Reason.SUBJECT_TOKEN_FAILED: "Workload identity federation: the provider gave none, or Google's Security Token Service "
+    "did not take it. `detail` says which; compare the provider's issuer, audience "
     "and attribute condition with the token's claims.",
-    Reason.GCLOUD_FAILED: "gcloud ended with an error. Run the command in `detail` by hand: what it says is not copied "
+    Reason.GCLOUD_FAILED: "Run the command in `detail` by hand: what it says is not copied "
     "into logs, since it can hold secrets.",
     Reason.CLOCK_OFF: "Google refused a signed assertion for its time: set this machine's clock right (NTP). Containers "
     "have their host's clock.",
-    Reason.TOKEN_TIMEOUT: "The token endpoint took too long. Metadata server: node under load, or a network policy "
-    "that drops packets to 169.254.169.254.",
+    Reason.TOKEN_TIMEOUT: "Where it is the metadata server: the node is under load, or a network policy drops packets to "
+    "169.254.169.254.",
     Reason.TOKEN_ENDPOINT_UNREACHABLE: "Nothing answers. On GKE the metadata server needs some seconds after a pod "
     "starts: the sidecar goes on trying. Outside of Google Cloud there is none: use another type of credential.",
     Reason.TOKEN_ENDPOINT_FAILED: "It answered with a server error. The sidecar goes on trying, and serves live tokens "
     "meanwhile.",
-    Reason.TOKEN_RATE_LIMITED: "It asked to slow down, and the sidecar does (Retry-After). Many sidecars on one node "
-    "that start at once share its limit.",
+    Reason.TOKEN_RATE_LIMITED: "The sidecar does (Retry-After). Many sidecars on one node that start at once share its "
+    "limit.",
     Reason.TOKEN_DENIED: "The key was deleted or disabled, or its account is gone; `detail` says which. On a metadata "
     "server: the Workload Identity binding is missing.",
-    Reason.IMPERSONATION_DENIED: "The caller may not act as the service account, or there is no such account: Google "
-    "answers both alike. Run the command in `detail`; a new grant takes some minutes.",
+    Reason.IMPERSONATION_DENIED: "Or there is no such account: Google answers both alike. Run the command in `detail`; a new grant takes some minutes.",
     Reason.API_DISABLED: "Enable iamcredentials.googleapis.com with the command in `detail`, in the project of the "
     "*caller*.",
     Reason.SCOPE_INSUFFICIENT: "A Compute Engine instance was made with narrow access scopes. Stop it, give it the scope "
@@ -146,13 +148,13 @@ ADVICE: dict[Reason, str] = {
     Reason.NO_SERVICE_ACCOUNT: "The instance has no service account, or the Kubernetes one is not bound to a Google "
     "one. Attach one, or bind it (`roles/iam.workloadIdentityUser`).",
     Reason.TOKEN_MALFORMED: "What came is no JWT: often a captive portal or a proxy answering in Google's place.",
-    Reason.TOKEN_WRONG_AUDIENCE: "The token is for another audience than the one asked for, so it was thrown away. "
-    "Something between here and the token endpoint is wrong.",
-    Reason.TOKEN_NO_EXPIRY: "The token has no `exp`, so nobody could say how long to use it.",
-    Reason.TOKEN_EXPIRED: "The token had expired when it came: this machine's clock is ahead, or the endpoint's cache "
-    "is stale.",
-    Reason.DRAINING: "The sidecar is shutting down. Try another instance.",
-    Reason.OVERLOADED: "A limit of the sidecar's own was reached. Try again.",
+    Reason.TOKEN_WRONG_AUDIENCE: "So it was thrown away. Something between here and the token endpoint is wrong.",
+    Reason.TOKEN_NO_EXPIRY: "Nobody could say how long to use it, so it was thrown away.",
+    Reason.TOKEN_EXPIRED: "Or has so little time left that it can't be used. This machine's clock is ahead, or the endpoint's "
+    "cache is stale.",
+    Reason.DRAINING: "Try another instance.",
+    Reason.OVERLOADED: "Requests of wildcard routes want tokens for more audiences at a time than `token_cache`. Try again; "
+    "if so many targets are meant, raise it.",
     Reason.QUEUE_FULL: "All `pool.connections` of the route are busy and `pool.queue` requests wait already. Mostly the "
     "service has become slow: look at its latency first. `Retry-After` says how long the queue takes at present.",
     Reason.QUEUE_TIMEOUT: "The request waited `pool.queue_wait` for one of the route's `pool.connections`, and all were "
@@ -163,7 +165,7 @@ ADVICE: dict[Reason, str] = {
     "`pool.connections` to what fits; at start a log line says what does.",
     Reason.TUNNEL_LIMIT: "`limits.tunnels` connections are upgraded already, or are about to be. Raise it, or find out why "
     "they stay open: `idtoken_sidecar_tunnels` has them by route.",
-    Reason.INTERNAL: "A fault in the sidecar; its log has the traceback. Please report it.",
+    Reason.INTERNAL: "Its log has the traceback (`fault`). Please report it.",
 }
 """Complete: a test holds that every reason is here."""
 
