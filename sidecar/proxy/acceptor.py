@@ -289,7 +289,7 @@ class Acceptors:
 class Acceptor:
     """Of one listening socket."""
 
-    __slots__ = ("_all", "_fd", "_is_closed", "_is_paused", "_is_reading", "_listener", "_socket", "owner")
+    __slots__ = ("_all", "_fd", "_is_paused", "_is_reading", "_listener", "_socket", "owner")
 
     def __init__(self, all_of_them: Acceptors, listener: Listener, owner: Owner) -> None:
         self.owner = owner
@@ -299,7 +299,6 @@ class Acceptor:
         self._fd = listener.socket.fileno()
         self._is_reading = False
         self._is_paused = False
-        self._is_closed = False
 
     @property
     def name(self) -> str:
@@ -313,7 +312,7 @@ class Acceptor:
             self._all.paused_listeners -= 1
             self._all.note_pausing()
         # At a limit it is read until a caller comes: a pause is one that somebody meets.
-        wanted = not (self._is_closed or self._is_paused or self._all.is_short)
+        wanted = not (self._is_paused or self._all.is_short)
         if wanted is self._is_reading:
             return
         if wanted:
@@ -324,19 +323,16 @@ class Acceptor:
         self._is_reading = wanted
 
     def close(self) -> None:
-        """Accept what waits already, as far as there is room, and close the socket."""
+        """Accept what waits already, as far as there is room, and close the socket. Called once, as the last."""
         try:
             while not self._all.obstacle(self.owner) and self._accept_some():
                 pass
         except Exception as fault:  # noqa: BLE001  # logged and counted; the socket is to be closed all the same
             self._all.faults.note(fault, "listener")
-        self._is_closed = True
         if self._is_paused:
-            self._is_paused = False
             self._all.paused_listeners -= 1
             self._all.note_pausing()
         if self._is_reading:
-            self._is_reading = False
             self._all.loop.remove_reader(self._fd)
         self._socket.close()
 
@@ -349,7 +345,7 @@ class Acceptor:
             self._all.run_short(Pause.OTHER, "a fault in the sidecar")
 
     def _accept_some(self) -> bool:
-        """Accept at most `_AT_ONCE`; whether more may be waiting and there is room for them."""
+        """Accept at most `_AT_ONCE`; whether more may be waiting."""
         everything = self._all
         room = everything.room(self.owner)
         if room <= 0:
@@ -381,7 +377,7 @@ class Acceptor:
         if failure is not None:
             reason = _SHORT.get(failure.errno or 0, Pause.OTHER)
             everything.run_short(reason, failure.strerror or str(failure))
-        return room > _AT_ONCE and not is_empty and failure is None
+        return not is_empty and failure is None
 
     def _pause(self, reason: Pause) -> None:
         if self._is_reading:
@@ -490,11 +486,10 @@ class Acceptor:
         else:
             try:
                 tls.TlsTransport(everything.loop, secured, everything.make(owner, barred, False))
-            except BaseException as error:
+            except BaseException:
                 everything.loop.remove_reader(secured)
                 secured.close()
-                if not isinstance(error, OSError):
-                    raise
+                raise
         finally:
             timer.cancel()
 
