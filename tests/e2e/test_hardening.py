@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,13 +79,23 @@ def running(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
         process.stdout.close()
 
 
+UNPRIVILEGED: tuple[str, ...] = ()
+"""Words before a command that is to have no capabilities: root's own would open every process to it."""
+if os.geteuid() == 0:
+    UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+
+
 def begin(
-    running: list[subprocess.Popen[str]], directory: Path, *words: str, keys: str = ""
+    running: list[subprocess.Popen[str]],
+    directory: Path,
+    *words: str,
+    keys: str = "",
+    before: tuple[str, ...] = (),
 ) -> subprocess.Popen[str]:
-    """A sidecar that listens, its log on stdout."""
+    """A sidecar that listens, its log on stdout; `before` are words before its command."""
     (directory / "config.yaml").write_text(CONFIG + keys)
     subcommand, *rest = words
-    command = shell(*COMMAND, subcommand, "--config", str(directory / "config.yaml"), *rest)
+    command = shell(*before, *COMMAND, subcommand, "--config", str(directory / "config.yaml"), *rest)
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -155,6 +166,43 @@ def test_a_limit_that_is_raised_from_outside_changes_nothing(
     maximum = resource.getrlimit(resource.RLIMIT_CORE)[1]
     resource.prlimit(process.pid, resource.RLIMIT_CORE, (maximum, maximum))
     assert aborts(process) == os.CLD_KILLED
+
+
+READS = """
+import sys
+pid, *names = sys.argv[1:]
+for name in names:
+    try:
+        open(f"/proc/{pid}/{name}", "rb").close()
+        print("read")
+    except PermissionError:
+        print("refused")
+"""
+DUMPS = [
+    pytest.param("false", {"mem": "refused", "environ": "refused", "maps": "refused"}, id="off"),
+    # Not `mem`: where Yama is on (kernel.yama.ptrace_scope), it is refused in any case.
+    pytest.param("true", {"environ": "read", "maps": "read"}, id="on"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    bool(UNPRIVILEGED) and shutil.which("setpriv") is None, reason="root needs setpriv to be like others"
+)
+@pytest.mark.parametrize(("core_dumps", "said"), DUMPS)
+def test_its_memory_is_not_for_others_of_its_user(
+    tmp_path: Path, running: list[subprocess.Popen[str]], core_dumps: str, said: dict[str, str]
+) -> None:
+    """Neither to be read nor, by the same rule of the kernel, to be traced; unless `core_dumps` is on."""
+    process = begin(running, tmp_path, "run", keys=f"core_dumps: {core_dumps}\n", before=UNPRIVILEGED)
+    logged(process, "listening")
+    done = subprocess.run(
+        [*UNPRIVILEGED, sys.executable, "-c", READS, str(process.pid), *said],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [*said.values()]
 
 
 @pytest.mark.slow
