@@ -10,7 +10,11 @@ from click.testing import CliRunner
 
 from docs import generate
 from sidecar.cli import main
+from sidecar.config.allow import Allow
+from sidecar.config.listeners import ListenerTls
 from sidecar.config.load import load
+from sidecar.config.models import Drain, Limits, Pool, Timeouts, Tls, Tracing
+from sidecar.metrics import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -40,6 +44,33 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
         if not link.startswith(("http://", "https://")):
             assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_metric_that_is_named_exists(page: Path) -> None:
+    """As an operator would type it; a rule's own name has a colon."""
+    known = {family.name for family in FAMILIES}
+    for name in re.findall(r"\bidtoken_sidecar_\w+", page.read_text("utf-8")):
+        assert name in known or re.sub("_(bucket|sum|count)$", "", name) in known, name
+
+
+KEYS: dict[str, set[str]] = {
+    "allow": {*Allow.model_fields},
+    "drain": {*Drain.model_fields},
+    "limits": {*Limits.model_fields},
+    "pool": {*Pool.model_fields},
+    "timeouts": {*Timeouts.model_fields},
+    "tls": {*Tls.model_fields, *ListenerTls.model_fields},
+    "tracing": {*Tracing.model_fields},
+}
+"""Of each section."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "config.example.yaml"], ids=lambda page: page.name)
+def test_every_key_that_is_named_exists(page: Path) -> None:
+    """Where it stands with its section: `limits.head`."""
+    named = re.findall(rf"`(?:routes\[\]\.)?({'|'.join(KEYS)})\.(\w+)`", page.read_text("utf-8"))
+    assert all(key in KEYS[section] for section, key in named), named
 
 
 ATTACKS = [

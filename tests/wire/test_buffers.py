@@ -30,6 +30,7 @@ def kept(wire: Wire) -> int:
         total += connection.transport.get_write_buffer_size() + len(connection._rest)
         if (exchange := connection.current) is not None and exchange._connection is not None:
             total += exchange._connection.transport.get_write_buffer_size()
+            total += sum(map(len, exchange._held or ()))
     return total
 
 
@@ -90,7 +91,7 @@ async def test_bytes_before_the_101_are_bounded_too(wire: Wire, tmp_path: Path, 
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
     )
     await app.read_head()
-    assert await still(wire, app) <= BUFFER + 2 * READ
+    assert await still(wire, app) <= BUFFER + READ
     assert wire.untaken(app) > BULK // 2
 
 
@@ -118,7 +119,7 @@ async def test_an_answer_that_is_not_read_keeps_little(
 
 @LEGS
 async def test_a_body_that_is_not_read_keeps_little(wire: Wire, tmp_path: Path, secure: bool) -> None:
-    """One buffer and two reads: what was written, and what was read when that was too much."""
+    """One read, one buffer that was unsent before it, and one that is held for a second try."""
     await wire.start(top=TOP, secure=tmp_path if secure else None)
     app = await wire.app()
     app.writer.write(
@@ -128,7 +129,7 @@ async def test_a_body_that_is_not_read_keeps_little(wire: Wire, tmp_path: Path, 
     upstream.reader._limit = 1
     most = await still(wire, app)
     assert wire.untaken(app) > BULK // 2
-    assert BUFFER < most <= BUFFER + 2 * READ
+    assert BUFFER < most <= 2 * BUFFER + READ
 
 
 async def test_a_body_is_held_for_a_second_try_up_to_the_buffer(wire: Wire) -> None:
