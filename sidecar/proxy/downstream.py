@@ -335,12 +335,10 @@ class DownstreamConnection(asyncio.Protocol):
                 return self._parse_piece(data)
             piece, data = data[:size], data[size:]
             rest = self._parse_piece(piece)
-            if rest or self.state is not OPEN:
-                return rest + data
-            if not self._may_parse():
+            if rest or not self._may_parse():
                 if len(self._queue) >= self.proxy.limits.pipelined:
                     self.stats.pipelining_stopped += 1
-                return data
+                return rest + data
         return b""
 
     def _head_end(self, data: bytes) -> int:
@@ -353,14 +351,14 @@ class DownstreamConnection(asyncio.Protocol):
                 end = data.find(_HEAD_END, empty_lines(data)) + 4
             if end <= 3:
                 end = len(data)
-            self._raw = data if end == len(data) else data[:end]
+            self._raw = data[:end]
             return end
         known = len(self._raw)
         raw = self._raw + data
         end = raw.find(_HEAD_END, max(0, known - 3)) + 4
         if end <= 3:
             end = len(raw)
-        self._raw = raw if end == len(raw) else raw[:end]
+        self._raw = raw[:end]
         return end - known
 
     def _chunks_end(self, data: bytes) -> int:
@@ -445,8 +443,8 @@ class DownstreamConnection(asyncio.Protocol):
         body = None
         try:
             limits = self.proxy.limits
-            if len(raw) > limits.target or len(fields) > limits.headers:
-                self._check_size(len(raw))
+            if (size := len(raw)) > limits.target or size > limits.head or len(fields) > limits.headers:
+                self._check_size(size)
             http10 = False
             end = len(method) + 1 + len(self._target)
             if raw[end : end + len(_VERSION)] != _VERSION:
@@ -595,7 +593,8 @@ class DownstreamConnection(asyncio.Protocol):
         if exchange is None:
             # An answer to HEAD has no body, however the rest of its request reads.
             method = b"HEAD" if without_empty_lines(self._raw).startswith(b"HEAD ") else b""
-            self._refuse(_Refused(error, method, False, self._began_mono or self.proxy.clock.mono()))
+            began_mono = self._began_mono if self._in_message else self.proxy.clock.mono()
+            self._refuse(_Refused(error, method, False, began_mono))
             return
         self._broken = True
         if exchange is self.current:
@@ -653,7 +652,7 @@ class DownstreamConnection(asyncio.Protocol):
                 self._linger()
             else:
                 self.transport.close()
-        elif self._queue or self._rest or not self.transport.is_reading():
+        elif not self.transport.is_reading():
             self.proxy.call_soon(self._go_on)
         elif self.is_full and not self._in_message:
             self.transport.pause_reading()
@@ -709,7 +708,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self.current is not None:
             self.state = WAITING
             return rest
-        return self._parse(rest) if rest else b""
+        return self._parse(rest)
 
     def _head_without_upgrade(self) -> bytes:
         """The head that was just parsed as it reads without its wish for h2c: the parser frames its body then."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
+import httptools
 import pytest
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import answers, framing
 from sidecar.proxy.callers import Callers
 from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.listeners import Owner
 from tests.conformance.memory import Line, Memory, make
 from tests.conformance.play import ANSWER
@@ -99,6 +102,12 @@ class App:
             self.line.deliver(data)
             self.memory.settle()
         return self
+
+    def sweep(self, seconds: float) -> None:
+        """Let time pass, and look."""
+        self.memory.clock.advance(seconds)
+        self.connection.sweep(self.memory.clock.mono())
+        self.memory.settle()
 
     @property
     def targets(self) -> list[bytes]:
@@ -217,6 +226,14 @@ class Parser:
         self._parser.feed_data(data)
 
 
+def spied(app: App) -> list[bytes]:
+    """What its parser will be fed."""
+    parser: Any = Parser(app.connection._parser)
+    app.connection._parser = parser
+    fed: list[bytes] = parser.fed
+    return fed
+
+
 PARSED = [
     pytest.param([get() + get(b"/b")], [get(), get(b"/b")], id="a-head-at-a-time"),
     pytest.param([b"\r\n" * 99 + get()], [b"\r\n" * 99 + get()], id="all-empty-lines-with-the-head"),
@@ -231,6 +248,21 @@ PARSED = [
         id="a-head-behind-empty-lines",
     ),
     pytest.param(
+        [b"\r", b"\n\r\n" + get() + get(b"/b")],
+        [b"\r", b"\n\r\n", get(), get(b"/b")],
+        id="the-end-of-an-empty-line",
+    ),
+    pytest.param(
+        [CHUNKED + b"5\r\nabcde\r\n0\r\n\r\n" + get()],
+        [CHUNKED, b"5\r\nabcde\r\n0\r\n\r\n", get()],
+        id="all-chunks-that-are-there",
+    ),
+    pytest.param(
+        [CHUNKED + b"0\r\n\r", b"\n\r\n" + get()],
+        [CHUNKED, b"0\r\n\r", b"\n", b"\r\n" + get()],
+        id="the-end-of-chunks",
+    ),
+    pytest.param(
         [post()[:-5], b"ab", b"cde" + get()],
         [post()[:-5], b"ab", b"cde", get()],
         id="what-is-due-of-a-body",
@@ -242,15 +274,23 @@ PARSED = [
 async def test_what_is_parsed_at_once(call: Call, reads: list[bytes], parsed: list[bytes]) -> None:
     """A head, or a piece of a body: what follows is looked at from its first byte, and nothing is copied twice."""
     app = call()
-    parser: Any = Parser(app.connection._parser)
-    app.connection._parser = parser
+    fed = spied(app)
     app.send(*reads)
-    assert parser.fed == parsed
+    assert fed == parsed
 
 
 M = Reason.MALFORMED_REQUEST
 L = Reason.HEAD_TOO_LARGE
 LINES = [b"X%d: 1" % number for number in range(HEADERS - 1)]  # and Host
+NO_HOST = b"GET / HTTP/1.1\r\n\r\n"
+
+
+def sized(target: int, size: int) -> bytes:
+    """A head of as many lines as there may be, and with such sizes."""
+    path = b"/".ljust(target, b"x")
+    return get(path, *LINES[1:], b"X: ".ljust(size - len(get(path, *LINES[1:], b"")), b"x"))
+
+
 REFUSED = [
     pytest.param(b"\n", M, FIRST_LINE, id="bare-line-feed"),
     pytest.param(b"\nGET /", M, FIRST_LINE, id="bare-line-feed-before-a-start"),
@@ -292,6 +332,7 @@ REFUSED = [
     pytest.param(
         get(b"/a", b"X: " + b"x" * (HEAD + 1 - len(get(b"/a", b"X: ")))), L, TOO_LARGE, id="a-byte-too-many"
     ),
+    pytest.param(sized(TARGET, HEAD + 1), L, TOO_LARGE, id="a-byte-too-many-beside-a-target-that-fits"),
     pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * HEAD, L, TOO_LARGE, id="a-head-without-end"),
     pytest.param(
         get(b"/" + b"x" * TARGET),
@@ -313,6 +354,35 @@ async def test_what_is_refused_is_told_why_and_the_connection_ends(
     assert app.line.reading  # and dropped, or a reset could overtake the answer
 
 
+async def test_as_much_as_the_limits_name_is_allowed(memory: Memory, call: Call) -> None:
+    """All of it at once; and a head is held to its limit however long its target may be."""
+    head = sized(TARGET, HEAD)
+    assert len(head) == HEAD
+    assert call().send(head).got == ANSWER
+    memory.proxy.limits = memory.proxy.limits.model_copy(update={"target": 2 * HEAD})
+    assert call().send(head).got == ANSWER
+    assert call().send(sized(TARGET, HEAD + 1)).got == refusal(memory, L, TOO_LARGE)
+
+
+async def test_a_later_head_has_as_much_room_as_the_first(memory: Memory, call: Call) -> None:
+    """While it is incomplete, too."""
+    app = call().send(get(), (b"GET /b HTTP/1.1\r\nX: ").ljust(HEAD, b"x"))
+    assert (app.got, app.open) == (ANSWER, True)
+    app.send(b"x")
+    assert app.got == ANSWER + refusal(memory, L, TOO_LARGE)
+
+
+async def test_behind_a_refused_request_nothing_is_parsed_or_kept(memory: Memory, call: Call) -> None:
+    """While the refusal waits for its turn, too."""
+    app = call()
+    fed = spied(app)
+    app.line.deliver(get() + NO_HOST + get(b"/b"))
+    app.line.deliver(get(b"/c"))
+    assert (fed, app.connection._rest) == ([get(), NO_HOST], b"")
+    memory.settle()
+    assert (app.targets, app.line.ended) == ([b"/a"], True)
+
+
 @pytest.mark.parametrize(
     ("more", "reason", "detail"),
     [
@@ -324,12 +394,15 @@ async def test_what_is_refused_is_told_why_and_the_connection_ends(
 )
 @pytest.mark.parametrize("queued", [False, True], ids=["alone", "behind-another"])
 async def test_a_chunked_body_that_is_refused(
-    memory: Memory, call: Call, more: bytes, reason: Reason, detail: str, queued: bool
+    memory: Memory, call: Call, log: Any, more: bytes, reason: Reason, detail: str, queued: bool
 ) -> None:
-    """It is answered in its turn, though its head was taken."""
-    app = call().send((get() if queued else b"") + CHUNKED + more)
+    """It is answered in its turn, though its head was taken; what follows is no request."""
+    app = call()
+    app.line.deliver((get() if queued else b"") + CHUNKED + more)
+    app.line.deliver(get(b"/b"))
+    memory.settle()
     assert app.got == (ANSWER if queued else b"") + refusal(memory, reason, detail, route="billing")
-    assert app.line.ended
+    assert (app.line.ended, log.details) == (True, [None, detail] if queued else [detail])
 
 
 async def test_many_small_chunks_are_no_excess(call: Call) -> None:
@@ -377,6 +450,7 @@ async def test_so_many_pipelined_requests_wait(memory: Memory, call: Call) -> No
     memory.settle()
     assert app.targets == [b"/1", b"/2", b"/3", b"/4", b"/5"]
     assert (app.got, app.open) == (ANSWER * 5, True)
+    assert memory.proxy.unrouted.pipelining_stopped == 2  # before /5 once more
 
 
 async def test_an_answer_that_ends_while_the_next_request_comes(memory: Memory, call: Call) -> None:
@@ -485,6 +559,8 @@ async def test_the_header_that_a_listener_requires_goes_no_further(memory: Memor
     """Nor in trailers; a stranger is refused, by the route's own listener in the route's name."""
     app = call(callers=CALLERS).send(get(b"/a", b"X-Secret: s3cret"))
     assert (app.got, app.request.all(b"x-secret")) == (ANSWER, [])
+    app.send(get(b"/a", b"X-Secret: s3cret\t"))
+    assert app.got == ANSWER * 2
     memory.upstream.requests = []
     secret = CHUNKED.replace(b"\r\n\r\n", b"\r\nX-Secret: s3cret\r\n\r\n")
     app.send(secret + b"1\r\na\r\n0\r\nX-Secret: s3cret\r\nT: 1\r\n\r\n")
@@ -512,22 +588,39 @@ async def test_what_is_traced_of_a_request(memory: Memory, call: Call) -> None:
     ]
 
 
-H2C = (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings, X", b"HTTP2-Settings: AAMAAABk")
+async def test_a_request_that_began_untraced_ends_so(memory: Memory, call: Call) -> None:
+    """Whatever is traced by then."""
+    app = call()
+    app.line.deliver(get())
+    memory.proxy.tracer = told = Told()  # type: ignore[assignment]
+    memory.settle()
+    assert (app.got, told.ended) == (ANSWER, [])
+
+
+H2C = (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings, X, Y", b"HTTP2-Settings: AAMAAABk")
 
 
 async def test_a_wish_for_h2c_is_declined(memory: Memory, call: Call) -> None:
     """The request is served without it, its body too; what else `Connection` names stays named."""
     memory.proxy.limits = memory.proxy.limits.model_copy(update={"headers": 9})
-    head = get(b"/a", *H2C, b"X: 1", b"Y: 2", b"Content-Length: 3", method=b"POST")
+    head = get(b"/a", *H2C, b"X: 1", b"Y: 2", b"Z: 3", b"Content-Length: 3", method=b"POST")
     for reads in ([head + b"abc" + get(b"/b")], [head, b"ab", b"c" + get(b"/b")]):
         memory.upstream.requests = []
         app = call().send(*reads)
         first, second = memory.upstream.requests
         assert (first.body, second.line, app.got) == (b"abc", b"GET /b HTTP/1.1", ANSWER * 2)
         names = {name for name, _ in first.fields}
-        assert names & {b"upgrade", b"http2-settings", b"connection", b"x", b"y"} == {b"y"}
+        assert names & {b"upgrade", b"http2-settings", b"connection", b"x", b"y", b"z"} == {b"z"}
     memory.upstream.requests = []
     assert app.send(UPGRADE).request.all(b"upgrade") == [b"x"]
+
+
+async def test_of_a_wish_for_h2c_nothing_is_told(memory: Memory, call: Call) -> None:
+    """Nor to the tracer: the request is one that never had it."""
+    memory.proxy.tracer = told = Told()  # type: ignore[assignment]
+    call().send(get(b"/a", *H2C))
+    fields = [(b"Host", b"billing.internal"), (b"Connection", b"x, y")]
+    assert told.begun == [("GET", fields, "billing", b"https://billing.example")]
 
 
 async def test_a_wish_for_h2c_takes_no_place_of_the_others_that_are_named(call: Call) -> None:
@@ -537,7 +630,11 @@ async def test_a_wish_for_h2c_takes_no_place_of_the_others_that_are_named(call: 
     assert app.got == ANSWER
 
 
-@pytest.mark.parametrize("reads", [[UPGRADE + b"abc"], [UPGRADE, b"abc"]], ids=["one-read", "two"])
+@pytest.mark.parametrize(
+    "reads",
+    [[UPGRADE + b"abc"], [UPGRADE, b"abc"], [UPGRADE, b"ab", b"c"]],
+    ids=["one-read", "two", "one-more-than-is-asked-for"],
+)
 async def test_what_follows_a_wish_to_upgrade_waits_for_its_answer(
     memory: Memory, call: Call, reads: list[bytes]
 ) -> None:
@@ -556,6 +653,10 @@ async def test_what_follows_a_wish_to_upgrade_waits_for_its_answer(
     assert (line.written, app.open) == (b"abc", True)
     app.send(b"def")
     assert line.written == b"abcdef"
+    app.connection.block_body()
+    app.connection.unblock_body()
+    memory.settle()
+    assert app.open
 
 
 async def test_what_follows_a_wish_that_is_not_granted_is_a_request(memory: Memory, call: Call) -> None:
@@ -564,6 +665,27 @@ async def test_what_follows_a_wish_that_is_not_granted_is_a_request(memory: Memo
     memory.upstream.requests = []
     app = call().send(get() + UPGRADE + get(b"/b"))
     assert (app.targets, app.got, app.open) == ([b"/a", b"/u", b"/b"], ANSWER * 3, True)
+
+
+async def test_what_follows_a_wish_that_is_refused_is_a_request(memory: Memory, call: Call) -> None:
+    """Where it has its answer before the next is looked at."""
+    memory.proxy.limits = memory.proxy.limits.model_copy(update={"tunnels": 0})
+    app = call().send(UPGRADE + get(b"/b"))
+    assert (app.got[:12], app.targets, app.open) == (b"HTTP/1.1 503", [b"/b"], True)
+    app.send(UPGRADE)
+    assert app.open
+
+
+async def test_a_connection_with_bytes_that_nobody_wants_is_not_closed_at_once(
+    memory: Memory, call: Call
+) -> None:
+    """A reset could overtake the answer, also where they are no request yet."""
+    app = call()
+    app.line.deliver(UPGRADE + b"abc")
+    assert app.connection.current is not None
+    app.connection.current.keep_alive = False
+    memory.settle()
+    assert (app.got, app.line.ended, app.line.gone) == (CLOSING, True, False)
 
 
 async def test_requests_that_have_no_turn_any_more_are_ended(memory: Memory, call: Call, log: Any) -> None:
@@ -610,6 +732,11 @@ def noted(caplog: pytest.LogCaptureFixture) -> list[Any]:
     return [record.fields["where"] for record in caplog.records if record.message == "fault"]  # type: ignore[attr-defined]
 
 
+def raised(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    """Of which kind the exceptions were whose traceback is in the log."""
+    return [record.exc_info[0] for record in caplog.records if record.exc_info]
+
+
 def breaks(*_: object, **__: object) -> Any:
     raise ZeroDivisionError  # a new one: its traceback keeps the connection
 
@@ -627,6 +754,30 @@ async def test_a_fault_before_there_is_a_request_is_a_500(
     app = call().send(data)
     assert app.got == refusal(memory, Reason.INTERNAL, IN_SIDECAR)
     assert (app.line.ended, noted(caplog)) == (True, ["connection from the app"])
+    assert raised(caplog) == [httptools.HttpParserCallbackError]
+
+
+async def test_a_fault_at_the_start_of_a_connection_resets_it(
+    memory: Memory, call: Call, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing has been asked on it."""
+    monkeypatch.setattr(type(memory.proxy), "opened", breaks)
+    app = call()
+    assert (app.line.reset, app.got, noted(caplog)) == (True, b"", ["start of a connection from the app"])
+    assert raised(caplog) == [ZeroDivisionError]
+
+
+async def test_a_fault_when_the_app_leaves(
+    memory: Memory, call: Call, log: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its request is over all the same."""
+    app = call()
+    app.line.deliver(get())
+    monkeypatch.setattr(Exchange, "abort", breaks)
+    app.line.close()
+    memory.settle()
+    assert (noted(caplog), raised(caplog)) == (["connection from the app"], [ZeroDivisionError])
+    assert log.details == [IN_SIDECAR]
 
 
 async def test_a_fault_ends_all_requests_of_its_connection(
@@ -669,3 +820,109 @@ async def test_a_fault_in_the_end_by_another_resets(
     app.connection.fault(ValueError())
     assert (app.line.gone, app.line.reset) == (True, True)
     assert noted(caplog) == ["connection from the app", "end of a connection from the app"]
+    assert raised(caplog) == [ValueError, ZeroDivisionError]
+
+
+async def test_after_a_fault_no_further_request_is_begun(
+    memory: Memory, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its end failed too, and its turn was to come."""
+    app = call()
+    app.line.deliver(get(b"/1") + get(b"/2") + get(b"/3") + get(b"/4"))
+    assert app.connection._rest == get(b"/4")
+    memory.turns.call_soon(app.connection._go_on)
+    monkeypatch.setattr(DownstreamConnection, "_linger", breaks)
+    app.connection.fault(FAULT)
+    memory.settle()
+    assert (app.line.reset, b"/4" in app.targets) == (True, False)
+
+
+async def test_a_head_has_its_time(memory: Memory, call: Call, log: Any) -> None:
+    """`limits.head_timeout` from its first byte; so long it took."""
+    app = call()
+    app.sweep(1.0)
+    app.send(get()[:-2])
+    app.sweep(9.875)
+    assert app.got == b""
+    app.sweep(0.125)
+    says = "The head was not complete after 10 s (`limits.head_timeout`)."
+    assert app.got == refusal(memory, Reason.HEAD_TIMEOUT, says)
+    assert log.entries[0]["duration"] == 10.0
+
+
+async def test_what_is_no_request_took_no_time(memory: Memory, call: Call, log: Any) -> None:
+    """That of the request before it is not its own."""
+    app = call().send(get())
+    memory.clock.advance(60.0)
+    app.send(b"\n")
+    assert (log.details, log.entries[1]["duration"]) == ([None, FIRST_LINE], 0.0)
+
+
+async def test_an_idle_connection_is_closed(memory: Memory, call: Call) -> None:
+    """`limits.keep_alive` after its last answer; each is counted."""
+    for number in (1, 2):
+        app = call()
+        app.sweep(50.0)
+        app.send(get())
+        app.sweep(74.875)
+        assert app.open
+        app.sweep(0.125)
+        assert (app.line.gone, memory.proxy.unrouted.idle_closed) == (True, number)
+
+
+async def test_an_app_that_does_not_close_is_waited_for_a_moment(call: Call) -> None:
+    """Two seconds from the last answer."""
+    app = call().send(NO_HOST)
+    app.sweep(1.875)
+    assert (app.line.ended, app.line.gone) == (True, False)
+    app.sweep(0.125)
+    assert app.line.reset
+
+
+async def test_the_last_bytes_have_the_time_that_the_app_takes_for_them(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`limits.send_timeout` without any of them taken."""
+    app, unsent = call().send(NO_HOST), 9
+    monkeypatch.setattr(app.line, "get_write_buffer_size", lambda: unsent)
+    app.sweep(1.0)
+    app.sweep(299.875)
+    unsent = 8
+    app.sweep(0.125)
+    app.sweep(299.875)
+    assert not app.line.gone
+    app.sweep(0.125)
+    assert app.line.reset
+
+
+async def test_what_has_moved_is_not_quiet(memory: Memory, call: Call) -> None:
+    """Where the sweep sees it, however short the timeouts."""
+    memory.proxy.limits = memory.proxy.limits.model_copy(update={"body_timeout": 0.5})
+    app = call().send(post()[:-2])
+    app.sweep(0.75)
+    assert app.got == b""
+    app.sweep(0.5)
+    says = "No byte of the request's body came for 0.5 s (`limits.body_timeout`)."
+    assert app.got == refusal(memory, Reason.BODY_TIMEOUT, says, route="billing")
+
+
+ENDED = [
+    pytest.param(get(), False, id="behind-a-request"),
+    pytest.param(post()[:-3], True, id="in-a-body"),
+    pytest.param(CHUNKED + b"1\r\na\r\n", False, id="in-chunks"),
+    pytest.param(get() + post()[:-3].replace(b"billing", b"unknown"), False, id="in-what-is-refused"),
+]
+
+
+@pytest.mark.parametrize(("data", "left"), ENDED)
+async def test_an_app_that_ended_its_side_while_it_was_not_read(call: Call, data: bytes, left: bool) -> None:
+    """It has left where that is sure: when bytes of a length are due that it did not send."""
+    app = call()
+    ours, its = socket.socketpair()
+    with ours, its:
+        app.line._extra["socket"] = ours  # type: ignore[attr-defined]
+        app.line.deliver(data)
+        app.connection.block_body()
+        its.shutdown(socket.SHUT_WR)
+        app.connection.sweep(app.memory.clock.mono())
+    assert app.line.gone == left
