@@ -130,7 +130,7 @@ def metrics() -> str:
         "# Metrics\n",
         "    curl http://localhost:9787/metrics\n",
         "Prometheus text, or OpenMetrics by `Accept`. Labels come from a closed set: never a path, never a raw host.",
-        'The route label is empty for requests that met no route; `code="499"`: the app left before the answer.\n',
+        'The route label is empty for requests that met no route; `code="499"`: the app left before the answer, or took no more.\n',
         "| metric | type | labels | what it says |",
         "|---|---|---|---|",
     ]

@@ -12,11 +12,12 @@ import stat
 def exposed(file: str, mode: int, *, switch: str = "allow_world_readable") -> str | None:
     """What is wrong where every user of the machine can read the file, for the middle of a sentence; else None.
 
-    `mode` is its `st_mode`, `switch` the configuration's key that allows it.
+    `mode` is its `st_mode`, `switch` the configuration's key that allows it. A secret's files are root's: with 0400 and
+    without a group that the pod has (`fsGroup`), a process that is not root can't read them at all.
     """
     if not mode & stat.S_IROTH:
         return None
     return (
-        f"every user of this machine can read it: `chmod o-r {file}`, for a Kubernetes secret `defaultMode: 0400`; "
-        f"or set `{switch}: true`"
+        f"every user of this machine can read it: `chmod o-r {file}`, for a Kubernetes secret `defaultMode: 0440` and "
+        f"the pod's `fsGroup`; or set `{switch}: true`"
     )

@@ -74,7 +74,7 @@ class ServiceAccountKey(Model):
     allow_world_readable: Switch = Field(
         False,
         description="Use a file that every user of this machine can read. A Kubernetes secret is one unless its "
-        "volume has `defaultMode: 0400`.",
+        "volume has `defaultMode: 0440`, which needs the pod's `fsGroup`.",
     )
 
     @model_validator(mode="after")

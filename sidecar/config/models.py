@@ -61,7 +61,7 @@ class Tls(Model):
     allow_world_readable: Switch = Field(
         False,
         description="Use a `client_key_file` that every user of this machine can read. A Kubernetes secret is one "
-        "unless its volume has `defaultMode: 0400`.",
+        "unless its volume has `defaultMode: 0440`, which needs the pod's `fsGroup`.",
     )
 
 

@@ -77,7 +77,7 @@ UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
     "the-key-of-another": ({"key_file": "other"}, "other is not the key of the certificate in cert.pem"),
     "a-key-that-all-can-read": (
         {"key_file": "open"},
-        "open: every user of this machine can read it: `chmod o-r open`, for a Kubernetes secret `defaultMode: 0400`; "
+        "open: every user of this machine can read it: `chmod o-r open`, for a Kubernetes secret `defaultMode: 0440` and the pod's `fsGroup`; "
         "or set `allow_world_readable: true`",
     ),
     "an-encrypted-key": ({"key_file": "locked"}, "the key is encrypted: give one without a passphrase"),

@@ -81,7 +81,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
     "key-for-everybody": (
         open_key,
         "`tls.client_key_file` cannot be used ({d}/key): every user of this machine can read it: `chmod o-r {d}/key`, "
-        "for a Kubernetes secret `defaultMode: 0400`; or set `tls.allow_world_readable: true`.",
+        "for a Kubernetes secret `defaultMode: 0440` and the pod's `fsGroup`; or set `tls.allow_world_readable: true`.",
     ),
     "no-list": (
         lambda d: Tls(crl_file=str(d / "crl")),
