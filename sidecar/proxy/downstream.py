@@ -773,7 +773,8 @@ class DownstreamConnection(asyncio.Protocol):
             if current is not None:
                 current.end_by_fault(told)
             elif self.state is OPEN and (self._in_message or self._raw) and not self._queue:
-                self._answer(_Refused(told, b"", False, self.proxy.clock.mono()))
+                method = self._parser.get_method() if self._in_message and self._target else b""
+                self._answer(_Refused(told, method, False, self.proxy.clock.mono()))
             if receiving is not None:
                 receiving.end_by_fault(told)
             for entry in self._queue:

@@ -741,20 +741,39 @@ def breaks(*_: object, **__: object) -> Any:
     raise ZeroDivisionError  # a new one: its traceback keeps the connection
 
 
-@pytest.mark.parametrize("data", [get(), post()[:-1]], ids=["a-head", "a-body"])
+@pytest.mark.parametrize(
+    ("data", "method"),
+    [
+        pytest.param(get(), "GET", id="a-head"),
+        pytest.param(get(method=b"HEAD"), "HEAD", id="a-head-for-head"),
+        pytest.param(post()[:-1], "POST", id="a-body"),
+    ],
+)
 async def test_a_fault_before_there_is_a_request_is_a_500(
     memory: Memory,
     call: Call,
+    log: Any,
     data: bytes,
+    method: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The last answer on its connection; it is logged once, with where it came up."""
     monkeypatch.setattr(memory.proxy.admission, "admit", breaks)
     app = call().send(data)
-    assert app.got == refusal(memory, Reason.INTERNAL, IN_SIDECAR)
+    assert app.got == refusal(memory, Reason.INTERNAL, IN_SIDECAR, head=method == "HEAD")
     assert (app.line.ended, noted(caplog)) == (True, ["connection from the app"])
     assert raised(caplog) == [httptools.HttpParserCallbackError]
+    assert [entry["method"] for entry in log.entries] == [method]
+
+
+async def test_a_fault_before_there_is_a_method_is_a_500(memory: Memory, call: Call, log: Any) -> None:
+    """Told of none, whatever was asked before."""
+    for begun in (b"HE", b"\r"):
+        app = call().send(get(), begun)
+        app.connection.fault(FAULT)
+        assert app.got == ANSWER + refusal(memory, Reason.INTERNAL, IN_SIDECAR)
+        assert log.entries[-1]["method"] == ""
 
 
 async def test_a_fault_at_the_start_of_a_connection_resets_it(
