@@ -418,6 +418,8 @@ class TlsTransport(asyncio.Transport):
                 self._protocol_paused = False
                 self._protocol.resume_writing()
         self._loop.remove_writer(self._fd)
+        if self._ended:
+            return  # it was a read that waited; now the peer's end is what is waited for
         if self._closing:
             self._lose(None)
         elif self._ending:

@@ -130,6 +130,8 @@ async def test_a_reset_before_the_handshake_is_the_upstreams() -> None:
         with pytest.raises(tls.HandshakeError) as failed:
             await tls.handshake(loop, sock, ssl.create_default_context(), "localhost", None)
     assert isinstance(failed.value.error, ConnectionResetError)
+    assert failed.value.chain == ()
+    assert failed.value.agreed is False
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
 

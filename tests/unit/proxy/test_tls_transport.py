@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,13 +18,17 @@ from sidecar.proxy import tls
 LIMIT = 5.0
 
 
+class Holding(ssl.SSLWantWriteError):
+    """OpenSSL has taken bytes from the socket, and wants to write before it gives them: no selector knows of them."""
+
+
 class Scripted(ssl.SSLSocket):
     """A socket that does what a test says, call by call, and then what sockets do."""
 
     shakes: list[Exception]
     sends: list[Exception | int]
     """An error, or how many bytes at most are taken."""
-    recvs: list[Exception | None]
+    recvs: list[Exception | bytes | None]
     unwraps: list[Exception]
     shuts: list[Exception]
 
@@ -51,9 +55,11 @@ class Scripted(ssl.SSLSocket):
 
     def recv(self, size: int = 1024, flags: int = 0) -> bytes:
         step = self.recvs.pop(0) if self.__dict__.get("recvs") else None
-        if step is not None:
+        if isinstance(step, Holding):
+            self.__dict__["held"] = super().recv(size, flags)
+        if isinstance(step, Exception):
             raise step
-        return super().recv(size, flags)
+        return step or self.__dict__.pop("held", b"") or super().recv(size, flags)
 
 
 class Client(asyncio.Protocol):
@@ -62,10 +68,19 @@ class Client(asyncio.Protocol):
     def __init__(self) -> None:
         self.data = b""
         self.full = False
+        self.resumed: list[int] = []
+        """How much was kept whenever it was told to go on."""
+        self.fault: Exception | None = None
+        """What it raises when it is given bytes."""
         self.changed = asyncio.Event()
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
     def data_received(self, data: bytes) -> None:
+        if self.fault is not None:
+            raise self.fault
         self.data += data
         self.changed.set()
 
@@ -74,6 +89,7 @@ class Client(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.full = False
+        self.resumed.append(self.transport.get_write_buffer_size())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(exc)
@@ -199,14 +215,17 @@ async def test_an_abort_of_what_wants_to_read_first(pair: Pair) -> None:
     assert pair.transport.get_write_buffer_size() == 0
 
 
-@pytest.mark.parametrize("where", ["read", "write"])
+@pytest.mark.parametrize("where", ["read", "protocol", "write"])
 async def test_a_fault_that_is_not_the_connections(pair: Pair, where: str) -> None:
     """No memory to read or write into: this connection ends, and the event loop's handler, which logs, is told."""
-    told: list[BaseException] = []
+    told: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    loop.set_exception_handler(lambda _, context: told.append(context))
     fault = MemoryError()
-    if where == "read":
+    if where == "protocol":
+        pair.client.fault = fault
+        pair.writer.write(b"x")
+    elif where == "read":
         pair.sock.recvs = [fault]
         pair.writer.write(b"x")
     else:
@@ -214,7 +233,124 @@ async def test_a_fault_that_is_not_the_connections(pair: Pair, where: str) -> No
         pair.transport.write(b"x")
     async with asyncio.timeout(LIMIT):
         assert await pair.client.lost is fault
-    assert told == [fault]
+    message = "Fatal error on a TLS connection."
+    assert told == [{"message": message, "exception": fault, "transport": pair.transport}]
+
+
+async def settled(pair: Pair) -> None:
+    """Let all pass that a handshake leaves behind, such as tickets; the client has had two bytes then."""
+    pair.writer.write(b"hi")
+    await pair.client.until(2)
+
+
+async def test_a_read_that_wants_to_write_goes_on_by_itself(pair: Pair) -> None:
+    """What OpenSSL holds is handed on, though nothing more comes."""
+    await settled(pair)
+    pair.sock.recvs = [Holding()]
+    pair.writer.write(b"x")
+    assert await pair.client.until(3) == b"hix"
+
+
+async def test_what_is_held_behind_a_full_record_is_handed_on(pair: Pair) -> None:
+    """The same within a large body."""
+    await settled(pair)
+    pair.transport.pause_reading()
+    pair.writer.write(bytes(16 * 1024))
+    pair.writer.write(b"more")
+    pair.sock.recvs = [None, Holding()]
+    pair.transport.resume_reading()
+    assert await pair.client.until(16 * 1024 + 6) == b"hi" + bytes(16 * 1024) + b"more"
+
+
+@pytest.mark.parametrize("paused", [None, "before", "meanwhile"])
+async def test_a_write_that_wants_to_read_waits_for_bytes(pair: Pair, paused: str | None) -> None:
+    """And for nothing else; whether bytes are handed on is as it was before, and so are later writes."""
+    await settled(pair)
+    if paused == "before":
+        pair.transport.pause_reading()
+    pair.sock.sends = [ssl.SSLWantReadError()]
+    pair.transport.write(b"a")
+    if paused == "meanwhile":
+        pair.transport.pause_reading()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert pair.transport.get_write_buffer_size() == 1
+    pair.writer.write(b"x")
+    async with asyncio.timeout(LIMIT):
+        assert await pair.reader.readexactly(1) == b"a"
+    pair.sock.sends = [ssl.SSLWantWriteError()]
+    pair.transport.write(b"b")
+    async with asyncio.timeout(LIMIT):
+        assert await pair.reader.readexactly(1) == b"b"
+    pair.writer.write(b"y")
+    if paused is not None:
+        assert pair.client.data == b"hi"
+        pair.transport.resume_reading()
+    assert await pair.client.until(4) == b"hixy"
+
+
+async def test_nothing_is_sent_behind_what_failed(pair: Pair) -> None:
+    """Else the other side would take the rest for the whole."""
+    pair.sock.sends = [BrokenPipeError(errno.EPIPE, "x")]
+    pair.transport.write(b"x")
+    pair.transport.write(b"y")
+    async with asyncio.timeout(LIMIT):
+        assert isinstance(await pair.client.lost, BrokenPipeError)
+        assert await pair.reader.read() == b""
+
+
+async def test_no_bytes_are_no_write(pair: Pair) -> None:
+    """OpenSSL does not say what becomes of one (SSL_write(3))."""
+    pair.sock.sends = [BrokenPipeError(errno.EPIPE, "x")]
+    pair.transport.write(b"")
+    assert not pair.transport.is_closing()
+
+
+async def test_how_much_is_too_much(pair: Pair) -> None:
+    """More than the upper mark; it is told again each time, and taken back at the lower one, a quarter of that."""
+    pair.transport.set_write_buffer_limits(high=4)
+    for _ in range(2):
+        pair.sock.sends = [ssl.SSLWantWriteError(), 4, ssl.SSLWantWriteError()]
+        pair.transport.write(b"abcd")
+        assert not pair.client.full
+        pair.transport.write(b"e")
+        assert pair.client.full
+        async with asyncio.timeout(LIMIT):
+            assert await pair.reader.readexactly(5) == b"abcde"
+    assert pair.client.resumed == [1, 1]
+
+
+async def test_closing_with_bytes_that_are_kept(pair: Pair) -> None:
+    """They are sent; nothing is read any more, whoever asks for it."""
+    pair.sock.sends = [ssl.SSLWantWriteError()]
+    pair.transport.write(b"kept")
+    pair.transport.close()
+    assert (pair.transport.is_closing(), pair.transport.is_reading()) == (True, False)
+    pair.transport.resume_reading()
+    assert not pair.transport.is_reading()
+    assert await rest(pair) == b"kept"
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "plain"),
+    [
+        pytest.param(b"G", True, id="a-letter"),
+        pytest.param(b"M-SEARCH * HTTP/1.1", True, id="a-method-of-few-letters"),
+        pytest.param(b"\x16\x03\x01", False, id="tls"),
+        pytest.param(b"", False, id="an-end"),
+    ],
+)
+async def test_a_letter_at_the_beginning_is_plain_http(sent: bytes, plain: bool) -> None:
+    """One is enough to tell, and it is not taken."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(sent)
+        theirs.shutdown(socket.SHUT_WR)
+        assert await tls.speaks_plainly(asyncio.get_running_loop(), ours) is plain
+        assert ours.recv(100) == sent
 
 
 # our end first, and the peer's later
@@ -291,3 +427,36 @@ async def test_a_fault_in_saying_the_end_later(pair: Pair) -> None:
     pair.transport.end()
     async with asyncio.timeout(LIMIT):
         assert await pair.client.lost is fault
+
+
+async def test_what_is_dropped_is_no_end(pair: Pair) -> None:
+    """Nor is that nothing was there to take."""
+    pair.transport.end()
+    pair.sock.recvs = [InterruptedError(), BlockingIOError(), b"dropped", b"dropped"]
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is None
+    assert (pair.sock.recvs, pair.client.data) == ([], b"")
+
+
+async def test_an_end_is_not_cut_by_a_close(pair: Pair) -> None:
+    """Nothing is read by then: closing would reset."""
+    pair.transport.end()
+    pair.transport.close()
+    assert "closing" in repr(pair.transport)
+    assert await rest(pair) == b""
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is None
+
+
+async def test_an_end_while_a_read_wants_to_write(pair: Pair) -> None:
+    """That there is room again is not the end: the peer's is waited for."""
+    await settled(pair)
+    pair.sock.recvs = [ssl.SSLWantWriteError()]
+    pair.writer.write(b"x")
+    while pair.sock.recvs:  # noqa: ASYNC110  # the transport tells nobody
+        await asyncio.sleep(0)
+    pair.transport.end()
+    pair.sock.recvs = [b"dropped", b"dropped"]
+    async with asyncio.timeout(LIMIT):
+        assert await pair.client.lost is None
+    assert (pair.sock.recvs, pair.client.data) == ([], b"hi")
