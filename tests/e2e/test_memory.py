@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.emulator.app import Emulator
+from sidecar.emulator.keys import Authority
 from sidecar.heap import LOOK, own_heap
 from tests.support.sidecar import LIMIT, Sidecar, Start
 
@@ -25,6 +26,10 @@ IDLE = 10_000
 IDLE_BYTES = 5_000
 """Private memory for each idle keep-alive connection."""
 
+SECURE = 2_000
+SECURE_BYTES = 27_000
+"""The same where the listener serves https."""
+
 READERS = 500
 READER_BYTES = 290_000
 """Private memory for each slow reader of a large body."""
@@ -35,8 +40,9 @@ KEPT = 20_000_000
 BODY = 16 * 1024 * 1024
 
 CALLERS = """
-import select, socket, sys
+import select, socket, ssl, sys
 port, count, rcvbuf, path, body_too = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+context = ssl.create_default_context(cafile=sys.argv[6]) if sys.argv[6:] else None
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 ends = []
@@ -45,6 +51,8 @@ for _ in range(count):
     if rcvbuf:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
     end.connect(("127.0.0.1", port))
+    if context is not None:
+        end = context.wrap_socket(end, server_hostname="localhost")
     end.sendall(f"GET {path} HTTP/1.1\\r\\nHost: billing.localhost\\r\\n\\r\\n".encode())
     ends.append(end)
     if body_too == "whole":
@@ -88,11 +96,22 @@ def private_bytes(sidecar: Sidecar) -> int:
 
 
 async def callers(
-    sidecar: Sidecar, count: int, *, rcvbuf: int, path: str, wait_for: str
+    sidecar: Sidecar, count: int, *, rcvbuf: int, path: str, wait_for: str, ca_file: Path | None = None
 ) -> asyncio.subprocess.Process:
-    """A process with so many connections, all of them where they shall be."""
+    """A process with so many connections, all of them where they shall be; over TLS where it is given a CA."""
+    trusted = [] if ca_file is None else [str(ca_file)]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", CALLERS, str(sidecar.port), str(count), str(rcvbuf), path, wait_for),
+        *(
+            sys.executable,
+            "-c",
+            CALLERS,
+            str(sidecar.port),
+            str(count),
+            str(rcvbuf),
+            path,
+            wait_for,
+            *trusted,
+        ),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -123,6 +142,29 @@ async def test_idle_connections(google: Emulator, start: Start) -> None:
     server.close()
     print(f"{each:.0f} bytes for each idle connection, {before / 1e6:.1f} MB without")
     assert 0 < each <= IDLE_BYTES
+
+
+async def test_idle_connections_over_tls(google: Emulator, start: Start, tmp_path: Path) -> None:
+    """Two thousand of them, to a listener that serves https."""
+    authority = Authority()
+    pem, ca_file = tmp_path / "both.pem", tmp_path / "ca.pem"
+    pem.write_bytes(authority.issue(["localhost"]))
+    pem.chmod(0o600)
+    ca_file.write_bytes(authority.pem)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    listen = f"{{address: '127.0.0.1:0', tls: {{cert_file: {pem}, key_file: {pem}}}}}"
+    config = CONFIG.format(port=server.sockets[0].getsockname()[1])
+    sidecar = await start(config, IDTOKEN_SIDECAR_LISTEN=listen)
+    warm = await callers(sidecar, 20, rcvbuf=0, path="/x", wait_for="whole", ca_file=ca_file)
+    warm.kill()
+    before = private_bytes(sidecar)
+    process = await callers(sidecar, SECURE, rcvbuf=0, path="/x", wait_for="whole", ca_file=ca_file)
+    each = (private_bytes(sidecar) - before) / SECURE
+    process.kill()
+    await process.wait()
+    server.close()
+    print(f"{each:.0f} bytes for each idle connection over TLS, {before / 1e6:.1f} MB without")
+    assert 0 < each <= SECURE_BYTES
 
 
 async def settled(sidecar: Sidecar) -> None:
