@@ -36,7 +36,7 @@ from sidecar.metrics import HandshakeFailure, ListenerStats, Pause
 from sidecar.proxy import peer_credentials, tls
 from sidecar.proxy.callers import peer_refused, peer_unknown
 from sidecar.proxy.faults import Faults
-from sidecar.proxy.listeners import Listener, Owner
+from sidecar.proxy.listeners import BACKLOG, Listener, Owner
 from sidecar.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -325,8 +325,10 @@ class Acceptor:
     def close(self) -> None:
         """Accept what waits already, as far as there is room, and close the socket. Called once, as the last."""
         try:
-            while not self._all.obstacle(self.owner) and self._accept_some():
-                pass
+            # As many as can have waited: where accept(2) fails for each in a way that is passed over, this has an end.
+            for _ in range(BACKLOG // _AT_ONCE + 1):
+                if self._all.obstacle(self.owner) or not self._accept_some():
+                    break
         except Exception as fault:  # noqa: BLE001  # logged and counted; the socket is to be closed all the same
             self._all.faults.note(fault, "listener")
         if self._is_paused:

@@ -320,6 +320,14 @@ async def test_at_the_end_one_that_is_gone_takes_no_place(house: House) -> None:
     await house.opened(2)
 
 
+async def test_the_end_comes_also_where_nobody_can_be_accepted(house: House) -> None:
+    """Under a filter of system calls that refuses this one for good, say."""
+    listener = house.listen()
+    steps = cast(Scripted, listener.socket).steps = [PermissionError(errno.EPERM, "no")] * 10_000
+    house.acceptors.remove(listener)
+    assert len(steps) > 5_000
+
+
 # what is logged
 
 

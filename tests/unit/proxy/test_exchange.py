@@ -25,7 +25,10 @@ TIMEOUTS = "timeouts: {connect: 1s, response: 3s, send: 4s, idle: 5s, tunnel_idl
 
 
 class Written(Transport):
-    """Keeps what is written."""
+    """Keeps what is written; as TLS is, it can't be closed by half."""
+
+    def can_write_eof(self) -> bool:
+        return False
 
     def __init__(self) -> None:
         super().__init__()
@@ -391,3 +394,351 @@ def test_an_upstream_that_has_vanished_is_not_waited_for(
         making.exchange(state).look_for_peer(9.0)
     making.exchange(connected=False).look_for_peer(9.0)
     assert len(asked) == 1
+
+
+class Tokens:
+    """The token store, as an exchange asks it."""
+
+    def __init__(self) -> None:
+        self.value: bytes | None = b"Bearer first"
+        self.asked: list[tuple[Any, ...]] = []
+        self.waiting: list[Any] = []
+
+    def bearer(self, *asked: Any) -> bytes | None:
+        self.asked.append(asked)
+        return self.value
+
+    def join(self, key: Any, settled: Any) -> None:
+        self.waiting.append(settled)
+
+    def reject(self, key: Any, value: bytes) -> bool:
+        return True
+
+
+@pytest.fixture
+def sending(make_bench: MakeBench) -> Making:
+    """With all that a request needs to be sent and answered."""
+    making = Making(make_bench)
+    making.down.proxy.tokens = Tokens()
+    making.down.proxy.via = (b"", b"")
+    making.down.owner = SimpleNamespace(origin_scheme=b"http://")
+    return making
+
+
+def with_token(exchange: Any) -> Any:
+    """Its route puts a token into Authorization."""
+    destination, path, prefix, _ = exchange.admitted
+    dropped = frozenset({b"authorization"})
+    exchange.admitted = (
+        destination,
+        path,
+        prefix,
+        Plan((b"Authorization",), dropped, drop_table(dropped)),
+    )
+    return exchange
+
+
+OK = (200, b"OK", [(b"Content-Length", b"4")], {b"content-length": b"4"}, 4)
+
+
+def test_whatever_moves_is_progress(sending: Making) -> None:
+    """By one each: events of both directions never cancel each other out, or going slowly would be a stall."""
+    exchange = sending.exchange(body=framing.CHUNKED)
+    for does, seen in (
+        (lambda: exchange.request_body(b"abc"), 1),
+        (lambda: exchange.interim(103, b"Early Hints", []), 2),
+        (lambda: exchange.answer(*OK), 3),
+        (lambda: exchange.answer_body(b"ab"), 4),
+        (lambda: exchange.answer_body(b"cd"), 5),
+        (lambda: exchange.tunnel_from_app(b"x"), 6),
+        (lambda: exchange.tunnel_from_app(b"yz"), 7),
+        (lambda: exchange.tunnel_from_upstream(b"x"), 8),
+        (lambda: exchange.tunnel_from_upstream(b"yz"), 9),
+        (lambda: exchange.request_end([]), 10),
+    ):
+        does()
+        assert exchange.progress == seen
+    assert (exchange.sent, exchange.received) == (6, 7)
+
+
+def test_an_interim_answer_goes_before_the_final_one(sending: Making) -> None:
+    """Also where both came in one piece of bytes."""
+    exchange = sending.exchange()
+    exchange.interim(103, b"Early Hints", [(b"Link", b"</a>")])
+    exchange.answer(*OK)
+    exchange.answer_body(b"abcd")
+    exchange.answer_end([])
+    (written,) = sending.down.transport.data
+    assert written == (
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd"
+    )
+
+
+def test_bytes_are_counted_for_all_requests_of_a_route(sending: Making) -> None:
+    """In both directions."""
+    for _ in range(2):
+        exchange = sending.exchange(body=5)
+        exchange.request_body(b"abcde")
+        exchange.request_end([])
+        exchange.answer(*OK)
+        exchange.answer_body(b"abcd")
+        exchange.answer_end([])
+    stats = sending.bench.stats
+    assert (stats.bytes_sent, stats.bytes_received) == (10, 8)
+    assert stats.requests == {("GET", 200): 2}
+
+
+def test_a_content_location_is_mapped_as_a_location_is(sending: Making) -> None:
+    """By itself, where no prefix was stripped."""
+    exchange = sending.exchange()
+    where = b"https://a.example.com/x"
+    exchange.answer(200, b"OK", [(b"Content-Location", where)], {b"content-location": where}, 0)
+    exchange.flush_answer()
+    assert b"Content-Location: http://a.example.com/x\r\n" in sending.down.transport.data[0]
+
+
+@pytest.mark.parametrize(("waited", "own"), [(0.0, 0.0), (0.5, 0.5)], ids=["at-once", "later"])
+def test_the_sidecar_s_own_share_ends_when_the_request_is_sent_first(
+    sending: Making, waited: float, own: float
+) -> None:
+    """What the upstream takes is not it, nor what sending once more costs."""
+    exchange = sending.exchange(State.CONNECT, connected=False)
+    clock, stats = sending.bench.clock, sending.bench.stats
+    clock.advance(waited)
+    first = sending.connection(exchange)
+    exchange.connected(first)
+    first.served = 2
+    clock.advance(2.0)
+    exchange.upstream_lost(first)
+    exchange.connected(sending.connection(exchange))
+    clock.advance(3.0)
+    exchange.answer(*OK)
+    exchange.answer_body(b"abcd")
+    exchange.answer_end([])
+    assert (stats.own.sum, stats.total.sum, stats.retries) == (own, waited + 5.0, 1)
+
+
+def test_where_nothing_was_sent_all_of_it_is_the_sidecar_s_own(making: Making) -> None:
+    """The time until the error."""
+    exchange = making.exchange(State.CONNECT, connected=False)
+    making.bench.clock.advance(2.0)
+    exchange.not_connected(ERROR)
+    assert making.bench.stats.own.sum == 2.0
+
+
+def test_a_token_is_asked_for_by_the_clock_that_the_request_came_with(sending: Making) -> None:
+    """At the start, and again when there is a connection."""
+    exchange = with_token(sending.exchange(State.QUEUED, connected=False))
+    came = exchange.began_mono
+    sending.bench.clock.advance(1.0)
+    exchange.start()
+    assert exchange.state is State.CONNECT
+    connection = sending.connection(exchange)
+    exchange.connected(connection)
+    tokens = sending.down.proxy.tokens
+    assert tokens.asked == [(sending.pool.token_key, came)] * 2
+    assert b"\r\nAuthorization: Bearer first\r\n" in connection.transport.data[0]  # type: ignore[attr-defined]
+
+
+def test_a_request_whose_token_is_the_app_s_has_none(sending: Making) -> None:
+    """Nothing is asked of the store, and nothing the target says is laid at a token's door."""
+    idle = sending.bench.busy()
+    sending.bench.free(idle)
+    idle.connection.transport = Written()
+    exchange = sending.exchange(State.QUEUED, connected=False)
+    exchange.start()
+    assert (exchange.state, exchange._bearer, sending.down.proxy.tokens.asked) == (State.SENT, b"", [])
+    exchange.answer(403, b"Forbidden", [], {}, 0)
+    assert exchange._sample is None
+
+
+def test_a_body_of_just_the_buffer_is_held(sending: Making) -> None:
+    """Before there is a connection and after; what ends it is no byte of it."""
+    exchange = sending.exchange(State.CONNECT, body=framing.CHUNKED, connected=False)
+    exchange.request_body(b"abcdefghij")
+    exchange.connected(sending.connection(exchange))
+    assert exchange._held == [b"a\r\nabcdefghij\r\n"]
+    exchange.request_end([])
+    assert exchange._held == [b"a\r\nabcdefghij\r\n", b"0\r\n\r\n"]
+    larger = sending.exchange(State.CONNECT, body=11, connected=False)
+    larger.request_body(b"abcdefghijk")
+    larger.connected(sending.connection(larger))
+    assert larger._held is None
+
+
+def test_a_refused_token_is_replaced_once(sending: Making) -> None:
+    """By a request that is whole; a second refusal is the app's to see."""
+    stats = sending.bench.stats
+    found = {b"www-authenticate": b'Bearer error="invalid_token"'}
+    for count in (1, 2):
+        exchange = with_token(sending.exchange())
+        exchange._bearer = b"Bearer first"
+        exchange.interim(103, b"Early Hints", [])
+        assert not exchange.answer(401, b"No", [], found, 0)
+        assert (exchange.state, exchange.had_its_turn, stats.replays) == (State.TOKEN, True, count)
+        exchange.flush_answer()
+        assert sending.down.transport.data == []
+        exchange.state, exchange._connection = State.SENT, sending.connection(exchange)
+        assert exchange.answer(401, b"No", [], found, 0)
+        assert stats.replays == count
+    half = with_token(sending.exchange(body=5))
+    half._bearer = b"Bearer first"
+    assert half.answer(401, b"No", [], found, 0)
+
+
+def test_the_trace_of_a_request_is_whichever_header_names_it(making: Making) -> None:
+    """Google's own counts where there is no traceparent."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    exchange = making.exchange()
+    assert exchange.trace() is None
+    for name, value in (
+        (b"Traceparent", f"00-{trace}-00f067aa0ba902b7-01".encode()),
+        (b"X-Cloud-Trace-Context", f"{trace}/1;o=1".encode()),
+    ):
+        exchange._fields = [(name, value)]
+        assert exchange.trace().trace_id == trace
+
+
+TOO_MANY = (
+    "1 upgraded connections are open already, or asked for (`limits.tunnels`). Close some, or raise it."
+)
+
+
+def test_a_tunnel_more_than_there_may_be_is_told_what_to_do(sending: Making) -> None:
+    """And which limit it was."""
+    down = sending.down
+    down.proxy.limits = down.proxy.limits.model_copy(update={"tunnels": 1})
+    first, second = (sending.exchange(State.QUEUED, connected=False) for _ in range(2))
+    first.upgrade = second.upgrade = b"websocket"
+    first.start()
+    second.start()
+    assert (first.state, second.state) == (State.CONNECT, State.DONE)
+    assert sending.answer == ("tunnel_limit", TOO_MANY)
+
+
+NOT_ASKED = "The upstream answered 101 Switching Protocols with a protocol that was not asked for."
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields"),
+    [
+        pytest.param(b"websocket", [], id="none"),
+        pytest.param(b"websocket", [(b"Upgrade", b"h2c")], id="another"),
+        pytest.param(None, [(b"Upgrade", b"websocket")], id="nothing-was-asked"),
+        pytest.param(None, [], id="nothing-at-all"),
+    ],
+)
+def test_a_switch_is_to_what_was_asked_for(sending: Making, asked: bytes | None, fields: Any) -> None:
+    """Or no switch."""
+    exchange = sending.exchange()
+    exchange.upgrade = asked
+    error = exchange.switch(b"Switching Protocols", fields)
+    assert (error.reason, error.detail) == (Reason.UPGRADE_FAILED, NOT_ASKED)
+    assert (exchange.state, sending.bench.stats.upgrades, sending.down.told) == (State.SENT, 0, [])
+
+
+class Halves(Written):
+    """A transport of which one direction can end, and that knows how it was closed."""
+
+    ended = 0
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended += 1
+
+
+def test_tunnels_are_counted_and_end_without_an_error(sending: Making) -> None:
+    """Whoever ends them; what the app had sent still goes to the upstream."""
+    stats, open_ = sending.bench.stats, []
+    for _ in range(3):
+        exchange = sending.exchange()
+        exchange.upgrade = b"websocket"
+        sending.down.proxy.tunnels.add(exchange)
+        assert exchange.switch(b"Switching Protocols", [(b"Upgrade", b"websocket")]) is None
+        open_.append(exchange)
+    assert (stats.upgrades, stats.tunnels, sending.down.told) == (3, 3, [("become_tunnel",)] * 3)
+    by_app, by_upstream, by_both = open_
+    upstream = by_app._connection.transport = Halves()
+    by_app.abort(ERROR)
+    assert (by_app.error, upstream.closed, upstream.aborted) == (None, True, False)
+    by_upstream.upstream_lost(by_upstream._connection)
+    assert (by_upstream.error, stats.tunnels, stats.refused, stats.cut) == (None, 1, {}, {})
+    assert by_both.app_ended() is False  # of a transport that can't be half closed
+    assert by_both._connection.transport.closed
+
+
+def test_a_tunnel_s_directions_end_one_after_the_other(sending: Making) -> None:
+    """The first end is passed on, the second one closes."""
+    exchange = sending.exchange(State.TUNNEL)
+    app = sending.down.transport = Halves()
+    upstream = exchange._connection.transport = Halves()
+    assert exchange.upstream_ended() is True
+    assert (app.ended, app.closed, upstream.ended) == (1, False, 0)
+    assert exchange.app_ended() is False
+    assert (upstream.ended, upstream.closed) == (0, True)
+
+
+def test_an_answer_that_breaks_off_says_why(sending: Making) -> None:
+    """The upstream's end, what TLS said, or what the parser did."""
+    lost, told, malformed = (sending.exchange(State.ANSWERING) for _ in range(3))
+    lost.upstream_lost(lost._connection)
+    assert (lost.error.reason, lost.error.detail) == (
+        Reason.UPSTREAM_INCOMPLETE,
+        "The upstream closed the connection in mid-answer.",
+    )
+    told.upstream_lost(told._connection, ERROR)
+    assert told.error is ERROR
+    malformed.upstream_failed(ERROR)
+    assert malformed.error is ERROR
+    assert sending.bench.stats.cut == {"upstream_incomplete": 1, "send_timeout": 2}
+
+
+def test_what_goes_wrong_when_a_token_comes_is_the_app_s_connection_s_fault(
+    sending: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store that tells of it has nothing to do with it."""
+
+    def broken(*_: object) -> None:
+        raise FAULT
+
+    sending.down.proxy.tokens.value = None
+    exchange = with_token(sending.exchange(State.QUEUED, connected=False))
+    exchange.start()
+    monkeypatch.setattr(Exchange, "start", broken)
+    (settled,) = sending.down.proxy.tokens.waiting
+    settled(None)
+    assert sending.down.told == [("fault", FAULT)]
+
+
+def test_faults_are_told_with_where_they_were(
+    making: Making, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And with what they were."""
+
+    def broken(*_: object) -> None:
+        raise FAULT
+
+    making.exchange().fault(FAULT)
+    monkeypatch.setattr(Exchange, "time_out", broken)
+    making.exchange().end_by_fault(internal())
+    told = [(record.fields["where"], record.exc_info[1]) for record in caplog.records if record.exc_info]  # type: ignore[attr-defined]
+    assert told == [("connection to the upstream", FAULT), ("end of a request", FAULT)]
+
+
+@pytest.mark.parametrize("mode", ["errors", "all", "off"])
+def test_the_access_log_is_asked_who_made_the_answer(sending: Making, mode: Any) -> None:
+    """An upstream's 403 is its own affair, and the sidecar's is an error."""
+    logged: list[int] = []
+    sending.down.proxy.access_log = AccessLog(mode)
+    sending.down.proxy.log_request = lambda exchange, *, status, duration, own: logged.append(status)
+    theirs, ours = sending.exchange(), sending.exchange()
+    theirs.answer(403, b"Forbidden", [], {}, 0)
+    theirs.answer_end([])
+    ours.not_connected(SidecarError(Reason.NO_ROUTE, "Nowhere."))
+    assert logged == {"errors": [404], "all": [403, 404], "off": []}[mode]
