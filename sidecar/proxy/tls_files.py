@@ -177,15 +177,13 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
 
     try:
         context.load_cert_chain(certificate, key, password=password)
-    except ssl.SSLError as error:
+    except OSError as error:
         both = f"{certificate} with {key}"
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise _unusable("client_cert_file", both, "the key is another certificate's") from error
         if asked:
             raise _unusable("client_key_file", key, "it wants a password: use a key without one") from error
         raise _unusable("client_cert_file", both, error) from error
-    except OSError as error:
-        raise _unusable("client_cert_file", certificate, error) from error
 
 
 def _unusable(key: str, file: str | None, why: OSError | str) -> SidecarError:
