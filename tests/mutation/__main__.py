@@ -1,8 +1,9 @@
 """Break the code in every small way and see the tests go red: `make mutants`.
 
 Owns: which mutants are made and by which tests they are hunted (pyproject.toml, `tool.mutmut`), and the judgement: of all
-mutants of a run at least `SHARE` killed, each survivor listed in survivors.yaml with the reason why it may live. `hunt`
-makes and tries them in the folder mutants/; a mutant that mypy refuses counts as killed, for CI runs mypy.
+mutants of a run at least `SHARE` killed, each survivor listed in survivors.yaml with the reason why it may live. What is
+listed there of a module that was tried, and does not live, is printed, too. `hunt` makes and tries them in the folder
+mutants/; a mutant that mypy refuses counts as killed, for CI runs mypy.
 
     python -m tests.mutation [PATTERN …]        such as 'sidecar.proxy.framing*'; without one, all
     python -m tests.mutation --report           judge the last run again, run nothing
@@ -17,7 +18,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,7 @@ class Reasons:
 
     def __init__(self) -> None:
         self._listed: dict[Survivor, str] = {}
+        self._met: set[Survivor] = set()
         self._patterns: list[re.Pattern[str]] = []
         for entry in yaml.safe_load(SURVIVORS.read_text()):
             if "pattern" in entry:
@@ -89,7 +91,15 @@ class Reasons:
                 self._listed[Survivor(entry["where"], change["was"], change["is"])] = entry["reason"]
 
     def __contains__(self, survivor: Survivor) -> bool:
+        self._met.add(survivor)
         return survivor in self._listed or any(pattern.search(survivor.is_) for pattern in self._patterns)
+
+    def idle(self, modules: Iterable[str]) -> Iterator[Survivor]:
+        """Those listed of these modules that were not asked about: killed by now, or no longer made."""
+        known = tuple(f"{module.removeprefix('sidecar.')}." for module in modules)
+        return (
+            listed for listed in self._listed if listed not in self._met and listed.where.startswith(known)
+        )
 
 
 def judge() -> int:
@@ -109,6 +119,8 @@ def judge() -> int:
     if not by_module:
         print("no mutant has such a name")
         return 1
+    for listed in reasons.idle(by_module):
+        print(f"listed, but does not live: {listed.where}\n  - {listed.was}\n  + {listed.is_}")
     whole: Counter[str] = Counter()
     for counts in by_module.values():
         whole += counts
