@@ -64,7 +64,7 @@ def has_left(transport: asyncio.BaseTransport, due: int) -> bool:
     sock = transport.get_extra_info("socket")
     if sock is None or not hasattr(select, "POLLRDHUP"):
         return False
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # a closed socket has no number
         poll = select.poll()
         poll.register(sock, select.POLLRDHUP)
         for _, event in poll.poll(0):

@@ -30,7 +30,7 @@ def of(sock: socket.socket) -> Credentials | None:
     if option is None:
         return None
     try:
-        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, 12))
+        pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, option, 12))
     except (OSError, struct.error):
         return None
     return Credentials(pid, uid, gid, _further_groups(sock))

@@ -31,6 +31,13 @@ def judge(allowed: Allowed, method: str, target: str, *names: str) -> tuple[Reas
     return None
 
 
+def test_a_prefix_ends_with_its_slash() -> None:
+    """`/public/*` is neither `/public` nor what only begins like it."""
+    public = Allowed("billing", Allow(paths=("/public/*",)))
+    paths = ("/public/", "/public/a", "/public", "/publicity", "/public.a")
+    assert [judge(public, "GET", path) is None for path in paths] == [True, True, False, False, False]
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [

@@ -20,8 +20,8 @@ import pytest
 from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
-from sidecar.proxy import tls
-from sidecar.proxy.backoff import LONGEST_PAUSE
+from sidecar.proxy import dial, tls
+from sidecar.proxy.backoff import FORGOTTEN, LONGEST_PAUSE
 from sidecar.proxy.dial import Dialer
 from sidecar.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
@@ -45,7 +45,12 @@ class Names:
         self.speak.wait(LIMIT)
         if self.error is not None:
             raise self.error
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in self.addresses]
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (one, port, 0, 0))
+            if ":" in one
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
+            for one in self.addresses
+        ]
 
 
 class Bench:
@@ -357,6 +362,59 @@ async def test_a_name_that_the_resolver_had_no_descriptor_for_is_not_unknown(ben
 
 
 CHECK_UP = "Check that the service is up and that the route's `upstream` names its port."
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+async def test_a_refusal_in_mid_connection_is_read_by_the_version_of_tls(version: str, bench: Bench) -> None:
+    """A handshake that fails later is a new one in TLS 1.2, and in 1.3 the refusal of a certificate."""
+
+    class Sock:
+        def version(self) -> str:
+            return version
+
+        def get_extra_info(self, name: str) -> object:
+            return {"socket": self}[name]
+
+    alert = ssl.SSLError(1, "[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE] sslv3 alert handshake failure")
+    alert.reason = "SSLV3_ALERT_HANDSHAKE_FAILURE"
+    error = dial.later_fault(bench.destination(scheme="https"), Sock(), alert)  # type: ignore[arg-type]
+    assert error is not None
+    assert (error.reason is Reason.TLS_RENEGOTIATION) == (version == "TLSv1.2")
+
+
+async def test_what_failed_lately_is_not_put_between_the_others(bench: Bench) -> None:
+    """Families take turns, but not where that brings forward what was put last."""
+    bench.names.addresses = ("::1",)
+    assert await bench.dial() == "connect_refused"
+    bench._keep(socket.create_server(("::1", bench.port), family=socket.AF_INET6))
+    bench.names.addresses = ("::1", "127.0.0.8", "127.0.0.1")
+    bench.tried.clear()
+    assert await bench.dial() == "127.0.0.1"
+    assert bench.tried == ["127.0.0.8", "127.0.0.1"]
+    bench.clock.advance(FORGOTTEN + 1)
+    bench.names.addresses = ("127.0.0.8", "127.0.0.9", "::1")
+    assert await bench.dial() == "::1"
+    assert bench.tried[2:] == ["127.0.0.8", "::1"]
+
+
+async def test_a_connection_that_is_reset_at_once_is_told_by_its_name(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to look at."""
+
+    class Reset(socket.socket):
+        def getpeername(self) -> Any:
+            raise OSError(errno.ENOTCONN, "not connected")
+
+    made = Reset()
+
+    async def connect(*_: object, **__: object) -> socket.socket:
+        return made
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", connect)
+    assert await bench.dial() == "connect_failed"
+    says = "reset the connection as soon as it was made. Check that the service is up."
+    assert (bench.error.detail, made.fileno()) == (f"`localhost:{bench.port}` {says}", -1)
 
 
 @pytest.mark.parametrize(

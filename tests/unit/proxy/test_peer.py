@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 from typing import Any, cast
 
@@ -71,3 +72,28 @@ def test_where_the_system_has_no_such_question_nobody_has_vanished(monkeypatch: 
     monkeypatch.delattr(socket, "TCP_INFO")
     kernel: Any = Kernel(tcp_info(1, 60_000))
     assert peer.has_vanished(kernel, 5.0) is False
+
+
+class Sock:
+    """A transport of a real socket, or of none."""
+
+    def __init__(self, sock: socket.socket | None) -> None:
+        self.sock = sock
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.sock if name == "socket" else None
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells of an end")
+def test_an_end_in_the_middle_of_a_message_is_seen_without_reading() -> None:
+    """One behind a whole message is none, nor is silence; without a socket there is nothing to look at."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = cast(asyncio.BaseTransport, Sock(ours))
+        assert not peer.has_left(transport, 3)
+        theirs.send(b"ab")
+        assert not peer.has_left(transport, 3)
+        theirs.shutdown(socket.SHUT_WR)
+        assert [peer.has_left(transport, due) for due in (2, 3)] == [False, True]
+    assert not peer.has_left(cast(asyncio.BaseTransport, Sock(None)), 3)
+    assert not peer.has_left(transport, 3)  # closed in the meantime

@@ -56,6 +56,8 @@ async def test_many_names_whose_servers_are_silent_hold_up_no_other() -> None:
 
     resolver = Resolver(asyncio.get_running_loop(), lookup)
     silent = asyncio.gather(*(resolver.addresses(f"silent-{n}.test", 80) for n in range(AT_ONCE - 1)))
+    await asyncio.sleep(0)
+    assert len(resolver._flights) == AT_ONCE - 1
     async with asyncio.timeout(LIMIT):
         assert await resolver.addresses("a.test", 80) == [INFO]
     assert not silent.done()

@@ -89,6 +89,8 @@ def test_names_are_told_up_to_five() -> None:
         "not for `a.example` but for `0.example`, `1.example`, `2.example`, `3.example`, `4.example` and 2 more."
         in says
     )
+    leaf = {"subjectAltName": tuple(("DNS", f"{n}.example") for n in range(5))}
+    assert "`3.example`, `4.example`." in certificate_fault(62, "", (leaf,), SIDE, NOW).detail
 
 
 def test_an_issuer_without_a_common_name_is_named_by_its_last_part() -> None:

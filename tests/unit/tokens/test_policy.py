@@ -132,6 +132,7 @@ def test_no_token_outlives_its_whole_life(life: float, skew: float, jitter: floa
         pytest.param(NOW.after(3570), True, False, id="last-moment"),
         pytest.param(Instant(T + 4 * HOUR, NOW.mono), True, False, id="frozen-for-hours"),
         pytest.param(Instant(T + 3400, NOW.mono + 10), True, True, id="frozen-past-the-renewal-point"),
+        pytest.param(Instant(T + 3375, NOW.mono), True, True, id="frozen-to-the-renewal-point"),
         pytest.param(Instant(T - 60, NOW.mono), False, True, id="set-back-a-minute"),
         pytest.param(Instant(T + 3375 - 60, NOW.mono + 3375), True, True, id="set-back-a-minute-then-due"),
         pytest.param(Instant(T + 3570 - 60, NOW.mono + 3570), True, False, id="set-back-a-minute-then-over"),
