@@ -16,6 +16,26 @@ def routes() -> list[Route]:
     return [thing for thing in gc.get_objects() if isinstance(thing, Route)]
 
 
+async def test_other_limits_are_in_force_from_then_on(wire: Wire) -> None:
+    """Of connections and of heads, for whoever connects next."""
+    await wire.start(top="limits: {connections: 1}")
+    await wire.app()
+    waiting = await wire.app()
+    await waiting.send(GET)
+    await wire.turn(lambda: wire.proxy.acceptors.stats.paused)
+    wire.proxy.switch(
+        wire.proxy.admission,
+        limits=wire.proxy.limits.model_copy(update={"connections": 2, "head_timeout": 3.0}),
+        pool=wire.pools.settings,
+        access_log=AccessLog("off"),
+    )
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await waiting.answer()).status == 200
+    assert wire.proxy.acceptors.handshake == 3.0
+
+
 async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:
     """However often routes are replaced, only those of the table in force are kept; their counters go on.
 

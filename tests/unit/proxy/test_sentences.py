@@ -10,7 +10,7 @@ from sidecar.config.allow import Allow
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import framing, guard, headers, target
 from sidecar.proxy.allowed import Allowed
-from sidecar.proxy.callers import Callers
+from sidecar.proxy.callers import Callers, peer_unknown
 
 FIELDS = [(b"Sec-Fetch-Dest", b"document")]
 NOT_HTTP = "The request is not valid HTTP/1.1: "
@@ -42,6 +42,12 @@ def response(found: headers.Found, *, status: int = 200, http10: bool = False) -
 
 
 CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
+    "a-process-that-the-system-does-not-name": (
+        lambda: raising(peer_unknown()),
+        Reason.CALLER_REFUSED,
+        "This listener's `peers` names who may call, and the system does not say which process calls: all are refused. "
+        "That takes Linux (SO_PEERCRED); elsewhere use `require_header`.",
+    ),
     "another-site": (
         lambda: guard.refuse_browser({b"sec-fetch-site": b"cross-site"}, b"a", b"http://"),
         Reason.CALLER_REFUSED,

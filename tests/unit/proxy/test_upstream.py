@@ -252,6 +252,18 @@ def test_bounds_are_of_what_is_no_body(line: Line) -> None:
     assert line.exchange.told[-1] == ("failed", Reason.UPSTREAM_HEAD_TOO_LARGE, TOO_LARGE)
 
 
+@pytest.mark.parametrize(
+    "interim", [b"", b"HTTP/1.1 103 E\r\nA: b\r\n\r\n"], ids=["at-once", "after-another"]
+)
+def test_a_head_that_has_no_end_is_bounded_to_the_byte(line: Line, interim: bytes) -> None:
+    """Each by itself: what came before is not counted."""
+    start = b"HTTP/1.1 200 OK\r\nX: "
+    line.connection.data_received(interim + start + b"x" * (HEAD - len(start)))
+    assert "failed" not in [what for what, *_ in line.exchange.told]
+    line.connection.data_received(b"x")
+    assert line.exchange.told[-1] == ("failed", Reason.UPSTREAM_HEAD_TOO_LARGE, TOO_LARGE)
+
+
 def test_an_answer_without_a_length_ends_with_the_connection(line: Line) -> None:
     """And so does a read of nobody's: the app is told which."""
     line.connection.data_received(b"HTTP/1.1 200 OK\r\n\r\nok")
