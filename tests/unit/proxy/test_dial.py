@@ -21,7 +21,7 @@ from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy import dial, tls
-from sidecar.proxy.backoff import FORGOTTEN, LONGEST_PAUSE
+from sidecar.proxy.backoff import FORGOTTEN, FREE, LONGEST_PAUSE
 from sidecar.proxy.dial import Dialer
 from sidecar.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
@@ -193,6 +193,17 @@ async def test_while_one_is_dialled_for_the_others_are_told(bench: Bench) -> Non
     assert bench.stats.connects_held_back == 49
     assert await bench.dial(destination) == "connect_timeout"
     assert "(no answer in time) 0.00 s ago" in bench.error.detail
+
+
+async def test_what_said_nothing_is_told_so_to_whoever_is_held_back(bench: Bench) -> None:
+    """With when that was."""
+    bench.names.addresses = ("127.0.0.9",)
+    bench.die("127.0.0.9")
+    destination = bench.destination("connect: 10ms")
+    for _ in range(FREE + 1):
+        assert await bench.dial(destination) == "connect_timeout"
+    assert "(no answer in time) 0.00 s ago" in bench.error.detail
+    assert bench.stats.connects_held_back == 1
 
 
 async def test_an_upstream_that_comes_back_is_found_within_the_longest_pause(bench: Bench) -> None:
