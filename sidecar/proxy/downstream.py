@@ -720,7 +720,7 @@ class DownstreamConnection(asyncio.Protocol):
                 kept = [m for m in headers.list_members(value) if m not in (b"upgrade", b"http2-settings")]
                 value = b", ".join(kept)
             if lower not in (b"upgrade", b"http2-settings"):
-                out += (name, b": ", value, b"\r\n")
+                out += (name, b":", value, b"\r\n")  # no blank: it must not grow over `limits.head`
         return b"".join([*out, b"\r\n"])
 
     def become_tunnel(self) -> None:
