@@ -621,7 +621,7 @@ async def play(
         await wire.turn(lambda: not wire.proxy.connections)
         acceptors = wire.proxy.acceptors
         await wire.turn(lambda: not acceptors.arriving)
-        owners = [acceptors.owner(listener) for listener in acceptors._acceptors]
+        owners = [acceptor.owner for acceptor in acceptors._acceptors.values()]
         assert [acceptors.open, *((o.open, o.arriving) for o in owners)] == [0, *((0, 0) for _ in owners)]
         await wire.turn(lambda: not any(p._dialling for p in wire.pools._pools.values()))
         for stats in [*wire.proxy.stats.values(), wire.proxy.unrouted]:
