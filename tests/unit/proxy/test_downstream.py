@@ -625,7 +625,12 @@ async def test_of_a_wish_for_h2c_nothing_is_told(memory: Memory, call: Call) -> 
 
 async def test_a_head_without_its_wish_for_h2c_is_no_larger(memory: Memory, call: Call) -> None:
     """One that is within `limits.head` is served, however its lines are written."""
-    lines = [b"Host:billing.internal", b"Upgrade:h2c", b"Connection:Upgrade", *(b"A%d:x" % n for n in range(60))]
+    lines = [
+        b"Host:billing.internal",
+        b"Upgrade:h2c",
+        b"Connection:Upgrade",
+        *(b"A%d:x" % n for n in range(60)),
+    ]
     head = b"GET /a HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
     memory.proxy.limits = memory.proxy.limits.model_copy(update={"head": len(head), "headers": 63})
     assert call().send(head).got == ANSWER
