@@ -114,7 +114,7 @@ class Bindings:
             return _bound(address, what, left)
         except StartError as error:
             for listener in left:
-                if address.clashes(listener.address):
+                if address.clashes(listener.address) and not _is_of(listener, address):
                     raise StartError(
                         f"{what}: {address} cannot be listened on while this sidecar listens on {listener}: restart "
                         "it, or give another port",
@@ -232,6 +232,11 @@ def _bound(address: ListenAddress, what: str, there: list[Listener]) -> Sequence
             "Choose another address, or stop what holds this one.",
             EXIT_BIND,
         ) from error
+
+
+def _is_of(listener: Listener, address: ListenAddress) -> bool:
+    """Whether it is bound to just what the address means: then it is taken over, and does not stand in the way."""
+    return any(host in address.hosts for host, _ in _own_addresses(listener))
 
 
 def _own_addresses(listener: Listener) -> Iterable[tuple[str, int]]:

@@ -195,6 +195,23 @@ async def test_an_address_that_takes_in_the_old_one(world: World, unused_tcp_por
     assert (await ask(unused_tcp_port, "GET", "/x"))[0] == 200
 
 
+async def test_half_of_the_new_address_is_somebody_elses(world: World, unused_tcp_port: int) -> None:
+    """`localhost` for `127.0.0.1`, where another process holds `[::1]`: it is not this sidecar that is in the way."""
+    port = unused_tcp_port
+    world.write(world.route("a", listen=f"127.0.0.1:{port}"))
+    await world.reload()
+    with socket.create_server(("::1", port), family=socket.AF_INET6):
+        world.write(world.route("a", listen=f"localhost:{port}"))
+        status, body = await world.reload()
+        assert status == 422
+        assert body["detail"] == (
+            f"listen of route `a`: localhost:{port} cannot be listened on: Address already in use. "
+            "Is another sidecar running? Choose another address, or stop what holds this one."
+        )
+        assert (await ask(port, "GET", "/x"))[0] == 200
+    assert await world.reload() == (200, {"result": "ok", "detail": ""})
+
+
 async def test_a_request_under_way_ends_under_the_old_table(world: World) -> None:
     """Though its route is gone by then."""
     stream = asyncio.create_task(ask(world.sidecar.port, "GET", "/sse?n=2", host="a.test"))  # noqa: TID251
