@@ -13,7 +13,7 @@ from sidecar.clock import SystemClock
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.targets import Target
-from tests.support.sidecar import LIMIT, Sidecar, Start, ask
+from tests.support.sidecar import LIMIT, Sidecar, Start, ask, freeze
 from tests.support.stepped_clock import SteppedClock
 
 pytestmark = pytest.mark.slow
@@ -150,7 +150,7 @@ async def test_a_clock_that_falls_back_while_the_process_stands_still(
         for _ in range(3):
             stepped_clock.step_to(0)
             assert {await post(sock) for sock in sockets} == {b"HTTP/1.1 200"}
-            sidecar.send_signal(signal.SIGSTOP)
+            freeze(sidecar.process.pid)
             stepped_clock.step_to(-TWO_HOURS)
             waiting = asyncio.gather(*(post(sock) for sock in sockets))
             await asyncio.sleep(life + 0.2)  # the fault itself: so long it stands still

@@ -20,7 +20,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from tests.support.openssl import authority, issue
-from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, free_port
+from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, free_port, freeze
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +175,7 @@ async def test_a_silent_peer_costs_no_more_than_the_timeouts_and_nobody_else(
             f"  - {{name: other, host: other.internal, upstream: '{other.url}'}}\n"
         )
         assert (await ask(sidecar.port, "GET", "/whole", host="billing.localhost"))[0] == 200
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         errors = set()
         for _ in range(3):
             got = [ask(sidecar.port, "GET", "/whole", host="billing.localhost") for _ in range(3)]
@@ -383,7 +383,7 @@ async def test_a_token_that_expired_while_the_process_stood_still_is_not_sent(st
         sidecar = await start(config, emulator=google)
         for _ in range(3):
             assert (await ask(sidecar.port, "GET", "/x", host="billing.localhost"))[0] == 200
-            sidecar.send_signal(signal.SIGSTOP)
+            freeze(sidecar.process.pid)
             waiting = asyncio.gather(
                 *(ask(sidecar.port, "GET", "/x", host="billing.localhost") for _ in range(20))
             )

@@ -21,7 +21,7 @@ from tests.soak.faults import IAM, METADATA, OAUTH, STS, A, B, Kind
 from tests.soak.judge import Quiet
 from tests.soak.namespace import HOSTS
 from tests.soak.setting import ROUTES, SECRET, configuration, place, routes
-from tests.support.sidecar import COMMAND, ask, clean_environment, free_port
+from tests.support.sidecar import COMMAND, ask, clean_environment, free_port, freeze
 
 LIFE = 20
 """Seconds that every token lives."""
@@ -211,7 +211,7 @@ class World:
                 status, _, body = await ask(self.admin_port, "POST", f"/log-level?level={level}")
                 assert status == 200, body
             case "stop" if on:
-                process.send_signal(signal.SIGSTOP)
+                freeze(process.pid)
                 await asyncio.sleep(1.0)
                 process.send_signal(signal.SIGCONT)
             case "certificate":

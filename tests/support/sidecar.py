@@ -134,6 +134,12 @@ class Sidecar:
         await self.ended()
 
 
+def freeze(pid: int) -> None:
+    """SIGSTOP to a child, and wait until all its threads stand still: until then they may answer."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+
+
 Start = Callable[..., Awaitable[Sidecar]]
 
 
