@@ -171,12 +171,16 @@ def run(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
     from sidecar.hardening import Process
 
     process = Process()
-    loaded = _load(file, to, settings)
-    from sidecar.run import leave, serve
+    from sidecar.tokens.file_watch import stamp
 
     file = file or os.environ.get(CONFIG_VARIABLE)
-    read = partial(_read, file, to, settings)
-    leave(serve(loaded.config, loaded.warnings, os.environ, process=process, read=read, file=file))
+    seen = stamp(file) if file else None
+    loaded = _load(file, to, settings)
+    from sidecar.reload import ConfigSource
+    from sidecar.run import leave, serve
+
+    source = ConfigSource(partial(_read, file, to, settings), file, seen)
+    leave(serve(loaded.config, loaded.warnings, os.environ, process=process, source=source))
 
 
 @main.command(

@@ -10,37 +10,46 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import final
+from typing import NamedTuple, final
 
 from sidecar.clock import Clock
 from sidecar.config.load import ConfigError, Loaded
 from sidecar.service import Reloaded, Service
 from sidecar.start_error import StartError
 from sidecar.tasks import Tasks
-from sidecar.tokens.file_watch import FileWatch
+from sidecar.tokens.file_watch import FileWatch, Stamp
 
 _log = logging.getLogger(__name__)
 _FILE = "configuration"
 
 
+class ConfigSource(NamedTuple):
+    """What a configuration was read from, and is read from again."""
+
+    read: Callable[[], Loaded]
+    """Reads file, environment and flags; raises ConfigError or OSError."""
+    file: str | None
+    """Is watched, if there is one: Kubernetes swaps a link, editors replace the file."""
+    stamp: Stamp | None
+    """The file's from before it was read for the first time: what has changed since then is read again."""
+
+
 @final
 class Reloader:
-    """Of one service. `read` reads file, environment and flags again; raises ConfigError or OSError."""
+    """Of one service."""
 
-    def __init__(
-        self, service: Service, clock: Clock, tasks: Tasks, read: Callable[[], Loaded], file: str | None
-    ) -> None:
-        """`file` is watched, if there is one: Kubernetes swaps a link, editors replace the file."""
+    def __init__(self, service: Service, clock: Clock, tasks: Tasks, source: ConfigSource) -> None:
         self._service = service
         self._tasks = tasks
-        self._read = read
+        self._source = source
         self._lock = asyncio.Lock()
-        self._watch = FileWatch({} if file is None else {_FILE: file}, clock, lambda _: self.request())
+        self._watch = FileWatch({}, clock, lambda _: self.request())
         service.reloader = self._reload
 
     def start(self) -> None:
         """Begin to watch the file."""
-        self._watch.start()
+        if self._source.file is not None:
+            self._watch.watch({_FILE: self._source.file}, {_FILE: self._source.stamp})
 
     def stop(self) -> None:
         """Watch no more."""
@@ -68,7 +77,7 @@ class Reloader:
             return Reloaded("error", "The sidecar is shutting down.")
         try:
             # A thousand routes take a third of a second: in a thread, where requests are answered in the meantime.
-            loaded = await asyncio.to_thread(self._read)
+            loaded = await asyncio.to_thread(self._source.read)
         except (ConfigError, OSError) as error:
             return Reloaded("error", str(error))
         if loaded.config == self._service.config:

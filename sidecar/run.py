@@ -18,10 +18,9 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from sidecar import logs, systemd
 from sidecar.clock import SystemClock
-from sidecar.config.load import Loaded
 from sidecar.config.models import Config
 from sidecar.hardening import Process
-from sidecar.reload import Reloader
+from sidecar.reload import ConfigSource, Reloader
 from sidecar.service import Service
 from sidecar.start_error import EXIT_BIND, StartError
 from sidecar.tasks import Tasks
@@ -47,13 +46,11 @@ def serve(
     then: Then | None = None,
     *,
     process: Process,
-    read: Callable[[], Loaded] | None = None,
-    file: str | None = None,
+    source: ConfigSource | None = None,
 ) -> int:
     """Run until told to stop; the exit code. `then` runs beside it, and ends it when it is over.
 
-    `process` was made before anything was read. `read` reads the configuration again, for a reload; `file` is watched
-    for it.
+    `process` was made before anything was read. `source` is what the configuration is read from again, if it is.
     """
     # Beside a command, stdout is the command's.
     stream = sys.stdout if then is None else sys.stderr
@@ -65,7 +62,7 @@ def serve(
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_serve(config, environ, loop, handler, then, read, file))
+        return loop.run_until_complete(_serve(config, environ, loop, handler, then, source))
     except StartError as error:
         print(f"idtoken-sidecar: {error}", file=sys.stderr)
         return error.exit_code
@@ -102,8 +99,7 @@ async def _serve(
     loop: asyncio.AbstractEventLoop,
     handler: logs.LogHandler,
     then: Then | None,
-    read: Callable[[], Loaded] | None,
-    file: str | None,
+    source: ConfigSource | None,
 ) -> int:
     try:
         inherited = systemd.inherited_sockets(environ, os.getpid())
@@ -111,7 +107,7 @@ async def _serve(
         raise StartError(f"socket activation: {error}", EXIT_BIND) from error
     service = Service(config, loop, environ=environ, inherited=inherited, log_lines_lost=handler.lost)
     tasks = Tasks(loop)
-    reloader = None if read is None else Reloader(service, SystemClock(loop), tasks, read, file)
+    reloader = None if source is None else Reloader(service, SystemClock(loop), tasks, source)
 
     def told(number: signal.Signals) -> None:
         if service.draining:

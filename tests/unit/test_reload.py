@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
 from sidecar.config.load import Loaded, load
-from sidecar.reload import Reloader
+from sidecar.reload import ConfigSource, Reloader
 from sidecar.service import Service
 from sidecar.tasks import Tasks
+from sidecar.tokens.file_watch import EVERY, stamp
 from tests.support.clock import FakeClock
 
 LIMIT = 5.0
@@ -27,7 +29,36 @@ async def test_the_event_loop_turns_while_a_configuration_is_read() -> None:
         seen.append(turned.wait(LIMIT))
         return config
 
-    Reloader(service, clock, Tasks(loop), read, None)
+    Reloader(service, clock, Tasks(loop), ConfigSource(read, None, None))
     outcome = await service.reload()
     assert (seen, outcome.result) == ([True], "unchanged")
+    await service._close()
+
+
+async def test_a_file_that_changed_while_the_sidecar_started_is_read_again(tmp_path: Path) -> None:
+    """Known is what it was before it was read for the first time; one that stays is not read again."""
+    loop, clock = asyncio.get_running_loop(), FakeClock()
+    config = load("routes: [{name: a, upstream: 'https://a.example', prefetch: off}]", environ={})
+    service = Service(config.config, loop, environ={}, clock=clock)
+    file, reads = tmp_path / "config.yaml", asyncio.Queue[str]()
+
+    def read() -> Loaded:
+        loop.call_soon_threadsafe(reads.put_nowait, file.read_text())
+        return config
+
+    file.write_text("first")
+    seen = stamp(str(file))
+    file.write_text("changed while it starts")
+    tasks = Tasks(loop)
+    reloader = Reloader(service, clock, tasks, ConfigSource(read, str(file), seen))
+    reloader.start()
+    clock.advance(EVERY)
+    async with asyncio.timeout(LIMIT):
+        assert await reads.get() == "changed while it starts"
+        clock.advance(EVERY)
+        for _ in range(2):
+            await service.reload()  # the second one after whatever the watch asked for
+    assert reads.qsize() == 2
+    reloader.stop()
+    await tasks.close()
     await service._close()
