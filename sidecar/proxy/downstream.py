@@ -102,6 +102,8 @@ class _Refused(NamedTuple):
     began_mono: float
     fields: headers.Fields = ()
     """The request's, as far as they were read."""
+    path: bytes = b""
+    """With the query; empty where the target was not read."""
 
 
 def _guarded(
@@ -440,7 +442,7 @@ class DownstreamConnection(asyncio.Protocol):
         padded = b" \r\n" in raw or (has_tab and b"\t\r\n" in raw)
         fields: headers.Fields = headers.trimmed(self._fields) if padded else self._fields
         method = parser.get_method()
-        body = None
+        body, path = None, b""
         try:
             limits = self.proxy.limits
             if (size := len(raw)) > limits.target or size > limits.head or len(fields) > limits.headers:
@@ -496,7 +498,7 @@ class DownstreamConnection(asyncio.Protocol):
                 and not parser.should_upgrade()
                 and parser.should_keep_alive()
             )
-            self._refuse(_Refused(error, method, keep, self._began_mono, fields))
+            self._refuse(_Refused(error, method, keep, self._began_mono, fields, path))
             return
         span = None
         if (tracer := self.proxy.tracer) is not None:
@@ -603,9 +605,9 @@ class DownstreamConnection(asyncio.Protocol):
             exchange.error = error  # for its turn
 
     def _answer(self, refused: _Refused) -> None:
-        error, method, keep_alive, began_mono, fields = refused
+        error, method, keep_alive, began_mono, fields, path = refused
         keep_alive = keep_alive and not self.proxy.draining
-        self.proxy.refused(error, METHOD_NAMES.get(method, ""), fields, self.owner.route, began_mono)
+        self.proxy.refused(error, METHOD_NAMES.get(method, ""), fields, path, self.owner.route, began_mono)
         self.transport.write(
             answers.answer(
                 error,

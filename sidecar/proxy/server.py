@@ -183,7 +183,13 @@ class Proxy:
             self._drained.set()
 
     def refused(
-        self, error: SidecarError, method: str, fields: Fields, own: Route | None, began_mono: float
+        self,
+        error: SidecarError,
+        method: str,
+        fields: Fields,
+        path: bytes,
+        own: Route | None,
+        began_mono: float,
     ) -> None:
         """Count, trace and log an answer to a request that got no exchange."""
         stats = self.unrouted if own is None else self.stats[own.name]
@@ -200,7 +206,7 @@ class Proxy:
             self.access_log.request(
                 route=own.name if own is not None else "",
                 method=method,
-                target="",
+                target=path.decode("ascii", "replace"),
                 status=error.status,
                 sent=0,
                 received=0,

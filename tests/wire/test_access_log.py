@@ -64,7 +64,7 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
     app = await wire.app()
     await app.send(GET)
     assert (refused := await app.answer()).reason == "connect_refused"
-    await app.send(GET.replace(b"billing", b"nobody"))
+    await app.send(GET.replace(b"billing", b"nobody").replace(b"/x", b"/x?secret=1"))
     assert (lost := await app.answer()).reason == "no_route"
     routed, unrouted = [fields(record) for record in log.records if record.message == "request"]
     seen = {"requestMethod": "GET", "requestSize": "0", "responseSize": "0", "latency": "0.000000s"}
@@ -77,7 +77,7 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
         "upstream": f"http://127.0.0.1:{wire.upstream.port}",
     }
     assert unrouted == {
-        "httpRequest": {**seen, "requestUrl": "", "status": 404},
+        "httpRequest": {**seen, "requestUrl": "/x", "status": 404},
         "route": "",
         "reason": "no_route",
         "detail": json.loads(lost.body)["detail"],
