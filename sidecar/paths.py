@@ -1,8 +1,8 @@
 """Paths that can be read in one way only.
 
-Owns the normal form of a path, and the judgement that two parsers could read one differently. Called by `config.allow`
-for the paths that are allowed and by `proxy.allowed` for those that are asked for. Pure. Rules: RFC 3986 sections 3.3
-and 6.2.2. What parsers disagree about: the URL standard (dot segments spelled with %2e, backslashes), Java's servlet
+Owns the normal form of a path, and the judgements that two parsers could read one differently and that one climbs out
+of its root. Called by `config.allow` for the paths that are allowed and by `proxy` for those that are asked for. Pure.
+Rules: RFC 3986 sections 3.3 and 6.2.2. What parsers disagree about: the URL standard (dot segments spelled with %2e, backslashes), Java's servlet
 containers (`;` parameters), CGI and Windows (decoding before splitting; dots and spaces at the end), and whoever
 decodes twice. docs/allow.md has the table.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 _ALLOWED: Final = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -44,6 +45,19 @@ def normal_path(path: bytes) -> bytes:
         if _DOTS.fullmatch(name):
             raise ValueError("has a segment of dots or spaces only (`.`, `..`)")
     return path
+
+
+def leaves_root(path: bytes) -> bool:
+    """Whether a path, or what is left of it behind a prefix, climbs higher than it began, with its escapes decoded."""
+    depth = 0
+    for segment in unquote_to_bytes(path).split(b"/"):
+        if segment == b"..":
+            depth -= 1
+        elif segment not in (b"", b"."):
+            depth += 1
+        if depth < 0:
+            return True
+    return False
 
 
 def _unescaped(path: bytes) -> bytes:

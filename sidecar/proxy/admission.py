@@ -26,6 +26,7 @@ from typing import NamedTuple
 from sidecar.config.models import RouteConfig
 from sidecar.config.targets import FACTS, Target
 from sidecar.errors import Reason, SidecarError
+from sidecar.paths import leaves_root
 from sidecar.proxy import guard, headers
 from sidecar.proxy.allowed import Allowed
 from sidecar.routes import Destination, Route, RouteTable, match_own
@@ -170,4 +171,9 @@ def _has(fields: headers.Fields, lower: bytes) -> bool:
 
 def _stripped(path: bytes, prefix: bytes) -> bytes:
     rest = path[len(prefix) :]
+    if leaves_root(rest.partition(b"?")[0]):
+        raise SidecarError(
+            Reason.MALFORMED_REQUEST,
+            f"The request's path leads out of the route's `path_prefix`, which is `{prefix.decode('ascii')}` (`..`).",
+        )
     return rest if rest.startswith(b"/") else b"/" + rest

@@ -494,7 +494,7 @@ class DownstreamConnection(asyncio.Protocol):
             # Only where the framing is beyond doubt and no body follows may the connection go on.
             keep = (
                 body == framing.NO_BODY
-                and error.reason is not Reason.BAD_HOST
+                and error.reason not in (Reason.BAD_HOST, Reason.MALFORMED_REQUEST)
                 and not parser.should_upgrade()
                 and parser.should_keep_alive()
             )

@@ -8,9 +8,9 @@ connection once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.paths import leaves_root
 from sidecar.proxy.headers import TWIN, Found, list_members
 from sidecar.proxy.heads import METHOD_NAMES
 
@@ -136,14 +136,8 @@ def _check_path(target: bytes) -> None:
     path = target.partition(b"?")[0]
     if _BAD_ESCAPE.search(path):
         raise malformed("Its path has `%00`, or a `%` without two hexadecimal digits behind it.")
-    depth = 0
-    for segment in unquote_to_bytes(path).split(b"/"):
-        if segment == b"..":
-            depth -= 1
-        elif segment not in (b"", b"."):
-            depth += 1
-        if depth < 0:
-            raise malformed("Its path leads out of the root (`..`).")
+    if leaves_root(path):
+        raise malformed("Its path leads out of the root (`..`).")
 
 
 def check_scheme(target: bytes, *, secure: bool) -> None:

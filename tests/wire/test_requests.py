@@ -440,3 +440,13 @@ async def test_via_can_be_left_out(wire: Wire) -> None:
     await app.send(GET.replace(b"\r\n\r\n", b"\r\nVia: 1.0 fred\r\n\r\n"))
     head = await (await wire.upstream.accept()).read_head()
     assert [line for line in head.split(b"\r\n") if line.lower().startswith(b"via")] == [b"Via: 1.0 fred"]
+
+
+async def test_a_path_that_leads_out_of_its_prefix_goes_nowhere(wire: Wire) -> None:
+    """`/b/../x` would be `/../x` at the target, which no request could ask for under the route's name."""
+    await wire.start("path_prefix: /b")
+    app = await wire.app()
+    await app.send(b"GET /b/../x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = await app.answer()
+    assert (answer.status, answer.reason, answer.headers["connection"]) == (400, "malformed_request", "close")
+    assert not wire.upstream.waiting

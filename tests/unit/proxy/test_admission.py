@@ -146,6 +146,42 @@ def test_a_routes_prefix_is_taken_off(path: bytes, absolute: bool, sent: tuple[b
         assert way()[1:3] == sent
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/api/..",
+        b"/api/../x",
+        b"/api/..?y",
+        b"/api/%2e%2e/x",
+        b"/api/.%2E%2fx",
+        b"/api/./../x",
+        b"/api//../x",
+        b"/api/x/../../other/x",
+    ],
+)
+def test_no_path_climbs_out_of_a_prefix(path: bytes) -> None:
+    """What is left behind it is judged as a path of its own: it is what the target gets."""
+    config = load(
+        "routes: [{name: r, path_prefix: /api, upstream: 'https://api.example'}]", environ={}
+    ).config
+    admission = Admission(RouteTable.compile(config), pseudonym=None)
+    with pytest.raises(SidecarError) as caught:
+        admission.admit(
+            [],
+            {},
+            method=b"GET",
+            authority=b"localhost",
+            path=path,
+            absolute=False,
+            own=None,
+            local_socket=False,
+        )
+    assert caught.value.reason is Reason.MALFORMED_REQUEST
+    assert caught.value.detail == (
+        "The request's path leads out of the route's `path_prefix`, which is `/api` (`..`)."
+    )
+
+
 def test_a_conflict_names_header_route_and_key() -> None:
     """The whole sentence."""
     with pytest.raises(SidecarError) as caught:
