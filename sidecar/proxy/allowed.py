@@ -14,13 +14,6 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.paths import normal_path
 from sidecar.proxy import headers
 
-_OVERRIDES = frozenset(
-    {
-        *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
-        *(b"x-original-url", b"x-rewrite-url"),
-    }
-)
-"""Headers by which a request says that it is for another method or path than its first line has."""
 _SHOWN = 80
 
 
@@ -40,7 +33,7 @@ class Allowed:
     def check(self, method: bytes, target: bytes, fields: headers.Fields) -> None:
         """Raise NOT_ALLOWED or PATH_AMBIGUOUS; `target` is in origin form, as it is sent."""
         for name, _ in fields:
-            if name.lower().replace(b"_", b"-") in _OVERRIDES:
+            if name.lower().replace(b"_", b"-") in headers.OVERRIDES:
                 raise SidecarError(
                     Reason.NOT_ALLOWED,
                     f"`{name.decode('ascii', 'replace')}` names another method or path than the request line, by which "

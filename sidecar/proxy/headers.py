@@ -81,24 +81,35 @@ REQUEST_DROPPED = HOP_BY_HOP | {b"host"}
 
 RESPONSE_DROPPED = HOP_BY_HOP
 
-NOT_IN_TRAILERS = HOP_BY_HOP | {
-    b"authorization",
-    b"cache-control",
-    b"content-encoding",
-    b"content-length",
-    b"content-range",
-    b"content-type",
-    b"cookie",
-    b"expect",
-    b"host",
-    b"max-forwards",
-    b"origin",
-    b"set-cookie",
-    b"trailer",
-    b"via",
-    b"x-serverless-authorization",
-}
-"""Framing, routing, authentication and content description: too late, or dangerous, in a trailer."""
+OVERRIDES = frozenset(
+    {
+        *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
+        *(b"x-original-url", b"x-rewrite-url"),
+    }
+)
+"""Headers by which a request says that it is for another method or path than its first line has."""
+
+NOT_IN_TRAILERS = (
+    HOP_BY_HOP
+    | OVERRIDES
+    | {
+        *(b"content-length", b"host", b"max-forwards", b"trailer", b"via"),
+        *(b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
+        *(
+            b"authorization",
+            b"cookie",
+            b"origin",
+            b"set-cookie",
+            b"www-authenticate",
+            b"x-serverless-authorization",
+        ),
+        *(b"cache-control", b"expect", b"location", b"pragma", b"range"),
+        *(b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since"),
+        *(b"content-encoding", b"content-range", b"content-type"),
+    }
+)
+"""Framing, routing, authentication, what modifies a request, and content description: too late, or dangerous, in a
+trailer (RFC 7230 section 4.1.2 lists them). Whoever merges trailers into the header section would act on them."""
 
 
 def _spellings(names: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -97,3 +97,22 @@ async def test_without_allow_everything_is_forwarded_as_it_came(wire: Wire) -> N
     assert (await upstream.read_head()).split(b" ")[1] == target
     await upstream.send(OK)
     assert (await app.answer()).status == 200
+
+
+async def test_no_trailer_says_that_it_was_another_request(wire: Wire) -> None:
+    """What merges trailers into the header section would act on them, behind the judgement."""
+    await wire.start(ALLOW)
+    app = await wire.app()
+    trailers = (
+        b"X-HTTP-Method-Override: DELETE\r\nX_Original_URL: /private\r\nX-Forwarded-For: 1.2.3.4\r\n"
+        b"If-Match: *\r\nRange: bytes=0-1\r\nSum: 1\r\n"
+    )
+    await app.send(
+        b"PUT /public/x HTTP/1.1\r\nHost: billing.internal\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"2\r\nhi\r\n0\r\n%b\r\n" % trailers
+    )
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    assert await upstream.read_until(b"\r\n\r\n") == b"2\r\nhi\r\n0\r\nSum: 1\r\n\r\n"
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200

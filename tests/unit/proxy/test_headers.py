@@ -45,7 +45,7 @@ def test_a_length_with_an_underscore_is_dropped_though_the_length_stays() -> Non
 
 @pytest.mark.parametrize("name", sorted(headers.NOT_IN_TRAILERS - headers.HOP_BY_HOP))
 def test_what_comes_too_late_in_a_trailer(name: bytes) -> None:
-    """Framing, routing, authentication, content description: RFC 9110 section 6.5.1."""
+    """Framing, routing, authentication, modifiers, content description: RFC 9110 section 6.5.1."""
     for spelled in (name, name.upper(), name.replace(b"-", b"_")):
         assert headers.write_trailers([(spelled, b"x")], frozenset()) == b"0\r\n\r\n"
 
