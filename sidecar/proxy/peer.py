@@ -1,9 +1,9 @@
-"""Whether the other end of a connection is still there, as the kernel knows it.
+"""Whether the other end of a connection is still there, as the kernel knows it, and what it said last.
 
 Owns the socket options that find a vanished peer, and the questions whether one has vanished, or has left while nothing
-is read from it: a machine that lost its
-power or its network says no goodbye, and the kernel itself sends what is unacknowledged again for a quarter of an hour
-(tcp_retries2 in tcp(7)). Called by `dial` and by the sweep; never for a connection on which things move.
+is read from it: a machine that lost its power or its network says no goodbye, and the kernel itself sends what is
+unacknowledged again for a quarter of an hour (tcp_retries2 in tcp(7)). Called by `dial`, by the sweep, and by an
+upstream connection that failed; never for a connection on which things move.
 
 Not TCP_USER_TIMEOUT: on Linux it also ends connections whose peer is there and has paused reading.
 """
@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import select
 import socket
+import ssl
 import struct
 import termios
 
@@ -23,6 +25,9 @@ _INTERVAL = 10
 _PROBES = 3
 """Seconds of silence before the kernel probes a peer to which nothing is under way, seconds between probes, and how
 many in a row may stay unanswered: a vanished one is found within a minute."""
+
+_READ = 256 * 1024
+"""Bytes; as much as asyncio reads at once."""
 
 _INFO = struct.Struct("=8B13I")
 """The first part of Linux's `struct tcp_info` (linux/tcp.h), up to tcpi_last_ack_recv."""
@@ -37,6 +42,17 @@ def probe(sock: socket.socket) -> None:
     for name, value in (("TCP_KEEPIDLE", _IDLE), ("TCP_KEEPINTVL", _INTERVAL), ("TCP_KEEPCNT", _PROBES)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def unread(transport: asyncio.BaseTransport) -> bytes:
+    """What had come on a connection that failed, and nobody has read: asyncio drops it when a write fails. Nothing of
+    one over TLS, whose transport reads to the end by itself."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or isinstance(sock, ssl.SSLSocket):
+        return b""
+    with contextlib.suppress(OSError):
+        return os.read(sock.fileno(), _READ)
+    return b""
 
 
 def has_vanished(transport: asyncio.BaseTransport, seconds: float) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast, final
 import httptools
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy import framing, headers
+from sidecar.proxy import framing, headers, peer
 from sidecar.proxy.faults import internal
 
 if TYPE_CHECKING:
@@ -277,6 +277,8 @@ class UpstreamConnection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._exchange is not None:
+            self._hear_out(self._exchange)
         self.state = CLOSED
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -295,6 +297,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._fault(exchange, fault)
         finally:
             self._pool.lost(self)
+
+    def _hear_out(self, exchange: Exchange) -> None:
+        """Take the answer of an upstream that read no more of the request and closed: writing the rest may fail before
+        the answer is read, and asyncio reads nothing then."""
+        try:
+            if data := peer.unread(self.transport):
+                self.data_received(data)
+        except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+            self._fault(exchange, fault)
 
     def pause_writing(self) -> None:
         exchange = self._exchange

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.errors import Reason
 from tests.support.wire import GET, OK, Wire
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -317,6 +318,39 @@ async def test_an_early_answer_ends_the_request(wire: Wire) -> None:
     assert (await app.answer()).status == 413
     assert await app.rest() == b""
     assert wire.stats.requests == {("POST", 413): 1}
+
+
+async def test_an_answer_is_heard_though_the_upstream_takes_no_more(wire: Wire) -> None:
+    """It answers, closes with bytes unread, which resets, and the next piece of the body can't be written: that comes up
+    before the answer is read."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 100\r\n\r\npart")
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    # All at once: the proxy finds the piece first, then the answer and the reset.
+    app.writer.write(b"more")
+    upstream.writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+    upstream.reset()
+    answer = await app.answer()
+    assert (answer.status, answer.body) == (413, b"no")
+    assert wire.stats.requests == {("POST", 413): 1}
+    assert not wire.stats.refused
+
+
+async def test_half_an_answer_before_a_failed_write_is_half_an_answer(wire: Wire) -> None:
+    """What is missing of it stays missing."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 100\r\n\r\npart")
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    app.writer.write(b"more")
+    upstream.writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 20\r\n\r\nno")
+    upstream.reset()
+    assert await app.read_head()
+    assert await app.rest() == b"no"
+    assert wire.stats.cut == {Reason.UPSTREAM_INCOMPLETE: 1}
 
 
 LOCATIONS = [
