@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -16,16 +17,37 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 
-LIMIT = 20.0
-"""Seconds that a process may take to get somewhere before the test fails."""
+LIMIT = 60.0
+"""Seconds that a process may take to get somewhere before the test fails: far from what a busy machine may need."""
 
 COMMAND = (sys.executable, "-m", "sidecar")
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now, for programs that can't be told to choose one."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A TCP port of both loopbacks that nobody listens on, for programs that can't be told to choose one.
+
+    It stays bound until the tests end: who asks for this one may listen on it (with SO_REUSEADDR, as servers do), who
+    connects meanwhile is refused, and nobody is given it who asks for any.
+    """
+    while True:
+        with socket.socket() as four, socket.socket(socket.AF_INET6) as six:
+            four.bind(("127.0.0.1", 0))
+            port = int(four.getsockname()[1])
+            try:
+                six.bind(("::1", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+            for sock in (four, six):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.detach()
+            return port
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """In place of pytest-asyncio's, which another process may be given before it is used."""
+    return free_port()
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -58,22 +80,20 @@ class Sidecar:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def logged(self, message: str, **fields: Any) -> dict[str, Any]:
-        """The first log entry with this message and these fields, once it is there."""
+    async def logged(self, message: str, *, times: int = 1, **fields: Any) -> dict[str, Any]:
+        """The log entry with this message and these fields, once it is there: the first, or the last of so many."""
 
-        def found() -> dict[str, Any] | None:
-            for entry in self.log:
-                if entry["message"] == message and all(
-                    entry.get(name) == value for name, value in fields.items()
-                ):
-                    return entry
-            return None
+        def found() -> list[dict[str, Any]]:
+            return [
+                entry
+                for entry in self.log
+                if entry["message"] == message
+                and all(entry.get(name) == value for name, value in fields.items())
+            ]
 
         async with asyncio.timeout(LIMIT), self._changed:
-            await self._changed.wait_for(lambda: found() is not None)
-        entry = found()
-        assert entry is not None
-        return entry
+            await self._changed.wait_for(lambda: len(found()) >= times)
+        return found()[times - 1]
 
     async def listening(self) -> None:
         """Wait until it listens."""
