@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-LIMIT = 5.0
+LIMIT = 60.0
 NAMES = ("localhost",)
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 

@@ -13,7 +13,7 @@ from sidecar.tasks import Tasks
 from sidecar.tokens.file_watch import EVERY, stamp
 from tests.support.clock import FakeClock
 
-LIMIT = 5.0
+LIMIT = 60.0
 
 
 async def test_the_event_loop_turns_while_a_configuration_is_read() -> None:

@@ -69,7 +69,7 @@ def test_notifications_arrive(tmp_path: Path, abstract: bool) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         name = f"@idtoken-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
         sock.bind("\0" + name[1:] if abstract else name)
-        sock.settimeout(5)
+        sock.settimeout(60)
         notify({"NOTIFY_SOCKET": name}, "READY=1", "STATUS=x")
         assert sock.recv(100) == b"READY=1\nSTATUS=x"
 

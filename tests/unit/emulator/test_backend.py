@@ -27,7 +27,7 @@ async def raw(target: Target, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     writer.write(request)
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -205,8 +205,8 @@ async def test_a_body_is_asked_for(target: Target) -> None:
     writer.write(
         b"PUT /upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     )
-    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60) == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"ok")
-    assert b'"body_length": 2' in await asyncio.wait_for(reader.read(), 5)
+    assert b'"body_length": 2' in await asyncio.wait_for(reader.read(), 60)
     writer.close()
     await writer.wait_closed()

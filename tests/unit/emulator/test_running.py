@@ -21,11 +21,11 @@ def test_in_a_thread() -> None:
         target = thread.run(thread.google.add_target("billing"))
         url = f"http://{thread.google.metadata_address}{DEFAULT}identity"
         query = {"audience": target.audience, "format": "full"}
-        token = session.get(url, params=query, headers=FLAVOR, timeout=5).text
-        answer = session.get(target.url, headers={"Authorization": f"Bearer {token}"}, timeout=5)
+        token = session.get(url, params=query, headers=FLAVOR, timeout=60).text
+        answer = session.get(target.url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
         assert (answer.status_code, len(target.requests)) == (200, 1)
         thread.call(lambda: thread.google.metadata.endpoint.fail(Fault("status", 503)))
-        assert session.get(url, params=query, headers=FLAVOR, timeout=5).status_code == 503
+        assert session.get(url, params=query, headers=FLAVOR, timeout=60).status_code == 503
     assert not any(each.name == "idtoken-emulator" for each in threading.enumerate())
 
 

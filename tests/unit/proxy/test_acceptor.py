@@ -30,7 +30,7 @@ from sidecar.proxy.faults import Faults
 from sidecar.proxy.listeners import PLAIN, Listener, Owner, Settings
 from tests.support.clock import FakeClock
 
-LIMIT = 10.0
+LIMIT = 60.0
 """Seconds after which a test that waits fails."""
 FAULT = RuntimeError("a bug")
 NO_MORE = "accepting no connections for now: further callers wait"

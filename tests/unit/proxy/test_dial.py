@@ -27,7 +27,7 @@ from sidecar.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
 from tests.support.openssl import Issued, authority, issue, write
 
-LIMIT = 5.0
+LIMIT = 60.0
 LEAP = 5.0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.proxy.resolver import AT_ONCE, Resolver
 
-LIMIT = 5.0
+LIMIT = 60.0
 INFO = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))
 
 

@@ -22,7 +22,7 @@ from sidecar.proxy.dial import Dialer
 from sidecar.routes import Destination, RouteTable
 from tests.support.clock import FakeClock
 
-LIMIT = 5.0
+LIMIT = 60.0
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 

@@ -15,7 +15,7 @@ import pytest
 from sidecar.emulator.keys import Authority
 from sidecar.proxy import tls
 
-LIMIT = 5.0
+LIMIT = 60.0
 
 
 class Holding(ssl.SSLWantWriteError):

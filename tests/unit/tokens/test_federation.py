@@ -64,7 +64,7 @@ class Federation:
         info = {**json.loads(self.file.read_text()), **changes}
         self.file.write_text(json.dumps({name: value for name, value in info.items() if value is not None}))
 
-    def source(self, account: str | None = None, *, seconds: float = 10.0) -> GoogleSource:
+    def source(self, account: str | None = None, *, seconds: float = 60.0) -> GoogleSource:
         credential = WorkloadIdentityFederation(
             type="workload_identity_federation", file=str(self.file), service_account=account
         )

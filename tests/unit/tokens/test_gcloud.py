@@ -58,7 +58,7 @@ def gcloud(tmp_path: Path) -> Gcloud:
     return Gcloud(tmp_path)
 
 
-async def mint(gcloud: Gcloud, key: TokenKey = KEY, seconds: float = 20.0, **options: object) -> Token:
+async def mint(gcloud: Gcloud, key: TokenKey = KEY, seconds: float = 60.0, **options: object) -> Token:
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": "/home/me",

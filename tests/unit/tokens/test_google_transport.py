@@ -19,7 +19,7 @@ SECRET = "assertion-that-nobody-may-see"
 
 
 def transport(
-    *, seconds: float = 5.0, origin: str | None = None, proxies: bool = False, endpoint: Endpoint = ENDPOINT
+    *, seconds: float = 60.0, origin: str | None = None, proxies: bool = False, endpoint: Endpoint = ENDPOINT
 ) -> GoogleTransport:
     clock = SystemClock(asyncio.get_running_loop())
     return GoogleTransport(
@@ -97,7 +97,7 @@ async def test_faults(raw: RawEndpoint, behaviour: Behaviour, reason: Reason | N
     """Every fault and every status but 200 is our own error, after one try, and nothing of the request is in
     it."""
     raw.behaviour = behaviour
-    it = transport(seconds=0.2 if reason is Reason.TOKEN_TIMEOUT else 60.0)
+    it = transport(seconds=0.2) if reason is Reason.TOKEN_TIMEOUT else transport()
     if reason is None:
         assert len((await call(it, f"http://{raw.origin}/")).data) == BODY_LIMIT
         return
@@ -106,7 +106,8 @@ async def test_faults(raw: RawEndpoint, behaviour: Behaviour, reason: Reason | N
     assert caught.value.reason is reason
     assert says in caught.value.detail
     assert caught.value.retry_after == (7.0 if reason is Reason.TOKEN_RATE_LIMITED else None)
-    assert len(raw.requests) == 1
+    # On a busy machine the deadline may pass before anything is sent.
+    assert len(raw.requests) == 1 or (reason is Reason.TOKEN_TIMEOUT and not raw.requests)
     assert it.answer is None
     assert caught.value.__context__ is None
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -141,14 +142,14 @@ async def test_tls_to_what_does_not_speak_it(raw: RawEndpoint) -> None:
 async def test_an_abort_ends_a_read_at_once(raw: RawEndpoint) -> None:
     """An answer that drips for ever is ended from outside, with its connection."""
     raw.behaviour = drip
-    it = transport(seconds=60)
+    it = transport()
     exchange = asyncio.gather(call(it, f"http://{raw.origin}/"), return_exceptions=True)
-    await asyncio.wait_for(raw.asked.wait(), 5)
+    await asyncio.wait_for(raw.asked.wait(), 60)
     it.abort()
-    (outcome,) = await asyncio.wait_for(exchange, 5)
+    (outcome,) = await asyncio.wait_for(exchange, 60)
     assert isinstance(outcome, SidecarError)
     assert outcome.reason is Reason.TOKEN_TIMEOUT
-    await asyncio.wait_for(raw.gone.wait(), 5)
+    await asyncio.wait_for(raw.gone.wait(), 60)
     with pytest.raises(SidecarError, match="token_timeout"):
         await call(it, f"http://{raw.origin}/")
     assert len(raw.requests) == 1
@@ -193,7 +194,7 @@ async def test_proxies(
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     raw.behaviour = http(200, b"from the proxy")
-    it = transport(proxies=proxies, seconds=2)
+    it = transport(proxies=proxies)
     if goes:
         assert (await call(it, url)).data == b"from the proxy"
         assert raw.requests[0].startswith("GET http://token.example/x HTTP/1.1")

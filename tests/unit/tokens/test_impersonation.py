@@ -49,7 +49,7 @@ def source(google: Emulator, credentials: Mapping[str, Credential]) -> GoogleSou
         clock=SystemClock(asyncio.get_running_loop()),
         environ=google.environment(),
         endpoints=Endpoints(oauth=google.oauth_url, sts=google.sts_url, iam_credentials=google.iam_url),
-        seconds=3,
+        seconds=60,
     )
     return sources["x"]
 
@@ -274,7 +274,7 @@ async def test_an_account_behind_adc_acts_through_a_chain(google: Emulator, tmp_
         clock=SystemClock(asyncio.get_running_loop()),
         environ={"GOOGLE_APPLICATION_CREDENTIALS": str(file)},
         endpoints=Endpoints(iam_credentials=google.iam_url),
-        seconds=10,
+        seconds=60,
     )["x"]
     it.grant.check()
     token = await it.mint(key())

@@ -26,7 +26,7 @@ CREATOR = "roles/iam.serviceAccountTokenCreator"
 
 
 def source(grant: MetadataGrant) -> GoogleSource:
-    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("m"), seconds=10)
+    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("m"), seconds=60)
 
 
 def grant(google: Emulator, **environ: str) -> MetadataGrant:

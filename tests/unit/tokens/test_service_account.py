@@ -145,7 +145,7 @@ def private_key() -> str:
 
 
 def source(grant: Grant) -> GoogleSource:
-    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("default"), seconds=5)
+    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("default"), seconds=60)
 
 
 def usable(raw: RawEndpoint, private_key: str, **changes: str) -> str:
@@ -350,7 +350,7 @@ async def test_faults(
     raw.behaviour = behaviour
     it = source(KeyGrant(lambda: usable(raw, private_key), "x"))
     with pytest.raises(SidecarError) as caught:
-        await asyncio.wait_for(it.mint(TokenKey("default", AUDIENCE)), 3)
+        await asyncio.wait_for(it.mint(TokenKey("default", AUDIENCE)), 60)
     assert caught.value.reason is reason
     assert says in caught.value.detail
     assert len(raw.requests) == 1

@@ -272,7 +272,7 @@ async def main():
 asyncio.run(main())
 print([name for name in ("google.auth", "requests", "urllib3", "cryptography") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

@@ -20,11 +20,11 @@ def python(program: str) -> list[str]:
     return [sys.executable, "-c", program]
 
 
-def flight(seconds: float = 20.0) -> Flight:
+def flight(seconds: float = 60.0) -> Flight:
     return Flight(SystemClock(asyncio.get_running_loop()), seconds)
 
 
-async def ended(program: str, seconds: float = 20.0) -> Ended:
+async def ended(program: str, seconds: float = 60.0) -> Ended:
     return await asyncio.to_thread(run, python(program), ENVIRON, flight(seconds))
 
 
@@ -90,7 +90,7 @@ async def test_a_command_that_is_given_up_is_ended_with_its_children(tmp_path: P
     fetch = asyncio.get_running_loop().run_in_executor(
         None, run, python(CHILD.format(file=file, then="time.sleep(600)")), ENVIRON, given_up
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not pids(file):  # noqa: ASYNC110  # another process's progress can only be polled for
             await asyncio.sleep(0.01)
     given_up.abort()
@@ -123,6 +123,6 @@ async def test_a_command_that_is_not_there() -> None:
 
 async def _gone(pid: int) -> None:
     """The kernel ends a killed process in its own time; whoever reaps orphans takes it away."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while is_running(pid):  # noqa: ASYNC110  # another process's end can only be polled for
             await asyncio.sleep(0.01)

@@ -41,6 +41,7 @@ class TokenPath:
         environ = {**google.environment(), "CLOUDSDK_CONFIG": str(folder)}
         clock = SystemClock(loop)
         self.google = google
+        self.jitter = 0.0
         self.tasks = Tasks(loop)
         self.stats = TokenStatsTable(10)
         self.store = TokenStore(
@@ -48,7 +49,7 @@ class TokenPath:
             clock,
             self.tasks,
             self.stats.record,
-            jitter=lambda: 0.0,
+            jitter=lambda: self.jitter,
             wait=10.0,
             size=10,
         )
@@ -176,11 +177,14 @@ async def test_each_fault_has_its_reason_in_error_log_and_metric(
         seconds=1.0 if fault.kind == "hang" else LIMIT,
     )
     endpoint.fail(fault)
+    path.jitter = 10.0  # seconds, after one failure: none is to pass before the next look
     with pytest.raises(SidecarError) as caught:
         await path.get()
     assert caught.value.reason is reason
     assert says in caught.value.detail
-    assert endpoint.arrived == 1
+    # On a busy machine the deadline may pass before anything is sent.
+    asked = endpoint.arrived
+    assert asked == 1 or (fault.kind == "hang" and not asked)
     assert path.stats.record("default", AUDIENCE).fetches == {("error", reason.value): 1}
     (record,) = caplog.records
     assert record.__dict__["fields"]["reason"] == reason.value
@@ -190,8 +194,8 @@ async def test_each_fault_has_its_reason_in_error_log_and_metric(
         path.store.join(TokenKey("default", AUDIENCE), lambda _error: None)
     assert again.value.reason is reason
     assert again.value.retry_after is not None
-    assert (again.value.retry_after > 15) is (reason is Reason.TOKEN_RATE_LIMITED)
-    assert endpoint.arrived == 1
+    assert (again.value.retry_after > 10) is (reason is Reason.TOKEN_RATE_LIMITED)
+    assert endpoint.arrived == asked
 
 
 async def test_a_slow_metadata_server_is_waited_for(google: Emulator, make: Make) -> None:

@@ -27,7 +27,7 @@ PERSONS = TokenKey("me", "https://svc.example", TokenKind.ID, True)
 
 
 def source(grant: Grant) -> GoogleSource:
-    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("me"), seconds=10)
+    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("me"), seconds=60)
 
 
 class Login:
