@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -21,8 +22,8 @@ IN_THE_IMAGE = ["python3", "-m", "sidecar"]
 
 
 def free_row(count: int) -> int:
-    """The first of some ports in a row that are free."""
-    for first in range(20000, 60000, 50):
+    """The first of some ports in a row that are free; another run of the tests looks for its own elsewhere."""
+    for first in range(20000 + os.getpid() % 200 * 50, 60000, 50):
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + count):

@@ -130,7 +130,7 @@ def kubectl_help(command: str) -> str:
         ["sh", "-c", f"kubectl {command} --help; kubectl options"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     return done.stdout
@@ -221,7 +221,7 @@ def test_the_laptops_tutorial_does_what_it_says(tmp_path: Path) -> None:
         input=f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         cwd=tmp_path,
         env=environ,
         check=False,

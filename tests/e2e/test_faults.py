@@ -198,8 +198,10 @@ async def test_a_silent_peer_costs_no_more_than_the_timeouts_and_nobody_else(
 @contextlib.contextmanager
 def namespace() -> Iterator[tuple[str, str, str]]:
     """A network namespace behind a pair of interfaces: its name, this end's address, the other end's."""
-    name = f"t{uuid.uuid4().hex[:6]}"
-    net = f"10.211.{os.getpid() % 250}"
+    chosen = uuid.uuid4()
+    name = f"t{chosen.hex[:6]}"
+    # Of the network for tests between devices (RFC 2544), on no other machine's path.
+    net = f"198.{18 + chosen.int % 2}.{chosen.bytes[0]}"
     commands = [
         f"ip netns add {name}",
         f"ip link add {name}a type veth peer name {name}b netns {name}",

@@ -53,7 +53,7 @@ class World:
         token = jwt("https://x.example", FAR_AWAY - 3600)
         routes = "\n".join(
             f"  - {{name: {name}, host: {name}.test, upstream: 'http://{name}.localhost:{PORT}', "
-            f"audience: 'https://x.example', timeouts: {{connect: 3s, dns: 300ms}}}}"
+            f"audience: 'https://x.example', timeouts: {{connect: 10s, dns: 2s}}}}"
             for name in ("one", "two")
         )
         config = (

@@ -56,9 +56,7 @@ class World:
         status, body = await self.sidecar.admin("/reload", "POST")
         outcome = json.loads(body)
         if outcome["result"] == "unchanged":
-            entry = await self.sidecar.logged(
-                "configuration reloaded", times=self._switched + 1, result="ok"
-            )
+            entry = await self.sidecar.logged("configuration reloaded", times=self._switched + 1, result="ok")
             outcome = {"result": "ok", "detail": entry["detail"] or ""}
         self._switched += outcome["result"] == "ok"
         return status, outcome

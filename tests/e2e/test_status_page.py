@@ -120,7 +120,10 @@ async def test_failing(google: Emulator, start: Start, page: Browser) -> None:
 @needs_chromium
 async def test_stale(google: Emulator, start: Start, page: Browser) -> None:
     """A token past its renewal point is served, and the page says so."""
-    google.metadata.token_lifetime = 8.0
+    # Of two minutes, most of which have passed when they come: soon to be renewed, and used for long after that.
+    now = google._now
+    google.metadata._now = lambda: now() - 86.0
+    google.metadata.token_lifetime = 120.0
     billing, reports = await targets(google)
     sidecar = await start(config(billing, reports))
     google.metadata.endpoint.fail(Fault("status", code=500))

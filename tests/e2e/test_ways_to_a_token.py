@@ -298,17 +298,17 @@ def test_one_credential_that_hangs_delays_no_other(thread: EmulatorThread, tmp_p
     sleeper.chmod(0o755)
     source: dict[str, object] = {"file": str(tmp_path / "login.json")}
     if what == "executable":
-        source = {"executable": {"command": str(sleeper), "timeout_millis": 5000}}
+        source = {"executable": {"command": str(sleeper), "timeout_millis": 20_000}}
     google.write_federation(tmp_path / "wif.json", provider, source)
     credentials = (
         f"default: {{type: service_account_key, file: {tmp_path}/key.json}}, attached: {{type: metadata}}, "
         f"federated: {{type: workload_identity_federation, file: {tmp_path}/wif.json, service_account: {ACTED_AS}}}, "
         f"acting: {{type: impersonate, service_account: {ACTED_AS}, source: default}}, "
-        f"cli: {{type: gcloud, account: me@example.com, command: {sleeper}, timeout: 2s}}"
+        f"cli: {{type: gcloud, account: me@example.com, command: {sleeper}, timeout: 20s}}"
     )
     hanging = service(thread, "hanging")
     # Long beside the few milliseconds of a call, so that only a call that is held up gets no answer within it.
-    text = "token_wait: 4s\n" + config(
+    text = "token_wait: 6s\n" + config(
         thread, credentials, service(thread), f"{hanging}, credential: {HANGING[what]}, prefetch: false"
     )
     environ = {**google.environment(), "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES": "1"}

@@ -68,7 +68,7 @@ def serve_http(server: socket.socket, address: str) -> None:
 def main(directory: Path) -> None:
     """Set the world up, start the sidecar, take orders."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:3 attempts:1\n")
     subprocess.run(["mount", "--bind", directory / "resolv.conf", "/etc/resolv.conf"], check=True)
     dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     dns.bind(("127.0.0.1", 53))

@@ -16,6 +16,7 @@ from sidecar.emulator.keys import Authority
 from sidecar.service import Service
 from sidecar.start_error import StartError
 from tests.support.clock import FakeClock
+from tests.support.sidecar import free_port
 
 
 def config(listen: str, route: str = "") -> Config:
@@ -50,8 +51,7 @@ async def test_files_of_a_configuration_that_failed_are_not_looked_at(
 
 async def test_one_that_is_told_to_stop_switches_to_nothing(service: Service) -> None:
     """Though it was told after the new configuration was read: what was bound for that is closed, not served."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     before = service.config
     service.request_quit()
     with pytest.raises(StartError, match="shutting down"):

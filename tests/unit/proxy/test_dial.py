@@ -26,6 +26,7 @@ from sidecar.proxy.dial import Dialer
 from sidecar.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
 from tests.support.openssl import Issued, authority, issue, write
+from tests.support.sidecar import free_port
 
 LIMIT = 60.0
 LEAP = 5.0
@@ -176,8 +177,7 @@ async def test_dns_that_flaps_is_followed(bench: Bench) -> None:
 
 async def test_a_storm_on_an_upstream_that_is_down_is_held_back(bench: Bench) -> None:
     """A thousand requests in a second are some dials; each answer says when the last one was, and when the next is."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        destination = bench.destination(port=int(free.getsockname()[1]))
+    destination = bench.destination(port=free_port())
     for _ in range(1000):
         assert await bench.dial(destination) == "connect_refused"
         bench.clock.advance(0.001)
@@ -217,8 +217,7 @@ async def test_what_said_nothing_is_told_so_to_whoever_is_held_back(bench: Bench
 
 async def test_an_upstream_that_comes_back_is_found_within_the_longest_pause(bench: Bench) -> None:
     """However long it was down; and then there is no pause any more."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     destination = bench.destination(port=port)
     for _ in range(100):
         await bench.dial(destination)
@@ -353,8 +352,7 @@ async def test_a_full_descriptor_table_is_not_held_against_an_address(bench: Ben
 @pytest.mark.parametrize("down", ["its-address", "its-name"])
 async def test_a_full_descriptor_table_is_no_try_of_what_is_down(bench: Bench, down: str) -> None:
     """Whoever comes next makes it, and need not wait as if one were under way."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        destination = bench.destination(port=int(free.getsockname()[1]))
+    destination = bench.destination(port=free_port())
     if down == "its-name":
         bench.names.error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     for _ in range(5):
