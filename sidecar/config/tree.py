@@ -8,6 +8,7 @@ gigabytes) and without duplicate keys.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, final
 
@@ -16,10 +17,14 @@ from yaml.constructor import SafeConstructor
 
 from sidecar.config.checks import Path
 from sidecar.config.environment import expand
+from sidecar.config.values import HIDDEN
 
 MAX_SIZE: Final = 1024 * 1024
 """Characters of a configuration: thousands of routes."""
 _MAX_DEPTH: Final = 20
+
+_SECRETS_IN_URLS: Final = re.compile(r"(://)[^\s`/?#@]+(?=@)|(://[^\s`?]*\?)[^\s`]+")
+"""A user name or password, and a query: where people put keys."""
 
 BROKEN: Final = type("_Broken", (), {"__repr__": lambda _: "<broken>"})()
 """Stands where a value could not be read; the problem is noted already."""
@@ -86,7 +91,7 @@ class Tree:
 
     def put(self, path: Path, place: str) -> None:
         """Remember where the value at `path` came from."""
-        self._places[path] = place
+        self._places[path] = _without_secrets(place)
 
     def say(self, path: Path, message: str, place: str | None = None) -> None:
         """Note a problem, at `place` or where the value at `path`, or what holds it, came from."""
@@ -96,7 +101,7 @@ class Tree:
             if not known:
                 place = place or self.file
             known = known[:-1]
-        self.problems.append(Problem(place, spelled(path), message))
+        self.problems.append(Problem(place, spelled(path), _without_secrets(message)))
 
     def _written(self, path: Path) -> Path:
         """The path as it stands in the file: one thing may be written without the list that it is the first of."""
@@ -191,6 +196,10 @@ def spelled(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def _without_secrets(text: str) -> str:
+    return _SECRETS_IN_URLS.sub(lambda match: f"{match[1] or match[2]}{HIDDEN}", text)
 
 
 def _place(source: str, mark: Any) -> str:

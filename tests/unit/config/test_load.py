@@ -118,6 +118,33 @@ def test_secrets_are_in_no_error() -> None:
     assert "private-key-bytes" not in repr(config)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "endpoints: {oauth: 'http://u:${KEY}@127.0.0.1/t'}",
+        "endpoints: {sts: 'https://x.example/t?key=${KEY}#x'}",
+        "tracing: {endpoint: 'https://u:${KEY}@collector.example'}",
+        "tracing: {endpoint: 'https://collector.example/v1?key=${KEY}'}",
+        "routes: [{name: a, upstream: 'ftp://${KEY}@a.example'}]",
+        "routes: [{name: a, upstream: 'https://a.example/?key=${KEY}&b'}]",
+        "routes: [{name: a, upstream: 'https://a.example', host: 'https://u:${KEY}@a.example/'}]",
+    ],
+)
+def test_what_people_hide_in_urls_is_in_no_error(text: str) -> None:
+    """Passwords and queries: what is quoted of a wrong value has asterisks in their place."""
+    with pytest.raises(ConfigError) as caught:
+        load(text if "routes" in text else f"{text}\n{ROUTE}", environ={"KEY": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+    assert "********" in str(caught.value)
+
+
+def test_a_password_on_the_command_line_is_in_no_error() -> None:
+    """Though it stands in the place of the problem."""
+    with pytest.raises(ConfigError) as caught:
+        load("", environ={}, to=["https://u:s3cret@a.example"])
+    assert str(caught.value).startswith("--to https://********@a.example: routes[0].upstream: ")
+
+
 def test_size_and_depth_are_bounded() -> None:
     """A file can't eat the memory or the stack."""
     for text in ("#" * (MAX_SIZE + 1), "a: " + "[" * 500 + "]" * 500, "a: " + "{b: " * 100 + "}" * 100):
