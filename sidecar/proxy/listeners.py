@@ -2,8 +2,7 @@
 
 Owns the sockets' options and the Unix socket's file: its mode, the stale file a crash leaves behind, the
 live one of another process; sockets that systemd opened before. Called by the service before anything else
-starts, for the proxy's and the
-admin server's addresses alike. Raises OSError with a sentence for people.
+starts, for the proxy's and the admin server's addresses alike. Raises OSError with a sentence for people.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import pwd
 import socket
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.listeners import ListenerConfig
+from sidecar.proxy import peer_credentials
 from sidecar.proxy.callers import Callers
 
 if TYPE_CHECKING:
@@ -111,25 +111,31 @@ def _once_a_connection(callers: Callers | None, certificate: Certificate | None)
 
 
 def settings_of(config: ListenerConfig, certificate: Certificate | None) -> Settings:
-    """What a listener's settings mean here; LookupError with a sentence for a user or group that there is not."""
+    """What a listener's settings mean here; LookupError with a sentence for a user or group that there is not, or that
+    can't be told from others."""
     required = {name: value.get_secret_value() for name, value in config.require_header or ()}
     callers = None
     if config.peers is not None:
-        uids = {_number(entry, "user", _user) for entry in config.peers.uid}
-        gids = {_number(entry, "group", _group) for entry in config.peers.gid}
+        uids = {_number(entry, "uid", _user) for entry in config.peers.uid}
+        gids = {_number(entry, "gid", _group) for entry in config.peers.gid}
         callers = Callers(required, uids, gids)
     elif required:
         callers = Callers(required)
     return Settings(callers, config.connections, certificate)
 
 
-def _number(entry: int | str, what: str, find: Callable[[str], int]) -> int:
-    if isinstance(entry, int):
-        return entry
+def _number(entry: int | str, kind: Literal["uid", "gid"], find: Callable[[str], int]) -> int:
+    what = "user" if kind == "uid" else "group"
     try:
-        return find(entry)
+        number = entry if isinstance(entry, int) else find(entry)
     except KeyError:
         raise LookupError(f"no {what} is called `{entry}` here: write its number") from None
+    if peer_credentials.is_everybody_else(number, kind):
+        raise LookupError(
+            f"in this user namespace {kind} {number} is every {what} that it has no number for: name another one, or "
+            "run the sidecar without a user namespace of its own"
+        )
+    return number
 
 
 def _user(name: str) -> int:

@@ -1,17 +1,24 @@
 """Who is at the other end of a Unix socket, as the kernel knows it.
 
-Owns the socket options for that. Called by the acceptor, for listeners that tell processes apart. A system that does
-not say (SO_PEERCRED is Linux's) is not guessed about: whoever asks must refuse.
+Owns the socket options for that, and the numbers that say nothing. Called by the acceptor, for listeners that tell
+processes apart, and when their settings are read. A system that does not say (SO_PEERCRED is Linux's) is not guessed
+about: whoever asks must refuse.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
 
 _SO_PEERGROUPS: Final = 59
 """Of asm-generic/socket.h; the socket module lacks it. Python's getsockopt takes 1024 bytes: 256 groups."""
+
+
+_IDS: Final = 2**32 - 1
+"""How many users, or groups, there are: what the first user namespace maps."""
 
 
 class Credentials(NamedTuple):
@@ -42,3 +49,13 @@ def _further_groups(sock: socket.socket) -> tuple[int, ...]:
     except OSError:  # more than fit, or a kernel before 4.13
         return ()
     return struct.unpack(f"{len(packed) // 4}I", packed)
+
+
+def is_everybody_else(number: int, kind: Literal["uid", "gid"], proc: Path = Path("/proc")) -> bool:
+    """Whether the kernel gives this number for every user, or group, that this process's user namespace does not map
+    (user_namespaces(7)): it is no one's then. False where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        if number == int((proc / f"sys/kernel/overflow{kind}").read_text()):
+            lines = (proc / f"self/{kind}_map").read_text().splitlines()
+            return sum(int(line.split()[2]) for line in lines) < _IDS
+    return False

@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import ssl
 import sys
 from pathlib import Path
+from subprocess import run
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -19,6 +21,10 @@ from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_env
 
 pytestmark = pytest.mark.slow
 
+UNSHARE = ("unshare", "--user", "--map-root-user")
+MAY_UNSHARE = (
+    shutil.which("unshare") and not run([*UNSHARE, "true"], capture_output=True, check=False).returncode
+)
 ROUTES = "routes:\n  - {name: billing, upstream: 'https://a.example', prefetch: off}\n"
 
 
@@ -181,6 +187,25 @@ async def test_a_user_that_there_is_not_is_an_error(tmp_path: Path) -> None:
     file.write_text(f"listen: {listen}\nadmin: localhost:0\n" + ROUTES)
     said = await _run("run", "--config", str(file), code=2)
     assert "no user is called `nobody-of-that-name` here: write its number" in said
+
+
+@pytest.mark.skipif(not MAY_UNSHARE, reason="no user namespace may be made here, or unshare(1) is missing")
+@pytest.mark.parametrize("peers", ["{uid: 65534}", "{gid: [0, 65534]}"])
+async def test_whoever_stands_for_everybody_else_is_nobody_to_let_in(tmp_path: Path, peers: str) -> None:
+    """In a user namespace that maps one user, all others have one number."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"listen: {{address: 'unix:{tmp_path}/a.sock', peers: {peers}}}\nadmin: localhost:0\n" + ROUTES
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(*UNSHARE, *COMMAND, "run", "--config", str(file)),
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    async with asyncio.timeout(LIMIT):
+        _, said = await process.communicate()
+    assert process.returncode == 2
+    assert f"in this user namespace {peers[1:4]} 65534 is every ".encode() in said
 
 
 async def test_a_full_descriptor_table_is_outlived(google: Emulator, start: Start) -> None:

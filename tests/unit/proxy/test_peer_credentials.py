@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -62,3 +63,34 @@ def test_the_other_end_of_a_pair_is_this_process() -> None:
     assert found is not None
     assert found[:3] == (os.getpid(), os.getuid(), os.getgid())
     assert set(found.further_gids) == set(os.getgroups())
+
+
+WHOLE = "         0          0 4294967295\n"
+PART = "         0     100000      65536\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "overflow", "mapped", "meant"),
+    [
+        pytest.param(65534, "65534\n", PART, True, id="of-a-part"),
+        pytest.param(65534, "65534\n", PART + " 65536     200000      65536\n", True, id="of-two-parts"),
+        pytest.param(65534, "65534\n", "", True, id="of-nobody"),
+        pytest.param(65534, "65534\n", WHOLE, False, id="of-all"),
+        pytest.param(1000, "65534\n", PART, False, id="another-number"),
+        pytest.param(99, "99\n", PART, True, id="as-the-kernel-has-it"),
+        pytest.param(65534, None, PART, False, id="no-such-system"),
+        pytest.param(65534, "65534\n", None, False, id="before-user-namespaces"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_a_number_that_stands_for_everybody_else(
+    tmp_path: Path, kind: Any, number: int, overflow: str | None, mapped: str | None, meant: bool
+) -> None:
+    """Where a user namespace maps a part of all users only, the others are one, and nobody may be let in as that."""
+    (tmp_path / "sys/kernel").mkdir(parents=True)
+    (tmp_path / "self").mkdir()
+    if overflow is not None:
+        (tmp_path / f"sys/kernel/overflow{kind}").write_text(overflow)
+    if mapped is not None:
+        (tmp_path / f"self/{kind}_map").write_text(mapped)
+    assert peer_credentials.is_everybody_else(number, kind, tmp_path) is meant
