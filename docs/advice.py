@@ -27,7 +27,8 @@ ADVICE: dict[Reason, str] = {
     "cookies. Google's front ends refuse heads over 64 KiB or so as well.",
     Reason.EXPECTATION_FAILED: "Only `Expect: 100-continue` exists.",
     Reason.METHOD_NOT_CARRIED: "CONNECT: an encrypted tunnel can't be given a token; ask for `http://…` and the sidecar "
-    "will speak https to the service. TRACE: its answer would show the token. Others: not HTTP/1.1 methods.",
+    "will speak https to the service. TRACE: its answer would show the token. OPTIONS: with `Max-Forwards: 0` it is for "
+    "the sidecar itself. Others: not HTTP/1.1 methods.",
     Reason.CODING_NOT_CARRIED: "A single `Transfer-Encoding: chunked` is carried. Compress with `Content-Encoding`.",
     Reason.LOOP: "The route's `upstream` leads back to this sidecar. Point it at the service.",
     Reason.CLIENT_GONE: "The app closed its connection first. If that is unexpected, its own timeout is shorter than "

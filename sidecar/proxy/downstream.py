@@ -53,6 +53,7 @@ from sidecar.proxy.target import (
     read_target,
     read_version,
     without_empty_lines,
+    written_anew,
 )
 from sidecar.proxy.tls import TlsTransport
 
@@ -473,8 +474,8 @@ class DownstreamConnection(asyncio.Protocol):
             body = framing.request_body(found, http10=http10)
             self._body_left = body
             length = found.get(b"content-length")
-            if length is not None and not (length.isdigit() and length >= b"1"):
-                fields = headers.plain_length(fields, found)
+            if (length is not None and not (length.isdigit() and length >= b"1")) or b"max-forwards" in found:
+                fields = written_anew(method, fields, found)
             if upgrade is not None and body != framing.NO_BODY:
                 raise malformed("A request to upgrade the connection may not have a body here.")
             if self.owner.callers is not None:
@@ -491,14 +492,7 @@ class DownstreamConnection(asyncio.Protocol):
                 scheme=self.owner.origin_scheme,
             )
         except SidecarError as error:
-            # Only where the framing is beyond doubt and no body follows may the connection go on.
-            keep = (
-                body == framing.NO_BODY
-                and error.reason not in (Reason.BAD_HOST, Reason.MALFORMED_REQUEST)
-                and not parser.should_upgrade()
-                and parser.should_keep_alive()
-            )
-            self._refuse(_Refused(error, method, keep, self._began_mono, fields, path))
+            self._refuse_head(error, method, path, fields, body)
             return
         span = None
         if (tracer := self.proxy.tracer) is not None:
@@ -576,6 +570,19 @@ class DownstreamConnection(asyncio.Protocol):
         )
 
     # refusing
+
+    def _refuse_head(
+        self, error: SidecarError, method: bytes, path: bytes, fields: headers.Fields, body: int | None
+    ) -> None:
+        """Answer a request by its head. The connection may go on only where the framing is beyond doubt (`body` was
+        read, and the request is not malformed) and no body follows."""
+        keep = (
+            body == framing.NO_BODY
+            and error.reason not in (Reason.BAD_HOST, Reason.MALFORMED_REQUEST)
+            and not self._parser.should_upgrade()
+            and self._parser.should_keep_alive()
+        )
+        self._refuse(_Refused(error, method, keep, self._began_mono, fields, path))
 
     def _refuse(self, refused: _Refused) -> None:
         """Answer without an upstream, after the requests before this one."""

@@ -30,6 +30,7 @@ _READ = (
     b"http2-settings",
     b"keep-alive",
     b"location",
+    b"max-forwards",
     b"origin",
     b"proxy-authorization",
     b"proxy-connection",

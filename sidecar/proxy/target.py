@@ -2,7 +2,8 @@
 
 Owns the reading of method and target, and the words for what is not carried. Called by the downstream
 connection once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target), RFC 9110 sections 4.2.4,
-7.6.1, 7.8 and 9.3 (userinfo, Connection, Upgrade, methods), RFC 3986 sections 2.1 and 5.2.4 (escapes, dot segments).
+7.6, 7.8 and 9.3 (userinfo, Connection and Max-Forwards, Upgrade, methods), RFC 3986 sections 2.1 and 5.2.4 (escapes,
+dot segments).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.paths import leaves_root
-from sidecar.proxy.headers import TWIN, Found, list_members
+from sidecar.proxy.headers import TWIN, Fields, Found, list_members, plain_length, rewrite
 from sidecar.proxy.heads import METHOD_NAMES
 
 Target = tuple[bytes, bytes, bool]
@@ -164,6 +165,30 @@ def check_fields(found: Found, head: bytes) -> None:
         raise malformed("Its framing or its Host is written with a tab.")
 
 
+def written_anew(method: bytes, fields: Fields, found: Found) -> Fields:
+    """The lines with a plain Content-Length, and, of OPTIONS, with one hop less in `Max-Forwards`; raises as
+    `_hops_left` does. Only for a length that was read already."""
+    if b"content-length" in found:
+        fields = plain_length(fields, found)
+    if method == b"OPTIONS" and b"max-forwards" in found:
+        fields = rewrite(fields, found, {b"max-forwards": _hops_left(found[b"max-forwards"])})
+    return fields
+
+
+def _hops_left(text: bytes) -> bytes:
+    """`Max-Forwards` for the next hop (RFC 9110 section 7.6.2); raises MALFORMED_REQUEST where it is no number, and
+    METHOD_NOT_CARRIED where this is the last hop."""
+    if not text.isdigit() or len(text) > 9:
+        raise malformed("`Max-Forwards` is not a number.")
+    if not int(text):
+        raise SidecarError(
+            Reason.METHOD_NOT_CARRIED,
+            "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none to tell of. "
+            "Leave that header out to ask the service.",
+        )
+    return b"%d" % (int(text) - 1)
+
+
 def _check_expectation(found: Found) -> None:
     """Raise EXPECTATION_FAILED for any expectation but `100-continue` (RFC 9110 section 10.1.1)."""
     if found[b"expect"].strip().lower() != b"100-continue":
@@ -187,7 +212,8 @@ def _check_connection(found: Found) -> None:
 
 def _not_carried(method: bytes, target: bytes) -> SidecarError:
     if method == b"CONNECT":
-        host = target.decode("ascii", "replace").rpartition(":")[0]
+        # Without what stands before an `@`: it may be a password, and this is logged.
+        host = target.decode("ascii", "replace").rpartition("@")[2].rpartition(":")[0]
         what = (
             "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. "
             f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service."

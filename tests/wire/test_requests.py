@@ -450,3 +450,43 @@ async def test_a_path_that_leads_out_of_its_prefix_goes_nowhere(wire: Wire) -> N
     answer = await app.answer()
     assert (answer.status, answer.reason, answer.headers["connection"]) == (400, "malformed_request", "close")
     assert not wire.upstream.waiting
+
+
+@pytest.mark.parametrize(
+    ("method", "sent", "forwarded"),
+    [
+        pytest.param(b"OPTIONS", b"10", b"9", id="one-less"),
+        pytest.param(b"OPTIONS", b"1", b"0", id="the-last-but-one"),
+        pytest.param(b"OPTIONS", b"007", b"6", id="zeros-before-it"),
+        pytest.param(b"GET", b"0", b"0", id="of-another-method"),
+    ],
+)
+async def test_hops_are_counted(wire: Wire, method: bytes, sent: bytes, forwarded: bytes) -> None:
+    """Of OPTIONS, as every intermediary must (RFC 9110 section 7.6.2)."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"%b /x HTTP/1.1\r\nHost: billing.internal\r\nMax-Forwards: %b\r\n\r\n" % (method, sent))
+    upstream = await wire.upstream.accept()
+    assert b"\r\nMax-Forwards: %b\r\n" % forwarded in await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "reason"),
+    [
+        pytest.param(b"max-forwards: 0\r\n", 501, "method_not_carried", id="no-hop-is-left"),
+        pytest.param(b"Max-Forwards: -1\r\n", 400, "malformed_request", id="a-sign"),
+        pytest.param(b"Max-Forwards:\r\n", 400, "malformed_request", id="empty"),
+        pytest.param(b"Max-Forwards: 5\r\nMax-Forwards: 0\r\n", 400, "malformed_request", id="two"),
+        pytest.param(b"Max-Forwards: 1000000000\r\n", 400, "malformed_request", id="too-large"),
+    ],
+)
+async def test_the_last_hop_is_forwarded_nowhere(wire: Wire, lines: bytes, status: int, reason: str) -> None:
+    """It asks the sidecar itself; and what is no number of hops might be none."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"OPTIONS * HTTP/1.1\r\nHost: billing.internal\r\n%b\r\n" % lines)
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (status, reason)
+    assert not wire.upstream.waiting

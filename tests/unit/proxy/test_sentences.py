@@ -148,6 +148,23 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
         "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service.",
     ),
+    "connect-with-a-password": (
+        lambda: read(b"CONNECT", b"u:s3cret@a.example:443"),
+        Reason.METHOD_NOT_CARRIED,
+        "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
+        "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service.",
+    ),
+    "the-last-hop": (
+        lambda: target.written_anew(b"OPTIONS", [], {b"max-forwards": b"0"}),
+        Reason.METHOD_NOT_CARRIED,
+        "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none to tell of. Leave that "
+        "header out to ask the service.",
+    ),
+    "no-number-of-hops": (
+        lambda: target.written_anew(b"OPTIONS", [], {b"max-forwards": b"one"}),
+        Reason.MALFORMED_REQUEST,
+        NOT_HTTP + "`Max-Forwards` is not a number.",
+    ),
     "connect-to-ipv6": (
         lambda: read(b"CONNECT", b"[::1\xff]:443"),
         Reason.METHOD_NOT_CARRIED,
