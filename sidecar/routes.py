@@ -13,6 +13,7 @@ rebind those (DNS rebinding), and a stranger's name must not find a way in.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -26,6 +27,11 @@ from sidecar.errors import Reason, SidecarError
 
 _MEMO_SIZE = 1024
 """Spellings of hosts that are remembered, and destinations of one wildcard: far more than an app talks to."""
+
+
+_BESIDE = 8
+"""Names on each side of a misspelt one, by their beginnings and by their ends, that it is compared with: difflib takes
+50 µs for a pair of long ones, and whoever asks for what there is not would hold up all others."""
 
 
 @final
@@ -170,6 +176,8 @@ class RouteTable:
             key=lambda entry: -len(entry[0]),
         )
         self._memo: dict[bytes, Match] = {}
+        self._known: tuple[_Spellings, _Spellings] | None = None
+        """The routes' names, and these with all hosts; made when the first request misses."""
 
     @classmethod
     def compile(cls, config: Config, known: Iterable[Route] = ()) -> RouteTable:
@@ -217,13 +225,6 @@ class RouteTable:
         return self._upstreams.get(host)
 
     def _no_route(self, host: str, path: bytes) -> SidecarError:
-        names = {route.name: route for route in self.routes}
-        known = {
-            **names,
-            **self._exact,
-            **{suffix[1:]: route for suffix, route in self._suffixes},
-            **self._upstreams,
-        }
         if hosts.is_loopback(host) and self._prefixes and path:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
@@ -231,16 +232,45 @@ class RouteTable:
             what = f"`{host}` is no host to call this listener by, since web pages may get here by it: use `localhost`."
         else:
             what = f"No route has host `{host}`."
-        near = get_close_matches(host, known, n=1, cutoff=0.5) or get_close_matches(
-            host.partition(".")[0], names, n=1, cutoff=0.4
-        )
-        if near:
-            route = known[near[0]]
+        if (route := self._nearest(host)) is not None:
             ways = ", ".join(f"`{entry}`" for entry in (*route.config.host, f"{route.name}.localhost"))
             hint = f"The nearest route is `{route.name}`, which takes {ways}."
         else:
             hint = "No configured route is near; routes take their `host` and `NAME.localhost`."
         return SidecarError(Reason.NO_ROUTE, f"{what} {hint}")
+
+    def _nearest(self, host: str) -> Route | None:
+        if self._known is None:
+            by_name = {route.name: route for route in self.routes}
+            suffixes = {suffix[1:]: route for suffix, route in self._suffixes}
+            hosts_too = {**by_name, **self._exact, **suffixes, **self._upstreams}
+            self._known = (_Spellings(by_name), _Spellings(hosts_too))
+        names, known = self._known
+        return known.nearest(host, cutoff=0.5) or names.nearest(host.partition(".")[0], cutoff=0.4)
+
+
+@final
+class _Spellings:
+    """Names of routes, to find the one that was meant by another."""
+
+    def __init__(self, routes: dict[str, Route]) -> None:
+        self._routes = routes
+        self._forwards = sorted(routes)
+        self._backwards = sorted(name[::-1] for name in routes)
+
+    def nearest(self, name: str, *, cutoff: float) -> Route | None:
+        """The route of the name that is most like this one, if one is as like as that."""
+        near = get_close_matches(name, self._neighbours(name), n=1, cutoff=cutoff)
+        return self._routes[near[0]] if near else None
+
+    def _neighbours(self, name: str) -> Iterable[str]:
+        if len(self._forwards) <= 4 * _BESIDE:
+            return self._forwards
+        begin = bisect(self._forwards, name)
+        end = bisect(self._backwards, name[::-1])
+        alike = dict.fromkeys(self._forwards[max(0, begin - _BESIDE) : begin + _BESIDE])
+        alike.update((other[::-1], None) for other in self._backwards[max(0, end - _BESIDE) : end + _BESIDE])
+        return alike
 
 
 def match_own(route: Route, authority: bytes, *, any_host: bool) -> Match:
