@@ -121,6 +121,10 @@ _INTEREST: dict[bytes, bytes | None] = {**_spellings(_READ), **dict.fromkeys(_sp
 """Usual spellings, so that most names need no `lower()`; None for names nobody acts on."""
 READ = frozenset(_READ)
 """Every name that `survey` reports."""
+PERSISTENCE = frozenset({b"close", b"keep-alive", b"Keep-Alive", b"Close", b""})
+"""Values of `Connection` that nominate nothing."""
+_REMEMBERED = 256
+"""Bytes of a `Connection` value; clients send some thirty at most."""
 _UNKNOWN = b""
 TWIN = b"_"
 """What `survey` reports a name under that is one of the sidecar's but for `_` in place of `-`: CGI, WSGI and their
@@ -166,16 +170,23 @@ def list_members(value: bytes) -> list[bytes]:
     return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
 
 
-@lru_cache(maxsize=256)
 def nominated(connection: bytes) -> frozenset[bytes]:
     """The names that a `Connection` value makes hop-by-hop, lower case; never the message's own framing."""
     return frozenset(list_members(connection)) - {b"close", b"keep-alive", b"content-length"}
 
 
 @lru_cache(maxsize=256)
-def drop_table(names: frozenset[bytes]) -> Mapping[bytes, bytes]:
-    """A drop set in the form that the writers want: every usual spelling of the given lower-case names."""
-    return _spellings(names)
+def drop_table(names: frozenset[bytes], connection: bytes = b"") -> Mapping[bytes, bytes]:
+    """A drop set in the form that the writers want: every usual spelling of the given lower-case names, and of those
+    that `connection` nominates."""
+    return _spellings(names | nominated(connection))
+
+
+def drop_nominated(names: frozenset[bytes], connection: bytes) -> Mapping[bytes, bytes]:
+    """The same for a value that a peer chose: a long one is not remembered, or 256 of them would be."""
+    if len(connection) > _REMEMBERED:
+        return _spellings(names | nominated(connection))
+    return drop_table(names, connection)
 
 
 def write_fields(out: list[bytes], fields: Fields, drop: Mapping[bytes, bytes]) -> None:

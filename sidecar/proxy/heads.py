@@ -7,6 +7,8 @@ not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sidecar.config.allow import METHODS
 from sidecar.proxy import answers, framing, headers
 from sidecar.proxy.admission import Plan
@@ -17,7 +19,8 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2; TRACE is not carried."""
 
 _DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
-_BODYLESS_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED | {b"content-length"})
+_BODYLESS = headers.RESPONSE_DROPPED | {b"content-length"}
+_BODYLESS_DROPPED = headers.drop_table(_BODYLESS)
 """For 1xx and 204, which may not say how long a body they don't have is."""
 
 _STATUS_LINES = {
@@ -54,8 +57,8 @@ def request_head(
     """
     out = [method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
     drop = plan.table
-    if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
-        drop = headers.drop_table(plan.dropped | nominated)
+    if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
+        drop = headers.drop_nominated(plan.dropped, found[b"connection"])
     headers.write_fields(out, fields, drop)
     out.append(via)
     if body == framing.CHUNKED:
@@ -83,8 +86,9 @@ def answer_head(
     """A final answer's head for the app, in pieces; `chunked` says how its body will be framed."""
     out = [status_line(status, reason)]
     drop = _DROPPED if status != 204 else _BODYLESS_DROPPED
-    if b"connection" in found and (nominated := headers.nominated(found[b"connection"])):
-        drop = headers.drop_table(frozenset(drop.values()) | nominated)
+    if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
+        names = headers.RESPONSE_DROPPED if status != 204 else _BODYLESS
+        drop = headers.drop_nominated(names, found[b"connection"])
     headers.write_fields(out, fields, drop)
     if chunked:
         out.append(b"Transfer-Encoding: chunked\r\n")
@@ -99,7 +103,7 @@ def answer_head(
 def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
     """A 1xx answer."""
     out = [status_line(status, reason)]
-    headers.write_fields(out, fields, _BODYLESS_DROPPED)
+    headers.write_fields(out, fields, _without_hop_by_hop(fields))
     out.append(b"\r\n")
     return b"".join(out)
 
@@ -107,6 +111,10 @@ def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
 def switching_head(reason: bytes, fields: headers.Fields, protocol: bytes) -> bytes:
     """A 101 to `protocol`."""
     out = [status_line(101, reason)]
-    headers.write_fields(out, fields, _BODYLESS_DROPPED)
+    headers.write_fields(out, fields, _without_hop_by_hop(fields))
     out += (b"Connection: Upgrade\r\nUpgrade: ", protocol, b"\r\n\r\n")
     return b"".join(out)
+
+
+def _without_hop_by_hop(fields: headers.Fields) -> Mapping[bytes, bytes]:
+    return headers.drop_nominated(_BODYLESS, headers.survey(fields).get(b"connection", b""))

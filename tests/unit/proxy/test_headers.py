@@ -92,6 +92,29 @@ def test_what_connection_nominates() -> None:
     assert headers.nominated(b"Close, keep-alive, Content-Length, X-A, te") == {b"x-a", b"te"}
 
 
+def test_what_is_nominated_is_dropped_beside_the_rest() -> None:
+    """In any spelling; the words of `Connection` itself name nothing."""
+    fields = [(b"X-A", b"1"), (b"x_a", b"2"), (b"B", b"3"), (b"C", b"4")]
+    for value in (b"close, x-a, b", b"close, x-a, b" + b", y" * 200):
+        table = headers.drop_nominated(frozenset({b"c"}), value)
+        out: list[bytes] = []
+        headers.write_fields(out, fields, table)
+        assert out == []
+    assert headers.drop_nominated(frozenset({b"c"}), b"") == {b"c": b"c", b"C": b"c"}
+    for value in headers.PERSISTENCE:
+        assert headers.nominated(value) == frozenset()
+
+
+def test_no_long_value_of_a_peer_is_remembered() -> None:
+    """Whoever sends many of them would fill memory; small ones, which recur, cost nothing the second time."""
+    before = headers.drop_table.cache_info().currsize
+    for number in range(20):
+        headers.drop_nominated(frozenset(), b"x-%d" % number + b"a" * 257)
+    assert headers.drop_table.cache_info().currsize == before
+    small = headers.drop_nominated(frozenset(), b"x-small, of-this-test")
+    assert headers.drop_nominated(frozenset(), b"x-small, of-this-test") is small
+
+
 @pytest.mark.parametrize(
     ("length", "plain"),
     [(b"5", b"5"), (b"0", b"0"), (b"00", b"0"), (b"010", b"10"), (b"5\t", b"5"), (b"10", b"10")],
@@ -185,7 +208,10 @@ def test_an_answers_head() -> None:
 
 def test_heads_without_a_body() -> None:
     """Interim answers and 101: no length, and nothing of the hop but the one protocol."""
-    fields = [(b"Content-Length", b"0"), (b"Upgrade", b"evil"), (b"Link", b"</a>")]
+    fields = [
+        *((b"Content-Length", b"0"), (b"Upgrade", b"evil"), (b"Link", b"</a>")),
+        *((b"Connection", b"upgrade, x-hop"), (b"X-Hop", b"1")),
+    ]
     assert (
         heads.interim_head(103, b"Early Hints", fields) == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     )
