@@ -606,7 +606,7 @@ async def test_a_handshake_that_the_end_of_the_sidecar_cuts_has_not_failed(
     await house.turn(lambda: house.clock.pending)
     house.acceptors.abort()
     await house.turn(lambda: not house.acceptors.arriving)
-    assert ended(caller)
+    await house.turn(lambda: ended(caller))
     assert (house.acceptors.stats.handshakes_failed, told(caplog), noted(caplog)) == ({}, [], [])
     assert house.clock.pending == []
 

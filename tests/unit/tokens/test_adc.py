@@ -19,7 +19,7 @@ from sidecar.tokens.token import TokenKey
 def ask(environ: dict[str, str]) -> SidecarError:
     """The error that asking under this environment gives."""
     loop = asyncio.new_event_loop()
-    flight = Flight(SystemClock(loop), 0.5)
+    flight = Flight(SystemClock(loop), 60)
     try:
         with pytest.raises(SidecarError) as caught:
             ask_grant(AdcGrant(environ), flight, TokenKey("default", "https://x"))

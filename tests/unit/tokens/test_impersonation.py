@@ -297,7 +297,7 @@ async def test_an_account_behind_adc_acts_through_a_chain(google: Emulator, tmp_
 async def test_an_access_token_of_iam_without_its_end_is_not_used(raw: RawEndpoint, body: object) -> None:
     """Nothing else says how long it may be used."""
     raw.behaviour = http(200, json.dumps(body).encode(), content_type="application/json")
-    flight = Flight(SystemClock(asyncio.get_running_loop()), 10)
+    flight = Flight(SystemClock(asyncio.get_running_loop()), 60)
     bearer = Fetched("b", Endpoint("the source", Protocol.LOCAL, "x", ""))
     iam = IamCredentials(f"http://{raw.origin}")
     with pytest.raises(SidecarError, match=r"token_no_expiry: .*no usable `expireTime`"):
@@ -308,7 +308,7 @@ async def test_an_access_token_of_iam_without_its_end_is_not_used(raw: RawEndpoi
 async def test_an_answer_of_iam_without_an_access_token(raw: RawEndpoint) -> None:
     """Is not one."""
     raw.behaviour = http(200, b'{"accessToken": ""}', content_type="application/json")
-    flight = Flight(SystemClock(asyncio.get_running_loop()), 10)
+    flight = Flight(SystemClock(asyncio.get_running_loop()), 60)
     bearer = Fetched("b", Endpoint("the source", Protocol.LOCAL, "x", ""))
     iam = IamCredentials(f"http://{raw.origin}")
     with pytest.raises(SidecarError, match="token_malformed: "):
