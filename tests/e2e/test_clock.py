@@ -127,7 +127,7 @@ async def test_a_clock_that_falls_back_while_the_process_stands_still(
     start: Start, stepped_clock: SteppedClock
 ) -> None:
     """Requests that wait on open connections come before every timer that was due meanwhile: still no old token is sent."""
-    life = 3.0
+    life = 5.0
     async with Emulator(token_lifetime=life, cache_margin=0.0) as google:
         billing = await google.add_target("billing")
         sidecar = await start(routes(billing), emulator=google, **stepped_clock.environment)

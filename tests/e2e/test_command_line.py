@@ -123,10 +123,11 @@ def test_colours_on_a_terminal_only_and_not_where_they_are_not_wanted(tmp_path: 
     assert "\x1b[" not in run(*arguments).stdout
 
 
+@pytest.mark.slow
 def test_a_wait_says_what_it_waits_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    done = run("wait", "--admin", f"127.0.0.1:{port}", "--timeout", "1500ms")
+    done = run("wait", "--admin", f"127.0.0.1:{port}", "--timeout", "3s")
     assert done.returncode == 1
     assert done.stderr.startswith(f"waiting: nothing answers at 127.0.0.1:{port}")
     assert done.stderr.count("waiting:") == 1
