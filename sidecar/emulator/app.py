@@ -65,6 +65,8 @@ class Emulator:
         self._names = (*NAMES, *names)
         self._runners: dict[web.Application, web.AppRunner] = {}
         self._ports: dict[web.Application, int] = {}
+        self._kept: dict[web.Application, socket.socket] = {}
+        """Of those that are stopped: bound, and not listening, so that no other process is given the port meanwhile."""
         self._tls: dict[web.Application, ssl.SSLContext] = {}
         self._authority = Authority()
         self.principals = Principals(now)
@@ -114,6 +116,8 @@ class Emulator:
 
     async def _close(self) -> None:
         await asyncio.gather(*(self.stop(app) for app in list(self._runners)))
+        for sock in self._kept.values():
+            sock.close()
         self._directory.cleanup()
 
     @property
@@ -273,6 +277,8 @@ class Emulator:
         port = self._ports.get(app)
         if port is None:
             port, self._next_port = self._next_port, self._next_port + (self._next_port > 0)
+        if (kept := self._kept.pop(app, None)) is not None:
+            kept.close()
         sock = socket.create_server((self._host, port), family=family)
         runner = web.AppRunner(
             app,
@@ -290,9 +296,22 @@ class Emulator:
         self._runners[app] = runner
 
     async def stop(self, app: web.Application) -> None:
-        """Close every connection, and refuse further ones from now on."""
+        """Close every connection, and refuse further ones from now on; the port stays this one's."""
         if (runner := self._runners.pop(app, None)) is not None:
+            for site in list(runner.sites):
+                await site.stop()
+            self._keep(app)
             await runner.cleanup()
+
+    def _keep(self, app: web.Application) -> None:
+        kept = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
+        try:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind((self._host, self._ports[app]))
+        except OSError:
+            kept.close()  # the system does not let it, beside connections that have yet to end
+        else:
+            self._kept[app] = kept
 
     def is_listening(self, app: web.Application) -> bool:
         """Whether it was started and not stopped."""

@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-m", "sidecar")
 def free_port() -> int:
     """A TCP port of both loopbacks that nobody listens on, for programs that can't be told to choose one.
 
-    It stays bound until the tests end: who asks for this one may listen on it (with SO_REUSEADDR, as servers do), who
+    On Linux it stays bound until the tests end: who asks for this one may listen on it (with SO_REUSEADDR, as servers do), who
     connects meanwhile is refused, and nobody is given it who asks for any.
     """
     while True:
@@ -40,7 +40,8 @@ def free_port() -> int:
                     continue
             for sock in (four, six):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.detach()
+                if sys.platform == "linux":  # others let nobody listen beside it
+                    sock.detach()
             return port
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -192,6 +193,19 @@ async def test_tls_targets_are_verified_with_the_ca_file(google: Emulator) -> No
     async with ClientSession() as client:
         with pytest.raises(ClientConnectorError, match="CERTIFICATE_VERIFY_FAILED"):
             await client.get(address)
+
+
+async def test_nobody_else_gets_the_port_of_what_is_stopped(google: Emulator, session: ClientSession) -> None:
+    """Else it could not be started again; connections are refused meanwhile."""
+    target = await google.add_target("billing", kind="open")
+    await google.stop(target.app)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", target.port))
+    with pytest.raises(ClientConnectorError):
+        await session.get(target.url)
+    await google.start(target.app)
+    async with session.get(target.url) as answer:
+        assert answer.status == 200
 
 
 async def test_a_tls_target_stays_one_when_it_is_started_again(google: Emulator) -> None:
