@@ -44,6 +44,8 @@ _SECRET = re.compile(
     | \bya29\.[A-Za-z0-9._-]+
     # a private key, whole or without its end
     | -----BEGIN[ ](?:[A-Z0-9]+[ ])*PRIVATE[ ]KEY-----.*?(?:-----END[ ](?:[A-Z0-9]+[ ])*PRIVATE[ ]KEY-----|\Z)
+    # what begins like a JWT and is none, whole: else it would be read again from every `eyJ` in it
+    | (?P<harmless>eyJ[A-Za-z0-9_-]*?(?=(?:(?i:bearer)|-ya29|-----BEGIN)?(?![A-Za-z0-9_-])))
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -105,7 +107,11 @@ def set_level(level: Level) -> None:
 
 def redact(text: str) -> str:
     """`text` with everything that looks like a token or a private key replaced by `[redacted]`."""
-    return _SECRET.sub(REDACTED, text) if _SUSPECT.search(text) else text
+    return _SECRET.sub(_replaced, text) if _SUSPECT.search(text) else text
+
+
+def _replaced(found: re.Match[str]) -> str:
+    return found[0] if found["harmless"] is not None else REDACTED
 
 
 @final
