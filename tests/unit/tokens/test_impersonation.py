@@ -42,14 +42,14 @@ LAST = "last@emulated-project.iam.gserviceaccount.com"
 CREATOR = "roles/iam.serviceAccountTokenCreator"
 
 
-def source(google: Emulator, credentials: Mapping[str, Credential]) -> GoogleSource:
+def source(google: Emulator, credentials: Mapping[str, Credential], *, seconds: float = 60.0) -> GoogleSource:
     """The source of the credential `x`."""
     sources = build_sources(
         credentials,
         clock=SystemClock(asyncio.get_running_loop()),
         environ=google.environment(),
         endpoints=Endpoints(oauth=google.oauth_url, sts=google.sts_url, iam_credentials=google.iam_url),
-        seconds=60,
+        seconds=seconds,
     )
     return sources["x"]
 
@@ -118,7 +118,7 @@ async def test_a_source_that_hangs_holds_nobody_beyond_the_deadline(
 ) -> None:
     """Also those who wait for its access token behind others."""
     google.metadata.endpoint.fail(Fault("hang"))
-    it = source(google, acting)
+    it = source(google, acting, seconds=3.0)
     outcomes = await asyncio.gather(*(it.mint(key(f"https://{n}")) for n in range(8)), return_exceptions=True)
     assert {outcome.reason for outcome in outcomes if isinstance(outcome, SidecarError)} == {
         Reason.TOKEN_TIMEOUT
