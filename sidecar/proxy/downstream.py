@@ -135,6 +135,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_body_bytes",
         "_body_left",
         "_broken",
+        "_chunks",
         "_declined",
         "_fed",
         "_fields",
@@ -147,7 +148,6 @@ class DownstreamConnection(asyncio.Protocol):
         "_receiving",
         "_rest",
         "_seen_position",
-        "_tail",
         "_target",
         "_trailers",
         "_turned_away",
@@ -200,8 +200,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._body_left = framing.CHUNKED
         """Bytes of the body that are still due, or CHUNKED."""
         self._body_bytes = 0
-        self._tail = b""
-        """The last bytes of a chunked body that were parsed."""
+        self._chunks: framing.Chunks | None = None
+        """Where the body ends, if it is a chunked one of which anything came."""
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
@@ -322,7 +322,9 @@ class DownstreamConnection(asyncio.Protocol):
         while not self._broken:
             if self._in_message and not self._in_head:
                 if self._body_left < 0:
-                    size = self._chunks_end(data)
+                    if self._chunks is None:
+                        self._chunks = framing.Chunks()
+                    size = self._chunks.end(data, _PIECE)
                 elif not self._body_left:
                     # Fail closed where the parser waits for more of a body than `framing` has read of its length.
                     self._break(
@@ -363,16 +365,6 @@ class DownstreamConnection(asyncio.Protocol):
             end = len(raw)
         self._raw = raw[:end]
         return end - known
-
-    def _chunks_end(self, data: bytes) -> int:
-        """How much of `data` to parse of a chunked body: no further than to where it may end. Where it does, only the
-        parser knows; and what follows has to be looked at from its first byte."""
-        tail = self._tail
-        straddling = (tail + data[:3]).find(_HEAD_END) if tail else -1
-        found = straddling - len(tail) if straddling >= 0 else data.find(_HEAD_END, 0, _PIECE)
-        end = found + 4 if straddling >= 0 or found >= 0 else min(_PIECE, len(data))
-        self._tail = (tail + data[max(0, end - 3) : end])[-3:]
-        return end
 
     def _parse_piece(self, data: bytes) -> bytes:
         self._fed += len(data)
@@ -418,7 +410,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._fields = []
         self._body_left = framing.CHUNKED
         self._body_bytes = 0
-        self._tail = b""
+        self._chunks = None
         if self._trailers:
             self._trailers = []
 

@@ -1,15 +1,16 @@
 """How a message's body ends: the part the parser leaves to its caller.
 
-Owns the reading of `Content-Length` and `Transfer-Encoding` for both directions. Called once a head is
-complete. Pure. The parser has by then refused what is contradictory or malformed (docs/architecture.md
-lists what llhttp does and does not check); here is what it lets through and what the sidecar does not
-carry. Rules: RFC 9112 section 6.3, in its order.
+Owns the reading of `Content-Length` and `Transfer-Encoding` for both directions, and where a chunked request ends.
+Called once a head is complete, and for each piece of such a request. Pure. The parser has by then refused what is
+contradictory or malformed (docs/architecture.md lists what llhttp does and does not check); here is what it lets
+through and what the sidecar does not carry. Rules: RFC 9112 sections 6.3, in its order, and 7.1.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, final
 
 from sidecar.errors import Reason, SidecarError
 
@@ -19,6 +20,72 @@ CHUNKED: Final = -1
 """The last chunk ends it."""
 UNTIL_CLOSE: Final = -2
 """Only a response: the end of the connection ends it."""
+
+
+_SIZE: Final = re.compile(rb"[0-9A-Fa-f]+")
+_CR, _LF, _SEMICOLON = b"\r\n;"
+
+
+@final
+class Chunks:
+    """Where a chunked body ends, followed as its bytes come in.
+
+    The parser judges the same bytes and is right about them; this says only how many to give it, so that what comes
+    behind the body can be looked at from its first byte. What this can't read the parser refuses.
+    """
+
+    __slots__ = ("_last", "_left", "_line")
+
+    def __init__(self) -> None:
+        self._left = 0
+        """Bytes of the chunk that are still due, with the line end behind it."""
+        self._line = b""
+        """What came of a chunk's line; behind the last one, the last three bytes."""
+        self._last = False
+        """The last chunk's line has come: an empty line ends the body."""
+
+    def end(self, data: bytes, size: int) -> int:
+        """How many of the first `size` bytes of `data` to parse: all of them, or as far as to the body's end."""
+        size = min(size, len(data))
+        if (at := self._left) >= size:
+            self._left -= size
+            return size
+        while not self._last:
+            # A chunk's line begins at `at`, or goes on there.
+            if self._line and self._line[-1] == _CR and data[at] == _LF:
+                end = at + 1
+            elif (end := data.find(b"\r\n", at, size) + 2) == 1:
+                self._left = 0
+                self._line += data[at:size]
+                return size
+            line = data[at : end - 2] if not self._line else (self._line + data[at:end])[:-2]
+            if _SEMICOLON in line:
+                line = line.partition(b";")[0]
+            at = end
+            chunk = int(line, 16) if _SIZE.fullmatch(line) else 0
+            if chunk:
+                at += chunk + 2
+                if self._line:
+                    self._line = b""
+                if at >= size:
+                    self._left = at - size
+                    return size
+            else:
+                self._last = True
+                self._left = 0
+                self._line = b"\r\n"
+        return self._after_last(data, at, size)
+
+    def _after_last(self, data: bytes, at: int, size: int) -> int:
+        known = self._line
+        found = (known + data[at : min(at + 3, size)]).find(b"\r\n\r\n")
+        if found >= 0:
+            end = at + found + 4 - len(known)
+        else:
+            found = data.find(b"\r\n\r\n", at, size)
+            end = found + 4 if found >= 0 else size
+        self._line = (known + data[max(at, end - 3) : end])[-3:]
+        return end
 
 
 def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:

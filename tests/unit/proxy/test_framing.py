@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.errors import SidecarError
-from sidecar.proxy.framing import CHUNKED, NO_BODY, UNTIL_CLOSE, request_body, response_body
+from sidecar.proxy.framing import CHUNKED, NO_BODY, UNTIL_CLOSE, Chunks, request_body, response_body
 
 TE, CL = b"transfer-encoding", b"content-length"
 
@@ -67,3 +69,59 @@ def test_nothing_but_space_and_tab_is_taken_off(found: dict[bytes, bytes], aroun
         for status in (200, 204):
             with pytest.raises(SidecarError):
                 response_body(odd, status=status, head=False, http10=False)
+
+
+DATA = st.one_of(
+    st.binary(min_size=1, max_size=30),
+    st.sampled_from([b"\r\n\r\n" * 5, b"0\r\n\r\n", b"\r", b"\n\r\n0\r\n\r\n"]),
+)
+CHUNK = st.builds(
+    lambda data, zeros, extension: b"%b%X%b\r\n%b\r\n" % (zeros, len(data), extension, data),
+    DATA,
+    st.sampled_from([b"", b"0", b"000"]),
+    st.sampled_from([b"", b";a", b';a="b;0"']),
+)
+TRAILERS = st.sampled_from([b"", b"A: 1\r\n", b"A: 0\r\nB: \r\n"])
+
+
+@given(
+    st.lists(CHUNK, max_size=6),
+    st.sampled_from([b"0\r\n", b"000\r\n", b"0;x\r\n"]),
+    TRAILERS,
+    st.sampled_from([b"", b"GET / HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"0\r\n\r\n"]),
+    st.lists(st.integers(1, 40), max_size=30),
+    st.integers(1, 50),
+)
+def test_where_a_chunked_body_ends(
+    chunks: list[bytes], last: bytes, trailers: bytes, behind: bytes, cuts: list[int], limit: int
+) -> None:
+    """To the byte, whatever stands in it and behind it, and in whatever pieces it comes; and never in the middle of it
+    where there is room for more."""
+    body = b"".join([*chunks, last, trailers, b"\r\n"])
+    rest = body + behind
+    reading, ends, taken = Chunks(), [], 0
+    while taken < len(body):
+        piece = rest[: cuts.pop() if cuts else len(rest)]
+        while piece and taken < len(body):
+            size = reading.end(piece, limit)
+            assert 0 < size <= limit
+            if size < min(limit, len(piece)):
+                ends.append(taken + size)
+            taken += size
+            piece, rest = piece[size:], rest[size:]
+    assert taken == len(body)
+    assert set(ends) <= {len(body)}
+
+
+@pytest.mark.parametrize("line", [b"", b"x", b"-1", b"1_0", b" 5", b"5 ", b"0x5", b"5\r", b"\n5"])
+def test_what_is_no_size_is_left_to_the_parser(line: bytes) -> None:
+    """Which refuses it; until then nothing behind an empty line is taken for more of the body."""
+    data = line + b"\r\nabcde\r\n\r\nGET"
+    assert Chunks().end(data, 100) == len(data) - 3
+
+
+def test_many_empty_lines_in_a_chunk_are_one_piece() -> None:
+    """A piece for each of them took seconds for a megabyte."""
+    data = b"\r\n\r\n" * 10_000
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+    assert Chunks().end(body, len(body)) == len(body)
