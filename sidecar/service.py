@@ -30,7 +30,7 @@ from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
 from sidecar.admin.history import INTERVAL, History
 from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
-from sidecar.bindings import Bindings
+from sidecar.bindings import Bindings, Plan
 from sidecar.clock import Clock, SystemClock, process_cpu
 from sidecar.config.checks import targets_of
 from sidecar.config.document import shown
@@ -361,7 +361,23 @@ class Service:
                 plan.drop()
             self._dialer.forget(new)
             raise
-        # No await from here to the end of the switch: no request sees half of it.
+        self._take(config, table, sources, kept=kept, fetched=fetched, plan=plan)
+        for use in plan.bound:
+            await self._proxy.serve(*use)
+        self.bindings.tell([route.name for route in self._table.routes], self.version)
+        return told
+
+    def _take(
+        self,
+        config: Config,
+        table: RouteTable,
+        sources: dict[str, GoogleSource],
+        *,
+        kept: Set[str],
+        fetched: Mapping[TokenKey, Token],
+        plan: Plan,
+    ) -> None:
+        """The switch itself, with no turn of the loop in it: no request sees half of it."""
         gone = set(self._table.routes) - set(table.routes)
         old_keys = {key for route in self._table.routes if (key := _fixed_key(route)) is not None}
         new_keys = {key for route in table.routes if (key := _fixed_key(route)) is not None}
@@ -389,10 +405,6 @@ class Service:
         for listener in surplus:
             self._proxy.stop_serving(listener)
             listeners.close(listener)
-        for use in plan.bound:
-            await self._proxy.serve(*use)
-        self.bindings.tell([route.name for route in self._table.routes], self.version)
-        return told
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and serve by it; the old one stays in force if that fails."""
