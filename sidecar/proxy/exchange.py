@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _TUNNEL_RETRY = 10.0
 """Seconds after which to ask again for a tunnel: they live long."""
 
+_OF_A_PIECE = 64
+"""Bytes of memory that a piece of a body takes beside its own: an object, its place in a list, a chunk's framing. They
+count for small ones that follow another: a body that comes a byte at a time would take thirty times its size."""
+
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -656,6 +660,8 @@ class Exchange:
 
     def _hold(self, data: bytes, size: int) -> None:
         self._held_size += size
+        if 0 < size < _OF_A_PIECE and self._held:
+            self._held_size += _OF_A_PIECE
         if self._connection is not None:
             self._request_out.append(data)
             if self._held is not None:

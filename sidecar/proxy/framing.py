@@ -23,6 +23,7 @@ UNTIL_CLOSE: Final = -2
 
 
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]+")
+_CHUNKS_AT_ONCE: Final = 1024
 _CR, _LF, _SEMICOLON = b"\r\n;"
 
 
@@ -45,11 +46,13 @@ class Chunks:
         """The last chunk's line has come: an empty line ends the body."""
 
     def end(self, data: bytes, size: int) -> int:
-        """How many of the first `size` bytes of `data` to parse: all of them, or as far as to the body's end."""
+        """How many of the first `size` bytes of `data` to parse: all of them, or as far as to the body's end, or to the
+        end of the 1024th chunk in them: each is held by itself, and whoever holds them says when it is enough."""
         size = min(size, len(data))
         if (at := self._left) >= size:
             self._left -= size
             return size
+        chunks = 0
         while not self._last:
             # A chunk's line begins at `at`, or goes on there.
             if self._line and self._line[-1] == _CR and data[at] == _LF:
@@ -67,9 +70,13 @@ class Chunks:
                 at += chunk + 2
                 if self._line:
                     self._line = b""
+                chunks += 1
                 if at >= size:
                     self._left = at - size
                     return size
+                if chunks == _CHUNKS_AT_ONCE:
+                    self._left = 0
+                    return at
             else:
                 self._last = True
                 self._left = 0

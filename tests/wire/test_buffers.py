@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from sys import getsizeof
 
 import pytest
 
@@ -158,6 +159,22 @@ async def test_a_body_is_held_for_a_second_try_up_to_the_buffer(wire: Wire) -> N
             await wire.turn(lambda: wire.stats.connections_idle == 0)
         else:
             assert (await app.answer()).reason == "upstream_closed"
+
+
+async def test_a_body_of_single_bytes_is_held_by_the_memory_that_it_takes(wire: Wire) -> None:
+    """Each is an object of its own, of fifty times its size."""
+    await wire.start(top=TOP, prefetch=False)
+    wire.source.gate.clear()
+    app = await wire.app()
+    app.writer.write(
+        b"POST / HTTP/1.1\r\nHost: billing.internal\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"1\r\na\r\n" * 4_000_000
+    )
+    await still(wire, app)
+    assert wire.untaken(app) > 10_000_000
+    (connection,) = wire.proxy._connections
+    assert connection.current is not None
+    assert 0 < sum(map(getsizeof, connection.current._held or ())) < 3 * BUFFER
 
 
 UNREAD = [

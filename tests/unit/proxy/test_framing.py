@@ -120,6 +120,17 @@ def test_what_is_no_size_is_left_to_the_parser(line: bytes) -> None:
     assert Chunks().end(data, 100) == len(data) - 3
 
 
+def test_many_small_chunks_come_in_portions() -> None:
+    """So that what is kept of them can be counted before all of a read is."""
+    chunks = b"1\r\na\r\n"
+    reading, data = Chunks(), chunks * 2500 + b"0\r\n\r\nGET"
+    sizes = []
+    while data != b"GET":
+        sizes.append(reading.end(data, len(data)))
+        data = data[sizes[-1] :]
+    assert sizes == [len(chunks) * 1024, len(chunks) * 1024, len(chunks) * 452 + 5]
+
+
 def test_many_empty_lines_in_a_chunk_are_one_piece() -> None:
     """A piece for each of them took seconds for a megabyte."""
     data = b"\r\n\r\n" * 10_000
