@@ -277,8 +277,12 @@ class UpstreamConnection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and self._exchange is not None:
-            self._hear_out(self._exchange)
+        exchange = self._exchange
+        if exc is not None and exchange is not None:
+            try:
+                self._hear_out()
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                self._fault(exchange, fault)
         self.state = CLOSED
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -298,14 +302,11 @@ class UpstreamConnection(asyncio.Protocol):
         finally:
             self._pool.lost(self)
 
-    def _hear_out(self, exchange: Exchange) -> None:
+    def _hear_out(self) -> None:
         """Take the answer of an upstream that read no more of the request and closed: writing the rest may fail before
         the answer is read, and asyncio reads nothing then."""
-        try:
-            if data := peer.unread(self.transport):
-                self.data_received(data)
-        except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
-            self._fault(exchange, fault)
+        if data := peer.unread(self.transport):
+            self.data_received(data)
 
     def pause_writing(self) -> None:
         exchange = self._exchange
