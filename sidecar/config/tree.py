@@ -23,8 +23,7 @@ MAX_SIZE: Final = 1024 * 1024
 """Characters of a configuration: thousands of routes."""
 _MAX_DEPTH: Final = 20
 
-_SECRETS_IN_URLS: Final = re.compile(r"(://)[^\s`/?#@]+(?=@)|(://[^\s`?]*\?)[^\s`]+")
-"""A user name or password, and a query: where people put keys."""
+_BEHIND_SCHEME: Final = re.compile(r"://([^\s`]*)")
 
 BROKEN: Final = type("_Broken", (), {"__repr__": lambda _: "<broken>"})()
 """Stands where a value could not be read; the problem is noted already."""
@@ -199,7 +198,16 @@ def spelled(path: Path) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    return _SECRETS_IN_URLS.sub(lambda match: f"{match[1] or match[2]}{HIDDEN}", text)
+    """Without what stands for a user name, password or query in its URLs, where people put keys."""
+    return _BEHIND_SCHEME.sub(_without_user_and_query, text)
+
+
+def _without_user_and_query(found: re.Match[str]) -> str:
+    before, mark, query = found[1].partition("?")
+    user, at, rest = before.rpartition("@")
+    if "@" in query and not at:  # a password with a `?` in it, or a query with an `@`
+        return f"://{HIDDEN}"
+    return f"://{user and HIDDEN}{at}{rest}{mark}{query and HIDDEN}"
 
 
 def _place(source: str, mark: Any) -> str:
