@@ -120,6 +120,16 @@ def test_what_is_no_size_is_left_to_the_parser(line: bytes) -> None:
     assert Chunks().end(data, 100) == len(data) - 3
 
 
+def test_no_line_end_is_taken_from_beyond_what_is_asked_about() -> None:
+    """Nor a CR for a whole one."""
+    reading, data = Chunks(), b"0\r\n\r\nGET"
+    assert reading.end(data, 1) == 1
+    assert reading.end(data[1:], 7) == 4
+    reading = Chunks()
+    assert reading.end(b"5\r", 2) == 2
+    assert reading.end(b"\r\n\r\nGET /", 9) == 4
+
+
 def test_many_small_chunks_come_in_portions() -> None:
     """So that what is kept of them can be counted before all of a read is."""
     chunks = b"1\r\na\r\n"
