@@ -27,6 +27,7 @@ _METADATA: Final = frozenset(
         "fd00:ec2::254",  # other clouds', from which a federated identity may call
         "fd00:ec2::23",
         "100.100.100.200",
+        "192.0.0.192",
         "168.63.129.16",
     )
 )

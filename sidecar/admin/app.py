@@ -3,8 +3,8 @@
 Owns the aiohttp application and the sites it is served on. `service` binds the sockets, hands them to
 `AdminServer` and closes it last of all, so that probes and scrapes see a drain to its end. It may not
 touch the data path: it knows the sidecar through `AdminView` alone. Rules: every request passes
-`callers.refusal`; every answer that is not a success is RFC 9457 problem+json; nothing is cached or sniffed, and
-the status page alone may have a script, its own.
+`callers.refusal`; every answer that is not a success is RFC 9457 problem+json, but for those to what aiohttp could not
+read as a request; nothing is cached or sniffed, and the status page alone may have a script, its own.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ FORBIDDEN = [
     pytest.param("fd20:ce::254", "metadata", id="metadata-ipv6"),
     pytest.param("fd00:ec2::254", "metadata", id="metadata-aws-ipv6"),
     pytest.param("100.100.100.200", "metadata", id="metadata-alibaba"),
+    pytest.param("192.0.0.192", "metadata", id="metadata-oracle-classic"),
     pytest.param("168.63.129.16", "metadata", id="metadata-azure"),
     pytest.param("::ffff:169.254.169.254", "metadata", id="metadata-mapped"),
     pytest.param("::169.254.169.254", "metadata", id="metadata-compatible"),
