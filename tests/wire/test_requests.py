@@ -458,6 +458,7 @@ async def test_a_path_that_leads_out_of_its_prefix_goes_nowhere(wire: Wire) -> N
         pytest.param(b"OPTIONS", b"10", b"9", id="one-less"),
         pytest.param(b"OPTIONS", b"1", b"0", id="the-last-but-one"),
         pytest.param(b"OPTIONS", b"007", b"6", id="zeros-before-it"),
+        pytest.param(b"OPTIONS", b"999999999", b"999999998", id="the-largest"),
         pytest.param(b"GET", b"0", b"0", id="of-another-method"),
     ],
 )

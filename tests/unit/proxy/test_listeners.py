@@ -254,3 +254,22 @@ def test_peers_by_name_and_by_number() -> None:
         config = ListenerConfig.model_validate({"address": "unix:/run/s", "peers": {kind: ["no-such"]}})
         with pytest.raises(LookupError, match=f"no {what} is called `no-such` here: write its number"):
             settings_of(config, None)
+
+
+@pytest.mark.parametrize(("kind", "what"), [("uid", "user"), ("gid", "group")])
+def test_a_peer_that_stands_for_all_others_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, kind: str, what: str
+) -> None:
+    """By name or by number; the same number of the other kind may be let in."""
+    monkeypatch.setattr(listeners.peer_credentials, "is_everybody_else", lambda *asked: asked == (0, kind))
+    for entry in ("root", 0):
+        config = ListenerConfig.model_validate({"address": "unix:/run/s", "peers": {kind: [entry]}})
+        with pytest.raises(LookupError) as caught:
+            settings_of(config, None)
+        assert caught.value.args == (
+            f"in this user namespace {kind} 0 is every {what} that it has no number for: name another one, or run the "
+            "sidecar without a user namespace of its own",
+        )
+    other = "gid" if kind == "uid" else "uid"
+    config = ListenerConfig.model_validate({"address": "unix:/run/s", "peers": {kind: [1], other: [0]}})
+    assert settings_of(config, None).callers is not None

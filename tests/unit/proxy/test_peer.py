@@ -97,3 +97,28 @@ def test_an_end_in_the_middle_of_a_message_is_seen_without_reading() -> None:
         assert [peer.has_left(transport, due) for due in (2, 3)] == [False, True]
     assert not peer.has_left(cast(asyncio.BaseTransport, Sock(None)), 3)
     assert not peer.has_left(transport, 3)  # closed in the meantime
+
+
+class Held:
+    """A transport, as far as its socket goes."""
+
+    def __init__(self, sock: socket.socket | None) -> None:
+        self.sock = sock
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.sock if name == "socket" else None
+
+
+def test_what_was_not_read_of_a_connection_that_failed() -> None:
+    """What had come by then; nothing of one that is silent, ended, or closed already."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    with there:
+        transport = cast(Any, Held(here))
+        assert peer.unread(transport) == b""
+        there.sendall(b"HTTP/1.1 413 ")
+        assert peer.unread(transport) == b"HTTP/1.1 413 "
+    assert peer.unread(transport) == b""
+    here.close()
+    assert peer.unread(transport) == b""
+    assert peer.unread(cast(Any, Held(None))) == b""

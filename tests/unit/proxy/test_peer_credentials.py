@@ -79,6 +79,7 @@ PART = "         0     100000      65536\n"
         pytest.param(1000, "65534\n", PART, False, id="another-number"),
         pytest.param(99, "99\n", PART, True, id="as-the-kernel-has-it"),
         pytest.param(65534, None, PART, False, id="no-such-system"),
+        pytest.param(65534, "?\n", PART, False, id="another-systems-proc"),
         pytest.param(65534, "65534\n", None, False, id="before-user-namespaces"),
     ],
 )
