@@ -86,6 +86,20 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
     assert [error.route for error in wire.proxy.refusals.recent] == ["", "billing"]
 
 
+@pytest.mark.parametrize("request_", [b"GET /x HTTP/1.1\r\n\r\n", b"GET /x HTTP/2.2\r\n\r\n"])
+async def test_a_target_that_was_not_read_is_not_logged(
+    wire: Wire, log: pytest.LogCaptureFixture, request_: bytes
+) -> None:
+    """It may be anything; the reason says what was wrong."""
+    await wire.start()
+    wire.proxy.access_log = AccessLog("errors")
+    app = await wire.app()
+    await app.send(request_)
+    answer = await app.answer()
+    (record,) = [fields(record) for record in log.records if record.message == "request"]
+    assert (record["reason"], record["httpRequest"]["requestUrl"]) == (answer.reason, "")
+
+
 async def test_what_a_route_s_own_listener_refuses_is_the_route_s(
     wire: Wire, log: pytest.LogCaptureFixture
 ) -> None:

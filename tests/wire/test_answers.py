@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.errors import Reason
+from sidecar.proxy import peer
 from tests.support.wire import GET, OK, Wire
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -351,6 +352,29 @@ async def test_half_an_answer_before_a_failed_write_is_half_an_answer(wire: Wire
     assert await app.read_head()
     assert await app.rest() == b"no"
     assert wire.stats.cut == {Reason.UPSTREAM_INCOMPLETE: 1}
+
+
+async def test_a_fault_in_hearing_an_upstream_out_ends_its_request(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a 500, the fault in the log, and everything given back."""
+    error = RuntimeError("made by the test")
+
+    def unread(_: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(peer, "unread", unread)
+    await wire.start()
+    app = await wire.app()
+    await app.send(b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 100\r\n\r\npart")
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    app.writer.write(b"more")
+    upstream.reset()
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (500, "internal")
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [error]
+    await wire.turn(lambda: wire.stats.connections_active == 0)
 
 
 LOCATIONS = [
