@@ -177,6 +177,15 @@ async def test_a_body_of_single_bytes_is_held_by_the_memory_that_it_takes(wire: 
     assert 0 < sum(map(getsizeof, connection.current._held or ())) < 3 * BUFFER
 
 
+async def test_the_buffer_towards_the_app_has_its_configured_size(wire: Wire) -> None:
+    """Above it, the upstream is not read."""
+    await wire.start(top=TOP)
+    await wire.app()
+    await wire.turn(lambda: wire.proxy._connections)
+    (connection,) = wire.proxy._connections
+    assert connection.transport.get_write_buffer_limits()[1] == BUFFER
+
+
 UNREAD = [
     pytest.param(GET.replace(b"billing", b"nowhere"), "no_route", id="refused"),
     pytest.param(GET, "token_denied", id="no-token"),

@@ -298,6 +298,17 @@ async def test_in_a_shortage_there_is_room_for_nobody(house: House) -> None:
     assert (house.acceptors.room(owner), house.acceptors.obstacle(owner)) == (0, Pause.MEMORY)
 
 
+async def test_a_full_listener_is_told_apart_from_a_full_process(house: House) -> None:
+    """As long as one place is left in all."""
+    owner = Owner(None, is_unix=False)
+    owner.limit = owner.open = 7
+    house.acceptors.open = 99
+    assert house.acceptors.obstacle(owner) == Pause.LISTENER
+    house.acceptors.open = 100
+    assert house.acceptors.obstacle(owner) == Pause.CONNECTIONS
+    house.acceptors.open = 0
+
+
 async def test_others_have_their_turn_among_many_callers(house: House) -> None:
     """A listener accepts 64 of them at once."""
     listener = house.listen()
