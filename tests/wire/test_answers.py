@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.errors import Reason
 from sidecar.proxy import peer
-from tests.support.wire import GET, OK, Wire
+from tests.support.wire import GET, OK, End, Wire
 
 BOTH_WAYS = pytest.mark.parametrize(
     "bytewise", [pytest.param(False, id="whole"), pytest.param(True, id="bytewise")]
@@ -308,13 +308,19 @@ async def test_bytes_on_an_idle_connection_close_it(wire: Wire) -> None:
     assert (await app.answer()).body == b"ok"
 
 
-async def test_an_early_answer_ends_the_request(wire: Wire) -> None:
-    """An upstream that refuses before the body is through is heard, and neither connection serves again."""
+async def part_of_a_body(wire: Wire) -> tuple[End, End]:
+    """Both ends of a request of which a part has been sent."""
     await wire.start()
     app = await wire.app()
     await app.send(b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 100\r\n\r\npart")
     upstream = await wire.upstream.accept()
     await upstream.read_head()
+    return app, upstream
+
+
+async def test_an_early_answer_ends_the_request(wire: Wire) -> None:
+    """An upstream that refuses before the body is through is heard, and neither connection serves again."""
+    app, upstream = await part_of_a_body(wire)
     await upstream.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
     assert (await app.answer()).status == 413
     assert await app.rest() == b""
@@ -324,11 +330,7 @@ async def test_an_early_answer_ends_the_request(wire: Wire) -> None:
 async def test_an_answer_is_heard_though_the_upstream_takes_no_more(wire: Wire) -> None:
     """It answers, closes with bytes unread, which resets, and the next piece of the body can't be written: that comes up
     before the answer is read."""
-    await wire.start()
-    app = await wire.app()
-    await app.send(b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 100\r\n\r\npart")
-    upstream = await wire.upstream.accept()
-    await upstream.read_head()
+    app, upstream = await part_of_a_body(wire)
     # All at once: the proxy finds the piece first, then the answer and the reset.
     app.writer.write(b"more")
     upstream.writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
@@ -341,11 +343,7 @@ async def test_an_answer_is_heard_though_the_upstream_takes_no_more(wire: Wire) 
 
 async def test_half_an_answer_before_a_failed_write_is_half_an_answer(wire: Wire) -> None:
     """What is missing of it stays missing."""
-    await wire.start()
-    app = await wire.app()
-    await app.send(b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 100\r\n\r\npart")
-    upstream = await wire.upstream.accept()
-    await upstream.read_head()
+    app, upstream = await part_of_a_body(wire)
     app.writer.write(b"more")
     upstream.writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 20\r\n\r\nno")
     upstream.reset()
@@ -364,11 +362,7 @@ async def test_a_fault_in_hearing_an_upstream_out_ends_its_request(
         raise error
 
     monkeypatch.setattr(peer, "unread", unread)
-    await wire.start()
-    app = await wire.app()
-    await app.send(b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 100\r\n\r\npart")
-    upstream = await wire.upstream.accept()
-    await upstream.read_head()
+    app, upstream = await part_of_a_body(wire)
     app.writer.write(b"more")
     upstream.reset()
     answer = await app.answer()
