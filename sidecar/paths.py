@@ -49,6 +49,8 @@ def normal_path(path: bytes) -> bytes:
 
 def leaves_root(path: bytes) -> bool:
     """Whether a path, or what is left of it behind a prefix, climbs higher than it began, with its escapes decoded."""
+    if b".." not in path and b"%" not in path:
+        return False
     depth = 0
     for segment in unquote_to_bytes(path).split(b"/"):
         if segment == b"..":
