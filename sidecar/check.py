@@ -29,7 +29,7 @@ from sidecar.start_error import StartError
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.refused import SET_CLOCK
 from sidecar.tokens.sources import build_sources, inspect
-from sidecar.tokens.token import Token, read_claims, token_key
+from sidecar.tokens.token import Token, read_claims
 
 CLOCK_TOLERANCE: Final = 10.0
 """Seconds that this machine's clock may be off without a word: what Google's libraries allow for."""
@@ -100,7 +100,8 @@ async def check(
     loop = asyncio.get_running_loop()
     clock = SystemClock(loop)
     sources = build_sources(config.credentials, clock=clock, environ=environ, endpoints=config.endpoints)
-    routes = [route for route in RouteTable.compile(config).routes if not names or route.name in names]
+    table = RouteTable.compile(config, sources)
+    routes = [route for route in table.routes if not names or route.name in names]
     found = await asyncio.gather(
         *(_without_target(route, sources[route.config.credential], host, clock) for route in routes)
     )
@@ -114,11 +115,11 @@ async def mint(config: Config, environ: Mapping[str, str], name: str, host: str 
     """A token of one route; raises `SidecarError`."""
     clock = SystemClock(asyncio.get_running_loop())
     sources = build_sources(config.credentials, clock=clock, environ=environ, endpoints=config.endpoints)
-    (route,) = (route for route in RouteTable.compile(config).routes if route.name == name)
+    (route,) = (route for route in RouteTable.compile(config, sources).routes if route.name == name)
     destination = _destination(route, host)
     if destination is None:
         raise SidecarError(Reason.NO_ROUTE, _FOLLOWS.format(route=name))
-    return await sources[route.config.credential].mint(token_key(destination))
+    return await sources[route.config.credential].mint(destination.token_key())
 
 
 _FOLLOWS: Final = "Route `{route}` follows the request's host: name one with `--host`."
@@ -135,7 +136,7 @@ async def _without_target(
     destination = _destination(route, host)
     if destination is None:
         return [*steps, Step("token", Verdict.SKIPPED, _FOLLOWS.format(route=route.name))]
-    key = token_key(destination)
+    key = destination.token_key()
     seen = inspect(source.grant, [key])
     if seen.fault is not None:
         return [_failed("credential", seen.fault)]

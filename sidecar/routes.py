@@ -1,7 +1,8 @@
 """The route table: which upstream a request is for.
 
 Owns the compiled form of the configuration's routes and the one rule by which all ways in are matched.
-Called by `proxy.admission` for every request. Pure: no I/O; what it remembers is a bounded memo of host
+Called by `proxy.admission` for every request. A route holds the source of its tokens, so whoever holds a route keeps
+its identity, too, whatever a reload brings. Pure: no I/O; what it remembers is a bounded memo of host
 spellings. Default deny: what matches nothing is an error that names what was asked for and the nearest
 route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import NamedTuple, final
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from sidecar import hosts
 from sidecar.config.models import Config, RouteConfig
 from sidecar.config.targets import CLOUD_PLATFORM, FACTS, Target, TokenKind, default_audience, detect
 from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.token import TokenKey, TokenSource
 
 _MEMO_SIZE = 1024
 """Spellings of hosts that are remembered, and destinations of one wildcard: far more than an app talks to."""
@@ -38,10 +40,12 @@ _BESIDE = 8
 class Route:
     """One route of the table; identity is what counts, not value."""
 
-    __slots__ = ("_destinations", "config", "dynamic", "exact", "name", "wildcards")
+    __slots__ = ("_destinations", "config", "dynamic", "exact", "name", "source", "wildcards")
 
-    def __init__(self, config: RouteConfig) -> None:
+    def __init__(self, config: RouteConfig, source: TokenSource | None = None) -> None:
+        """`source` is where its tokens come from; None where requests are matched only and none is sent."""
         self.config = config
+        self.source = source
         self.name = config.name
         self.dynamic = "{host}" in config.upstream
         self.exact = [host for host in config.host if not host.startswith("*.")]
@@ -132,6 +136,13 @@ class Destination:
         # A validated configuration gives an audience wherever the table has none.
         return default_audience(self.target, self.token_kind, scheme, authority) or f"{scheme}://{authority}"
 
+    def token_key(self) -> TokenKey:
+        """The key of the token that requests to it are given; ValueError where the table has no sources."""
+        source = self.route.source
+        if source is None:
+            raise ValueError(f"route {self.route.name} was compiled without a source of tokens")
+        return TokenKey(source, self.audience, self.token_kind, self.accepts_persons)
+
     def __repr__(self) -> str:
         return f"<Destination {self.route.name} {self.origin.decode()}>"
 
@@ -180,11 +191,21 @@ class RouteTable:
         """The routes' names, and these with all hosts; made when the first request misses."""
 
     @classmethod
-    def compile(cls, config: Config, known: Iterable[Route] = ()) -> RouteTable:
-        """The table of a validated configuration. A route of `known` that is still configured as it was is kept: it is
-        the same one to whoever holds on to it."""
-        kept = {route.config: route for route in known}
-        return cls(kept.get(route) or Route(route) for route in config.routes)
+    def compile(
+        cls,
+        config: Config,
+        sources: Mapping[str, TokenSource] | None = None,
+        known: Iterable[Route] = (),
+    ) -> RouteTable:
+        """The table of a validated configuration.
+
+        `sources` are those of its credentials, by name; without them the table matches requests and gives no tokens. A
+        route of `known` is kept where its configuration and its source are the same as before: what its requests hold
+        on to, such as connections, is then kept as well.
+        """
+        kept = {(route.config, route.source): route for route in known}
+        found = ((route, None if sources is None else sources[route.credential]) for route in config.routes)
+        return cls(kept.get(it) or Route(*it) for it in found)
 
     def match(self, authority: bytes, path: bytes) -> Match:
         """The match for a request to the shared listener.

@@ -17,7 +17,7 @@ import gc
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -65,7 +65,7 @@ from sidecar.tokens.file_watch import FileWatch
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.sources import Inspection, build_sources, inspect, unchanged
 from sidecar.tokens.store import TokenStore
-from sidecar.tokens.token import Token, TokenKey, token_key
+from sidecar.tokens.token import Token, TokenKey
 from sidecar.tracing import NotInstalledError, Tracer
 from sidecar.watchdog import Watchdog
 
@@ -155,13 +155,13 @@ class Service:
         self._tasks = Tasks(loop)
         self._jitter = jitter or secrets.SystemRandom().random
         self.bindings = Bindings(self._clock, inherited)
-        self._table = RouteTable.compile(config)
         self._token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
         self._sources = build_sources(
             config.credentials, clock=self._clock, environ=environ, endpoints=config.endpoints
         )
+        self._table = RouteTable.compile(config, self._sources)
         self._tokens = TokenStore(
-            self._sources,
+            self._sources.values(),
             self._clock,
             self._tasks,
             self._token_stats.record,
@@ -171,7 +171,11 @@ class Service:
         )
         self._environ = environ
         self._log_level: logs.Level = config.log_level
-        self._file_watch = FileWatch(_token_files(config), self._clock, self._tokens.renew)
+        self._file_watch = FileWatch(
+            _token_files(config),
+            self._clock,
+            lambda credential: self._tokens.renew(self._sources[credential]),
+        )
         self._dialer = Dialer(loop, self.bindings.own_addresses, self._clock, jitter=self._jitter)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
         self._tracer = _tracer(config, self.version)
@@ -346,14 +350,14 @@ class Service:
             for name in _AT_START
             if _differs(name, config, self.config)
         ]
-        table = RouteTable.compile(config, self._table.routes)
+        table = RouteTable.compile(config, sources, self._table.routes)
         new = [route for route in table.routes if route not in self._table.routes]
         plan = None
         try:
             self._check_files(new)
             plan = self.bindings.plan(config, table)
-            fetched = await self._fetch_first(table, sources, kept)
-            self._refuse_missing(table, fetched, kept)
+            fetched = await self._fetch_first(table)
+            self._refuse_missing(table, fetched)
             if self._draining:
                 raise StartError("the sidecar is shutting down", EXIT_CONFIG)
         except BaseException:
@@ -361,7 +365,7 @@ class Service:
                 plan.drop()
             self._dialer.forget(new)
             raise
-        self._take(config, table, sources, kept=kept, fetched=fetched, plan=plan)
+        self._take(config, table, sources, fetched=fetched, plan=plan)
         for use in plan.bound:
             await self._proxy.serve(*use)
         self.bindings.tell([route.name for route in self._table.routes], self.version)
@@ -373,19 +377,16 @@ class Service:
         table: RouteTable,
         sources: dict[str, GoogleSource],
         *,
-        kept: Set[str],
         fetched: Mapping[TokenKey, Token],
         plan: Plan,
     ) -> None:
         """The switch itself, with no turn of the loop in it: no request sees half of it."""
         gone = set(self._table.routes) - set(table.routes)
-        old_keys = {key for route in self._table.routes if (key := _fixed_key(route)) is not None}
-        new_keys = {key for route in table.routes if (key := _fixed_key(route)) is not None}
-        for name in {*self._sources, *sources} - kept:
-            self._tokens.replace(name, sources.get(name))
+        self._tokens.switch(
+            sources.values(), {key for route in table.routes if (key := _fixed_key(route)) is not None}
+        )
         for key, token in fetched.items():
             self._tokens.adopt(key, token)
-        self._tokens.unpin(old_keys - new_keys)
         if config.log_level != self.config.log_level:
             self._log_level = config.log_level
             logs.set_level(config.log_level)
@@ -415,23 +416,19 @@ class Service:
         self._reloads.note(outcome, self._clock.wall())
         return outcome
 
-    async def _fetch_first(
-        self, table: RouteTable, sources: Mapping[str, GoogleSource], kept: Set[str]
-    ) -> dict[TokenKey, Token]:
+    async def _fetch_first(self, table: RouteTable) -> dict[TokenKey, Token]:
         """Tokens for what is to be prefetched and has none of its own yet; what does not come in time is left out."""
         known = {status.key for status in self._tokens.status() if status.expires_at is not None}
         keys = {
             key
             for route in table.routes
-            if route.config.prefetch
-            and (key := _fixed_key(route)) is not None
-            and not (key in known and key.credential in kept)
+            if route.config.prefetch and (key := _fixed_key(route)) is not None and key not in known
         }
         fetched: dict[TokenKey, Token] = {}
 
         async def fetch(key: TokenKey) -> None:
             try:
-                fetched[key] = await sources[key.credential].mint(key)
+                fetched[key] = await key.source.mint(key)
             except SidecarError as error:
                 fields = {"credential": key.credential, "audience": key.audience, "reason": str(error.reason)}
                 _log.warning(
@@ -443,13 +440,13 @@ class Service:
                 await asyncio.gather(*(fetch(key) for key in keys))
         return fetched
 
-    def _refuse_missing(self, table: RouteTable, fetched: Mapping[TokenKey, Token], kept: Set[str]) -> None:
+    def _refuse_missing(self, table: RouteTable, fetched: Mapping[TokenKey, Token]) -> None:
         """A route that comes to be required must have its token before it is served by."""
         for route in table.routes:
             key = _fixed_key(route)
             if not route.config.required or key is None or key in fetched:
                 continue
-            if key.credential not in kept or not self._tokens.ready_state(key)[0]:
+            if not self._tokens.ready_state(key)[0]:
                 raise StartError(
                     f"route `{route.name}` is required, and no token came for it within {PREFETCH_LIMIT:.0f} s",
                     EXIT_REQUIRED,
@@ -660,15 +657,15 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
     warnings = []
 
     @cache
-    def judged(key: TokenKey) -> Inspection:
+    def judged(source: GoogleSource, kind: TokenKind, persons: bool) -> Inspection:
         """By credential and kind, of which there are few: their files are read for it."""
-        return inspect(sources[key.credential].grant, [key])
+        return inspect(source.grant, [TokenKey(source, "", kind, persons)])
 
     for route in config.routes:
         kind = TokenKind(route.token)
         for target in targets_of(route).values():
             persons = FACTS[target].persons and kind is TokenKind.ID
-            found = judged(TokenKey(route.credential, "", kind, persons))
+            found = judged(sources[route.credential], kind, persons)
             if found.fault is not None:
                 raise StartError(
                     f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG
@@ -724,4 +721,4 @@ def _differs(name: str, one: Config, other: Config) -> bool:
 
 def _fixed_key(route: Route) -> TokenKey | None:
     fixed = route.fixed()
-    return None if fixed is None else token_key(fixed)
+    return None if fixed is None else fixed.token_key()

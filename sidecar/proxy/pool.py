@@ -32,7 +32,6 @@ from sidecar.proxy.places import Places, give, refuse
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Destination, Route
 from sidecar.tasks import Tasks
-from sidecar.tokens.token import token_key
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
@@ -80,7 +79,7 @@ class Pool:
         self.destination = destination
         self.places = places
         self.stats = places.stats
-        self.token_key = token_key(destination)
+        self.token_key = destination.token_key()
         self.faults = owner.faults
         self._idle: deque[UpstreamConnection] = deque()
         self._waiting: OrderedDict[Exchange, None] = OrderedDict()

@@ -85,6 +85,7 @@ class Entry:
         "plan",
         "rejected_mono",
         "report",
+        "retired",
         "retry",
         "stats",
         "timer",
@@ -101,6 +102,8 @@ class Entry:
         self.report = FetchReport(key, stats)
         self.pinned = pinned
         self.evicted = False
+        self.retired = False
+        """Whether it belongs to no route of the configuration in force: only requests of before use it."""
         self.wanted = False
         """Whether somebody asked since the last fetch; once asked for, a pinned entry stays wanted."""
         # the token
@@ -165,6 +168,12 @@ class Entry:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+    def retire(self) -> None:
+        """Its route or its credential is gone: don't renew it ahead of time any more."""
+        self.retired = True
+        self.wanted = False
+        self.stop()
 
     def status(self, now: Instant) -> TokenStatus:
         """What may be shown of this entry."""

@@ -30,8 +30,15 @@ class GoogleSource:
     """A `TokenSource`: one credential of the configuration."""
 
     def __init__(
-        self, grant: Grant, clock: Clock, threads: FetchThreads, *, seconds: float = DEFAULT_SECONDS
+        self,
+        name: str,
+        grant: Grant,
+        clock: Clock,
+        threads: FetchThreads,
+        *,
+        seconds: float = DEFAULT_SECONDS,
     ) -> None:
+        self.name = name
         self.grant = grant
         self._clock = clock
         self.seconds = seconds
@@ -39,6 +46,9 @@ class GoogleSource:
         self.threads = threads
         self.clock_ahead: float | None = None
         """How far (seconds) this machine's clock was ahead of the last endpoint's, where that said its time."""
+
+    def __repr__(self) -> str:
+        return f"<GoogleSource {self.name}>"
 
     async def mint(self, key: TokenKey) -> Token:
         """See `TokenSource.mint`."""

@@ -1,6 +1,6 @@
-"""Where tokens come from: the seam that the store sees, and the way from configuration to sources.
+"""Where tokens come from: the way from configuration to sources.
 
-Owns `TokenSource` and what each credential of the configuration becomes. The service builds the sources, the
+Owns what each credential of the configuration becomes. The service builds the sources, the
 store calls `mint`, the status page shows `describe`. A source may not decide when a token is fetched (that is
 the store, by `tokens.policy`), and may not keep one it was asked for. The rule: every fetch ends within the
 source's own deadline, with a token of the kind and for exactly the audience that was asked for, or with a
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, assert_never
+from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
 from sidecar.clock import Clock
 from sidecar.config.combinations import ABILITIES, cannot_give
@@ -31,7 +31,7 @@ from sidecar.tokens.impersonation import ImpersonationGrant
 from sidecar.tokens.metadata import MetadataGrant
 from sidecar.tokens.ready_token import ReadyToken, token_file
 from sidecar.tokens.service_account import KeyGrant
-from sidecar.tokens.token import Token, TokenKey
+from sidecar.tokens.token import TokenKey
 from sidecar.tokens.user import UserGrant
 
 if TYPE_CHECKING:
@@ -39,18 +39,6 @@ if TYPE_CHECKING:
 
 _GRACE: Final = 2.0
 """Seconds that a fetch outlives the command it waits for, to say what became of it."""
-
-
-class TokenSource(Protocol):
-    """One credential of the configuration."""
-
-    async def mint(self, key: TokenKey) -> Token:
-        """Fetch a token; ends within the source's own deadline; raises `SidecarError` only."""
-        ...
-
-    def describe(self) -> str:
-        """What was found, in a few words without any secret; for logs and the status page."""
-        ...
 
 
 class Inspection(NamedTuple):
@@ -86,6 +74,7 @@ def build_sources(
         name: known[name]
         if name in known
         else GoogleSource(
+            name,
             grants[name],
             clock,
             FetchThreads(name, limit=threads),

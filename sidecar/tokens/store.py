@@ -18,7 +18,7 @@ triggered by timer, by use and by health probe, whichever comes first, since eac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from math import inf
 from typing import Final, NamedTuple, final
@@ -30,8 +30,7 @@ from sidecar.tasks import Tasks
 from sidecar.tokens import policy
 from sidecar.tokens.entry import Entry, EntryCache, LastError, TokenStatus
 from sidecar.tokens.policy import Instant
-from sidecar.tokens.sources import TokenSource
-from sidecar.tokens.token import Token, TokenKey
+from sidecar.tokens.token import Token, TokenKey, TokenSource
 from sidecar.tokens.waiters import Waiter, Waiters
 
 REJECT_INTERVAL: Final = 30.0
@@ -51,14 +50,14 @@ class ReadyState(NamedTuple):
 class TokenStore:
     """Every token of the process.
 
-    `jitter` gives uniform numbers from 0 to 1; `wait` is how long (seconds) a caller waits for a token;
-    `size` is how many keys that are not pinned are kept; `stats` gives the record in which a credential and
-    audience are counted.
+    `sources` are those of the configuration in force; `jitter` gives uniform numbers from 0 to 1; `wait` is how long
+    (seconds) a caller waits for a token; `size` is how many keys that are not pinned are kept; `stats` gives the record
+    in which a credential and audience are counted.
     """
 
     def __init__(
         self,
-        sources: Mapping[str, TokenSource],
+        sources: Collection[TokenSource],
         clock: Clock,
         tasks: Tasks,
         stats: Callable[[str, str], TokenStats],
@@ -67,7 +66,7 @@ class TokenStore:
         wait: float,
         size: int,
     ) -> None:
-        self._sources = dict(sources)
+        self._sources = frozenset(sources)
         self._clock = clock
         self._wall = clock.wall
         self._tasks = tasks
@@ -157,7 +156,7 @@ class TokenStore:
             entry = self._new(key, pinned=True)
         self._cache.pop(key, None)
         entry.pinned = True
-        entry.evicted = False
+        entry.evicted = entry.retired = False
         self._pinned[key] = entry
 
     def prefetch(self, keys: Iterable[TokenKey]) -> None:
@@ -171,6 +170,9 @@ class TokenStore:
             entry.wanted = True
             if entry.is_due(now):
                 self._start(entry)
+            elif entry.timer is None and entry.plan is not None:
+                # Its route was gone for a while: nobody looked after it.
+                self._wait_for_renewal(entry, entry.plan.renew.seconds_from(now))
 
     def nudge(self) -> None:
         """Look at every key by the wall clock and start what is due; called by every health probe.
@@ -184,34 +186,26 @@ class TokenStore:
             if entry.wanted and entry.is_due(now):
                 self._start(entry)
 
-    def replace(self, credential: str, source: TokenSource | None) -> None:
-        """Another source is behind this credential from now on (None: it is gone): its tokens are forgotten, and
-        whoever waits for one waits for the new source's."""
-        if source is None:
-            self._sources.pop(credential, None)
-        else:
-            self._sources[credential] = source
-        entries = {e.key: e for e in [*self._pinned.values(), *self._cache.entries(), *self._busy.values()]}
-        for key, entry in entries.items():
-            if key.credential != credential:
-                continue
-            entry.stop()
-            if entry.fetch is not None:
-                entry.fetch.cancel()
-            entry.fetch = entry.token = entry.plan = entry.value = entry.retry = entry.last_error = None
-            entry.fresh_until = -inf
-            entry.had_token = entry.withheld = False
-            entry.failures = 0
-            if source is None:
-                # Gone from every list: what found it there would start a fetch that has no source.
-                self._pinned.pop(key, None)
-                self._cache.pop(key, None)
-                self._busy.pop(key, None)
-                entry.pinned = entry.wanted = False
+    def switch(self, sources: Collection[TokenSource], keys: Collection[TokenKey]) -> None:
+        """Another configuration is in force, with these sources and these keys of its routes.
+
+        Requests that were admitted before keep their key: their token stays in the cache, where it is neither shown nor
+        renewed ahead of time any more, and is fetched for them again if need be.
+        """
+        self._sources = frozenset(sources)
+        kept = frozenset(keys)
+        for key in [key for key in self._pinned if key not in kept]:
+            entry = self._pinned.pop(key)
+            entry.pinned = False
+            entry.retire()
+            if self._cache.currsize < self._size:
+                self._cache.file(entry)
+            else:
+                # No token of the configuration in force has to leave for it.
                 entry.evicted = True
-                entry.waiters.wake(_draining())
-            elif entry.waiters:
-                self._start(entry)
+        for entry in [*self._cache.entries(), *self._busy.values()]:
+            if entry.key.source not in self._sources:
+                entry.retire()
 
     def adopt(self, key: TokenKey, token: Token) -> None:
         """Take in a token that was fetched for this key elsewhere, as if it had been fetched here."""
@@ -221,21 +215,12 @@ class TokenStore:
             with suppress(SidecarError):
                 self._arrived(entry, token, 0.0)
 
-    def unpin(self, keys: Iterable[TokenKey]) -> None:
-        """These keys belong to no route any more: forget their tokens, once nobody waits for them."""
-        for key in keys:
-            entry = self._pinned.pop(key, None)
-            if entry is not None:
-                entry.pinned = entry.wanted = False
-                entry.evicted = True
-                entry.stop()
-
-    def renew(self, credential: str) -> None:
-        """The file that this credential's tokens come from is another one: read it now, whatever was there before."""
+    def renew(self, source: TokenSource) -> None:
+        """The file that this source's tokens come from is another one: read it now, whatever was there before."""
         if self._closed:
             return
         for entry in [*self._pinned.values(), *self._cache.entries()]:
-            if entry.key.credential == credential and entry.wanted and entry.fetch is None:
+            if entry.key.source is source and entry.wanted and entry.fetch is None:
                 entry.withheld = entry.value is not None
                 self._start(entry)
 
@@ -247,12 +232,12 @@ class TokenStore:
         return ReadyState(entry.had_token, entry.error_now(self._now()))
 
     def status(self) -> list[TokenStatus]:
-        """Every key that is kept, pinned ones first; never a token."""
+        """Every key that is kept for the configuration in force, pinned ones first; never a token."""
         now = self._now()
         entries = {entry.key: entry for entry in self._pinned.values()}
         entries.update((entry.key, entry) for entry in self._cache.entries())
         entries.update(self._busy)
-        return [entry.status(now) for entry in entries.values()]
+        return [entry.status(now) for entry in entries.values() if not entry.retired]
 
     async def close(self) -> None:
         """Stop every timer and fetch, send the waiters away (DRAINING), forget every token."""
@@ -280,7 +265,7 @@ class TokenStore:
             entry = self._find(key)
         if entry is None or self._closed:
             return None
-        entry.wanted = True
+        entry.wanted = not entry.retired
         if self._wall() < entry.fresh_until and self._clock.mono() < entry.fresh_until_mono:
             return entry.value
         now = self._now()
@@ -305,11 +290,6 @@ class TokenStore:
         entry = self._find(key)
         if entry is not None:
             return entry
-        if key.credential not in self._sources:
-            raise SidecarError(
-                Reason.CREDENTIAL_NOT_FOUND,
-                f"No credential is called {key.credential!r}; name one of those under `credentials`.",
-            )
         if len(self._busy) >= self._size:
             raise SidecarError(
                 Reason.OVERLOADED,
@@ -325,6 +305,7 @@ class TokenStore:
         stats = self._stats(key.credential, key.audience)
         waiters = Waiters(self._clock, stats, self._wait, lambda: self._limit(entry))
         entry = Entry(key, stats, waiters, pinned=pinned)
+        entry.retired = key.source not in self._sources
         return entry
 
     # fetching
@@ -340,15 +321,13 @@ class TokenStore:
         key = entry.key
         started_mono = self._clock.mono()
         try:
-            token = await self._sources[key.credential].mint(key)
+            token = await key.source.mint(key)
             self._arrived(entry, token, self._clock.mono() - started_mono)
         except SidecarError as error:
             self._failed(entry, error, None, self._clock.mono() - started_mono)
         except asyncio.CancelledError:
-            # Where another source took its place, another fetch may be under way for the same entry.
-            if entry.fetch is asyncio.current_task():
-                entry.fetch = None
-                entry.waiters.wake(_draining())
+            entry.fetch = None
+            entry.waiters.wake(_draining())
             raise
         except Exception as fault:  # noqa: BLE001 - logged with its traceback by the report, and told to the waiters
             self._failed(entry, _internal(key), fault, self._clock.mono() - started_mono)
@@ -402,11 +381,14 @@ class TokenStore:
         if not entry.pinned and (entry.waiters or not entry.evicted):
             self._cache.file(entry)
         if not entry.evicted:
-            entry.timer = self._clock.call_later(delay, self._look_again, entry)
+            self._wait_for_renewal(entry, delay)
         entry.waiters.wake(error)
         # A cached key is renewed ahead of its expiry only if it is used between now and then.
         entry.wanted = entry.pinned
         self._settle(entry)
+
+    def _wait_for_renewal(self, entry: Entry, delay: float) -> None:
+        entry.timer = self._clock.call_later(delay, self._look_again, entry)
 
     def _look_again(self, entry: Entry) -> None:
         entry.timer = None

@@ -1,7 +1,8 @@
 """A token, its key, and what is read from it.
 
-Owns `TokenKey`, `Token` and the reading of a JWT's claims. Called by the sources (which make tokens), the
-store (which keeps them) and the data path (which takes `Token.bearer`). Pure: no I/O, no clock, no
+Owns `TokenSource` (the seam between the store and the credentials), `TokenKey`, `Token` and the reading of a JWT's
+claims. Called by the route table (which makes keys), the sources (which make tokens), the store (which keeps them) and
+the data path (which takes `Token.bearer`). Pure: no I/O, no clock, no
 randomness; time comes in as an argument. It does not verify signatures: the token came from the issuer, and
 the target verifies. The rules it holds: `exp` comes from the token, always (docs/architecture.md, "One
 token"); a token has no text form but its audience and expiry; what is handed to the data path is safe in a
@@ -15,11 +16,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn, Self, final
+from typing import Any, NamedTuple, NoReturn, Protocol, Self, final
 
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
-from sidecar.routes import Destination
 
 MAX_JWT = 16 * 1024
 """Bytes. Google's are about 1 KiB; nginx and Node refuse a header line over 8 to 16 KiB."""
@@ -29,11 +29,32 @@ _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750 section 2.1."""
 
 
-class TokenKey(NamedTuple):
-    """What makes two tokens the same one to the cache."""
+class TokenSource(Protocol):
+    """One credential of the configuration. It is what it is for good: a credential that comes to mean another identity
+    is another source, so two sources are the same one only where they are the same object."""
 
-    credential: str
-    """The credential's name in the configuration."""
+    @property
+    def name(self) -> str:
+        """The credential's name in the configuration, for people: logs, metrics, pages."""
+        ...
+
+    async def mint(self, key: TokenKey) -> Token:
+        """Fetch a token; ends within the source's own deadline; raises `SidecarError` only."""
+        ...
+
+    def describe(self) -> str:
+        """What was found, in a few words without any secret; for logs and the status page."""
+        ...
+
+
+class TokenKey(NamedTuple):
+    """What makes two tokens the same one to the cache.
+
+    It holds the source itself and not its name: after a reload another identity may go by the same name, and a request
+    that was admitted before must not get that one's token.
+    """
+
+    source: TokenSource
     audience: str
     """What the token is for: its `aud`, or the scopes of an access token, separated by spaces."""
     kind: TokenKind = TokenKind.ID
@@ -41,19 +62,14 @@ class TokenKey(NamedTuple):
     """Whether the ID token of a person will do, whose `aud` is gcloud's client id."""
 
     @property
+    def credential(self) -> str:
+        """The credential's name, for people."""
+        return self.source.name
+
+    @property
     def scopes(self) -> tuple[str, ...]:
         """The scopes of an access token."""
         return tuple(self.audience.split(" ")) if self.kind is TokenKind.ACCESS else ()
-
-
-def token_key(destination: Destination) -> TokenKey:
-    """The key of the token that requests to `destination` are given."""
-    return TokenKey(
-        destination.route.config.credential,
-        destination.audience,
-        destination.token_kind,
-        destination.accepts_persons,
-    )
 
 
 @final

@@ -23,7 +23,6 @@ from sidecar.proxy.server import Proxy
 from sidecar.routes import Destination, RouteTable
 from sidecar.tasks import Tasks
 from sidecar.tokens.store import TokenStore
-from sidecar.tokens.token import TokenKey
 from tests.conformance import strict
 from tests.conformance.play import ANSWER
 from tests.support.clock import FakeClock
@@ -251,11 +250,12 @@ async def make(text: str = ROUTE) -> Memory:
     """A proxy of this configuration; its tokens are there."""
     clock, turns = FakeClock(), Turns()
     config = load(text, environ={}).config
-    table = RouteTable.compile(config)
+    source = Source(clock)
+    table = RouteTable.compile(config, {"default": source})
     loop = asyncio.get_running_loop()
     tasks = Tasks(loop)
     tokens = TokenStore(
-        {"default": Source(clock)},
+        [source],
         clock,
         tasks,
         TokenStatsTable(100).record,
@@ -266,7 +266,7 @@ async def make(text: str = ROUTE) -> Memory:
     for route in table.routes:
         if (fixed := route.fixed()) is not None:
             done: asyncio.Future[Any] = loop.create_future()
-            tokens.join(TokenKey("default", fixed.audience), done.set_result)
+            tokens.join(fixed.token_key(), done.set_result)
             async with asyncio.timeout(LIMIT):
                 await done
     upstream = Upstream(turns)

@@ -36,6 +36,7 @@ from sidecar.errors import SidecarError
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.token import TokenKey
 from tests.support.google import signed
+from tests.support.named_source import NamedSource
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
@@ -385,7 +386,10 @@ def test_the_text_forms_of_objects_and_tracebacks(world: World, kind: Kind | Non
         )
         url = world.google.targets["run"].url
         for name, source in sources.items():
-            for key in (TokenKey(name, url, TokenKind.ID, True), TokenKey(name, "scope", TokenKind.ACCESS)):
+            for key in (
+                TokenKey(NamedSource(name), url, TokenKind.ID, True),
+                TokenKey(NamedSource(name), "scope", TokenKind.ACCESS),
+            ):
                 try:
                     token = await source.mint(key)
                     seen.append(f"{token!r} {token} {token:s}")

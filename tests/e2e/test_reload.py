@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -113,6 +114,102 @@ async def test_another_credential_of_the_same_name(world: World, tmp_path: Path)
     assert verified is not None
     assert verified.email is not None
     assert verified.email.startswith("key-holder@")
+
+
+class Slow:
+    """An upstream that answers when the test says so, and remembers whose token each request brought."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+        """Account and audience."""
+        self.answers: asyncio.Queue[bytes] = asyncio.Queue()
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                payload = head.partition(b"Bearer ")[2].split(b".")[1]
+                claims = json.loads(base64.urlsafe_b64decode(payload + b"=="))
+                self.seen.append((claims["email"].partition("@")[0], claims["aud"]))
+                writer.write(await self.answers.get())
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def has_seen(self, count: int) -> None:
+        async with asyncio.timeout(LIMIT):
+            while len(self.seen) < count:  # noqa: ASYNC110  # an upstream has no events for tests
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # the ends of the connections are told in the next turn
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[tuple[Slow, Slow]]:
+    both = Slow(), Slow()
+    for upstream in both:
+        await upstream.start()
+    yield both
+    for upstream in both:
+        await upstream.stop()
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+REFUSED = b'HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer error="invalid_token"\r\nContent-Length: 0\r\n\r\n'
+
+
+@pytest.mark.parametrize("waits_for", ["connection", "token", "replay"])
+async def test_who_was_let_in_before_keeps_its_identity(
+    world: World, slow: tuple[Slow, Slow], tmp_path: Path, waits_for: str
+) -> None:
+    """Another account and another upstream under the same names: a request that was let in under the old configuration
+    reaches the old upstream with the old account's token, wherever it had got to."""
+    old, new = slow
+    keys = {"upstream": old.url, "audience": "'https://old.test'", "pool": "{connections: 1}"}
+    world.write(world.route("a", prefetch=str(waits_for != "token").lower(), **keys))
+    await world.reload()
+    metadata = world.google.metadata
+    if waits_for == "token":
+        arrived = metadata.endpoint.arrived
+        metadata.endpoint.hold()
+    waiting = [asyncio.create_task(ask(world.sidecar.port, "GET", "/x", host="a.test"))]  # noqa: TID251
+    if waits_for == "token":
+        await metadata.endpoint.wait_for(arrived + 1)
+    else:
+        await old.has_seen(1)
+    if waits_for == "connection":
+        waiting.append(asyncio.create_task(ask(world.sidecar.port, "GET", "/x", host="a.test")))  # noqa: TID251
+        async with asyncio.timeout(LIMIT):
+            while not await world.sidecar.metric("idtoken_sidecar_requests_queued", route="a"):  # noqa: ASYNC110  # a metric is polled
+                await asyncio.sleep(0.01)
+    world.google.write_key(tmp_path / "key.json")
+    keys |= {"upstream": new.url, "audience": "'https://new.test'"}
+    credentials = f"default: {{type: service_account_key, file: {tmp_path}/key.json}}"
+    world.write(world.route("a", **keys), credentials=credentials)
+    assert (await world.reload())[1]["result"] == "ok"
+    metadata.endpoint.release()
+    if waits_for == "replay":
+        old.answers.put_nowait(REFUSED)
+    for _ in range(2):
+        old.answers.put_nowait(OK)
+    assert {(await it)[0] for it in waiting} == {200}
+    account = str(metadata.email).partition("@")[0]
+    assert old.seen == [(account, "https://old.test")] * (1 if waits_for == "token" else 2)
+    new.answers.put_nowait(OK)
+    assert await world.get("a") == 200
+    assert new.seen == [("key-holder", "https://new.test")]
+    assert "https://new.test" not in {it.audience for it in metadata.asked}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from sidecar.tokens.token import token_key
 from tests.conformance import strict
 from tests.conformance.memory import Memory, Played, make
 
@@ -83,7 +82,7 @@ class Stage:
 
     def bearer(self, host: bytes) -> bytes | None:
         """The token that a request to this upstream carries."""
-        return self.memory.proxy.tokens.bearer(token_key(self.destinations[host]))
+        return self.memory.proxy.tokens.bearer(self.destinations[host].token_key())
 
     def check(self, size: int) -> None:
         """What holds after every play: no fault logged, nothing held on to, no more work than `size` bytes explain."""

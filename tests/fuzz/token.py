@@ -29,6 +29,7 @@ from sidecar.tokens.refused import refused
 from sidecar.tokens.token import MAX_JWT, Token, TokenKey
 from tests.fuzz.stage import expect
 from tests.support.clock import FakeClock
+from tests.support.named_source import NamedSource
 
 NOW: Final = 1_800_000_000.0
 AUDIENCE: Final = "https://billing.example"
@@ -116,10 +117,12 @@ class Answered(Grant):
         return access_token_in(flight.open(self._endpoint)(), self._endpoint)
 
 
-_ID: Final = TokenKey("default", AUDIENCE)
-_PERSON: Final = TokenKey("default", AUDIENCE, TokenKind.ID, persons=True)
-_ACCESS: Final = TokenKey("default", "https://www.googleapis.com/auth/cloud-platform", TokenKind.ACCESS)
-_SIGNED: Final = TokenKey("default", AUDIENCE, TokenKind.SELF_SIGNED_JWT)
+_ID: Final = TokenKey(NamedSource("default"), AUDIENCE)
+_PERSON: Final = TokenKey(NamedSource("default"), AUDIENCE, TokenKind.ID, persons=True)
+_ACCESS: Final = TokenKey(
+    NamedSource("default"), "https://www.googleapis.com/auth/cloud-platform", TokenKind.ACCESS
+)
+_SIGNED: Final = TokenKey(NamedSource("default"), AUDIENCE, TokenKind.SELF_SIGNED_JWT)
 
 
 def target(data: bytes) -> None:
@@ -158,7 +161,7 @@ def _wrapped(claims: bytes) -> bytes:
 
 def _source(grant: Grant, key: TokenKey) -> Callable[[Answer], object]:
     clock = FakeClock(wall=NOW)
-    source = GoogleSource(grant, clock, None)  # type: ignore[arg-type]  # no thread: it is called in this one
+    source = GoogleSource("test", grant, clock, None)  # type: ignore[arg-type]  # no thread: it is called in this one
 
     def ask(answer: Answer) -> object:
         return source._fetch(Flown(answer, clock), key)  # type: ignore[arg-type]  # what a worker thread runs

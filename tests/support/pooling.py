@@ -16,6 +16,7 @@ from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Route
 from sidecar.tasks import Tasks
 from tests.support.clock import FakeClock
+from tests.support.named_source import NamedSource
 
 FAULT = ZeroDivisionError("division by zero")
 
@@ -156,7 +157,7 @@ class Bench:
         self.clock = FakeClock()
         self.dials: Any = Dials()
         self.pools = Pools(self.dials, self.clock, self.dials, settings=config.pool, limits=config.limits)
-        self.route = Route(config.routes[0])
+        self.route = Route(config.routes[0], NamedSource("default"))
         self.stats = self.pools.stats["any"] = RouteStats()
         self.pool("a")
         (self.places,) = self.pools._places.values()

@@ -24,6 +24,7 @@ from tests.support.token_issuers import (
     HOUR,
     ISSUERS,
     PINNED,
+    SOURCES,
     Fetch,
     Held,
     least,
@@ -153,8 +154,10 @@ class Day:
         self.tasks = Tasks(asyncio.get_running_loop())
         self.stats: dict[tuple[str, str], TokenStats] = {}
         self.sources = {name: Source(self, name) for name in ISSUERS}
+        for name, source in self.sources.items():
+            SOURCES[name].behind = source
         self.store = TokenStore(
-            self.sources,
+            SOURCES.values(),
             self.clock,
             self.tasks,
             lambda *key: self.stats.setdefault(key, TokenStats()),

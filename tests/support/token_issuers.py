@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sidecar.tokens.token import Token, TokenKey
+from tests.support.named_source import NamedSource
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -30,12 +31,14 @@ ISSUERS = {
     "brief": Issuer(5 * MINUTE, None, 4),
     "minute": Issuer(MINUTE, None, 4),
 }
+SOURCES = {name: NamedSource(name) for name in ISSUERS}
+"""Behind each is the model of the day that is played."""
 PINNED = [
-    TokenKey(name, f"https://{name}-{number}.test")
+    TokenKey(SOURCES[name], f"https://{name}-{number}.test")
     for name, issuer in ISSUERS.items()
     for number in range(issuer.audiences)
 ]
-WILDCARD = [TokenKey("metadata", f"https://any-{number}.test") for number in range(60)]
+WILDCARD = [TokenKey(SOURCES["metadata"], f"https://any-{number}.test") for number in range(60)]
 
 
 def least(token: Token) -> float:

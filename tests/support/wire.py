@@ -41,9 +41,10 @@ LIMIT = 60.0
 """Seconds that a read may take before the test fails: for what hangs, and far from what a busy machine may need."""
 
 
-def jwt(audience: str, issued_at: float, serial: int = 0) -> str:
+def jwt(audience: str, issued_at: float, serial: int = 0, account: str = "") -> str:
     """An unsigned token: the proxy reads only its claims."""
-    claims = {"aud": audience, "iat": int(issued_at), "exp": int(issued_at) + 3600, "jti": serial}
+    times = {"iat": int(issued_at), "exp": int(issued_at) + 3600}
+    claims = {"aud": audience, "sub": account, "jti": serial, **times}
     parts = [
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
         for part in ({"alg": "RS256"}, claims)
@@ -54,7 +55,10 @@ def jwt(audience: str, issued_at: float, serial: int = 0) -> str:
 class Source:
     """A credential that a test commands: it fails, or holds its answer, when told to."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock, name: str = "default", account: str = "") -> None:
+        self.name = name
+        self.account = account
+        """Whose tokens it gives."""
         self._clock = clock
         self.minted: list[str] = []
         self.error: SidecarError | None = None
@@ -68,7 +72,7 @@ class Source:
         if self.error is not None:
             raise self.error
         now = self._clock.wall()
-        return Token.from_jwt(jwt(audience, now, len(self.minted)), received_at=now)
+        return Token.from_jwt(jwt(audience, now, len(self.minted), self.account), received_at=now)
 
     def describe(self) -> str:
         return "a test's"
@@ -218,6 +222,8 @@ class Wire:
         self.clock = FakeClock()
         self.upstream = Upstream()
         self.source = Source(self.clock)
+        self.sources: dict[str, Source] = {"default": self.source}
+        """By the names of the configuration's credentials."""
         self.own_addresses: set[tuple[str, int]] = set()
         self.lookup: Lookup = socket.getaddrinfo
         """The resolver; another one is set before the start."""
@@ -255,10 +261,17 @@ routes:
 {_indented(more, 2)}
 {top}
 """
+        await self.start_with(text)
+        if prefetch:
+            await self.token("https://billing.example")
+        return self
+
+    async def start_with(self, text: str) -> None:
+        """The proxy with this whole configuration, and no token yet."""
         config = load(text, environ={}).config
-        table = RouteTable.compile(config)
+        table = RouteTable.compile(config, self.sources)
         self.tokens = TokenStore(
-            {"default": self.source},
+            self.sources.values(),
             self.clock,
             self._tasks,
             TokenStatsTable(100).record,
@@ -291,14 +304,27 @@ routes:
         await self.proxy.serve(listener, None, listeners.settings_of(config.listen[0], None))
         for entry in table.routes:
             if (fixed := entry.fixed()) is not None:
-                self.tokens.pin(TokenKey(entry.config.credential, fixed.audience))
-        if prefetch:
-            await self.token("https://billing.example")
-        return self
+                self.tokens.pin(fixed.token_key())
+
+    def switch(self, text: str, sources: dict[str, Source] | None = None) -> None:
+        """Serve by another configuration from now on, as a reload does once everything is there."""
+        config = load(text, environ={}).config
+        self.sources = sources or self.sources
+        self.table = RouteTable.compile(config, self.sources, self.table.routes)
+        keys = [fixed.token_key() for route in self.table.routes if (fixed := route.fixed()) is not None]
+        self.tokens.switch(self.sources.values(), keys)
+        self.proxy.switch(
+            Admission(self.table, pseudonym=b"sidecar-under-test" if config.via else None),
+            limits=config.limits,
+            pool=config.pool,
+            access_log=AccessLog("off"),
+        )
+        for key in keys:
+            self.tokens.pin(key)
 
     async def token(self, audience: str) -> None:
         """Wait until there is a token for `audience`."""
-        key = TokenKey("default", audience)
+        key = TokenKey(self.source, audience)
         done: asyncio.Future[SidecarError | None] = self.loop.create_future()
         if self.tokens.bearer(key) is None:
             self.tokens.join(key, done.set_result)

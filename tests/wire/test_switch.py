@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 
-from sidecar.config.load import load
 from sidecar.logs import AccessLog
-from sidecar.proxy.admission import Admission
-from sidecar.routes import Route, RouteTable
+from sidecar.routes import Route
 from tests.support.wire import GET, OK, Wire
 
 
@@ -56,14 +54,7 @@ async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:
             "routes:\n  - {name: billing, host: billing.internal, audience: 'https://billing.example', "
             f"upstream: 'http://127.0.0.1:{wire.upstream.port}', timeouts: {{connect: {timeout}s}}}}\n"
         )
-        config = load(text, environ={}).config
-        wire.table = RouteTable.compile(config, wire.table.routes)
-        wire.proxy.switch(
-            Admission(wire.table, pseudonym=None),
-            limits=config.limits,
-            pool=config.pool,
-            access_log=AccessLog("off"),
-        )
+        wire.switch(text)
     await wire.turn(lambda: not wire.proxy.connections)
     wire.clock.advance(120)
     gc.collect()

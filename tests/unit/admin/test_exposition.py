@@ -19,6 +19,7 @@ from sidecar.metrics import FAMILIES, HandshakeFailure, Pause, RouteStats
 from sidecar.tokens.entry import State, TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.token import TokenKey
+from tests.support.named_source import NamedSource
 
 Parser = Callable[[str], Iterable[Metric]]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -55,7 +56,7 @@ def _at(samples: Samples, name: str, **labels: str) -> float:
 def _token(
     audience: str, state: State = State.FRESH, expires_at: float | None = 2e9, kind: str = "id"
 ) -> Any:
-    key = TokenKey("default", audience, kind)
+    key = TokenKey(NamedSource("default"), audience, kind)
     return TokenStatus(key=key, state=state, expires_at=expires_at, renew_at=None, last_error=None, waiting=0)
 
 

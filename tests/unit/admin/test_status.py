@@ -14,6 +14,7 @@ from sidecar.proxy.diagnosis import Cause, Diagnosis
 from sidecar.proxy.refusals import LastRefusal, RecentError
 from sidecar.tokens.entry import LastError, State, TokenStatus
 from sidecar.tokens.token import TokenKey
+from tests.support.named_source import NamedSource
 
 NOW = 1_700_003_600.0
 PROCESS = ProcessStatus(
@@ -43,7 +44,7 @@ TRAFFIC = Traffic(
 )
 NOTHING = Traffic([], [], [])
 TOKEN = TokenStatus(
-    key=TokenKey("default", "https://billing.run.app"),
+    key=TokenKey(NamedSource("default"), "https://billing.run.app"),
     state=State.STALE,
     expires_at=NOW + 100.5,
     renew_at=NOW - 3.0,
@@ -138,7 +139,7 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
 def test_what_is_not_known_is_null() -> None:
     """A key without a token has null for its moments and its error, and the document is plain JSON."""
     token = TokenStatus(
-        key=TokenKey("default", "https://a"),
+        key=TokenKey(NamedSource("default"), "https://a"),
         state=State.MISSING,
         expires_at=None,
         renew_at=None,

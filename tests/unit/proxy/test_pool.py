@@ -18,6 +18,7 @@ from sidecar.proxy.tls_files import Renewed
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.routes import Route
 from tests.support.clock import FakeClock
+from tests.support.named_source import NamedSource
 from tests.support.pooling import FAULT, Asker, Dials, MakeBench, Request, Transport
 
 REFUSED = SidecarError(Reason.CONNECT_REFUSED, "Refused.")
@@ -45,7 +46,7 @@ class PoolMachine(RuleBasedStateMachine):
             settings=config.pool,
             limits=config.limits,
         )
-        self.route = Route(config.routes[0])
+        self.route = Route(config.routes[0], NamedSource("default"))
         self.stats = self.pools.stats[self.route.name] = RouteStats()
         self.waiting: list[Asker] = []
         self.holding: list[Asker] = []

@@ -14,6 +14,7 @@ from sidecar.tokens.adc import FILE_NAME, AdcGrant, find_file, well_known_file
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import ask as ask_grant
 from sidecar.tokens.token import TokenKey
+from tests.support.named_source import NamedSource
 
 
 def ask(environ: dict[str, str]) -> SidecarError:
@@ -22,7 +23,7 @@ def ask(environ: dict[str, str]) -> SidecarError:
     flight = Flight(SystemClock(loop), 60)
     try:
         with pytest.raises(SidecarError) as caught:
-            ask_grant(AdcGrant(environ), flight, TokenKey("default", "https://x"))
+            ask_grant(AdcGrant(environ), flight, TokenKey(NamedSource("default"), "https://x"))
         return caught.value
     finally:
         flight.close()

@@ -23,10 +23,11 @@ from sidecar.tokens.federation import ALLOW_EXECUTABLES, FederationGrant, accoun
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.token import Token, TokenKey, read_claims
+from tests.support.named_source import NamedSource
 
 SA = "acted-as@emulated-project.iam.gserviceaccount.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-ACCESS = TokenKey("x", SCOPE, TokenKind.ACCESS)
+ACCESS = TokenKey(NamedSource("x"), SCOPE, TokenKind.ACCESS)
 SUBJECT_SECRET = "eyJzdWJqZWN0IjoxfQ"
 
 
@@ -133,7 +134,9 @@ async def test_it_leads_to_a_service_account(federation: Federation, named_by: s
             service_account_impersonation_url=f"https://elsewhere.invalid/v1/projects/-/serviceAccounts/{SA}:generateAccessToken"
         )
     audience = "https://svc.example"
-    token = await federation.mint(TokenKey("x", audience), SA if named_by == "configuration" else None)
+    token = await federation.mint(
+        TokenKey(NamedSource("x"), audience), SA if named_by == "configuration" else None
+    )
     claims = read_claims(token.bearer.decode().split()[1]) or {}
     assert (claims["email"], claims["aud"]) == (SA, audience)
     assert [asked.method for asked in federation.google.iam.asked] == ["generateIdToken"]
@@ -143,7 +146,7 @@ async def test_a_federated_identity_itself_has_no_id_token(federation: Federatio
     """Without a service account the error says that one is needed, and nobody is asked."""
     federation.from_file()
     with pytest.raises(SidecarError, match=r"credential_mismatch: .*set `service_account`"):
-        await federation.mint(TokenKey("x", "https://svc.example"))
+        await federation.mint(TokenKey(NamedSource("x"), "https://svc.example"))
     assert federation.google.sts.endpoint.arrived == 0
 
 
@@ -165,7 +168,7 @@ async def test_the_quota_project_of_the_file_is_told_to_iam(federation: Federati
     federation.from_file()
     for project in ("my-project", ["no"]):
         federation.change(quota_project_id=project)
-        await federation.mint(TokenKey("x", "https://svc.example"), SA)
+        await federation.mint(TokenKey(NamedSource("x"), "https://svc.example"), SA)
     assert len(federation.google.iam.asked) == 2
     assert list(federation.google.iam.quota_projects) == ["my-project"]
 

@@ -17,13 +17,14 @@ from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.gcloud import GcloudGrant
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.token import Token, TokenKey
+from tests.support.named_source import NamedSource
 from tests.support.raw_endpoint import jwt
 
 AUDIENCE = "https://svc-abc-uc.a.run.app"
 CLIENT = "32555940559.apps.googleusercontent.com"
 SA = "dev@p.iam.gserviceaccount.com"
-KEY = TokenKey("cli", AUDIENCE)
-PERSONS = TokenKey("cli", AUDIENCE, TokenKind.ID, True)
+KEY = TokenKey(NamedSource("cli"), AUDIENCE)
+PERSONS = TokenKey(NamedSource("cli"), AUDIENCE, TokenKind.ID, True)
 SECRET = "eyJzZWNyZXQiOiAxfQ.eyJzZWNyZXQiOiAxfQ.c2VjcmV0"
 
 
@@ -68,7 +69,7 @@ async def mint(gcloud: Gcloud, key: TokenKey = KEY, seconds: float = 60.0, **opt
     }
     grant = GcloudGrant(environ, command=str(gcloud.path), **options)  # type: ignore[arg-type]
     clock = SystemClock(asyncio.get_running_loop())
-    return await GoogleSource(grant, clock, FetchThreads("cli"), seconds=seconds).mint(key)
+    return await GoogleSource("test", grant, clock, FetchThreads("cli"), seconds=seconds).mint(key)
 
 
 async def test_a_service_account_is_asked_for_the_audience(gcloud: Gcloud) -> None:
@@ -131,7 +132,7 @@ async def test_an_access_token_comes_with_its_expiry(gcloud: Gcloud) -> None:
         "at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=30)\n"
         "out(json.dumps({'credential': {'access_token': 'ya29.x', 'token_expiry': at.strftime('%Y-%m-%dT%H:%M:%SZ')}}))"
     )
-    token = await mint(gcloud, TokenKey("cli", "scope", TokenKind.ACCESS), account=SA)
+    token = await mint(gcloud, TokenKey(NamedSource("cli"), "scope", TokenKind.ACCESS), account=SA)
     assert token.bearer == b"Bearer ya29.x"
     assert 1700 < token.expires_at - clock.wall() <= 1801
     assert gcloud.asked[0][0][:2] == ["config", "config-helper"]
@@ -163,7 +164,7 @@ async def test_an_access_token_without_its_expiry_is_not_used(gcloud: Gcloud, bo
     with pytest.raises(
         SidecarError, match=r"gcloud_failed: .* printed no access token with its expiry"
     ) as caught:
-        await mint(gcloud, TokenKey("cli", "scope", TokenKind.ACCESS), service_account=SA)
+        await mint(gcloud, TokenKey(NamedSource("cli"), "scope", TokenKind.ACCESS), service_account=SA)
     assert f"config config-helper --format=json --min-expiry=10m --impersonate-service-account={SA}" in (
         caught.value.command
     )
@@ -174,7 +175,7 @@ async def test_a_failure_for_an_access_token_has_its_reason_too(gcloud: Gcloud) 
     """As for an ID token."""
     gcloud.says("fail('ERROR: You do not currently have an active account selected.')")
     with pytest.raises(SidecarError, match="credential_not_found: gcloud has no active account"):
-        await mint(gcloud, TokenKey("cli", "scope", TokenKind.ACCESS))
+        await mint(gcloud, TokenKey(NamedSource("cli"), "scope", TokenKind.ACCESS))
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.grant import Fetched, Grant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
 from sidecar.tokens.token import TokenKey
+from tests.support.named_source import NamedSource
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, jwt, reset
 
 AUDIENCE = "https://svc-abc-uc.a.run.app"
-KEY = TokenKey("default", AUDIENCE)
+KEY = TokenKey(NamedSource("default"), AUDIENCE)
 PARTICULAR = "other@p.iam.gserviceaccount.com"
 DEFAULT_PATH = "/computeMetadata/v1/instance/service-accounts/default/identity"
 PARTICULAR_PATH = f"/computeMetadata/v1/instance/service-accounts/{PARTICULAR}/identity"
@@ -38,7 +39,7 @@ def source(
 ) -> GoogleSource:
     grant = MetadataGrant({"GCE_METADATA_HOST": raw.origin}, account=account)
     clock = SystemClock(asyncio.get_running_loop())
-    return GoogleSource(grant, clock, FetchThreads("default", limit=limit), seconds=seconds)
+    return GoogleSource("test", grant, clock, FetchThreads("default", limit=limit), seconds=seconds)
 
 
 @accounts
@@ -59,7 +60,7 @@ async def test_licence_codes_are_asked_for_on_request(raw: RawEndpoint) -> None:
     """Compute Engine puts them in the token where the query says so."""
     raw.behaviour = http(200, jwt(AUDIENCE, issued=0, expires=3600).encode())
     grant = MetadataGrant({}, address=raw.origin, licenses=True)
-    await GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("x")).mint(KEY)
+    await GoogleSource("test", grant, SystemClock(asyncio.get_running_loop()), FetchThreads("x")).mint(KEY)
     assert "&format=full&licenses=TRUE HTTP/1.1" in raw.requests[0]
 
 
@@ -165,7 +166,7 @@ async def test_a_fetch_that_was_given_up_frees_its_thread(raw: RawEndpoint) -> N
         while it.threads.running:  # noqa: ASYNC110  # threads have no events for tests
             await asyncio.sleep(0.001)
     raw.behaviour = http(200, jwt(AUDIENCE, issued=0, expires=3600).encode())
-    patient = GoogleSource(it.grant, SystemClock(asyncio.get_running_loop()), it.threads, seconds=60)
+    patient = GoogleSource("test", it.grant, SystemClock(asyncio.get_running_loop()), it.threads, seconds=60)
     assert (await patient.mint(KEY)).audience == AUDIENCE
     assert (it.threads.running, it.threads.abandoned) == (0, 0)
     assert it.threads.given_up == 1
@@ -190,7 +191,9 @@ async def test_a_source_whose_threads_all_hang_says_so(raw: RawEndpoint) -> None
     first = asyncio.gather(it.mint(KEY))
     await asyncio.wait_for(raw.asked.wait(), 60)
     it.threads.abandoned = 1
-    blocked = GoogleSource(NeverAsks(), SystemClock(asyncio.get_running_loop()), it.threads, seconds=0.05)
+    blocked = GoogleSource(
+        "test", NeverAsks(), SystemClock(asyncio.get_running_loop()), it.threads, seconds=0.05
+    )
     with pytest.raises(SidecarError, match=r"token_timeout: No worker thread .*: 1 are busy, 1 of them"):
         await blocked.mint(KEY)
     first.cancel()
@@ -210,7 +213,7 @@ class NeverAsks(Grant):
 
 async def test_a_fault_of_our_own_is_not_dressed_up(raw: RawEndpoint) -> None:
     """A bug in a grant comes out as it is; the store calls it internal and logs its traceback."""
-    it = GoogleSource(NeverAsks(), SystemClock(asyncio.get_running_loop()), FetchThreads("x"))
+    it = GoogleSource("test", NeverAsks(), SystemClock(asyncio.get_running_loop()), FetchThreads("x"))
     with pytest.raises(AssertionError):
         await it.mint(KEY)
 

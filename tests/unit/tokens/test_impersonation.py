@@ -34,6 +34,7 @@ from sidecar.tokens.grant import Fetched
 from sidecar.tokens.iam_credentials import IamCredentials
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.token import TokenKey, read_claims
+from tests.support.named_source import NamedSource
 from tests.support.raw_endpoint import RawEndpoint, http
 
 SA = "acted-as@emulated-project.iam.gserviceaccount.com"
@@ -66,7 +67,7 @@ def acting(google: Emulator) -> Mapping[str, Credential]:
 
 
 def key(audience: str = "https://a", kind: TokenKind = TokenKind.ID) -> TokenKey:
-    return TokenKey("x", audience, kind)
+    return TokenKey(NamedSource("x"), audience, kind)
 
 
 async def test_the_sources_access_token_is_kept(google: Emulator, acting: Mapping[str, Credential]) -> None:

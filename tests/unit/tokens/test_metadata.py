@@ -15,18 +15,19 @@ from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.iam_credentials import IamCredentials
 from sidecar.tokens.metadata import MetadataGrant
 from sidecar.tokens.token import TokenKey, read_claims
+from tests.support.named_source import NamedSource
 from tests.support.raw_endpoint import RawEndpoint, http
 
 AUDIENCE = "https://svc.example"
 SCOPES = "https://www.googleapis.com/auth/bigquery https://www.googleapis.com/auth/pubsub"
-ID = TokenKey("m", AUDIENCE)
-ACCESS = TokenKey("m", SCOPES, TokenKind.ACCESS)
-SIGNED = TokenKey("m", AUDIENCE, TokenKind.SELF_SIGNED_JWT)
+ID = TokenKey(NamedSource("m"), AUDIENCE)
+ACCESS = TokenKey(NamedSource("m"), SCOPES, TokenKind.ACCESS)
+SIGNED = TokenKey(NamedSource("m"), AUDIENCE, TokenKind.SELF_SIGNED_JWT)
 CREATOR = "roles/iam.serviceAccountTokenCreator"
 
 
 def source(grant: MetadataGrant) -> GoogleSource:
-    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("m"), seconds=60)
+    return GoogleSource("test", grant, SystemClock(asyncio.get_running_loop()), FetchThreads("m"), seconds=60)
 
 
 def grant(google: Emulator, **environ: str) -> MetadataGrant:

@@ -25,6 +25,7 @@ from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.grant import Grant
 from sidecar.tokens.service_account import KeyGrant, check_key
 from sidecar.tokens.token import TokenKey, read_claims
+from tests.support.named_source import NamedSource
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, http, jwt
 
 SECRET = "MIIEvQIBADANBgkq-not-for-your-eyes"
@@ -145,7 +146,9 @@ def private_key() -> str:
 
 
 def source(grant: Grant) -> GoogleSource:
-    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("default"), seconds=60)
+    return GoogleSource(
+        "test", grant, SystemClock(asyncio.get_running_loop()), FetchThreads("default"), seconds=60
+    )
 
 
 def usable(raw: RawEndpoint, private_key: str, **changes: str) -> str:
@@ -171,7 +174,7 @@ async def test_a_token_for_a_key(raw: RawEndpoint, private_key: str) -> None:
     value = jwt(AUDIENCE, issued=0, expires=3600)
     raw.behaviour = granted(value)
     grant = KeyGrant(lambda: usable(raw, private_key), "x")
-    token = await source(grant).mint(TokenKey("default", AUDIENCE))
+    token = await source(grant).mint(TokenKey(NamedSource("default"), AUDIENCE))
     assert token.bearer == b"Bearer " + value.encode()
     (request,) = raw.requests
     assert request.startswith("POST /token HTTP/1.1\r\n")
@@ -185,7 +188,7 @@ async def test_an_access_token_for_a_key(raw: RawEndpoint, private_key: str) -> 
     """The assertion asks for the scopes; what comes is sent for as long as the answer says."""
     body = json.dumps({"access_token": "ya29.x", "expires_in": 3599, "token_type": "Bearer"}).encode()
     raw.behaviour = http(200, body, content_type="application/json")
-    key = TokenKey("default", "scope-a scope-b", TokenKind.ACCESS)
+    key = TokenKey(NamedSource("default"), "scope-a scope-b", TokenKind.ACCESS)
     token = await source(KeyGrant(lambda: usable(raw, private_key), "x")).mint(key)
     assert token.bearer == b"Bearer ya29.x"
     assert token.expires_at - token.issued_at == 3599
@@ -212,7 +215,7 @@ async def test_an_access_token_that_cannot_be_used(
     raw.behaviour = http(200, json.dumps(body).encode(), content_type="application/json")
     with pytest.raises(SidecarError) as caught:
         await source(KeyGrant(lambda: usable(raw, private_key), "x")).mint(
-            TokenKey("default", "scope", TokenKind.ACCESS)
+            TokenKey(NamedSource("default"), "scope", TokenKind.ACCESS)
         )
     assert caught.value.reason is reason
     assert RESPONSE_SECRET not in str(caught.value)
@@ -221,7 +224,7 @@ async def test_an_access_token_that_cannot_be_used(
 async def test_a_self_signed_jwt_asks_nobody(raw: RawEndpoint, private_key: str) -> None:
     """The key signs for the audience, for an hour; an audience is not a scope."""
     it = source(KeyGrant(lambda: usable(raw, private_key), "x"))
-    token = await it.mint(TokenKey("default", AUDIENCE, TokenKind.SELF_SIGNED_JWT))
+    token = await it.mint(TokenKey(NamedSource("default"), AUDIENCE, TokenKind.SELF_SIGNED_JWT))
     found = read_claims(token.bearer.decode().split()[1]) or {}
     assert (found["iss"], found["sub"], found["aud"]) == (KEY["client_email"], KEY["client_email"], AUDIENCE)
     assert found["exp"] - found["iat"] == 3600
@@ -233,7 +236,7 @@ async def test_a_self_signed_jwt_needs_a_key_that_signs(raw: RawEndpoint) -> Non
     """A private key that is none is named by its place, and never shown."""
     it = source(KeyGrant(lambda: usable(raw, SECRET), "/keys/a.json"))
     with pytest.raises(SidecarError, match="not an RSA key in PEM form") as caught:
-        await it.mint(TokenKey("default", AUDIENCE, TokenKind.SELF_SIGNED_JWT))
+        await it.mint(TokenKey(NamedSource("default"), AUDIENCE, TokenKind.SELF_SIGNED_JWT))
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
@@ -250,12 +253,12 @@ async def test_a_changed_file_counts_from_the_next_fetch_on(
     file = tmp_path / "key.json"
     file.write_text(usable(raw, private_key))
     it = source(KeyGrant(lambda: read_text(str(file)), str(file)))
-    await it.mint(TokenKey("default", AUDIENCE))
+    await it.mint(TokenKey(NamedSource("default"), AUDIENCE))
     file.write_text("{")
     with pytest.raises(SidecarError, match="credential_invalid"):
-        await it.mint(TokenKey("default", AUDIENCE))
+        await it.mint(TokenKey(NamedSource("default"), AUDIENCE))
     file.write_text(usable(raw, private_key, client_email="new@p.iam.gserviceaccount.com"))
-    await it.mint(TokenKey("default", AUDIENCE))
+    await it.mint(TokenKey(NamedSource("default"), AUDIENCE))
     assert [claims(request)["iss"] for request in raw.requests] == [
         "sa@p.iam.gserviceaccount.com",
         "new@p.iam.gserviceaccount.com",
@@ -269,7 +272,7 @@ async def test_adc_uses_a_key_that_it_finds(raw: RawEndpoint, private_key: str, 
     file = tmp_path / "key.json"
     file.write_text(usable(raw, private_key))
     token = await source(AdcGrant({"GOOGLE_APPLICATION_CREDENTIALS": str(file)})).mint(
-        TokenKey("default", AUDIENCE)
+        TokenKey(NamedSource("default"), AUDIENCE)
     )
     assert token.bearer == b"Bearer " + value.encode()
 
@@ -350,7 +353,7 @@ async def test_faults(
     raw.behaviour = behaviour
     it = source(KeyGrant(lambda: usable(raw, private_key), "x"))
     with pytest.raises(SidecarError) as caught:
-        await asyncio.wait_for(it.mint(TokenKey("default", AUDIENCE)), 60)
+        await asyncio.wait_for(it.mint(TokenKey(NamedSource("default"), AUDIENCE)), 60)
     assert caught.value.reason is reason
     assert says in caught.value.detail
     assert len(raw.requests) == 1

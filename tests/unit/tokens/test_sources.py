@@ -30,6 +30,7 @@ from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.sources import Inspection, build_sources, inspect, quiet_google_logging, unchanged
 from sidecar.tokens.token import TokenKey
+from tests.support.named_source import NamedSource
 from tests.support.raw_endpoint import jwt
 
 SA = "acted-as@p.iam.gserviceaccount.com"
@@ -98,7 +99,7 @@ async def test_a_token_in_a_file_is_read_at_each_fetch(tmp_path: Path) -> None:
     """As whoever renews it left it, line break or not; it is checked like any token."""
     file = tmp_path / "token"
     it = build_sources({"f": File(type="file", path=str(file))}, clock=clock(), environ={})["f"]
-    key = TokenKey("f", "https://svc.example")
+    key = TokenKey(NamedSource("f"), "https://svc.example")
     with pytest.raises(SidecarError, match=f"credential_not_found: There is no file {file}"):
         await it.mint(key)
     for number in (1, 2):
@@ -121,7 +122,9 @@ async def test_a_key_file_that_everybody_can_read_is_refused_unless_allowed(tmp_
     ):
         key = ServiceAccountKey(type="service_account_key", file=str(file), allow_world_readable=allowed)
         with pytest.raises(SidecarError, match=f"credential_invalid: .*{says}"):
-            await build_sources({"f": key}, clock=clock(), environ={})["f"].mint(TokenKey("f", "https://x"))
+            await build_sources({"f": key}, clock=clock(), environ={})["f"].mint(
+                TokenKey(NamedSource("f"), "https://x")
+            )
 
 
 # a reload
@@ -175,7 +178,7 @@ async def test_a_source_that_is_kept_stays_what_it_was() -> None:
 
 # what can be seen without asking
 
-ID, ACCESS = TokenKey("x", "https://a"), TokenKey("x", "scope", TokenKind.ACCESS)
+ID, ACCESS = TokenKey(NamedSource("x"), "https://a"), TokenKey(NamedSource("x"), "scope", TokenKind.ACCESS)
 
 
 async def inspected(tmp_path: Path, credential: Credential, *keys: TokenKey) -> Inspection:
@@ -221,7 +224,9 @@ async def test_a_bad_inline_key_is_named_by_its_place_in_the_configuration() -> 
     with pytest.raises(
         SidecarError, match=r"`credentials\.j\.json`.*lacks `client_email`, `token_uri`"
     ) as caught:
-        await build_sources({"j": key}, clock=clock(), environ={})["j"].mint(TokenKey("j", "https://x"))
+        await build_sources({"j": key}, clock=clock(), environ={})["j"].mint(
+            TokenKey(NamedSource("j"), "https://x")
+        )
     assert "secret" not in str(caught.value)
 
 
@@ -253,7 +258,9 @@ async def test_a_missing_key_file_is_named() -> None:
     """A key file that is not there is named by its path."""
     key = ServiceAccountKey(type="service_account_key", file="/nowhere/key.json")
     with pytest.raises(SidecarError, match=r"credential_not_found: There is no file /nowhere/key\.json"):
-        await build_sources({"f": key}, clock=clock(), environ={})["f"].mint(TokenKey("j", "https://x"))
+        await build_sources({"f": key}, clock=clock(), environ={})["f"].mint(
+            TokenKey(NamedSource("j"), "https://x")
+        )
 
 
 def test_google_auth_is_not_imported_at_start() -> None:

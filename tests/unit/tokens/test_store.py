@@ -18,16 +18,20 @@ from sidecar.tokens.entry import State
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
 from tests.support.clock import FakeClock
+from tests.support.named_source import NamedSource
 
-KEY = TokenKey("default", "https://a.run.app")
+DEFAULT = NamedSource("default")
+"""Behind it is the script of the world that a test plays in."""
+KEY = TokenKey(DEFAULT, "https://a.run.app")
 HOUR = 3600.0
 
 
 class ScriptedSource:
     """A source that answers with what the test set, when the test lets it."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock, name: str = "default") -> None:
         self.clock = clock
+        self.name = name
         self.calls: list[str] = []
         self.life = HOUR
         self.answer: Callable[[str], Token] | BaseException = self.new
@@ -79,13 +83,16 @@ class World:
     def __init__(self, *, jitter: float = 0.0, size: int = 10, wait: float = 10.0) -> None:
         self.clock = FakeClock()
         self.source = ScriptedSource(self.clock)
+        DEFAULT.behind = self.source
         self.tasks = Tasks(asyncio.get_running_loop())
         self.stats: dict[TokenKey, TokenStats] = {}
         self.store = TokenStore(
-            {"default": self.source},
+            [DEFAULT],
             self.clock,
             self.tasks,
-            lambda credential, audience: self.stats.setdefault(TokenKey(credential, audience), TokenStats()),
+            lambda credential, audience: self.stats.setdefault(
+                TokenKey(NamedSource(credential), audience), TokenStats()
+            ),
             jitter=lambda: jitter,
             wait=wait,
             size=size,
@@ -161,7 +168,7 @@ async def test_callers_are_told_in_the_order_they_came(world: World) -> None:
 async def test_a_bearer_is_ready_when_the_waiter_is_called(world: World) -> None:
     """A waiter that is told None gets the token right then, for pinned and cached keys alike."""
     got: list[bytes | None] = []
-    for key in (KEY, TokenKey("default", "https://b.run.app")):
+    for key in (KEY, TokenKey(DEFAULT, "https://b.run.app")):
         world.store.join(key, lambda _error, key=key: got.append(world.store.bearer(key)))  # type: ignore[misc]
     await world.settle()
     assert got == [b"Bearer t1", b"Bearer t2"]
@@ -185,7 +192,7 @@ async def test_a_caller_that_left_is_not_called(world: World) -> None:
     world.store.join(KEY, leaves)
     world.store.leave(KEY, leaves)
     world.store.leave(KEY, leaves)
-    world.store.leave(TokenKey("default", "https://never.seen"), leaves)
+    world.store.leave(TokenKey(DEFAULT, "https://never.seen"), leaves)
     await world.settle()
     assert (stays.told, leaves.told) == ([None], [])
     assert world.stats[KEY].waiting == 0
@@ -521,12 +528,6 @@ async def test_an_expired_token_does_not_replace_a_live_one(world: World) -> Non
     assert world.store.bearer(KEY) == live
 
 
-async def test_an_unknown_credential_is_named(world: World) -> None:
-    """A key of a credential that does not exist is refused at once."""
-    with pytest.raises(SidecarError, match=r"credential_not_found.*'nobody'"):
-        world.store.join(TokenKey("nobody", "https://x"), Caller())
-
-
 async def test_a_failing_key_is_logged_once_a_minute(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Once per change of reason, then at most once a minute, with its fields; the recovery once."""
     caplog.set_level(logging.DEBUG, "sidecar.tokens")
@@ -652,7 +653,7 @@ async def test_a_refusal_of_what_is_not_here(world: World) -> None:
 
 
 def audience(i: int) -> TokenKey:
-    return TokenKey("default", f"https://w{i}.run.app")
+    return TokenKey(DEFAULT, f"https://w{i}.run.app")
 
 
 async def use(world: World, key: TokenKey) -> bytes | None:
@@ -882,63 +883,107 @@ async def test_fetches_are_counted_by_result_and_reason(world: World) -> None:
 # a reload, and files that others renew
 
 
-def other(world: World) -> ScriptedSource:
-    """Another source, whose tokens are told apart."""
-    source = ScriptedSource(world.clock)
+def other(world: World, name: str = "default") -> TokenKey:
+    """The same audience of another source, whose tokens are told apart."""
+    source = ScriptedSource(world.clock, name)
     source.answer = lambda audience: Token(
         "other", audience=audience, issued_at=world.clock.wall(), expires_at=world.clock.wall() + HOUR
     )
-    return source
+    return TokenKey(source, KEY.audience)
 
 
-async def test_another_source_takes_over_with_tokens_of_its_own(world: World) -> None:
-    """A credential that a reload changed: the old one's token is not sent any more, the next caller gets the new one's;
-    other credentials keep theirs."""
-    apart = TokenKey("apart", "https://b.run.app")
-    world.store.replace("apart", ScriptedSource(world.clock))
-    kept = await world.fetched(apart)
-    await world.fetched()
-    world.store.replace("default", other(world))
-    assert not world.store.ready_state(KEY).had_token
-    assert world.store.bearer(KEY) is None
-    await world.settle()
-    assert world.store.bearer(KEY) == b"Bearer other"
-    assert world.store.bearer(apart) == kept
+async def test_another_source_of_the_same_name_has_tokens_of_its_own(world: World) -> None:
+    """A credential that a reload changed: who comes after it gets the new one's token and no other, and who was let in
+    before keeps the old one's."""
+    old = await world.fetched()
+    key = other(world)
+    world.store.switch([key.source], [key])
+    assert not world.store.ready_state(key).had_token
+    assert world.store.bearer(key) is None
+    assert await world.fetched(key) == b"Bearer other"
+    assert world.store.bearer(KEY) == old
+    assert [status.key for status in world.store.status()] == [key]
 
 
-async def test_who_waits_when_the_source_changes_waits_for_the_new_one(world: World) -> None:
-    """The old fetch is cancelled, and its end does not touch the new one's callers."""
+async def test_who_waits_when_the_credential_changes_waits_for_the_old_one(world: World) -> None:
+    """It was let in with that one; its token is for it, even where it must be fetched once more."""
     world.source.held.add("*")
     caller = Caller()
+    world.store.pin(KEY)
     world.store.join(KEY, caller)
     await world.settle()
-    world.store.replace("default", other(world))
+    key = other(world)
+    world.store.switch([key.source], [key])
+    await world.fetched(key)
+    assert caller.told == []
+    world.source.gate.set()
     await world.settle()
     assert caller.reasons == [None]
-    assert world.store.bearer(KEY) == b"Bearer other"
-
-
-async def test_who_waits_when_the_credential_goes_is_told(world: World) -> None:
-    """And so is who asks afterwards, by a route of before the reload: there is no such credential. A health probe starts
-    no fetch for it."""
-    used = TokenKey("default", "https://b.run.app")
-    world.store.join(used, Caller())
+    assert world.store.bearer(KEY) == b"Bearer t1"
+    await world.advance(2 * HOUR)
+    assert len(world.source.calls) == 1
+    again = Caller()
+    world.store.join(KEY, again)
     await world.settle()
-    assert world.store.bearer(used) is not None
-    world.source.held.add("*")
+    assert again.reasons == [None]
+    assert world.store.bearer(KEY) == b"Bearer t2"
+    assert [status.key for status in world.store.status()] == [key]
+
+
+async def test_a_credential_that_is_gone_and_fails_says_so_to_who_was_let_in(world: World) -> None:
+    """There is no token of another one to fall back on."""
+    world.store.pin(KEY)
+    key = other(world)
+    world.store.switch([key.source], [key])
+    world.source.answer = SidecarError(Reason.TOKEN_DENIED, "The key is gone.")
     caller = Caller()
     world.store.join(KEY, caller)
     await world.settle()
-    world.store.replace("default", None)
+    assert caller.reasons == [Reason.TOKEN_DENIED]
+
+
+async def test_nothing_of_a_source_that_is_gone_is_renewed(world: World) -> None:
+    """Neither by a timer nor by a health probe, be it of a fixed route or of a wildcard."""
+    await world.fetched()
+    wild = audience(1)
+    world.store.join(wild, Caller())
     await world.settle()
-    assert caller.reasons == [Reason.DRAINING]
-    assert world.store.status() == []
-    for key in (KEY, used):
-        assert world.store.bearer(key) is None
-        with pytest.raises(SidecarError, match="credential_not_found"):
-            world.store.join(key, caller)
+    assert world.store.bearer(wild) is not None
+    calls = len(world.source.calls)
+    key = other(world)
+    world.store.switch([key.source], [key])
+    assert world.clock.pending == []
+    await world.advance(HOUR - 200)
     world.store.nudge()
-    assert len(world.tasks) == 0
+    await world.settle()
+    assert len(world.source.calls) == calls
+
+
+async def test_a_switch_drops_no_token_of_a_wildcard_for_old_ones(world: World) -> None:
+    """The cache keeps what is gone only where there is room."""
+    kept = [audience(number) for number in range(9)]
+    for wild in kept:
+        world.store.join(wild, Caller())
+    await world.settle()
+    gone = [TokenKey(DEFAULT, f"https://gone-{number}.run.app") for number in range(3)]
+    world.store.prefetch(gone)
+    await world.settle()
+    world.store.switch([DEFAULT], [])
+    assert all(world.store.bearer(wild) for wild in kept)
+    assert [world.store.bearer(key) is not None for key in gone] == [True, False, False]
+
+
+async def test_a_route_that_comes_back_is_looked_after_again(world: World) -> None:
+    """Its token is still there, and renewed ahead of its expiry without any request."""
+    old = await world.fetched()
+    world.store.switch([DEFAULT], [])
+    assert world.store.status() == []
+    world.store.switch([DEFAULT], [KEY])
+    world.store.prefetch([KEY])
+    assert world.store.bearer(KEY) == old
+    await world.advance(HOUR - 100)
+    assert len(world.source.calls) == 2
+    assert world.state() is State.FRESH
 
 
 async def test_a_token_from_elsewhere_is_served_at_once(world: World) -> None:
@@ -961,19 +1006,18 @@ async def test_a_token_from_elsewhere_gives_way_to_a_fetch(world: World) -> None
     await world.settle()
     assert world.store.bearer(KEY) == b"Bearer t1"
 
-    late = TokenKey("default", "https://late.run.app")
+    late = TokenKey(DEFAULT, "https://late.run.app")
     now = world.clock.wall()
     world.store.adopt(late, Token("old", audience=late.audience, issued_at=now - HOUR, expires_at=now + 1))
     assert world.store.bearer(late) is None
 
 
 async def test_a_key_that_no_route_wants_any_more_is_forgotten(world: World) -> None:
-    """No timer renews it; a key that was never there is no fault."""
+    """No timer renews it, and no page shows it."""
     await world.fetched()
-    world.store.unpin([KEY, TokenKey("default", "https://never.run.app")])
+    world.store.switch([DEFAULT], [])
     assert world.clock.pending == []
     assert world.store.status() == []
-    assert world.store.ready_state(KEY) == (False, None)
     await world.advance(2 * HOUR)
     assert len(world.source.calls) == 1
 
@@ -985,7 +1029,7 @@ async def test_a_key_that_is_forgotten_while_it_is_fetched_still_answers(world: 
     caller = Caller()
     world.store.join(KEY, caller)
     await world.settle()
-    world.store.unpin([KEY])
+    world.store.switch([DEFAULT], [])
     world.source.gate.set()
     await world.settle()
     assert caller.reasons == [None]
@@ -996,15 +1040,15 @@ async def test_a_key_that_is_forgotten_while_it_is_fetched_still_answers(world: 
 async def test_a_changed_file_is_read_at_once_whatever_its_expiry(world: World) -> None:
     """Its token replaces the old one though that lives longer; keys of other credentials, keys that nobody wants and
     fetches in flight are left alone."""
-    unwanted = TokenKey("default", "https://unwanted.run.app")
+    unwanted = TokenKey(DEFAULT, "https://unwanted.run.app")
     world.store.pin(unwanted)
     await world.fetched()
     world.source.life = HOUR / 2
-    world.store.renew("another")
+    world.store.renew(NamedSource("default"))
     await world.settle()
     assert len(world.source.calls) == 1
-    world.store.renew("default")
-    world.store.renew("default")
+    world.store.renew(DEFAULT)
+    world.store.renew(DEFAULT)
     await world.settle()
     assert world.source.calls == [KEY.audience] * 2
     assert world.store.bearer(KEY) == b"Bearer t2"
@@ -1028,7 +1072,7 @@ async def test_a_closed_store_starts_nothing_new(world: World) -> None:
     """Probes, file watches and reloads may still come while the process drains."""
     await world.fetched()
     await world.store.close()
-    world.store.prefetch([TokenKey("default", "https://b.run.app")])
+    world.store.prefetch([TokenKey(DEFAULT, "https://b.run.app")])
     world.store.nudge()
     world.store.renew("default")
     await world.settle()

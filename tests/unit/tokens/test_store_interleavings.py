@@ -15,10 +15,13 @@ from sidecar.tasks import Tasks
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
 from tests.support.clock import FakeClock
+from tests.support.named_source import NamedSource
 
 LIFE = 3600.0
 SIZE = 3
-KEYS = [TokenKey("default", f"https://{name}") for name in ("pinned", "a", "b", "c", "d", "e")]
+DEFAULT = NamedSource("default")
+"""Behind it is the endpoint of the example that runs."""
+KEYS = [TokenKey(DEFAULT, f"https://{name}") for name in ("pinned", "a", "b", "c", "d", "e")]
 
 keys = st.sampled_from(KEYS)
 operations = st.lists(
@@ -39,6 +42,8 @@ operations = st.lists(
 
 class Endpoint:
     """Mints as it is told to, and counts what is in flight."""
+
+    name = "default"
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
@@ -102,11 +107,11 @@ class Run:
 
     def __init__(self, jitter: float) -> None:
         self.clock = FakeClock()
-        self.endpoint = Endpoint(self.clock)
+        self.endpoint = DEFAULT.behind = Endpoint(self.clock)
         self.tasks = Tasks(asyncio.get_running_loop())
         self.stats: dict[tuple[str, str], TokenStats] = {}
         self.store = TokenStore(
-            {"default": self.endpoint},
+            [DEFAULT],
             self.clock,
             self.tasks,
             lambda *key: self.stats.setdefault(key, TokenStats()),

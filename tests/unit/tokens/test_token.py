@@ -16,6 +16,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
 from sidecar.tokens.grant import access_token_in
 from sidecar.tokens.token import MAX_JWT, Token, TokenKey
+from tests.support.named_source import NamedSource
 
 NOW = 1_800_000_000.0
 AUDIENCE = "https://svc-abc-uc.a.run.app"
@@ -147,13 +148,13 @@ def test_a_token_cannot_be_serialised(leak: Any) -> None:
 def test_keys_differ_by_credential_audience_and_kind() -> None:
     """Nothing but the same credential, audience (to the letter) and kind shares a token."""
     keys = {
-        TokenKey("a", AUDIENCE),
-        TokenKey("b", AUDIENCE),
-        TokenKey("a", AUDIENCE + "/"),
-        TokenKey("a", AUDIENCE, "access"),
+        TokenKey(NamedSource("a"), AUDIENCE),
+        TokenKey(NamedSource("b"), AUDIENCE),
+        TokenKey(NamedSource("a"), AUDIENCE + "/"),
+        TokenKey(NamedSource("a"), AUDIENCE, "access"),
     }
     assert len(keys) == 4
-    assert TokenKey("a", AUDIENCE) == TokenKey("a", AUDIENCE, "id")
+    assert TokenKey(NamedSource("a"), AUDIENCE) == TokenKey(NamedSource("a"), AUDIENCE, "id")
 
 
 @pytest.mark.parametrize("seconds", ["NaN", "1e999", "-1e999", "true", '"60"', "null", "1" + "0" * 400])

@@ -10,6 +10,7 @@ import asyncio
 import pytest
 
 from sidecar.tokens.token import TokenKey
+from tests.support.named_source import NamedSource
 from tests.support.token_day import RECOVERY, SLACK, Day
 from tests.support.token_issuers import DAY, HOUR, ISSUERS, MINUTE, PINNED, WILDCARD, renewed_before
 
@@ -141,7 +142,7 @@ def test_recovery_is_no_storm(kind: str) -> None:
     """A hundred keys that were fetched together, and that lost their endpoint together, are not renewed together."""
 
     async def main() -> None:
-        keys = [TokenKey("key", f"https://{number}.test") for number in range(100)]
+        keys = [TokenKey(NamedSource("key"), f"https://{number}.test") for number in range(100)]
         day = Day(7, keys)
         day.store.prefetch(keys)
         await day.live(day.clock.mono() + HOUR / 2)

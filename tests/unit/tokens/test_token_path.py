@@ -44,8 +44,10 @@ class TokenPath:
         self.jitter = 0.0
         self.tasks = Tasks(loop)
         self.stats = TokenStatsTable(10)
+        sources = build_sources({"default": credential}, clock=clock, environ=environ, seconds=seconds)
+        self.key = TokenKey(sources["default"], AUDIENCE)
         self.store = TokenStore(
-            build_sources({"default": credential}, clock=clock, environ=environ, seconds=seconds),
+            sources.values(),
             clock,
             self.tasks,
             self.stats.record,
@@ -56,7 +58,7 @@ class TokenPath:
 
     async def get(self, audience: str = AUDIENCE) -> bytes:
         """What one request gets; raises what it is told."""
-        key = TokenKey("default", audience)
+        key = self.key._replace(audience=audience)
         told: asyncio.Future[SidecarError | None] = asyncio.get_running_loop().create_future()
         self.store.join(key, told.set_result)
         error = await asyncio.wait_for(told, LIMIT)
@@ -191,7 +193,7 @@ async def test_each_fault_has_its_reason_in_error_log_and_metric(
     assert record.__dict__["fields"]["detail"] == caught.value.detail
     assert "eyJ" not in caplog.text + "".join(traceback.format_exception(caught.value))
     with pytest.raises(SidecarError) as again:
-        path.store.join(TokenKey("default", AUDIENCE), lambda _error: None)
+        path.store.join(path.key, lambda _error: None)
     assert again.value.reason is reason
     assert again.value.retry_after is not None
     assert (again.value.retry_after > 10) is (reason is Reason.TOKEN_RATE_LIMITED)
@@ -234,7 +236,7 @@ async def test_a_metadata_server_that_is_not_there_and_then_is(google: Emulator,
     """Nobody listening is `unreachable` with what to do; when somebody does, the store gets over it by
     itself."""
     path = make(METADATA)
-    wanted = TokenKey("default", AUDIENCE)
+    wanted = path.key
     await google.stop(google.metadata.app)
     with pytest.raises(SidecarError, match=r"refused the connection\. Not on Google Cloud\?"):
         await path.get()
@@ -255,9 +257,10 @@ async def test_a_source_that_hangs_leaves_the_others_alone(google: Emulator, tmp
         threads=2,
     )
     google.metadata.endpoint.fail(Fault("hang"))
-    hanging = [asyncio.ensure_future(sources["m"].mint(TokenKey("m", f"https://{i}"))) for i in range(20)]  # noqa: TID251
+    keys = [TokenKey(sources["m"], f"https://{number}") for number in range(20)]
+    hanging = [asyncio.ensure_future(key.source.mint(key)) for key in keys]  # noqa: TID251
     await google.metadata.endpoint.wait_for(2)
-    assert (await sources["k"].mint(TokenKey("k", AUDIENCE))).audience == AUDIENCE
+    assert (await sources["k"].mint(TokenKey(sources["k"], AUDIENCE))).audience == AUDIENCE
     assert google.metadata.endpoint.arrived == 2
     for fetch in hanging:
         fetch.cancel()

@@ -21,13 +21,16 @@ from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.grant import Grant
 from sidecar.tokens.token import TokenKey, read_claims
 from sidecar.tokens.user import LOGIN, UserGrant, WorkforceGrant
+from tests.support.named_source import NamedSource
 
-ACCESS = TokenKey("me", "https://www.googleapis.com/auth/cloud-platform", TokenKind.ACCESS)
-PERSONS = TokenKey("me", "https://svc.example", TokenKind.ID, True)
+ACCESS = TokenKey(NamedSource("me"), "https://www.googleapis.com/auth/cloud-platform", TokenKind.ACCESS)
+PERSONS = TokenKey(NamedSource("me"), "https://svc.example", TokenKind.ID, True)
 
 
 def source(grant: Grant) -> GoogleSource:
-    return GoogleSource(grant, SystemClock(asyncio.get_running_loop()), FetchThreads("me"), seconds=60)
+    return GoogleSource(
+        "test", grant, SystemClock(asyncio.get_running_loop()), FetchThreads("me"), seconds=60
+    )
 
 
 class Login:
@@ -67,7 +70,7 @@ async def test_a_persons_id_token_is_for_the_client_that_logged_in(login: Login)
     assert token.audience == login.user.client_id
     assert (read_claims(token.bearer.decode().split()[1]) or {})["email"] == "me@example.com"
     with pytest.raises(SidecarError, match=r"credential_mismatch: .*`impersonate`"):
-        await login.source.mint(TokenKey("me", "https://svc.example"))
+        await login.source.mint(TokenKey(NamedSource("me"), "https://svc.example"))
 
 
 async def test_a_persons_access_token(login: Login) -> None:
