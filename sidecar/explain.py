@@ -1,13 +1,14 @@
 """`explain`: which route would take a request, by which way in, and which header it would get.
 
-Owns the words. Called by the command; asks nobody: everything follows from the configuration, by the very code that
-judges requests. The rule: an explanation ends with what would be sent, or with the answer that the sidecar would
-give.
+Owns the words. Called by the command and the status page; sends nothing. Everything follows from the configuration, by
+the very code that judges requests: `target` reads what is asked for, `routes` finds the route and says by which way,
+`admission` judges. Only the listener is read from the URL here. The rule: an explanation ends with what would be sent,
+or with the answer that the sidecar would give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,16 +16,23 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.allow import METHODS
 from sidecar.config.models import Config
 from sidecar.errors import SidecarError
-from sidecar.hosts import ip_literal, is_loopback, parse_authority
+from sidecar.hosts import ip_literal, is_loopback, normalise
 from sidecar.proxy import headers
 from sidecar.proxy.admission import Admission, Admitted
-from sidecar.routes import Route, RouteTable
+from sidecar.proxy.target import read_target
+from sidecar.routes import Match, RouteTable, Way, match_own
+
+Places = Iterable[tuple[ListenAddress, str | None]]
+"""Where the sidecar listens, each with the route whose own listener it is; None for the shared one."""
 
 
-def explain(config: Config, url: str, lines: Sequence[str], method: str = "GET") -> dict[str, Any]:
+def explain(
+    config: Config, url: str, lines: Sequence[str], method: str = "GET", *, places: Places | None = None
+) -> dict[str, Any]:
     """What would become of a request for `url` with header `lines` (`Name: value`).
 
-    ValueError with a sentence for what is no request.
+    `places` are the listeners as bound; without them, those of the configuration. ValueError with a sentence for what
+    is no request.
     """
     if method not in METHODS:
         raise ValueError(f"`{method}` is no method that is carried, such as GET")
@@ -32,23 +40,22 @@ def explain(config: Config, url: str, lines: Sequence[str], method: str = "GET")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"`{url}` is not a URL such as http://billing.localhost:8787/invoices")
     fields = [_field(line) for line in lines]
-    given = [value for name, value in fields if name.lower() == b"host"]
-    authority = (
-        given[-1]
-        if given
-        else parts.netloc.rpartition("@")[2].encode("idna" if not parts.netloc.isascii() else "ascii")
-    )
-    path = ((parts.path or "/") + (f"?{parts.query}" if parts.query else "")).encode(
-        "ascii", "backslashreplace"
-    )
+    asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = asked.encode("ascii", "backslashreplace")
+    listener, is_here = _listener(_places(config) if places is None else places, parts.hostname, parts.port)
+    if not any(name.lower() == b"host" for name, _ in fields):
+        netloc = parts.netloc.rpartition("@")[2]
+        authority = netloc.encode("ascii" if netloc.isascii() else "idna")
+        fields.insert(0, (b"Host", authority))
+        if not is_here:
+            # A URL that is none of the sidecar's own addresses is what an app asks of an HTTP proxy.
+            path = b"http://" + authority + path
     table = RouteTable.compile(config)
-    own = None if given and not _is_local(parts.hostname) else _own(config, table, parts.hostname, parts.port)
-    # A URL that is none of the sidecar's own addresses is what an app asks of an HTTP proxy.
-    absolute = own is None and not _is_local(parts.hostname)
-    found = headers.survey([(b"host", authority), *[f for f in fields if f[0].lower() != b"host"]])
-    admission = Admission(table, pseudonym=None)
+    own = next((route for route in table.routes if route.name == listener), None)
+    found = headers.survey(fields)
     try:
-        admitted = admission.admit(
+        authority, path, absolute = read_target(method.encode("ascii"), path, found, default_host=None)
+        admitted = Admission(table, pseudonym=None).admit(
             fields,
             found,
             method=method.encode("ascii"),
@@ -58,6 +65,10 @@ def explain(config: Config, url: str, lines: Sequence[str], method: str = "GET")
             own=own,
             local_socket=False,
         )
+        if own is None:
+            match = table.match(authority, b"" if absolute else path)
+        else:
+            match = match_own(own, authority, any_host=False)
     except SidecarError as error:
         return {
             "taken": False,
@@ -65,19 +76,18 @@ def explain(config: Config, url: str, lines: Sequence[str], method: str = "GET")
             "reason": str(error.reason),
             "says": error.detail,
         }
-    return _taken(admitted, found, own=own, absolute=absolute, host=authority.decode("ascii", "replace"))
+    host = authority.decode("ascii", "replace")
+    return _taken(admitted, found, way=_way(match, host, absolute=absolute), host=host)
 
 
-def _taken(
-    admitted: Admitted, found: headers.Found, *, own: Route | None, absolute: bool, host: str
-) -> dict[str, Any]:
-    destination, target, prefix, plan = admitted
+def _taken(admitted: Admitted, found: headers.Found, *, way: str, host: str) -> dict[str, Any]:
+    destination, target, _, plan = admitted
     config = destination.route.config
     names = [name.decode("ascii") for name in plan.names]
     return {
         "taken": True,
         "route": destination.route.name,
-        "way_in": _way(own, prefix, absolute, host, destination.route.name),
+        "way_in": way,
         "sent_to": f"{destination.origin.decode('ascii')}{target.decode('ascii', 'replace')}",
         "host": (destination.host_header or host.encode()).decode("ascii", "replace"),
         "target": str(destination.target),
@@ -101,32 +111,38 @@ def _why(names: Sequence[str], found: headers.Found, header: str, rule: str) -> 
     return f"The token goes in {where}: `header: {header}`."
 
 
-def _way(own: Route | None, prefix: bytes, absolute: bool, host: str, name: str) -> str:
-    if own is not None:
-        return "the route's own listener"
-    if prefix:
-        return f"path_prefix {prefix.decode('ascii')}"
-    if absolute:
-        return f"HTTP_PROXY, or Host: {host}"
-    if parse_authority(host).host == f"{name}.localhost":
-        return "its name under .localhost"
-    return f"Host: {host}" if not _is_local(host.partition(":")[0]) else "path_prefix /"
+def _way(match: Match, host: str, *, absolute: bool) -> str:
+    match match.way:
+        case Way.LISTENER:
+            return "the route's own listener"
+        case Way.PREFIX:
+            return f"path_prefix {match.prefix.decode('ascii') or '/'}"
+        case Way.NAME:
+            return "its name under .localhost"
+    return f"HTTP_PROXY, or Host: {host}" if absolute else f"Host: {host}"
 
 
-def _own(config: Config, table: RouteTable, host: str, port: int | None) -> Route | None:
-    """The route whose own listener a URL leads to."""
-    for route in table.routes:
-        if any(_leads_to(listener.address, host, port or 80) for listener in route.config.listen):
-            return route
-    return None
+def _places(config: Config) -> Places:
+    yield from ((listener.address, None) for listener in config.listen)
+    for route in config.routes:
+        yield from ((listener.address, route.name) for listener in route.listen)
 
 
-def _leads_to(address: ListenAddress, host: str, port: int) -> bool:
-    return address.path is None and address.port == port and _is_local(host)
-
-
-def _is_local(host: str) -> bool:
-    return is_loopback(host) or ip_literal(host) is not None
+def _listener(places: Places, host: str, port: int | None) -> tuple[str | None, bool]:
+    """The route whose own listener a URL leads to, if any, and whether it leads to the sidecar at all."""
+    try:
+        host = normalise(host)
+    except ValueError:
+        return None, False
+    literal = ip_literal(host) is not None
+    if not literal and not is_loopback(host):
+        return None, False
+    meant = ListenAddress(host if literal else "localhost", port or 80)
+    for address, route in places:
+        if address.clashes(meant):
+            return route, True
+    # Whatever port was given for this machine: nothing else of the sidecar's is called by its address.
+    return None, is_loopback(host)
 
 
 def _field(line: str) -> tuple[bytes, bytes]:

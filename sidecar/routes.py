@@ -6,10 +6,11 @@ its identity, too, whatever a reload brings. Pure: no I/O; what it remembers is 
 spellings. Default deny: what matches nothing is an error that names what was asked for and the nearest
 route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
 
-The order, most specific first: a route's `host`, exactly · its name under `.localhost` · a wildcard,
-the longest first · the host of a fixed upstream, where only one route has it and it is not loopback ·
-`path_prefix`, the longest first, and only under a loopback name or an IP literal (`hosts.is_own_address`): no page can
-rebind those (DNS rebinding), and a stranger's name must not find a way in.
+What a route has written comes first, the most specific before the others: its `host`, exactly · its name under
+`.localhost` · a wildcard, the longest first · `path_prefix`, the longest first, and only under a loopback name or an
+IP literal (`hosts.is_own_address`): no page can rebind those (DNS rebinding), and a stranger's name must not find a way
+in. What nobody has written comes last: the host of a fixed upstream, unless it is loopback. It is the route's that has
+no `host`; where all that share it have one, it is nobody's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from enum import StrEnum, auto
 from typing import NamedTuple, final
 from urllib.parse import urlsplit
 
@@ -147,12 +149,25 @@ class Destination:
         return f"<Destination {self.route.name} {self.origin.decode()}>"
 
 
+class Way(StrEnum):
+    """How a request found its route."""
+
+    HOST = auto()
+    NAME = auto()
+    WILDCARD = auto()
+    PREFIX = auto()
+    UPSTREAM = auto()
+    """By its upstream's host, which nobody wrote as `host`."""
+    LISTENER = auto()
+
+
 class Match(NamedTuple):
     """Where a request goes and how it found its way there."""
 
     destination: Destination
     prefix: bytes
     """The `path_prefix` to strip, or empty."""
+    way: Way
 
 
 @final
@@ -161,23 +176,23 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
-        self._exact: dict[str, Route] = {}
+        self._exact: dict[str, tuple[Route, Way]] = {}
         suffixes: list[tuple[str, Route]] = []
         for route in self.routes:
-            self._exact.update(dict.fromkeys(route.exact, route))
+            self._exact.update(dict.fromkeys(route.exact, (route, Way.HOST)))
             suffixes += [(suffix, route) for suffix in route.wildcards]
         # A route whose upstream follows the request's host can't be called by its name.
         fixed_routes = [route for route in self.routes if not route.dynamic]
         for route in fixed_routes:
-            self._exact.setdefault(f"{route.name}.localhost", route)
+            self._exact.setdefault(f"{route.name}.localhost", (route, Way.NAME))
         self._suffixes = sorted(suffixes, key=lambda entry: -len(entry[0]))
-        upstreams = {
-            route: fixed.host
-            for route in self.routes
-            if (fixed := route.fixed()) is not None and not hosts.is_loopback(fixed.host)
-        }
+        upstreams = {route: host for route in self.routes if (host := route.config.default_host) is not None}
         owners = Counter(upstreams.values())
-        self._upstreams = {host: route for route, host in upstreams.items() if owners[host] == 1}
+        self._upstreams = {
+            host: route
+            for route, host in upstreams.items()
+            if (owners[host] == 1 or not route.config.host) and self._by_written_host(host) is None
+        }
         self._prefixes = sorted(
             (
                 (route.config.path_prefix.encode("ascii"), route)
@@ -216,34 +231,39 @@ class RouteTable:
         if (known := self._memo.get(authority)) is not None:
             return known
         host = request_host(authority)
-        if (route := self._by_host(host)) is not None:
-            if len(self._memo) >= _MEMO_SIZE:
-                self._memo.clear()
-            self._memo[authority] = match = Match(route.destination(host), b"")
-            return match
-        if hosts.is_loopback(host) or hosts.is_own_address(host):
-            for prefix, route in self._prefixes:
-                if prefix == b"/" or (
-                    path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in b"/?"
-                ):
-                    return Match(route.destination(host), b"" if prefix == b"/" else prefix)
-        raise self._no_route(host, path)
+        if (found := self._by_written_host(host)) is not None:
+            return self._remember(authority, Match(found[0].destination(host), b"", found[1]))
+        by_prefix = bool(self._prefixes) and (hosts.is_loopback(host) or hosts.is_own_address(host))
+        if by_prefix:
+            for prefix, route in self._prefixes if path else ():
+                if prefix == b"/":
+                    return Match(route.destination(host), b"", Way.PREFIX)
+                if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in b"/?":
+                    return Match(route.destination(host), prefix, Way.PREFIX)
+        if (owner := self._upstreams.get(host)) is None:
+            raise self._no_route(host, path)
+        match = Match(owner.destination(host), b"", Way.UPSTREAM)
+        # Where the path decides as well, the host alone is not to be remembered.
+        return match if by_prefix else self._remember(authority, match)
+
+    def _remember(self, authority: bytes, match: Match) -> Match:
+        if len(self._memo) >= _MEMO_SIZE:
+            self._memo.clear()
+        self._memo[authority] = match
+        return match
 
     def hosts_of(self, route: Route) -> list[str]:
         """Every Host that selects a route, wildcards as configured; without its name under `.localhost`."""
-        implied = [
-            host for host, owner in self._upstreams.items() if owner is route and host not in self._exact
-        ]
-        return [*route.config.host, *implied]
+        return [*route.config.host, *(host for host, owner in self._upstreams.items() if owner is route)]
 
-    def _by_host(self, host: str) -> Route | None:
-        if (route := self._exact.get(host)) is not None:
-            return route
+    def _by_written_host(self, host: str) -> tuple[Route, Way] | None:
+        if (found := self._exact.get(host)) is not None:
+            return found
         if hosts.ip_literal(host) is None:
             for suffix, route in self._suffixes:
                 if host.endswith(suffix) and len(host) > len(suffix):
-                    return route
-        return self._upstreams.get(host)
+                    return route, Way.WILDCARD
+        return None
 
     def _no_route(self, host: str, path: bytes) -> SidecarError:
         if hosts.is_loopback(host) and self._prefixes and path:
@@ -254,7 +274,8 @@ class RouteTable:
         else:
             what = f"No route has host `{host}`."
         if (route := self._nearest(host)) is not None:
-            ways = ", ".join(f"`{entry}`" for entry in (*route.config.host, f"{route.name}.localhost"))
+            name = () if route.dynamic else (f"{route.name}.localhost",)
+            ways = ", ".join(f"`{entry}`" for entry in (*self.hosts_of(route), *name))
             hint = f"The nearest route is `{route.name}`, which takes {ways}."
         else:
             hint = "No configured route is near; routes take their `host` and `NAME.localhost`."
@@ -264,7 +285,8 @@ class RouteTable:
         if self._known is None:
             by_name = {route.name: route for route in self.routes}
             suffixes = {suffix[1:]: route for suffix, route in self._suffixes}
-            hosts_too = {**by_name, **self._exact, **suffixes, **self._upstreams}
+            exact = {host: route for host, (route, _) in self._exact.items()}
+            hosts_too = {**by_name, **exact, **suffixes, **self._upstreams}
             self._known = (_Spellings(by_name), _Spellings(hosts_too))
         names, known = self._known
         return known.nearest(host, cutoff=0.5) or names.nearest(host.partition(".")[0], cutoff=0.4)
@@ -316,7 +338,7 @@ def match_own(route: Route, authority: bytes, *, any_host: bool) -> Match:
             f"This listener is route `{route.name}`'s, and `{host}` is neither loopback nor one of its "
             "hosts. If the app must use that name, add it to the route's `host` list.",
         )
-    return Match(route.destination(host), b"")
+    return Match(route.destination(host), b"", Way.LISTENER)
 
 
 def request_host(authority: bytes) -> str:

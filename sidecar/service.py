@@ -32,6 +32,7 @@ from sidecar.admin.history import INTERVAL, History
 from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
 from sidecar.bindings import Bindings, Plan
 from sidecar.clock import Clock, SystemClock, process_cpu
+from sidecar.config.addresses import parse_listen
 from sidecar.config.checks import targets_of
 from sidecar.config.document import shown
 from sidecar.config.models import Config, Limits
@@ -559,7 +560,10 @@ class Service:
 
     def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
         """See `AdminView`."""
-        return explain(self.config, url, lines)
+        places = [
+            (parse_listen(str(use.listener)), use.route and use.route.name) for use in self.bindings.uses
+        ]
+        return explain(self.config, url, lines, places=places)
 
     def _route_status(self, route: Route) -> RouteStatus:
         config = route.config

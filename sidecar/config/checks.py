@@ -295,7 +295,8 @@ def check_clashes(
     claim(
         "host",
         lambda value: f"the host {value}",
-        ((i, host) for i, route in routes.items() for host in route.host),
+        # Without a `host` of its own, a route lives by its upstream's.
+        ((i, host) for i, route in routes.items() for host in route.host or (route.default_host,) if host),
     )
     claim(
         "path_prefix",

@@ -12,7 +12,7 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from sidecar import hosts
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
@@ -233,7 +233,7 @@ class RouteConfig(Model):
     ] = Field(
         (),
         description="Host, or list of hosts, that selects the route; `*.a.run.app` matches one or more labels. "
-        "Default: the upstream's host.",
+        "Default: the upstream's host, unless that is loopback or another route's wildcard has it.",
     )
     upstream: Annotated[str, BeforeValidator(_upstream)] = Field(
         description="Where requests go: scheme, host, port. `https://{host}` follows the request's host."
@@ -316,17 +316,15 @@ class RouteConfig(Model):
         description="Serve requests that a browser makes for pages of other sites. They act as this identity.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_host(cls, data: Any) -> Any:
-        upstream = data.get("upstream") if isinstance(data, dict) else None
-        if isinstance(upstream, str) and "host" not in data and "{host}" not in upstream:
-            try:
-                host = urlsplit(upstream).hostname
-            except ValueError:
-                return data
-            return {**data, "host": host} if host else data
-        return data
+    @property
+    def default_host(self) -> str | None:
+        """The host that selects the route though nobody wrote it: its fixed upstream's.
+
+        None where the upstream follows the request's host, and where it is loopback: everything that is called on this
+        machine has that host, other routes' `path_prefix` included. What any route has written goes before it.
+        """
+        host = urlsplit(self.upstream).hostname or ""
+        return None if "{host}" in self.upstream or hosts.is_loopback(host) else host
 
 
 # the whole

@@ -185,7 +185,8 @@ def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
     entries = []
     for number, route in enumerate(routes, _EMULATOR_PORT + _SERVERS):
         url = f"http://127.0.0.1:{number}"
-        entry: dict[str, Any] = {"name": route.name, "host": list(route.host), "upstream": url}
+        hosts = list(route.host or filter(None, [route.default_host]))
+        entry: dict[str, Any] = {"name": route.name, **({"host": hosts} if hosts else {}), "upstream": url}
         if (kind := _emulated_kind(route)) != "open":
             entry["target"] = kind
         if route.token == "access":

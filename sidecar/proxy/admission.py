@@ -102,7 +102,7 @@ class Admission:
             if error.reason is Reason.NO_ROUTE:
                 guard.refuse_stray_browser(fields, found, authority, scheme)
             raise
-        destination, prefix = match
+        destination, prefix, _ = match
         route = destination.route
         if not route.config.allow_cross_site and (b"origin" in found or b"sec-fetch-site" in found):
             guard.refuse_browser(found, authority, scheme)

@@ -268,7 +268,7 @@ routes:
 
     async def start_with(self, text: str) -> None:
         """The proxy with this whole configuration, and no token yet."""
-        config = load(text, environ={}).config
+        config = self.config = load(text, environ={}).config
         table = RouteTable.compile(config, self.sources)
         self.tokens = TokenStore(
             self.sources.values(),
@@ -308,7 +308,7 @@ routes:
 
     def switch(self, text: str, sources: dict[str, Source] | None = None) -> None:
         """Serve by another configuration from now on, as a reload does once everything is there."""
-        config = load(text, environ={}).config
+        config = self.config = load(text, environ={}).config
         self.sources = sources or self.sources
         self.table = RouteTable.compile(config, self.sources, self.table.routes)
         keys = [fixed.token_key() for route in self.table.routes if (fixed := route.fixed()) is not None]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.addresses import parse_listen
 from sidecar.config.load import load
 from sidecar.explain import explain
 
@@ -29,6 +30,17 @@ LISTED = load(
 routes:
   - {name: billing, upstream: 'https://billing.example', path_prefix: /billing,
      allow: {methods: [GET, POST], paths: [/v1/*]}}
+""",
+    environ={},
+).config
+LOOPBACK = load(
+    """
+listen: [localhost:8787, '0.0.0.0:8080']
+allow_remote: true
+routes:
+  - {name: local, upstream: 'http://localhost:7001'}
+  - {name: literal, upstream: 'https://10.0.0.1'}
+  - {name: root, upstream: 'https://root.example', path_prefix: /, listen: 'localhost:8801'}
 """,
     environ={},
 ).config
@@ -145,3 +157,42 @@ def test_a_method_that_is_not_carried_is_no_request() -> None:
     """Nor is a misspelt one."""
     with pytest.raises(ValueError, match="`get`"):
         explain(LISTED, "http://billing.localhost/", [], "get")
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "route", "way"),
+    [
+        ("http://localhost:8787/x", [], "root", "path_prefix /"),
+        ("http://LOCALHOST.:8787/x", [], "root", "path_prefix /"),
+        ("http://localhost:7001/x", [], "root", "path_prefix /"),
+        ("http://local.localhost:8787/x", [], "local", "its name under .localhost"),
+        ("http://10.0.0.1:8080/x", [], "root", "path_prefix /"),
+        ("http://10.0.0.1/x", [], "literal", "HTTP_PROXY, or Host: 10.0.0.1"),
+        ("http://127.0.0.1:8801/x", ["Host: 10.0.0.1"], "root", "the route's own listener"),
+    ],
+)
+def test_ways_in_where_upstreams_are_on_loopback(url: str, headers: list[str], route: str, way: str) -> None:
+    """The way that is told is the one that was found, and no guess."""
+    found = explain(LOOPBACK, url, headers)
+    assert (found["route"], found["way_in"]) == (route, way)
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "reason"),
+    [
+        ("http://localhost:8787/%zz", [], "malformed_request"),
+        ("http://localhost:8787/a/../../b", [], "malformed_request"),
+        ("http://localhost:8787/", ["Host: root.example", "Host: root.example"], "bad_host"),
+        ("http://10.0.0.2/x", [], "no_route"),
+    ],
+)
+def test_what_is_refused_before_any_route(url: str, headers: list[str], reason: str) -> None:
+    """As by the sidecar itself."""
+    assert explain(LOOPBACK, url, headers)["reason"] == reason
+
+
+def test_the_listeners_may_be_those_that_were_bound() -> None:
+    """The port of a listener on port 0 is known when it listens."""
+    places = [(parse_listen("127.0.0.1:41234"), "root"), (parse_listen("127.0.0.1:41235"), None)]
+    found = explain(LOOPBACK, "http://localhost:41234/x", [], places=places)
+    assert found["way_in"] == "the route's own listener"

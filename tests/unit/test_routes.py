@@ -26,6 +26,16 @@ routes:
   - {name: local, host: local.internal, upstream: "http://127.0.0.1:8080"}
   - {name: kept, host: kept.internal, upstream: "https://kept.example", upstream_host: keep}
   - {name: literal, host: literal.internal, upstream: "https://l.example", upstream_host: "v.example"}
+  - {name: shared-a, host: a.shared, upstream: "https://shared.example"}
+  - {name: shared-b, upstream: "https://shared.example"}
+  - {name: covered, upstream: "https://covered.run.app"}
+  - {name: address, upstream: "https://10.1.2.3"}
+"""
+
+ROOT = """
+routes:
+  - {name: everything, upstream: "https://everything.example", path_prefix: /}
+  - {name: address, upstream: "https://10.1.2.3"}
 """
 
 
@@ -69,6 +79,14 @@ MATCHES = [
     pytest.param(
         "10.1.2.3", "/billing/x", "billing", "https://billing-abc.a.example:8443", "/billing", id="prefix-ip"
     ),
+    pytest.param("10.1.2.3", "/other", "address", "https://10.1.2.3", "", id="an-address-behind-prefixes"),
+    pytest.param("10.1.2.3", "", "address", "https://10.1.2.3", "", id="an-address-by-the-proxy-way"),
+    pytest.param(
+        "shared.example", "/", "shared-b", "https://shared.example", "", id="an-upstream-of-one-without-hosts"
+    ),
+    pytest.param(
+        "covered.run.app", "/", "short", "https://covered.run.app", "", id="a-wildcard-before-a-default"
+    ),
     pytest.param(
         "[::1]", "/billing/deep/x", "deep", "https://deep.example", "/billing/deep", id="longest-prefix"
     ),
@@ -109,6 +127,18 @@ def test_what_matches_nothing_goes_nowhere(table: RouteTable, host: str, path: s
         table.match(host.encode(), path.encode())
     assert caught.value.reason is Reason.NO_ROUTE
     assert f"`{host.strip('[]')}`" in caught.value.detail
+
+
+def test_the_proxy_way_is_for_no_prefix() -> None:
+    """What an app asks of its HTTP proxy says by its host what is meant: `/` does not take it."""
+    table = RouteTable.compile(load(ROOT, environ={}).config)
+    for _ in range(2):
+        assert table.match(b"10.1.2.3", b"/").destination.route.name == "everything"
+        assert table.match(b"10.1.2.3", b"").destination.route.name == "address"
+        assert table.match(b"localhost", b"/").destination.route.name == "everything"
+        for host in (b"localhost", b"10.1.2.4"):
+            with pytest.raises(SidecarError):
+                table.match(host, b"")
 
 
 def test_a_404_names_the_nearest_route(table: RouteTable) -> None:
@@ -231,5 +261,8 @@ def test_every_way_in_by_name_is_told(table: RouteTable) -> None:
     assert found["billing"] == ["billing.internal", "xn--bcher-kva.example", "billing-abc.a.example"]
     assert found["short"] == ["*.run.app"]
     assert found["twin-a"] == ["a.twin"]
+    assert found["local"] == ["local.internal"]
+    assert (found["shared-a"], found["shared-b"]) == (["a.shared"], ["shared.example"])
+    assert found["covered"] == []
     assert repr(table.routes[0]) == "<Route exact>"
     assert repr(table.routes[0].fixed()) == "<Destination exact https://exact.example>"

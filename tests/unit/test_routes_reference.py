@@ -30,6 +30,7 @@ UPSTREAMS = [
     "https://u.example",
     "https://v.example",
     "https://a.run.app",
+    "https://10.0.0.1",
     "http://127.0.0.1:80",
     "http://[::1]:8",
 ]
@@ -92,8 +93,7 @@ def by_the_rule(routes: list[dict[str, Any]], host: str, path: str) -> tuple[str
         return one["name"], end[1:].partition("]")[0] if end[0] == "[" else end.partition(":")[0]
 
     for one in routes:
-        # The default of `host` is the upstream's.
-        if host in one.get("host", [to(one)[1]] if one in fixed else ()):
+        if host in one.get("host", ()):
             return to(one)
     for one in fixed:
         if host == one["name"] + ".localhost":
@@ -107,16 +107,15 @@ def by_the_rule(routes: list[dict[str, Any]], host: str, path: str) -> tuple[str
                 best = len(suffix), one
     if best is not None:
         return to(best[1])
-    owners = [one for one in fixed if to(one)[1] == host]
-    if len(owners) == 1 and not loopback:
-        return to(owners[0])
-    if loopback or literal:
+    if (loopback or literal) and path:
         starts = [one for one in fixed if one.get("path_prefix")]
         for one in sorted(starts, key=lambda one: -len(one["path_prefix"])):
             prefix = one["path_prefix"]
             if prefix == "/" or path.split("?")[0] == prefix or path.startswith(prefix + "/"):
                 return to(one)
-    return None
+    owners = [one for one in fixed if to(one)[1] == host and not loopback]
+    owners = [one for one in owners if "host" not in one] or owners
+    return to(owners[0]) if len(owners) == 1 else None
 
 
 @pytest.mark.slow
