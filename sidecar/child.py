@@ -59,7 +59,7 @@ def with_own_listeners(config: Config) -> Config:
     routes = []
     for route in config.routes:
         has_port = any(listener.address.path is None for listener in route.listen)
-        if "{host}" not in route.upstream and not has_port:
+        if not route.is_dynamic and not has_port:
             route = route.model_copy(update={"listen": (*route.listen, port)})
         routes.append(route)
     return config.model_copy(update={"routes": tuple(routes)})

@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 
 from sidecar import hosts
 from sidecar.config.models import Config, RouteConfig
-from sidecar.config.targets import CLOUD_PLATFORM, FACTS, Target, TokenKind, default_audience, detect
+from sidecar.config.sharing import takes_persons
+from sidecar.config.targets import CLOUD_PLATFORM, Target, TokenKind, default_audience, detect
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.token import TokenKey, TokenSource
 
@@ -49,7 +50,7 @@ class Route:
         self.config = config
         self.source = source
         self.name = config.name
-        self.dynamic = "{host}" in config.upstream
+        self.dynamic = config.is_dynamic
         self.exact = [host for host in config.host if not host.startswith("*.")]
         self.wildcards = [host[1:] for host in config.host if host.startswith("*.")]
         """Each with its leading dot."""
@@ -125,7 +126,7 @@ class Destination:
             self.host_header = config.upstream_host.encode("ascii")
         self.target = detect(self.host) if config.target == "auto" else Target(config.target)
         self.token_kind = TokenKind(config.token)
-        self.accepts_persons = FACTS[self.target].persons and self.token_kind is TokenKind.ID
+        self.accepts_persons = takes_persons(config, self.target)
         self.audience = self._audience(config, split.scheme, host)
         """The `aud` of the token to set; for an access token its scopes, separated by spaces."""
 

@@ -36,7 +36,8 @@ from sidecar.config.addresses import parse_listen
 from sidecar.config.checks import targets_of
 from sidecar.config.document import shown
 from sidecar.config.models import Config, Limits
-from sidecar.config.targets import FACTS, TokenKind
+from sidecar.config.sharing import takes_persons
+from sidecar.config.targets import TokenKind
 from sidecar.errors import SidecarError
 from sidecar.explain import explain
 from sidecar.heap import Trimming, own_heap
@@ -668,8 +669,7 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
     for route in config.routes:
         kind = TokenKind(route.token)
         for target in targets_of(route).values():
-            persons = FACTS[target].persons and kind is TokenKind.ID
-            found = judged(sources[route.credential], kind, persons)
+            found = judged(sources[route.credential], kind, takes_persons(route, target))
             if found.fault is not None:
                 raise StartError(
                     f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG

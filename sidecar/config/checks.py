@@ -7,6 +7,7 @@ finding names the key it is about, what is wrong, and what to do. It is long bec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from sidecar.config.combinations import ability_of, refusal
 from sidecar.config.credentials import Credential
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import RouteConfig, Tls
+from sidecar.config.sharing import refusal_to_share
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
 
 Path = tuple[str | int, ...]
@@ -82,7 +84,7 @@ def check_route(
 
     if route.credential not in names:
         say("credential", f"no credential is called `{route.credential}`{nearest(route.credential, names)}")
-    dynamic = "{host}" in route.upstream
+    dynamic = route.is_dynamic
     if dynamic and not route.host:
         say("host", "with `https://{host}` the hosts must be listed, such as `*.a.run.app`")
     for host in route.host:
@@ -92,6 +94,8 @@ def check_route(
             say("host", f"`{host}` is loopback: `https://{{host}}` would lead back to this machine")
     if route.audience is not None and "{host}" in route.audience and not dynamic:
         say("audience", "`{host}` works only where `upstream` is `https://{host}`")
+    if route.audience is not None and dynamic and re.search("[{}]", route.audience.replace("{host}", "")):
+        say("audience", "`{host}` is all that is replaced here: other braces would be sent as they stand")
     if route.required and (dynamic or not route.prefetch):
         say(
             "required",
@@ -103,7 +107,11 @@ def check_route(
             "a path prefix does not say which host is meant: give this route a fixed `upstream`",
         )
     found += [*_check_upstream(route, at), *_check_connecting(route, at)]
-    return [*found, *_check_token(route, at, credentials.get(route.credential))]
+    credential = credentials.get(route.credential)
+    found += _check_token(route, at, credential)
+    if (sharing := refusal_to_share(route, credential)) is not None:
+        say(*sharing)
+    return found
 
 
 def _check_upstream(route: RouteConfig, at: Path) -> list[Finding]:
@@ -113,7 +121,7 @@ def _check_upstream(route: RouteConfig, at: Path) -> list[Finding]:
     def say(key: str, message: str) -> None:
         found.append(Finding((*at, key), message))
 
-    dynamic = "{host}" in route.upstream
+    dynamic = route.is_dynamic
     split = urlsplit(route.upstream.replace("{host}", "host"))
     if (
         split.scheme == "http"
@@ -155,7 +163,7 @@ def _check_connecting(route: RouteConfig, at: Path) -> list[Finding]:
 
 def _known_hosts(route: RouteConfig, upstream: str) -> list[tuple[str, str]]:
     """The hosts that a route connects to as far as they are known by now, each with the key that names it."""
-    if "{host}" not in route.upstream:
+    if not route.is_dynamic:
         return [("upstream", upstream)]
     return [
         ("host", host) for host in route.host if not host.startswith("*.") and not hosts.is_loopback(host)
@@ -165,7 +173,7 @@ def _known_hosts(route: RouteConfig, upstream: str) -> list[tuple[str, str]]:
 def targets_of(route: RouteConfig) -> dict[str, Target]:
     """What judges a route's tokens, by the host (or wildcard) of its upstream; several only where that follows the
     request's host."""
-    if "{host}" in route.upstream:
+    if route.is_dynamic:
         found = route.host
     else:
         found = (urlsplit(route.upstream).hostname or "",)
@@ -204,7 +212,7 @@ def _blamed(route: RouteConfig, kind: TokenKind, target: Target) -> str:
 
 
 def _by_host(route: RouteConfig, host: str) -> str:
-    return f"`{host}`: " if route.target == "auto" and "{host}" in route.upstream else ""
+    return f"`{host}`: " if route.target == "auto" and route.is_dynamic else ""
 
 
 def check_credentials(credentials: Mapping[str, Credential], names: Collection[str]) -> list[Finding]:
@@ -303,9 +311,7 @@ def check_clashes(
         lambda value: f"the prefix {value}",
         ((index, route.path_prefix) for index, route in routes.items() if route.path_prefix is not None),
     )
-    by_name = {
-        f"{route.name}.localhost": index for index, route in routes.items() if "{host}" not in route.upstream
-    }
+    by_name = {f"{route.name}.localhost": index for index, route in routes.items() if not route.is_dynamic}
     found += [
         Finding(("routes", index, "host"), f"the host `{host}` is route `{names[by_name[host]]}`'s name")
         for index, route in routes.items()

@@ -108,8 +108,9 @@ def cannot_give(ability: str, kind: TokenKind, *, persons: bool) -> str | None:
 
 
 _PERSON: Final = (
-    "the ID token of a person is for gcloud's client id, whatever audience is wanted, and only Cloud Run and "
-    "functions take that: put an `impersonate` credential on top of it, or use a service account"
+    "the ID token of a person is for gcloud's client id, whatever audience is wanted: only Cloud Run and functions "
+    "take that, and a wildcard, which would send it to every host, has to say `wildcard_audience: shared`. Put an "
+    "`impersonate` credential on top of it, or use a service account"
 )
 
 

@@ -133,6 +133,10 @@ def _share(value: Any) -> Any:
         raise ValueError(f"`{value}` is not a number from 0 to 1") from None
 
 
+_NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
+"""The last label of what resolvers read as an IPv4 address, not as a name (URL Standard, "ends in a number")."""
+
+
 def _host_pattern(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"`{value}` is not a host name")
@@ -140,7 +144,11 @@ def _host_pattern(value: Any) -> str:
         if value == "*":
             raise ValueError("a wildcard needs at least two fixed labels, such as `*.a.run.app`")
         fixed = hosts.normalise(value[2:])
-        if hosts.ip_literal(fixed) is not None or fixed.count(".") < 1:
+        if hosts.ip_literal(fixed) is not None or _NUMBER.search(fixed):
+            raise ValueError(
+                f"`{value}` could match IP addresses only, which no wildcard does: list them one by one"
+            )
+        if fixed.count(".") < 1:
             raise ValueError(f"`{value}`: a wildcard needs at least two fixed labels, such as `*.a.run.app`")
         return f"*.{fixed}"
     if "*" in value:
@@ -244,6 +252,11 @@ class RouteConfig(Model):
         "`upstream`.",
         min_length=1,
     )
+    wildcard_audience: Literal["own", "shared"] = Field(
+        "own",
+        description="`shared`: send one and the same token (a fixed `audience`, an access token, a person's ID token) "
+        "to every host that a wildcard matches. Each of them could use it at the others.",
+    )
     credential: str = Field("default", description="Which of `credentials` to ask for the token.")
     target: Literal[
         "auto",
@@ -317,6 +330,16 @@ class RouteConfig(Model):
     )
 
     @property
+    def is_dynamic(self) -> bool:
+        """Whether the upstream follows the request's host."""
+        return "{host}" in self.upstream
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether hosts that nobody listed select it."""
+        return any(host.startswith("*.") for host in self.host)
+
+    @property
     def default_host(self) -> str | None:
         """The host that selects the route though nobody wrote it: its fixed upstream's.
 
@@ -324,7 +347,7 @@ class RouteConfig(Model):
         machine has that host, other routes' `path_prefix` included. What any route has written goes before it.
         """
         host = urlsplit(self.upstream).hostname or ""
-        return None if "{host}" in self.upstream or hosts.is_loopback(host) else host
+        return None if self.is_dynamic or hosts.is_loopback(host) else host
 
 
 # the whole

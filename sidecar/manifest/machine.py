@@ -125,7 +125,7 @@ WantedBy=sockets.target
 def compose(plan: Plan) -> str:
     """A laptop: the app, the sidecar, and a stand-in for Google with a target for each route."""
     environment = "\n".join(f"{name}: {url}" for name, url in plan.base_urls().items()) or "{}"
-    emulated = [route for route in plan.config.routes if "{host}" not in route.upstream]
+    emulated = [route for route in plan.config.routes if not route.is_dynamic]
     targets = [f"--target={route.name}={_emulated_kind(route)}" for route in emulated]
     arguments = ", ".join(f'"{argument}"' for argument in ["emulator", f"--port={_EMULATOR_PORT}", *targets])
     text = yaml.safe_dump(_emulated(plan, emulated), sort_keys=False, allow_unicode=True, width=110)

@@ -65,7 +65,7 @@ class Plan:
         shared = next((it for it in self.config.listen if it.address.path is None), None)
         found = {}
         for route in self.config.routes:
-            if "{host}" not in route.upstream and (url := _base_url(route, shared)) is not None:
+            if not route.is_dynamic and (url := _base_url(route, shared)) is not None:
                 found["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = url
         return found
 

@@ -58,3 +58,27 @@ async def test_one_that_is_told_to_stop_switches_to_nothing(service: Service) ->
         await service.switch(config(f"127.0.0.1:{port}"))
     assert (service.config, service.bindings.uses) == (before, [])
     socket.create_server(("127.0.0.1", port)).close()
+
+
+USER = '{"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}'
+WILDCARD = """
+listen: localhost:0
+routes: [{name: a, host: '*.a.run.app', upstream: 'https://{host}', prefetch: off%s}]
+"""
+
+
+async def test_a_persons_token_is_for_no_wildcard(tmp_path: Path) -> None:
+    """Where only the file behind `adc` tells that it is one: every host that matches would get the same."""
+    file = tmp_path / "adc.json"
+    file.write_text(USER)
+    file.chmod(0o600)
+    environ = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
+    made = Service(config("localhost:0"), asyncio.get_running_loop(), environ=environ, clock=FakeClock())
+    try:
+        with pytest.raises(StartError, match="`wildcard_audience: shared`"):
+            await made.switch(load(WILDCARD % "", environ={}).config)
+        assert made.bindings.uses == []
+        await made.switch(load(WILDCARD % ", wildcard_audience: shared", environ={}).config)
+        assert [str(use.listener.address) for use in made.bindings.uses] == ["localhost:0"] * 2
+    finally:
+        await made._close()
