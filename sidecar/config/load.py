@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from sidecar.config import checks
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES
 from sidecar.config.listeners import ListenerConfig
@@ -57,7 +58,7 @@ class ConfigError(Exception):
 
 
 class Loaded(NamedTuple):
-    """A configuration, and what is odd about how it was given."""
+    """A configuration, and what is odd about it or about how it was given."""
 
     config: Config
     warnings: tuple[str, ...]
@@ -88,7 +89,8 @@ def load(
                 tree.read_setting(data, setting.name, source, value)
     _add_targets(tree, data, to)
     config = _Validation(tree, environ, has_file=text is not None).validate(data)
-    return Loaded(config, tuple(_odd_variables(environ)))
+    doubtful = [tree.problem(*found) for found in cautions(dict(enumerate(config.routes)))]
+    return Loaded(config, (*_odd_variables(environ), *map(str, sorted(doubtful, key=_order))))
 
 
 def _get(flags: Mapping[str, str] | None, setting: Setting) -> str | None:

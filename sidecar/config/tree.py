@@ -94,13 +94,17 @@ class Tree:
 
     def say(self, path: Path, message: str, place: str | None = None) -> None:
         """Note a problem, at `place` or where the value at `path`, or what holds it, came from."""
+        self.problems.append(self.problem(path, message, place))
+
+    def problem(self, path: Path, message: str, place: str | None = None) -> Problem:
+        """The same, for what is not to be noted: a warning."""
         path = known = self._written(path)
         while place is None:
             place = self._places.get(known)
             if not known:
                 place = place or self.file
             known = known[:-1]
-        self.problems.append(Problem(place, spelled(path), _without_secrets(message)))
+        return Problem(place, spelled(path), _without_secrets(message))
 
     def _written(self, path: Path) -> Path:
         """The path as it stands in the file: one thing may be written without the list that it is the first of."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.emulator.app import Emulator
-from tests.support.sidecar import Start, ask
+from tests.support.sidecar import COMMAND, Start, ask, clean_environment
 
 CASES = [
     pytest.param("GET /x", "billing.internal", id="host"),
@@ -130,3 +130,37 @@ async def test_a_service_account_key_works_too(google: Emulator, start: Start, t
         status, _, body = await ask(sidecar.port, "GET", "/x", host="billing.localhost")
         assert status == 200
         assert json.loads(body)["verified"]["email"].startswith("key-holder@")
+
+
+OVERLAPPING = """routes:
+  - {{name: local, upstream: '{local}'}}
+  - {{name: billing, upstream: '{billing}', path_prefix: /billing, allow: {{paths: [/open]}}}}
+  - {{name: deep, upstream: '{billing}', path_prefix: /billing/deep}}
+"""
+
+
+async def test_ways_in_that_overlap_are_warned_of(google: Emulator, start: Start, tmp_path: Path) -> None:
+    """At start, with the line, and by `config validate`; a loopback upstream claims no `localhost`."""
+    local, billing = await google.add_target("local"), await google.add_target("billing")
+    text = OVERLAPPING.format(local=local.url, billing=billing.url)
+    sidecar = await start(text)
+    said = "routes[2].path_prefix: `/billing/deep` lies under `/billing` of route `billing`: "
+    (logged,) = [entry for entry in sidecar.log if said in entry["message"]]
+    assert logged["severity"] == "WARNING"
+    status, _, body = await ask(sidecar.port, "GET", "/billing/closed")
+    assert (status, json.loads(body)["reason"]) == (403, "not_allowed")
+    status, _, body = await ask(sidecar.port, "GET", "/billing/deep/x")
+    assert (status, json.loads(body)["path"]) == (200, "/x")
+    assert not local.requests
+    file = tmp_path / "overlapping.yaml"
+    file.write_text(text)
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "config", "validate", "--config", str(file)),
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        env=clean_environment(),
+    )
+    _, stderr = await process.communicate()
+    assert process.returncode == 0
+    assert stderr.decode().startswith(f"warning: {file}:4:")
+    assert said in stderr.decode()

@@ -1,0 +1,124 @@
+"""What is valid, and may not be what was meant.
+
+Owns the warnings about a configuration: ways in that overlap in part, and hosts that share a token. Called by `load`
+once nothing is wrong. Pure. Each finding says which route takes what, and what to write where something else is wanted.
+The order of the ways in is that of `routes`; what two routes claim wholly is an error, in `checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from sidecar import hosts
+from sidecar.config.checks import Finding
+from sidecar.config.models import RouteConfig
+from sidecar.config.sharing import shares_token
+
+_SHOWN = 3
+"""Names in one warning; a wildcard may cover thousands."""
+
+
+def cautions(routes: Mapping[int, RouteConfig]) -> list[Finding]:
+    """What to look at twice; `routes` by index."""
+    return [
+        *_under_wildcards(routes),
+        *_under_prefixes(routes),
+        *_before_prefixes(routes),
+        *_shared_tokens(routes),
+    ]
+
+
+def _under_wildcards(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:
+    """Hosts of other routes that a wildcard covers, by whether they were written."""
+    wildcards = {
+        host[1:]: index for index, route in routes.items() for host in route.host if host.startswith("*.")
+    }
+    covered: dict[str, list[str]] = {}
+    for index, route in routes.items():
+        for host in route.host:
+            if (suffix := _covering(host.removeprefix("*"), wildcards)) is not None:
+                if wildcards[suffix] != index:
+                    covered.setdefault(suffix, []).append(f"`{host}` (route `{route.name}`)")
+        if (
+            not route.host
+            and route.default_host is not None
+            and (suffix := _covering(route.default_host, wildcards)) is not None
+        ):
+            yield Finding(
+                ("routes", index),
+                f"requests for its upstream's host, `{route.default_host}`, go to route "
+                f"`{routes[wildcards[suffix]].name}`, whose `*{suffix}` covers it: write `host: {route.default_host}` "
+                "here to have them",
+            )
+    for suffix, others in covered.items():
+        yield Finding(
+            ("routes", wildcards[suffix], "host"),
+            f"`*{suffix}` covers {_some(others)} too: requests for that go there, all others come here",
+        )
+
+
+def _covering(host: str, suffixes: Mapping[str, int]) -> str | None:
+    """The longest of the suffixes (with their leading dots) that a host, or the suffix of a wildcard, lies under."""
+    if hosts.ip_literal(host) is not None:
+        return None
+    rest = host[1:]
+    while (dot := rest.find(".")) >= 0:
+        rest = rest[dot:]
+        if rest in suffixes:
+            return rest
+        rest = rest[1:]
+    return None
+
+
+def _under_prefixes(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:
+    owners = {route.path_prefix: route for route in routes.values() if route.path_prefix is not None}
+    for index, route in routes.items():
+        if route.path_prefix in (None, "/"):
+            continue
+        above = route.path_prefix
+        while above := above.rpartition("/")[0]:
+            if above in owners:
+                break
+        above = above or "/"
+        if above in owners:
+            yield Finding(
+                ("routes", index, "path_prefix"),
+                f"`{route.path_prefix}` lies under `{above}` of route `{owners[above].name}`: what is below the longer "
+                "one comes here, the rest goes there",
+            )
+
+
+def _before_prefixes(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:
+    """Hosts by which apps call the shared listener itself, where prefixes are to be found under them."""
+    prefixes = [
+        f"`{route.path_prefix}` (route `{route.name}`)"
+        for route in routes.values()
+        if route.path_prefix is not None
+    ]
+    if not prefixes:
+        return
+    for index, route in routes.items():
+        for host in route.host:
+            if host == "localhost" or hosts.is_own_address(host):
+                yield Finding(
+                    ("routes", index, "host"),
+                    f"`{host}` is how apps call the listener itself: under it everything comes to this route, and no "
+                    f"`path_prefix` is found, such as {_some(prefixes)}. Leave it out, and give this route "
+                    "`path_prefix: /` if it is to have the rest",
+                )
+
+
+def _shared_tokens(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:
+    """Named hosts that get the token of one audience; a wildcard that does is an error, in `checks`."""
+    for index, route in routes.items():
+        if len(route.host) > 1 and route.wildcard_audience != "shared" and shares_token(route) == "audience":
+            yield Finding(
+                ("routes", index, "audience"),
+                f"{_some([f'`{host}`' for host in route.host])} get one token, which each of them could use at the "
+                "others: write `{host}` into it, give each a route of its own, or set `wildcard_audience: shared`",
+            )
+
+
+def _some(names: list[str]) -> str:
+    shown = names[:_SHOWN] + ([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
