@@ -256,10 +256,11 @@ class Exchange:
 
     # from the token store and the pool
 
-    def _await_token(self) -> None:
+    def _await_token(self, refused: bytes = b"") -> None:
+        """Wait for a token, or for another one than the target has `refused`."""
         self.state = TOKEN
         try:
-            self._down.proxy.tokens.join(self.pool.token_key, self._token_settled)
+            self._down.proxy.tokens.join(self.pool.token_key, self._token_settled, refused=refused)
         except SidecarError as error:
             self._fail(error)
 
@@ -714,7 +715,7 @@ class Exchange:
         self.stats.replays += 1
         self._connection = None
         self._answer_out = []
-        self._await_token()
+        self._await_token(self._bearer)
         return True
 
     def _let_go(self, *, flush: bool = False) -> None:

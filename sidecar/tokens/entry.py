@@ -83,6 +83,7 @@ class Entry:
         "last_error",
         "pinned",
         "plan",
+        "refused",
         "rejected_mono",
         "report",
         "retired",
@@ -116,8 +117,10 @@ class Entry:
         self.fresh_until_mono = -inf
         """The same moment by the other clock, for where the wall clock was set back while the process stood still."""
         self.withheld = False
-        """A target refused the token, or its file changed: not served until the renewal under way has ended, well or
-        badly."""
+        """The token's file changed: not served until the renewal under way has ended, well or badly."""
+        self.refused = False
+        """A target refused the token, and the renewal under way may bring one that expires sooner: served meanwhile,
+        since one target's word must not hold up the others."""
         self.rejected_mono = -inf
         self.had_token = False
         # the fetch

@@ -95,13 +95,13 @@ class TokenStore:
             return entry.value
         return self._bearer(key, entry)
 
-    def join(self, key: TokenKey, waiter: Waiter) -> None:
-        """Wait for a token, after `bearer` gave None.
+    def join(self, key: TokenKey, waiter: Waiter, *, refused: bytes = b"") -> None:
+        """Wait for a token, after `bearer` gave None, or for another than `refused`, after `reject` gave True.
 
         `waiter` is called once, from the event loop and never from within this call: with None when there is
         a token (ask `bearer` right then), else with the reason why there is none. Raises `SidecarError` at
         once when the last fetch failed and the next may not start yet. A waiter can wait for one token at a
-        time.
+        time. Where no other token came than the refused one, or none in time, that one is there again.
         """
         entry = self._entry(key)
         now = self._now()
@@ -112,7 +112,8 @@ class TokenStore:
                 raise error
             self._start(entry)
         self._busy[key] = entry
-        entry.waiters.add(waiter, soon=usable)
+        for_another = usable and entry.fetch is not None and entry.value == refused
+        entry.waiters.add(waiter, soon=usable and not for_another, for_another=for_another)
 
     def leave(self, key: TokenKey, waiter: Waiter) -> None:
         """The caller gave up: `waiter` will not be called. Harmless if it has been already."""
@@ -124,23 +125,21 @@ class TokenStore:
     def reject(self, key: TokenKey, bearer: bytes) -> bool:
         """A target said that this token is invalid: renew it, at most once in `REJECT_INTERVAL` for a key.
 
-        True if another token is there or on its way: `bearer` or `join`, then compare before replaying, since
-        the endpoint may hand out the same token again. The refused token is held back until the renewal has
-        ended; if that fails it is served again while it lives: one target's word must not take the others
-        down.
+        True if another token is there or on its way: `join`, saying which was refused; the endpoint may hand out the
+        same token again. Meanwhile, and for good where the renewal fails, the refused token is served to all others
+        while it lives: one target's word must not take them down, nor hold them up.
         """
         entry = self._find(key)
         if entry is None or self._closed:
             return False
         now = self._now()
-        if entry.value != bearer or entry.withheld:
+        if entry.value != bearer or entry.withheld or entry.refused:
             return entry.fetch is not None or entry.is_usable(now)
         if now.mono - entry.rejected_mono < REJECT_INTERVAL or entry.is_backing_off(now):
             return False
         entry.rejected_mono = now.mono
         entry.stats.invalidated += 1
-        entry.withheld = True
-        entry.fresh_until = -inf
+        entry.refused = True
         if entry.fetch is None:
             self._start(entry)
         return True
@@ -335,6 +334,7 @@ class TokenStore:
             if entry.fetch is asyncio.current_task():
                 # What it brought could not be taken in, by a fault: the next use is to ask again, not to wait for this.
                 entry.fetch = None
+                entry.refused = False
 
     def _arrived(self, entry: Entry, token: Token, took: float) -> None:
         """Take in what a fetch brought; raises `SidecarError` if that can't be attached."""
@@ -343,7 +343,9 @@ class TokenStore:
         same = False
         if held is None or plan is None:
             plan = policy.schedule(token, now=now, jitter=self._jitter())
-        elif token.expires_at > held.expires_at or (entry.withheld and token.bearer != held.bearer):
+        elif token.expires_at > held.expires_at or (
+            (entry.withheld or entry.refused) and token.bearer != held.bearer
+        ):
             plan = policy.schedule(token, now=now, jitter=self._jitter())
         else:
             # Replicas of an endpoint can disagree: an older token than the one that is here is no news
@@ -377,7 +379,7 @@ class TokenStore:
     def _fetched(self, entry: Entry, delay: float, error: SidecarError | None) -> None:
         """A fetch has ended: tell the waiters, and look again in `delay` seconds."""
         entry.fetch = None
-        entry.withheld = False
+        entry.withheld = entry.refused = False
         if not entry.pinned and (entry.waiters or not entry.evicted):
             self._cache.file(entry)
         if not entry.evicted:
@@ -401,7 +403,7 @@ class TokenStore:
     def _limit(self, entry: Entry) -> None:
         """The time of the first waiter is up, or there is a token after all."""
         if entry.is_usable(self._now()):
-            entry.waiters.wake(None)
+            entry.waiters.wake_ready()
         else:
             entry.waiters.wake_late(_too_slow(entry.key, self._wait))
         self._settle(entry)

@@ -3,7 +3,8 @@
 Owns the callers of one key, their time limits and the calling of them. The store adds, removes and wakes
 them. It knows nothing of tokens. The rule: each waiter is called exactly once or taken away, in the order of
 joining, and never from within the call that added it; one timer serves them all, since all wait equally long;
-one that raises takes nobody along.
+one that raises takes nobody along. Some wait for another token than the one that is here, which a target refused:
+that one does not wake them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _log = logging.getLogger("sidecar.tokens")
 class Waiters:
     """The callers of one key; `wait` is how long (seconds) each may wait before `on_limit` is called."""
 
-    __slots__ = ("_calling", "_clock", "_joined", "_on_limit", "_stats", "_timer", "_wait")
+    __slots__ = ("_calling", "_clock", "_for_another", "_joined", "_on_limit", "_stats", "_timer", "_wait")
 
     def __init__(self, clock: Clock, stats: TokenStats, wait: float, on_limit: Callable[[], None]) -> None:
         self._clock = clock
@@ -40,16 +41,21 @@ class Waiters:
         """With the monotonic moment of joining."""
         self._calling: OrderedDict[Waiter, float] = OrderedDict()
         """Those being called right now: they can still leave."""
+        self._for_another: set[Waiter] = set()
+        """Those of the joined for whom the token that is here will not do."""
         self._timer: TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._joined) + len(self._calling)
 
-    def add(self, waiter: Waiter, *, soon: bool = False) -> None:
-        """Let this one wait too; `soon` has `on_limit` called at the next opportunity."""
+    def add(self, waiter: Waiter, *, soon: bool = False, for_another: bool = False) -> None:
+        """Let this one wait too; `soon` has `on_limit` called at the next opportunity, and `for_another` has
+        `wake_ready` spare it."""
         self._joined[waiter] = self._clock.mono()
         self._stats.waits += 1
         self._stats.waiting += 1
+        if for_another:
+            self._for_another.add(waiter)
         if soon:
             self._arm(0.0)
         elif self._timer is None:
@@ -57,6 +63,7 @@ class Waiters:
 
     def remove(self, waiter: Waiter) -> None:
         """This one will not be called any more; harmless if it has been."""
+        self._for_another.discard(waiter)
         for waiters in (self._joined, self._calling):
             if waiters.pop(waiter, None) is not None:
                 self._stats.waiting -= 1
@@ -66,8 +73,23 @@ class Waiters:
     def wake(self, error: SidecarError | None) -> None:
         """Call every one."""
         self._disarm()
+        self._for_another.clear()
         waiters, self._joined = self._joined, OrderedDict()
         self._call(waiters, error)
+
+    def wake_ready(self) -> None:
+        """Call those for whom the token that is here will do, and those who have waited long enough for another."""
+        self._disarm()
+        ready: OrderedDict[Waiter, float] = OrderedDict()
+        now_mono = self._clock.mono()
+        for waiter, joined_mono in list(self._joined.items()):
+            left = joined_mono + self._wait - now_mono
+            if left <= _TIMER_SLACK or waiter not in self._for_another:
+                ready[waiter] = self._joined.pop(waiter)
+                self._for_another.discard(waiter)
+            elif self._timer is None:
+                self._arm(left)
+        self._call(ready, None)
 
     def wake_late(self, error: SidecarError) -> None:
         """Call those who have waited long enough."""
@@ -80,6 +102,7 @@ class Waiters:
                 self._arm(left)
                 break
             late[waiter] = self._joined.popitem(last=False)[1]
+            self._for_another.discard(waiter)
         self._call(late, error)
 
     def _call(self, waiters: OrderedDict[Waiter, float], error: SidecarError | None) -> None:

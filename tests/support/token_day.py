@@ -266,7 +266,7 @@ class Day:
 
     def must_serve(self, key: TokenKey) -> bool:
         """Whether nothing that happened excuses a caller's waiting."""
-        if key not in self.pinned or key in self.refused:
+        if key not in self.pinned:
             return False
         mono = self.clock.mono()
         disturbed = max(self.disturbed_mono.get(key.credential, 0.0), self.disturbed_mono.get("", 0.0))
@@ -304,7 +304,7 @@ class Day:
         bearer = self.use(key)
         if bearer is None:
             return
-        if self.store.reject(key, bearer):
+        if self.store.reject(key, bearer) and key not in self.refused:
             mono = self.clock.mono()
             if key in self.pinned:
                 self.hold(mono - self.refused_mono.get(key, -HOUR) >= 30.0 - SLACK, "renewed too often")

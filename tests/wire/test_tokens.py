@@ -148,6 +148,39 @@ async def test_an_invalid_token_is_renewed_and_the_request_replayed_once(wire: W
     assert (wire.stats.replays, wire.stats.requests) == (1, {("PUT", 200): 1})
 
 
+async def test_a_target_that_calls_tokens_invalid_holds_up_no_other_route(wire: Wire) -> None:
+    """Only the refused request waits for the renewal; a route with the same token is served meanwhile."""
+    await wire.upstream.start()
+    port = wire.upstream.port
+    await wire.start(
+        more=f"""
+- name: other
+  host: other.internal
+  upstream: http://127.0.0.1:{port}
+  audience: https://billing.example""",
+        upstream_port=port,
+    )
+    app, other = await wire.app(), await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    first = await token_of(upstream)
+    wire.source.gate.clear()
+    await upstream.send(INVALID)
+    await wire.turn(lambda: len(wire.source.minted) == 2)
+    for _ in range(3):
+        await other.send(GET.replace(b"billing", b"other"))
+        neighbour = await wire.upstream.accept()
+        assert await token_of(neighbour) == first
+        await neighbour.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert (await other.answer()).status == 200
+    assert wire.stats.in_flight == 1
+    wire.source.gate.set()
+    again = await wire.upstream.accept()
+    assert await token_of(again) != first
+    await again.send(OK)
+    assert (await app.answer()).body == b"ok"
+
+
 async def test_a_second_401_is_the_upstreams_own(wire: Wire) -> None:
     """It passes with its body; renewals are rate limited."""
     await wire.start()

@@ -410,7 +410,7 @@ class Tokens:
         self.asked.append(asked)
         return self.value
 
-    def join(self, key: Any, settled: Any) -> None:
+    def join(self, key: Any, settled: Any, *, refused: bytes = b"") -> None:
         self.waiting.append(settled)
 
     def reject(self, key: Any, value: bytes) -> bool:

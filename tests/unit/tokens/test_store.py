@@ -558,18 +558,91 @@ async def test_a_failing_key_is_logged_once_a_minute(world: World, caplog: pytes
 
 
 async def test_a_refused_token_is_renewed(world: World) -> None:
-    """A 401 that calls the token invalid drops it; callers wait for the new one."""
+    """A 401 that calls the token invalid renews it; who was refused waits for the new one."""
     old = await world.fetched()
+    world.source.held.add("*")
     assert world.store.reject(KEY, old)
-    assert world.store.bearer(KEY) is None
     assert world.store.reject(KEY, old)
     caller = Caller()
-    world.store.join(KEY, caller)
+    world.store.join(KEY, caller, refused=old)
+    await world.advance(5)
+    assert caller.told == []
+    world.source.gate.set()
     await world.settle()
     assert caller.told == [None]
     assert world.store.bearer(KEY) == b"Bearer t2"
     assert world.stats[KEY].invalidated == 1
     assert len(world.source.calls) == 2
+
+
+async def test_one_targets_word_keeps_the_token_from_nobody_else(world: World) -> None:
+    """While the renewal that a 401 began hangs, all others are served with the token that is here."""
+    old = await world.fetched()
+    world.source.held.add("*")
+    assert world.store.reject(KEY, old)
+    for _ in range(60):
+        assert world.store.bearer(KEY) == old
+        await world.advance(10)
+    assert world.state() is State.FRESH
+    assert len(world.source.calls) == 2
+
+
+async def test_who_was_refused_waits_no_longer_than_token_wait(world: World) -> None:
+    """Then the target has its own say once more: with the same token."""
+    old = await world.fetched()
+    world.source.held.add("*")
+    assert world.store.reject(KEY, old)
+    first, second, gone = Caller(), Caller(), Caller()
+    world.store.join(KEY, first, refused=old)
+    world.store.join(KEY, gone, refused=old)
+    await world.advance(4)
+    world.store.join(KEY, second, refused=old)
+    world.store.leave(KEY, gone)
+    await world.advance(6)
+    assert (first.told, second.told, gone.told) == ([None], [], [])
+    await world.advance(4)
+    assert (first.told, second.told, gone.told) == ([None], [None], [])
+
+
+async def test_a_late_refusal_does_not_wake_who_waits_for_another_token(world: World) -> None:
+    """Who was refused with an older one goes on with what is here; who was refused with that one waits on."""
+    first = await world.fetched()
+    assert world.store.reject(KEY, first)
+    await world.settle()
+    second = world.store.bearer(KEY)
+    assert second == b"Bearer t2"
+    await world.advance(60)
+    world.source.held.add("*")
+    assert world.store.reject(KEY, second)
+    refused, late = Caller(), Caller()
+    world.store.join(KEY, refused, refused=second)
+    assert world.store.reject(KEY, first)
+    world.store.join(KEY, late, refused=first)
+    await world.advance(0.1)
+    assert (late.told, refused.told) == ([None], [])
+    world.source.gate.set()
+    await world.settle()
+    assert refused.told == [None]
+    assert world.store.bearer(KEY) == b"Bearer t3"
+
+
+async def test_a_refused_token_that_expires_in_the_renewal_is_not_served(world: World) -> None:
+    """All wait together then, and are told together."""
+    world.source.life = 100.0
+    old = await world.fetched()
+    world.source.held.add("*")
+    await world.advance(85)
+    assert world.store.reject(KEY, old)
+    refused, other = Caller(), Caller()
+    world.store.join(KEY, refused, refused=old)
+    await world.advance(6)
+    assert world.store.bearer(KEY) is None
+    world.store.join(KEY, other)
+    await world.advance(4)
+    assert (refused.reasons, other.reasons) == ([Reason.TOKEN_TIMEOUT], [])
+    world.source.gate.set()
+    await world.settle()
+    assert other.told == [None]
 
 
 async def test_a_refused_token_gives_way_to_a_shorter_lived_one(world: World) -> None:
@@ -610,7 +683,7 @@ async def test_a_refused_token_is_served_again_if_it_cannot_be_renewed(world: Wo
     world.source.answer = fault()
     assert world.store.reject(KEY, old)
     caller = Caller()
-    world.store.join(KEY, caller)
+    world.store.join(KEY, caller, refused=old)
     await world.settle()
     assert caller.told == [None]
     assert world.store.bearer(KEY) == old
@@ -1081,17 +1154,20 @@ async def test_a_closed_store_starts_nothing_new(world: World) -> None:
 
 
 async def test_a_refusal_while_a_renewal_is_under_way_starts_no_second_one(world: World) -> None:
-    """The refused token is held back until that one has come."""
+    """Who was refused waits for that one."""
     bearer = await world.fetched()
     world.source.held.add("*")
     await world.advance(HOUR - 200)
     assert len(world.source.calls) == 2
     assert world.store.reject(KEY, bearer)
-    assert world.store.bearer(KEY) is None
+    caller = Caller()
+    world.store.join(KEY, caller, refused=bearer)
+    assert world.store.bearer(KEY) == bearer
     await world.settle()
-    assert len(world.source.calls) == 2
+    assert (len(world.source.calls), caller.told) == (2, [])
     world.source.gate.set()
     await world.settle()
+    assert caller.told == [None]
     assert world.store.bearer(KEY) == b"Bearer t2"
 
 

@@ -160,8 +160,13 @@ class Run:
 
     def reject(self, key: TokenKey) -> None:
         bearer = self.take(key)
-        if bearer is not None:
-            self.store.reject(key, bearer)
+        if bearer is None or not self.store.reject(key, bearer):
+            return
+        assert self.take(key) is not None, "one target's word takes the token from nobody"
+        caller = Caller(self, key)
+        self.store.join(key, caller, refused=bearer)
+        caller.waiting = True
+        self.callers.append(caller)
 
     def nudge(self, _: None) -> None:
         self.store.nudge()
