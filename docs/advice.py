@@ -151,6 +151,9 @@ ADVICE: dict[Reason, str] = {
     Reason.TOKEN_MALFORMED: "What came is no JWT: often a captive portal or a proxy answering in Google's place.",
     Reason.TOKEN_WRONG_AUDIENCE: "So it was thrown away. Something between here and the token endpoint is wrong.",
     Reason.TOKEN_NO_EXPIRY: "Nobody could say how long to use it, so it was thrown away.",
+    Reason.TOKEN_INVALID: "Its beginning or its end is no number, it ends before it begins, it lives for more than ten years, or "
+    "it begins more than a day from now by this machine's clock. `detail` has both times: check that clock, then what "
+    "answers at the token endpoint, or who made the token.",
     Reason.TOKEN_EXPIRED: "Or has so little time left that it can't be used. This machine's clock is ahead, or the endpoint's "
     "cache is stale.",
     Reason.DRAINING: "Try another instance.",

@@ -100,6 +100,7 @@ class Reason(StrEnum):
     TOKEN_MALFORMED = "token_malformed"
     TOKEN_WRONG_AUDIENCE = "token_wrong_audience"
     TOKEN_NO_EXPIRY = "token_no_expiry"
+    TOKEN_INVALID = "token_invalid"
     TOKEN_EXPIRED = "token_expired"
     # the sidecar
     DRAINING = "draining"
@@ -333,6 +334,9 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.TOKEN_NO_EXPIRY: Meaning(
         503, "proxy_internal_response", Source.TOKEN, "The token that came has no expiry"
+    ),
+    Reason.TOKEN_INVALID: Meaning(
+        503, "proxy_internal_response", Source.TOKEN, "The token that came names times that no token has"
     ),
     Reason.TOKEN_EXPIRED: Meaning(
         503, "proxy_internal_response", Source.TOKEN, "The token that came has expired already"

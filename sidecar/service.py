@@ -548,7 +548,13 @@ class Service:
             ],
             self._proxy.refusals.recent,
         )
-        return document(process, routes, self._tokens.status(), traffic, now=self._clock.wall())
+        return document(
+            process, routes, self._tokens.status(), traffic, now=self._clock.wall(), note=self.fault
+        )
+
+    def fault(self, error: Exception, where: str) -> None:
+        """See `AdminView`."""
+        self._proxy.faults.note(error, where)
 
     def _sample(self) -> None:
         stats = (stats for _, stats in self.routes())

@@ -2,7 +2,8 @@
 
 Owns the page's words and shapes. Called by `app` with the document that `status` makes. Pure: no I/O and no clock; it is
 whole without scripts and without anything from elsewhere. Rules: everything that is not written here is escaped; no
-style and no script stands in the page itself (Content-Security-Policy); what a colour says, a word says too (WCAG 1.4.1).
+style and no script stands in the page itself (Content-Security-Policy); what a colour says, a word says too (WCAG 1.4.1);
+a row that can't be drawn takes no other along.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from html import escape
 from typing import Any, Final
 from urllib.parse import quote
 
+from sidecar.admin.status import UNSHOWN, Note
 from sidecar.errors import MEANINGS
 
 Document = Mapping[str, Any]
@@ -33,23 +35,28 @@ _STATES: Final = {
 }
 
 
-def sections(document: Document, configuration: str) -> dict[str, str]:
-    """The parts that change, by the id of their element."""
+def sections(document: Document, configuration: str, note: Note) -> dict[str, str]:
+    """The parts that change, by the id of their element; `note` is told of a row that can't be drawn."""
     return {
         "state": _state(document),
-        "routes": _routes(document["routes"]),
-        "tokens": _tokens(document["tokens"]),
+        "routes": _routes(document["routes"], note),
+        "tokens": _tokens(document["tokens"], note),
         "traffic": _traffic(document),
-        "errors": _errors(document),
+        "errors": _errors(document, note),
         "configuration": _configuration(document, configuration),
     }
 
 
 def page(
-    document: Document, configuration: str, *, asked: Document | None = None, said: Document | None = None
+    document: Document,
+    configuration: str,
+    note: Note,
+    *,
+    asked: Document | None = None,
+    said: Document | None = None,
 ) -> str:
     """The whole page; `asked` and `said` are a question to `explain` and its answer."""
-    parts = sections(document, configuration)
+    parts = sections(document, configuration, note)
     body = "\n".join(
         f'<section id="{name}" aria-label="{label}">{parts[name]}</section>'
         for name, label in (
@@ -98,7 +105,7 @@ def _word(document: Document) -> tuple[str, str]:
         return "warn", "shutting down"
     if not document["ready"]:
         return "bad", "not ready"
-    if any(token["state"] in ("expired", "missing", "failing") for token in document["tokens"]):
+    if any(token.get("state") in ("expired", "missing", "failing") for token in document["tokens"]):
         return "bad", "ready, but tokens are missing"
     if document["configuration"]["last_error"] is not None:
         return "warn", "ready, with the old configuration"
@@ -128,8 +135,33 @@ def _notice(html: str, *, worse: bool = False) -> str:
     return f'<p class="notice{" worse" if worse else ""}">{html}</p>'
 
 
-def _routes(routes: Sequence[Document]) -> str:
-    cards = "\n".join(_route(route) for route in routes)
+def _drawn(
+    rows: Iterable[Document], draw: Callable[[Document], str], broken: Callable[[Document], str], note: Note
+) -> str:
+    """Each row by itself; for one that can't be drawn, or could not be written, what is `broken`."""
+    drawn = []
+    for row in rows:
+        try:
+            drawn.append(broken(row) if "fault" in row else draw(row))
+        except Exception as fault:  # noqa: BLE001  # logged and counted by `note`, and told in the row's place
+            note(fault, "status page")
+            drawn.append(broken(row))
+    return "\n".join(drawn)
+
+
+def _broken_card(row: Document) -> str:
+    name = str(row.get("name") or row.get("audience") or "")
+    return f'<article class="card"><div class="top"><h3>{escape(name)}</h3></div>{_notice(UNSHOWN, worse=True)}</article>'
+
+
+def _broken_line(row: Document) -> str:
+    return (
+        f"<tr><td></td><td>{escape(str(row.get('route', '')))}</td><td></td><td></td><td>{UNSHOWN}</td></tr>"
+    )
+
+
+def _routes(routes: Sequence[Document], note: Note) -> str:
+    cards = _drawn(routes, _route, _broken_card, note)
     return f'<h2>Routes</h2>\n<div class="cards">{cards}</div>'
 
 
@@ -161,10 +193,10 @@ def _way(way: Document) -> str:
     )
 
 
-def _tokens(tokens: Sequence[Document]) -> str:
+def _tokens(tokens: Sequence[Document], note: Note) -> str:
     if not tokens:
         return "<h2>Tokens</h2>\n<p>None yet: they are fetched when they are first needed.</p>"
-    cards = "\n".join(_token(token) for token in tokens[:_SHOWN_TOKENS])
+    cards = _drawn(tokens[:_SHOWN_TOKENS], _token, _broken_card, note)
     more = len(tokens) - _SHOWN_TOKENS
     rest = (
         f'<p class="soft">and {more} more, in <a href="/status.json">status.json</a></p>' if more > 0 else ""
@@ -280,18 +312,21 @@ def _path(values: Sequence[float | None], top: float) -> str:
     return "".join(drawn)
 
 
-def _errors(document: Document) -> str:
+def _errors(document: Document, note: Note) -> str:
     recent = document["errors"]
     if not recent:
         return "<h2>Last errors</h2>\n<p>None: the sidecar has answered nothing by itself.</p>"
-    rows = "\n".join(
-        f"<tr><td>{_time(error['at'])}</td><td>{escape(error['route']) or 'no route'}</td><td>{error['status']}</td>"
-        f"<td>{_reason(error['reason'])}</td><td>{_prose(error['detail'])}{_command(error)}</td></tr>"
-        for error in recent
-    )
+    rows = _drawn(recent, _error, _broken_line, note)
     return f"""<h2>Last errors</h2>
 <div class="scroll"><table><thead><tr><th scope="col">when</th><th scope="col">route</th><th scope="col">status</th>
 <th scope="col">reason</th><th scope="col">what to do</th></tr></thead><tbody>{rows}</tbody></table></div>"""
+
+
+def _error(error: Document) -> str:
+    return (
+        f"<tr><td>{_time(error['at'])}</td><td>{escape(error['route']) or 'no route'}</td><td>{error['status']}</td>"
+        f"<td>{_reason(error['reason'])}</td><td>{_prose(error['detail'])}{_command(error)}</td></tr>"
+    )
 
 
 def _explain(asked: Document | None, said: Document | None) -> str:

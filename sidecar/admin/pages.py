@@ -46,7 +46,7 @@ def html(
 ) -> web.Response:
     """The page as it is now."""
     view = request.app[VIEW]
-    text = page(view.status(), view.configuration(), asked=asked, said=said)
+    text = page(view.status(), view.configuration(), view.fault, asked=asked, said=said)
     # With no-referrer, a browser would send the form with `Origin: null`.
     headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin", "Vary": "Accept"}
     return web.Response(text=text, content_type="text/html", headers=headers)
@@ -83,7 +83,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     sent: dict[str, str] = {}
     try:
         while not closing.is_set():
-            now = sections(view.status(), view.configuration())
+            now = sections(view.status(), view.configuration(), view.fault)
             for name, text in now.items():
                 if sent.get(name) != text:
                     data = json.dumps({"id": name, "html": text})

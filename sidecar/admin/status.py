@@ -4,19 +4,27 @@ Owns the document: its keys, and the spelling of the ways in to a route. `servic
 what its parts report. Pure: time comes in as an argument. It has no access to a token: `TokenStatus`
 carries none, every key of the document is written out here, and what was said about a failure passes the
 redaction net. Rules: moments are RFC 3339 in UTC, durations are seconds; a key once published keeps its
-meaning.
+meaning; a row that can't be written takes no other along: it says so, under `fault`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import isfinite
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sidecar.admin.history import INTERVAL, Sample
 from sidecar.logs import redact
+from sidecar.moments import rfc3339
 from sidecar.proxy.refusals import LastRefusal, RecentError
 from sidecar.tokens.entry import TokenStatus
+
+Note = Callable[[Exception, str], None]
+"""Told of a fault, and where it came up."""
+
+Row = TypeVar("Row")
+
+UNSHOWN: Final = "This could not be shown, by a fault in the sidecar; its log has the traceback."
 
 
 class RouteStatus(NamedTuple):
@@ -75,8 +83,9 @@ def document(
     traffic: Traffic,
     *,
     now: float,
+    note: Note,
 ) -> dict[str, Any]:
-    """The document at wall-clock time `now`."""
+    """The document at wall-clock time `now`; `note` is told of a row that can't be written."""
     return {
         "version": process.version,
         "now": _moment(now),
@@ -92,15 +101,37 @@ def document(
             if process.reload_error is None
             else {"detail": redact(process.reload_error[0]), "at": _moment(process.reload_error[1])},
         },
-        "routes": [_route(route) for route in routes],
-        "tokens": [_token(token, now) for token in tokens],
+        "routes": _rows(routes, _route, lambda route: {"name": route.name}, note),
+        "tokens": _rows(
+            tokens,
+            lambda token: _token(token, now),
+            lambda token: {"credential": token.key.credential, "audience": token.key.audience},
+            note,
+        ),
         "traffic": {
             "interval": INTERVAL,
             "samples": [{**sample._asdict(), "at": _moment(sample.at)} for sample in traffic.samples],
             "routes": [{**route._asdict(), "name": route.name or "(no route)"} for route in traffic.routes],
         },
-        "errors": [_error(error) for error in traffic.errors],
+        "errors": _rows(traffic.errors, _error, lambda error: {"route": error.route}, note),
     }
+
+
+def _rows(
+    rows: Iterable[Row],
+    write: Callable[[Row], dict[str, Any]],
+    name: Callable[[Row], Mapping[str, str]],
+    note: Note,
+) -> list[dict[str, Any]]:
+    """Each row by itself; one that can't be written is its `name` and the news of that."""
+    written = []
+    for row in rows:
+        try:
+            written.append(write(row))
+        except Exception as fault:  # noqa: BLE001  # logged and counted by `note`, and told in the row's place
+            note(fault, "status")
+            written.append({**name(row), "fault": UNSHOWN})
+    return written
 
 
 def ways_in(
@@ -184,7 +215,7 @@ def _token(token: TokenStatus, now: float) -> dict[str, Any]:
         "state": str(token.state),
         "issued_at": _moment(token.issued_at),
         "expires_at": _moment(token.expires_at),
-        "expires_in": None if token.expires_at is None else round(token.expires_at - now, 3),
+        "expires_in": None if token.expires_at is None else _seconds(token.expires_at - now),
         "renew_at": _moment(token.renew_at),
         "waiting": token.waiting,
         "last_error": None
@@ -199,9 +230,12 @@ def _token(token: TokenStatus, now: float) -> dict[str, Any]:
 
 
 def _moment(unix: float | None) -> str | None:
-    if unix is None:
-        return None
-    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return None if unix is None else rfc3339(unix)
+
+
+def _seconds(left: float) -> float | None:
+    """None for what JSON has no number for."""
+    return round(left, 3) if isfinite(left) else None
 
 
 def _dialled(address: str) -> str:

@@ -54,6 +54,10 @@ class AdminView(Protocol):
         """What would become of a request; see `explain.explain`. ValueError with a sentence for what is none."""
         ...
 
+    def fault(self, error: Exception, where: str) -> None:
+        """Log and count a fault that was met in showing something."""
+        ...
+
     def nudge(self) -> None:
         """Check all tokens by the wall clock: a probe may be the only moment with CPU (Cloud Run)."""
         ...

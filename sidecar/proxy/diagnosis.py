@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from sidecar.config.credentials import is_email
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience
+from sidecar.moments import from_http_date
 
 SAMPLE: Final = 2048
 """Bytes of an answer's body that are looked at."""
@@ -269,9 +269,8 @@ def _token_refused(refused: Refused) -> Diagnosis:
 
 def _clock(refused: Refused) -> Diagnosis | None:
     """Where the answer's Date says that this machine's clock is off by more than tokens bear."""
-    try:
-        there_at = parsedate_to_datetime(refused.headers.get("date", "")).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
+    there_at = from_http_date(refused.headers.get("date", ""))
+    if there_at is None:
         return None
     ahead = refused.now_at - there_at
     expires_at = refused.claims.get("exp")

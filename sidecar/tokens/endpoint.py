@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, final
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.moments import from_http_date
 
 CLOCK_TOLERANCE: Final = 60.0
 """Seconds that this machine's clock may differ from an answer's `Date` before it is mentioned."""
@@ -113,7 +113,7 @@ class Answer:
         value = self.headers.get("retry-after", "").strip()
         if re.fullmatch(r"[0-9]{1,9}", value):
             return float(value)
-        at = _http_date(value)
+        at = from_http_date(value)
         return None if at is None else max(at - (self._date_at or self.received_at), 0.0)
 
     @property
@@ -124,7 +124,7 @@ class Answer:
 
     @property
     def _date_at(self) -> float | None:
-        return _http_date(self.headers.get("date", ""))
+        return from_http_date(self.headers.get("date", ""))
 
     def clock_hint(self) -> str:
         """A sentence about the clock where it is off, else nothing."""
@@ -226,11 +226,3 @@ def _word(found: object) -> str:
 def capital(text: str) -> str:
     """`text` as it stands at the beginning of a sentence."""
     return text[:1].upper() + text[1:]
-
-
-def _http_date(value: str) -> float | None:
-    """An HTTP-date (RFC 9110 section 5.6.7) in Unix seconds."""
-    try:
-        return parsedate_to_datetime(value).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

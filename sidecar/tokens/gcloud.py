@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Final, final
 
 from sidecar.config.combinations import SERVICE_ACCOUNT_DOMAIN
 from sidecar.errors import Reason, SidecarError
+from sidecar.moments import from_rfc3339
 from sidecar.tokens import subprocess_run
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant
+from sidecar.tokens.token import is_life
 
 LOGIN: Final = "gcloud auth login"
 _QUIET: Final = {
@@ -122,14 +123,15 @@ class GcloudGrant(Grant):
         if ended.code != 0:
             raise self._failed(flight, ended, words)
         value, expires_at = _credential(ended.stdout)
-        if value is None or expires_at is None:
+        left = None if expires_at is None else expires_at - flight.clock.wall()
+        if value is None or left is None or not is_life(left):
             raise SidecarError(
                 Reason.GCLOUD_FAILED,
                 f"{self._shown(words)} printed no access token with its expiry: run it by hand, and see that gcloud is "
                 "up to date.",
                 command=self._shown(words),
             )
-        return Fetched(value, endpoint, expires_in=expires_at - flight.clock.wall())
+        return Fetched(value, endpoint, expires_in=left)
 
     def _endpoint(self, flight: Flight, words: Sequence[str]) -> Endpoint:
         flight.endpoint = Endpoint(
@@ -237,7 +239,6 @@ def _credential(text: str) -> tuple[str | None, float | None]:
     try:
         found = json.loads(text)["credential"]
         value, expiry = found["access_token"], found["token_expiry"]
-        moment = datetime.fromisoformat(expiry)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, None
-    return (value if isinstance(value, str) else None), moment.timestamp() if moment.tzinfo else None
+    return (value if isinstance(value, str) else None), from_rfc3339(expiry)

@@ -126,6 +126,8 @@ def _parse(fetched: Fetched, key: TokenKey, now_at: float) -> Token:
     except SidecarError as error:
         # Not raised here: its frames, and those it would chain, hold what came.
         fault = error
+    if fault.reason is Reason.TOKEN_INVALID and fetched.answer is not None:
+        raise SidecarError(fault.reason, f"{fault.detail}{fetched.answer.clock_hint()}")
     if fault.reason is not Reason.TOKEN_MALFORMED:
         raise fault
     if fetched.answer is not None:

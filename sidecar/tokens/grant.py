@@ -18,7 +18,7 @@ from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.endpoint import Answer, Endpoint, not_a_token
 from sidecar.tokens.flight import Flight
-from sidecar.tokens.token import TokenKey, seconds_in
+from sidecar.tokens.token import TokenKey, is_life, seconds_in
 
 if TYPE_CHECKING:
     from sidecar.tokens.google_transport import GoogleTransport
@@ -185,18 +185,34 @@ def id_token_in(answer: Answer, endpoint: Endpoint, field: str = "id_token") -> 
 
 
 def access_token_in(answer: Answer, endpoint: Endpoint, *, quota_project: str | None = None) -> Fetched:
-    """The access token in an answer's JSON (RFC 6749 section 5.1); raises TOKEN_MALFORMED, TOKEN_NO_EXPIRY."""
+    """The access token in an answer's JSON (RFC 6749 section 5.1); raises TOKEN_MALFORMED, TOKEN_NO_EXPIRY,
+    TOKEN_INVALID."""
     body = json_object(answer)
-    found, seconds = body.get("access_token"), seconds_in(body.get("expires_in"))
+    found, said = body.get("access_token"), body.get("expires_in")
     if not isinstance(found, str) or not found:
         raise not_a_token(endpoint, answer)
-    if seconds is None:
-        raise SidecarError(
-            Reason.TOKEN_NO_EXPIRY,
-            f"The access token that came from {endpoint.name} has no usable `expires_in`, so nothing says how "
-            "long it may be used; Google's always have one: check what answers there.",
-        )
+    seconds = life_said(endpoint, "expires_in", said, seconds_in(said))
     return Fetched(found, endpoint, answer, seconds, quota_project)
+
+
+def life_said(endpoint: Endpoint, name: str, said: object, seconds: float | None) -> float:
+    """The `seconds` that an access token has to live, as read from what an answer `said` in its field `name`.
+
+    Raises TOKEN_NO_EXPIRY where it said nothing, TOKEN_INVALID where it said what is no life of a token.
+    """
+    if seconds is not None and is_life(seconds):
+        return seconds
+    if said is not None:
+        raise SidecarError(
+            Reason.TOKEN_INVALID,
+            f"The access token that came from {endpoint.name} has an `{name}` that is no life of a token: check what "
+            "answers there, and this machine's clock.",
+        )
+    raise SidecarError(
+        Reason.TOKEN_NO_EXPIRY,
+        f"The access token that came from {endpoint.name} has no `{name}`, so nothing says how long it may be used; "
+        "Google's always have one: check what answers there.",
+    )
 
 
 def json_object(answer: Answer) -> Mapping[str, Any]:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, final
 from urllib.parse import quote
 
-from sidecar.errors import Reason, SidecarError
+from sidecar.moments import from_rfc3339
 from sidecar.tokens.credential_file import host_of
 from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, not_a_token
 from sidecar.tokens.flight import Flight
-from sidecar.tokens.grant import Fetched, id_token_in, json_object, self_signed_claims
+from sidecar.tokens.grant import Fetched, id_token_in, json_object, life_said, self_signed_claims
 
 DEFAULT_UNIVERSE: Final = "googleapis.com"
 _ACCESS_LIFE: Final = "3600s"
@@ -76,16 +75,12 @@ class IamCredentials:
             caller,
         )
         body = json_object(answer)
-        found, until = body.get("accessToken"), _moment(body.get("expireTime"))
+        found, said = body.get("accessToken"), body.get("expireTime")
         if not isinstance(found, str) or not found:
             raise not_a_token(endpoint, answer)
-        if until is None:
-            raise SidecarError(
-                Reason.TOKEN_NO_EXPIRY,
-                f"The access token that came from {endpoint.name} has no usable `expireTime`, so nothing says how "
-                "long it may be used: check what answers there.",
-            )
-        return Fetched(found, endpoint, answer, until - flight.clock.wall())
+        until = from_rfc3339(said)
+        left = None if until is None else until - flight.clock.wall()
+        return Fetched(found, endpoint, answer, life_said(endpoint, "expireTime", said, left))
 
     def sign_jwt(
         self,
@@ -131,14 +126,3 @@ class IamCredentials:
             body = {**body, "delegates": [f"projects/-/serviceAccounts/{email}" for email in delegates]}
         url = f"{self._base}/v1/projects/-/serviceAccounts/{quote(account, safe='@')}:{method}"
         return transport(url, "POST", json.dumps(body).encode(), headers), endpoint
-
-
-def _moment(text: object) -> float | None:
-    """A timestamp of Google's JSON (RFC 3339) in Unix seconds."""
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment.timestamp() if moment.tzinfo is not None else None

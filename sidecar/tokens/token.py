@@ -16,13 +16,21 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn, Protocol, Self, final
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, final
 
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
+from sidecar.moments import rfc3339
 
 MAX_JWT = 16 * 1024
 """Bytes. Google's are about 1 KiB; nginx and Node refuse a header line over 8 to 16 KiB."""
+
+MAX_LIFE: Final = 10 * 366 * 86400.0
+"""Seconds, of a whole life, and of what it may be over for. Google's tokens live for one to twelve hours; ready ones of
+other issuers for months. What says that it lives longer would never be renewed."""
+
+MAX_AHEAD: Final = 86400.0
+"""Seconds that a token may begin from now: a clock that is further behind is taken for no certificate's either."""
 
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -93,7 +101,7 @@ class Token:
         `iat`.
 
         Raises `SidecarError`: TOKEN_MALFORMED for what is not a JWT with one audience, TOKEN_NO_EXPIRY for
-        one without `exp`. Neither says anything of what came.
+        one without `exp`, TOKEN_INVALID for times that no token has. None says anything of what came but these times.
         """
         claims = read_claims(value)
         if claims is None:
@@ -103,27 +111,22 @@ class Token:
             audience = audience[0]
         if not isinstance(audience, str):
             _malformed("The token that came names no audience, or several.")
-        expires_at = seconds_in(claims.get("exp"))
-        if expires_at is None:
+        if claims.get("exp") is None:
             raise SidecarError(
                 Reason.TOKEN_NO_EXPIRY,
-                "The token that came has no usable `exp`, so nothing says how long it may be used; "
-                "Google's tokens always have one: check what answers at the token endpoint.",
+                "The token that came has no `exp`, so nothing says how long it may be used; Google's tokens always "
+                "have one: check what answers at the token endpoint.",
             )
-        issued_at = seconds_in(claims.get("iat"))
-        return cls(
-            value,
-            audience=audience,
-            issued_at=received_at if issued_at is None else issued_at,
-            expires_at=expires_at,
-        )
+        issued_at, expires_at = _life(claims.get("iat"), claims["exp"], received_at)
+        return cls(value, audience=audience, issued_at=issued_at, expires_at=expires_at)
 
     @classmethod
     def opaque(cls, value: str, *, scopes: str, received_at: float, expires_at: float) -> Self:
         """An access token, whose life came beside it; times in Unix seconds. Raises TOKEN_MALFORMED for what can't
-        be a bearer token."""
+        be a bearer token, TOKEN_INVALID for an end that no token has."""
         if len(value) > MAX_JWT or _OPAQUE.fullmatch(value) is None:
             _malformed("The token endpoint answered with something that is no bearer token.")
+        _life(None, expires_at, received_at)
         return cls(value, audience=scopes, issued_at=received_at, expires_at=expires_at)
 
     def __repr__(self) -> str:
@@ -140,6 +143,32 @@ def _malformed(detail: str) -> NoReturn:
     raise SidecarError(
         Reason.TOKEN_MALFORMED, detail + " Check that no captive portal or proxy answers in its place."
     )
+
+
+def _life(iat: object, exp: object, received_at: float) -> tuple[float, float]:
+    """When a token's life begins and ends; raises TOKEN_INVALID for what can be neither planned with nor shown."""
+    expires_at = seconds_in(exp)
+    issued_at = received_at if iat is None else seconds_in(iat)
+    if (
+        issued_at is not None
+        and expires_at is not None
+        and issued_at - received_at <= MAX_AHEAD
+        and abs(expires_at - issued_at) <= MAX_LIFE
+        and (iat is None or issued_at < expires_at)
+        and received_at - expires_at <= MAX_LIFE
+    ):
+        return issued_at, expires_at
+    said = ["no time" if moment is None else rfc3339(moment) for moment in (issued_at, expires_at)]
+    raise SidecarError(
+        Reason.TOKEN_INVALID,
+        f"The token that came says that it lives from {said[0]} to {said[1]}, as no token does; this machine's clock "
+        f"says {rfc3339(received_at)}. Check that clock, then what answers at the token endpoint or made the token.",
+    )
+
+
+def is_life(seconds: float) -> bool:
+    """Whether a token may have so long to live, in seconds; or be over for so long, where it is negative."""
+    return abs(seconds) <= MAX_LIFE
 
 
 def read_claims(value: str) -> Mapping[str, Any] | None:

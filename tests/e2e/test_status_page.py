@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -94,6 +95,37 @@ async def test_fresh(google: Emulator, start: Start, page: Browser) -> None:
     await picture(page, "status-fresh")
     await page.look(dark=True)
     await picture(page, "status-fresh-dark")
+
+
+@pytest.mark.parametrize("times", ['"exp":1e300', '"exp":253402387200', '"iat":-1e18,"exp":1900000000'])
+async def test_a_token_with_an_absurd_time_harms_its_own_route_only(
+    google: Emulator, start: Start, times: str
+) -> None:
+    """It is refused, with its reason; every other route is served and shown, in the document and on the page."""
+    billing, reports = await targets(google)
+    payload = (
+        base64.urlsafe_b64encode(f'{{"aud":"https://odd.example",{times}}}'.encode()).decode().rstrip("=")
+    )
+    more = (
+        f"  - {{name: odd, host: odd.internal, upstream: '{billing.url}', audience: 'https://odd.example', credential: odd}}\n"
+        f"credentials: {{default: {{type: adc}}, odd: {{type: static, token: eyJhbGciOiJSUzI1NiJ9.{payload}.c2ln}}}}\n"
+    )
+    sidecar = await start(config(billing, reports, more), ready=False)
+    await sidecar.logged("token fetch failed", reason="token_invalid")
+    status, _, body = await ask(sidecar.port, "GET", "/x", host="odd.internal")
+    assert (status, json.loads(body)["reason"]) == (503, "token_invalid")
+    assert (await ask(sidecar.port, "GET", "/x", host="billing.internal"))[0] == 200
+    shown = await sidecar.status()
+    assert [route["name"] for route in shown["routes"]] == ["billing", "reports", "odd"]
+    assert {token["state"] for token in shown["tokens"] if token["credential"] == "default"} == {"fresh"}
+    (odd,) = (token for token in shown["tokens"] if token["credential"] == "odd")
+    assert (odd["state"], odd["last_error"]["reason"]) == ("failing", "token_invalid")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(url(sidecar), headers={"Accept": "text/html"}) as page,
+    ):
+        assert page.status == 200
+        assert (await page.text()).count("<article") == 6
 
 
 @needs_chromium

@@ -22,7 +22,14 @@ TOKEN_REASONS = (
         "token_rate_limited",
         "token_denied",
     ),
-    *("token_malformed", "token_wrong_audience", "token_no_expiry", "token_expired", "impersonation_denied"),
+    *(
+        "token_malformed",
+        "token_wrong_audience",
+        "token_no_expiry",
+        "token_invalid",
+        "token_expired",
+        "impersonation_denied",
+    ),
     *("credential_invalid", "subject_token_failed", "no_service_account"),
 )
 NO_TOKEN = frozenset(f"503 {reason}" for reason in TOKEN_REASONS)

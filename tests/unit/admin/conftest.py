@@ -57,6 +57,10 @@ class FakeSidecar:
         """The same for the collector."""
         return not self.reasons
 
+    def fault(self, error: Exception, where: str) -> None:
+        """A test that meets one is to fail."""
+        raise error
+
     def status(self) -> dict[str, Any]:
         """What the test set."""
         return self.document

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import inf, nan
 
 import pytest
 
 from sidecar.admin.history import Sample
-from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
+from sidecar.admin.page import page
+from sidecar.admin.status import UNSHOWN, ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.diagnosis import Cause, Diagnosis
 from sidecar.proxy.refusals import LastRefusal, RecentError
@@ -54,9 +56,14 @@ TOKEN = TokenStatus(
 )
 
 
+def unexpected(fault: Exception, where: str) -> None:
+    """No row is broken here."""
+    raise fault
+
+
 def test_the_document_shows_process_routes_and_tokens() -> None:
     """Every part is there, moments as RFC 3339 in UTC, durations in seconds."""
-    assert document(PROCESS, [ROUTE], [TOKEN], TRAFFIC, now=NOW) == {
+    assert document(PROCESS, [ROUTE], [TOKEN], TRAFFIC, now=NOW, note=unexpected) == {
         "version": "1.2.3",
         "now": "2023-11-14T23:13:20.000Z",
         "started_at": "2023-11-14T22:13:20.000Z",
@@ -146,19 +153,80 @@ def test_what_is_not_known_is_null() -> None:
         last_error=None,
         waiting=0,
     )
-    (shown,) = json.loads(json.dumps(document(PROCESS, [], [token], NOTHING, now=NOW)))["tokens"]
+    (shown,) = json.loads(json.dumps(document(PROCESS, [], [token], NOTHING, now=NOW, note=unexpected)))[
+        "tokens"
+    ]
     assert [shown[key] for key in ("expires_at", "expires_in", "renew_at", "last_error")] == [None] * 4
 
 
 def test_uptime_is_never_negative() -> None:
     """A wall clock that was stepped back below the start shows no negative uptime."""
-    assert document(PROCESS, [], [], NOTHING, now=PROCESS.started_at - 60)["uptime"] == 0.0
+    assert document(PROCESS, [], [], NOTHING, now=PROCESS.started_at - 60, note=unexpected)["uptime"] == 0.0
+
+
+@pytest.mark.parametrize("absurd", [1e300, inf, -inf, nan, 253402387200.0, -1e18], ids=repr)
+def test_an_absurd_moment_is_shown_and_harms_nothing(absurd: float) -> None:
+    """Wherever it stands: every row is there, the document is JSON for every reader, and the page is whole."""
+    token = TOKEN._replace(expires_at=absurd, renew_at=absurd, issued_at=absurd)
+    process = PROCESS._replace(configured_at=absurd, reload_error=("Odd.", absurd))
+    route = ROUTE._replace(refusal=LastRefusal(Diagnosis(Cause.HIDDEN, "Hidden.", ""), 404, absurd))
+    traffic = TRAFFIC._replace(
+        samples=[TRAFFIC.samples[0]._replace(at=absurd)], errors=[TRAFFIC.errors[0]._replace(at=absurd)]
+    )
+    shown = document(process, [route, ROUTE], [token, TOKEN], traffic, now=NOW, note=unexpected)
+    assert json.loads(json.dumps(shown, allow_nan=False)) == shown
+    assert [row["audience"] for row in shown["tokens"]] == [TOKEN.key.audience] * 2
+    assert page(shown, "", unexpected).count("<article") == 4
+
+
+def test_a_row_that_cannot_be_written_takes_no_other_along() -> None:
+    """It says so in its place, in the document and on the page, and the fault is noted."""
+    faults: list[str] = []
+
+    def note(fault: Exception, where: str) -> None:
+        faults.append(f"{where}: {type(fault).__name__}")
+
+    broken_route = ROUTE._replace(name="broken", ways_in=[("one",)])  # type: ignore[list-item]
+    broken_token = TOKEN._replace(expires_at="soon")  # type: ignore[arg-type]
+    broken_error = TRAFFIC.errors[0]._replace(at="then")  # type: ignore[arg-type]
+    shown = document(
+        PROCESS,
+        [broken_route, ROUTE],
+        [broken_token, TOKEN],
+        TRAFFIC._replace(errors=[broken_error, *TRAFFIC.errors]),
+        now=NOW,
+        note=note,
+    )
+    assert faults == ["status: ValueError", "status: TypeError", "status: TypeError"]
+    assert shown["routes"][0] == {"name": "broken", "fault": UNSHOWN}
+    assert shown["tokens"][0] == {"credential": "default", "audience": TOKEN.key.audience, "fault": UNSHOWN}
+    assert shown["errors"][0] == {"route": "billing", "fault": UNSHOWN}
+    assert [rows[1].get("fault") for rows in (shown["routes"], shown["tokens"], shown["errors"])] == [
+        None
+    ] * 3
+    text = page(shown, "", unexpected)
+    assert text.count(UNSHOWN) == 3
+    assert "Host: billing.internal" in text
+
+
+def test_a_row_that_cannot_be_drawn_takes_no_other_along() -> None:
+    """The page stands, whatever the document holds."""
+    faults: list[str] = []
+    shown = document(PROCESS, [ROUTE, ROUTE], [TOKEN, TOKEN], TRAFFIC, now=NOW, note=unexpected)
+    shown["routes"][0] = {"name": "<b>"}
+    shown["tokens"][0]["expires_at"] = "soon"
+    shown["errors"].append({"at": 7})
+    text = page(shown, "", lambda fault, where: faults.append(where))
+    assert faults == ["status page"] * 3
+    assert text.count(UNSHOWN) == 3
+    assert "&lt;b&gt;" in text
+    assert text.count("Host: billing.internal</code>") == 1
 
 
 def test_an_error_that_quotes_a_token_does_not_show_it() -> None:
     """Should a failure's detail ever hold a token, the document still does not."""
     error = LastError(Reason.TOKEN_MALFORMED, "Got eyJhbGciOiJS.eyJhdWQi.c2ln for an answer.", NOW)
-    shown = document(PROCESS, [], [TOKEN._replace(last_error=error)], NOTHING, now=NOW)
+    shown = document(PROCESS, [], [TOKEN._replace(last_error=error)], NOTHING, now=NOW, note=unexpected)
     assert shown["tokens"][0]["last_error"]["detail"] == "Got [redacted] for an answer."
 
 

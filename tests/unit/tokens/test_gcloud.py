@@ -153,6 +153,14 @@ async def test_an_access_token_comes_with_its_expiry(gcloud: Gcloud) -> None:
             id="time-of-no-zone",
         ),
         pytest.param(
+            f"out(json.dumps({{'credential': {{'access_token': {SECRET!r}, 'token_expiry': '9999-12-31T23:59:59Z'}}}}))",
+            id="time-of-no-token",
+        ),
+        pytest.param(
+            f"out(json.dumps({{'credential': {{'access_token': {SECRET!r}, 'token_expiry': 7}}}}))",
+            id="time-is-no-text",
+        ),
+        pytest.param(
             "out(json.dumps({'credential': {'access_token': 7, 'token_expiry': '2027-01-15T08:00:00Z'}}))",
             id="token-is-no-text",
         ),

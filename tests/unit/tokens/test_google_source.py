@@ -101,7 +101,7 @@ SECRET = "eyJzZWNyZXQiOiAxfQ"
         pytest.param(
             http(200, jwt(AUDIENCE, issued=0).encode()),
             Reason.TOKEN_NO_EXPIRY,
-            "no usable `exp`",
+            "no `exp`",
             id="no-exp",
         ),
         pytest.param(

@@ -289,19 +289,26 @@ async def test_an_account_behind_adc_acts_through_a_chain(google: Emulator, tmp_
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param({"accessToken": "ya29.x"}, id="none"),
-        pytest.param({"accessToken": "ya29.x", "expireTime": "soon"}, id="word"),
-        pytest.param({"accessToken": "ya29.x", "expireTime": 3600}, id="number"),
-        pytest.param({"accessToken": "ya29.x", "expireTime": "2027-01-15T08:00:00"}, id="no-zone"),
+        pytest.param({}, id="none"),
+        pytest.param({"expireTime": None}, id="null"),
+        pytest.param({"expireTime": "soon"}, id="word"),
+        pytest.param({"expireTime": 3600}, id="number"),
+        pytest.param({"expireTime": "2027-01-15T08:00:00"}, id="no-zone"),
+        pytest.param({"expireTime": "9999-12-31T23:59:59Z"}, id="last-of-all"),
+        pytest.param({"expireTime": "0001-01-01T00:00:00Z"}, id="first-of-all"),
     ],
 )
-async def test_an_access_token_of_iam_without_its_end_is_not_used(raw: RawEndpoint, body: object) -> None:
-    """Nothing else says how long it may be used."""
+async def test_an_access_token_of_iam_without_its_end_is_not_used(
+    raw: RawEndpoint, body: dict[str, object]
+) -> None:
+    """Nothing else says how long it may be used, or kept as what another token is asked for with."""
+    reason = "token_no_expiry" if body.get("expireTime") is None else "token_invalid"
+    body = {"accessToken": "ya29.x", **body}
     raw.behaviour = http(200, json.dumps(body).encode(), content_type="application/json")
     flight = Flight(SystemClock(asyncio.get_running_loop()), 60)
     bearer = Fetched("b", Endpoint("the source", Protocol.LOCAL, "x", ""))
     iam = IamCredentials(f"http://{raw.origin}")
-    with pytest.raises(SidecarError, match=r"token_no_expiry: .*no usable `expireTime`"):
+    with pytest.raises(SidecarError, match=rf"{reason}: .* an? .*`expireTime`|{reason}: .* no `expireTime`"):
         await asyncio.to_thread(iam.generate_access_token, flight, bearer, SA, ["scope"])
     flight.close()
 

@@ -144,7 +144,7 @@ faults = pytest.mark.parametrize(
         pytest.param(Fault("garbage"), Reason.TOKEN_MALFORMED, "not with a token", id="garbage"),
         pytest.param(Fault("huge"), Reason.TOKEN_MALFORMED, "more than 65536 bytes", id="huge"),
         pytest.param(Fault("wrong_audience"), Reason.TOKEN_WRONG_AUDIENCE, "somebody-else", id="audience"),
-        pytest.param(Fault("no_exp"), Reason.TOKEN_NO_EXPIRY, "no usable `exp`", id="no-exp"),
+        pytest.param(Fault("no_exp"), Reason.TOKEN_NO_EXPIRY, "no `exp`", id="no-exp"),
         pytest.param(Fault("expired"), Reason.TOKEN_EXPIRED, "s ago", id="expired"),
         pytest.param(
             Fault("status", 429, {"Retry-After": "17"}), Reason.TOKEN_RATE_LIMITED, "answered 429", id="429"
