@@ -2,12 +2,15 @@
 
 Owns the child process: its environment, the signals it is passed, its exit code, and the orphans it leaves
 (this process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process,
-so it can't be gone while the command runs.
+so it can't be gone while the command runs. The rule: nobody else's children are collected. Commands that print tokens
+are started by worker threads, which wait for them. The kernel keeps children by the thread that started them, and gives
+orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c), so the main thread's are the command and orphans.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -43,6 +46,10 @@ _SPARED: Final = (
 """What a client must not ask the sidecar for: loopback, and the metadata server."""
 
 _READY_POLL: Final = 0.02
+
+_WNOTHREAD: Final = 0x20000000
+"""__WNOTHREAD of linux/wait.h: only children of the thread that asks. Other systems don't have it, nor give orphans to
+anybody but their own PID 1."""
 
 
 def with_own_listeners(config: Config) -> Config:
@@ -134,7 +141,7 @@ class Child:
         if self._stopped_early is not None:
             return 128 + self._stopped_early
         try:
-            # Not asyncio's: this process reaps whatever ends, and two who wait for one child lose its code.
+            # Not asyncio's: orphans are collected here, and two who wait for one child lose its code.
             with self._limits.as_found():
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # fork is short; the command is the caller's
                     self._command, env=environment(service, self._environ, http_proxy=self._http_proxy)
@@ -164,16 +171,22 @@ class Child:
             self._process.send_signal(number)
 
     def _reap(self) -> None:
-        """Collect every child that has ended: the command, and orphans that were given to this process."""
-        while True:
+        """Collect what has ended of the main thread's children; see the module's docstring."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ChildProcessError):
+                self._collected(*os.waitpid(self._process.pid, os.WNOHANG))
+        while sys.platform == "linux":
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
+                pid, status = os.waitpid(-1, os.WNOHANG | _WNOTHREAD)
+            except OSError:  # no child at all, or a kernel that knows no threads here (EINVAL)
                 return
             if pid == 0:
                 return
-            if self._process is not None and pid == self._process.pid:
-                code = os.waitstatus_to_exitcode(status)
-                self._code = 128 - code if code < 0 else code
-                self._process.returncode = code
-                self._ended.set()
+            self._collected(pid, status)
+
+    def _collected(self, pid: int, status: int) -> None:
+        if self._process is not None and pid == self._process.pid:
+            code = os.waitstatus_to_exitcode(status)
+            self._code = 128 - code if code < 0 else code
+            self._process.returncode = code
+            self._ended.set()

@@ -218,7 +218,7 @@ class GcloudGrant(Grant):
                 f"`{command}`. A new grant takes some minutes.",
                 command=command,
             )
-        code = "" if ended is None else f" with exit code {ended.code}"
+        code = "" if ended is None or ended.code is None else f" with exit code {ended.code}"
         return SidecarError(
             Reason.GCLOUD_FAILED,
             f"{shown} ended{code}. Run it by hand to see what it says.",

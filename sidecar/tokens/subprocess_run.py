@@ -2,7 +2,8 @@
 
 Owns the life of a child process that prints a token: its own process group, a bound on its output, its end with
 the fetch. Called by `gcloud`, in a worker thread. It knows nothing of tokens, and shows nothing of what was
-printed. The rule: when this returns or raises, the child and whatever it started are gone.
+printed. The rules: when this returns or raises, the child and whatever it started are gone; a command whose end is not
+known has failed; nothing is killed by a number that may be another process's by now.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, final
 
 from sidecar.tokens.flight import Flight
 
@@ -22,11 +25,15 @@ OUTPUT_LIMIT: Final = 64 * 1024
 _CHUNK: Final = 8 * 1024
 
 
+_POLL: Final = 0.05
+"""Seconds between two looks at a command that has closed its output and not ended; `Popen.wait` has the same."""
+
+
 class Ended(NamedTuple):
     """How a command ended; its text form shows nothing of what it printed."""
 
-    code: int
-    """Its exit code; negative for a signal."""
+    code: int | None
+    """Its exit code; negative for a signal; None where something else in this process took it away."""
     stdout: str
     stderr: str
     late: bool
@@ -50,22 +57,69 @@ def run(command: Sequence[str], environ: Mapping[str, str], flight: Flight) -> E
         start_new_session=True,
         close_fds=True,
     )
-    flight.on_abort(lambda: _kill(process))
+    group = _Group(process)
+    flight.on_abort(group.kill)
+    code = None
     try:
         printed, too_long = _read(process, flight)
         late = flight.left <= 0
         if not late and not too_long:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(flight.left)
-            late = process.returncode is None
+            code, late = group.wait(flight)
     finally:
-        # The group: gcloud is a shell script around Python.
-        _kill(process)
-        process.wait()
+        group.end()
         for stream in _pipes(process):
             stream.close()
     stdout, stderr = (data.decode("utf-8", "replace") for data in printed)
-    return Ended(process.returncode, stdout, stderr, late, too_long)
+    return Ended(code, stdout, stderr, late, too_long)
+
+
+@final
+class _Group:
+    """The process group of a command: gcloud is a shell script around Python."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._lock = threading.Lock()
+        self._collected = False
+
+    def wait(self, flight: Flight) -> tuple[int | None, bool]:
+        """How the command ended, and whether it was too late for that. It is not collected: its number stays its own.
+
+        Not by `Popen.wait`, which calls an end 0 that somebody else has collected.
+        """
+        if not hasattr(
+            os, "waitid"
+        ):  # macOS before Python 3.13, where nothing here collects what is not its own
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(flight.left), False
+            return None, True
+        delay = _POLL / 100
+        while True:
+            try:
+                found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            except ChildProcessError:
+                return None, False
+            if found is not None:
+                exited = found.si_code == os.CLD_EXITED
+                return (found.si_status if exited else -found.si_status), False
+            if (left := flight.left) <= 0:
+                return None, True
+            time.sleep(min(delay, left))
+            delay = min(delay * 2, _POLL)
+
+    def kill(self) -> None:
+        """End all of it, unless it has been collected; from any thread."""
+        # The group outlives its leader where that left children behind; once all are gone there is nothing to kill.
+        with self._lock, suppress(ProcessLookupError, PermissionError):
+            if not self._collected:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill what is left, and collect the command."""
+        self.kill()
+        with self._lock:
+            self._collected = True
+        self._process.wait()
 
 
 def _read(process: subprocess.Popen[bytes], flight: Flight) -> tuple[tuple[bytes, bytes], bool]:
@@ -88,9 +142,3 @@ def _read(process: subprocess.Popen[bytes], flight: Flight) -> tuple[tuple[bytes
 def _pipes(process: subprocess.Popen[bytes]) -> list[IO[bytes]]:
     """Its stdout and stderr: `Popen` types them as if they might not be pipes."""
     return [stream for stream in (process.stdout, process.stderr) if stream is not None]
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    # The group outlives its leader where that left children behind; once all are gone there is nothing to kill.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -353,6 +354,112 @@ def test_a_credential_whose_threads_all_hang_does_not_grow(thread: EmulatorThrea
         assert google.metadata.endpoint.arrived <= 8
         threads = len(list(Path(f"/proc/{sidecar.process.pid}/task").iterdir()))
         assert threads < 8 + 12
+
+
+FAILING_GCLOUD = """
+import base64, json, os, sys, time
+(audience,) = [word.partition("=")[2] for word in sys.argv if word.startswith("--audiences=")]
+claims = {"aud": audience, "iat": int(time.time()), "exp": int(time.time()) + 3600}
+print(".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({}, claims, 1)))
+sys.stdout.flush()
+os._exit(1)
+"""
+
+
+def test_beside_a_command_a_failure_of_gcloud_is_a_failure(tmp_path: Path) -> None:
+    """`exec` collects children, and never those that somebody waits for: no failure is taken for a success, so no
+    token is believed that a failed command printed."""
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text(f"#!{sys.executable}{FAILING_GCLOUD}")
+    gcloud.chmod(0o755)
+    text = f"credentials: {{default: {{type: gcloud, command: {gcloud}}}}}\nroutes:\n" + "".join(
+        f"  - {{name: r{number}, upstream: 'https://r{number}.example'}}\n" for number in range(16)
+    )
+    process = SidecarProcess(text, tmp_path, {})
+    process.command[process.command.index("run")] = "exec"
+    # It ends with the sidecar: its input is the test's.
+    process.command += ["--no-wait", "--", "cat"]
+    failed: set[str] = set()
+    with subprocess.Popen(
+        process.command,
+        env=process.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        assert running.stdin is not None
+        for line in running.stderr:
+            entry = json.loads(line)
+            assert entry["message"] != "token fetched"
+            if entry["message"] == "token fetch failed":
+                assert entry["reason"] == "gcloud_failed"
+                failed.add(entry["audience"])
+            if len(failed) == 16:
+                running.stdin.close()
+                break
+        assert running.wait(60) == 0
+    assert len(failed) == 16
+
+
+SUBREAPER = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""PR_SET_CHILD_SUBREAPER of linux/prctl.h, which is what PID 1 of a container is by nature."""
+
+
+def children(pid: int) -> list[Path]:
+    """The processes whose parent is `pid`, zombies included."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(") ")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid:
+            found.append(stat.parent)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
+def test_exec_collects_the_orphans_of_its_command(tmp_path: Path) -> None:
+    """As the first process of a container must: none stays a zombie; and the command's own code is passed on."""
+    process = SidecarProcess("routes: [{name: a, upstream: 'https://a.example'}]\n", tmp_path, {})
+    process.command[process.command.index("run")] = "exec"
+    program = (
+        "import os, subprocess, sys\n"
+        "for _ in range(50): subprocess.run(['/bin/sh', '-c', 'sleep 1 & exit 0'])\n"
+        "print('started', flush=True)\ninput()\nsys.exit(7)"
+    )
+    process.command = [
+        sys.executable,
+        "-c",
+        SUBREAPER,
+        *process.command,
+        "--no-wait",
+        "--",
+        sys.executable,
+        "-c",
+        program,
+    ]
+    with subprocess.Popen(
+        process.command,
+        env=process.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"started\n"
+        seen = left = len(children(running.pid))
+        for _ in range(6000):
+            if (left := len(children(running.pid))) == 1:
+                break
+            time.sleep(0.01)  # other processes' ends can only be polled for
+        assert (seen > 1, left) == (True, 1)
+        running.communicate(b"\n", timeout=60)
+    assert running.returncode == 7
 
 
 def test_exec_gives_a_command_any_credential(thread: EmulatorThread, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,46 @@ async def test_what_it_printed_and_how_it_ended() -> None:
     assert not found.late
     assert not found.too_long
     assert "token" not in repr(found)
+
+
+async def test_an_end_that_another_reaper_took_away_is_no_success() -> None:
+    """Whatever else in this process collects children: a status that was lost is unknown, and a failure is never 0."""
+    codes: set[int | None] = set()
+    over = threading.Event()
+
+    def collect() -> None:
+        while not over.is_set():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+
+    thief = threading.Thread(target=collect)
+    thief.start()
+    try:
+        for _ in range(30):
+            codes.add(
+                (
+                    await asyncio.to_thread(run, ["/bin/sh", "-c", "echo token; exit 3"], ENVIRON, flight())
+                ).code
+            )
+    finally:
+        over.set()
+        thief.join()
+    assert codes <= {3, None}
+
+
+async def test_a_command_killed_by_a_signal() -> None:
+    """Its code is the negative number, as everywhere in Python."""
+    assert (await ended("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")).code == -signal.SIGTERM
+
+
+async def test_nothing_is_killed_once_the_command_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fetch is given up in the end, and the number of its command may be another process's by then."""
+    it = flight()
+    assert (await asyncio.to_thread(run, ["/bin/true"], ENVIRON, it)).code == 0
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, number: killed.append(group))
+    it.abort()
+    assert killed == []
 
 
 async def test_its_environment_is_what_it_was_given() -> None:
