@@ -99,7 +99,13 @@ async def check(
     """The report of every route, or of those in `names`; `host` stands for the request's where a route follows it."""
     loop = asyncio.get_running_loop()
     clock = SystemClock(loop)
-    sources = build_sources(config.credentials, clock=clock, environ=environ, endpoints=config.endpoints)
+    sources = build_sources(
+        config.credentials,
+        clock=clock,
+        environ=environ,
+        endpoints=config.endpoints,
+        withheld=config.secret_variables,
+    )
     table = RouteTable.compile(config, sources)
     routes = [route for route in table.routes if not names or route.name in names]
     found = await asyncio.gather(
@@ -114,7 +120,13 @@ async def check(
 async def mint(config: Config, environ: Mapping[str, str], name: str, host: str | None) -> Token:
     """A token of one route; raises `SidecarError`."""
     clock = SystemClock(asyncio.get_running_loop())
-    sources = build_sources(config.credentials, clock=clock, environ=environ, endpoints=config.endpoints)
+    sources = build_sources(
+        config.credentials,
+        clock=clock,
+        environ=environ,
+        endpoints=config.endpoints,
+        withheld=config.secret_variables,
+    )
     (route,) = (route for route in RouteTable.compile(config, sources).routes if route.name == name)
     destination = _destination(route, host)
     if destination is None:

@@ -4,7 +4,7 @@ Owns the child process: its environment, the signals it is passed, its exit code
 (this process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process,
 so it can't be gone while the command runs. The rule: nobody else's children are collected. Commands that print tokens
 are started by worker threads, which wait for them. The kernel keeps children by the thread that started them, and gives
-orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c), so the main thread's are the command and orphans.
+orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are collected here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final, final
 
 from sidecar import systemd
 from sidecar.config.listeners import ListenerConfig, plain_listener
+from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
 from sidecar.hardening import Process
 from sidecar.service import Service
@@ -76,11 +77,25 @@ def _asks_for_certificate(listener: ListenerConfig) -> bool:
     return listener.tls is not None and listener.tls.client_ca_file is not None
 
 
-def environment(service: Service, environ: Mapping[str, str], *, http_proxy: bool) -> dict[str, str]:
-    """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for."""
+def passed_on(environ: Mapping[str, str], secret: Collection[str], named: Collection[str]) -> dict[str, str]:
+    """What the command sees of this process's environment: all but the sidecar's own settings and those variables that
+    are `secret`, unless they are `named`; never what systemd said to this process."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in systemd.VARIABLES
+        and (name in named or not (name.startswith(PREFIX) or name in secret))
+    }
+
+
+def environment(
+    service: Service, environ: Mapping[str, str], *, http_proxy: bool, named: Collection[str] = ()
+) -> dict[str, str]:
+    """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for. See
+    `passed_on` for the rest."""
     secure = service.bindings.secure()
     base = url(service.bindings.shared(), secure)
-    child = {name: value for name, value in environ.items() if name not in systemd.VARIABLES}
+    child = passed_on(environ, service.config.secret_variables, named)
     if base is not None:
         child["IDTOKEN_SIDECAR_URL"] = base
     for route in service.config.routes:
@@ -118,12 +133,15 @@ class Child:
         process: Process,
         http_proxy: bool,
         wait: bool,
+        named: Collection[str] = (),
     ) -> None:
-        """`process` knows the limits that the command is to find."""
+        """`process` knows the limits that the command is to find; `named` are the variables that it is to see whatever
+        they hold."""
         self._command = list(command)
         self._environ = environ
         self._limits = process
         self._http_proxy = http_proxy
+        self._named = frozenset(named)
         self._wait = wait
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: asyncio.Event = asyncio.Event()
@@ -144,7 +162,8 @@ class Child:
             # Not asyncio's: orphans are collected here, and two who wait for one child lose its code.
             with self._limits.as_found():
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # fork is short; the command is the caller's
-                    self._command, env=environment(service, self._environ, http_proxy=self._http_proxy)
+                    self._command,
+                    env=environment(service, self._environ, http_proxy=self._http_proxy, named=self._named),
                 )
         except OSError as error:
             print(f"idtoken-sidecar: {self._command[0]}: {error.strerror}", file=sys.stderr)

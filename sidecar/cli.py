@@ -192,11 +192,19 @@ def run(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
 @click.option(
     "--wait/--no-wait", default=True, help="Wait until the sidecar is ready (at most startup_wait)."
 )
+@click.option(
+    "--pass-env",
+    "named",
+    metavar="NAME",
+    multiple=True,
+    help="Let COMMAND see this variable, though the sidecar's secrets come from it; may be repeated.",
+)
 @_configured
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(
     http_proxy: bool,
     wait: bool,
+    named: tuple[str, ...],
     command: tuple[str, ...],
     file: str | None,
     to: tuple[str, ...],
@@ -211,6 +219,9 @@ def exec_(
     COMMAND finds IDTOKEN_SIDECAR_URL, and for each route IDTOKEN_SIDECAR_URL_NAME (upper case, `-` as `_`) with a
     port of its own. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
     Logs go to stderr: stdout is the command's.
+
+    COMMAND sees the environment, but not the sidecar's settings (IDTOKEN_SIDECAR_*), nor the variables that secrets of
+    the configuration come from by ${NAME}: name those that it needs with --pass-env.
     """
     from sidecar.hardening import Process
 
@@ -219,7 +230,7 @@ def exec_(
     from sidecar.child import Child, with_own_listeners
     from sidecar.run import leave, serve
 
-    child = Child(command, os.environ, process=process, http_proxy=http_proxy, wait=wait)
+    child = Child(command, os.environ, process=process, http_proxy=http_proxy, wait=wait, named=named)
     leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child, process=process))
 
 

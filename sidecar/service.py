@@ -159,7 +159,11 @@ class Service:
         self.bindings = Bindings(self._clock, inherited)
         self._token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
         self._sources = build_sources(
-            config.credentials, clock=self._clock, environ=environ, endpoints=config.endpoints
+            config.credentials,
+            clock=self._clock,
+            environ=environ,
+            endpoints=config.endpoints,
+            withheld=config.secret_variables,
         )
         self._table = RouteTable.compile(config, self._sources)
         self._tokens = TokenStore(
@@ -345,6 +349,7 @@ class Service:
             environ=self._environ,
             endpoints=config.endpoints,
             known={name: self._sources[name] for name in kept},
+            withheld=config.secret_variables,
         )
         told = _inspect(config, sources)
         told += [

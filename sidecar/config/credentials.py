@@ -39,6 +39,15 @@ def _service_account(value: Any) -> str:
 ServiceAccountEmail = Annotated[str, BeforeValidator(_service_account)]
 
 
+def _variable(value: Any) -> str:
+    if not isinstance(value, str) or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) is None:
+        raise ValueError(f"`{value}` is not the name of an environment variable")
+    return value
+
+
+VariableName = Annotated[str, BeforeValidator(_variable)]
+
+
 class Adc(Model):
     """Application Default Credentials, in google-auth's order: the file that GOOGLE_APPLICATION_CREDENTIALS names,
     the file that `gcloud auth application-default login` writes, the metadata server. Whatever type of credential
@@ -110,6 +119,12 @@ class WorkloadIdentityFederation(Model):
         None,
         description="E-mail of the service account to act as. Default: the one that the file names; without any, there "
         "are access tokens only.",
+    )
+    environment: tuple[VariableName, ...] = Field(
+        (),
+        description="Names of environment variables that the file's executable is to see, beside `HOME`, `PATH`, "
+        "`LANG`, `LC_*`, `TZ`, `TMPDIR`, `USER`, those of proxies and CA files, `GOOGLE_*`, `CLOUDSDK_*`, `AWS_*` and "
+        "`GCE_METADATA_*`. What a secret of the configuration comes from it sees only if it is named here.",
     )
 
 

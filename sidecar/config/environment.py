@@ -13,6 +13,12 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
+def references(text: str) -> frozenset[str]:
+    """The variables that a text refers to."""
+    found = (match[1] for match in _REFERENCE.finditer(text) if match[1] is not None)
+    return frozenset(inner.partition(":-")[0] for inner in found)
+
+
 def expand(text: str, environ: Mapping[str, str]) -> str:
     """The text with its references replaced; ValueError with a sentence where one can't be.
 

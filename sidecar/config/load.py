@@ -8,11 +8,11 @@ problems of all three are collected before anything is raised.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, final, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sidecar.config import checks
@@ -89,8 +89,25 @@ def load(
                 tree.read_setting(data, setting.name, source, value)
     _add_targets(tree, data, to)
     config = _Validation(tree, environ, has_file=text is not None).validate(data)
+    secrets = [secret for secret in _secrets(config) if secret]
+    config.remember_secret_variables(
+        name
+        for brought, names in tree.brought
+        if any(secret in brought for secret in secrets)
+        for name in names
+    )
     doubtful = [tree.problem(*found) for found in cautions(dict(enumerate(config.routes)))]
     return Loaded(config, (*_odd_variables(environ), *map(str, sorted(doubtful, key=_order))))
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Every secret in a configuration, or in a part of one."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel | dict | list | tuple):
+        inner = value.__dict__ if isinstance(value, BaseModel) else value
+        for item in inner.values() if isinstance(inner, dict) else inner:
+            yield from _secrets(item)
 
 
 def _get(flags: Mapping[str, str] | None, setting: Setting) -> str | None:

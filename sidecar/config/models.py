@@ -9,10 +9,11 @@ parsed; all models are frozen. It is long because each key has its description b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 
 from sidecar import hosts
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
@@ -444,6 +445,17 @@ def _default_credentials() -> dict[str, Credential]:
 
 class Config(Model):
     """The whole configuration."""
+
+    _secret_variables: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def secret_variables(self) -> frozenset[str]:
+        """The environment variables whose values are secrets of this configuration: not for other programs."""
+        return self._secret_variables
+
+    def remember_secret_variables(self, names: Iterable[str]) -> None:
+        """For `load`, which knows where values came from."""
+        self._secret_variables = frozenset(names)
 
     listen: ListenerConfigs = Field(
         default_factory=_default_listen,

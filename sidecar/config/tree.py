@@ -16,7 +16,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 
 from sidecar.config.checks import Path
-from sidecar.config.environment import expand
+from sidecar.config.environment import expand, references
 from sidecar.config.values import HIDDEN
 
 MAX_SIZE: Final = 1024 * 1024
@@ -66,6 +66,8 @@ class Tree:
     def __init__(self, file: str) -> None:
         self.problems: list[Problem] = []
         self.file = file
+        self.brought: list[tuple[str, frozenset[str]]] = []
+        """Every value that refers to variables, as it came to be, and which these are."""
         self._places: dict[Path, str] = {}
 
     def read_file(self, text: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -150,10 +152,12 @@ class Tree:
             ]
         if environ is not None and node.tag == "tag:yaml.org,2002:str" and "${" in node.value:
             try:
-                return expand(node.value, environ)
+                expanded = expand(node.value, environ)
             except ValueError as error:
                 self.say(path, str(error))
                 return BROKEN
+            self.brought.append((expanded, references(node.value)))
+            return expanded
         return self._scalar(node, path)
 
     def _mapping(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 
 from sidecar.config.credentials import is_email
@@ -25,12 +26,14 @@ USE_INSTEAD: Final = "Use a service account key, or run on Google Cloud with a s
 
 
 class Addresses(NamedTuple):
-    """Where to ask, instead of what files and the environment say; see `config.models.Endpoints`."""
+    """Where to ask, instead of what files and the environment say; see `config.models.Endpoints`. And what programs
+    that files name may see of the environment."""
 
     metadata: str | None = None
     oauth: str | None = None
     sts: str | None = None
     iam_credentials: str | None = None
+    programs: Mapping[str, str] = MappingProxyType({})
 
     def iam(self, universe: str | None = None) -> IamCredentials:
         """The IAM Credentials API, of a universe domain where the configuration names no address."""
@@ -89,7 +92,9 @@ def federation(
     info: Mapping[str, Any], where: str, addresses: Addresses, service_account: str | None = None
 ) -> Grant:
     """Workload identity federation by a file: as `service_account`, as the one that the file names, or as itself."""
-    direct = FederationGrant(lambda: json.dumps(info), where, token_url=addresses.sts)
+    direct = FederationGrant(
+        lambda: json.dumps(info), where, token_url=addresses.sts, programs=addresses.programs
+    )
     account = service_account or direct.service_account()
     if account is None:
         return direct

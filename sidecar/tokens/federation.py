@@ -1,10 +1,9 @@
 """Access tokens for an identity of another provider: workload identity federation.
 
 Owns the use of `external_account` files. google-auth gets the subject token (from a file, a URL, an executable
-or AWS) and exchanges it; `impersonation` goes on from there. Called in worker threads. The rule: the subject
-token goes to the configured STS or the file's `token_url`, over TLS or to loopback; executables are run by
-google-auth, under its own opt-in variable and its own deadline. The file's impersonation URL is taken apart and
-not called. Source: https://google.aip.dev/auth/4117
+or AWS; from an executable by `executable`) and exchanges it; `impersonation` goes on from there. Called in worker
+threads. The rule: the subject token goes to the configured STS or the file's `token_url`, over TLS or to loopback.
+The file's impersonation URL is taken apart and not called. Source: https://google.aip.dev/auth/4117
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ from sidecar.config.credentials import is_email
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
 from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol
+from sidecar.tokens.executable import Executable, seconds_of
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in
 
 _FIELDS: Final = ("audience", "subject_token_type", "token_url")
 _AGAIN: Final = "Write it again with `gcloud iam workload-identity-pools create-cred-config`."
-_EXECUTABLE_SECONDS: Final = 30.0
-"""google-auth's default for an executable."""
-ALLOW_EXECUTABLES: Final = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES"
 _ACCOUNT_IN_URL = re.compile(r"/serviceAccounts/([^/:]+):generateAccessToken$")
 
 
@@ -35,9 +32,17 @@ class FederationGrant(Grant):
 
     ability = "federated"
 
-    def __init__(self, read: Callable[[], str], where: str, *, token_url: str | None = None) -> None:
-        """`token_url` is asked instead of the file's own."""
+    def __init__(
+        self,
+        read: Callable[[], str],
+        where: str,
+        *,
+        token_url: str | None = None,
+        programs: Mapping[str, str] | None = None,
+    ) -> None:
+        """`token_url` is asked instead of the file's own; `programs` is the environment that an executable sees."""
         self._read = read
+        self._programs = programs or {}
         self._where = where
         self._token_url = token_url
 
@@ -58,8 +63,7 @@ class FederationGrant(Grant):
         executable = source.get("executable") if isinstance(source, dict) else None
         if not isinstance(executable, dict):
             return None
-        timeout = executable.get("timeout_millis")
-        return timeout / 1000 if isinstance(timeout, int) and timeout > 0 else _EXECUTABLE_SECONDS
+        return seconds_of(executable)
 
     def member(self, flight: Flight) -> str | None:
         """See `Grant.member`: the pool's identities, since the subject shows only in the subject token."""
@@ -69,6 +73,7 @@ class FederationGrant(Grant):
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
         """See `Grant.access_token`."""
         info = self._info()
+        account = account_in(info, "service_account_impersonation_url", self._where)
         # With it, google-auth would go on to the service account by itself, past the configured IAM endpoint.
         info.pop("service_account_impersonation_url", None)
         sts = Endpoint(
@@ -80,7 +85,7 @@ class FederationGrant(Grant):
         exchange = _Exchange(flight, info["token_url"], sts, self._where)
         fault: SidecarError | None = None
         try:
-            credentials = self._credentials(info, scopes)
+            credentials = self._credentials(info, scopes, flight, account)
             credentials.refresh(exchange)
         except SidecarError:
             raise
@@ -110,27 +115,22 @@ class FederationGrant(Grant):
             invalid(self._where, f"it lacks `credential_source`. {_AGAIN}")
         return info
 
-    def _credentials(self, info: Mapping[str, Any], scopes: Sequence[str]) -> Any:
-        source = info["credential_source"]
+    def _credentials(
+        self, info: Mapping[str, Any], scopes: Sequence[str], flight: Flight, account: str | None
+    ) -> Any:
         if info["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request":
             from google.auth.aws import Credentials
-        elif "executable" in source:
-            from google.auth.pluggable import Credentials  # type: ignore[assignment]
         else:
             from google.auth.identity_pool import Credentials  # type: ignore[assignment]
+        if "executable" in info["credential_source"]:
+            given = Executable(info, self._where, self._programs, flight, account=account)
+            info = {**info, "credential_source": None, "subject_token_supplier": given}
         return Credentials.from_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
 
     def _subject_failed(self, error: Exception | None) -> SidecarError:
         """What the exception's kind and google-auth's own words say; nothing else of it."""
         text = str(error)
-        if "Executables need to be explicitly allowed" in text:
-            detail = (
-                f"The executable in {self._where} is run only where {ALLOW_EXECUTABLES}=1 is set: set it if you trust "
-                "that file."
-            )
-        elif type(error).__name__ == "TimeoutExpired":
-            detail = f"The executable in {self._where} did not end within its `timeout_millis`: see what holds it up."
-        elif "was not found" in text:
+        if "was not found" in text:
             detail = (
                 f"The file with the subject token that {self._where} names is not there: see that whoever writes it "
                 "runs, and that it is mounted here."
@@ -144,7 +144,7 @@ class FederationGrant(Grant):
             detail = (
                 f"The subject token that {self._where} describes could not be had "
                 f"({'no exchange was made' if error is None else type(error).__name__}): check `credential_source`, "
-                "the format and field name in it, and what the executable or file gives."
+                "the format and field name in it, and what the file or URL gives."
             )
         return SidecarError(Reason.SUBJECT_TOKEN_FAILED, detail)
 

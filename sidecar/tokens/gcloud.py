@@ -19,6 +19,7 @@ from sidecar.tokens import subprocess_run
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant
+from sidecar.tokens.program_environment import GCLOUD, passed_on
 from sidecar.tokens.token import is_life
 
 LOGIN: Final = "gcloud auth login"
@@ -28,14 +29,6 @@ _QUIET: Final = {
     "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
 }
 _IAM_OVERRIDE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS"
-_PASSED: Final = frozenset(
-    {
-        *("HOME", "PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
-        *("GCE_METADATA_ROOT", "GCE_METADATA_HOST", "GCE_METADATA_IP"),
-    }
-)
 _ENDED: Final = ("eauthentication", "invalid_rapt", "invalid_grant")
 _UNREACHABLE: Final = ("Max retries exceeded", "Failed to resolve", "Connection refused", "timed out")
 """In what gcloud says; it calls both a problem of refreshing the tokens."""
@@ -61,7 +54,7 @@ class GcloudGrant(Grant):
     ) -> None:
         """`oauth`, `iam_credentials` and `metadata` are endpoints to ask instead of those that gcloud knows."""
         self._environ = {
-            **{name: value for name, value in environ.items() if _is_passed(name)},
+            **passed_on(environ, GCLOUD),
             **_QUIET,
             **({} if oauth is None else {"CLOUDSDK_AUTH_TOKEN_HOST": oauth}),
             **({} if iam_credentials is None else {_IAM_OVERRIDE: f"{iam_credentials}/"}),
@@ -228,10 +221,6 @@ class GcloudGrant(Grant):
     def _shown(self, words: Sequence[str]) -> str:
         account = "" if self._account is None else f" --account={self._account}"
         return f"{self._command} {' '.join(words)}{account}"
-
-
-def _is_passed(name: str) -> bool:
-    return name in _PASSED or name.startswith("CLOUDSDK_")
 
 
 def _credential(text: str) -> tuple[str | None, float | None]:

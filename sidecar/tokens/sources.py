@@ -11,7 +11,7 @@ the others alone. google-auth is imported by the first fetch, in its thread: it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
@@ -29,6 +29,7 @@ from sidecar.tokens.google_source import DEFAULT_SECONDS, GoogleSource
 from sidecar.tokens.grant import Grant, mismatch
 from sidecar.tokens.impersonation import ImpersonationGrant
 from sidecar.tokens.metadata import MetadataGrant
+from sidecar.tokens.program_environment import EXECUTABLES, passed_on
 from sidecar.tokens.ready_token import ReadyToken, token_file
 from sidecar.tokens.service_account import KeyGrant
 from sidecar.tokens.token import TokenKey
@@ -58,14 +59,17 @@ def build_sources(
     seconds: float = DEFAULT_SECONDS,
     threads: int = DEFAULT_LIMIT,
     known: Mapping[str, GoogleSource] | None = None,
+    withheld: Collection[str] = (),
 ) -> dict[str, GoogleSource]:
     """A source for each credential, by its name. Nobody is asked yet: that is the first fetch.
 
     `known` are sources of credentials that have not changed: they are used again, with what they found out.
     `seconds` is the deadline of a fetch, where the credential has none of its own; `threads` is how many fetches of
-    one credential run at once.
+    one credential run at once. `withheld` are variables that hold secrets of the configuration: no program sees them,
+    unless its credential names them.
     """
     addresses = Addresses() if endpoints is None else Addresses(**dict(endpoints))
+    addresses = addresses._replace(programs=passed_on(environ, EXECUTABLES, withheld=withheld))
     known = known or {}
     grants: dict[str, Grant] = {name: source.grant for name, source in known.items()}
     for name in credentials:
@@ -187,6 +191,8 @@ def _grant(
             )
         case "workload_identity_federation":
             account = credential.service_account
+            named = {name: environ[name] for name in credential.environment if name in environ}
+            addresses = addresses._replace(programs={**addresses.programs, **named})
             return FileGrant(
                 partial(read_text, credential.file),
                 credential.file,

@@ -14,8 +14,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from typing import IO, Final, NamedTuple, final
 
 from sidecar.tokens.flight import Flight
@@ -45,8 +46,13 @@ class Ended(NamedTuple):
         return f"<Ended {self.code}>"
 
 
-def run(command: Sequence[str], environ: Mapping[str, str], flight: Flight) -> Ended:
-    """Run `command` with `environ` as its whole environment; OSError if it can't be started."""
+def run(command: Sequence[str], environ: Mapping[str, str], flight: Flight, *, seconds: float = inf) -> Ended:
+    """Run `command` with `environ` as its whole environment, for at most `seconds`; OSError if it can't be started."""
+    ends_mono = flight.clock.mono() + seconds
+
+    def left() -> float:
+        return max(0.0, min(flight.left, ends_mono - flight.clock.mono()))
+
     # Not by a shell: the words come from the configuration.
     process = subprocess.Popen(  # noqa: S603
         list(command),
@@ -61,10 +67,10 @@ def run(command: Sequence[str], environ: Mapping[str, str], flight: Flight) -> E
     flight.on_abort(group.kill)
     code = None
     try:
-        printed, too_long = _read(process, flight)
-        late = flight.left <= 0
+        printed, too_long = _read(process, left)
+        late = left() <= 0
         if not late and not too_long:
-            code, late = group.wait(flight)
+            code, late = group.wait(left)
     finally:
         group.end()
         for stream in _pipes(process):
@@ -82,16 +88,17 @@ class _Group:
         self._lock = threading.Lock()
         self._collected = False
 
-    def wait(self, flight: Flight) -> tuple[int | None, bool]:
-        """How the command ended, and whether it was too late for that. It is not collected: its number stays its own.
+    def wait(self, left: Callable[[], float]) -> tuple[int | None, bool]:
+        """How the command ended, and whether it did not in the seconds that are `left`.
 
-        Not by `Popen.wait`, which calls an end 0 that somebody else has collected.
+        It is not collected, so that its number stays its own. Not by `Popen.wait`, which calls an end 0 that somebody
+        else has collected.
         """
         if not hasattr(
             os, "waitid"
         ):  # macOS before Python 3.13, where nothing here collects what is not its own
             with suppress(subprocess.TimeoutExpired):
-                return self._process.wait(flight.left), False
+                return self._process.wait(left()), False
             return None, True
         delay = _POLL / 100
         while True:
@@ -102,9 +109,9 @@ class _Group:
             if found is not None:
                 exited = found.si_code == os.CLD_EXITED
                 return (found.si_status if exited else -found.si_status), False
-            if (left := flight.left) <= 0:
+            if (seconds := left()) <= 0:
                 return None, True
-            time.sleep(min(delay, left))
+            time.sleep(min(delay, seconds))
             delay = min(delay * 2, _POLL)
 
     def kill(self) -> None:
@@ -122,14 +129,14 @@ class _Group:
         self._process.wait()
 
 
-def _read(process: subprocess.Popen[bytes], flight: Flight) -> tuple[tuple[bytes, bytes], bool]:
+def _read(process: subprocess.Popen[bytes], left: Callable[[], float]) -> tuple[tuple[bytes, bytes], bool]:
     """What it printed on stdout and stderr until it closed both, and whether that was too much."""
     stdout, stderr = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
         for stream, gathered in zip(_pipes(process), (stdout, stderr), strict=True):
             selector.register(stream, selectors.EVENT_READ, gathered)
-        while selector.get_map() and (left := flight.left) > 0:
-            for ready, _ in selector.select(left):
+        while selector.get_map() and (seconds := left()) > 0:
+            for ready, _ in selector.select(seconds):
                 data = os.read(ready.fd, _CHUNK)
                 ready.data.extend(data)
                 if not data:

@@ -335,6 +335,38 @@ async def test_exec_sets_the_proxy_variables_when_asked(google: Emulator) -> Non
     )
 
 
+async def test_exec_keeps_the_sidecars_secrets_to_itself(google: Emulator, tmp_path: Path) -> None:
+    """Its settings and the variables of its secrets, but for those that are named; nor has the command its open files."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "listen: [{address: 'localhost:0', require_header: {X-Caller: '${CALLER}'}}]\n"
+        "admin: localhost:0\ncredentials: {default: {type: static, token: '${TOKEN}'}}\n"
+        "routes: [{name: a, upstream: 'https://a.example'}]\n"
+    )
+    script = (
+        "import json, os; own = os.open('/dev/null', os.O_RDONLY);"
+        "print(json.dumps([dict(os.environ), [n for n in os.listdir('/proc/self/fd') if int(n) < own]]))"
+    )
+    variables = {
+        "CALLER": "c4ller-secret",
+        "TOKEN": "t0ken-secret",
+        "IDTOKEN_SIDECAR_LOG_LEVEL": "error",
+        "MINE": "1",
+    }
+    for named in ((), ("--pass-env", "CALLER", "--pass-env", "IDTOKEN_SIDECAR_LOG_LEVEL")):
+        code, out, err = await command(
+            *("exec", "--no-wait", "-c", str(config), *named, "--", COMMAND[0], "-c", script),
+            **variables,
+            **google.environment(),
+        )
+        assert code == 0, err
+        environ, descriptors = json.loads(out)
+        passed = {name for name in variables if name in environ}
+        assert passed == {"MINE", *named[1::2]}
+        assert environ["IDTOKEN_SIDECAR_URL"].startswith("http://localhost:")
+        assert descriptors == ["0", "1", "2"]
+
+
 async def test_exec_forwards_signals_and_reports_them(google: Emulator, tmp_path: Path) -> None:
     """The command decides what a signal means; one that ends it becomes 128 plus its number."""
     script = "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(5)); print('up', flush=True); signal.pause()"

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.sts import AWS_TYPE, Provider
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.federation import ALLOW_EXECUTABLES, FederationGrant, account_in
+from sidecar.tokens.executable import ALLOW_EXECUTABLES
+from sidecar.tokens.federation import FederationGrant, account_in
+from sidecar.tokens.flight import Flight
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.token import Token, TokenKey, read_claims
@@ -35,6 +39,9 @@ class Federation:
     """A provider that is trusted, and a file that leads to it."""
 
     def __init__(self, google: Emulator, directory: Path) -> None:
+        self.environ = {ALLOW_EXECUTABLES: "1", "PATH": os.environ["PATH"]}
+        self.named: tuple[str, ...] = ()
+        self.withheld: tuple[str, ...] = ()
         self.google = google
         self.directory = directory
         self.provider: Provider = google.sts.add_provider()
@@ -67,14 +74,18 @@ class Federation:
 
     def source(self, account: str | None = None, *, seconds: float = 60.0) -> GoogleSource:
         credential = WorkloadIdentityFederation(
-            type="workload_identity_federation", file=str(self.file), service_account=account
+            type="workload_identity_federation",
+            file=str(self.file),
+            service_account=account,
+            environment=self.named,
         )
         return build_sources(
             {"x": credential},
             clock=SystemClock(asyncio.get_running_loop()),
-            environ=self.google.environment(),
+            environ={**self.environ, **self.google.environment()},
             endpoints=Endpoints(iam_credentials=self.google.iam_url),
             seconds=seconds,
+            withheld=self.withheld,
         )["x"]
 
     async def mint(self, key: TokenKey = ACCESS, account: str | None = None) -> Token:
@@ -93,8 +104,6 @@ class Federation:
 def federation(google: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
-    # google-auth reads it from the process.
-    monkeypatch.setenv(ALLOW_EXECUTABLES, "1")
     return Federation(google, tmp_path)
 
 
@@ -102,6 +111,14 @@ GIVES = (
     "print(json.dumps({'version': 1, 'success': True, 'expiration_time': int(time.time()) + 600,"
     " 'token_type': 'urn:ietf:params:oauth:token-type:jwt', 'id_token': subject}))"
 )
+
+
+def gives(**changes: Any) -> str:
+    """The same, with other fields."""
+    return GIVES.replace("print(json.dumps({", "print(json.dumps({**{").replace(
+        "}))", f"}}, **{changes!r}}}))"
+    )
+
 
 SOURCES: Mapping[str, Callable[[Federation], None]] = {
     "file": lambda it: it.from_file(),
@@ -196,11 +213,49 @@ FAILURES: Mapping[str, tuple[Callable[[Federation], None], str]] = {
         lambda it: it.from_program(
             f"print(json.dumps({{'version': 1, 'success': False, 'code': '7', 'message': '{SUBJECT_SECRET}'}}))"
         ),
-        "what the executable or file gives",
+        "says that it did not succeed",
     ),
     "program-crashes": (
         lambda it: it.from_program(f"sys.exit('{SUBJECT_SECRET}')"),
-        "what the executable or file gives",
+        "ended with exit code 1",
+    ),
+    "program-gives-a-token-and-fails": (
+        lambda it: it.from_program(f"{GIVES}\nsys.exit(3)"),
+        "ended with exit code 3",
+    ),
+    "program-prints-words": (lambda it: it.from_program("print('hello')"), "printed no JSON object"),
+    "program-of-the-future": (lambda it: it.from_program(gives(version=2)), "in a `version` other than 1"),
+    "program-of-no-version": (lambda it: it.from_program(gives(version="1")), "in a `version` other than 1"),
+    "program-of-no-type": (
+        lambda it: it.from_program(gives(token_type="jwt")),
+        "a `token_type` that is none of",
+    ),
+    "program-of-no-token": (lambda it: it.from_program(gives(id_token="")), "gave no `id_token`"),
+    "program-too-late": (
+        lambda it: it.from_program(gives(expiration_time=1)),
+        "an `expiration_time` that no token has",
+    ),
+    "program-expired": (
+        lambda it: it.from_program(GIVES.replace("+ 600", "- 60")),
+        "gave a subject token that has expired",
+    ),
+    **{
+        f"program-for-ever-{word}": (
+            lambda it, word=word: it.from_program(
+                GIVES.replace("int(time.time()) + 600", f"float({word!r})")
+            ),
+            "an `expiration_time` that no token has",
+        )
+        for word in ("1e300", "nan", "inf", "253402387200")
+    },
+    "program-is-not-there": (
+        lambda it: it.write({"executable": {"command": "/nowhere/at-all"}}),
+        "could not be run",
+    ),
+    "program-is-nothing": (lambda it: it.write({"executable": {"command": "'"}}), "no usable `command`"),
+    "program-takes-too-long": (
+        lambda it: it.from_program(GIVES, timeout_millis=600_000),
+        "not between 5000 and 120000",
     ),
     "no-region": (
         lambda it: it.write(
@@ -230,17 +285,98 @@ async def test_a_subject_token_that_cannot_be_had(federation: Federation, what: 
     assert federation.google.sts.endpoint.arrived == 0
 
 
-async def test_programs_are_run_only_where_that_was_allowed(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_programs_are_run_only_where_that_was_allowed(federation: Federation) -> None:
     """A file can't bring a command along: google-auth's own variable must say so, and the error names it."""
-    monkeypatch.delenv(ALLOW_EXECUTABLES)
+    del federation.environ[ALLOW_EXECUTABLES]
     ran = federation.directory / "ran"
     federation.from_program(f"open({str(ran)!r}, 'w')\n{GIVES}")
     error = await federation.refused()
     assert error.reason is Reason.SUBJECT_TOKEN_FAILED
     assert f"{ALLOW_EXECUTABLES}=1" in error.detail
     assert not ran.exists()
+
+
+SEES = "open({seen!r}, 'w').write(json.dumps(dict(__import__('os').environ)))\n"
+
+
+async def test_a_program_sees_none_of_the_sidecars_secrets(federation: Federation) -> None:
+    """It sees what it was made for, and what its credential names; google-auth would show it everything."""
+    seen = federation.directory / "seen"
+    secrets = {
+        "IDTOKEN_SIDECAR_LISTEN": "{require_header: secret}",
+        "IDTOKEN_SIDECAR_CONFIG": "/etc/config.yaml",
+        "LOCAL_SECRET": "a",
+        "DATABASE_PASSWORD": "b",
+        "GOOGLE_TOKEN_OF_OURS": "c",
+        "LISTEN_FDS": "1",
+    }
+    usual = {"HOME": "/home/x", "LC_ALL": "C.UTF-8", "HTTPS_PROXY": "http://proxy", "AWS_REGION": "eu-west-1"}
+    federation.environ |= {**secrets, **usual, "GOOGLE_CLOUD_PROJECT": "p", "IDP_HANDLE": "h"}
+    federation.withheld = ("LOCAL_SECRET", "GOOGLE_TOKEN_OF_OURS")
+    federation.from_program(SEES.format(seen=str(seen)) + GIVES)
+    await federation.mint()
+    found = json.loads(seen.read_text())
+    assert not found.keys() & {*secrets, "IDP_HANDLE"}
+    assert found.items() >= {**usual, "GOOGLE_CLOUD_PROJECT": "p", ALLOW_EXECUTABLES: "1"}.items()
+    federation.named = ("IDP_HANDLE", "LOCAL_SECRET", "NOT_SET")
+    await federation.mint()
+    assert json.loads(seen.read_text()).keys() - found.keys() == {"IDP_HANDLE", "LOCAL_SECRET"}
+
+
+async def test_a_program_is_told_what_google_auth_tells_it(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variables of AIP-4117, compared with google-auth's own way of running the same file."""
+    from google.auth import pluggable
+
+    seen = federation.directory / "seen"
+    kept = str(federation.directory / "kept.json")
+    federation.from_program(SEES.format(seen=str(seen)) + GIVES, output_file=kept)
+    url = f"https://iam.example/v1/projects/-/serviceAccounts/{SA}:generateAccessToken"
+    federation.change(service_account_impersonation_url=url)
+    for name in [name for name in os.environ if name.startswith("GOOGLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(ALLOW_EXECUTABLES, "1")
+    theirs = pluggable.Credentials.from_info(json.loads(federation.file.read_text()))
+    subject = theirs.retrieve_subject_token(None)
+    told = {name: value for name, value in json.loads(seen.read_text()).items() if name.startswith("GOOGLE_")}
+    grant = FederationGrant(
+        federation.file.read_text, "x", programs=federation.environ, token_url=federation.google.sts_url
+    )
+    flight = Flight(SystemClock(asyncio.get_running_loop()), 60)
+    await asyncio.to_thread(grant.access_token, flight, [SCOPE])
+    flight.close()
+    ours = {name: value for name, value in json.loads(seen.read_text()).items() if name.startswith("GOOGLE_")}
+    assert ours == told
+    assert len(told) >= 7
+    assert subject == federation.subject.read_text()
+
+
+async def test_a_subject_token_that_was_kept_is_used_while_it_lives(federation: Federation) -> None:
+    """From `output_file`; a kept one that has ended, or does not say when it ends, or is none, is not used, nor one that
+    says it never ends."""
+    kept, count = federation.directory / "kept.json", federation.directory / "count"
+    federation.from_program(f"open({str(count)!r}, 'a').write('x')\n{GIVES}", output_file=str(kept))
+    now = SystemClock(asyncio.get_running_loop()).wall()
+    answer = {
+        "version": 1,
+        "success": True,
+        "token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "id_token": federation.subject.read_text(),
+    }
+    runs = 0
+    for ends_at, runs_again in ((now + 600, 0), (now - 5, 1), (None, 1), (1e300, 1), ("soon", 1)):
+        kept.write_text(json.dumps(answer if ends_at is None else {**answer, "expiration_time": ends_at}))
+        await federation.mint()
+        runs += runs_again
+        assert (len(count.read_text()) if count.exists() else 0) == runs, ends_at
+
+
+async def test_a_program_may_answer_in_its_file(federation: Federation) -> None:
+    """Where it prints nothing."""
+    kept = federation.directory / "kept.json"
+    federation.from_program(f"sys.stdout = open({str(kept)!r}, 'w')\n{GIVES}", output_file=str(kept))
+    await federation.mint()
 
 
 @pytest.mark.slow
@@ -321,6 +457,9 @@ def test_the_account_in_an_impersonation_url(url: object, account: object) -> No
         pytest.param({"executable": {"command": "x"}}, 30.0, id="google-auths"),
         pytest.param({"executable": {"command": "x", "timeout_millis": "5s"}}, 30.0, id="nonsense"),
         pytest.param({"executable": {"command": "x", "timeout_millis": 0}}, 30.0, id="zero"),
+        pytest.param({"executable": {"command": "x", "timeout_millis": True}}, 30.0, id="switch"),
+        pytest.param({"executable": {"command": "x", "timeout_millis": 10**400}}, 30.0, id="huge"),
+        pytest.param({"executable": {"command": "x", "timeout_millis": nan}}, 30.0, id="nan"),
         pytest.param({"executable": "x"}, None, id="not-an-object"),
         pytest.param(None, None, id="not-a-file-for-this"),
     ],
