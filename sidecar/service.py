@@ -341,7 +341,8 @@ class Service:
         kept = unchanged(
             self.config.credentials,
             config.credentials,
-            same_endpoints=config.endpoints == self.config.endpoints,
+            same_surroundings=config.endpoints == self.config.endpoints
+            and config.secret_variables == self.config.secret_variables,
         )
         sources = build_sources(
             config.credentials,

@@ -89,10 +89,11 @@ def build_sources(
 
 
 def unchanged(
-    old: Mapping[str, Credential], new: Mapping[str, Credential], *, same_endpoints: bool
+    old: Mapping[str, Credential], new: Mapping[str, Credential], *, same_surroundings: bool
 ) -> set[str]:
-    """The credentials that are in both and mean the same, those that they act from included."""
-    if not same_endpoints:
+    """The credentials that are in both and mean the same, those that they act from included. `same_surroundings`: so do
+    the endpoints that they ask, and the variables that are kept from their programs."""
+    if not same_surroundings:
         return set()
 
     def same(name: str) -> bool:

@@ -157,8 +157,8 @@ OLD: Mapping[str, Credential] = {
 )
 def test_what_a_reload_leaves_alone(new: Mapping[str, Credential], kept: set[str]) -> None:
     """A credential is kept with its tokens only if whatever it acts from is the same, too; with other endpoints, none."""
-    assert unchanged(OLD, new, same_endpoints=True) == kept
-    assert unchanged(OLD, new, same_endpoints=False) == set()
+    assert unchanged(OLD, new, same_surroundings=True) == kept
+    assert unchanged(OLD, new, same_surroundings=False) == set()
 
 
 async def test_a_source_that_is_kept_stays_what_it_was() -> None:
