@@ -204,6 +204,8 @@ class Service:
         )
         self._admin: AdminServer | None = None
         self._registry = exposition.build_registry(self)
+        self._shown: tuple[Config, str] | None = None
+        """A configuration, and how it is shown."""
         self._started_at = self._clock.wall()
         self._reloads = Reloads(self._started_at)
         self._history = History()
@@ -228,7 +230,9 @@ class Service:
             warnings = _inspect(self.config, self._sources)
             self.bindings.bind(self.config, self._table)
             self._check_files(self._table.routes)
-            self._admin = AdminServer(self, [listener.socket for listener in self.bindings.admin])
+            self._admin = AdminServer(
+                self, [listener.socket for listener in self.bindings.admin], self._clock
+            )
             await self._admin.start()
             for use in self.bindings.uses:
                 await self._proxy.serve(*use)
@@ -567,16 +571,20 @@ class Service:
         self._history.sample(stats, now_at=self._clock.wall(), now_mono=self._clock.mono())
         self._sampling = self._loop.call_later(INTERVAL, self._sample)
 
-    def configuration(self) -> str:
+    async def configuration(self) -> str:
         """See `AdminView`."""
-        return shown(self.config)
+        config = self.config
+        if self._shown is None or self._shown[0] is not config:
+            # 200 routes are 250 ms of work: in a thread, and once.
+            self._shown = config, await asyncio.to_thread(shown, config)
+        return self._shown[1]
 
-    def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
+    async def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
         """See `AdminView`."""
         places = [
             (parse_listen(str(use.listener)), use.route and use.route.name) for use in self.bindings.uses
         ]
-        return explain(self.config, url, lines, places=places)
+        return await asyncio.to_thread(explain, self.config, url, lines, places=places)
 
     def _route_status(self, route: Route) -> RouteStatus:
         config = route.config

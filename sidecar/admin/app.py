@@ -2,9 +2,10 @@
 
 Owns the aiohttp application and the sites it is served on. `service` binds the sockets, hands them to
 `AdminServer` and closes it last of all, so that probes and scrapes see a drain to its end. It may not
-touch the data path: it knows the sidecar through `AdminView` alone. Rules: every request passes
-`callers.refusal`; every answer that is not a success is RFC 9457 problem+json, but for those to what aiohttp could not
-read as a request; nothing is cached or sniffed, and the status page alone may have a script, its own.
+touch the data path: it knows the sidecar through `AdminView` alone. Rules: what comes in passes `gate`, then
+`callers.refusal`; every answer that is not a success has the form of `problems`; nothing is cached or sniffed, and the
+status page alone may have a script, its own. aiohttp parses one head a connection, gets a body only where it is whole,
+and never decompresses.
 """
 
 from __future__ import annotations
@@ -13,47 +14,59 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Sequence
-from typing import Final, cast, final
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any, Final, cast, final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from sidecar.admin import callers, control, exposition, pages, probes
+from sidecar.admin import callers, control, exposition, intake, pages, probes, problems
+from sidecar.admin.gate import Gates
+from sidecar.admin.renderings import Budget, Rendering
 from sidecar.admin.view import VIEW, AdminView
-
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
+from sidecar.clock import Clock
 
 _log = logging.getLogger(__name__)
-
-_KEEP_ALIVE: Final = 75.0
-"""Seconds; longer than the usual scrape interval of 15 to 60, aiohttp's own default is an hour."""
-
-_CONNECTIONS: Final = 100
-"""Open at once; `proxy.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens at most."""
 
 _BACKLOG: Final = 128
 
 _CLOSE_WAIT: Final = 1.0
 """Seconds that answers under way get when the server closes."""
 
+_METRICS: web.AppKey[dict[bool, Rendering[bytes]]] = web.AppKey("metrics")
+"""By whether it is OpenMetrics."""
+_STATUS: web.AppKey[Rendering[str]] = web.AppKey("status")
 
-def build_app(view: AdminView) -> web.Application:
+_AIOHTTP: Final[dict[str, Any]] = {
+    "logger": _log,
+    "access_log": None,
+    "auto_decompress": False,
+    "max_line_size": intake.HEAD,
+    "max_field_size": intake.HEAD,
+    "max_headers": intake.LINES,
+    # It has one request, which is whole: what it would wait for does not come.
+    "keepalive_timeout": 0,
+    "lingering_time": 0,
+}
+
+_SLICE: Final = 2000
+"""Pieces of JSON a part: a millisecond of work."""
+
+
+def build_app(view: AdminView, clock: Clock) -> web.Application:
     """The application for `view`."""
     app = web.Application(middlewares=[_guard])
+    budget = Budget(clock)
     app[VIEW] = view
+    app[_METRICS] = {
+        openmetrics: Rendering(budget, partial(_exposition, view, openmetrics=openmetrics), b"".join)
+        for openmetrics in (False, True)
+    }
+    app[_STATUS] = Rendering(budget, partial(_document, view), "".join)
     app.on_response_prepare.append(_set_headers)
-    app[pages.CLOSING] = asyncio.Event()
-    app[pages.FEEDS] = pages.Feeds()
-    app.on_shutdown.append(pages.close)
+    pages.prepare(app, view, budget)
     for method, path, handler, _ in PATHS:
         if method == "GET":
             app.router.add_get(path, handler)  # and HEAD
@@ -67,31 +80,24 @@ class AdminServer:
     """The application on its listeners.
 
     `sockets` are bound; they listen from `start` on and are closed by `close`. At the limit of connections the oldest
-    one makes room: who asks as soon as it is connected, as probes do, is served however many others say nothing.
+    one that has not asked makes room: who asks as soon as it is connected, as probes do, is served however many others
+    say nothing.
     """
 
-    def __init__(self, view: AdminView, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, view: AdminView, sockets: Sequence[socket.socket], clock: Clock) -> None:
         self._sockets = tuple(sockets)
         self._servers: list[asyncio.Server] = []
-        _log.addFilter(_is_fault)
-        self._runner = web.AppRunner(
-            build_app(view),
-            access_log=None,
-            logger=_log,
-            keepalive_timeout=_KEEP_ALIVE,
-            shutdown_timeout=_CLOSE_WAIT,
-        )
+        self._runner = web.AppRunner(build_app(view, clock), access_log=None, shutdown_timeout=_CLOSE_WAIT)
+        self._gates = Gates(asyncio.get_running_loop(), clock, self._handler)
 
     async def start(self) -> None:
         """Accept connections on every socket."""
         await self._runner.setup()
-        loop, handlers = asyncio.get_running_loop(), cast(web.Server, self._runner.server)
+        loop = asyncio.get_running_loop()
         for sock in self._sockets:
-            # asyncio accepts up to `backlog` connections at a time, and goes on when the descriptor table is full: it
-            # would log a line for each, once a second.
-            self._servers.append(
-                await loop.create_server(lambda: _connection(handlers), sock=sock, backlog=1)
-            )
+            # asyncio accepts up to `backlog` connections before anything else gets its turn, and goes on when
+            # the descriptor table is full: it would log a line for each, once a second.
+            self._servers.append(await loop.create_server(self._gates, sock=sock, backlog=1))
             sock.listen(_BACKLOG)
 
     async def close(self) -> None:
@@ -99,70 +105,104 @@ class AdminServer:
         for server in self._servers:
             server.close()
         await self._runner.cleanup()
+        self._gates.close()
+
+    def _handler(self) -> asyncio.Protocol:
+        return _RequestHandler(
+            cast(web.Server, self._runner.server),
+            loop=asyncio.get_running_loop(),
+            **_AIOHTTP,
+        )
 
 
-def _connection(handlers: web.Server) -> asyncio.Protocol:
-    """The handler of one more connection, for which the oldest one goes at the limit."""
-    connections = handlers.connections
-    if (over := len(connections) - _CONNECTIONS) >= 0:
-        # Those before it are closing already.
-        connections[over].force_close()
-    return handlers()
+@final
+class _RequestHandler(web.RequestHandler):
+    """aiohttp's side of one connection, with one request."""
 
+    __slots__ = ()
 
-def _is_fault(record: logging.LogRecord) -> bool:
-    """Whether a record of aiohttp's is about us: bytes that are no HTTP are the port scanner's own fault."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """See aiohttp: the connection ends behind the answer."""
+        resp.force_close()
+        return await super().finish_response(request, resp, start_time)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See aiohttp, whose pages say what was received and what the server is made of: these say neither."""
+        if isinstance(exc, HttpProcessingError):
+            answer = _problem(400, "This request can't be read.")
+            # aiohttp would name itself, and answer as to HTTP/1.0: no signal is sent for these.
+            answer.headers.update(problems.HEADERS, Server="idtoken-sidecar", Connection="close")
+            return answer
+        self.logger.error("fault in the admin server", exc_info=exc)
+        if request.writer.output_size:
+            raise ConnectionError("the answer has begun")
+        return _problem(status, "The sidecar has met a fault of its own; its log says which.")
 
 
 async def _index(request: web.Request) -> web.Response:
     if "text/html" in request.headers.get("Accept", "").lower():
-        return pages.html(request)
+        return await pages.html(request)
     lines = [f"{method:<5}{path:<18}{what}" for method, path, _, what in PATHS]
     return web.Response(text="\n".join(["idtoken-sidecar: admin", "", *lines, ""]))
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    accept = ",".join(request.headers.getall("Accept", []))
-    content_type, parts = exposition.exposition(request.app[VIEW].registry, accept)
-    page = []
-    for part in parts:
-        page.append(part)
-        # Lets requests of the data path through between two parts.
-        await asyncio.sleep(0)
-    return web.Response(body=b"".join(page), headers={"Content-Type": content_type})
+    content_type = exposition.content_type(",".join(request.headers.getall("Accept", [])))
+    rendering = request.app[_METRICS][content_type.startswith(exposition.OPENMETRICS)]
+    return web.Response(body=await rendering.get(), headers={"Content-Type": content_type})
 
 
 async def _status(request: web.Request) -> web.Response:
-    text = json.dumps(request.app[VIEW].status(), indent=2) + "\n"
-    return web.Response(text=text, content_type="application/json")
+    return web.Response(text=await request.app[_STATUS].get(), content_type="application/json")
+
+
+async def _exposition(view: AdminView, *, openmetrics: bool) -> AsyncIterator[bytes]:
+    for part in exposition.parts(view.registry, openmetrics=openmetrics):
+        yield part
+
+
+async def _document(view: AdminView) -> AsyncIterator[str]:
+    pieces = []
+    for piece in json.JSONEncoder(indent=2).iterencode(view.status()):
+        pieces.append(piece)
+        if len(pieces) == _SLICE:
+            yield "".join(pieces)
+            pieces = []
+    yield "".join([*pieces, "\n"])
 
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse callers, and give every refusal one form."""
     if (reason := callers.refusal(request)) is not None:
-        return _problem(403, "Forbidden", reason)
+        return _problem(403, reason)
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        detail = f"{request.path} takes {allowed}."
-        return _problem(405, error.reason, detail, allow=allowed)
-    except web.HTTPNotFound as error:
-        return _problem(404, error.reason, "There is nothing at this path; / lists what there is.")
-    except (web.HTTPForbidden, web.HTTPBadRequest, web.HTTPServiceUnavailable) as error:
-        return _problem(error.status, error.reason, error.text or "")
+        answer = _problem(405, f"{request.path} takes {allowed}.")
+        answer.headers["Allow"] = allowed
+        return answer
+    except web.HTTPNotFound:
+        return _problem(404, "There is nothing at this path; / lists what there is.")
+    except web.HTTPException as error:
+        return _problem(error.status, error.text or "")
 
 
-def _problem(status: int, title: str, detail: str, *, allow: str | None = None) -> web.Response:
-    body = json.dumps({"title": title, "status": status, "detail": detail}) + "\n"
-    headers = {} if allow is None else {"Allow": allow}
-    return web.Response(text=body, status=status, content_type="application/problem+json", headers=headers)
+def _problem(status: int, detail: str) -> web.Response:
+    return web.Response(text=problems.document(status, detail), status=status, content_type=problems.TYPE)
 
 
 async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    for name, value in _HEADERS.items():
+    for name, value in problems.HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.pop("Server", None)  # names and versions of what we are made of
 

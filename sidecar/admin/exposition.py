@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import final
 
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
@@ -199,20 +200,25 @@ def build_registry(source: MetricsSource) -> CollectorRegistry:
     return registry
 
 
-def exposition(registry: CollectorRegistry, accept: str) -> tuple[str, Iterator[bytes]]:
-    """The content type that `accept` asks for (Prometheus text unless OpenMetrics), and the page in parts.
+def content_type(accept: str) -> str:
+    """What `accept` asks for: Prometheus text unless OpenMetrics, in a version that is known."""
+    try:
+        found = choose_encoder(accept)[1]
+    except (TypeError, ValueError):  # a version in Accept that is no version
+        found = CONTENT_TYPE_PLAIN_0_0_4
+    # Whatever version is asked for would be said to be the answer's.
+    if found.startswith(OPENMETRICS) and _VERSION not in found:
+        return CONTENT_TYPE_PLAIN_0_0_4
+    return found
+
+
+def parts(registry: CollectorRegistry, *, openmetrics: bool) -> Iterator[bytes]:
+    """The page in parts, one of two: names as ours are the same in each version and escaping.
 
     A caller lets the event loop turn between the parts: a thousand audiences are some 10,000 lines, and
     100 ms of work. Each family is read in one piece all the same.
     """
-    try:
-        encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # a version in Accept that is no version
-        encode, content_type = choose_encoder("")
-    return content_type, _parts(registry, encode)
-
-
-def _parts(registry: CollectorRegistry, encode: Callable[[_Slice], bytes]) -> Iterator[bytes]:
+    encode = openmetrics_exposition.generate_latest if openmetrics else generate_latest
     end = b""
     for metric in registry.collect():
         samples = metric.samples
@@ -227,6 +233,8 @@ def _parts(registry: CollectorRegistry, encode: Callable[[_Slice], bytes]) -> It
     yield end
 
 
+OPENMETRICS = "application/openmetrics-text"
+_VERSION = "version=1.0.0;"
 _EOF = b"# EOF\n"
 _SLICE = 500
 """Samples a part: two to four milliseconds of work."""

@@ -2,25 +2,27 @@
 
 Owns how the page gets to a browser. Called by `app`. It may not know what is on the page: that is `page`. Rules: the
 page's Content-Security-Policy lets in what comes from here and nothing else; a feed sends a section only when it has
-changed, and ends when the server closes.
+changed, and ends when the server closes; what all of them show is made once for all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import cache
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from sidecar.admin.callers import refuse_strangers
 from sidecar.admin.page import page, sections
-from sidecar.admin.view import VIEW
+from sidecar.admin.renderings import Budget, Rendering
+from sidecar.admin.view import VIEW, AdminView
 
-CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
+_CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
 
 _EVERY: Final = 1.0
 """Seconds between two looks at what has changed."""
@@ -38,42 +40,68 @@ class Feeds:
         self.open = 0
 
 
-FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
+_FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
+_PAGE: web.AppKey[Rendering[str]] = web.AppKey("page")
+_SECTIONS: web.AppKey[Rendering[dict[str, str]]] = web.AppKey("sections")
+_EXPLAINING: web.AppKey[asyncio.Lock] = web.AppKey("explaining", asyncio.Lock)
 
 
-def html(
-    request: web.Request, *, asked: dict[str, str] | None = None, said: dict[str, object] | None = None
-) -> web.Response:
+def prepare(app: web.Application, view: AdminView, budget: Budget) -> None:
+    """Give the application what the handlers here need."""
+
+    def whole(parts: list[Any]) -> str:
+        return page(*parts, view.fault)
+
+    def in_sections(parts: list[Any]) -> dict[str, str]:
+        return sections(*parts, view.fault)
+
+    async def read() -> AsyncIterator[Any]:
+        yield view.status()
+        yield await view.configuration()
+
+    app[_PAGE] = Rendering(budget, read, whole)
+    app[_SECTIONS] = Rendering(budget, read, in_sections)
+    app[_CLOSING] = asyncio.Event()
+    app[_FEEDS] = Feeds()
+    app[_EXPLAINING] = asyncio.Lock()
+    app.on_shutdown.append(close)
+
+
+async def html(request: web.Request) -> web.Response:
     """The page as it is now."""
-    view = request.app[VIEW]
-    text = page(view.status(), view.configuration(), view.fault, asked=asked, said=said)
-    # With no-referrer, a browser would send the form with `Origin: null`.
-    headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin", "Vary": "Accept"}
-    return web.Response(text=text, content_type="text/html", headers=headers)
+    return _html(await request.app[_PAGE].get())
 
 
 async def explain(request: web.Request) -> web.Response:
     """The page, with what would become of the request that the form describes.
 
-    Only for this machine, as every POST: what it answers is no secret, but it costs the loop more than a look does.
+    Only for this machine, as every POST: what it answers is no secret, but it costs more than a look. One at a time.
     """
     refuse_strangers(request, "explain a request")
     form = await request.post()
     url, headers = str(form.get("url", "")), str(form.get("headers", ""))
     lines = [line for line in headers.splitlines() if line.strip()]
-    try:
-        said = request.app[VIEW].explain(url, lines)
-    except ValueError as error:
-        said = {"taken": False, "says": str(error)}
-    return html(request, asked={"url": url, "headers": headers}, said=said)
+    view = request.app[VIEW]
+    async with request.app[_EXPLAINING]:
+        try:
+            said = await view.explain(url, lines)
+        except ValueError as error:
+            said = {"taken": False, "says": str(error)}
+        asked = {"url": url, "headers": headers}
+        return _html(page(view.status(), await view.configuration(), view.fault, asked=asked, said=said))
+
+
+def _html(text: str) -> web.Response:
+    # With no-referrer, a browser would send the form with `Origin: null`.
+    headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin", "Vary": "Accept"}
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 async def events(request: web.Request) -> web.StreamResponse:
     """`section` events: the id of an element and its new content, whenever it has changed."""
-    closing, feeds = request.app[CLOSING], request.app[FEEDS]
+    closing, feeds = request.app[_CLOSING], request.app[_FEEDS]
     if feeds.open >= _MAX_FEEDS:
         raise web.HTTPServiceUnavailable(text="Too many status pages are open.")
-    view = request.app[VIEW]
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     if request.method == "HEAD":
@@ -83,7 +111,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     sent: dict[str, str] = {}
     try:
         while not closing.is_set():
-            now = sections(view.status(), view.configuration(), view.fault)
+            now = await request.app[_SECTIONS].get(age=_EVERY)
             for name, text in now.items():
                 if sent.get(name) != text:
                     data = json.dumps({"id": name, "html": text})
@@ -100,7 +128,7 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 async def close(app: web.Application) -> None:
     """End every feed."""
-    app[CLOSING].set()
+    app[_CLOSING].set()
 
 
 async def style(_: web.Request) -> web.Response:

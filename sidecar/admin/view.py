@@ -46,11 +46,11 @@ class AdminView(Protocol):
         """What /status.json shows; see `status.document`."""
         ...
 
-    def configuration(self) -> str:
+    async def configuration(self) -> str:
         """The configuration in use, with every default; secrets are hidden."""
         ...
 
-    def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
+    async def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
         """What would become of a request; see `explain.explain`. ValueError with a sentence for what is none."""
         ...
 

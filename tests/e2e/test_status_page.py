@@ -305,6 +305,22 @@ async def test_another_site_gets_neither_page_nor_feed_nor_answers(google: Emula
     assert status == 403
 
 
+async def test_the_form_is_taken(google: Emulator, start: Start) -> None:
+    """The one body that the admin port reads, and only as a form."""
+    sidecar = await start(config(*await targets(google)))
+
+    async def explain(kind: str, body: bytes) -> tuple[int, str]:
+        status, _, answer = await ask(sidecar.admin_port, "POST", "/explain", {"Content-Type": kind}, body)
+        return status, answer.decode()
+
+    form = f"url=http%3A%2F%2Fbilling.localhost%3A{sidecar.port}%2Fx&headers=".encode()
+    status, text = await explain("application/x-www-form-urlencoded; charset=utf-8", form)
+    assert status == 200
+    assert "A route takes it." in text
+    assert (await explain("text/plain", form))[0] == 415
+    assert (await explain("application/x-www-form-urlencoded", b"url=" + b"x" * 200_000))[0] == 413
+
+
 async def test_the_number_of_feeds_is_bounded_and_they_end_with_the_sidecar(
     google: Emulator, start: Start
 ) -> None:

@@ -82,3 +82,10 @@ async def test_a_persons_token_is_for_no_wildcard(tmp_path: Path) -> None:
         assert [str(use.listener.address) for use in made.bindings.uses] == ["localhost:0"] * 2
     finally:
         await made._close()
+
+
+async def test_a_configuration_is_spelled_once(service: Service) -> None:
+    """Whoever looks at the status page gets the same text; 200 routes are a quarter of a second of work."""
+    first = await service.configuration()
+    assert "https://a.example" in first
+    assert await service.configuration() is first

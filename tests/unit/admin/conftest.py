@@ -16,6 +16,7 @@ from sidecar.log_sink import Loss
 from sidecar.metrics import ListenerStats, LoopStats, RouteStats, Stall, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
+from tests.support.clock import FakeClock
 
 
 @dataclass
@@ -141,4 +142,4 @@ async def client(
     view: FakeSidecar, aiohttp_client: Callable[..., Awaitable[TestClient[Any, Any]]]
 ) -> TestClient[Any, Any]:
     """A client of the admin application of `view`, over a real socket."""
-    return await aiohttp_client(build_app(view))
+    return await aiohttp_client(build_app(view, FakeClock()))

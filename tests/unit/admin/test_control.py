@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 from sidecar.admin.app import PATHS, AdminServer
 from sidecar.admin.control import quit_sidecar
 from sidecar.admin.view import VIEW
+from sidecar.clock import SystemClock
 
 
 async def test_a_post_from_this_machine_quits(client: TestClient[Any, Any], view: Any) -> None:
@@ -109,7 +111,7 @@ async def test_a_unix_socket_can_quit(view: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "admin.sock")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
-        server = AdminServer(view, [sock])
+        server = AdminServer(view, [sock], SystemClock(asyncio.get_running_loop()))
         await server.start()
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
             answer = await session.post("http://localhost/quit")

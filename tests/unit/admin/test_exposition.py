@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar import metrics
-from sidecar.admin.exposition import exposition
+from sidecar.admin.exposition import OPENMETRICS, content_type, parts
 from sidecar.metrics import FAMILIES, HandshakeFailure, Pause, RouteStats
 from sidecar.tokens.entry import State, TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
@@ -46,7 +46,11 @@ def _scrape(view: Any, accept: str = "", parse: Parser = parse_text) -> Samples:
 
 
 def _page(view: Any, accept: str = "") -> str:
-    return b"".join(exposition(view.registry, accept)[1]).decode()
+    return b"".join(_parts(view, accept)).decode()
+
+
+def _parts(view: Any, accept: str) -> list[bytes]:
+    return list(parts(view.registry, openmetrics=content_type(accept).startswith(OPENMETRICS)))
 
 
 def _at(samples: Samples, name: str, **labels: str) -> float:
@@ -299,8 +303,8 @@ def test_a_long_family_is_whole(view: Any, accept: str, parse: Parser) -> None:
     assert page.count("# TYPE idtoken_sidecar_token_state gauge\n") == 1
     assert page.count("# HELP idtoken_sidecar_token_state ") == 1
     assert page.count("# EOF\n") == bool(accept)
-    parts = [part.count(b"\n") for part in exposition(view.registry, accept)[1]]
-    assert max(parts) <= 503  # 500 samples and the head of a family
+    sizes = [part.count(b"\n") for part in _parts(view, accept)]
+    assert max(sizes) <= 503  # 500 samples and the head of a family
 
 
 def test_a_label_value_is_escaped(view: Any) -> None:
@@ -311,7 +315,6 @@ def test_a_label_value_is_escaped(view: Any) -> None:
     assert _at(samples, "token_state", credential="default", audience=audience, state="fresh") == 1
 
 
-OPENMETRICS = "application/openmetrics-text"
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
     "application/openmetrics-text;version=0.0.1;q=0.4,"
@@ -344,3 +347,12 @@ async def test_the_format_follows_accept(
     text = await answer.text()
     parse = parse_openmetrics if content_type == OPENMETRICS else parse_text
     assert len(list(parse(text))) > len(FAMILIES)
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "7.0.0", "1.0.0.SECRET", "1.0.0; SECRET", "9" * 5000])
+def test_a_version_that_is_not_known_is_not_repeated(version: str) -> None:
+    """The answer says what it is, not what was asked for."""
+    assert content_type(f"{OPENMETRICS};version={version}").partition("; escaping")[0] in (
+        "text/plain; version=0.0.4; charset=utf-8",
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    )

@@ -1,0 +1,248 @@
+"""A connection to the admin server, until a whole request is there, and its bounds from then on.
+
+Owns what aiohttp must not decide: how much is read, for how long, from how many at once. Made by `app` for each
+connection; aiohttp gets nothing before a head, and the body where one is taken, is whole and `intake` has let it pass.
+It may not look into an answer. Rules: one request a connection, so that nothing piles up behind it; each turn of the
+event loop accepts one connection and begins one request, so that those of the data path have theirs in between; what is
+refused is answered in full (RFC 9112 section 9.6), at no more than the cost of its head.
+
+    READING ──whole──▶ WAITING ──its turn──▶ SERVED ──answered──▶ closed
+       └──refused, late──▶ ENDING ──the peer's end, a moment──▶ closed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast, final
+
+from sidecar.admin import callers, intake, problems
+from sidecar.clock import Clock, TimerHandle
+
+CONNECTIONS: Final = 100
+"""Open at once; `proxy.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens at most."""
+
+_REQUEST_TIME: Final = 10.0
+"""Seconds from the connection to the end of the request; as `limits.head_timeout`."""
+_SEND_TIME: Final = 15.0
+"""Seconds: an answer that waits at two looks this far apart is broken off."""
+_UNSENT: Final = 16 * 1024 * 1024
+"""Bytes of answers that wait to be taken, of all connections together."""
+_ENDING_TIME: Final = 1.0
+"""Seconds that the peer gets to read a refusal."""
+_DROPPED: Final = 64 * 1024
+"""Bytes read behind a request, for nothing; after those reading stops."""
+
+
+class State(enum.Enum):
+    """See the module's docstring."""
+
+    READING = "reading"
+    WAITING = "waiting"
+    SERVED = "served"
+    ENDING = "ending"
+
+
+_FIRST_TO_GO: Final = {State.ENDING: 0, State.READING: 1}
+
+
+@final
+class Gates:
+    """All connections."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, make: Callable[[], asyncio.Protocol]
+    ) -> None:
+        """`make` gives the protocol that serves one request."""
+        self._loop = loop
+        self.clock = clock
+        self.make = make
+        self._open: dict[Gate, None] = {}
+        self._waiting: deque[Gate] = deque()
+
+    def __call__(self) -> Gate:
+        """For one more connection."""
+        return Gate(self)
+
+    def close(self) -> None:
+        """Break off what is open."""
+        for gate in list(self._open):
+            gate.transport.abort()
+
+    # what gates call
+
+    def opened(self, gate: Gate) -> None:
+        """At the limit one goes: the oldest that was refused, else the oldest that has not asked, else the oldest."""
+        if len(self._open) >= CONNECTIONS:
+            oldest = min(self._open, key=lambda it: _FIRST_TO_GO.get(it.state, len(_FIRST_TO_GO)))
+            self._open.pop(oldest)
+            oldest.transport.abort()
+        self._open[gate] = None
+
+    def closed(self, gate: Gate) -> None:
+        """It is gone."""
+        self._open.pop(gate, None)
+
+    def wait(self, gate: Gate) -> None:
+        """Serve it when it is its turn."""
+        if not self._waiting:
+            self._loop.call_soon(self._next)
+        self._waiting.append(gate)
+
+    def bound_unsent(self) -> None:
+        """Break off answers, the oldest first, until what waits to be taken is within its bound."""
+        unsent = {gate: gate.transport.get_write_buffer_size() for gate in self._open}
+        over = sum(unsent.values()) - _UNSENT
+        for gate, size in unsent.items():
+            if over <= 0:
+                break
+            if size:
+                over -= size
+                gate.transport.abort()
+
+    def _next(self) -> None:
+        gate = self._waiting.popleft()
+        if self._waiting:
+            self._loop.call_soon(self._next)
+        gate.serve()
+
+
+@final
+class Gate(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_dropped",
+        "_gates",
+        "_handler",
+        "_received",
+        "_timer",
+        "_unsent",
+        "_whole",
+        "state",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+    _timer: TimerHandle
+
+    def __init__(self, gates: Gates) -> None:
+        self._gates = gates
+        self.state = State.READING
+        self._received = bytearray()
+        self._whole = 0
+        """Bytes of the request; 0 until its head is there."""
+        self._dropped = 0
+        self._unsent = False
+        self._handler: asyncio.Protocol | None = None
+
+    # what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._timer = self._gates.clock.call_later(_REQUEST_TIME, self._too_late)
+        self._gates.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is not State.READING:
+            self._drop(len(data))
+            return
+        self._received += data
+        try:
+            if not self._whole and not self._read_head(len(self._received) - len(data)):
+                return
+        except problems.RefusedError as refusal:
+            self._refuse(refusal.status, refusal.detail)
+            return
+        if len(self._received) >= self._whole:
+            self.state = State.WAITING
+            self._drop(len(self._received) - self._whole)
+            del self._received[self._whole :]
+            self._gates.wait(self)
+
+    def eof_received(self) -> bool:
+        # Who asked and says no more is answered.
+        return self.state in (State.WAITING, State.SERVED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._gates.closed(self)
+        if self._handler is not None:
+            self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        if self._handler is not None:
+            self._handler.pause_writing()
+        self._gates.bound_unsent()
+
+    def resume_writing(self) -> None:
+        if self._handler is not None:
+            self._handler.resume_writing()
+
+    # its life
+
+    def serve(self) -> None:
+        """Hand the request on; what the peer sends from now on is dropped."""
+        if self.transport.is_closing():
+            return
+        self.state = State.SERVED
+        self._timer.cancel()
+        self._timer = self._gates.clock.call_later(_SEND_TIME, self._look)
+        request, self._received = bytes(self._received), bytearray()
+        self._handler = self._gates.make()
+        self._handler.connection_made(self.transport)
+        self._handler.data_received(request)
+
+    def _read_head(self, known: int) -> bool:
+        """Whether it is there; `known` bytes were looked at before."""
+        received = self._received
+        if not received[:1].isalpha():
+            raise problems.RefusedError(400, "This is not an HTTP/1.1 request.")
+        end = received.find(intake.END, max(0, known - 3), intake.HEAD)
+        if end < 0:
+            if len(received) >= intake.HEAD:
+                raise problems.RefusedError(431, f"The head of a request has at most {intake.HEAD} bytes.")
+            return False
+        end += len(intake.END)
+        head = bytes(received[:end])
+        if head.count(b"\n") > intake.LINES + 2:
+            raise problems.RefusedError(431, f"A request has at most {intake.LINES} header lines.")
+        found = intake.Head(head)
+        try:
+            intake.refuse_head(found)
+            local = callers.is_local(self.transport.get_extra_info("peername"))
+            self._whole = end + intake.body_due(found, local=local)
+        except problems.RefusedError as refusal:
+            self._refuse(refusal.status, refusal.detail, head=found.method == "HEAD")
+            return False
+        return True
+
+    def _refuse(self, status: int, detail: str, *, head: bool = False) -> None:
+        self.state = State.ENDING
+        self._received = bytearray()
+        self._timer.cancel()
+        self._timer = self._gates.clock.call_later(_ENDING_TIME, self.transport.abort)
+        if not self.transport.is_closing():
+            self.transport.write(problems.answer(status, detail, head=head, now=self._gates.clock.wall()))
+            self.transport.write_eof()
+
+    def _drop(self, size: int) -> None:
+        before, self._dropped = self._dropped, self._dropped + size
+        if before <= _DROPPED < self._dropped and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _too_late(self) -> None:
+        if self._received:
+            self._refuse(408, f"A request has {_REQUEST_TIME:.0f} seconds to arrive.")
+        else:
+            self.transport.abort()
+
+    def _look(self) -> None:
+        waits = self.transport.get_write_buffer_size() > 0
+        if waits and self._unsent:
+            self.transport.abort()
+            return
+        self._unsent = waits
+        self._timer = self._gates.clock.call_later(_SEND_TIME, self._look)

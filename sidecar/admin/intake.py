@@ -1,0 +1,99 @@
+"""What of a request the admin server takes in.
+
+Owns the judgement of a head, before anything behind it is read: how many bytes of body come, or the refusal. Called by
+`gate`. Pure. Rules: one request takes a body, the status page's form, and only from this machine; a body has a length
+(RFC 9112 section 6.3) and no coding, for nothing is ever decompressed; no client is told to go on (RFC 9110 section
+10.1.1: one that gets 417 asks again without Expect); a target that is a whole URL names the same host as Host does (RFC
+9112 section 3.2.2).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import httptools
+
+from sidecar.admin.problems import RefusedError
+
+HEAD: Final = 16 * 1024
+"""Bytes of a head; Node's limit is the same, Tomcat's 8 KiB. A browser's cookies for localhost are of all its ports."""
+LINES: Final = 100
+"""Header lines."""
+BODY: Final = 128 * 1024
+"""Bytes: what the form holds at most, 10,000 characters, each of them nine bytes long in a form."""
+END: Final = b"\r\n\r\n"
+
+_FORM: Final = "/explain"
+_URL: Final = re.compile(rb"http://([^/?#]+)(?:[/?].*)?", re.IGNORECASE)
+
+
+class Head:
+    """A head as the parser reads it; the names of its fields in lower case."""
+
+    def __init__(self, data: bytes) -> None:
+        self.target = b""
+        self.fields: dict[bytes, list[bytes]] = {}
+        self._is_complete = False
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # CONNECT, or an offer that is not taken up
+        except httptools.HttpParserError as error:
+            raise RefusedError(400, "This is not an HTTP/1.1 request.") from error
+        if not self._is_complete or parser.get_http_version() not in ("1.1", "1.0"):
+            raise RefusedError(400, "This is not an HTTP/1.1 request.")
+        self.http10 = parser.get_http_version() == "1.0"
+        self.method = parser.get_method().decode("ascii")
+
+    # what the parser calls
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        self._is_complete = True
+
+
+def refuse_head(head: Head) -> None:
+    """Raise for a head that nothing is served for."""
+    named = head.fields.get(b"host", [])
+    if len(named) > 1 or (not named and not head.http10):
+        raise RefusedError(400, "A request has one Host.")
+    if head.method == "CONNECT":
+        raise RefusedError(405, "The admin server is no proxy.")
+    if not head.target.startswith(b"/") and (head.method, head.target) != ("OPTIONS", b"*"):
+        url = _URL.fullmatch(head.target)
+        if url is None or url[1].lower() != (named[0].lower() if named else None):
+            raise RefusedError(
+                400, "The target of a request is a path, or a URL with the host that Host names."
+            )
+    if b"expect" in head.fields:
+        raise RefusedError(417, "The admin server expects nothing: leave Expect out.")
+
+
+def body_due(head: Head, *, local: bool) -> int:
+    """How many bytes of body follow; raises RefusedError for a body that is not taken. `local`: from this machine."""
+    fields = head.fields
+    lengths = fields.get(b"content-length", [])
+    size = int(lengths[0]) if len(lengths) == 1 and len(lengths[0]) < 20 else len(lengths)
+    if not size and b"transfer-encoding" not in fields:
+        return 0
+    if head.method != "POST" or head.target.partition(b"?")[0] != _FORM.encode():
+        raise RefusedError(413, f"No request to the admin server has a body, but for POST {_FORM}.")
+    if not local:
+        raise RefusedError(403, "Only a caller on this machine may ask the sidecar to explain a request.")
+    if b"transfer-encoding" in fields:
+        raise RefusedError(411, "The body needs a Content-Length: it is not taken in chunks.")
+    if size > BODY:
+        raise RefusedError(413, f"The form has at most {BODY} bytes.")
+    if b"".join(fields.get(b"content-encoding", [])).lower() not in (b"", b"identity"):
+        raise RefusedError(415, "The body must not be compressed: leave Content-Encoding out.")
+    kind = b"".join(fields.get(b"content-type", [])).partition(b";")[0].strip().lower()
+    if kind != b"application/x-www-form-urlencoded":
+        raise RefusedError(415, "The form's Content-Type is application/x-www-form-urlencoded.")
+    return size
