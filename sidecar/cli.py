@@ -758,14 +758,15 @@ def reload_(admin: str | None, file: str | None) -> None:
     address = _admin_address(admin, file)
     try:
         reply = ask(address, "POST", "/reload", timeout=60.0)
-        outcome = json.loads(reply.text)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException) as error:
         click.echo(f"nothing answers at {address} ({error})", err=True)
         sys.exit(1)
-    if reply.status != 200:
-        click.echo(f"not reloaded, the old configuration stays in force:\n{outcome['detail']}", err=True)
+    outcome = reply.document
+    if reply.status != 200 or "result" not in outcome:
+        why = outcome.get("detail") or f"it answered {reply.status}"
+        click.echo(f"not reloaded, the old configuration stays in force:\n{why}", err=True)
         sys.exit(1)
-    click.echo(f"{outcome['result']}" + (f": {outcome['detail']}" if outcome["detail"] else ""))
+    click.echo(f"{outcome['result']}" + (f": {outcome['detail']}" if outcome.get("detail") else ""))
 
 
 @main.command("completion")

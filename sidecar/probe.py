@@ -9,15 +9,18 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 from sidecar.config.addresses import ListenAddress
 
 _TIMEOUT = 5.0
 _POLL = 0.1
 _QUIET = 1.0
+_LONGEST = 256 * 1024
 
 
 class Reply(NamedTuple):
@@ -25,6 +28,15 @@ class Reply(NamedTuple):
 
     status: int
     text: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON object that it is; empty where it is something else."""
+        try:
+            found = json.loads(self.text)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -39,7 +51,10 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(address: ListenAddress, method: str, path: str, *, timeout: float = _TIMEOUT) -> Reply:
-    """One request to the admin server; raises OSError or http.client.HTTPException where it can't be had."""
+    """One request to the admin server; raises OSError or http.client.HTTPException where it can't be had.
+
+    `timeout` is for the whole, in seconds. Another program may have the port: an answer has at most 256 KiB.
+    """
     connection: http.client.HTTPConnection
     if address.path is not None:
         connection = _UnixConnection(address.path, timeout)
@@ -47,11 +62,37 @@ def ask(address: ListenAddress, method: str, path: str, *, timeout: float = _TIM
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.hosts[0])
         connection = http.client.HTTPConnection(host, address.port, timeout=timeout)
     try:
-        connection.request(method, path, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        return Reply(response.status, response.read().decode("utf-8", "replace"))
+        connection.connect()
+        with _ended_after(timeout, connection.sock):
+            connection.request(method, path, headers={"Accept": "application/json"})
+            response = connection.getresponse()
+            text = response.read(_LONGEST + 1)
     finally:
         connection.close()
+    if len(text) > _LONGEST:
+        raise http.client.HTTPException(f"an answer of more than {_LONGEST} bytes")
+    return Reply(response.status, text.decode("utf-8", "replace"))
+
+
+@contextmanager
+def _ended_after(seconds: float, sock: socket.socket) -> Iterator[None]:
+    """The socket's own timeout begins anew with each byte. TimeoutError: what had come could pass for an answer."""
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if is_over.is_set():
+        raise TimeoutError("timed out")
 
 
 def wait_until_ready(
@@ -84,8 +125,6 @@ def readiness(address: ListenAddress) -> str | None:
         return f"nothing answers at {address} ({error})"
     if reply.status == 200:
         return None
-    try:
-        reasons = json.loads(reply.text).get("reasons", [])
-    except ValueError:
-        reasons = []
-    return "; ".join(reasons) or f"it answered {reply.status}"
+    reasons = reply.document.get("reasons")
+    told = [it for it in reasons if isinstance(it, str)] if isinstance(reasons, list) else []
+    return "; ".join(told) or f"it answered {reply.status}"

@@ -9,6 +9,7 @@ settings.load_profile("sidecar")
 pytest_plugins = [
     "tests.support.google",
     "tests.support.pooling",
+    "tests.support.raw_endpoint",
     "tests.support.sidecar",
     "tests.support.stepped_clock",
     "tests.support.wire",

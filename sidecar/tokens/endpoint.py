@@ -201,6 +201,14 @@ def too_large(endpoint: Endpoint, limit: int) -> SidecarError:
     )
 
 
+def compressed(endpoint: Endpoint) -> SidecarError:
+    """A content coding, where the request said `Accept-Encoding: identity`."""
+    return SidecarError(
+        Reason.TOKEN_MALFORMED,
+        f"{capital(endpoint.name)} gave a compressed answer, which was not asked for. {IMPOSTOR}",
+    )
+
+
 def not_http(endpoint: Endpoint) -> SidecarError:
     """Something came back that no HTTP parser understands."""
     return SidecarError(

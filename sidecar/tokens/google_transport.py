@@ -24,7 +24,16 @@ from sidecar import descriptors
 from sidecar.clock import Clock
 from sidecar.errors import SidecarError
 from sidecar.hosts import is_loopback
-from sidecar.tokens.endpoint import Answer, Endpoint, Fault, not_http, too_large, too_slow, unreachable
+from sidecar.tokens.endpoint import (
+    Answer,
+    Endpoint,
+    Fault,
+    compressed,
+    not_http,
+    too_large,
+    too_slow,
+    unreachable,
+)
 from sidecar.tokens.refused import refused
 
 if TYPE_CHECKING:
@@ -128,6 +137,7 @@ class GoogleTransport:
         """One request and its answer. Returns its errors: raised here, they would chain what holds the
         request."""
         import requests
+        import urllib3
 
         left = self._deadline_mono - self._clock.mono()
         if left <= 0 or self._aborted:
@@ -143,19 +153,24 @@ class GoogleTransport:
                 stream=True,
                 **kwargs,
             ) as response:
+                if response.headers.get("Content-Encoding", "identity").strip().lower() not in (
+                    "identity",
+                    "",
+                ):
+                    return compressed(self._endpoint)
                 data = self._read(response)
                 if data is None:
                     return too_large(self._endpoint, BODY_LIMIT)
                 answer = Answer(response.status_code, response.headers, data, received_at=self._clock.wall())
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             return self._fault(error)
         return answer if answer.status == 200 else refused(self._endpoint, answer)
 
     @staticmethod
     def _read(response: requests.Response) -> bytes | None:
-        """The body, or None if it is over the limit."""
+        """The body as it was sent, or None if it is over the limit: decoded, a few bytes could be any number."""
         data = bytearray()
-        for chunk in response.iter_content(_CHUNK):
+        for chunk in response.raw.stream(_CHUNK, decode_content=False):
             data += chunk
             if len(data) > BODY_LIMIT:
                 return None

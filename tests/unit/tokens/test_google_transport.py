@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import traceback
 
@@ -15,6 +16,7 @@ from sidecar.tokens.google_transport import BODY_LIMIT, GoogleTransport
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, reset
 
 ENDPOINT = Endpoint("the endpoint", Protocol.METADATA, "account", "Look here.")
+BOMB = gzip.compress(gzip.compress(bytes(50_000_000)))
 SECRET = "assertion-that-nobody-may-see"
 
 
@@ -89,6 +91,24 @@ async def test_what_google_auth_needs_of_an_answer(raw: RawEndpoint) -> None:
             Reason.TOKEN_MALFORMED,
             f"more than {BODY_LIMIT}",
             id="over-the-limit",
+        ),
+        pytest.param(
+            http(200, gzip.compress(b"token"), headers={"Content-Encoding": "gzip"}),
+            Reason.TOKEN_MALFORMED,
+            "compressed",
+            id="compressed",
+        ),
+        pytest.param(
+            http(500, BOMB, headers={"Content-Encoding": "gzip, gzip"}),
+            Reason.TOKEN_MALFORMED,
+            "compressed",
+            id="compressed-twice",
+        ),
+        pytest.param(
+            answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 200_000),
+            Reason.TOKEN_ENDPOINT_UNREACHABLE,
+            "could not be reached",
+            id="endless-chunk-size",
         ),
         pytest.param(hang, Reason.TOKEN_TIMEOUT, "within 0.2 s", id="hang"),
     ],

@@ -1,7 +1,0 @@
-"""Fixtures of the token tests."""
-
-from __future__ import annotations
-
-from tests.support.raw_endpoint import raw
-
-__all__ = ["raw"]
