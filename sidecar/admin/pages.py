@@ -50,10 +50,12 @@ def prepare(app: web.Application, view: AdminView, budget: Budget) -> None:
     """Give the application what the handlers here need."""
 
     def whole(parts: list[Any]) -> str:
-        return page(*parts, view.fault)
+        status, configuration = parts
+        return page(status, configuration, view.fault)
 
     def in_sections(parts: list[Any]) -> dict[str, str]:
-        return sections(*parts, view.fault)
+        status, configuration = parts
+        return sections(status, configuration, view.fault)
 
     async def read() -> AsyncIterator[Any]:
         yield view.status()
