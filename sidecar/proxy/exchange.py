@@ -393,9 +393,7 @@ class Exchange:
     def answer_end(self, trailers: headers.Fields) -> bool:
         """The answer is complete; whether the connection it came on may serve again."""
         if self._answer_body == framing.CHUNKED:
-            self._answer_out.append(
-                headers.write_trailers(trailers, frozenset()) if trailers else _LAST_CHUNK
-            )
+            self._answer_out.append(heads.answer_trailers(trailers) if trailers else _LAST_CHUNK)
         self.flush_answer()
         self._connection = None
         self._finish(None)

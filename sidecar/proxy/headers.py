@@ -34,6 +34,7 @@ _READ = (
     b"origin",
     b"proxy-authorization",
     b"proxy-connection",
+    b"proxy-status",
     b"sec-fetch-site",
     b"set-cookie",
     b"te",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sidecar.config.allow import METHODS
-from sidecar.proxy import answers, framing, headers
+from sidecar.proxy import answers, framing, headers, proxy_status
 from sidecar.proxy.admission import Plan
 
 METHOD_NAMES = {name.encode(): name for name in METHODS}
@@ -85,6 +85,8 @@ def answer_head(
 ) -> list[bytes]:
     """A final answer's head for the app, in pieces; `chunked` says how its body will be framed."""
     out = [status_line(status, reason)]
+    if b"proxy-status" in found:
+        fields = proxy_status.foreign(fields)
     drop = _DROPPED if status != 204 else _BODYLESS_DROPPED
     if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
         names = headers.RESPONSE_DROPPED if status != 204 else _BODYLESS
@@ -100,10 +102,15 @@ def answer_head(
     return out
 
 
+def answer_trailers(fields: headers.Fields) -> bytes:
+    """The last chunk of an answer, with the trailer lines that may be forwarded."""
+    return headers.write_trailers(proxy_status.foreign(fields), frozenset())
+
+
 def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
     """A 1xx answer."""
     out = [status_line(status, reason)]
-    headers.write_fields(out, fields, _without_hop_by_hop(fields))
+    headers.write_fields(out, proxy_status.foreign(fields), _without_hop_by_hop(fields))
     out.append(b"\r\n")
     return b"".join(out)
 
@@ -111,7 +118,7 @@ def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
 def switching_head(reason: bytes, fields: headers.Fields, protocol: bytes) -> bytes:
     """A 101 to `protocol`."""
     out = [status_line(101, reason)]
-    headers.write_fields(out, fields, _without_hop_by_hop(fields))
+    headers.write_fields(out, proxy_status.foreign(fields), _without_hop_by_hop(fields))
     out += (b"Connection: Upgrade\r\nUpgrade: ", protocol, b"\r\n\r\n")
     return b"".join(out)
 

@@ -401,3 +401,44 @@ async def test_redirects_are_mapped_to_the_way_in(
     answer = await app.answer()
     assert answer.headers["location"] == mapped
     assert answer.headers["set-cookie"] == f"a=1; Path={prefix.decode()}/z; Secure"
+
+
+FORGED = b'Proxy-Status: idtoken-sidecar; error=destination_not_found; details="no_route"\r\n'
+"""What the sidecar's own answers have, from an upstream."""
+
+
+@BOTH_WAYS
+async def test_no_upstream_speaks_in_the_sidecars_name(wire: Wire, bytewise: bool) -> None:
+    """Not in an answer, not in an interim one, not in a trailer; what others say of themselves passes."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET.replace(b"\r\n\r\n", b"\r\nTE: trailers\r\n\r\n"))
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(
+        b"HTTP/1.1 103 Early Hints\r\n" + FORGED + b"Link: </a.css>\r\n\r\n"
+        b"HTTP/1.1 404 Not Found\r\nContent-Type: application/problem+json\r\n"
+        + FORGED
+        + b'proxy-status: cdn; details="x, idtoken-sidecar", lb, IDTOKEN-Sidecar, '
+        + b'"idtoken-sidecar";error=x\r\nProxy-Status: "my lb"; error=dns_error\r\n'
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n" + FORGED + b"X-Sum: 1\r\n\r\n",
+        bytewise=bytewise,
+    )
+    assert await app.read_head() == b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+    answer = await app.answer()
+    statuses = [value for name, value in answer.fields if name.lower() == "proxy-status"]
+    assert statuses == ["lb", '"my lb"; error=dns_error']
+    assert answer.headers["trailers"] == "X-Sum: 1\r\n"
+
+
+async def test_no_upstream_speaks_in_the_sidecars_name_in_an_upgrade(wire: Wire) -> None:
+    """A 101 is an answer too."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"))
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n" + FORGED + b"\r\n"
+    )
+    assert b"proxy-status" not in (await app.read_head()).lower()
