@@ -1,11 +1,13 @@
 """What of an upstream's `Proxy-Status` goes on to the app.
 
 Owns the one promise that lets an app tell whose answer it has: a Proxy-Status member by the sidecar's name is the
-sidecar's own. Called by `heads` for answers that have the field, interim answers and trailers. Pure. Rules: RFC 9209 section 2 (a List whose members are Strings or Tokens, one for each intermediary), RFC 9651 sections 3
-and 4.2 (the grammar; what is no List counts for nothing as a whole).
+sidecar's own. Called by `heads` for answers that have the field, interim answers and trailers. Pure. Rules: RFC 9209
+section 2 (a List whose members are Strings or Tokens, one for each intermediary), RFC 9651 sections 3 and 4.2 (the
+grammar; what is no List counts for nothing as a whole).
 
-Stricter than the grammar where readers are not: a member that has the name anywhere, in any case, goes. A field that has it and is
-no List goes as a whole, since a reader that only looks for the name would find it. What does not have the name passes as it came.
+Stricter than the grammar where readers are not: a member that has the name anywhere, in any case, goes. A field that
+has the name and is no List goes as a whole, since a reader that only looks for the name would find it. What does not
+have the name passes as it came.
 """
 
 from __future__ import annotations
