@@ -2,27 +2,33 @@
 
 Owns the steps and their verdicts: the credential that was found, a token that was minted, its claims as the target
 wants them, the clock, and, if asked for, one request to the target. Called by the commands, in a process of its own.
-A token is held here and nowhere shown but by `token`. The rule: every step that fails has the reason code that log,
-metric and answer share, and the command that mends it where there is one.
+A token is held here and nowhere shown but by `token`. What the sidecar itself answered, and what it made of a target's
+refusal, is read from the service's own objects: bytes that passed through can make a verdict worse, never better, and
+are not repeated. The rule: every step that fails has the reason code that log, metric and answer share, and the
+command that mends it where there is one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import httptools
 
 from sidecar.clock import SystemClock
 from sidecar.config.addresses import parse_listen
 from sidecar.config.listeners import plain_listener
 from sidecar.config.models import Config
 from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_audience
-from sidecar.errors import MEANINGS, Reason, SidecarError
-from sidecar.proxy.diagnosis import Cause, may_tell
+from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.diagnosis import Cause, asks_to_sign_in, may_tell, not_let_in
+from sidecar.proxy.refusals import RecentError
 from sidecar.routes import Destination, Route, RouteTable
 from sidecar.service import Service
 from sidecar.start_error import StartError
@@ -35,7 +41,8 @@ CLOCK_TOLERANCE: Final = 10.0
 """Seconds that this machine's clock may be off without a word: what Google's libraries allow for."""
 CLOCK_LIMIT: Final = 60.0
 """Seconds off from which on requests will fail sooner or later."""
-_EXCHANGE_LIMIT: Final = 64 * 1024
+_PAGE_LIMIT: Final = 64 * 1024
+"""Bytes of an answer's body that are looked at."""
 
 
 class Verdict(StrEnum):
@@ -281,59 +288,126 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
     named = (host or next(iter(route.exact))) if route.dynamic else f"{route.name}.localhost"
     timeouts = route.config.timeouts
     limit = timeouts.connect + min(timeouts.response, 60.0)
-    status, own, body = 0, False, b""
-    # The reason of a refusal stands in its body, which HEAD does not get.
+    step = Step("target", Verdict.SKIPPED, "not asked")
+    # What a refusal means stands in its body, which HEAD does not get; and some services know GET only.
     for method in ("HEAD", "GET"):
+        answer = _Answer()
+        known = service.recent_errors()[:1]
         try:
             async with asyncio.timeout(limit):
-                status, own, body = await _exchange(socket, f"{method} {path} HTTP/1.1", named)
+                await _exchange(answer, socket, f"{method} {path} HTTP/1.1", named)
+            whole = True
         except (TimeoutError, OSError):
-            says = f"gave no answer to {method} {path} within {limit:g} s"
+            whole = False
+        if (own := _own_error(service, route, known)) is not None:
+            step = _not_answered(own)
+        elif not whole and not 200 <= answer.status < 300:
+            says = f"gave no whole answer to {method} {path} within {limit:g} s"
             return Step("target", Verdict.FAILED, says, Reason.RESPONSE_TIMEOUT)
-        if not own and not may_tell(status):
+        else:
+            step = _judged(service, route, answer, named, path)
+            if answer.status < 400 and not answer.is_page:
+                break
+    return step
+
+
+def _own_error(service: Service, route: Route, known: Sequence[RecentError]) -> SidecarError | None:
+    """What the sidecar itself has answered, or broken off for, since `known` was its last error: by its own account,
+    whatever came back."""
+    for entry in service.recent_errors():
+        if known and entry is known[0]:
             break
-    refusal = service.last_refusal(route.name)
-    if refusal is not None:
-        diagnosis = refusal.diagnosis
-        unexplained = diagnosis.cause is Cause.UNEXPLAINED
-        return Step(
-            "target",
-            Verdict.WARNING if unexplained else Verdict.FAILED,
-            f"answered {status}. {diagnosis.detail}",
-            diagnosis.cause,
-            diagnosis.command,
+        # Where an answer is longer than is looked at, `check` itself is the app that left.
+        if entry.route in ("", route.name) and entry.error.reason is not Reason.CLIENT_GONE:
+            return entry.error
+    return None
+
+
+def _not_answered(error: SidecarError) -> Step:
+    if error.reason is Reason.NOT_ALLOWED:
+        return Step("target", Verdict.SKIPPED, f"not asked: {error.detail} Name another with `--path`.")
+    return _failed("target", error)
+
+
+def _judged(service: Service, route: Route, answer: _Answer, named: str, path: str) -> Step:
+    """What the target's answer means; where it could mean two things, the worse one."""
+    status = answer.status
+    refusal = service.last_refusal(route.name) if may_tell(status) else None
+    found = not_let_in(status, answer.headers, answer.page, named) if refusal is None else refusal.diagnosis
+    if found is not None:
+        unexplained = found.cause is Cause.UNEXPLAINED and refusal is not None
+        verdict = Verdict.WARNING if unexplained else Verdict.FAILED
+        says = found.detail if refusal is None else f"answered {status}. {found.detail}"
+        return Step("target", verdict, says, found.cause, found.command)
+    if answer.is_page and asks_to_sign_in(answer.page):
+        says = (
+            f"answered {status} to {path} with a page to sign in at, or one that leads on by itself. See whether it is "
+            "the service's own, and no captive portal's."
         )
-    problem = _problem(body) if own else None
-    if problem is not None and problem["reason"] == Reason.NOT_ALLOWED:
-        return Step("target", Verdict.SKIPPED, f"not asked: {problem['detail']} Name another with `--path`.")
-    if problem is not None:
-        reason, command = problem["reason"], problem.get("command", "")
-        return Step("target", Verdict.FAILED, problem["detail"], reason, command)
-    verdict = Verdict.OK if status < 500 else Verdict.WARNING
-    return Step("target", verdict, f"let the request in and answered {status} to {path}")
+        return Step("target", Verdict.WARNING, says, Cause.SIGN_IN)
+    if status >= 500:
+        return Step("target", Verdict.WARNING, f"answered {status} to {path}: the service itself has failed")
+    if 300 <= status < 400:
+        leads_to = urlsplit(answer.headers.get("location", "")).path
+        if not leads_to:
+            return Step("target", Verdict.WARNING, f"answered {status} to {path}, and redirects nowhere")
+        shown = leads_to if _PATH.fullmatch(leads_to) else "a path of its own"
+        says = f"let the request in and answered {status} to {path}: it redirects to {shown}"
+        return Step("target", Verdict.OK, says)
+    return Step("target", Verdict.OK, f"let the request in and answered {status} to {path}")
 
 
-async def _exchange(socket: str, line: str, host: str) -> tuple[int, bool, bytes]:
-    """Status, whether the sidecar made the answer itself, and its body."""
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,100}")
+
+
+class _Answer:
+    """A final answer as the app gets it, as far as it has come."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        """By lower-case name."""
+        self._body = bytearray()
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def page(self) -> str:
+        """The beginning of the body."""
+        return self._body.decode("utf-8", "replace")
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is HTML for people, and the target's."""
+        return self.status < 300 and self.headers.get("content-type", "").lower().startswith("text/html")
+
+    def feed(self, data: bytes) -> None:
+        """A piece of what came; raises httptools' errors."""
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self.status = 0 if status < 200 else status
+
+    def on_body(self, data: bytes) -> None:
+        self._body += data[: _PAGE_LIMIT - len(self._body)]
+
+
+async def _exchange(answer: _Answer, socket: str, line: str, host: str) -> None:
+    """One request on a connection of its own; `answer` is fed to its end. Raises OSError where there is none."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
         writer.write(f"{line}\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
-        received = b""
-        while len(received) < _EXCHANGE_LIMIT and (data := await reader.read(_EXCHANGE_LIMIT)):
-            received += data
+        while data := await reader.read(_PAGE_LIMIT):
+            answer.feed(data)
+    except httptools.HttpParserError as error:
+        raise OSError("no answer") from error
     finally:
         writer.close()
-    head, _, body = received.partition(b"\r\n\r\n")
-    words = head.split(b" ", 2)
-    if len(words) < 2 or not words[1].isdigit():
+    if not answer.status:
         raise OSError("no answer")
-    return int(words[1]), b"\r\nproxy-status: idtoken-sidecar;" in head.lower(), body
-
-
-def _problem(body: bytes) -> Mapping[str, Any] | None:
-    """The problem document in an answer."""
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and found.get("reason") in set(MEANINGS) else None

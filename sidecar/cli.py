@@ -247,7 +247,7 @@ def _complete_route(context: click.Context, _: click.Parameter, begun: str) -> l
 
 @main.command("check", epilog="\b\nExit codes: 0 every route will work · 1 one will not · 2 configuration")
 @click.argument("routes", nargs=-1, shell_complete=_complete_route)
-@click.option("--online", is_flag=True, help="Send a request to each target too: HEAD, then GET if refused.")
+@click.option("--online", is_flag=True, help="Send a request to each target too: HEAD, then GET if need be.")
 @click.option("--path", default="/", show_default=True, help="What to ask the targets for, with --online.")
 @click.option("--host", metavar="HOST", help="The host to stand for, where a route follows the request's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

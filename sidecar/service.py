@@ -56,7 +56,7 @@ from sidecar.proxy.admission import Admission
 from sidecar.proxy.answers import NAME
 from sidecar.proxy.dial import Dialer
 from sidecar.proxy.pool import Pools
-from sidecar.proxy.refusals import LastRefusal
+from sidecar.proxy.refusals import LastRefusal, RecentError
 from sidecar.proxy.server import Proxy
 from sidecar.routes import Route, RouteTable
 from sidecar.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
@@ -490,6 +490,10 @@ class Service:
         """What this route's target refused last."""
         return self._proxy.refusals.last(route)
 
+    def recent_errors(self) -> Sequence[RecentError]:
+        """The last answers that the sidecar made itself, and those that it broke off, newest first."""
+        return self._proxy.refusals.recent
+
     # admin.view.AdminView
 
     @property
@@ -556,7 +560,7 @@ class Service:
                 RouteTraffic(name, sum(stats.requests.values()), stats.in_flight, sum(stats.refused.values()))
                 for name, stats in self.routes()
             ],
-            self._proxy.refusals.recent,
+            self.recent_errors(),
         )
         return document(
             process, routes, self._tokens.status(), traffic, now=self._clock.wall(), note=self.fault

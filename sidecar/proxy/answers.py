@@ -14,6 +14,7 @@ from http import HTTPStatus
 from sidecar.errors import MEANINGS, SidecarError
 
 NAME = "idtoken-sidecar"
+MEDIA_TYPE = "application/problem+json"
 TYPE = "tag:idtoken-sidecar,2026:"
 """Problem types are `tag:` URIs (RFC 4151): names that resolve nowhere, so nothing has to be hosted."""
 
@@ -53,7 +54,7 @@ def answer(
     lines = [
         f"HTTP/1.1 {meaning.status} {reason_phrase(meaning.status)}",
         f"Date: {formatdate(now, usegmt=True)}",
-        "Content-Type: application/problem+json",
+        f"Content-Type: {MEDIA_TYPE}",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
         f"Proxy-Status: {NAME}; error={meaning.proxy_status}{_alert(error)}; details={_quoted(error)}",

@@ -14,10 +14,13 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from sidecar.config.credentials import is_email
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience
+from sidecar.errors import MEANINGS
 from sidecar.moments import from_http_date
+from sidecar.proxy import answers
 
 SAMPLE: Final = 2048
 """Bytes of an answer's body that are looked at."""
@@ -38,6 +41,9 @@ class Cause(StrEnum):
     SCOPE_MISSING = "scope_missing"
     API_NOT_ENABLED = "api_not_enabled"
     HIDDEN = "hidden"
+    ANOTHER_SIDECAR = "another_sidecar"
+    REDIRECTED = "redirected"
+    SIGN_IN = "sign_in"
     UNEXPLAINED = "unexplained"
 
 
@@ -77,6 +83,8 @@ def may_tell(status: int) -> bool:
 
 def diagnose(refused: Refused) -> Diagnosis | None:
     """What it means; None for a 404 of the app's own."""
+    if _poses(refused.headers, refused.sample):
+        return _another_sidecar(refused.status)
     if refused.headers.get("x-goog-iap-generated-response", "").lower() == "true":
         return _iap(refused)
     match refused.target:
@@ -93,6 +101,90 @@ def diagnose(refused: Refused) -> Diagnosis | None:
     if found is None and refused.status != 404:
         found = _unexplained(refused)
     return found
+
+
+def not_let_in(status: int, headers: Mapping[str, str], page: str, host: str) -> Diagnosis | None:
+    """What shows that an answer does not come from behind the target's front end, though its status is none of those
+    by which a token is refused; None where nothing does.
+
+    `headers` are by lower-case name, as the app gets them, `page` is the beginning of the body, `host` the one that the
+    app asked for. An answer can only be the worse for it: whatever a target sends, it is not taken for more than it is.
+    """
+    if status >= 400 and _poses(headers, page):
+        return _another_sidecar(status)
+    if headers.get("x-goog-iap-generated-response", "").lower() == "true":
+        return Diagnosis(
+            Cause.SIGN_IN,
+            f"Identity-Aware Proxy itself answered {status}, and not the target: it saw no token that it takes, and "
+            "wants a person to sign in. Set the route's `target` to `iap` and its `audience` to IAP's OAuth client id.",
+        )
+    if status == 511:
+        return Diagnosis(
+            Cause.SIGN_IN,
+            "A network between here and the target answered 511: it wants somebody to sign in first (a captive "
+            "portal).",
+        )
+    if status == 407:
+        return Diagnosis(
+            Cause.UNEXPLAINED,
+            "A proxy between here and the target answered 407: it wants credentials of its own.",
+        )
+    if 300 <= status < 400 and (leads_to := headers.get("location")) is not None:
+        return _redirected(status, leads_to, host)
+    return None
+
+
+_SIGN_IN_HOSTS: Final = ("accounts.google.com",)
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,200}(?::[0-9]{1,5})?")
+_SIGN_IN_PAGE = re.compile(
+    r"""(?i)\btype\s*+=\s*+["']?+password\b|\bhttp-equiv\s*+=\s*+["']?+refresh\b|//accounts\.google\.com/"""
+)
+
+
+def asks_to_sign_in(page: str) -> bool:
+    """Whether a page of HTML has a form with a password, leads to Google's sign-in, or leads on by itself, as captive
+    portals do. A target's own page may, too."""
+    return _SIGN_IN_PAGE.search(page) is not None
+
+
+def _redirected(status: int, leads_to: str, host: str) -> Diagnosis | None:
+    try:
+        # As browsers read it, which take `\\` for `/`.
+        there = urlsplit(leads_to.strip().replace("\\", "/")).netloc.lower()
+    except ValueError:
+        there = "?"
+    if there in ("", host.lower()):
+        return None
+    shown = f"`{there}`" if _HOST.fullmatch(there) else "another host"
+    if there in _SIGN_IN_HOSTS:
+        return Diagnosis(
+            Cause.SIGN_IN,
+            f"The target answered {status} and leads to {shown} to sign in: it, or what stands before it, saw no token "
+            "that it takes. If that is Identity-Aware Proxy, set the route's `target` to `iap`.",
+        )
+    return Diagnosis(
+        Cause.REDIRECTED,
+        f"The target answered {status} and leads to {shown}, where no token is sent: if that is the service, make it "
+        "the route's `upstream`; or ask for another path with `--path`.",
+    )
+
+
+def _poses(headers: Mapping[str, str], sample: str) -> bool:
+    """Whether an upstream's answer has the form of the sidecar's own."""
+    if answers.NAME in headers.get("proxy-status", "").lower() or answers.TYPE in sample:
+        return True
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != answers.MEDIA_TYPE:
+        return False
+    reason = _object(sample).get("reason")
+    return isinstance(reason, str) and reason in MEANINGS
+
+
+def _another_sidecar(status: int) -> Diagnosis:
+    return Diagnosis(
+        Cause.ANOTHER_SIDECAR,
+        f"The target answered {status} in the form of a sidecar's own answers, and this sidecar did not make it: "
+        "another one stands there (its log says why), or something imitates one. Don't run a command that it names.",
+    )
 
 
 def _serverless(refused: Refused) -> Diagnosis | None:
@@ -179,7 +271,7 @@ def _iap(refused: Refused) -> Diagnosis:
 
 
 def _gateway(refused: Refused) -> Diagnosis | None:
-    message = _json(refused).get("message")
+    message = _object(refused.sample).get("message")
     if not isinstance(message, str):
         return None
     if "Audiences in Jwt are not allowed" in message:
@@ -209,7 +301,7 @@ _GOOGLE: Final = "`https://accounts.google.com`"
 
 
 def _googleapis(refused: Refused) -> Diagnosis | None:
-    error = _json(refused).get("error")
+    error = _object(refused.sample).get("error")
     if not isinstance(error, dict):
         return None
     details = error.get("details")
@@ -338,9 +430,9 @@ def service_of(authority: str) -> tuple[str, str]:
     return "SERVICE", "REGION"
 
 
-def _json(refused: Refused) -> Mapping[str, Any]:
+def _object(sample: str) -> Mapping[str, Any]:
     try:
-        body = json.loads(refused.sample)
+        body = json.loads(sample)
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.targets import Target, TokenKind
-from sidecar.proxy.diagnosis import Cause, Diagnosis, Refused, diagnose, may_tell, service_of
+from sidecar.proxy.diagnosis import (
+    Cause,
+    Diagnosis,
+    Refused,
+    asks_to_sign_in,
+    diagnose,
+    may_tell,
+    not_let_in,
+    service_of,
+)
 
 NOW = 1_800_000_000.0
 RUN_APP = "billing-abc123def4-uc.a.run.app"
@@ -585,3 +594,94 @@ def test_nothing_that_a_target_sends_breaks_it(
     if found is not None:
         assert found.command.isprintable()
         assert ";" not in found.command
+
+
+OUR_TYPE = '{"type": "tag:idtoken-sidecar,2026:draining"'
+PROBLEM = {"content-type": "application/problem+json; charset=utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "poses"),
+    [
+        pytest.param({"proxy-status": "IDTOKEN-sidecar; error=x"}, "", True, id="proxy-status"),
+        pytest.param({"proxy-status": "cdn"}, "", False, id="proxy-status-of-another"),
+        pytest.param({}, OUR_TYPE, True, id="type"),
+        pytest.param(PROBLEM, '{"reason": "draining"}', True, id="reason"),
+        pytest.param({}, '{"reason": "draining"}', False, id="reason-in-an-apps-own-form"),
+        pytest.param(PROBLEM, '{"reason": "sold out"}', False, id="an-apps-own-reason"),
+        pytest.param(PROBLEM, '{"reason": ["draining"]}', False, id="no-text"),
+        pytest.param(PROBLEM, '["reason"]', False, id="list"),
+    ],
+)
+def test_an_answer_in_the_sidecars_form(headers: dict[str, str], body: str, poses: bool) -> None:
+    """Is another's: this one does not ask what its own mean. Its words and its command are not repeated."""
+    body = body[:-1] + ', "command": "rm -rf /", "detail": "All is well."}' if body else body
+    found = diagnose(refused(Target.CLOUD_RUN, 403, body, headers))
+    assert found is not None
+    assert (found.cause is Cause.ANOTHER_SIDECAR) == poses
+    assert found.command == ""
+    assert "All is well" not in found.detail
+    online = not_let_in(503, headers, body, "svc.localhost")
+    assert (online is not None) == poses
+    assert not_let_in(200, headers, body, "svc.localhost") is None
+
+
+HOST = "svc.localhost:8787"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "cause", "says"),
+    [
+        pytest.param(200, {}, None, "", id="good"),
+        pytest.param(404, {}, None, "", id="not-there"),
+        pytest.param(302, {}, None, "", id="nowhere"),
+        pytest.param(302, {"location": "/x"}, None, "", id="path"),
+        pytest.param(302, {"location": "?x=//y"}, None, "", id="query"),
+        pytest.param(302, {"location": f"http://{HOST.upper()}/x"}, None, "", id="same-host"),
+        pytest.param(
+            201, {"location": "http://other.example/x"}, None, "", id="location-that-is-no-redirect"
+        ),
+        pytest.param(
+            300, {"location": "http://svc.localhost/x"}, Cause.REDIRECTED, "`svc.localhost`", id="port"
+        ),
+        pytest.param(
+            399, {"location": "//a.example:80/x"}, Cause.REDIRECTED, "`a.example:80`", id="no-scheme"
+        ),
+        pytest.param(302, {"location": "\\\\a.example"}, Cause.REDIRECTED, "`a.example`", id="backslashes"),
+        pytest.param(302, {"location": "http://`rm`/x"}, Cause.REDIRECTED, "another host", id="odd-host"),
+        pytest.param(302, {"location": "http://[x"}, Cause.REDIRECTED, "another host", id="no-url"),
+        pytest.param(
+            303,
+            {"location": "https://Accounts.google.com/x"},
+            Cause.SIGN_IN,
+            "accounts.google.com",
+            id="google",
+        ),
+        pytest.param(
+            200, {"x-goog-iap-generated-response": "True"}, Cause.SIGN_IN, "Identity-Aware", id="iap"
+        ),
+        pytest.param(407, {}, Cause.UNEXPLAINED, "407", id="proxy"),
+        pytest.param(511, {}, Cause.SIGN_IN, "511", id="portal"),
+    ],
+)
+def test_what_was_not_let_in(status: int, headers: dict[str, str], cause: Cause | None, says: str) -> None:
+    """Though its status is none by which a token is refused."""
+    found = not_let_in(status, headers, "", HOST)
+    assert (found and found.cause) == cause
+    assert found is None or says in found.detail
+
+
+@pytest.mark.parametrize(
+    ("page", "asks"),
+    [
+        ("<input type=password>", True),
+        ("<INPUT TYPE = 'Password' >", True),
+        ('<meta http-equiv="refresh" content="0">', True),
+        ('<a href="https://accounts.google.com/o/oauth2">', True),
+        ("<input type=text> forgot your password?", False),
+        ("<h1>Welcome</h1>", False),
+    ],
+)
+def test_a_page_to_sign_in_at(page: str, asks: bool) -> None:
+    """By its form, or where it leads."""
+    assert asks_to_sign_in(page) is asks
