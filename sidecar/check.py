@@ -23,6 +23,7 @@ import httptools
 
 from sidecar.clock import SystemClock
 from sidecar.config.addresses import parse_listen
+from sidecar.config.credentials import is_email
 from sidecar.config.listeners import plain_listener
 from sidecar.config.models import Config
 from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_audience
@@ -211,7 +212,7 @@ def _claims(destination: Destination, claims: Mapping[str, Any]) -> list[Step]:
     email = claims.get("email") or (
         claims.get("iss") if destination.token_kind is TokenKind.SELF_SIGNED_JWT else None
     )
-    if isinstance(email, str):
+    if isinstance(email, str) and is_email(email):
         steps.append(Step("claims", Verdict.OK, f"as {email}"))
     elif facts.needs_email:
         steps.append(

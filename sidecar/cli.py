@@ -32,6 +32,7 @@ import click
 
 from sidecar.config.checks import nearest
 from sidecar.config.load import CONFIG_VARIABLE, SETTINGS, ConfigError, Loaded, load
+from sidecar.terminal import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,8 +85,22 @@ def _read(file: str | None, to: Sequence[str], settings: dict[str, str | None]) 
 
 
 def _give_up(message: str) -> NoReturn:
-    click.echo(message, err=True)
+    _say(message, err=True)
     sys.exit(2)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print text that may hold words from outside: nothing in a line of it drives the terminal, or fills it."""
+    click.echo("\n".join(printable(line) for line in text.split("\n")[:_LINES]), err=err)
+
+
+def _one_line(text: str) -> str:
+    """The same as part of a sentence."""
+    return printable(text, limit=1000)
+
+
+_LINES = 500
+"""Lines of one text: of a configuration's mistakes, for the most part."""
 
 
 _SECTIONS = (
@@ -299,11 +314,13 @@ def _print_report(report: dict[str, Any]) -> None:
     click.echo(click.style(report["route"], bold=True))
     for step in report["steps"]:
         reason = f"{step['reason']}: " if step["reason"] else ""
-        text = textwrap.wrap(f"{reason}{step['says']}", width, break_long_words=False, break_on_hyphens=False)
+        text = textwrap.wrap(
+            printable(f"{reason}{step['says']}"), width, break_long_words=False, break_on_hyphens=False
+        )
         verdict = click.style(f"{step['verdict']:<9}", fg=_COLOURS[step["verdict"]])
         click.echo(f"  {step['name']:<12}{verdict}  " + f"\n{'':<25}".join(text))
         if step["command"]:
-            click.echo(f"{'':<25}" + click.style(f"$ {step['command']}", bold=True))
+            click.echo(f"{'':<25}" + click.style(f"$ {printable(step['command'])}", bold=True))
 
 
 @main.command(epilog=_EXIT_CODES)
@@ -333,9 +350,9 @@ def token(
         with _patience(f"asking for a token of `{route}` …"):
             minted = alone(mint(loaded.config, os.environ, route, host))
     except SidecarError as error:
-        click.echo(f"{route}: {error}", err=True)
+        _say(f"{route}: {error}", err=True)
         if error.command:
-            click.echo(f"$ {error.command}", err=True)
+            _say(f"$ {error.command}", err=True)
         leave(1)
     value = minted.bearer.partition(b" ")[2].decode("ascii")
     if claims:
@@ -381,7 +398,7 @@ def explain(
     else:
         for name, value in found.items():
             if name != "taken":
-                click.echo(f"{name:<12}{', '.join(value) if isinstance(value, list) else value}")
+                _say(f"{name:<12}{', '.join(value) if isinstance(value, list) else value}")
     sys.exit(0 if found["taken"] else 1)
 
 
@@ -691,9 +708,9 @@ def wait(admin: str | None, file: str | None, timeout: str) -> None:
         _give_up(f"--timeout: {error}")
     address = _admin_address(admin, file)
     if (
-        why := wait_until_ready(address, seconds, lambda why: click.echo(f"waiting: {why}", err=True))
+        why := wait_until_ready(address, seconds, lambda why: _say(f"waiting: {_one_line(why)}", err=True))
     ) is not None:
-        click.echo(f"not ready after {timeout}: {why}", err=True)
+        _say(f"not ready after {timeout}: {_one_line(why)}", err=True)
         sys.exit(1)
     click.echo("ready")
 
@@ -716,7 +733,7 @@ def healthcheck(admin: str | None, file: str | None, live: bool) -> None:
     else:
         why = readiness(address)
     if why is not None:
-        click.echo(why, err=True)
+        _say(_one_line(why), err=True)
         sys.exit(1)
     click.echo("ok")
 
@@ -733,10 +750,10 @@ def quit_(admin: str | None, file: str | None) -> None:
     try:
         reply = ask(address, "POST", "/quit")
     except (OSError, http.client.HTTPException) as error:
-        click.echo(f"nothing answers at {address} ({error})", err=True)
+        _say(f"nothing answers at {address} ({_one_line(str(error))})", err=True)
         sys.exit(1)
     if reply.status >= 300:
-        click.echo(f"refused ({reply.status}): {reply.text.strip()}", err=True)
+        _say(f"refused ({reply.status}): {_one_line(reply.text.strip())}", err=True)
         sys.exit(1)
     click.echo("quitting")
 
@@ -759,14 +776,17 @@ def reload_(admin: str | None, file: str | None) -> None:
     try:
         reply = ask(address, "POST", "/reload", timeout=60.0)
     except (OSError, http.client.HTTPException) as error:
-        click.echo(f"nothing answers at {address} ({error})", err=True)
+        _say(f"nothing answers at {address} ({_one_line(str(error))})", err=True)
         sys.exit(1)
     outcome = reply.document
-    if reply.status != 200 or "result" not in outcome:
-        why = outcome.get("detail") or f"it answered {reply.status}"
-        click.echo(f"not reloaded, the old configuration stays in force:\n{why}", err=True)
+    result, detail = outcome.get("result", ""), outcome.get("detail")
+    if not isinstance(result, str) or not isinstance(detail, str):
+        _say(f"what answers at {address} ({reply.status}) is no sidecar's admin server", err=True)
         sys.exit(1)
-    click.echo(f"{outcome['result']}" + (f": {outcome['detail']}" if outcome.get("detail") else ""))
+    if reply.status != 200:
+        _say(f"not reloaded, the old configuration stays in force:\n{detail}", err=True)
+        sys.exit(1)
+    _say(result + (f": {detail}" if detail else ""))
 
 
 @main.command("completion")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple, final
 
+from sidecar.terminal import printable
+
 
 class Source(StrEnum):
     """Whose fault it is."""
@@ -380,11 +382,12 @@ class SidecarError(Exception):
         command: str = "",
         alert: tuple[int, str] | None = None,
     ) -> None:
+        detail = printable(detail)
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
         self.retry_after = retry_after
-        self.command = command
+        self.command = printable(command) if command else ""
         self.alert = alert
 
     @property

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import stat
 
+from sidecar.terminal import command
+
 
 def exposed(file: str, mode: int, *, switch: str = "allow_world_readable") -> str | None:
     """What is wrong where every user of the machine can read the file, for the middle of a sentence; else None.
@@ -17,7 +19,8 @@ def exposed(file: str, mode: int, *, switch: str = "allow_world_readable") -> st
     """
     if not mode & stat.S_IROTH:
         return None
+    mend = command("chmod", "o-r", file) or "chmod o-r FILE"
     return (
-        f"every user of this machine can read it: `chmod o-r {file}`, for a Kubernetes secret `defaultMode: 0440` and "
+        f"every user of this machine can read it: `{mend}`, for a Kubernetes secret `defaultMode: 0440` and "
         f"the pod's `fsGroup`; or set `{switch}: true`"
     )

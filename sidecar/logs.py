@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO, final
 
 from sidecar.log_sink import LogSink, Loss, loss_of
+from sidecar.terminal import printable
 
 if TYPE_CHECKING:
     from sidecar.trace import Trace
@@ -363,10 +364,8 @@ def _cleaned(value: Any) -> Any:
 
 
 def _printable(text: str) -> str:
-    """`text` without control characters: a logged host name must not start a line or drive a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in text)
+    """Whole: what is logged is bounded where it comes in (`limits`, `SidecarError`)."""
+    return printable(text, limit=None)
 
 
 def _quoted(text: str) -> str:

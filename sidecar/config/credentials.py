@@ -16,7 +16,8 @@ from sidecar import hosts
 from sidecar.config.quantities import Duration
 from sidecar.config.values import Model, Switch
 
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,100}@[A-Za-z0-9.-]{1,150}")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+][A-Za-z0-9._%+-]{0,99}@[A-Za-z0-9.-]{1,150}")
+"""Not with `-` in front: to a command that would be an option."""
 
 
 def is_email(text: object) -> bool:
@@ -48,6 +49,12 @@ def _variable(value: Any) -> str:
 VariableName = Annotated[str, BeforeValidator(_variable)]
 
 
+def _account(value: Any) -> Any:
+    if isinstance(value, str) and value != "default" and not is_email(value):
+        raise ValueError(f"`{value}` is neither `default` nor a service account's e-mail")
+    return value
+
+
 class Adc(Model):
     """Application Default Credentials, in google-auth's order: the file that GOOGLE_APPLICATION_CREDENTIALS names,
     the file that `gcloud auth application-default login` writes, the metadata server. Whatever type of credential
@@ -60,7 +67,7 @@ class Metadata(Model):
     """The metadata server of Compute Engine, Cloud Run, GKE, functions, App Engine, Cloud Build."""
 
     type: Literal["metadata"]
-    account: str = Field(
+    account: Annotated[str, BeforeValidator(_account)] = Field(
         "default", description="Service account of the instance: `default` or an e-mail.", min_length=1
     )
     licenses: Switch = Field(

@@ -21,6 +21,7 @@ from sidecar.config.targets import FACTS, Target, TokenKind, default_audience
 from sidecar.errors import MEANINGS
 from sidecar.moments import from_http_date
 from sidecar.proxy import answers
+from sidecar.terminal import command as shell
 
 SAMPLE: Final = 2048
 """Bytes of an answer's body that are looked at."""
@@ -215,7 +216,8 @@ def _hidden(refused: Refused) -> Diagnosis | None:
         return None
     service, region = service_of(refused.authority)
     command = (
-        f"gcloud run services describe {service} --region={region} --format='value(metadata.annotations)'"
+        f"{shell('gcloud', 'run', 'services', 'describe', service, f'--region={region}')} "
+        "--format='value(metadata.annotations)'"
     )
     return Diagnosis(
         Cause.HIDDEN,
@@ -315,7 +317,7 @@ def _googleapis(refused: Refused) -> Diagnosis | None:
         )
     if reason == "SERVICE_DISABLED":
         service = refused.authority.partition(":")[0]
-        command = f"gcloud services enable {service} --project=PROJECT"
+        command = shell("gcloud", "services", "enable", service, "--project=PROJECT")
         return Diagnosis(
             Cause.API_NOT_ENABLED, f"The API is not enabled in the caller's project: `{command}`.", command
         )
@@ -348,7 +350,10 @@ def _audience(refused: Refused) -> Diagnosis | None:
 def _custom_audiences(refused: Refused, audience: str) -> str:
     service, region = service_of(refused.authority)
     shown = audience if _PLAIN.fullmatch(audience) else "AUDIENCE"
-    return f"gcloud run services update {service} --region={region} --add-custom-audiences={shown}"
+    return shell(
+        *("gcloud", "run", "services", "update", service),
+        *(f"--region={region}", f"--add-custom-audiences={shown}"),
+    )
 
 
 def _token_refused(refused: Refused) -> Diagnosis:

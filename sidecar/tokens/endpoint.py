@@ -177,6 +177,32 @@ class Answer:
         return body if isinstance(body, dict) else {}
 
 
+_FLAVOR: Final = "Google"
+
+
+def has_flavor(endpoint: Endpoint, answer: Answer) -> bool:
+    """Whether what answered says that it is a metadata server, where one was asked: each of its answers has
+    `Metadata-Flavor: Google`, by which Google's libraries tell it from what else may stand at a plain http address
+    (https://cloud.google.com/compute/docs/metadata/querying-metadata)."""
+    return endpoint.protocol is not Protocol.METADATA or answer.headers.get("metadata-flavor") == _FLAVOR
+
+
+def no_flavor(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    """Status 200 from what does not say that it is a metadata server: nothing of it is used."""
+    return SidecarError(
+        Reason.TOKEN_MALFORMED,
+        f"{capital(endpoint.name)} answered {answer.status} without `Metadata-Flavor: {_FLAVOR}`, so what answers "
+        f"there is no metadata server. {IMPOSTOR}",
+    )
+
+
+def flavor_hint(endpoint: Endpoint, answer: Answer) -> str:
+    """A sentence for a refusal that may come from something else than the metadata server, else nothing."""
+    if has_flavor(endpoint, answer):
+        return ""
+    return f" The answer has no `Metadata-Flavor: {_FLAVOR}`, so it may come from something else. {IMPOSTOR}"
+
+
 def unreachable(endpoint: Endpoint, fault: Fault) -> SidecarError:
     """No answer at all."""
     return SidecarError(

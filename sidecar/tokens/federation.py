@@ -22,6 +22,8 @@ from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in
 
 _FIELDS: Final = ("audience", "subject_token_type", "token_url")
+_PROVIDER: Final = re.compile(r"//iam\.googleapis\.com/([A-Za-z0-9/._:-]{1,300})/providers/[^/]+")
+"""The full name of a provider, of characters that its parts may have."""
 _AGAIN: Final = "Write it again with `gcloud iam workload-identity-pools create-cred-config`."
 _ACCOUNT_IN_URL = re.compile(r"/serviceAccounts/([^/:]+):generateAccessToken$")
 
@@ -67,7 +69,7 @@ class FederationGrant(Grant):
 
     def member(self, flight: Flight) -> str | None:
         """See `Grant.member`: the pool's identities, since the subject shows only in the subject token."""
-        pool = re.fullmatch(r"//iam\.googleapis\.com/(.+)/providers/[^/]+", str(self._info()["audience"]))
+        pool = _PROVIDER.fullmatch(str(self._info()["audience"]))
         return None if pool is None else f"principalSet://iam.googleapis.com/{pool[1]}/*"
 
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:

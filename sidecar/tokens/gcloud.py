@@ -15,6 +15,7 @@ from typing import Final, final
 from sidecar.config.combinations import SERVICE_ACCOUNT_DOMAIN
 from sidecar.errors import Reason, SidecarError
 from sidecar.moments import from_rfc3339
+from sidecar.terminal import command as shell
 from sidecar.tokens import subprocess_run
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.flight import Flight
@@ -201,9 +202,12 @@ class GcloudGrant(Grant):
                 command=shown,
             )
         if self._service_account is not None and ("PERMISSION_DENIED" in said or "denied" in said):
-            command = (
-                f"gcloud iam service-accounts add-iam-policy-binding {self._service_account} "
-                f"--member=user:{self._account or 'ACCOUNT'} --role=roles/iam.serviceAccountTokenCreator"
+            command = shell(
+                *("gcloud", "iam", "service-accounts", "add-iam-policy-binding", self._service_account),
+                *(
+                    f"--member=user:{self._account or 'ACCOUNT'}",
+                    "--role=roles/iam.serviceAccountTokenCreator",
+                ),
             )
             return SidecarError(
                 Reason.IMPERSONATION_DENIED,
@@ -219,8 +223,8 @@ class GcloudGrant(Grant):
         )
 
     def _shown(self, words: Sequence[str]) -> str:
-        account = "" if self._account is None else f" --account={self._account}"
-        return f"{self._command} {' '.join(words)}{account}"
+        account = [] if self._account is None else [f"--account={self._account}"]
+        return shell(self._command, *words, *account)
 
 
 def _credential(text: str) -> tuple[str | None, float | None]:

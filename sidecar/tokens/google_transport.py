@@ -29,6 +29,8 @@ from sidecar.tokens.endpoint import (
     Endpoint,
     Fault,
     compressed,
+    has_flavor,
+    no_flavor,
     not_http,
     too_large,
     too_slow,
@@ -164,7 +166,9 @@ class GoogleTransport:
                 answer = Answer(response.status_code, response.headers, data, received_at=self._clock.wall())
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             return self._fault(error)
-        return answer if answer.status == 200 else refused(self._endpoint, answer)
+        if answer.status != 200:
+            return refused(self._endpoint, answer)
+        return answer if has_flavor(self._endpoint, answer) else no_flavor(self._endpoint, answer)
 
     @staticmethod
     def _read(response: requests.Response) -> bytes | None:

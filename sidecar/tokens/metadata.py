@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, final
 from urllib.parse import quote, urlencode
 
+from sidecar.config.credentials import is_email
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
@@ -31,7 +32,6 @@ ABSENT: Final = (
     "`workload_identity_federation`. On GKE it can take some seconds after the start of a pod; if it lasts, check "
     "that no network policy blocks 169.254.169.254."
 )
-_EMAIL_LIMIT: Final = 320
 
 
 @final
@@ -77,7 +77,7 @@ class MetadataGrant(Grant):
         if self._email is None:
             answer = self._get(flight, "email", {})
             text = answer.data.decode("ascii", "replace").strip()
-            if "@" not in text or len(text) > _EMAIL_LIMIT or not text.isprintable():
+            if not is_email(text):
                 # On GKE without a Google service account it is the name of the pool.
                 raise SidecarError(
                     Reason.NO_SERVICE_ACCOUNT,

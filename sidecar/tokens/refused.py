@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital
+from sidecar.terminal import command as shell
+from sidecar.tokens.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital, flavor_hint
 
 
 def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
@@ -155,7 +156,8 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
         hint = f"It does not accept the access token of {endpoint.caller or 'the source'}: see that it still exists."
         return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
     if reason == "SERVICE_DISABLED":
-        command = f"gcloud services enable iamcredentials.googleapis.com --project={consumer or 'PROJECT'}"
+        project = f"--project={consumer or 'PROJECT'}"
+        command = shell("gcloud", "services", "enable", "iamcredentials.googleapis.com", project)
         hint = f"The API is not enabled in the project of the caller: `{command}`, and wait some minutes."
         return _error(endpoint, answer, Reason.API_DISABLED, hint, reason, command=command)
     if reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
@@ -184,9 +186,9 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
 def _impersonation_denied(endpoint: Endpoint, answer: Answer, code: str) -> SidecarError:
     role = "OpenIdTokenCreator" if endpoint.method == "generateIdToken" else "TokenCreator"
     role = f"roles/iam.serviceAccount{role}"
-    command = (
-        f"gcloud iam service-accounts add-iam-policy-binding {endpoint.account} "
-        f"--member={endpoint.caller or 'MEMBER'} --role={role}"
+    command = shell(
+        *("gcloud", "iam", "service-accounts", "add-iam-policy-binding", endpoint.account),
+        *(f"--member={endpoint.caller or 'MEMBER'}", f"--role={role}"),
     )
     who = f"The caller {endpoint.caller}" if endpoint.caller else "The source"
     hint = (
@@ -238,7 +240,8 @@ def _error(
     said = f"answered {answer.status}" + (f" {code}" if code else "")
     return SidecarError(
         reason,
-        f"{capital(endpoint.name)} {said}. {capital(hint)}{answer.clock_hint()}",
+        f"{capital(endpoint.name)} {said}. {capital(hint)}{answer.clock_hint()}"
+        f"{flavor_hint(endpoint, answer)}",
         retry_after=answer.retry_after,
         command=command,
     )

@@ -439,6 +439,18 @@ async def test_a_token_without_an_email_for_iap(world: World) -> None:
     assert (step.name, step.reason) == ("claims", "email_missing")
 
 
+@pytest.mark.parametrize("email", ["\x1b[2J@x.example", "$(id)@x.example", "a@b\nverdict", "a" * 400 + "@x"])
+async def test_an_email_that_is_none_is_not_shown(world: World, email: str) -> None:
+    """Nor taken for one: a token's claims are from outside."""
+    google = world.google
+    target = await google.add_target("svc", kind="iap", audience=IAP_CLIENT)
+    token = signed(time.time(), aud=IAP_CLIENT, email=email)  # noqa: TID251
+    route = f"upstream: '{target.url}', target: iap, audience: '{IAP_CLIENT}'"
+    step = await world.failed(f"{{type: static, token: {token}}}", route)
+    assert (step.name, step.reason) == ("claims", "email_missing")
+    assert email not in step.says
+
+
 async def test_a_route_that_works(world: World) -> None:
     """Every step is fine, and nothing says a word of the token."""
     report = await world.check("{type: metadata}", online=True)

@@ -7,6 +7,9 @@ import pty
 import shutil
 import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -144,3 +147,56 @@ def test_a_check_that_takes_long_says_so_on_a_terminal(tmp_path: Path) -> None:
     seen = on_terminal("check", "--config", str(file), "billing", TERM="dumb")
     assert "asking for the tokens of 1 route(s)" in seen
     assert "asking" not in run("check", "--config", str(file), "billing").stderr
+
+
+@contextmanager
+def listening(body: bytes, status: int = 200) -> Iterator[str]:
+    """Something that is no sidecar, on the admin port: every request gets this."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                    connection.sendall(head.encode() + body)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(LIMIT)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            b'{"reasons": ["\\u009b2J\\u0007\\r\\nfine"], "detail": "\\u009b2J\\u202e", "result": "\\u0007"}',
+            id="escapes",
+        ),
+        pytest.param(b"\x1b[2J\x1b]0;x\x07" * 20_000, id="no-json"),
+        pytest.param(b"[1]", id="list"),
+        pytest.param(b'{"reasons": [1, {}], "detail": {}, "result": []}', id="odd-types"),
+        pytest.param(b'{"reasons": 5}', id="nothing-in-it"),
+        pytest.param(b"[" * 50_000, id="deep"),
+    ],
+)
+def test_whatever_answers_on_the_admin_port_drives_no_terminal(body: bytes) -> None:
+    """Words of it are shown, cut short and spelled out; and none of it is a traceback."""
+    with listening(body, 503) as address:
+        for words in (["healthcheck"], ["quit"], ["reload"], ["wait", "--timeout", "10ms"]):
+            done = run(*words, "--admin", address)
+            assert done.returncode == 1, words
+            shown = done.stdout + done.stderr
+            assert "Traceback" not in shown, (words, shown)
+            assert shown.replace("\n", "").isprintable(), words
+            assert len(shown) < 5000
+    with listening(body) as address:
+        done = run("reload", "--admin", address)
+        assert "Traceback" not in done.stderr
+        assert (done.stdout + done.stderr).replace("\n", "").isprintable()

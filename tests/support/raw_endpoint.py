@@ -29,9 +29,10 @@ def answer(data: bytes) -> Behaviour:
 def http(
     status: int, body: bytes = b"", *, content_type: str = "text/html", headers: dict[str, str] | None = None
 ) -> Behaviour:
-    """Send an HTTP answer and close."""
+    """Send an HTTP answer and close; it has a metadata server's mark, unless `headers` say otherwise."""
+    headers = {"Metadata-Flavor": "Google", **(headers or {})}
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", f"Content-Type: {content_type}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     return answer("\r\n".join([*lines, "", ""]).encode() + body)
 
 

@@ -516,6 +516,13 @@ def test_what_tells_one_cause_from_another(answer: Refused, cause: Cause, says: 
     assert (found.cause, says in found.detail) == (cause, True), found.detail
 
 
+def test_an_audience_with_a_star_is_quoted() -> None:
+    """A shell would look for files of that name."""
+    found = diagnose(refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": "https://*"}))
+    assert found is not None
+    assert found.command.endswith(" '--add-custom-audiences=https://*'")
+
+
 def test_an_odd_audience_is_left_out_of_the_command() -> None:
     """It would be run by a shell."""
     found = diagnose(refused(Target.CLOUD_RUN, 401, "", UNAUTHORIZED, claims={"aud": "x; rm -rf /"}))

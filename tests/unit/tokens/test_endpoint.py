@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -54,11 +55,38 @@ def answer(status: int, body: object = b"", **headers: str) -> Answer:
 )
 def test_statuses_of_a_metadata_server(status: int, reason: Reason, hint: str) -> None:
     """Each status has its reason and says what to do."""
-    error = refused(METADATA, answer(status, b"x"))
+    error = refused(METADATA, answer(status, b"x", metadata_flavor="Google"))
     assert error.reason is reason
     assert hint in error.detail
     assert str(status) in error.detail
     assert error.detail.startswith("The metadata server at h:80 ")
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_refusal_without_a_metadata_servers_mark_says_so(status: int) -> None:
+    """What refuses may be something else in its place."""
+    assert "`Metadata-Flavor: Google`" in refused(METADATA, answer(status)).detail
+    assert "Metadata-Flavor" not in refused(METADATA, answer(status, metadata_flavor="Google")).detail
+    assert "Metadata-Flavor" not in refused(OAUTH, answer(status)).detail
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        "principalSet://iam.googleapis.com/x/*",
+        "serviceAccount:$(id)@x",
+        "user:$HOME@x",
+        "user:a;b@c",
+        "user:a'b@c",
+    ],
+)
+def test_what_stands_in_a_command_is_quoted_for_the_shell(caller: str) -> None:
+    """Whoever it came from: a file, a metadata server."""
+    command = refused(IAM._replace(caller=caller), answer(403, rpc("PERMISSION_DENIED"))).command
+    words = command.removeprefix("gcloud ")
+    done = subprocess.run(["sh", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[4:5] == [f"--member={caller}"], done
+    assert len(done.stdout.splitlines()) == 6
 
 
 @pytest.mark.parametrize(

@@ -480,6 +480,9 @@ def test_how_long_a_program_may_run(source: object, seconds: float | None) -> No
             id="pool",
         ),
         pytest.param("https://elsewhere.example", None, id="odd"),
+        pytest.param("//iam.googleapis.com/$(id)/providers/q", None, id="shell"),
+        pytest.param("//iam.googleapis.com/a b/providers/q", None, id="blank"),
+        pytest.param("//iam.googleapis.com/a\n/providers/q", None, id="line-break"),
     ],
 )
 def test_who_it_is_to_iam(audience: str, member: str | None) -> None:

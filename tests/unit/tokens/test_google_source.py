@@ -67,7 +67,9 @@ async def test_licence_codes_are_asked_for_on_request(raw: RawEndpoint) -> None:
 async def test_an_answer_without_a_content_type_is_no_mystery(raw: RawEndpoint) -> None:
     """A token in an answer that google-auth can't read for its missing Content-Type is used all the same."""
     value = jwt(AUDIENCE, issued=0, expires=3600).encode()
-    raw.behaviour = answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(value), value))
+    raw.behaviour = answer(
+        b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nContent-Length: %d\r\n\r\n%s" % (len(value), value)
+    )
     assert (await source(raw).mint(KEY)).bearer == b"Bearer " + value
 
 

