@@ -93,7 +93,7 @@ ADVICE: dict[Reason, str] = {
     "`pool.idle`.",
     Reason.UPSTREAM_MALFORMED: "Nothing of it was used; `detail` says what was wrong. Mostly another protocol on that port.",
     Reason.UPSTREAM_HEAD_TOO_LARGE: "It is larger than `limits.head`, or has more lines than `limits.headers`. Mostly "
-    "cookies.",
+    "cookies. Or its `Connection` names more than 64 headers.",
     Reason.UPSTREAM_INCOMPLETE: "The app's connection was broken off too, so that it can tell. Look at the service's own "
     "log.",
     Reason.UPGRADE_FAILED: "It answered 101 with another protocol than the app's `Upgrade` names, or to a request without "

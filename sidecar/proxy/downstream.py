@@ -446,7 +446,7 @@ class DownstreamConnection(asyncio.Protocol):
                 http10 = read_version(raw, method, self._target) == b"1.0"
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
-            if upgrade is not None and (check_upgrade(upgrade) or http10):
+            if upgrade is not None and (check_upgrade(upgrade, found.get(b"connection", b"")) or http10):
                 # Some clients (Java's) ask for h2c on every request and are content without; HTTP/1.0 has no upgrade
                 # (RFC 9110 section 7.8).
                 self._declined = True

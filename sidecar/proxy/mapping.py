@@ -8,10 +8,13 @@ itself, without a token. Rules: RFC 9110 sections 10.2.2 and 8.7, RFC 6265 secti
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from sidecar.proxy.headers import Fields, Found
 
-_PATH = re.compile(rb"(;[ \t]*path[ \t]*=[ \t]*)(/[^;]*)", re.IGNORECASE)
+_PATH = re.compile(rb";[ \t]*+path[ \t]*+=[ \t]*+(?=/)", re.IGNORECASE)
+_MOST_ATTRIBUTES, _MOST_PATHS = 32, 4
+"""Of a cookie: there are nine kinds of attributes, and each is given once."""
 _MAPPED = (b"location", b"content-location")
 
 
@@ -33,9 +36,25 @@ def map_answer(fields: Fields, found: Found, *, origin: bytes, base: bytes, pref
         if lower in _MAPPED:
             value = map_reference(value, origin=origin, base=base, prefix=prefix)
         elif prefix and lower == b"set-cookie":
-            value = _PATH.sub(lambda match: match[1] + prefix + match[2], value)
+            confined = _confined(value, prefix)
+            if confined is None:
+                continue
+            value = confined
         mapped.append((name, value))
     return mapped
+
+
+def _confined(cookie: bytes, prefix: bytes) -> bytes | None:
+    """A cookie with each of its paths below the prefix: which one counts, clients see differently. None for one with
+    very many attributes or paths, which is not passed on: unmapped, it would be a cookie for other routes too."""
+    if cookie.count(b";") > _MOST_ATTRIBUTES:
+        return None
+    ends = [found.end() for found in islice(_PATH.finditer(cookie), _MOST_PATHS + 1)]
+    if len(ends) > _MOST_PATHS:
+        return None
+    for end in reversed(ends):
+        cookie = cookie[:end] + prefix + cookie[end:]
+    return cookie
 
 
 def map_reference(value: bytes, *, origin: bytes, base: bytes, prefix: bytes) -> bytes:

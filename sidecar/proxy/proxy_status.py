@@ -6,8 +6,8 @@ section 2 (a List whose members are Strings or Tokens, one for each intermediary
 grammar; what is no List counts for nothing as a whole).
 
 Stricter than the grammar where readers are not: a member that has the name anywhere, in any case, goes. A field that
-has the name and is no List goes as a whole, since a reader that only looks for the name would find it. What does not
-have the name passes as it came.
+has the name and is no List, or an endless one, goes as a whole, since a reader that only looks for the name would find
+it. What does not have the name passes as it came.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from sidecar.proxy import answers
-from sidecar.proxy.headers import Fields
+from sidecar.proxy.headers import Fields, is_long_list
 
 FIELD = b"proxy-status"
 
 _NAME = answers.NAME.encode()
+_LONGEST = 4096
+"""Bytes of a field with escapes that are looked through; proxies write some hundred."""
 # Possessive throughout: whatever bytes come are read once.
 _STRING = rb'"(?:[ !#-\[\]-~]|\\["\\])*+"'
 _TOKEN = rb"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*+"
@@ -37,21 +39,33 @@ _MEMBER = re.compile(
 def foreign(fields: Fields) -> Fields:
     """The same lines without what speaks of the sidecar in `Proxy-Status`; where nothing does, as they came."""
     values = [value for name, value in fields if name.lower() == FIELD]
-    if not any(_has_name(value) for value in values):
+    if not values:
         return fields
+    whole = b",".join(values)
+    plain = hidden = whole.lower().count(_NAME)
+    if b"\\" in whole or b"%" in whole:
+        # However a reader takes escapes: a string's, and percents as in strings for display (RFC 9651 section 3.3.8).
+        hidden = _unescaped(whole).count(_NAME) if len(whole) <= _LONGEST else -1
+    if not plain and not hidden:
+        return fields
+    readable = (
+        plain == hidden
+        and not is_long_list(whole)
+        and all(_members(value) is not None for value in values if value.strip(b" \t"))
+    )
     left = []
-    readable = all(_members(value) is not None for value in values if value.strip(b" \t"))
     for name, value in fields:
         if name.lower() != FIELD:
             left.append((name, value))
-        elif readable and (kept := [member for member in _members(value) or () if not _has_name(member)]):
+        elif readable and (
+            kept := [member for member in _members(value) or () if _NAME not in member.lower()]
+        ):
             left.append((name, b", ".join(kept)))
     return left
 
 
-def _has_name(value: bytes) -> bool:
-    """Whether a reader could find the name in it, however it reads escapes."""
-    return _NAME in value.lower() or _NAME in unquote_to_bytes(value.replace(b"\\", b"")).lower()
+def _unescaped(value: bytes) -> bytes:
+    return unquote_to_bytes(value.replace(b"\\", b"")).lower()
 
 
 def _members(value: bytes) -> list[bytes] | None:

@@ -12,7 +12,16 @@ import re
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.paths import leaves_root
-from sidecar.proxy.headers import TWIN, Fields, Found, list_members, plain_length, rewrite
+from sidecar.proxy.headers import (
+    MOST_MEMBERS,
+    TWIN,
+    Fields,
+    Found,
+    is_long_list,
+    list_members,
+    plain_length,
+    rewrite,
+)
 from sidecar.proxy.heads import METHOD_NAMES
 
 Target = tuple[bytes, bytes, bool]
@@ -81,9 +90,14 @@ def not_http(error: Exception, head: bytes) -> SidecarError:
     return malformed(HTTP2 if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
 
 
-def check_upgrade(protocols: bytes) -> bool:
+def check_upgrade(protocols: bytes, connection: bytes = b"") -> bool:
     """Whether the wish is one for h2c, which is declined; raises MALFORMED_REQUEST where `Upgrade` is not a list of
-    protocols (RFC 9110 section 7.8), or names h2c beside another: only one of the two could be declined."""
+    protocols (RFC 9110 section 7.8), or names h2c beside another: only one of the two could be declined. Where it or
+    `Connection` is too long a list, too."""
+    if is_long_list(protocols):
+        raise malformed(f"`Upgrade` names more than {MOST_MEMBERS} protocols.")
+    if is_long_list(connection):
+        raise _too_many_nominated()
     if not all(_PROTOCOLS.fullmatch(protocol) for protocol in protocols.split(b",")):
         raise malformed("`Upgrade` is not a list of protocols.")
     members = list_members(protocols)
@@ -200,6 +214,8 @@ def _check_expectation(found: Found) -> None:
 def _check_connection(found: Found) -> None:
     """Raise MALFORMED_REQUEST where `Connection` names what is for every recipient, or more than anybody needs to (RFC
     9110 section 7.6.1), or an upgrade to nothing."""
+    if is_long_list(found[b"connection"]):
+        raise _too_many_nominated()
     members = list_members(found[b"connection"])
     for member in members:
         if member in _NEVER_NOMINATED or member.startswith(b":"):
@@ -207,7 +223,11 @@ def _check_connection(found: Found) -> None:
     if b"upgrade" in members and found.get(b"upgrade") == b"":
         raise malformed("`Upgrade` names no protocol.")
     if len(members) > _MAX_NOMINATED:
-        raise malformed(f"`Connection` names more than {_MAX_NOMINATED} headers.")
+        raise _too_many_nominated()
+
+
+def _too_many_nominated() -> SidecarError:
+    return malformed(f"`Connection` names more than {_MAX_NOMINATED} headers.")
 
 
 def _not_carried(method: bytes, target: bytes) -> SidecarError:

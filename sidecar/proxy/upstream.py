@@ -393,6 +393,12 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             http10 = self._parser.get_http_version() == "1.0"
         found = headers.survey(self._fields)
+        if b"connection" in found and headers.is_long_list(found[b"connection"]):
+            self._refusal = SidecarError(
+                Reason.UPSTREAM_HEAD_TOO_LARGE,
+                f"The answer's `Connection` names more than {headers.MOST_MEMBERS} headers, and nobody needs as many.",
+            )
+            return
         if status < 200:
             self._interim += 1
             self._look_at_interim(found, status)

@@ -202,6 +202,18 @@ FAULTS = [
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000, "upstream_head_too_large", 502, id="endless-head"
     ),
     pytest.param(
+        b"HTTP/1.1 200 OK\r\nConnection: " + b"a," * 65 + b"a\r\n\r\n",
+        "upstream_head_too_large",
+        502,
+        id="endless-connection",
+    ),
+    pytest.param(
+        b"HTTP/1.1 103 Hints\r\nConnection: " + b"a," * 65 + b"a\r\n\r\n",
+        "upstream_head_too_large",
+        502,
+        id="endless-connection-of-an-interim-one",
+    ),
+    pytest.param(
         b"HTTP/1.1 101 Switching\r\nUpgrade: foo\r\nConnection: upgrade\r\n\r\n",
         "upgrade_failed",
         502,

@@ -72,3 +72,26 @@ def test_each_alone(at: int) -> None:
     """One of them is enough; a cookie only below a prefix."""
     assert mapped(FIELDS[at : at + 1], b"/api") != FIELDS[at : at + 1]
     assert (mapped(FIELDS[at : at + 1], b"") == FIELDS[at : at + 1]) == (at > 0)
+
+
+@pytest.mark.parametrize(
+    ("cookie", "mapped"),
+    [
+        pytest.param(b"a=1;path=/;PATH = /x;Path=y", b"a=1;path=/p/;PATH = /p/x;Path=y", id="each-path"),
+        pytest.param(b"a=1" + b";path=/" * 4, b"a=1" + b";path=/p/" * 4, id="as-many-as-are-mapped"),
+        pytest.param(b"a=1" + b";path=/" * 5, None, id="more-paths"),
+        pytest.param(
+            b"a=1" + b"; Secure" * 32, b"a=1" + b"; Secure" * 32, id="as-many-attributes-as-are-read"
+        ),
+        pytest.param(b"a=1" + b"; Secure" * 33, None, id="more-attributes"),
+        pytest.param(b"a=1;path" + b" " * 99 + b"=\t/x", b"a=1;path" + b" " * 99 + b"=\t/p/x", id="blanks"),
+    ],
+)
+def test_a_cookie_under_a_prefix(cookie: bytes, mapped: bytes | None) -> None:
+    """Each of its paths is mapped, or it is left out: one that was not mapped would be for other routes too."""
+    fields = [(b"X", b"1"), (b"Set-Cookie", cookie)]
+    found = survey(fields)
+    left = map_answer(fields, found, origin=ORIGIN, base=BASE, prefix=b"/p")
+    assert list(left) == [(b"X", b"1"), *([] if mapped is None else [(b"Set-Cookie", mapped)])]
+    unprefixed = map_answer(fields, found, origin=ORIGIN, base=BASE, prefix=b"")
+    assert unprefixed == fields

@@ -57,6 +57,11 @@ def passed(*lines: bytes) -> list[bytes]:
         pytest.param([b'"idtoken\\-sidecar"; error=x'], [], id="escape-that-there-is-not"),
         pytest.param([b'%"idtoken%2dsidecar"; error=x'], [], id="percent"),
         pytest.param([b"", OURS, b"cdn"], [b"cdn"], id="empty-line"),
+        pytest.param([b"a," * 64 + OURS], [b", ".join([b"a"] * 64)], id="as-many-as-are-read"),
+        pytest.param([b"a," * 65 + OURS], [], id="more-than-anybody-writes"),
+        pytest.param([b"a," * 32, b"a," * 32 + OURS, b"a"], [], id="more-in-several-lines"),
+        pytest.param([b"a," * 900 + b"b"], [b"a," * 900 + b"b"], id="many-without-the-name"),
+        pytest.param([b'a;b="\\"' + b"a" * 5000], [], id="escapes-in-very-much"),
         # Broken, and none of our business.
         pytest.param([b"cdn ; error"], [b"cdn ; error"], id="broken-without-the-name"),
         pytest.param([b'"', b""], [b'"', b""], id="nonsense-without-the-name"),

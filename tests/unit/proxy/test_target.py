@@ -180,3 +180,15 @@ def test_empty_lines() -> None:
     assert target.empty_lines(b"\r\n\r\nGET") == 4
     assert target.empty_lines(b"\n\r\n") == target.empty_lines(b"G\r\n") == 0
     assert target.without_empty_lines(b"\r\nGET\r\n") == b"GET\r\n"
+
+
+def test_no_list_is_taken_apart_without_bounds() -> None:
+    """What a head full of commas names is refused before it is split."""
+    long = b"a," * 65
+    with pytest.raises(SidecarError, match="`Connection` names more than 9 headers"):
+        target.check_fields({b"connection": long}, b"")
+    with pytest.raises(SidecarError, match="`Upgrade` names more than 64 protocols"):
+        target.check_upgrade(long)
+    with pytest.raises(SidecarError, match="`Connection` names more than 9 headers"):
+        target.check_upgrade(b"h2c", long)
+    assert target.check_upgrade(b"h2c", b"upgrade") is True
