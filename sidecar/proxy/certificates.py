@@ -18,6 +18,7 @@ from typing import final
 from sidecar.clock import Clock
 from sidecar.config.listeners import ListenerTls
 from sidecar.key_files import exposed
+from sidecar.proxy import pem_files
 from sidecar.tokens.file_watch import FileWatch, stamp
 
 _log = logging.getLogger(__name__)
@@ -106,8 +107,7 @@ def make_context(settings: ListenerTls) -> ssl.SSLContext:
     """A server's context; raises OSError, ssl.SSLError or ValueError for files that can't be used."""
     for file in _files(settings):
         # OpenSSL does not say which one it could not open.
-        with Path(file).open("rb"):
-            pass
+        pem_files.look(file)
     if not settings.allow_world_readable and (
         wrong := exposed(settings.key_file, os.stat(settings.key_file).st_mode)
     ):

@@ -9,16 +9,15 @@ force; that is said once for each state of the files. There is no way to switch 
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from sidecar.clock import Clock
 from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.key_files import exposed
+from sidecar.proxy import pem_files
 from sidecar.proxy.certificates import expiry
 from sidecar.routes import Route
 from sidecar.tokens.file_watch import Stamp, stamp
@@ -129,6 +128,8 @@ def make_context(settings: Tls) -> ssl.SSLContext:
     Raises TLS_FILES for a file that can't be used.
     """
     try:
+        if settings.ca_file is not None:
+            pem_files.look(settings.ca_file)
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
         raise _unusable("ca_file", settings.ca_file, error) from error
@@ -143,15 +144,15 @@ def make_context(settings: Tls) -> ssl.SSLContext:
 
 
 def _load_crl(context: ssl.SSLContext, file: str, *, whole_chain: bool) -> None:
+    trusted = context.cert_store_stats()["x509"]
     try:
-        if b"CERTIFICATE-----" in Path(file).read_bytes():
-            # OpenSSL would trust it.
-            raise _unusable(
-                "crl_file", file, "there is a certificate in it: only revocation lists belong there"
-            )
+        pem_files.look(file)
         context.load_verify_locations(cafile=file)
     except OSError as error:
         raise _unusable("crl_file", file, error) from error
+    if context.cert_store_stats()["x509"] != trusted:
+        # OpenSSL trusts it. Judged by what was read: the file may be another one by now.
+        raise _unusable("crl_file", file, "there is a certificate in it: only revocation lists belong there")
     context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN if whole_chain else ssl.VERIFY_CRL_CHECK_LEAF
 
 
@@ -160,8 +161,7 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
     # OpenSSL does not say which of the two it could not open. The mode that is left is the key's.
     for name, file in (("client_cert_file", certificate), ("client_key_file", key)):
         try:
-            with Path(file).open("rb") as opened:
-                mode = os.fstat(opened.fileno()).st_mode
+            mode = pem_files.look(file)
         except OSError as error:
             raise _unusable(name, file, error) from error
     wrong = exposed(key, mode, switch="tls.allow_world_readable")
@@ -190,7 +190,8 @@ def _unusable(key: str, file: str | None, why: OSError | str) -> SidecarError:
     if isinstance(why, ssl.SSLError):
         words = why.reason.lower().replace("_", " ") if why.reason else "it is no PEM file of that kind"
     elif isinstance(why, OSError):
-        words = (why.strerror or "it cannot be read").lower()
+        text = why.strerror or "it cannot be read"
+        words = text[0].lower() + text[1:]
     else:
         words = why
     return SidecarError(Reason.TLS_FILES, f"The route's `tls.{key}` cannot be used ({file}): {words}.")

@@ -193,3 +193,21 @@ def test_a_file_that_changes_before_its_certificate_is_adopted(files: Files) -> 
     assert certificate.context is second
     certificates.stop()
     assert clock.pending == []
+
+
+@pytest.mark.parametrize("which", ["cert", "key", "ca"])
+def test_a_pipe_is_not_waited_for(files: Files, which: str) -> None:
+    """Opening one that nobody writes to would stop the event loop; it is refused, at start and later."""
+    settings = files.settings.model_copy(update={"client_ca_file": str(files.cert.with_name("ca.pem"))})
+    ca = Path(str(settings.client_ca_file))
+    replace(ca, files.authority.pem)
+    certificate = Certificate(settings)
+    file = {"cert": files.cert, "key": files.key, "ca": ca}[which]
+    file.unlink()
+    os.mkfifo(file, 0o600)
+    before = certificate.context
+    certificate.read_again()
+    assert (certificate.is_current, certificate.context) == (False, before)
+    with pytest.raises(OSError, match="a pipe or a device") as caught:
+        Certificate(settings)
+    assert why(caught.value, settings) == f"{file}: it is a pipe or a device, not a file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,23 @@ def pair(directory: Path, certificate: bytes | None, key: bytes | None) -> Tls:
         if pem is not None:
             write(directory / name, pem)
     return Tls(client_cert_file=str(directory / "cert"), client_key_file=str(directory / "key"))
+
+
+def pipe(file: Path) -> Path:
+    """One that nobody writes to: opening it would wait for ever."""
+    os.mkfifo(file, 0o600)
+    return file
+
+
+def large(file: Path) -> Path:
+    """More than is read while everything waits; sparse."""
+    with file.open("wb") as opened:
+        opened.truncate(16 * 1024 * 1024 + 1)
+    return file
+
+
+def labelled(label: bytes) -> bytes:
+    return CA.pem.replace(b"CERTIFICATE", label)
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
@@ -90,6 +108,42 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
     "list-is-text": (
         lambda d: Tls(crl_file=str(write(d / "crl", b"hello"))),
         "`tls.crl_file` cannot be used ({d}/crl): no certificate or crl found.",
+    ),
+    "ca-file-is-a-pipe": (
+        lambda d: Tls(ca_file=str(pipe(d / "ca"))),
+        "`tls.ca_file` cannot be used ({d}/ca): it is a pipe or a device, not a file.",
+    ),
+    "list-is-a-pipe": (
+        lambda d: Tls(crl_file=str(pipe(d / "crl"))),
+        "`tls.crl_file` cannot be used ({d}/crl): it is a pipe or a device, not a file.",
+    ),
+    "key-is-a-pipe": (
+        lambda d: pair(d, CLIENT.pem, (pipe(d / "key"), None)[1]),
+        "`tls.client_key_file` cannot be used ({d}/key): it is a pipe or a device, not a file.",
+    ),
+    "list-has-no-end": (
+        lambda _: Tls(crl_file="/dev/zero"),
+        "`tls.crl_file` cannot be used (/dev/zero): it is a pipe or a device, not a file.",
+    ),
+    "list-is-too-large": (
+        lambda d: Tls(crl_file=str(large(d / "crl"))),
+        "`tls.crl_file` cannot be used ({d}/crl): it is larger than 16 MiB.",
+    ),
+    "list-is-empty": (
+        lambda d: Tls(crl_file=str(write(d / "crl", b""))),
+        "`tls.crl_file` cannot be used ({d}/crl): no certificate or crl found.",
+    ),
+    "list-is-half-written": (
+        lambda d: Tls(crl_file=str(write(d / "crl", revocations(CA)[:-40]))),
+        "`tls.crl_file` cannot be used ({d}/crl): it is no PEM file of that kind.",
+    ),
+    "list-brings-a-ca-that-is-called-trusted": (
+        lambda d: Tls(crl_file=str(write(d / "crl", revocations(CA), labelled(b"TRUSTED CERTIFICATE")))),
+        "`tls.crl_file` cannot be used ({d}/crl): there is a certificate in it: only revocation lists belong there.",
+    ),
+    "list-brings-a-ca-by-an-old-name": (
+        lambda d: Tls(crl_file=str(write(d / "crl", labelled(b"X509 CERTIFICATE"), revocations(CA)))),
+        "`tls.crl_file` cannot be used ({d}/crl): there is a certificate in it: only revocation lists belong there.",
     ),
     "list-brings-a-ca": (
         lambda d: Tls(crl_file=str(write(d / "crl", revocations(CA), CA.pem))),
