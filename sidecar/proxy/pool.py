@@ -132,7 +132,7 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is ready for another request."""
-        if connection.generation != self.generation and (connection.served or not self._waiting):
+        if connection.generation != self.generation:
             connection.close()
             return
         if connection.served == 1:
@@ -249,14 +249,8 @@ class Pool:
     async def _dial(self) -> None:
         """One more connection, for whoever has waited longest by then; a failure is the same one's."""
         connection = error = None
-        generation = self.generation
         try:
-            connection = await self._owner.dialer.connect(
-                self.destination,
-                lambda: UpstreamConnection(self, self._owner.limits),
-                self._session,
-                self.stats,
-            )
+            connection = await self._connect()
         except SidecarError as failure:
             error = failure
         except Exception as fault:  # noqa: BLE001  # logged and counted, and whoever waits is told
@@ -266,7 +260,6 @@ class Pool:
             self._dialling -= 1
         if connection is not None:
             self.stats.connections_opened += 1
-            connection.generation = generation
             try:
                 self.release(connection)
             except Exception as fault:  # noqa: BLE001  # logged and counted there
@@ -278,6 +271,23 @@ class Pool:
         if error is not None and len(self._waiting) > self._dialling:
             refuse(self._waiting.popitem(last=False)[0], error)
         self._free_place()
+
+    async def _connect(self) -> UpstreamConnection:
+        """A connection that was judged by the TLS files as they are now; raises as `Dialer.connect` does."""
+        while True:
+            generation = self.generation
+            connection = await self._owner.dialer.connect(
+                self.destination,
+                lambda: UpstreamConnection(self, self._owner.limits),
+                self._session,
+                self.stats,
+            )
+            connection.generation = generation
+            if generation == self.generation or not self._waiting:
+                return connection
+            # What it was judged by may have been a revocation list that did not name this server yet.
+            self._dropped.add(connection)
+            connection.transport.abort()
 
 
 @final

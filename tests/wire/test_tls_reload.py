@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -198,3 +201,35 @@ async def test_what_comes_to_be_revoked_is_refused(wire: Wire, tmp_path: Path, s
     mounted.put(client, crl=revocations(CA, [SERVER]))
     wire.clock.advance(1.1)
     assert (await ask(app)).reason == "tls_revoked"
+
+
+async def test_a_handshake_that_began_before_a_revocation_serves_nobody(wire: Wire, tmp_path: Path) -> None:
+    """It was judged by the old list: the request that waits for it is given another, which is judged by the new one."""
+    write(tmp_path / "ca.pem", CA.pem)
+    write(tmp_path / "crl.pem", revocations(CA))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(write(tmp_path / "server.pem", SERVER.pem, SERVER.key_pem))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        files = f"ca_file: {tmp_path}/ca.pem, crl_file: {tmp_path}/crl.pem"
+        await wire.start(f"tls: {{{files}}}", upstream=f"https://localhost:{server.getsockname()[1]}")
+        app = await wire.app()
+        await app.send(GET)
+        first, _ = await wire.loop.sock_accept(server)
+        # It has said its hello by now: the context it verifies by is chosen.
+        await wire.turn(lambda: select.select([first], [], [], 0)[0])
+        write(tmp_path / "crl.pem", revocations(CA, [SERVER]))
+        wire.clock.advance(1.1)
+        assert wire.stats.tls_reloads == {"ok": 1}
+        reader = asyncio.StreamReader()
+        await wire.loop.connect_accepted_socket(
+            lambda: asyncio.StreamReaderProtocol(reader), first, ssl=context
+        )
+        assert await reader.read(1) == b""
+        answering = asyncio.ensure_future(app.answer())
+        second, _ = await wire.loop.sock_accept(server)
+        with suppress(ssl.SSLError, ConnectionError):
+            await wire.loop.connect_accepted_socket(asyncio.Protocol, second, ssl=context)
+        assert (await answering).reason == "tls_revoked"
+    assert (wire.stats.in_flight, wire.stats.connections_active) == (0, 0)
+    await wire.turn(lambda: not wire.pools.sweep(wire.clock.mono()))
