@@ -221,7 +221,7 @@ def test_an_idle_connection_that_is_lost_is_counted_off(make_bench: MakeBench) -
 
 
 def test_a_connection_made_under_other_tls_files_serves_nobody_else(make_bench: MakeBench) -> None:
-    """What waits for one that is being dialled still gets it, for a first request; idle and served ones end."""
+    """Idle and served ones end; one that was being dialled meanwhile ends, and its place is dialled for again."""
     bench = make_bench("connections: 2")
     pool = bench.pool("a")
     busy, idle = bench.busy(), bench.busy()
@@ -234,15 +234,14 @@ def test_a_connection_made_under_other_tls_files_serves_nobody_else(make_bench: 
     busy.connection.connection_lost(None)
     idle.connection.connection_lost(None)
     waits = bench.ask()
-    bench.dials.meanwhile = pool.renew
+    changes = iter([pool.renew])
+    bench.dials.meanwhile = lambda: next(changes, bool)()
+    opened = bench.stats.connections_opened
     bench.dials.end(0, None)
-    bench.dials.meanwhile = bool
-    assert (pool.generation, waits.connection.generation, closed(waits)) == (2, 1, False)
-    next_one = bench.ask()
+    assert (pool.generation, waits.connection.generation, closed(waits)) == (2, 2, False)
+    assert (bench.stats.connections_opened - opened, bench.places.open) == (1, 1)
     bench.free(waits)
-    assert closed(waits)
-    bench.dials.end(0, None)
-    assert not closed(next_one)
+    assert not closed(waits)
 
 
 def test_one_that_nobody_waits_for_any_more_is_not_kept_after_a_change_of_files(
