@@ -121,6 +121,10 @@ class Acceptors:
         """Whose listener it is."""
         return self._acceptors[listener.socket].owner
 
+    def outdated(self) -> list[Listener]:
+        """Those whose connections showed client certificates that would be judged by other CAs now."""
+        return [one.listener for one in self._acceptors.values() if one.owner.is_outdated]
+
     def set_owner(self, listener: Listener, owner: Owner) -> None:
         """From the next connection on it is another's."""
         self._acceptors[listener.socket].owner = owner
@@ -299,6 +303,11 @@ class Acceptor:
         self._fd = listener.socket.fileno()
         self._is_reading = False
         self._is_paused = False
+
+    @property
+    def listener(self) -> Listener:
+        """What it accepts by."""
+        return self._listener
 
     @property
     def name(self) -> str:
@@ -486,6 +495,11 @@ class Acceptor:
             task.uncancel()
             self._failed(HandshakeFailure.TIMEOUT)
         else:
+            if owner.is_outdated and owner.certificate is not None and owner.certificate.context is not context:
+                # The client certificate was judged by CAs that are others now.
+                secured.close()
+                self._failed(HandshakeFailure.CLIENT_CERTIFICATE)
+                return
             try:
                 tls.TlsTransport(everything.loop, secured, everything.make(owner, barred, False))
             except BaseException:

@@ -8,6 +8,7 @@ TLS 1.2 or newer, no renegotiation, ALPN http/1.1 (RFC 7301).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import ssl
@@ -28,13 +29,15 @@ _log = logging.getLogger(__name__)
 class Certificate:
     """A listener's certificate, as last read."""
 
-    __slots__ = ("context", "expires_at", "is_current", "settings", "stamps")
+    __slots__ = ("client_cas", "context", "expires_at", "is_current", "settings", "stamps")
 
     def __init__(self, settings: ListenerTls) -> None:
         """Raises OSError, ssl.SSLError or ValueError, with the file's name where it is known."""
         self.settings = settings
         self.stamps = {file: stamp(file) for file in _files(settings)}
         """Of its files, before they were first read."""
+        self.client_cas = _client_cas(settings)
+        """Tells the CAs of clients from others; empty where no certificate is asked for."""
         self.context = make_context(settings)
         self.expires_at = expiry(settings.cert_file)
         """Unix seconds; None where the certificate's date can't be read."""
@@ -45,6 +48,7 @@ class Certificate:
         """Take what the files hold now; new connections get it."""
         settings = self.settings
         try:
+            client_cas = _client_cas(settings)
             context = make_context(settings)
         except (OSError, ValueError) as error:
             self.is_current = False
@@ -54,6 +58,7 @@ class Certificate:
             )
             return
         self.context = context
+        self.client_cas = client_cas
         self.expires_at = expiry(settings.cert_file)
         self.is_current = True
         _log.info(
@@ -140,6 +145,14 @@ def why(error: OSError | ValueError, settings: ListenerTls) -> str:
 
 def _files(settings: ListenerTls) -> list[str]:
     return [file for file in (settings.cert_file, settings.key_file, settings.client_ca_file) if file]
+
+
+def _client_cas(settings: ListenerTls) -> bytes:
+    file = settings.client_ca_file
+    if file is None:
+        return b""
+    pem_files.look(file)
+    return hashlib.sha256(Path(file).read_bytes()).digest()
 
 
 def _no_password() -> str:

@@ -71,6 +71,7 @@ class Owner:
         "arriving",
         "callers",
         "certificate",
+        "client_cas",
         "closing",
         "is_unix",
         "limit",
@@ -89,7 +90,14 @@ class Owner:
         """Connections that were accepted and are not made yet; kept where there is a limit."""
         self.origin_scheme = b"http://" if settings.certificate is None else b"https://"
         """How a URL to it begins."""
+        self.client_cas = b"" if settings.certificate is None else settings.certificate.client_cas
+        """By which the client certificates of its connections were judged."""
         self.assign(route, settings)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the client certificates of its connections were judged by CAs that are others now."""
+        return self.certificate is not None and self.certificate.client_cas != self.client_cas
 
     def connects_alike(self, settings: Settings) -> bool:
         """Whether all that is judged once a connection, and not once a request, is the same under these settings."""

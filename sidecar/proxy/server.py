@@ -102,8 +102,12 @@ class Proxy:
             owner.assign(own, settings)
             self.acceptors.update()
         else:
-            self.acceptors.set_owner(listener, Owner(own, is_unix=listener.is_unix, settings=settings))
-            self._leave(owner)
+            self._begin_anew(listener, owner, own, settings)
+
+    def _begin_anew(self, listener: Listener, owner: Owner, own: Route | None, settings: Settings) -> None:
+        """New connections are another owner's; open ones end, each with its current answer."""
+        self.acceptors.set_owner(listener, Owner(own, is_unix=listener.is_unix, settings=settings))
+        self._leave(owner)
 
     def stop_serving(self, listener: Listener) -> None:
         """Accept no more by this listener; its connections end, each with its current answer."""
@@ -242,6 +246,10 @@ class Proxy:
                     connection.sweep(now_mono)
                 except Exception as fault:  # noqa: BLE001  # the connection logs and counts it
                     connection.fault(fault)
+            for listener in self.acceptors.outdated():
+                owner = self.acceptors.owner(listener)
+                settings = Settings(owner.callers, owner.limit, owner.certificate)
+                self._begin_anew(listener, owner, owner.route, settings)
             busy = self.pools.sweep(now_mono)
         except Exception as fault:  # noqa: BLE001  # logged and counted; every timeout hangs on the next sweep
             self.faults.note(fault, "sweep")

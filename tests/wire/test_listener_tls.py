@@ -16,6 +16,7 @@ from sidecar.emulator.keys import Authority
 from sidecar.metrics import HandshakeFailure
 from sidecar.proxy.certificates import Certificate
 from sidecar.proxy.listeners import PLAIN, Settings
+from tests.support import openssl
 from tests.support.wire import GET, LIMIT, OK, End, Wire
 
 NAMES = ("localhost", "127.0.0.1")
@@ -460,3 +461,62 @@ async def test_an_https_target_is_for_https_listeners(wire: Wire, authority: Aut
     plain = await wire.app()
     await plain.send(target)
     assert (await plain.answer()).status == 400
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["another-ca", "the-same-ca"])
+async def test_a_client_whose_ca_is_trusted_no_more_is_served_no_more(
+    wire: Wire, tmp_path: Path, *, same: bool
+) -> None:
+    """Its open connection ends within a second of the file's change, with its answer; new files of the same CA end none."""
+    made, clients = openssl.authority("a CA"), openssl.authority("clients")
+    server, app_s = openssl.issue(made), openssl.issue(clients)
+    ca = openssl.write(tmp_path / "clients.pem", clients.pem)
+    settings = ListenerTls(
+        cert_file=str(openssl.write(tmp_path / "cert.pem", server.pem)),
+        key_file=str(openssl.write(tmp_path / "key.pem", server.key_pem)),
+        client_ca_file=str(ca),
+    )
+    certificate = Certificate(settings)
+    await wire.start()
+    wire.proxy.reassign(wire.bound, None, Settings(certificate=certificate))
+    context = ssl.create_default_context(cafile=openssl.write(tmp_path / "ca.pem", made.pem))
+    context.load_cert_chain(openssl.write(tmp_path / "app.pem", app_s.pem, app_s.key_pem))
+    busy, idle = await secure(wire, context), await secure(wire, context)
+    upstream = None
+    for app in (idle, busy):
+        await app.send(GET)
+        upstream = upstream or await wire.upstream.accept()
+        await upstream.read_head()
+        if app is idle:
+            await upstream.send(OK)
+            await app.answer()
+    assert upstream is not None
+    raw = socket.create_connection(("127.0.0.1", wire.port))
+    await wire.turn(lambda: wire.proxy.acceptors.arriving)
+    for _ in range(3):
+        await asyncio.sleep(0)  # its task takes the context that is there
+    openssl.write(ca, (clients if same else openssl.authority("others")).pem)
+    certificate.read_again()
+    wire.clock.advance(1.1)
+    await upstream.send(OK)
+    assert ("connection" in (await busy.answer()).headers) is not same
+    if same:
+        for app in (idle, busy):
+            await app.send(GET)
+            await upstream.read_head()
+            await upstream.send(OK)
+            assert (await app.answer()).status == 200
+    else:
+        assert [await app.rest() for app in (busy, idle)] == [b"", b""]
+        # Its handshake began before: it was judged by the old one, too.
+        late = End(*await asyncio.open_connection(sock=raw, ssl=context, server_hostname="localhost"))
+        await late.send(GET)
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            assert await late.rest() == b""
+        await late.close()
+        assert wire.upstream.waiting == 0
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await blocking(wire, context)
+    for app in (idle, busy):
+        await app.close()
+    raw.close()
