@@ -20,6 +20,8 @@ Certificate = Mapping[str, Any]
 """A certificate in the form of `ssl.SSLSocket.getpeercert()`."""
 
 _NAMES_SHOWN: Final = 5
+_NAME_SHOWN: Final = 253
+"""Characters of a name: as many as a host name has at most."""
 
 
 class Side(NamedTuple):
@@ -262,7 +264,7 @@ def _too_old(side: Side) -> SidecarError:
 def _unknown_ca(of: str, chain: Sequence[Certificate], side: Side) -> str:
     issuer = _common_name(chain[-1].get("issuer", ())) if chain else ""
     where = "in the route's `tls.ca_file`" if side.has_ca_file else "trusted here"
-    says = f"{of} was issued by {f'`{issuer}`' if issuer else 'a CA'}, which is not {where}"
+    says = f"{of} was issued by {f'`{_shown(issuer)}`' if issuer else 'a CA'}, which is not {where}"
     if len(chain) == 1:
         says += "; if that is an intermediate CA, have the server send its certificate too, which it did not"
     how = "add its certificate to that file" if side.has_ca_file else "set the route's `tls.ca_file`"
@@ -290,7 +292,14 @@ def _names(certificate: Certificate) -> str:
     if not names:
         return " and has no names at all" if certificate else ""
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f" but for {', '.join(f'`{name}`' for name in names[:_NAMES_SHOWN])}{more}"
+    return f" but for {', '.join(f'`{_shown(name)}`' for name in names[:_NAMES_SHOWN])}{more}"
+
+
+def _shown(name: str) -> str:
+    """A name as the other side has put it into its certificate, unverified: so much of it as a host name may have, and
+    nothing that drives a terminal, ends the quotes or turns the direction of writing."""
+    text = "".join(c if c.isprintable() and c != "`" else "?" for c in name[:_NAME_SHOWN])
+    return text if len(name) <= _NAME_SHOWN else f"{text}…"
 
 
 def _common_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:

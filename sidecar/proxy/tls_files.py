@@ -135,6 +135,8 @@ def make_context(settings: Tls) -> ssl.SSLContext:
         raise _unusable("ca_file", settings.ca_file, error) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    # RFC 9525 section 2: a common name is no name of a server's. OpenSSL would take one where there is no other.
+    context.hostname_checks_common_name = False
     context.set_alpn_protocols(["http/1.1"])
     if settings.crl_file is not None:
         _load_crl(context, settings.crl_file, whole_chain=settings.crl_check == "chain")

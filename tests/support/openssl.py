@@ -56,9 +56,10 @@ def issue(
     days: tuple[int, int] = (-2, 30),
     key: Key | None = None,
     digest: hashes.HashAlgorithm | None = None,
+    subject: str = "leaf",
 ) -> Issued:
     """A server's or client's certificate, valid from and until so many days from now; by itself without an authority."""
-    return _make("leaf", by, ca=False, path_length=None, names=names, days=days, key=key, digest=digest)
+    return _make(subject, by, ca=False, path_length=None, names=names, days=days, key=key, digest=digest)
 
 
 def _make(

