@@ -24,7 +24,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, final
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
-from sidecar.proxy import answers, framing, headers, heads, mapping, peer
+from sidecar.proxy import answers, framing, headers, heads, mapping, peer, upgrades
 from sidecar.proxy.admission import Admitted
 from sidecar.proxy.diagnosis import may_tell
 from sidecar.proxy.pool import Pool
@@ -497,13 +497,12 @@ class Exchange:
 
     def switch(self, reason: bytes, fields: headers.Fields) -> SidecarError | None:
         """A 101: become a tunnel, or the error where nobody asked for this one."""
-        offered = headers.survey(fields).get(b"upgrade", b"")
-        asked = headers.list_members(self.upgrade or b"")
-        if self.upgrade is None or not offered or any(m not in asked for m in headers.list_members(offered)):
+        wrong = upgrades.refusal(self.upgrade, self._fields, fields)
+        if wrong is not None:
             return SidecarError(
-                Reason.UPGRADE_FAILED,
-                "The upstream answered 101 Switching Protocols with a protocol that was not asked for.",
+                Reason.UPGRADE_FAILED, f"The upstream answered 101 Switching Protocols {wrong}."
             )
+        offered = headers.survey(fields)[b"upgrade"]
         self._answer_out.append(heads.switching_head(reason, fields, offered))
         self.state = TUNNEL
         self._held = None

@@ -402,6 +402,9 @@ class UpstreamConnection(asyncio.Protocol):
         if status < 200:
             self._interim += 1
             self._look_at_interim(found, status)
+            if status == 101 and http10:
+                # HTTP/1.0 has no 1xx and no upgrade (RFC 9110 sections 15.2 and 7.8): what follows may be anything.
+                self._refusal = _malformed("it switches protocols in HTTP/1.0")
             if status == 101 or self._refusal is not None:
                 return
             if self._interim > _MAX_INTERIM:

@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.errors import Reason, SidecarError
 from tests.support.wire import GET, OK, End, Wire
-from tests.wire.test_upgrades import ASK, tunnel
+from tests.wire.test_upgrades import ACCEPT, ASK, tunnel
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ async def test_bytes_before_the_101_are_bounded_too(wire: Wire, tmp_path: Path, 
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     upstream.reader._limit = 1
     await upstream.send(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n" % ACCEPT
     )
     await app.read_head()
     assert await still(wire, app) <= BUFFER + READ

@@ -10,7 +10,10 @@ ASK = (
     b"GET /ws HTTP/1.1\r\nHost: billing.internal\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: eA==\r\n\r\n"
 )
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nX-A: 1\r\n\r\n"
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: ZbX6LUtWYQ7CrIna69ZRTb/V5NM=\r\nX-A: 1\r\n\r\n"
+)
 
 
 async def tunnel(wire: Wire, *, early: bytes = b"", late: bytes = b"") -> tuple[End, End]:
@@ -23,7 +26,7 @@ async def tunnel(wire: Wire, *, early: bytes = b"", late: bytes = b"") -> tuple[
     assert b"Authorization: Bearer " in head
     await upstream.send(SWITCH + late)
     answer = await app.read_head()
-    assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\nX-A: 1\r\n")
+    assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: ")
     assert b"Connection: Upgrade\r\nUpgrade: WebSocket\r\n" in answer
     return app, upstream
 
@@ -107,6 +110,53 @@ async def test_only_what_was_asked_for_is_switched_to(wire: Wire, protocol: byte
     answer = await app.answer()
     assert (answer.status, answer.reason) == (502, "upgrade_failed")
     assert wire.upstream.waiting == 0
+
+
+ACCEPT = SWITCH[SWITCH.index(b"Sec-") : SWITCH.index(b"X-A")]
+"""For the key in ASK."""
+
+WRONG = {
+    "http-1.0": (SWITCH.replace(b"HTTP/1.1", b"HTTP/1.0"), "upstream_malformed"),
+    "no-connection": (SWITCH.replace(b"Connection: Upgrade\r\n", b""), "upstream_malformed"),
+    "connection-close": (SWITCH.replace(b"Connection: Upgrade", b"Connection: close"), "upstream_malformed"),
+    "no-accept": (SWITCH.replace(b"Sec-WebSocket-Accept", b"X-Accept"), "upgrade_failed"),
+    "another-accept": (SWITCH.replace(b"Accept: ", b"Accept: A"), "upgrade_failed"),
+    "two-accepts": (SWITCH.replace(b"X-A: 1", b"Sec-WebSocket-Accept: x"), "upgrade_failed"),
+    "another-protocol-too": (SWITCH.replace(b"WebSocket\r\n", b"WebSocket, x\r\n", 1), "upgrade_failed"),
+    "after-100-in-1.0": (b"HTTP/1.1 100 Continue\r\n\r\n" + SWITCH.replace(b"1.1", b"1.0"), "upstream_malformed"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_a_101_that_is_not_beyond_doubt_makes_no_tunnel(wire: Wire, case: str) -> None:
+    """Whoever can have an upstream say 101, and no more, would pass by all that is judged of a request."""
+    switch, reason = WRONG[case]
+    await wire.start("allow: {paths: [/ws]}")
+    app = await wire.app()
+    await app.send(ASK + GET.replace(b"/x", b"/admin"))
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(switch + OK)
+    answer = await app.answer()
+    while answer.status == 100:
+        answer = await app.answer()
+    assert (answer.status, answer.reason) == (502, reason)
+    # What came behind the request is another request, and judged as one.
+    assert (await app.answer()).reason == "not_allowed"
+    assert await upstream.rest() == b""
+    assert (wire.stats.tunnels, len(wire.proxy.tunnels), wire.stats.in_flight) == (0, 0, 0)
+
+
+async def test_other_protocols_have_no_key(wire: Wire) -> None:
+    """Kubernetes' SPDY, Docker's tcp: the protocol, and the `Connection` that goes with it, is all that can be looked at."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(ASK.replace(b"websocket", b"SPDY/3.1"))
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 101 Switching\r\nConnection: keep-alive, UPGRADE\r\nupgrade: spdy/3.1\r\n\r\nhi")
+    await app.read_head()
+    assert await app.read(2) == b"hi"
 
 
 async def test_a_failed_token_fails_the_upgrade(wire: Wire) -> None:
