@@ -4,8 +4,7 @@ Owns the control application: `GET /_emulator/faults` says what is switched on, 
 `POST /_emulator/gates` holds and releases answers, `POST /_emulator/call` has a connecting service call a target,
 `POST /_emulator/introspect` says what an access token is good for, in the words of RFC 7662.
 Composed by `app`. It decides nothing itself: every switch is an `Endpoint`'s, the refusal of connections is the
-emulator's, calls are `connecting`'s, and tokens `principals`'. Bodies must be JSON by their type, which a page in a
-browser can't send to another site unasked.
+emulator's, calls are `connecting`'s, tokens `principals`', and who may ask `callers`'. Bodies must be JSON by their type.
 
     curl -H 'Content-Type: application/json' $CONTROL/faults -d '{"server": "metadata", "kind": "status",
          "code": 429, "headers": {"Retry-After": "7"}, "times": 2}'
@@ -17,7 +16,9 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol, final
 
 from aiohttp import ClientError, InvalidURL, web
+from aiohttp.typedefs import Handler
 
+from sidecar.emulator.callers import refuse_other_machines, refuse_pages
 from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.faults import Endpoint, Fault
 from sidecar.emulator.principals import Principals
@@ -63,7 +64,7 @@ class Control:
         self._listeners = listeners
         self._connecting = connecting
         self._principals = principals
-        self.app = web.Application()
+        self.app = web.Application(middlewares=[_guarded])
         routes = self.app.router
         routes.add_get("/_emulator/faults", self._show)
         routes.add_post("/_emulator/faults", self._switch)
@@ -102,6 +103,7 @@ class Control:
         return web.json_response(self._state(server))
 
     async def _call(self, request: web.Request) -> web.Response:
+        refuse_other_machines(request)
         asked = await self._object(request)
         unknown = asked.keys() - {"service", "url", "audience", "email", "data", "ca_file"}
         if (
@@ -149,7 +151,7 @@ class Control:
             raise web.HTTPUnsupportedMediaType(text="the body must be application/json\n")
         try:
             asked = await request.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _bad("the body is no JSON") from None
         if not isinstance(asked, dict):
             raise _bad("the body is no JSON object")
@@ -164,6 +166,12 @@ class Control:
             "left": endpoint.left,
             "arrived": endpoint.arrived,
         }
+
+
+@web.middleware
+async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    refuse_pages(request)
+    return await handler(request)
 
 
 def _fault(kind: Any, options: dict[str, Any]) -> Fault:

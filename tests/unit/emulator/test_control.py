@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from aiohttp import ClientConnectionError, ClientSession
+from aiohttp import ClientConnectionError, ClientSession, web
+from aiohttp.test_utils import make_mocked_request
 
 from sidecar.emulator.app import Emulator
+from sidecar.emulator.callers import refuse_other_machines
 from sidecar.emulator.metadata import SCOPE
 from tests.support.google import DEFAULT, FLAVOR
 
@@ -166,3 +171,58 @@ async def test_an_access_token_is_told_by_its_holder_and_scopes(shell: Shell, go
     assert isinstance(until, int)
     assert await shell.post("introspect", token="ya29.other") == (200, {"active": False})
     assert (await shell.post("introspect", token=1))[0] == 400
+
+
+PAGES = {
+    "rebound-name": {"Host": "evil.example:9000"},
+    "rebound-name-below": {"Host": "localhost.evil.example"},
+    "unspecified": {"Host": "0.0.0.0:9000"},
+    "mapped": {"Host": "[::ffff:127.0.0.1]:9000"},
+    "another-origin": {"Origin": "https://evil.example"},
+    "no-origin": {"Origin": "null"},
+    "its-own-origin": {"Origin": "http://localhost:9000", "Host": "localhost:9000"},
+    "fetch-metadata": {"Sec-Fetch-Site": "same-origin"},
+}
+
+
+@pytest.mark.parametrize("marks", PAGES.values(), ids=PAGES.keys())
+@pytest.mark.parametrize("what", ["faults", "gates", "call", "introspect"])
+async def test_no_page_in_a_browser_is_served(
+    google: Emulator, session: ClientSession, marks: dict[str, str], what: str
+) -> None:
+    """It would switch faults on in a developer's tests, and have the stand-in fetch what only this machine can reach."""
+    asked = {"service": "scheduler", "url": google.iam_url}
+    async with session.post(f"{google.control_url}/{what}", json=asked, headers=marks) as answer:
+        assert answer.status == 403
+    async with session.get(f"{google.control_url}/faults", headers=marks) as answer:
+        assert answer.status == 403
+
+
+async def test_a_body_is_bounded_and_never_inflated(google: Emulator, session: ClientSession) -> None:
+    """A megabyte at most; what is compressed, or nested too deep, is no JSON."""
+    kind = {"Content-Type": "application/json"}
+    bodies = {
+        b"[" * 100_000: (400, {}),
+        b"x" * (1 << 20) + b"x": (413, {}),
+        gzip.compress(b"{}"): (400, {"Content-Encoding": "gzip"}),
+    }
+    for body, (status, more) in bodies.items():
+        url = f"{google.control_url}/faults"
+        async with session.post(url, data=io.BytesIO(body), headers={**kind, **more}) as answer:
+            assert answer.status == status
+
+
+PEERS = {"127.0.0.1": True, "127.8.0.1": True, "::1": True, "192.0.2.7": False, "fe80::1%eth0": False, "::ffff:1.2.3.4": False}
+
+
+@pytest.mark.parametrize(("peer", "is_local"), PEERS.items())
+def test_a_call_is_for_this_machine(peer: str, is_local: bool) -> None:
+    """Where the stand-in listens on all addresses, whoever reaches it could reach all that it does."""
+    transport = Mock()
+    transport.get_extra_info = {"peername": (peer, 1)}.get
+    request = make_mocked_request("POST", "/_emulator/call", transport=transport)
+    if is_local:
+        refuse_other_machines(request)
+    else:
+        with pytest.raises(web.HTTPForbidden):
+            refuse_other_machines(request)
