@@ -11,6 +11,7 @@ no query, no header and no token is in a span.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
@@ -50,7 +51,9 @@ class Tracer:
             raise NotInstalledError(f"`tracing` needs OpenTelemetry: {INSTALL}") from error
         _quiet()
         self._api = trace
-        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT)
+        exporter = OTLPSpanExporter(
+            f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT, session=_session()
+        )
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample)),
             resource=Resource({"service.name": service_name, "service.version": version}),
@@ -99,9 +102,12 @@ class Tracer:
         span = self._start(method, fields, {"idtoken_sidecar.route": route} if route else {})
         self.end(span, status=status, reason=reason)
 
-    def close(self) -> None:
-        """Export what is left; blocks, for at most the time of an export."""
-        self._provider.shutdown()
+    def close(self, limit: float) -> None:
+        """Export what is left; blocks, for at most `limit` seconds. A collector that takes longer holds up a thread
+        that the process does not wait for."""
+        closing = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        closing.start()
+        closing.join(limit)
 
     def _start(self, method: str, fields: Fields, attributes: Mapping[str, Any]) -> Any:
         given = [value for name, value in fields if name.lower() == b"traceparent"]
@@ -137,6 +143,21 @@ class _OnceAMinute(logging.Handler):
             _log.warning(
                 "spans are lost: the collector can't be reached", extra={"fields": {"by": record.name}}
             )
+
+
+def _session() -> Any:
+    """What exports are sent by: no answer is read beyond its head, for it may have no end, and no redirect followed."""
+    import requests
+
+    class Session(requests.Session):
+        def request(self, *args: Any, **options: Any) -> requests.Response:
+            options |= {"stream": True, "allow_redirects": False}
+            response = super().request(*args, **options)
+            response.close()
+            response._content = b""
+            return response
+
+    return Session()
 
 
 def _quiet() -> None:

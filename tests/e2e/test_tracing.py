@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,89 @@ async def test_a_collector_that_is_not_there_costs_spans_and_nothing_else(
     await stop(sidecar)
     assert sidecar.text.count("spans are lost") <= 1
     assert "Traceback" not in sidecar.text
+
+
+MOST = 64 * 1024 * 1024
+"""Bytes of an answer that has no end, before the test's collector gives up."""
+
+
+class Hostile:
+    """A collector that sends what `answer` yields to each export, until the sidecar has enough of it."""
+
+    def __init__(self, answer: Callable[[], AsyncIterator[bytes]]) -> None:
+        self.asked, self.ended = asyncio.Event(), asyncio.Event()
+        self.sent = 0
+        self._answer = answer
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            self.asked.set()
+            async for piece in self._answer():
+                writer.write(piece)
+                await writer.drain()
+                self.sent += len(piece)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+            self.ended.set()
+
+
+async def endless() -> AsyncIterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\n\r\n"
+    for _ in range(MOST // 65536):
+        yield bytes(65536)
+
+
+async def trickling() -> AsyncIterator[bytes]:
+    """Each byte comes before a read of the exporter's times out, and the head has no end."""
+    yield b"HTTP/1.1 200 OK\r\nX-"
+    while True:
+        await asyncio.sleep(0.5)
+        yield b"a"
+
+
+async def exporting(google: Emulator, start: Start, hostile: Hostile) -> Any:
+    """A sidecar that has begun to send a span there."""
+    billing = await google.add_target("billing")
+    sidecar = await start(
+        f"tracing: {{endpoint: '{await hostile.start()}'}}\nroutes:\n"
+        f"  - {{name: billing, host: billing.internal, upstream: '{billing.url}'}}\n",
+        OTEL_BSP_SCHEDULE_DELAY="10",
+    )
+    await send(sidecar)
+    async with asyncio.timeout(LIMIT):
+        await hostile.asked.wait()
+    return sidecar
+
+
+async def test_what_a_collector_answers_is_not_read_to_its_end(google: Emulator, start: Start) -> None:
+    """It could fill the memory of the data path."""
+    hostile = Hostile(endless)
+    sidecar = await exporting(google, start, hostile)
+    async with asyncio.timeout(LIMIT):
+        await hostile.ended.wait()
+    assert hostile.sent < MOST // 2  # what the kernels' buffers hold
+    await send(sidecar)
+
+
+async def test_a_collector_that_trickles_holds_up_neither_requests_nor_the_end(
+    google: Emulator, start: Start
+) -> None:
+    """Spans wait in a bounded queue; the process ends without the thread that waits."""
+    hostile = Hostile(trickling)
+    sidecar = await exporting(google, start, hostile)
+    for _ in range(3):
+        await send(sidecar)
+    sidecar.send_signal(signal.SIGTERM)
+    # Two seconds are what the last spans may take; OpenTelemetry itself would wait for thirty.
+    async with asyncio.timeout(20):
+        assert await sidecar.ended() == 0
 
 
 async def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
