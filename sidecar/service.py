@@ -326,7 +326,9 @@ class Service:
         await self._tokens.close()
         await self._tasks.close()
         if self._tracer is not None:
-            await self._loop.run_in_executor(None, self._tracer.close, _LAST_SPANS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SPANS):
+                    await self._loop.run_in_executor(None, self._tracer.close)
         if self._admin is not None:
             await self._admin.close()
         self.bindings.close()

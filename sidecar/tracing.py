@@ -11,7 +11,6 @@ no query, no header and no token is in a span.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
@@ -102,12 +101,9 @@ class Tracer:
         span = self._start(method, fields, {"idtoken_sidecar.route": route} if route else {})
         self.end(span, status=status, reason=reason)
 
-    def close(self, limit: float) -> None:
-        """Export what is left; blocks, for at most `limit` seconds. A collector that takes longer holds up a thread
-        that the process does not wait for."""
-        closing = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
-        closing.start()
-        closing.join(limit)
+    def close(self) -> None:
+        """Export what is left; blocks, for at most the time of an export."""
+        self._provider.shutdown()
 
     def _start(self, method: str, fields: Fields, attributes: Mapping[str, Any]) -> Any:
         given = [value for name, value in fields if name.lower() == b"traceparent"]

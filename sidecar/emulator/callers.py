@@ -1,6 +1,6 @@
 """Who may use the stand-in's switches.
 
-Owns the refusals of the control application. Called by `control` for each request. The rule: it is for shells and tests.
+Owns the refusals of the control application. Called by `control` for each request. It is for shells and tests.
 A page in a browser shows itself by `Origin` or `Sec-Fetch-Site`, or by a name of its own that it had resolve to this
 machine (DNS rebinding). A call to a target, which goes to any URL from here and shows the answer, is for this machine.
 """
@@ -28,7 +28,9 @@ def refuse_pages(request: web.Request) -> None:
 def refuse_other_machines(request: web.Request) -> None:
     """Raise HTTPForbidden for a caller that is not on this machine."""
     if not _is_local(request):
-        raise web.HTTPForbidden(text="only a caller on the stand-in's own machine may have it call a target\n")
+        raise web.HTTPForbidden(
+            text="only a caller on the stand-in's own machine may have it call a target\n"
+        )
 
 
 def _is_local(request: web.Request) -> bool:

@@ -4,7 +4,7 @@ Owns the control application: `GET /_emulator/faults` says what is switched on, 
 `POST /_emulator/gates` holds and releases answers, `POST /_emulator/call` has a connecting service call a target,
 `POST /_emulator/introspect` says what an access token is good for, in the words of RFC 7662.
 Composed by `app`. It decides nothing itself: every switch is an `Endpoint`'s, the refusal of connections is the
-emulator's, calls are `connecting`'s, tokens `principals`', and who may ask `callers`'. Bodies must be JSON by their type.
+emulator's, calls are `connecting`'s, tokens `principals`', and who may ask `callers`'. Bodies must be JSON.
 
     curl -H 'Content-Type: application/json' $CONTROL/faults -d '{"server": "metadata", "kind": "status",
          "code": 429, "headers": {"Retry-After": "7"}, "times": 2}'

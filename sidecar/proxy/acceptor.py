@@ -495,7 +495,11 @@ class Acceptor:
             task.uncancel()
             self._failed(HandshakeFailure.TIMEOUT)
         else:
-            if owner.is_outdated and owner.certificate is not None and owner.certificate.context is not context:
+            if (
+                owner.is_outdated
+                and owner.certificate is not None
+                and owner.certificate.context is not context
+            ):
                 # The client certificate was judged by CAs that are others now.
                 secured.close()
                 self._failed(HandshakeFailure.CLIENT_CERTIFICATE)

@@ -1,7 +1,7 @@
 """A look at a PEM file before OpenSSL opens it.
 
-Owns what kind of file TLS files may be, and how large. Called by `tls_files` and `certificates`, on the event loop: what
-is read there must be there at once. A pipe or a terminal would be waited for, and /dev/zero has no end. It reads nothing.
+Owns what kind of file TLS files may be, and how large. Called by `tls_files` and `certificates`, on the event loop:
+what is read there must be there at once. A pipe would be waited for, and /dev/zero has no end. It reads nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import stat
 from typing import Final
 
 LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of a file. OpenSSL reads a revocation list of 5 MB (100,000 certificates) in 70 ms, in which nothing else runs."""
+"""Bytes of a file. OpenSSL reads a revocation list of 5 MB (100,000 certificates) in 70 ms: nothing else runs then."""
 
 
 def look(file: str) -> int:
-    """The `st_mode` of a file that may be read; OSError for one that can't be opened, is no regular file or too large."""
+    """The `st_mode` of a file that may be read; OSError for one that can't be opened, is no regular file, or too large:
+    its `strerror` is for the middle of a sentence."""
     # Without O_NONBLOCK this would wait for a pipe's writer.
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

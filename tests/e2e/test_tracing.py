@@ -223,6 +223,7 @@ class Hostile:
             pass
         finally:
             writer.close()
+            self._server.close()
             self.ended.set()
 
 
@@ -276,6 +277,8 @@ async def test_a_collector_that_trickles_holds_up_neither_requests_nor_the_end(
     # Two seconds are what the last spans may take; OpenTelemetry itself would wait for thirty.
     async with asyncio.timeout(20):
         assert await sidecar.ended() == 0
+    async with asyncio.timeout(LIMIT):
+        await hostile.ended.wait()
 
 
 async def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:

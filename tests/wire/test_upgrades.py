@@ -123,7 +123,10 @@ WRONG = {
     "another-accept": (SWITCH.replace(b"Accept: ", b"Accept: A"), "upgrade_failed"),
     "two-accepts": (SWITCH.replace(b"X-A: 1", b"Sec-WebSocket-Accept: x"), "upgrade_failed"),
     "another-protocol-too": (SWITCH.replace(b"WebSocket\r\n", b"WebSocket, x\r\n", 1), "upgrade_failed"),
-    "after-100-in-1.0": (b"HTTP/1.1 100 Continue\r\n\r\n" + SWITCH.replace(b"1.1", b"1.0"), "upstream_malformed"),
+    "after-100-in-1.0": (
+        b"HTTP/1.1 100 Continue\r\n\r\n" + SWITCH.replace(b"1.1", b"1.0"),
+        "upstream_malformed",
+    ),
 }
 
 
@@ -154,7 +157,9 @@ async def test_other_protocols_have_no_key(wire: Wire) -> None:
     await app.send(ASK.replace(b"websocket", b"SPDY/3.1"))
     upstream = await wire.upstream.accept()
     await upstream.read_head()
-    await upstream.send(b"HTTP/1.1 101 Switching\r\nConnection: keep-alive, UPGRADE\r\nupgrade: spdy/3.1\r\n\r\nhi")
+    await upstream.send(
+        b"HTTP/1.1 101 Switching\r\nConnection: keep-alive, UPGRADE\r\nupgrade: spdy/3.1\r\n\r\nhi"
+    )
     await app.read_head()
     assert await app.read(2) == b"hi"
 

@@ -212,7 +212,14 @@ async def test_a_body_is_bounded_and_never_inflated(google: Emulator, session: C
             assert answer.status == status
 
 
-PEERS = {"127.0.0.1": True, "127.8.0.1": True, "::1": True, "192.0.2.7": False, "fe80::1%eth0": False, "::ffff:1.2.3.4": False}
+PEERS = {
+    "127.0.0.1": True,
+    "127.8.0.1": True,
+    "::1": True,
+    "192.0.2.7": False,
+    "fe80::1%eth0": False,
+    "::ffff:1.2.3.4": False,
+}
 
 
 @pytest.mark.parametrize(("peer", "is_local"), PEERS.items())

