@@ -7,6 +7,7 @@ starts, for the proxy's and the admin server's addresses alike. Raises OSError w
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -40,6 +41,8 @@ class Listener(NamedTuple):
     """Where it listens, as bound; it can be told when it is closed, too."""
     inherited: bool = False
     """It was open before this process was: its file, if it has one, is another's."""
+    file: tuple[int, int] | None = None
+    """Device and inode of the file that a Unix socket was bound to."""
 
     @property
     def is_unix(self) -> bool:
@@ -195,18 +198,26 @@ def bind(address: ListenAddress, there: list[Listener] | None = None) -> list[Li
 
 
 def close(listener: Listener) -> None:
-    """Stop listening; a Unix socket's file goes too."""
+    """Stop listening; a Unix socket's file goes too, unless another process has put its own in that place."""
     listener.socket.close()
-    if listener.address.path is not None and not listener.inherited:
-        try:
-            os.unlink(listener.address.path)
-        except FileNotFoundError:
-            return
+    path = listener.address.path
+    if path is not None and listener.file is not None and listener.file == _identity(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _listener(address: ListenAddress, sock: socket.socket, *, inherited: bool = False) -> Listener:
     if address.path is not None:
-        return Listener(address, sock, f"unix:{address.path}", inherited)
+        file = None if inherited else _identity(address.path)
+        return Listener(address, sock, f"unix:{address.path}", inherited, file)
     host, port = sock.getsockname()[:2]
     return Listener(address, sock, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", inherited)
 

@@ -227,6 +227,17 @@ def test_a_file_that_somebody_else_removed(bound: Bind, path: str) -> None:
     listeners.close(listener)
 
 
+def test_a_socket_that_another_process_has_put_in_its_place_is_left_alone(bound: Bind, path: str) -> None:
+    """The file was removed, and another sidecar listens there by now: the end of the first does not cut it off."""
+    (listener,) = bound(f"unix:{path}")
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as another, socket.socket(socket.AF_UNIX) as app:
+        another.bind(path)
+        another.listen()
+        listeners.close(listener)
+        app.connect(path)
+
+
 def test_a_listener_s_settings_are_what_its_configuration_says() -> None:
     """Its certificate is the one that was read for it; a plain one asks nobody for anything."""
     certificate: Any = object()
