@@ -286,6 +286,9 @@ def check_(
     Looks at the credential, the token and its claims, and the clock; what fails is shown with the command that
     mends it. No token is printed.
     """
+    from sidecar.hardening import Process
+
+    Process()  # no dumps: it will hold keys and tokens
     loaded = _load(file, to, settings)
     _known_routes(loaded, routes)
     if not path.startswith("/") or not path.isprintable() or " " in path or not path.isascii():
@@ -339,6 +342,9 @@ def token(
 
     Whoever has it can call the target as you until it expires.
     """
+    from sidecar.hardening import Process
+
+    Process()  # no dumps: it will hold keys and tokens
     loaded = _load(file, to, settings)
     _known_routes(loaded, (route,))
     from sidecar.check import mint

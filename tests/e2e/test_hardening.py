@@ -10,6 +10,7 @@ import resource
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,19 +171,27 @@ def test_a_limit_that_is_raised_from_outside_changes_nothing(
 
 
 READS = """
-import sys
+import ctypes, os, sys
 pid, *names = sys.argv[1:]
 for name in names:
     try:
-        open(f"/proc/{pid}/{name}", "rb").close()
+        if name == "ptrace":
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.ptrace(16, int(pid), 0, 0) != 0:  # PTRACE_ATTACH
+                raise PermissionError
+        elif name == "fd":
+            os.readlink(f"/proc/{pid}/fd/0")
+        else:
+            open(f"/proc/{pid}/{name}", "rb").close()
         print("read")
     except PermissionError:
         print("refused")
 """
+SECRETS = ("mem", "environ", "maps", "fd", "auxv", "ptrace")
 DUMPS = [
-    pytest.param("false", {"mem": "refused", "environ": "refused", "maps": "refused"}, id="off"),
+    pytest.param("false", dict.fromkeys(SECRETS, "refused"), id="off"),
     # Not `mem`: where Yama is on (kernel.yama.ptrace_scope), it is refused in any case.
-    pytest.param("true", {"environ": "read", "maps": "read"}, id="on"),
+    pytest.param("true", {"environ": "read", "maps": "read", "fd": "read"}, id="on"),
 ]
 
 
@@ -204,6 +213,38 @@ def test_its_memory_is_not_for_others_of_its_user(
         check=True,
     )
     assert done.stdout.split() == [*said.values()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    bool(UNPRIVILEGED) and shutil.which("setpriv") is None, reason="root needs setpriv to be like others"
+)
+@pytest.mark.parametrize("command", ["check", "token"])
+def test_commands_that_get_tokens_are_not_to_be_read_either(
+    tmp_path: Path, running: list[subprocess.Popen[str]], command: str
+) -> None:
+    """They hold the same keys, if for a shorter time."""
+    with socket.create_server(("127.0.0.1", 0)) as metadata:
+        (tmp_path / "config.yaml").write_text(
+            "credentials: {default: {type: metadata}}\nroutes: [{name: a, upstream: 'https://a.example'}]\n"
+        )
+        process = subprocess.Popen(
+            [*UNPRIVILEGED, *COMMAND, command, "a", "--config", str(tmp_path / "config.yaml")],
+            env=clean_environment(GCE_METADATA_HOST=f"127.0.0.1:{metadata.getsockname()[1]}"),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        metadata.settimeout(LIMIT)
+        asking, _ = metadata.accept()  # it asks for a token, and waits
+        done = subprocess.run(
+            [*UNPRIVILEGED, sys.executable, "-c", READS, str(process.pid), *SECRETS],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        asking.close()
+    assert done.stdout.split() == ["refused"] * len(SECRETS)
 
 
 @pytest.mark.slow
