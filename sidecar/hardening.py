@@ -1,8 +1,9 @@
 """What the process forbids itself, because it holds tokens and keys.
 
 Owns its limits: no core dump, no debugger of the same user (Linux), as many descriptors as the system lets it have.
-Called by the commands that get tokens (`run`, `exec`, `check`, `token`) before they read anything, and by `child`, whose command is to find the limits
-as they were. A debugger or a dump of this memory has every token in it; `core_dumps: true` allows both.
+Called by the commands that get tokens (`run`, `exec`, `check`, `token`) before they read anything, and by `child`,
+whose command is to find the limits as they were. A debugger or a dump of this memory has every token in it;
+`core_dumps: true` allows both.
 """
 
 from __future__ import annotations
