@@ -118,7 +118,7 @@ async def test_a_listener_is_its_route_s_until_it_is_reassigned(wire: Wire, anot
 
 async def test_a_listener_that_is_to_serve_https_is_its_route_s_too(wire: Wire, another: Listener) -> None:
     """Of the same kind as before, under another scheme."""
-    certificate: Any = SimpleNamespace(settings=SimpleNamespace(client_ca_file=None))
+    certificate: Any = SimpleNamespace(client_cas=b"", settings=SimpleNamespace(client_ca_file=None))
     await wire.proxy.serve(another, None)
     wire.proxy.reassign(another, wire.table.routes[0], Settings(certificate=certificate))
     owner = wire.proxy.acceptors.owner(another)
