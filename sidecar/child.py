@@ -23,6 +23,7 @@ from sidecar import systemd
 from sidecar.config.listeners import ListenerConfig, plain_listener
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
+from sidecar.contents import place
 from sidecar.hardening import Process
 from sidecar.service import Service
 
@@ -166,7 +167,7 @@ class Child:
                     env=environment(service, self._environ, http_proxy=self._http_proxy, named=self._named),
                 )
         except OSError as error:
-            print(f"idtoken-sidecar: {self._command[0]}: {error.strerror}", file=sys.stderr)
+            print(f"idtoken-sidecar: {place(self._command[0])}: {error.strerror}", file=sys.stderr)
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         self._reap()
         await self._ended.wait()

@@ -32,6 +32,9 @@ import click
 
 from sidecar.config.checks import nearest
 from sidecar.config.load import CONFIG_VARIABLE, SETTINGS, ConfigError, Loaded, load
+from sidecar.config.tree import MAX_SIZE
+from sidecar.contents import kind_of, place, quoted
+from sidecar.regular_files import STANDARD_INPUT, read, read_standard_input
 from sidecar.terminal import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,7 +62,11 @@ def _configured(function: F) -> F:
         help="Add a route to this upstream; repeatable, needs no file.",
     )(function)
     return click.option(
-        "-c", "--config", "file", metavar="FILE", help=f"The configuration, YAML. [{CONFIG_VARIABLE}]"
+        "-c",
+        "--config",
+        "file",
+        metavar="FILE",
+        help=f"The configuration, YAML; `-` for standard input. [{CONFIG_VARIABLE}]",
     )(function)
 
 
@@ -77,11 +84,27 @@ def _load(file: str | None, to: Sequence[str], settings: dict[str, str | None]) 
 def _read(file: str | None, to: Sequence[str], settings: dict[str, str | None]) -> Loaded:
     """The configuration; raises ConfigError, and OSError with a sentence."""
     flags = {name.removeprefix("set_"): value for name, value in settings.items() if value is not None}
+    text = _text_of(file) if file else None
+    return load(text, file=_shown(file) if file else "(no file)", environ=os.environ, flags=flags, to=to)
+
+
+def _text_of(file: str) -> str:
+    """The configuration's text; raises OSError with a sentence, which quotes no contents."""
+    if (kind := kind_of(file)) is not None:
+        raise OSError(
+            f"--config or {CONFIG_VARIABLE}: contents, not a path ({kind}): name the file that holds them"
+        )
+    limit = 4 * MAX_SIZE  # bytes, of which UTF-8 has four for a character at most
     try:
-        text = Path(file).read_text("utf-8") if file else None
+        data = read_standard_input(limit) if file in STANDARD_INPUT else read(file, limit).data
+        return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise OSError(f"{file}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
-    return load(text, file=file or "(no file)", environ=os.environ, flags=flags, to=to)
+        what = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise OSError(f"{_shown(file)}: {what}") from None
+
+
+def _shown(file: str) -> str:
+    return "(standard input)" if file in STANDARD_INPUT else place(file)
 
 
 def _give_up(message: str) -> NoReturn:
@@ -128,12 +151,45 @@ _SHORT = {
 }
 
 
+@contextmanager
+def _quoting_no_contents() -> Iterator[None]:
+    """Take words of the command line that are a secret's contents out of click's own errors, which quote them."""
+    try:
+        yield
+    except click.UsageError as error:
+        message = error.message
+        for word in sys.argv[1:]:
+            option, _, value = word.partition("=")
+            for part in {word, option, value}:
+                if (kind := kind_of(part)) is not None:
+                    for spelling in (part, part.partition("=")[0], repr(part)[1:-1]):
+                        if spelling:
+                            message = message.replace(spelling, f"({kind}, not shown)")
+        if message == error.message:
+            raise
+        shown = click.UsageError(message, error.ctx)
+    else:
+        return
+    # Not raised in there: it would chain the one that quotes.
+    raise shown
+
+
 class _Commands(click.Group):
     """The commands; `emulator` is imported only where it is asked for: it brings a web server and cryptography."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are met."""
         return [name for _, group in _SECTIONS for name in group]
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """See `click.Command.make_context`; an error quotes no contents."""
+        with _quoting_no_contents():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See `click.Command.invoke`; an error quotes no contents."""
+        with _quoting_no_contents():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Grouped by what they are for."""
@@ -189,12 +245,13 @@ def run(file: str | None, to: tuple[str, ...], **settings: str | None) -> None:
     from sidecar.tokens.file_watch import stamp
 
     file = file or os.environ.get(CONFIG_VARIABLE)
-    seen = stamp(file) if file else None
+    watched = None if file in STANDARD_INPUT else file
+    seen = stamp(watched) if watched else None
     loaded = _load(file, to, settings)
     from sidecar.reload import ConfigSource
     from sidecar.run import leave, serve
 
-    source = ConfigSource(partial(_read, file, to, settings), file, seen)
+    source = ConfigSource(partial(_read, file, to, settings), watched, seen)
     leave(serve(loaded.config, loaded.warnings, os.environ, process=process, source=source))
 
 
@@ -292,7 +349,7 @@ def check_(
     loaded = _load(file, to, settings)
     _known_routes(loaded, routes)
     if not path.startswith("/") or not path.isprintable() or " " in path or not path.isascii():
-        _give_up(f"--path: `{path}` is not a path such as /healthz")
+        _give_up(f"--path: {quoted(path)} is not a path such as /healthz")
     from sidecar.check import check
     from sidecar.run import alone, leave
 
@@ -431,7 +488,9 @@ def _known_routes(loaded: Loaded, names: Sequence[str]) -> None:
     known = [route.name for route in loaded.config.routes]
     for name in names:
         if name not in known:
-            _give_up(f"no route is called `{name}`{nearest(name, known)} (there are {', '.join(known)})")
+            _give_up(
+                f"no route is called {quoted(name)}{nearest(name, known)} (there are {', '.join(known)})"
+            )
 
 
 @main.group()
@@ -506,9 +565,9 @@ def _plan(
     loaded = _load(file, to, settings)
     file = file or os.environ.get(CONFIG_VARIABLE)
     if re.fullmatch(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", name) is None:
-        _give_up(f"--name: `{name}` is not a name of lower-case letters, digits and `-`")
+        _give_up(f"--name: {quoted(name)} is not a name of lower-case letters, digits and `-`")
     changed = to or any(value is not None for value in settings.values())
-    text = given(loaded.config) if changed or not file else Path(file).read_text("utf-8")
+    text = given(loaded.config) if changed or not file else _text_of(file)
     images = {key: value for key, value in (("image", image), ("app_image", app_image)) if value}
     return Plan(loaded.config, text, name=name, **images)
 
@@ -594,7 +653,7 @@ def _write_files(directory: str, files: Mapping[str, str]) -> None:
             (Path(directory) / name).write_text(text, "utf-8")
             click.echo(str(Path(directory) / name))
     except OSError as error:
-        _give_up(f"{directory}: {error.strerror}")
+        _give_up(f"{place(directory)}: {error.strerror}")
 
 
 @manifest.command("systemd", epilog=_EXIT_CODES)
@@ -660,7 +719,7 @@ def manifest_iam(
         is None
     ):
         _give_up(
-            f"--member: `{member}` is not a principal such as serviceAccount:app@p.iam.gserviceaccount.com"
+            f"--member: {quoted(member)} is not a principal such as serviceAccount:app@p.iam.gserviceaccount.com"
         )
     from sidecar.manifest import grants
 

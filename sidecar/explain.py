@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.allow import METHODS
 from sidecar.config.models import Config
+from sidecar.contents import quoted
 from sidecar.errors import SidecarError
 from sidecar.hosts import ip_literal, is_loopback, normalise
 from sidecar.proxy import headers
@@ -35,10 +36,10 @@ def explain(
     is no request.
     """
     if method not in METHODS:
-        raise ValueError(f"`{method}` is no method that is carried, such as GET")
+        raise ValueError(f"{quoted(method)} is no method that is carried, such as GET")
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"`{url}` is not a URL such as http://billing.localhost:8787/invoices")
+        raise ValueError(f"{quoted(url)} is not a URL such as http://billing.localhost:8787/invoices")
     fields = [_field(line) for line in lines]
     asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     path = asked.encode("ascii", "backslashreplace")
@@ -148,5 +149,6 @@ def _listener(places: Places, host: str, port: int | None) -> tuple[str | None, 
 def _field(line: str) -> tuple[bytes, bytes]:
     name, colon, value = line.partition(":")
     if not colon or not name.strip():
-        raise ValueError(f"`{line}` is not a header line such as `Authorization: Bearer x`")
+        # Not quoted: what stands there is often a token.
+        raise ValueError("a header line has a name, a colon and a value, such as `Authorization: Bearer x`")
     return name.strip().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import idna
 
+from sidecar.contents import place, quoted
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
@@ -39,7 +41,7 @@ def parse_authority(text: str) -> Authority:
     if text.startswith("["):
         literal, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"`{text}` has no closing bracket where one belongs")
+            raise ValueError(f"{quoted(text)} has no closing bracket where one belongs")
         return Authority(str(_ipv6(literal)), _port(rest[1:]) if rest else None)
     if "@" in text:
         raise ValueError("a user name or password may not stand before a host")
@@ -58,10 +60,12 @@ def normalise(host: str) -> str:
         try:
             name = idna.encode(name, uts46=True).decode("ascii")
         except idna.IDNAError as error:
-            raise ValueError(f"`{host}` is not a valid internationalised name: {error}") from error
+            raise ValueError(
+                f"{quoted(host)} is not a valid internationalised name: {place(error)}"
+            ) from error
     name = name.lower()
     if len(name) > 253 or not all(_LABEL.match(label) for label in name.split(".")):
-        raise ValueError(f"`{host}` is not a valid host name")
+        raise ValueError(f"{quoted(host)} is not a valid host name")
     return name
 
 
@@ -96,11 +100,11 @@ def is_own_address(host: str) -> bool:
 def _ipv6(literal: str) -> ipaddress.IPv6Address:
     address = ip_literal(literal)
     if not isinstance(address, ipaddress.IPv6Address):
-        raise ValueError(f"`[{literal}]` is not an IPv6 address")
+        raise ValueError(f"{quoted(f'[{literal}]')} is not an IPv6 address")
     return address
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 5 or int(text) > 65535:
-        raise ValueError(f"`{text}` is not a port")
+        raise ValueError(f"{quoted(text)} is not a port")
     return int(text)

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Mapping
 from typing import Final
 
+from sidecar.contents import quoted
+
 FIRST_DESCRIPTOR: Final = 3
 """SD_LISTEN_FDS_START"""
 
@@ -32,7 +34,7 @@ def inherited_sockets(
         return []
     count = environ.get("LISTEN_FDS", "0")
     if not count.isascii() or not count.isdigit():
-        raise ValueError(f"LISTEN_FDS is `{count}`, and not a number")
+        raise ValueError(f"LISTEN_FDS is {quoted(count)}, and not a number")
     found: list[socket.socket] = []
     for descriptor in range(first, first + int(count)):
         try:

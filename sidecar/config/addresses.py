@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from sidecar import hosts
+from sidecar.contents import quoted
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ListenAddress:
 def parse_listen(text: object) -> ListenAddress:
     """One address; ValueError with a sentence where it is not one."""
     if not isinstance(text, str):
-        raise ValueError(f"`{text}` is not an address such as `localhost:8787`")
+        raise ValueError(f"{quoted(text)} is not an address such as `localhost:8787`")
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
@@ -63,10 +64,10 @@ def parse_listen(text: object) -> ListenAddress:
         return ListenAddress(path=path)
     authority = hosts.parse_authority(text)
     if authority.port is None:
-        raise ValueError(f"`{text}` has no port: `localhost:8787`, or `unix:/path` for a Unix socket")
+        raise ValueError(f"{quoted(text)} has no port: `localhost:8787`, or `unix:/path` for a Unix socket")
     if authority.host != "localhost" and hosts.ip_literal(authority.host) is None:
         raise ValueError(
-            f"`{authority.host}` is a name: listen on `localhost`, or on an address such as 127.0.0.1"
+            f"{quoted(authority.host)} is a name: listen on `localhost`, or on an address such as 127.0.0.1"
         )
     return ListenAddress(authority.host, authority.port)
 
@@ -86,7 +87,7 @@ def _alone(value: Any) -> ListenAddress:
     for key in value:
         if key != "address":
             raise ValueError(
-                f"`{key}` is for `listen`: a listener of the admin server has an `address` and no more"
+                f"{quoted(key)} is for `listen`: a listener of the admin server has an `address` and no more"
             )
     if not value:
         raise ValueError("the key `address` is missing")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from sidecar.config.values import Model
+from sidecar.contents import quoted
 from sidecar.paths import normal_path
 
 METHODS: Final = (
@@ -35,7 +36,7 @@ def _method(value: Any) -> str:
         return str(value)
     near = get_close_matches(str(value).upper(), METHODS, n=1, cutoff=0.6)
     hint = f"; did you mean `{near[0]}`?" if near else ""
-    raise ValueError(f"`{value}` is no method that is carried{hint}")
+    raise ValueError(f"{quoted(value)} is no method that is carried{hint}")
 
 
 def _methods(value: Any) -> tuple[str, ...]:
@@ -44,22 +45,26 @@ def _methods(value: Any) -> tuple[str, ...]:
 
 def _path(value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
-        raise ValueError(f"`{value}`: a path begins with `/`, such as `/v1/invoices` or `/v1/*`")
+        raise ValueError(f"{quoted(value)}: a path begins with `/`, such as `/v1/invoices` or `/v1/*`")
     plain = value.removesuffix("*") if value.endswith("/*") else value
     if "*" in plain:
         raise ValueError(
-            f"`{value}`: `*` stands at the end only, after a slash: `/v1/*` is everything below `/v1/`"
+            f"{quoted(value)}: `*` stands at the end only, after a slash: `/v1/*` is everything below `/v1/`"
         )
     if "?" in plain or "#" in plain:
-        raise ValueError(f"`{value}`: a path has no query and no fragment here; every query is let through")
+        raise ValueError(
+            f"{quoted(value)}: a path has no query and no fragment here; every query is let through"
+        )
     if not plain.isascii():
-        raise ValueError(f"`{value}`: write it as it is sent, with `%` escapes")
+        raise ValueError(f"{quoted(value)}: write it as it is sent, with `%` escapes")
     try:
         normal = normal_path(plain.encode("ascii")).decode("ascii")
     except ValueError as error:
-        raise ValueError(f"`{value}` {error}, so no request for it is let through") from None
+        raise ValueError(f"{quoted(value)} {error}, so no request for it is let through") from None
     if normal != plain:
-        raise ValueError(f"`{value}`: write it in its normal form, `{normal}{value[len(plain) :]}`")
+        raise ValueError(
+            f"{quoted(value)}: write it in its normal form, {quoted(normal + value[len(plain) :])}"
+        )
     return value
 
 

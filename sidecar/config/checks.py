@@ -22,6 +22,7 @@ from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import RouteConfig, Tls
 from sidecar.config.sharing import refusal_to_share
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
+from sidecar.contents import quoted
 
 Path = tuple[str | int, ...]
 
@@ -83,7 +84,10 @@ def check_route(
         found.append(Finding((*at, key), message))
 
     if route.credential not in names:
-        say("credential", f"no credential is called `{route.credential}`{nearest(route.credential, names)}")
+        say(
+            "credential",
+            f"no credential is called {quoted(route.credential)}{nearest(route.credential, names)}",
+        )
     dynamic = route.is_dynamic
     if dynamic and not route.host:
         say("host", "with `https://{host}` the hosts must be listed, such as `*.a.run.app`")
@@ -243,7 +247,7 @@ def _source_fault(
     names: Collection[str],
 ) -> str | None:
     if credential.source not in names:
-        return f"no credential is called `{credential.source}`{nearest(credential.source, names)}"
+        return f"no credential is called {quoted(credential.source)}{nearest(credential.source, names)}"
     if _goes_round(name, credentials):
         return f"`{name}` would be its own source: name another credential"
     if isinstance(credentials.get(credential.source), types.File | types.Static):

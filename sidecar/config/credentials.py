@@ -7,7 +7,7 @@ Pure.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
@@ -15,6 +15,10 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from sidecar import hosts
 from sidecar.config.quantities import Duration
 from sidecar.config.values import Model, Switch
+from sidecar.contents import quoted
+
+ADC_VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
+"""Names the file of `adc`."""
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+][A-Za-z0-9._%+-]{0,99}@[A-Za-z0-9.-]{1,150}")
 """Not with `-` in front: to a command that would be an option."""
@@ -27,12 +31,12 @@ def is_email(text: object) -> bool:
 
 def _service_account(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"`{value}` is not a service account's e-mail")
+        raise ValueError(f"{quoted(value)} is not a service account's e-mail")
     # As IAM's own resource names spell it.
     email = value.rpartition("/serviceAccounts/")[2]
     if not is_email(email):
         raise ValueError(
-            f"`{value}` is not a service account's e-mail, such as `billing@PROJECT.iam.gserviceaccount.com`"
+            f"{quoted(value)} is not a service account's e-mail, such as `billing@PROJECT.iam.gserviceaccount.com`"
         )
     return email
 
@@ -165,7 +169,9 @@ class Gcloud(Model):
         if self.delegates and self.service_account is None:
             raise ValueError("`delegates` lead to a `service_account`, which is missing")
         if self.account is not None and not is_email(self.account):
-            raise ValueError(f"`{self.account}` is not an account of gcloud's, such as `me@example.com`")
+            raise ValueError(
+                f"{quoted(self.account)} is not an account of gcloud's, such as `me@example.com`"
+            )
         return self
 
 
@@ -197,7 +203,7 @@ Credential = Annotated[
     Field(discriminator="type"),
 ]
 
-CREDENTIAL_TYPES = {
+CREDENTIAL_TYPES: Final[dict[str, type[Model]]] = {
     "adc": Adc,
     "metadata": Metadata,
     "service_account_key": ServiceAccountKey,
@@ -212,25 +218,25 @@ CREDENTIAL_TYPES = {
 
 def _metadata_address(value: Any) -> str:
     if not isinstance(value, str) or "/" in value:
-        raise ValueError(f"`{value}` is not host and port, such as `127.0.0.1:8080`")
+        raise ValueError(f"{quoted(value)} is not host and port, such as `127.0.0.1:8080`")
     return str(hosts.parse_authority(value))
 
 
 def _endpoint(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"`{value}` is not a URL")
+        raise ValueError(f"{quoted(value)} is not a URL")
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise ValueError(f"`{value}` is not a URL") from None
+        raise ValueError(f"{quoted(value)} is not a URL") from None
     if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
-        raise ValueError(f"`{value}` is not a URL such as `https://iamcredentials.googleapis.com`")
+        raise ValueError(f"{quoted(value)} is not a URL such as `https://iamcredentials.googleapis.com`")
     if parts.query or parts.fragment:
-        raise ValueError(f"`{value}`: an endpoint has neither query nor fragment")
+        raise ValueError(f"{quoted(value)}: an endpoint has neither query nor fragment")
     if parts.scheme == "http" and not hosts.is_loopback(host):
         raise ValueError(
-            f"`{value}`: credentials would cross the network in plaintext; `http://` is for loopback only"
+            f"{quoted(value)}: credentials would cross the network in plaintext; `http://` is for loopback only"
         )
     return value.rstrip("/")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from sidecar.contents import place
+
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -32,13 +34,16 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
             raise ValueError("`${` without its `}`; a literal one is written `$${`")
         name, separator, default = match[1].partition(":-")
         if _NAME.match(name) is None:
-            raise ValueError(f"`{match[0]}` is not a reference such as `${{VAR}}` or `${{VAR:-default}}`")
+            # Not quoted: a password may have `${` in it, and a reference a default.
+            raise ValueError(
+                "a `${…}` in it is no reference such as `${VAR}` or `${VAR:-default}`; a literal one is written `$${`"
+            )
         value = environ.get(name)
         if separator:
             return value or default
         if value is None:
             raise ValueError(
-                f"the environment variable {name} is not set; give a default with `${{{name}:-…}}`"
+                f"the environment variable {place(name)} is not set; give a default with `${{{place(name)}:-…}}`"
             )
         return value
 

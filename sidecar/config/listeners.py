@@ -24,7 +24,8 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from sidecar.config.addresses import EXAMPLES, ListenAddress, parse_listen
-from sidecar.config.values import HIDDEN, Count, Model, Switch
+from sidecar.config.values import Count, Model, Switch
+from sidecar.contents import HIDDEN, quoted
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?\Z")
@@ -58,7 +59,10 @@ def _required(value: Any) -> tuple[tuple[str, SecretStr], ...]:
     for name, secret in value.items():
         lower = name.lower().replace("_", "-") if isinstance(name, str) else ""
         if not isinstance(name, str) or _TOKEN.match(name) is None:
-            raise ValueError(f"`{name}` is not a header name")
+            # Not quoted: where name and value were exchanged, it is the secret.
+            raise ValueError(
+                "a name in it is not a header name: write `NAME: value`, such as `X-Local-Caller: …`"
+            )
         if lower in _NOT_FOR_CALLERS:
             raise ValueError(f"`{name}` has a meaning of its own: choose a name such as `X-Local-Caller`")
         if lower in known:
@@ -95,7 +99,7 @@ def _ids(value: Any) -> tuple[int | str, ...]:
             else isinstance(number, str) and _NAME.match(number) is not None
         )
         if not good:
-            raise ValueError(f"`{item}` is neither a number such as 1000 nor a name")
+            raise ValueError(f"{quoted(item)} is neither a number such as 1000 nor a name")
         found.append(number)
     return tuple(dict.fromkeys(found))
 

@@ -21,11 +21,13 @@ from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES
 from sidecar.config.listeners import ListenerConfig
+from sidecar.config.misplaced import misplaced_in
 from sidecar.config.models import Config, Drain, RouteConfig
 from sidecar.config.platform import DRAIN, detect_platform
 from sidecar.config.quantities import format_duration
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 from sidecar.config.values import Model
+from sidecar.contents import kind_of, place, quoted
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -158,6 +160,10 @@ class _Validation:
         for index, route in routes.items():
             self._find(checks.check_route(route, ("routes", index), names, credentials))
         self._find(checks.check_credentials(credentials, names))
+        endpoints = parsed.get("endpoints", defaults.endpoints)
+        says_where = endpoints is BROKEN or endpoints.metadata is not None
+        for variable, message in misplaced_in(self._environ, [*credentials.values()], metadata=says_where):
+            self._say((), message, variable)
         self._listeners(routes, {**dict(defaults), **parsed})
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
@@ -228,13 +234,19 @@ class _Validation:
             return {}
         found = {}
         for name, item in value.items():
+            if item is BROKEN:
+                continue
             path: Path = ("credentials", name)
             kind = item.get("type") if isinstance(item, dict) else None
             model = CREDENTIAL_TYPES.get(kind) if isinstance(kind, str) else None
             if model is None:
                 known = ", ".join(f"`{known}`" for known in CREDENTIAL_TYPES)
                 hint = nearest(kind, CREDENTIAL_TYPES) if isinstance(kind, str) else ""
-                what = f"`{kind}` is no type of credential" if kind is not None else "the `type` is missing"
+                what = (
+                    f"{quoted(kind)} is no type of credential"
+                    if kind is not None
+                    else "the `type` is missing"
+                )
                 at: Path = (*path, "type") if kind is not None else path
                 self._say(at, f"{what} (there are {known}){hint}")
             else:
@@ -301,10 +313,15 @@ def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
             name, url = "", target
         names = (route.get("name") for route in routes if isinstance(route, dict))
         taken = {name for name in names if isinstance(name, str)}
-        route = {"name": name or _name_for(url, taken), "upstream": url}
+        at: Path = ("routes", len(routes))
+        source = "--to" if kind_of(url) or kind_of(name) else f"--to {place(target)}"
+        tree.put(at, source)
+        route = {
+            "name": tree.add_text((*at, "name"), source, name or _name_for(url, taken)),
+            "upstream": tree.add_text((*at, "upstream"), source, url),
+        }
         if alone:
             route["path_prefix"] = "/"
-        tree.put(("routes", len(routes)), f"--to {target}")
         routes.append(route)
 
 

@@ -23,6 +23,7 @@ from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_list
 from sidecar.config.quantities import Duration, Size
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.config.values import Count, CountOrZero, Model, Switch, word
+from sidecar.contents import quoted
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NOT_FOR_TOKENS = frozenset(
@@ -131,7 +132,7 @@ def _share(value: Any) -> Any:
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        raise ValueError(f"`{value}` is not a number from 0 to 1") from None
+        raise ValueError(f"{quoted(value)} is not a number from 0 to 1") from None
 
 
 _NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
@@ -140,23 +141,25 @@ _NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
 
 def _host_pattern(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"`{value}` is not a host name")
+        raise ValueError(f"{quoted(value)} is not a host name")
     if value == "*" or value.startswith("*."):
         if value == "*":
             raise ValueError("a wildcard needs at least two fixed labels, such as `*.a.run.app`")
         fixed = hosts.normalise(value[2:])
         if hosts.ip_literal(fixed) is not None or _NUMBER.search(fixed):
             raise ValueError(
-                f"`{value}` could match IP addresses only, which no wildcard does: list them one by one"
+                f"{quoted(value)} could match IP addresses only, which no wildcard does: list them one by one"
             )
         if fixed.count(".") < 1:
-            raise ValueError(f"`{value}`: a wildcard needs at least two fixed labels, such as `*.a.run.app`")
+            raise ValueError(
+                f"{quoted(value)}: a wildcard needs at least two fixed labels, such as `*.a.run.app`"
+            )
         return f"*.{fixed}"
     if "*" in value:
-        raise ValueError(f"`{value}`: a wildcard stands for the first labels only: `*.a.run.app`")
+        raise ValueError(f"{quoted(value)}: a wildcard stands for the first labels only: `*.a.run.app`")
     if (":" in value and hosts.ip_literal(value) is None) or "/" in value:
         raise ValueError(
-            f"`{value}`: a host has no scheme, port or path here; ports are ignored when matching"
+            f"{quoted(value)}: a host has no scheme, port or path here; ports are ignored when matching"
         )
     return hosts.normalise(value)
 
@@ -171,14 +174,14 @@ def _host_patterns(value: Any) -> tuple[str, ...]:
 
 def _upstream(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"`{value}` is not a URL such as `https://billing-abc123-uc.a.run.app`")
+        raise ValueError(f"{quoted(value)} is not a URL such as `https://billing-abc123-uc.a.run.app`")
     scheme, separator, rest = value.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
-        raise ValueError(f"`{value}` is not a URL: begin with `https://`")
+        raise ValueError(f"{quoted(value)} is not a URL: begin with `https://`")
     rest = rest.removesuffix("/")
     if "/" in rest or "?" in rest or "#" in rest:
         raise ValueError(
-            f"`{value}`: an upstream is scheme, host and port only; paths come from the app's requests"
+            f"{quoted(value)}: an upstream is scheme, host and port only; paths come from the app's requests"
         )
     if rest.partition(":")[0] == "{host}":
         if rest != "{host}":
@@ -189,9 +192,9 @@ def _upstream(value: Any) -> str:
 
 def _header(value: Any) -> str:
     if not isinstance(value, str) or _TOKEN.match(value) is None:
-        raise ValueError(f"`{value}` is not a header name")
+        raise ValueError(f"{quoted(value)} is not a header name")
     if value.lower().replace("_", "-") in _NOT_FOR_TOKENS:
-        raise ValueError(f"`{value}` frames, routes or describes the message: a token can't go there")
+        raise ValueError(f"{quoted(value)} frames, routes or describes the message: a token can't go there")
     known = ("auto", "both", "authorization", "x-serverless-authorization", "proxy-authorization")
     return value.lower() if value.lower() in known else value
 
@@ -200,7 +203,7 @@ def _path_prefix(value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError("a path prefix begins with `/`, such as `/billing`")
     if value != "/" and value.endswith("/"):
-        raise ValueError(f"write it without the last slash: `{value.rstrip('/')}`")
+        raise ValueError(f"write it without the last slash: {quoted(value.rstrip('/'))}")
     if re.search(r"[%?#\\\s]|//|/\.\.?(/|$)", value) or not value.isascii():
         raise ValueError("a path prefix is plain ASCII without `%`, `?`, `#`, `//` or dot segments")
     return value
@@ -224,7 +227,7 @@ def _scopes(value: Any) -> tuple[str, ...]:
         raise ValueError("a scope or a list of them belongs here")
     for scope in value:
         if not isinstance(scope, str) or _SCOPE.fullmatch(scope) is None:
-            raise ValueError(f"`{scope}` is not a scope such as `{CLOUD_PLATFORM}`")
+            raise ValueError(f"{quoted(scope)} is not a scope such as `{CLOUD_PLATFORM}`")
     return tuple(dict.fromkeys(value))
 
 
@@ -410,10 +413,10 @@ class Limits(Model):
 
 def _collector(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"`{value}` is not a URL such as `http://localhost:4318`")
+        raise ValueError(f"{quoted(value)} is not a URL such as `http://localhost:4318`")
     split = urlsplit(value)
-    if split.scheme not in ("http", "https") or not split.hostname or split.query or split.username:
-        raise ValueError(f"`{value}` is not a URL such as `http://localhost:4318`, OTLP over HTTP")
+    if split.scheme not in ("http", "https") or not split.hostname or split.query or "@" in split.netloc:
+        raise ValueError(f"{quoted(value)} is not a URL such as `http://localhost:4318`, OTLP over HTTP")
     return value.rstrip("/").removesuffix("/v1/traces")
 
 

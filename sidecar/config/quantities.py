@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from sidecar.contents import quoted
+
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _DURATION_PATTERN: Final = r"^([0-9]+(\.[0-9]+)?(h|ms|m|s))+$"
@@ -25,9 +27,9 @@ def parse_duration(value: object) -> float:
         raise ValueError(f"a duration needs a unit: `{value}s`, `{value}ms` or `{value}m`?")
     text = str(value).strip()
     if re.fullmatch(_DURATION_PATTERN, text) is None:
-        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        if re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", text):
             raise ValueError(f"a duration needs a unit: `{text}s`, `{text}ms` or `{text}m`?")
-        raise ValueError(f"`{text}` is not a duration such as `10s`, `1m30s` or `250ms`")
+        raise ValueError(f"{quoted(text)} is not a duration such as `10s`, `1m30s` or `250ms`")
     return round(sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text)), 9)
 
 
@@ -47,9 +49,9 @@ def parse_size(value: object) -> int:
     """Bytes of `64KiB`, `1MiB`, `512B`; ValueError with a sentence for anything else."""
     text = str(value).strip()
     if isinstance(value, bool) or re.fullmatch(_SIZE_PATTERN, text) is None:
-        if re.fullmatch(r"[0-9]+", text):
+        if re.fullmatch(r"[0-9]{1,20}", text):
             raise ValueError(f"a size needs a unit: `{text}B` or `{text}KiB`?")
-        raise ValueError(f"`{text}` is not a size such as `64KiB`, `1MiB` or `512B`")
+        raise ValueError(f"{quoted(text)} is not a size such as `64KiB`, `1MiB` or `512B`")
     number, unit = re.match(r"([0-9]+)(.+)", text).groups()  # type: ignore[union-attr]  # the pattern matched
     return int(number) * _BYTES[unit]
 

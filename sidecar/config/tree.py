@@ -17,13 +17,17 @@ from yaml.constructor import SafeConstructor
 
 from sidecar.config.checks import Path
 from sidecar.config.environment import expand, references
-from sidecar.config.values import HIDDEN
+from sidecar.config.misplaced import misplaced
+from sidecar.contents import kind_of, masked
 
 MAX_SIZE: Final = 1024 * 1024
 """Characters of a configuration: thousands of routes."""
 _MAX_DEPTH: Final = 20
 
-_BEHIND_SCHEME: Final = re.compile(r"://([^\s`]*)")
+_MAX_KEY: Final = 200
+"""Characters of a key; those of the schema have under thirty."""
+_PART_IN_QUOTES: Final = re.compile(r"'[^'<][^']{2,}'")
+"""In what PyYAML says: a tag, an anchor, a directive. Its names of tokens are in angle brackets."""
 
 BROKEN: Final = type("_Broken", (), {"__repr__": lambda _: "<broken>"})()
 """Stands where a value could not be read; the problem is noted already."""
@@ -90,23 +94,23 @@ class Tree:
         node = self._compose(text, source)
         data[name] = None if node is None else self._plain(node, path, lambda _: source, None)
 
-    def put(self, path: Path, place: str) -> None:
-        """Remember where the value at `path` came from."""
-        self._places[path] = _without_secrets(place)
+    def put(self, path: Path, source: str) -> None:
+        """Remember what the value at `path` came from."""
+        self._places[path] = source
 
-    def say(self, path: Path, message: str, place: str | None = None) -> None:
-        """Note a problem, at `place` or where the value at `path`, or what holds it, came from."""
-        self.problems.append(self.problem(path, message, place))
+    def say(self, path: Path, message: str, where: str | None = None) -> None:
+        """Note a problem, at `where` or where the value at `path`, or what holds it, came from."""
+        self.problems.append(self.problem(path, message, where))
 
-    def problem(self, path: Path, message: str, place: str | None = None) -> Problem:
+    def problem(self, path: Path, message: str, where: str | None = None) -> Problem:
         """The same, for what is not to be noted: a warning."""
         path = known = self._written(path)
-        while place is None:
-            place = self._places.get(known)
+        while where is None:
+            where = self._places.get(known)
             if not known:
-                place = place or self.file
+                where = where or self.file
             known = known[:-1]
-        return Problem(place, spelled(path), _without_secrets(message))
+        return Problem(where, spelled(path), masked(message))
 
     def _written(self, path: Path) -> Path:
         """The path as it stands in the file: one thing may be written without the list that it is the first of."""
@@ -123,12 +127,13 @@ class Tree:
         try:
             return yaml.compose(text, Loader=_WithoutAliases)
         except _AliasError as error:
-            place = _place(source, error.mark) if source == self.file else source
-            self.problems.append(Problem(place, "", "aliases are not read: repeat the value"))
+            where = _place(source, error.mark) if source == self.file else source
+            self.problems.append(Problem(where, "", "aliases are not read: repeat the value"))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            place = _place(source, mark) if mark and source == self.file else source
-            self.problems.append(Problem(place, "", f"not valid YAML: {error.problem or error.context}"))
+            where = _place(source, mark) if mark and source == self.file else source
+            words = _PART_IN_QUOTES.sub("what stands there", error.problem or error.context or "")
+            self.problems.append(Problem(where, "", f"not valid YAML: {words}"))
         except (yaml.YAMLError, RecursionError) as error:
             self.problems.append(Problem(source, "", f"not valid YAML: {str(error).splitlines()[0]}"))
         return None
@@ -137,34 +142,52 @@ class Tree:
         self,
         node: yaml.Node,
         path: Path,
-        place: Callable[[yaml.Mark], str],
+        at: Callable[[yaml.Mark], str],
         environ: Mapping[str, str] | None,
     ) -> Any:
-        self._places.setdefault(path, place(node.start_mark))
+        self._places.setdefault(path, at(node.start_mark))
         if len(path) > _MAX_DEPTH:
             self.say(path, "nested too deeply")
             return None
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path, place, environ)
+            return self._mapping(node, path, at, environ)
         if isinstance(node, yaml.SequenceNode):
-            return [
-                self._plain(item, (*path, index), place, environ) for index, item in enumerate(node.value)
-            ]
-        if environ is not None and node.tag == "tag:yaml.org,2002:str" and "${" in node.value:
+            return [self._plain(item, (*path, index), at, environ) for index, item in enumerate(node.value)]
+        value = self._scalar(node, path)
+        if not isinstance(value, str):
+            return value
+        # What YAML joins to one line was none: the lines of a secret, in a variable or pasted without quotes.
+        joined = node.start_mark.line != node.end_mark.line and "\n" not in value
+        if joined and (why := misplaced(path, f"{value}\n")) is not None:
+            self.say(path, why)
+            return BROKEN
+        return self._text(value, path, environ)
+
+    def _text(self, text: str, path: Path, environ: Mapping[str, str] | None) -> Any:
+        """A text with its references replaced, unless it is a secret's contents in the place of something else."""
+        if environ is not None and "${" in text:
             try:
-                expanded = expand(node.value, environ)
+                names = references(text)
+                text = expand(text, environ)
             except ValueError as error:
                 self.say(path, str(error))
                 return BROKEN
-            self.brought.append((expanded, references(node.value)))
-            return expanded
-        return self._scalar(node, path)
+            self.brought.append((text, names))
+        if (why := misplaced(path, text)) is not None:
+            self.say(path, why)
+            return BROKEN
+        return text
+
+    def add_text(self, path: Path, source: str, text: str) -> Any:
+        """A text that came by itself and not as YAML (`source`: the flag), judged as those of a file are."""
+        self._places[path] = source
+        return self._text(text, path, None)
 
     def _mapping(
         self,
         node: yaml.MappingNode,
         path: Path,
-        place: Callable[[yaml.Mark], str],
+        at: Callable[[yaml.Mark], str],
         environ: Mapping[str, str] | None,
     ) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -172,22 +195,34 @@ class Tree:
             key = key_node.value
             inner: Path = (*path, key)
             if not isinstance(key_node, yaml.ScalarNode) or key == "<<":
-                self.say(path, "keys are plain words; merge keys are not read", place(key_node.start_mark))
+                self.say(path, "keys are plain words; merge keys are not read", at(key_node.start_mark))
+                continue
+            if len(key) > _MAX_KEY or kind_of(key) is not None:
+                self.say(path, "a key in it is no word, but a secret's contents", at(key_node.start_mark))
                 continue
             if key in mapping:
-                self.say(inner, "this key stands here twice", place(key_node.start_mark))
+                self.say(inner, "this key stands here twice", at(key_node.start_mark))
                 continue
-            self._places[inner] = place(key_node.start_mark)
-            mapping[key] = self._plain(value_node, inner, place, environ)
+            self._places[inner] = at(key_node.start_mark)
+            mapping[key] = self._plain(value_node, inner, at, environ)
         return mapping
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
         try:
-            return SafeConstructor().construct_object(node)
+            value = SafeConstructor().construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, AttributeError):
             # PyYAML's constructors take a tag's word for it: `!!bool x` is a KeyError to them.
-            self.say(path, f"`{node.value}` can't be read as {node.tag.rpartition(':')[2]}")
+            value = b""
+        if isinstance(value, bytes):
+            # The value is not quoted, and a tag only where it is YAML's own: a token may begin with `!`.
+            kind = (
+                node.tag.rpartition(":")[2]
+                if node.tag in SafeConstructor.yaml_constructors
+                else "its `!…` says"
+            )
+            self.say(path, f"it can't be read as {kind}: put it in quotes")
             return BROKEN
+        return value
 
 
 def holds_broken(value: Any) -> bool:
@@ -203,19 +238,6 @@ def spelled(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
-
-
-def _without_secrets(text: str) -> str:
-    """Without what stands for a user name, password or query in its URLs, where people put keys."""
-    return _BEHIND_SCHEME.sub(_without_user_and_query, text)
-
-
-def _without_user_and_query(found: re.Match[str]) -> str:
-    before, mark, query = found[1].partition("?")
-    user, at, rest = before.rpartition("@")
-    if "@" in query and not at:  # a password with a `?` in it, or a query with an `@`
-        return f"://{HIDDEN}"
-    return f"://{user and HIDDEN}{at}{rest}{mark}{query and HIDDEN}"
 
 
 def _place(source: str, mark: Any) -> str:

@@ -5,12 +5,11 @@ Pure.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-HIDDEN: Final = "********"
-"""What stands in print for a secret."""
+from sidecar.contents import quoted
 
 
 class Model(BaseModel):
@@ -28,7 +27,7 @@ def _switch(value: Any) -> Any:
     if isinstance(value, str) and value.lower() in ("on", "off", "true", "false"):
         return value.lower() in ("on", "true")
     if not isinstance(value, bool):
-        raise ValueError(f"`{value}` is neither `on` nor `off`")
+        raise ValueError(f"{quoted(value)} is neither `on` nor `off`")
     return value
 
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import ssl
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import final
+from typing import Final, final
 
 from sidecar.clock import Clock
 from sidecar.config.listeners import ListenerTls
+from sidecar.contents import place
 from sidecar.key_files import exposed
-from sidecar.proxy import pem_files
+from sidecar.regular_files import Read, read
 from sidecar.tokens.file_watch import FileWatch, stamp
+
+FILE_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of a file of certificates, keys or revocations. The system's CAs are under 300 KiB, large CRLs some MiB."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Certificate:
             self.is_current = False
             _log.warning(
                 "the listener's certificate could not be read again: the old one stays in force",
-                extra={"fields": {"cert_file": settings.cert_file, "detail": why(error, settings)}},
+                extra={"fields": {"cert_file": place(settings.cert_file), "detail": why(error, settings)}},
             )
             return
         self.context = context
@@ -62,7 +64,8 @@ class Certificate:
         self.expires_at = expiry(settings.cert_file)
         self.is_current = True
         _log.info(
-            "the listener's certificate was read again", extra={"fields": {"cert_file": settings.cert_file}}
+            "the listener's certificate was read again",
+            extra={"fields": {"cert_file": place(settings.cert_file)}},
         )
 
 
@@ -110,13 +113,10 @@ class Certificates:
 
 def make_context(settings: ListenerTls) -> ssl.SSLContext:
     """A server's context; raises OSError, ssl.SSLError or ValueError for files that can't be used."""
-    for file in _files(settings):
-        # OpenSSL does not say which one it could not open.
-        pem_files.look(file)
-    if not settings.allow_world_readable and (
-        wrong := exposed(settings.key_file, os.stat(settings.key_file).st_mode)
-    ):
-        raise ValueError(f"{settings.key_file}: {wrong}")
+    modes = {file: _whole(file).mode for file in _files(settings)}
+    key = place(settings.key_file)
+    if not settings.allow_world_readable and (wrong := exposed(key, modes[settings.key_file])):
+        raise ValueError(f"{key}: {wrong}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= (
@@ -130,16 +130,30 @@ def make_context(settings: ListenerTls) -> ssl.SSLContext:
     return context
 
 
+def _whole(file: str) -> Read:
+    """A file that OpenSSL may read; OSError, with its name, for one that it may not.
+
+    It does not say itself which one it could not open, waits for pipes, and reads devices for ever.
+    """
+    try:
+        return read(file, FILE_LIMIT)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, file) from None
+
+
 def why(error: OSError | ValueError, settings: ListenerTls) -> str:
     """What is wrong with the files, and which one it is, as far as OpenSSL tells."""
     if isinstance(error, ssl.SSLError):
-        files = ", ".join(_files(settings))
+        files = ", ".join(map(place, _files(settings)))
         if error.reason == "KEY_VALUES_MISMATCH":
-            return f"{settings.key_file} is not the key of the certificate in {settings.cert_file}"
+            return (
+                f"{place(settings.key_file)} is not the key of the certificate in {place(settings.cert_file)}"
+            )
         reason = f" ({error.reason})" if error.reason else ""
         return f"one of {files} is not what it should be in PEM{reason}"
     if isinstance(error, OSError):
-        return f"{error.filename or ', '.join(_files(settings))}: {error.strerror or error}"
+        files = place(error.filename) if error.filename else ", ".join(map(place, _files(settings)))
+        return f"{files}: {error.strerror or 'it cannot be read'}"
     return str(error)
 
 
@@ -151,8 +165,7 @@ def _client_cas(settings: ListenerTls) -> bytes:
     file = settings.client_ca_file
     if file is None:
         return b""
-    pem_files.look(file)
-    return hashlib.sha256(Path(file).read_bytes()).digest()
+    return hashlib.sha256(_whole(file).data).digest()
 
 
 def _no_password() -> str:
@@ -165,6 +178,6 @@ def expiry(file: str) -> float | None:
     from cryptography import x509  # some megabytes, for sidecars that serve https only
 
     try:
-        return x509.load_pem_x509_certificate(Path(file).read_bytes()).not_valid_after_utc.timestamp()
+        return x509.load_pem_x509_certificate(read(file, FILE_LIMIT).data).not_valid_after_utc.timestamp()
     except (OSError, ValueError):
         return None

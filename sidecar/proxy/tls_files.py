@@ -15,10 +15,11 @@ from typing import Final, NamedTuple, final
 
 from sidecar.clock import Clock
 from sidecar.config.models import Tls
+from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
 from sidecar.key_files import exposed
-from sidecar.proxy import pem_files
-from sidecar.proxy.certificates import expiry
+from sidecar.proxy.certificates import FILE_LIMIT, expiry
+from sidecar.regular_files import read
 from sidecar.routes import Route
 from sidecar.tokens.file_watch import Stamp, stamp
 
@@ -129,7 +130,7 @@ def make_context(settings: Tls) -> ssl.SSLContext:
     """
     try:
         if settings.ca_file is not None:
-            pem_files.look(settings.ca_file)
+            read(settings.ca_file, FILE_LIMIT)  # OpenSSL would wait for a pipe, and read a device for ever
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
         raise _unusable("ca_file", settings.ca_file, error) from error
@@ -148,7 +149,7 @@ def make_context(settings: Tls) -> ssl.SSLContext:
 def _load_crl(context: ssl.SSLContext, file: str, *, whole_chain: bool) -> None:
     trusted = context.cert_store_stats()["x509"]
     try:
-        pem_files.look(file)
+        read(file, FILE_LIMIT)
         context.load_verify_locations(cafile=file)
     except OSError as error:
         raise _unusable("crl_file", file, error) from error
@@ -163,10 +164,10 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
     # OpenSSL does not say which of the two it could not open. The mode that is left is the key's.
     for name, file in (("client_cert_file", certificate), ("client_key_file", key)):
         try:
-            mode = pem_files.look(file)
+            mode = read(file, FILE_LIMIT).mode
         except OSError as error:
             raise _unusable(name, file, error) from error
-    wrong = exposed(key, mode, switch="tls.allow_world_readable")
+    wrong = exposed(place(key), mode, switch="tls.allow_world_readable")
     if wrong is not None and not settings.allow_world_readable:
         raise _unusable("client_key_file", key, wrong)
     asked = False
@@ -180,7 +181,7 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
     try:
         context.load_cert_chain(certificate, key, password=password)
     except OSError as error:
-        both = f"{certificate} with {key}"
+        both = f"{place(certificate)} with {place(key)}"
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise _unusable("client_cert_file", both, "the key is another certificate's") from error
         if asked:
@@ -196,7 +197,7 @@ def _unusable(key: str, file: str | None, why: OSError | str) -> SidecarError:
         words = text[0].lower() + text[1:]
     else:
         words = why
-    return SidecarError(Reason.TLS_FILES, f"The route's `tls.{key}` cannot be used ({file}): {words}.")
+    return SidecarError(Reason.TLS_FILES, f"The route's `tls.{key}` cannot be used ({place(file)}): {words}.")
 
 
 def _files(settings: Tls) -> tuple[str, ...]:

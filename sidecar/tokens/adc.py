@@ -9,18 +9,20 @@ that a file that appears or changes counts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
+from sidecar.config.credentials import ADC_VARIABLE as VARIABLE
+from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import read_text
 from sidecar.tokens.credential_types import USE_INSTEAD, Addresses, FileGrant, grant_of
 from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
 
-VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 FILE_NAME: Final = "application_default_credentials.json"
 
 
@@ -53,8 +55,14 @@ class AdcGrant(IndirectGrant):
         if found is None:
             self._metadata = self._metadata or self._metadata_server()
             return self._metadata
+        if (kind := kind_of(found.file)) is not None:
+            raise SidecarError(
+                Reason.CREDENTIAL_INVALID,
+                f"{VARIABLE} holds contents ({kind}), not the path of a file: write them to a file and name that, or "
+                f'use `type: service_account_key` with `json: "${{{VARIABLE}}}"`.',
+            )
         if self._file is None or self._file[0] != found:
-            where = f"{found.file} ({found.because})"
+            where = f"{place(found.file)} ({found.because})"
             self._file = (
                 found,
                 FileGrant(partial(read_text, found.file), where, grant_of, self._addresses),
@@ -65,16 +73,16 @@ class AdcGrant(IndirectGrant):
         """See `Grant.describe`."""
         found = find_file(self._environ)
         if found is None:
-            server = self._addresses.metadata or metadata_host(self._environ)
+            server = place(self._addresses.metadata or metadata_host(self._environ))
             return f"application default credentials: the metadata server at {server}"
         try:
             what = self.resolved().describe()
         except SidecarError:
-            what = f"{found.file} ({found.because})"
+            what = f"{place(found.file)} ({found.because})"
         return f"application default credentials: {what}"
 
     def _metadata_server(self) -> MetadataGrant:
-        looked = f"{VARIABLE} is not set, there is no {_well_known(self._environ)}"
+        looked = f"{VARIABLE} is not set, there is no {place(_well_known(self._environ))}"
         if self._environ.get("NO_GCE_CHECK") == "true":
             raise SidecarError(
                 Reason.CREDENTIAL_NOT_FOUND,
@@ -101,7 +109,8 @@ def find_file(environ: Mapping[str, str]) -> Found | None:
     if named:
         return Found(named, f"named by {VARIABLE}")
     well_known = _well_known(environ)
-    return Found(str(well_known), "gcloud's") if well_known.is_file() else None
+    # Not Path.is_file, which raises for a name that is too long.
+    return Found(str(well_known), "gcloud's") if os.path.isfile(well_known) else None
 
 
 def well_known_file(environ: Mapping[str, str]) -> str:

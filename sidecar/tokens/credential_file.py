@@ -8,16 +8,16 @@ can't be used is CREDENTIAL_INVALID with its name and what is missing, and with 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
+from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
-from sidecar.hosts import is_loopback
+from sidecar.hosts import is_loopback, normalise
 from sidecar.key_files import exposed
+from sidecar.regular_files import read
 
 FILE_LIMIT: Final = 256 * 1024
 """Bytes of a credential file; a key is under 3 KiB."""
@@ -25,23 +25,30 @@ FILE_LIMIT: Final = 256 * 1024
 
 def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
     """The text of a credential file; raises `SidecarError` naming it."""
+    shown = place(file)
+    if (kind := kind_of(file)) is not None:
+        raise SidecarError(
+            Reason.CREDENTIAL_INVALID,
+            f"Contents ({kind}) stand where the path of a credential's file belongs: write them to a file, and name "
+            "that; for a service account key there is `json:`.",
+        )
     reason: str | None = None
     try:
-        with Path(file).open(encoding="utf-8") as stream:
-            if refuse_world_readable:
-                reason = exposed(file, os.fstat(stream.fileno()).st_mode)
-            if reason is None:
-                return stream.read(FILE_LIMIT)
+        found = read(file, FILE_LIMIT)
+        if refuse_world_readable:
+            reason = exposed(shown, found.mode)
+        if reason is None:
+            return found.data.decode("utf-8")
     except FileNotFoundError:
         pass
     except UnicodeDecodeError:
         reason = "it is not text"
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "it cannot be read"
+        reason = (error.strerror or "it cannot be read").lower()
     if reason:
-        invalid(file, f"{reason}.")
+        invalid(shown, f"{reason}.")
     raise SidecarError(
-        Reason.CREDENTIAL_NOT_FOUND, f"There is no file {file}: check the path, and that it is mounted here."
+        Reason.CREDENTIAL_NOT_FOUND, f"There is no file {shown}: check the path, and that it is mounted here."
     )
 
 
@@ -74,7 +81,7 @@ def require_safe_url(info: Mapping[str, Any], field: str, where: str) -> None:
     """Raise CREDENTIAL_INVALID unless `field` is an https URL, or an http one to loopback."""
     try:
         parts = urlsplit(info[field])
-        host = parts.hostname or ""
+        host = normalise(parts.hostname or "")
     except ValueError:
         host, parts = "", urlsplit("")
     if not ((parts.scheme == "https" and host) or (parts.scheme == "http" and is_loopback(host))):
@@ -83,7 +90,7 @@ def require_safe_url(info: Mapping[str, Any], field: str, where: str) -> None:
 
 def host_of(url: str) -> str:
     """Host and port of a URL, for naming an endpoint."""
-    return urlsplit(url).netloc.rpartition("@")[2]
+    return place(urlsplit(url).netloc.rpartition("@")[2])
 
 
 def invalid(where: str, what: str) -> NoReturn:

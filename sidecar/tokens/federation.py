@@ -8,6 +8,7 @@ The file's impersonation URL is taken apart and not called. Source: https://goog
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
@@ -15,8 +16,17 @@ from urllib.parse import urlsplit
 
 from sidecar.config.credentials import is_email
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
-from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol
+from sidecar.regular_files import read
+from sidecar.tokens.credential_file import (
+    FILE_LIMIT,
+    host_of,
+    invalid,
+    parse,
+    require,
+    require_safe_url,
+    type_of,
+)
+from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, capital
 from sidecar.tokens.executable import Executable, seconds_of
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in
@@ -120,24 +130,67 @@ class FederationGrant(Grant):
     def _credentials(
         self, info: Mapping[str, Any], scopes: Sequence[str], flight: Flight, account: str | None
     ) -> Any:
+        source = info["credential_source"]
+        self._check_files(source)
         if info["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request":
             from google.auth.aws import Credentials
         else:
             from google.auth.identity_pool import Credentials  # type: ignore[assignment]
-        if "executable" in info["credential_source"]:
+        if "executable" in source:
             given = Executable(info, self._where, self._programs, flight, account=account)
             info = {**info, "credential_source": None, "subject_token_supplier": given}
+        elif {"file", "url", "certificate"} & source.keys() == {"file"} and _is_format(
+            source.get("format", {})
+        ):
+            # google-auth would wait for a pipe, and read a device for ever.
+            supplier = _SubjectFile(self._subject, source)
+            info = {**info, "credential_source": None, "subject_token_supplier": supplier}
         return Credentials.from_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
+
+    def _subject(self, source: Mapping[str, Any]) -> str:
+        """The subject token in the file of a `credential_source`; raises SUBJECT_TOKEN_FAILED."""
+        found: Any = self._text_of(str(source["file"]), "the file with the subject token")
+        form = source.get("format", {})
+        if form.get("type") == "json":
+            try:
+                found = json.loads(found)[form["subject_token_field_name"]]
+            except (ValueError, LookupError, TypeError, RecursionError):
+                found = None
+        if not isinstance(found, str) or not found:
+            raise self._subject_failed(None)
+        return found
+
+    def _check_files(self, source: Mapping[str, Any]) -> None:
+        """Of what google-auth and OpenSSL read themselves: regular files of bounded size only."""
+        certificate = source.get("certificate")
+        if isinstance(certificate, dict):
+            config = certificate.get("certificate_config_location")
+            text = self._text_of(str(config), "the certificate configuration") if config else ""
+            paths = re.findall(r'"(?:cert|key)_path"\s*:\s*"([^"]+)"', text)
+            for file in (*paths, *filter(None, [certificate.get("trust_chain_path")])):
+                self._text_of(str(file), "the certificate, key or chain")
+
+    def _text_of(self, file: str, what: str) -> str:
+        why = ""
+        try:
+            return read(file, FILE_LIMIT).data.decode("utf-8")
+        except FileNotFoundError:
+            pass
+        except UnicodeDecodeError:
+            why = "it is not text"
+        except OSError as error:
+            why = (error.strerror or "it cannot be read").lower()
+        said = (
+            f"cannot be used: {why}."
+            if why
+            else "is not there: see that what writes it runs, and that it is mounted here."
+        )
+        raise SidecarError(Reason.SUBJECT_TOKEN_FAILED, f"{capital(what)} that {self._where} names {said}")
 
     def _subject_failed(self, error: Exception | None) -> SidecarError:
         """What the exception's kind and google-auth's own words say; nothing else of it."""
         text = str(error)
-        if "was not found" in text:
-            detail = (
-                f"The file with the subject token that {self._where} names is not there: see that whoever writes it "
-                "runs, and that it is mounted here."
-            )
-        elif "AWS" in text or "region" in text:
+        if "AWS" in text or "region" in text:
             detail = (
                 f"No AWS credentials or region were found for {self._where}: on EC2 check the instance's role and its "
                 "metadata service, elsewhere set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION."
@@ -149,6 +202,26 @@ class FederationGrant(Grant):
                 "the format and field name in it, and what the file or URL gives."
             )
         return SidecarError(Reason.SUBJECT_TOKEN_FAILED, detail)
+
+
+@final
+class _SubjectFile:
+    """A `google.auth.identity_pool.SubjectTokenSupplier` whose file is read by our own rules."""
+
+    def __init__(self, subject: Callable[[Mapping[str, Any]], str], source: Mapping[str, Any]) -> None:
+        self._subject = subject
+        self._source = source
+
+    def get_subject_token(self, context: Any, request: Any) -> str:
+        """See there; raises `SidecarError`."""
+        return self._subject(self._source)
+
+
+def _is_format(form: object) -> bool:
+    """Whether google-auth would take this `format` of a subject token; what it would not, it says itself."""
+    if not isinstance(form, dict) or form.get("type", "text") not in ("text", "json"):
+        return False
+    return form.get("type") != "json" or isinstance(form.get("subject_token_field_name"), str)
 
 
 @final

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from sidecar.config.combinations import SERVICE_ACCOUNT_DOMAIN
+from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
 from sidecar.moments import from_rfc3339
 from sidecar.terminal import command as shell
@@ -62,6 +63,7 @@ class GcloudGrant(Grant):
             **({} if metadata is None else {"GCE_METADATA_ROOT": metadata}),
         }
         self._command = command
+        self._named = place(command)
         self._account = account
         self._service_account = service_account
         self._chain = ",".join([*delegates, *([service_account] if service_account else [])])
@@ -74,7 +76,7 @@ class GcloudGrant(Grant):
         """See `Grant.describe`."""
         account = self._account or "its active account"
         acting = f", acting as {self._chain.replace(',', ' through ')}" if self._chain else ""
-        return f"{self._command} with {account}{acting}"
+        return f"{self._named} with {account}{acting}"
 
     def known_email(self) -> str | None:
         """See `Grant.known_email`."""
@@ -143,12 +145,12 @@ class GcloudGrant(Grant):
             ended = subprocess_run.run([self._command, *words, *account], self._environ, flight)
         except FileNotFoundError:
             fault = "is not there"
-        except OSError:
+        except (OSError, ValueError):
             fault = "cannot be run"
         if ended is None:
             raise SidecarError(
                 Reason.CREDENTIAL_NOT_FOUND,
-                f"The command {self._command} {fault}: install the gcloud CLI, or set the credential's `command` to "
+                f"The command {self._named} {fault}: install the gcloud CLI, or set the credential's `command` to "
                 "its path.",
             )
         if ended.late:
@@ -224,7 +226,7 @@ class GcloudGrant(Grant):
 
     def _shown(self, words: Sequence[str]) -> str:
         account = [] if self._account is None else [f"--account={self._account}"]
-        return shell(self._command, *words, *account)
+        return shell(self._named, *words, *account)
 
 
 def _credential(text: str) -> tuple[str | None, float | None]:

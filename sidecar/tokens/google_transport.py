@@ -164,7 +164,8 @@ class GoogleTransport:
                 if data is None:
                     return too_large(self._endpoint, BODY_LIMIT)
                 answer = Answer(response.status_code, response.headers, data, received_at=self._clock.wall())
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # Beside requests' own: a proxy's URL or a CA bundle of the environment that is none, which is quoted in it.
             return self._fault(error)
         if answer.status != 200:
             return refused(self._endpoint, answer)

@@ -18,7 +18,9 @@ from typing import Final, final
 from urllib.parse import quote, urlencode
 
 from sidecar.config.credentials import is_email
+from sidecar.config.misplaced import METADATA_VARIABLES
 from sidecar.config.targets import CLOUD_PLATFORM
+from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
 from sidecar.tokens.flight import Flight
@@ -58,9 +60,9 @@ class MetadataGrant(Grant):
         self._iam = iam or IamCredentials()
         self._email: str | None = None if account == DEFAULT_ACCOUNT else account
         self._endpoint = Endpoint(
-            f"the metadata server at {self._origin}",
+            f"the metadata server at {place(self._origin)}",
             Protocol.METADATA,
-            "default service account" if account == DEFAULT_ACCOUNT else f"service account {account}",
+            "default service account" if account == DEFAULT_ACCOUNT else f"service account {place(account)}",
             absent,
         )
 
@@ -135,4 +137,6 @@ class MetadataGrant(Grant):
 def metadata_host(environ: Mapping[str, str]) -> str:
     """Host and port of the metadata server: google-auth's rule, less its reading of the variables at
     import."""
-    return environ.get("GCE_METADATA_HOST") or environ.get("GCE_METADATA_ROOT") or "metadata.google.internal"
+    return next(
+        (found for name in METADATA_VARIABLES if (found := environ.get(name))), "metadata.google.internal"
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
+from sidecar.contents import place
 from sidecar.tokens.credential_file import read_text
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.flight import Flight
@@ -39,4 +40,4 @@ class ReadyToken(Grant):
 
 def token_file(path: str) -> ReadyToken:
     """The grant of a `file` credential."""
-    return ReadyToken(lambda: read_text(path), path, ability="file")
+    return ReadyToken(lambda: read_text(path), place(path), ability="file")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 from sidecar.clock import Clock
 from sidecar.config.combinations import ABILITIES, cannot_give
 from sidecar.config.targets import TokenKind
+from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.adc import AdcGrant, well_known_file
 from sidecar.tokens.credential_file import read_text
@@ -180,7 +181,7 @@ def _grant(
                 read = partial(
                     read_text, credential.file, refuse_world_readable=not credential.allow_world_readable
                 )
-                return KeyGrant(read, credential.file, token_uri=token_uri, iam=iam)
+                return KeyGrant(read, place(credential.file), token_uri=token_uri, iam=iam)
             text = "" if credential.json_ is None else credential.json_.get_secret_value()
             return KeyGrant(lambda: text, f"`credentials.{name}.json`", token_uri=token_uri, iam=iam)
         case "impersonate":
@@ -196,13 +197,13 @@ def _grant(
             addresses = addresses._replace(programs={**addresses.programs, **named})
             return FileGrant(
                 partial(read_text, credential.file),
-                credential.file,
+                place(credential.file),
                 partial(federation, service_account=account),
                 addresses,
             )
         case "user":
             file = credential.file or well_known_file(environ)
-            return UserGrant(partial(read_text, file), file, token_uri=addresses.oauth)
+            return UserGrant(partial(read_text, file), place(file), token_uri=addresses.oauth)
         case "gcloud":
             return GcloudGrant(
                 environ,
@@ -232,7 +233,7 @@ def _deadline(name: str, credentials: Mapping[str, Credential], usual: float) ->
         case "impersonate" if credential.source in credentials:
             return max(usual, _deadline(credential.source, credentials, usual) + _GRACE)
         case "workload_identity_federation":
-            direct = FederationGrant(partial(read_text, credential.file), credential.file)
+            direct = FederationGrant(partial(read_text, credential.file), place(credential.file))
             seconds = direct.executable_seconds()
             return usual if seconds is None else max(usual, seconds + _GRACE)
     return usual

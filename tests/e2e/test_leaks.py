@@ -38,6 +38,7 @@ from sidecar.tokens.token import TokenKey
 from tests.support.google import signed
 from tests.support.named_source import NamedSource
 from tests.support.process import SidecarProcess
+from tests.support.secret_shapes import SHAPES, shown_of
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
 ACTED_AS = "acted-as@emulated-project.iam.gserviceaccount.com"
@@ -403,3 +404,302 @@ def test_the_text_forms_of_objects_and_tracebacks(world: World, kind: Kind | Non
     asyncio.run(mint_all())
     assert len(seen) > 30
     world.secrets.refute("\n".join(seen))
+
+
+# Contents in the place of a path, a URL or another plain value
+
+
+FORMS = ("key", "login", "key-in-base64", "pem", "jwt", "access-token")
+MARK = "k7Qw9ZtR2mXc4VbN8sLp3YhD6fGj"
+ROUTES_ONLY = "routes: [{name: a, upstream: 'https://a.example'}]\n"
+EVERYWHERE = """\
+listen:
+- {address: 'localhost:8801', tls: {cert_file: "${SECRET}", key_file: "${SECRET}", client_ca_file: "${SECRET}"}}
+- {address: "${SECRET}"}
+- {address: 'localhost:8802', require_header: {"${SECRET}": "${SECRET}"}}
+admin: "${SECRET}"
+log_level: "${SECRET}"
+token_wait: "${SECRET}"
+endpoints: {metadata: "${SECRET}", oauth: "${SECRET}", sts: "${SECRET}", iam_credentials: "${SECRET}"}
+tracing: {endpoint: "${SECRET}", service_name: "${SECRET}"}
+credentials:
+  default: {type: service_account_key, file: "${SECRET}"}
+  federated: {type: workload_identity_federation, file: "${SECRET}", service_account: "${SECRET}"}
+  me: {type: user, file: "${SECRET}"}
+  cli: {type: gcloud, command: "${SECRET}", account: "${SECRET}"}
+  ready: {type: file, path: "${SECRET}"}
+  attached: {type: metadata, account: "${SECRET}"}
+  acting: {type: impersonate, service_account: "${SECRET}", source: "${SECRET}", delegates: ["${SECRET}"]}
+  odd: {type: "${SECRET}"}
+routes:
+- name: a
+  upstream: https://a.example
+  tls: {ca_file: "${SECRET}", client_cert_file: "${SECRET}", client_key_file: "${SECRET}", crl_file: "${SECRET}",
+    server_name: "${SECRET}"}
+  audience: "${SECRET}"
+  header: "${SECRET}"
+- {name: b, upstream: "${SECRET}", host: ["${SECRET}"], path_prefix: "${SECRET}", upstream_host: "${SECRET}"}
+- {name: "${SECRET}", upstream: 'https://c.example', credential: "${SECRET}", allow: {paths: ["${SECRET}"]}}
+- {name: d, upstream: 'https://{host}', host: 'd.example', target: "${SECRET}", token: "${SECRET}", scopes: "${SECRET}"}
+"""
+READERS = (
+    ["run"],
+    ["check"],
+    ["check", "--online", "--json"],
+    ["explain", "http://a.localhost:8787/"],
+    ["config", "validate"],
+    ["config", "show"],
+    ["token", "a"],
+    ["manifest", "cloud-run"],
+    ["manifest", "gke"],
+    ["manifest", "systemd"],
+    ["manifest", "iam"],
+    ["exec", "--", sys.executable, "-c", "pass"],
+)
+
+
+def run_command(words: list[str], directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words],
+        env=clean_environment(PYTHONDEVMODE="1", **environ),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT * 3,
+    )
+
+
+def with_options(words: list[str], *options: str) -> list[str]:
+    at = words.index("--") if "--" in words else len(words)
+    return [*words[:at], *options, *words[at:]]
+
+
+def refute_contents(secret: str, text: str) -> None:
+    found = shown_of(secret, text)
+    assert found is None, (
+        f"{found!r} is shown, after {text[max(0, text.find(found) - 200) : text.find(found)]!r}"
+    )
+
+
+@pytest.mark.parametrize("words", READERS, ids=lambda words: " ".join(words[:2]))
+def test_contents_everywhere_in_a_configuration(tmp_path: Path, words: list[str]) -> None:
+    """Every command refuses them, naming each place with its line, and shows none."""
+    (tmp_path / "c.yaml").write_text(EVERYWHERE)
+    for form in FORMS:
+        secret = SHAPES[form](MARK)
+        found = run_command(with_options(words, "--config", "c.yaml"), tmp_path, SECRET=secret)
+        assert found.returncode == 2, found.stdout + found.stderr
+        refute_contents(secret, found.stdout + found.stderr)
+        assert "Traceback" not in found.stderr
+        for line, text in enumerate(EVERYWHERE.splitlines(), 1):
+            if '"${SECRET}"' in text and "require_header" not in text:
+                assert f"c.yaml:{line}:" in found.stderr, text
+    assert "contents, not a path" in found.stderr
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        *(("GOOGLE_APPLICATION_CREDENTIALS", words) for words in READERS),
+        ("IDTOKEN_SIDECAR_CONFIG", ["run"]),
+        ("IDTOKEN_SIDECAR_CONFIG", ["manifest", "gke"]),
+        ("IDTOKEN_SIDECAR_CONFIG", ["wait"]),
+        ("IDTOKEN_SIDECAR_ADMIN", ["wait"]),
+        ("IDTOKEN_SIDECAR_ADMIN", ["run"]),
+        ("IDTOKEN_SIDECAR_LISTEN", ["config", "show"]),
+        ("IDTOKEN_SIDECAR_CREDENTIALS", ["config", "show"]),
+        ("CLOUDSDK_CONFIG", ["check"]),
+        ("GCE_METADATA_HOST", ["check"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_contents_in_the_environment(tmp_path: Path, variable: str, words: list[str], form: str) -> None:
+    """Of what names a file, an address or settings: refused by the variable's name."""
+    secret = SHAPES[form](MARK)
+    (tmp_path / "c.yaml").write_text(ROUTES_ONLY)
+    named = variable == "IDTOKEN_SIDECAR_CONFIG" or words == ["wait"]
+    options = [] if named else ["--config", "c.yaml"]
+    found = run_command(with_options(words, *options), tmp_path, **{variable: secret})
+    assert found.returncode == 2, found.stdout + found.stderr
+    assert (variable if words != ["wait"] else "--") in found.stderr
+    refute_contents(secret, found.stdout + found.stderr)
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_contents_on_the_command_line(tmp_path: Path, form: str) -> None:
+    """As an option's value, as an argument, as an option that there is not, as a command."""
+    secret = SHAPES[form](MARK)
+    (tmp_path / "c.yaml").write_text(ROUTES_ONLY)
+    configured = ["--config", "c.yaml"]
+    for words in (
+        [secret],
+        ["run", "--config", secret],
+        ["run", f"--config={secret}"],
+        ["config", "validate", "--to", secret],
+        ["config", "validate", "--to", f"a={secret}"],
+        ["config", "validate", "--to", f"https://{secret}"],
+        ["config", "show", "--listen", secret],
+        ["config", "show", f"--token-wait={secret}"],
+        ["config", "show", *configured, secret],
+        ["config", "show", *configured, f"--{secret}"],
+        ["config", secret],
+        ["check", *configured, secret],
+        ["check", *configured, "--path", secret],
+        ["token", *configured, secret],
+        ["explain", *configured, secret],
+        ["explain", *configured, "-X", secret, "http://a.localhost/"],
+        ["explain", *configured, "-H", secret, "http://a.localhost/"],
+        ["manifest", "gke", *configured, "--name", secret],
+        ["manifest", "iam", *configured, "--member", secret],
+        ["wait", "--admin", secret],
+        ["wait", "--timeout", secret],
+        ["healthcheck", "--config", secret],
+        ["completion", secret],
+    ):
+        found = run_command(words, tmp_path)
+        assert found.returncode == 2, (words[:2], found.stdout + found.stderr)
+        refute_contents(secret, found.stdout + found.stderr)
+        assert "Traceback" not in found.stderr
+
+
+def test_a_command_that_is_contents(tmp_path: Path) -> None:
+    """`exec` names what it could not run, and does not quote it."""
+    (tmp_path / "c.yaml").write_text(
+        f"{ROUTES_ONLY}listen: localhost:0\nadmin: localhost:0\nstartup: serve\n"
+    )
+    secret = SHAPES["key"](MARK)
+    words = ["exec", "--no-wait", "--config", "c.yaml", "--", secret]
+    found = run_command(words, tmp_path, GCE_METADATA_HOST="127.0.0.1:1")
+    assert found.returncode in (126, 127)
+    refute_contents(secret, found.stdout + found.stderr)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_contents_inside_of_credential_files(world: World, form: str) -> None:
+    """Where a file's own URLs, paths, commands and e-mails belong: 503, and nothing of them on any surface."""
+    secret = SHAPES[form](MARK)
+    directory, google = world.directory, world.google
+    key = json.loads((directory / "key.json").read_text())
+    wif = json.loads((directory / "wif.json").read_text())
+    login = json.loads((directory / "login.json").read_text())
+    url = "service_account_impersonation_url"
+    files: dict[str, dict[str, Any]] = {
+        "k1": {**key, "token_uri": secret},
+        "k2": {**key, "token_uri": f"https://{secret}/token"},
+        "k3": {**key, "client_email": secret},
+        "k4": {**key, "universe_domain": secret},
+        "k5": {**key, "type": secret},
+        "w1": {**wif, "token_url": secret},
+        "w2": {**wif, url: secret},
+        "w3": {**wif, url: f"https://iam.example/v1/projects/-/serviceAccounts/{secret}:generateAccessToken"},
+        "w4": {**wif, "credential_source": {"file": secret}},
+        "w5": {**wif, "credential_source": {"url": secret}},
+        "w6": {**wif, "credential_source": {"url": f"http://127.0.0.1:1/{quote(secret)}"}},
+        "w7": {**wif, "credential_source": {"executable": {"command": secret}}},
+        "w8": {**wif, "credential_source": {"executable": {"command": "true", "output_file": secret}}},
+        "w9": {**wif, "credential_source": {"certificate": {"certificate_config_location": secret}}},
+        "w10": {**wif, "credential_source": {"file": str(directory / "subject"), "format": {"type": secret}}},
+        "w11": {**wif, "audience": secret, "subject_token_type": secret},
+        "i1": {"type": "impersonated_service_account", url: secret, "source_credentials": login},
+        "p1": {"type": "external_account_authorized_user", **login, "token_url": secret},
+        "q1": {**login, "quota_project_id": secret},
+    }
+    # The grants that a file of any type leads to are those of adc: one sidecar for each file.
+    seen = []
+    for name, info in files.items():
+        (directory / f"{name}.json").write_text(json.dumps(info))
+    credentials = "".join(
+        f"  {name}: {{type: {'service_account_key' if name[0] == 'k' else 'workload_identity_federation'}, file: "
+        f"{directory}/{name}.json}}\n"
+        for name in files
+        if name[0] in "kw"
+    )
+    routes = "".join(
+        f"  - {{name: {name}, host: {name}.test, upstream: '{google.targets['api'].url}', target: googleapis, "
+        f"token: access, credential: {name}, prefetch: false}}\n"
+        for name in files
+        if name[0] in "kw"
+    )
+    top = "log_level: debug\naccess_log: all\ntoken_wait: 2s\n"
+    environ = {**world.environ, "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES": "1"}
+    config = f"{top}credentials:\n{credentials}routes:\n{routes}"
+    with SidecarProcess(config, directory, environ) as sidecar:
+        for name in files:
+            if name[0] in "kw":
+                reply = sidecar.get(name)
+                assert reply.status == 503, (name, reply.body)
+                seen.append(f"{dict(reply.headers)} {reply.body.decode()}")
+        seen += [
+            sidecar.admin(path).body.decode() for path in ("/status.json", "/metrics", "/healthz/ready", "/")
+        ]
+        seen.append(sidecar.text)
+    (directory / "c.yaml").write_text(config)
+    for words in (["check", "--json"], ["config", "show"], ["manifest", "iam"]):
+        found = run_command([*words, "--config", "c.yaml"], directory, **environ)
+        seen.append(found.stdout + found.stderr)
+    for name in ("i1", "p1", "q1"):
+        found = run_command(
+            ["check", "--to", google.targets["run"].url],
+            directory,
+            **{**environ, "GOOGLE_APPLICATION_CREDENTIALS": str(directory / f"{name}.json")},
+        )
+        seen.append(found.stdout + found.stderr)
+    for text in seen:
+        refute_contents(secret, text)
+        assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "variable", ["HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "HOME", "NO_PROXY"]
+)
+@pytest.mark.parametrize("form", ["key", "pem", "jwt"])
+def test_contents_in_variables_of_libraries(world: World, variable: str, form: str) -> None:
+    """They are read by requests, urllib3 and OpenSSL, whose errors quote them."""
+    secret = SHAPES[form](MARK)
+    endpoints = "endpoints: {oauth: 'https://oauth2.invalid/token'}\n"
+    config = (
+        f"{endpoints}token_wait: 3s\nlog_level: debug\ncredentials:\n  default: {{type: adc}}\n"
+        f"  key: {{type: service_account_key, file: {world.directory}/key.json}}\nroutes:\n"
+        + "".join(
+            f"  - {{name: {name}, host: {name}.test, upstream: '{world.google.targets['run'].url}', credential: {name}, "
+            "target: cloud_run, audience: 'https://a.example', prefetch: false}\n"
+            for name in ("default", "key")
+        )
+    )
+    with SidecarProcess(config, world.directory, {**world.environ, variable: secret}) as sidecar:
+        replies = [sidecar.get(name) for name in ("default", "key")]
+        seen = [
+            f"{reply.headers} {reply.body.decode()}" for reply in replies if "proxy-status" in reply.headers
+        ]
+        seen += [
+            sidecar.admin(path).body.decode() for path in ("/status.json", "/metrics", "/healthz/ready", "/")
+        ]
+        seen.append(sidecar.text)
+    assert replies[1].status == 503
+    for text in seen:
+        refute_contents(secret, text)
+        assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_contents_that_come_with_a_reload(tmp_path: Path, form: str) -> None:
+    """The old configuration stays in force; log, status, metrics, page and the reloading command show none."""
+    secret = SHAPES[form](MARK)
+    with SidecarProcess(
+        ROUTES_ONLY + "startup: serve\n", tmp_path, {"GCE_METADATA_HOST": "127.0.0.1:1", "SECRET": secret}
+    ) as it:
+        (tmp_path / "config.yaml").write_text(EVERYWHERE)
+        reply = it.ask(it.admin_port, "/reload", {}, method="POST")
+        assert reply.json["result"] == "error", reply.body
+        seen = [
+            reply.body.decode(),
+            *(it.admin(path).body.decode() for path in ("/status.json", "/metrics", "/")),
+        ]
+        again = run_command(["reload", "--admin", f"localhost:{it.admin_port}"], tmp_path)
+        seen += [again.stdout + again.stderr, it.text]
+    assert again.returncode == 1
+    for text in seen:
+        refute_contents(secret, text)
+        assert "Traceback" not in text

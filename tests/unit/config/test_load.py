@@ -110,8 +110,8 @@ def test_without_a_file_the_error_says_how_to_name_one() -> None:
 def test_what_a_variable_brings_is_no_yaml() -> None:
     """It can't add keys, and it is not expanded again."""
     text = "routes: [{name: a, upstream: 'https://a.example', audience: '${X}'}]\n"
-    config = load(text, environ={"X": "{a: ${Y}}"}).config
-    assert config.routes[0].audience == "{a: ${Y}}"
+    config = load(text, environ={"X": "a: {b: ${Y}}"}).config
+    assert config.routes[0].audience == "a: {b: ${Y}}"
 
 
 def test_secrets_are_in_no_error() -> None:
