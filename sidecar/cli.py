@@ -153,25 +153,30 @@ _SHORT = {
 
 @contextmanager
 def _quoting_no_contents() -> Iterator[None]:
-    """Take words of the command line that are a secret's contents out of click's own errors, which quote them."""
+    """Replace an error of click's own that quotes a secret's contents from the command line."""
     try:
         yield
     except click.UsageError as error:
-        message = error.message
-        for word in sys.argv[1:]:
-            option, _, value = word.partition("=")
-            for part in {word, option, value}:
-                if (kind := kind_of(part)) is not None:
-                    for spelling in (part, part.partition("=")[0], repr(part)[1:-1]):
-                        if spelling:
-                            message = message.replace(spelling, f"({kind}, not shown)")
-        if message == error.message:
+        kind = _quoted_contents(error.message, sys.argv[1:])
+        if kind is None:
             raise
-        shown = click.UsageError(message, error.ctx)
+        shown = click.UsageError(
+            f"A word of the command line is contents ({kind}), and not what belongs there.", error.ctx
+        )
     else:
         return
     # Not raised in there: it would chain the one that quotes.
     raise shown
+
+
+def _quoted_contents(message: str, words: Sequence[str]) -> str | None:
+    """What the word is that a message quotes the beginning of, where that is contents."""
+    for word in words:
+        for part in (word, word.lstrip("-"), word.partition("=")[2]):
+            kind = kind_of(part)
+            if kind is not None and any(begun in message for begun in (part[:8], repr(part)[1:9])):
+                return kind
+    return None
 
 
 class _Commands(click.Group):

@@ -18,7 +18,6 @@ STANDARD_INPUT: Final = frozenset({"-", "/dev/stdin"})
 """How a command line names it."""
 _CHUNK: Final = 64 * 1024
 _KINDS: Final = (
-    (stat.S_ISDIR, "it is a directory"),
     (stat.S_ISFIFO, "it is a pipe, not a regular file"),
     (stat.S_ISSOCK, "it is a socket, not a regular file"),
     (stat.S_ISCHR, "it is a device, not a regular file"),
@@ -52,6 +51,8 @@ def read(file: str, limit: int) -> Read:
         raise type(error)(error.errno, error.strerror) from None
     try:
         mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
             kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "it is no regular file")
             raise OSError(errno.EINVAL, kind)

@@ -153,7 +153,7 @@ def why(error: OSError | ValueError, settings: ListenerTls) -> str:
         return f"one of {files} is not what it should be in PEM{reason}"
     if isinstance(error, OSError):
         files = place(error.filename) if error.filename else ", ".join(map(place, _files(settings)))
-        return f"{files}: {error.strerror or 'it cannot be read'}"
+        return f"{files}: {error.strerror or place(error)}"
     return str(error)
 
 

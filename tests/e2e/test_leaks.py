@@ -409,7 +409,8 @@ def test_the_text_forms_of_objects_and_tracebacks(world: World, kind: Kind | Non
 # Contents in the place of a path, a URL or another plain value
 
 
-FORMS = ("key", "login", "key-in-base64", "pem", "jwt", "access-token")
+FORMS = ("key", "pem", "jwt")
+"""What people have at hand; tests/unit/config/test_misplaced.py tries every form at every setting."""
 MARK = "k7Qw9ZtR2mXc4VbN8sLp3YhD6fGj"
 ROUTES_ONLY = "routes: [{name: a, upstream: 'https://a.example'}]\n"
 EVERYWHERE = """\
@@ -461,7 +462,7 @@ READERS = (
 def run_command(words: list[str], directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *words],
-        env=clean_environment(PYTHONDEVMODE="1", **environ),
+        env=clean_environment(**{"PYTHONDEVMODE": "1", **environ}),
         cwd=directory,
         capture_output=True,
         text=True,
@@ -497,11 +498,13 @@ def test_contents_everywhere_in_a_configuration(tmp_path: Path, words: list[str]
     assert "contents, not a path" in found.stderr
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS[:2])
 @pytest.mark.parametrize(
     ("variable", "words"),
     [
-        *(("GOOGLE_APPLICATION_CREDENTIALS", words) for words in READERS),
+        ("GOOGLE_APPLICATION_CREDENTIALS", ["run"]),
+        ("GOOGLE_APPLICATION_CREDENTIALS", ["check"]),
+        ("GOOGLE_APPLICATION_CREDENTIALS", ["config", "show"]),
         ("IDTOKEN_SIDECAR_CONFIG", ["run"]),
         ("IDTOKEN_SIDECAR_CONFIG", ["manifest", "gke"]),
         ("IDTOKEN_SIDECAR_CONFIG", ["wait"]),

@@ -59,6 +59,21 @@ def test_when_it_expires_is_known(files: Files) -> None:
     assert certificate.is_current
 
 
+@pytest.mark.parametrize("place", ["pipe", "zero"])
+@pytest.mark.parametrize("key", ["cert_file", "key_file", "client_ca_file"])
+def test_only_regular_files_are_read(files: Files, tmp_path: Path, key: str, place: str) -> None:
+    """OpenSSL would wait for a pipe on the event loop, and read a device for ever."""
+    file = tmp_path / "place"
+    if place == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    settings = files.settings.model_copy(update={key: str(file)})
+    with pytest.raises(OSError, match="not a regular file") as caught:
+        Certificate(settings)
+    assert why(caught.value, settings).startswith(f"{file}: it is a ")
+
+
 def test_the_context_is_a_servers_with_what_is_safe(files: Files) -> None:
     """TLS 1.2 or newer, no renegotiation, no compression, the server's choice of ciphers; a client shows nothing."""
     context = Certificate(files.settings).context

@@ -152,6 +152,25 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
 }
 
 
+@pytest.mark.parametrize("place", ["pipe", "zero", "huge"])
+@pytest.mark.parametrize("key", ["ca_file", "crl_file", "client_cert_file", "client_key_file"])
+def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path, key: str, place: str) -> None:
+    """OpenSSL would wait for a pipe on the event loop, and read a device for ever."""
+    file = tmp_path / "place"
+    match place:
+        case "pipe":
+            os.mkfifo(file)
+        case "zero":
+            file.symlink_to("/dev/zero")
+        case "huge":
+            file.touch(0o600)
+            os.truncate(file, 2**40)
+    files = pair(tmp_path, CLIENT.pem, CLIENT.key_pem) if key.startswith("client") else Tls()
+    with pytest.raises(SidecarError, match=f"`tls.{key}` cannot be used") as caught:
+        make_context(files.model_copy(update={key: str(file)}))
+    assert caught.value.reason is Reason.TLS_FILES
+
+
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_what_cannot_be_used_is_said_by_key_file_and_why(tmp_path: Path, case: str) -> None:
     """And nothing of a file's contents, nor a question on the terminal for a password."""

@@ -495,3 +495,42 @@ def test_who_it_is_to_iam(audience: str, member: str | None) -> None:
     }
     grant = FederationGrant(lambda: json.dumps({**info, "credential_source": {}}), "x")
     assert grant.member(None) == member  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", ["pipe", "zero", "huge"])
+@pytest.mark.parametrize("role", ["file", "output_file", "certificate", "chain", "certs-certificate"])
+async def test_what_a_file_names_is_a_regular_file_of_bounded_size(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, role: str, place: str
+) -> None:
+    """google-auth and OpenSSL would wait for a pipe, and read a device for ever."""
+    monkeypatch.setenv(ALLOW_EXECUTABLES, "1")
+    file = tmp_path / "place"
+    match place:
+        case "pipe":
+            os.mkfifo(file)
+        case "zero":
+            file.symlink_to("/dev/zero")
+        case "huge":
+            file.touch()
+            os.truncate(file, 2**40)
+    empty = tmp_path / "empty.json"
+    empty.write_text("{}")
+    config = tmp_path / "certificate_config.json"
+    config.write_text(
+        json.dumps({"cert_configs": {"workload": {"cert_path": str(file), "key_path": str(file)}}})
+    )
+    federation.write(
+        {
+            "file": {"file": str(file)},
+            "output_file": {"executable": {"command": "true", "output_file": str(file)}},
+            "certificate": {"certificate": {"certificate_config_location": str(file)}},
+            "chain": {
+                "certificate": {"certificate_config_location": str(empty), "trust_chain_path": str(file)}
+            },
+            "certs-certificate": {"certificate": {"certificate_config_location": str(config)}},
+        }[role]
+    )
+    with pytest.raises(SidecarError) as caught:
+        await federation.mint()
+    assert caught.value.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert "cannot be used" in caught.value.detail

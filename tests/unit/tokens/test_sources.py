@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,8 +27,10 @@ from sidecar.config.credentials import (
     User,
     WorkloadIdentityFederation,
 )
+from sidecar.config.load import load
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.credential_file import FILE_LIMIT
 from sidecar.tokens.sources import Inspection, build_sources, inspect, quiet_google_logging, unchanged
 from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource
@@ -310,3 +313,42 @@ def test_google_loggers_stay_at_info_or_above(google_logger: logging.Logger, bef
     assert child.level == logging.INFO
     assert unset.level == logging.NOTSET
     assert not unset.isEnabledFor(logging.DEBUG)
+
+
+FILES = {
+    "key": "{{type: service_account_key, file: {place}}}",
+    "federation": "{{type: workload_identity_federation, file: {place}, service_account: a@p.iam.gserviceaccount.com}}",
+    "login": "{{type: user, file: {place}}}",
+    "token": "{{type: file, path: {place}}}",
+}
+
+
+@pytest.mark.parametrize("place", ["a pipe", "/dev/zero", "a huge file"])
+@pytest.mark.parametrize("kind", [*FILES, "adc"])
+async def test_a_credential_is_a_regular_file_of_bounded_size(tmp_path: Path, kind: str, place: str) -> None:
+    """Anything else is refused at once: a pipe would keep the fetch's thread for ever, a device has no end."""
+    if place == "a pipe":
+        place = str(tmp_path / "pipe")
+        os.mkfifo(place)
+        says = "it is a pipe, not a regular file"
+    elif place == "/dev/zero":
+        says = "it is a device, not a regular file"
+    else:
+        place = str(tmp_path / "huge")
+        with open(place, "wb") as file:
+            file.truncate(2**40)
+        says = f"it is larger than {FILE_LIMIT} bytes"
+    text = "{type: adc}" if kind == "adc" else FILES[kind].format(place=place)
+    config = load(
+        f"credentials: {{default: {text}}}\nroutes: [{{name: a, upstream: 'https://a.example'}}]\n",
+        environ={},
+    ).config
+    sources = build_sources(
+        config.credentials,
+        clock=SystemClock(asyncio.get_running_loop()),
+        environ={"GOOGLE_APPLICATION_CREDENTIALS": place} if kind == "adc" else {},
+    )
+    with pytest.raises(SidecarError) as caught:
+        await sources["default"].mint(TokenKey("default", "https://a.example", TokenKind.ID))
+    assert caught.value.reason is Reason.CREDENTIAL_INVALID
+    assert says in caught.value.detail

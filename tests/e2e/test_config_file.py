@@ -1,0 +1,72 @@
+"""Where a configuration is read from: a regular file of bounded size, or standard input; nothing else is waited for"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import SidecarProcess
+from tests.support.sidecar import COMMAND, LIMIT, clean_environment
+
+TEXT = "routes: [{name: a, upstream: 'https://a.example'}]\n"
+
+
+def show(
+    *words: str, given: bytes | None = None, directory: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """`config show` with at most 1 GiB of memory."""
+    return subprocess.run(
+        [*COMMAND, "config", "show", *words],
+        env=clean_environment(),
+        input=given,
+        cwd=directory,
+        capture_output=True,
+        timeout=LIMIT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("/dev/zero", "it is a device, not a regular file"),
+        ("pipe", "it is a pipe, not a regular file"),
+        ("socket-directory", "it is a directory"),
+        ("huge", "it is larger than 4194304 bytes"),
+        ("latin", "it is not UTF-8 text"),
+        ("missing", "No such file or directory"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, place: str, says: str) -> None:
+    """With exit code 2, its name and why: no memory is filled, and no writer is waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "socket-directory").mkdir()
+    (tmp_path / "latin").write_bytes(b"# \xe9\n")
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**40)
+    found = show("--config", place, directory=tmp_path)
+    assert found.returncode == 2
+    assert found.stderr.decode().strip() == f"{place}: {says}"
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_standard_input(name: str) -> None:
+    """A pipe may be that; problems have its place, and too much of it is refused."""
+    assert b"https://a.example" in show("--config", name, given=TEXT.encode()).stdout
+    wrong = show("--config", name, given=b"routes: 7\n")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(b"(standard input):1:1: routes: ")
+    large = show("--config", name, given=b"#" * (5 * 2**20))
+    assert large.stderr.strip() == b"(standard input): it is larger than 4194304 bytes"
+
+
+def test_a_sidecar_reads_standard_input_once(tmp_path: Path) -> None:
+    """A reload finds the same again: what was read is gone from the pipe."""
+    with SidecarProcess("", tmp_path, {"GCE_METADATA_HOST": "127.0.0.1:1"}) as never:
+        pass
+    assert never is not None
