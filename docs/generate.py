@@ -44,7 +44,7 @@ def configuration() -> str:
         "    routes:\n      - name: billing\n        upstream: https://billing-abc123-uc.a.run.app\n",
         "is a whole configuration: `http://billing.localhost:8787/` then reaches the service with a token for\n"
         "`https://billing-abc123-uc.a.run.app`. [config.example.yaml](../config.example.yaml) has every key in place.\n",
-        "- **Where from.** `--config FILE` or `IDTOKEN_SIDECAR_CONFIG`; `--to [NAME=]URL` adds routes and needs no file.\n"
+        "- **Where from.** `--config FILE` (`-` for standard input) or `IDTOKEN_SIDECAR_CONFIG`; `--to [NAME=]URL` adds routes and needs no file.\n"
         "- **Precedence.** Flag > environment variable > file > default. A flag's or variable's value is YAML, and replaces\n"
         "  the whole setting: `--drain '{max: 20s}'` also sets `drain.min` back to its default.\n"
         "- **`${VAR}`** and **`${VAR:-default}`** work in a file's values; `$${` is a literal `${`. What a variable brings is\n"

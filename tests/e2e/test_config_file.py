@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.process import SidecarProcess
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
 TEXT = "routes: [{name: a, upstream: 'https://a.example'}]\n"
@@ -36,7 +34,7 @@ def show(
     [
         ("/dev/zero", "it is a device, not a regular file"),
         ("pipe", "it is a pipe, not a regular file"),
-        ("socket-directory", "it is a directory"),
+        ("directory", "Is a directory"),
         ("huge", "it is larger than 4194304 bytes"),
         ("latin", "it is not UTF-8 text"),
         ("missing", "No such file or directory"),
@@ -45,7 +43,7 @@ def show(
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, place: str, says: str) -> None:
     """With exit code 2, its name and why: no memory is filled, and no writer is waited for."""
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "socket-directory").mkdir()
+    (tmp_path / "directory").mkdir()
     (tmp_path / "latin").write_bytes(b"# \xe9\n")
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 2**40)
@@ -67,6 +65,27 @@ def test_standard_input(name: str) -> None:
 
 def test_a_sidecar_reads_standard_input_once(tmp_path: Path) -> None:
     """A reload finds the same again: what was read is gone from the pipe."""
-    with SidecarProcess("", tmp_path, {"GCE_METADATA_HOST": "127.0.0.1:1"}) as never:
-        pass
-    assert never is not None
+    admin = f"unix:{tmp_path}/admin.sock"
+    text = f"{TEXT}listen: localhost:0\nadmin: {admin}\nstartup: serve\nlog_format: json\n"
+    with subprocess.Popen(
+        [*COMMAND, "run", "--config", "-"],
+        env=clean_environment(GCE_METADATA_HOST="127.0.0.1:1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(text.encode())
+        process.stdin.close()
+        try:
+            assert any(b'"listening"' in line for line in process.stdout)
+            again = subprocess.run(
+                [*COMMAND, "reload", "--admin", admin],
+                env=clean_environment(),
+                capture_output=True,
+                timeout=LIMIT,
+            )
+        finally:
+            process.kill()
+    assert again.stdout == b"unchanged\n", again.stderr

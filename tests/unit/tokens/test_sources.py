@@ -325,7 +325,7 @@ FILES = {
 
 @pytest.mark.parametrize("place", ["a pipe", "/dev/zero", "a huge file"])
 @pytest.mark.parametrize("kind", [*FILES, "adc"])
-async def test_a_credential_is_a_regular_file_of_bounded_size(tmp_path: Path, kind: str, place: str) -> None:
+def test_a_credential_is_a_regular_file_of_bounded_size(tmp_path: Path, kind: str, place: str) -> None:
     """Anything else is refused at once: a pipe would keep the fetch's thread for ever, a device has no end."""
     if place == "a pipe":
         place = str(tmp_path / "pipe")
@@ -335,20 +335,21 @@ async def test_a_credential_is_a_regular_file_of_bounded_size(tmp_path: Path, ki
         says = "it is a device, not a regular file"
     else:
         place = str(tmp_path / "huge")
-        with open(place, "wb") as file:
-            file.truncate(2**40)
+        Path(place).touch()
+        os.truncate(place, 2**40)
         says = f"it is larger than {FILE_LIMIT} bytes"
     text = "{type: adc}" if kind == "adc" else FILES[kind].format(place=place)
     config = load(
-        f"credentials: {{default: {text}}}\nroutes: [{{name: a, upstream: 'https://a.example'}}]\n",
+        f"credentials: {{default: {text}}}\nroutes: [{{name: a, upstream: 'https://a.run.app'}}]\n",
         environ={},
     ).config
-    sources = build_sources(
-        config.credentials,
-        clock=SystemClock(asyncio.get_running_loop()),
-        environ={"GOOGLE_APPLICATION_CREDENTIALS": place} if kind == "adc" else {},
-    )
+
+    async def mint() -> None:
+        environ = {"GOOGLE_APPLICATION_CREDENTIALS": place} if kind == "adc" else {}
+        source = build_sources(config.credentials, clock=clock(), environ=environ)["default"]
+        await source.mint(TokenKey("default", "https://a.run.app", TokenKind.ID, True))
+
     with pytest.raises(SidecarError) as caught:
-        await sources["default"].mint(TokenKey("default", "https://a.example", TokenKind.ID))
+        asyncio.run(mint())
     assert caught.value.reason is Reason.CREDENTIAL_INVALID
     assert says in caught.value.detail
