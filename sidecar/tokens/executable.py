@@ -14,10 +14,10 @@ import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, final
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.regular_files import read
 from sidecar.tokens import subprocess_run
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.token import is_life, seconds_in
@@ -78,7 +78,7 @@ class Executable:
         printed = self._run(command, kept_in)
         if not printed.strip() and kept_in is not None:
             with suppress(OSError, ValueError):
-                printed = Path(kept_in).read_text("utf-8")
+                printed = read(kept_in, subprocess_run.OUTPUT_LIMIT).data.decode("utf-8")
         return self._token(_object(printed))
 
     @property
@@ -107,8 +107,7 @@ class Executable:
     def _kept(self, file: str) -> str | None:
         """The subject token that an earlier run left in its `output_file`, if that is good for a while."""
         try:
-            with open(file, "rb") as opened:
-                found = _object(opened.read(subprocess_run.OUTPUT_LIMIT + 1).decode("utf-8", "replace"))
+            found = _object(read(file, subprocess_run.OUTPUT_LIMIT).data.decode("utf-8", "replace"))
         except OSError:
             return None
         if found is None or "expiration_time" not in found:
