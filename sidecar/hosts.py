@@ -3,20 +3,29 @@
 Owns the normal form of a host, which configuration, routing, the guards and the admin server compare:
 lower case, no trailing dot, IDNA A-labels, IP literals in their shortest spelling. Pure: nothing is
 resolved here. Rules: RFC 3986 section 3.2 (authority), RFC 9110 section 7.2 (Host), UTS #46 (IDNA),
-RFC 6761 section 6.3 (`localhost` and names below it).
+RFC 6761 section 6.3 (`localhost` and names below it), RFC 4291 section 2.5 (loopback, unspecified, mapped).
+
+The networks written down here and in `networks` decide what an address is. `is_loopback` and the like of
+`ipaddress` are not used: their answers depend on the version of Python, and so does the text of an address (3.13
+changed both for IPv4 inside IPv6).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import idna
 
 from sidecar.contents import place, quoted
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+LOOPBACK: Final = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
+UNSPECIFIED: Final = (ipaddress.IPv4Network("0.0.0.0/8"), ipaddress.IPv6Network("::/128"))
+"""Linux takes 0.0.0.0 and :: for this machine; the rest of that network is nobody's."""
+_MAPPED: Final = 0xFFFF
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 
@@ -42,7 +51,7 @@ def parse_authority(text: str) -> Authority:
         literal, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise ValueError(f"{quoted(text)} has no closing bracket where one belongs")
-        return Authority(str(_ipv6(literal)), _port(rest[1:]) if rest else None)
+        return Authority(spelling(_ipv6(literal)), _port(rest[1:]) if rest else None)
     if "@" in text:
         raise ValueError("a user name or password may not stand before a host")
     host, colon, port = text.partition(":")
@@ -52,7 +61,7 @@ def parse_authority(text: str) -> Authority:
 def normalise(host: str) -> str:
     """The normal form of a host name or an unbracketed IP literal; ValueError where it is neither."""
     if (address := ip_literal(host)) is not None:
-        return str(address)
+        return spelling(address)
     name = host.removesuffix(".")
     if not name:
         raise ValueError("the host is empty")
@@ -77,11 +86,34 @@ def ip_literal(host: str) -> IPAddress | None:
         return None
 
 
+def spelling(address: IPAddress) -> str:
+    """The normal form of an address (RFC 5952): all of IPv6 in hexadecimal, as browsers write it (URL standard)."""
+    if (inner := mapped(address)) is not None:
+        return f"::ffff:{int(inner) >> 16:x}:{int(inner) & 0xFFFF:x}"
+    return str(address)
+
+
+def mapped(address: IPAddress) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a mapped IPv6 one (`::ffff:0:0/96`) stands for; None for any other."""
+    value = int(address)
+    if isinstance(address, ipaddress.IPv4Address) or value >> 32 != _MAPPED:
+        return None
+    return ipaddress.IPv4Address(value & 0xFFFF_FFFF)
+
+
 def is_loopback(host: str) -> bool:
-    """Whether a host in normal form can only mean this machine: loopback literal, `localhost`, `*.localhost`."""
+    """Whether a host in normal form can only mean this machine: loopback literal, `localhost`, `*.localhost`.
+
+    Not `::ffff:127.0.0.1`: it leads to this machine, but browsers don't count it as loopback (`is_own_address`).
+    """
     if (address := ip_literal(host)) is not None:
-        return address.is_loopback
+        return is_loopback_address(address)
     return host == "localhost" or host.endswith(".localhost")
+
+
+def is_loopback_address(address: IPAddress) -> bool:
+    """Whether it is 127.0.0.0/8 or ::1, in that very form."""
+    return any(address in network for network in LOOPBACK)
 
 
 def is_own_address(host: str) -> bool:
@@ -92,9 +124,9 @@ def is_own_address(host: str) -> bool:
     section 3.1). Any page could reach loopback by them.
     """
     address = ip_literal(host)
-    if address is None or address.is_unspecified:
+    if address is None or any(address in network for network in UNSPECIFIED):
         return False
-    return isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped is None
+    return isinstance(address, ipaddress.IPv4Address) or mapped(address) is None
 
 
 def _ipv6(literal: str) -> ipaddress.IPv6Address:

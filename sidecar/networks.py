@@ -14,7 +14,7 @@ import ipaddress
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from sidecar.hosts import IPAddress, ip_literal, is_loopback
+from sidecar.hosts import LOOPBACK, UNSPECIFIED, IPAddress, ip_literal, is_loopback, spelling
 
 METADATA_NAMES: Final = frozenset({"metadata.google.internal", "metadata.goog"})
 
@@ -38,14 +38,11 @@ def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-_THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
 _NEVER: Final = (
     (_networks("169.254.0.0/16", "fe80::/10"), "it is a link-local address"),
-    # Linux takes 0.0.0.0 for this machine.
-    ((_THIS_NETWORK, *_networks("::/128")), "it is the unspecified address, or of its network"),
+    (UNSPECIFIED, "it is the unspecified address, or of its network"),
     (_networks("224.0.0.0/4", "ff00::/8", "255.255.255.255/32"), "it is a multicast or broadcast address"),
 )
-_LOOPBACK: Final = _networks("127.0.0.0/8", "::1/128")
 _NOT_GLOBAL: Final = _networks(
     *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8"),
     *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
@@ -106,8 +103,9 @@ def forbidden_address(
     if (why := _forbidden(ip, rules)) is not None:
         return why
     for meant in _meanings(ip):
-        if (str(meant), port) in own or (
-            any((wildcard, port) in own for wildcard in _WILDCARDS) and is_here(str(meant))
+        spelled = spelling(meant)
+        if (spelled, port) in own or (
+            any((wildcard, port) in own for wildcard in _WILDCARDS) and is_here(spelled)
         ):
             return "it is the sidecar's own listener"
     return None
@@ -125,7 +123,7 @@ def _forbidden(ip: IPAddress, rules: Rules) -> str | None:
         for networks, why in _NEVER:
             if _within(meant, networks):
                 return why
-        on_loopback = _within(meant, _LOOPBACK)
+        on_loopback = _within(meant, LOOPBACK)
         if on_loopback and not rules.loopback:
             return "it is a loopback address, and the route's upstream does not name one"
         if rules.loopback and not on_loopback:
@@ -177,7 +175,7 @@ def _behind_local_prefix(value: int) -> Sequence[ipaddress.IPv4Address]:
     without = (value >> 64) << 56 | (value & (1 << 56) - 1)
     found = [_v4(without >> (88 - length)) for length in (48, 56, 64)] + [_v4(value)]
     # Zeros are what a longer prefix, or the end of an address behind a shorter one, looks like.
-    return [meant for meant in found if meant not in _THIS_NETWORK] or found[-1:]
+    return [meant for meant in found if not _within(meant, UNSPECIFIED)] or found[-1:]
 
 
 def _v4(value: int) -> ipaddress.IPv4Address:

@@ -54,9 +54,7 @@ def is_local(peer: Any) -> bool:
     if not isinstance(peer, tuple):
         return isinstance(peer, (str, bytes))
     address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
+    return hosts.is_loopback_address(hosts.mapped(address) or address)
 
 
 def _is_own_name(authority: str) -> bool:

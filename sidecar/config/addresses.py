@@ -69,6 +69,9 @@ def parse_listen(text: object) -> ListenAddress:
         raise ValueError(
             f"{quoted(authority.host)} is a name: listen on `localhost`, or on an address such as 127.0.0.1"
         )
+    literal = hosts.ip_literal(authority.host)
+    if literal is not None and (inner := hosts.mapped(literal)) is not None:
+        raise ValueError(f"`{text}` is an IPv4 address inside IPv6: write `{inner}:{authority.port}`")
     return ListenAddress(authority.host, authority.port)
 
 

@@ -152,6 +152,7 @@ def test_an_interface_address_is_the_sidecars_own_too() -> None:
     [
         pytest.param("metadata.google.internal", True, "metadata", id="metadata-by-name"),
         pytest.param("::ffff:a9fe:a9fe", True, "metadata", id="literal"),
+        pytest.param("::ffff:7f00:1", True, "does not name one", id="loopback-mapped"),
         pytest.param("10.0.0.5", False, "allow_private", id="private-literal"),
         pytest.param("localhost", False, "allow_private", id="localhost"),
         pytest.param("127.0.0.1", False, "allow_private", id="loopback-literal"),

@@ -32,7 +32,7 @@ def test_a_request_without_a_host_is_served() -> None:
     [
         *("evil.example", "evil.example:9787", "localhost.evil.example", "notlocalhost"),
         *("127.0.0.1.evil.example", "", "user@localhost", "localhost:x", "[::1", "0x7f.1", "127.1"),
-        *("0.0.0.0:9787", "[::]:9787", "[::ffff:127.0.0.1]:9787"),
+        *("0.0.0.0:9787", "[::]:9787", "[::ffff:127.0.0.1]:9787", "[::ffff:7f00:1]:9787", "0.1.2.3"),
     ],
 )
 def test_any_other_name_is_refused(host: str) -> None:
