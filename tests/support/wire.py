@@ -344,7 +344,21 @@ routes:
 
     async def adopt(self, sock: socket.socket, *, limit: int = 1 << 20) -> End:
         """The app's end of a connection that the test made itself."""
-        end = End(*await asyncio.open_connection(sock=sock, limit=limit))
+        return self._owned(*await asyncio.open_connection(sock=sock, limit=limit))
+
+    async def connect(self, to: int | str, *, tls: ssl.SSLContext | None = None) -> End:
+        """A new connection from the app to some listener: a port of loopback, or the path of a Unix socket.
+
+        As all of the app's it ends with the wire. One that a failing test leaves open is reported as `unclosed transport`
+        by whichever test runs when Python finds it.
+        """
+        if isinstance(to, str):
+            return self._owned(*await asyncio.open_unix_connection(to))
+        name = None if tls is None else "localhost"
+        return self._owned(*await asyncio.open_connection("127.0.0.1", to, ssl=tls, server_hostname=name))
+
+    def _owned(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> End:
+        end = End(reader, writer)
         self._apps.append(end)
         return end
 

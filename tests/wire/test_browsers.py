@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -112,7 +111,7 @@ async def test_a_routes_own_listener_is_no_way_round(
     (listener,) = listeners.bind(parse_listen("127.0.0.1:0"))
     await wire.proxy.serve(listener, wire.table.routes[0])
     port = listener.socket.getsockname()[1]
-    app = End(*await asyncio.open_connection("127.0.0.1", port))
+    app = await wire.connect(port)
     await app.send(request("GET", host, *lines))
     assert (await app.answer()).status == status
     await app.close()
@@ -133,7 +132,7 @@ async def test_a_unix_socket_takes_any_name_but_no_page(wire: Wire, tmp_path: Pa
     await wire.start()
     (listener,) = listeners.bind(parse_listen(f"unix:{tmp_path}/proxy.sock"))
     await wire.proxy.serve(listener, wire.table.routes[0])
-    app = End(*await asyncio.open_unix_connection(str(tmp_path / "proxy.sock")))
+    app = await wire.connect(str(tmp_path / "proxy.sock"))
     app.writer.write(request("GET", "anything.example", EVIL))
     await refused(app, wire)
     await app.close()

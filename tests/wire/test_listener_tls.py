@@ -40,9 +40,7 @@ def client(authority: Authority) -> ssl.SSLContext:
 async def secure(wire: Wire, context: ssl.SSLContext) -> End:
     """A new connection from the app, its handshake done."""
     async with asyncio.timeout(LIMIT):
-        return End(
-            *await asyncio.open_connection("127.0.0.1", wire.port, ssl=context, server_hostname="localhost")
-        )
+        return await wire.connect(wire.port, tls=context)
 
 
 async def blocking(wire: Wire, context: ssl.SSLContext) -> bytes:

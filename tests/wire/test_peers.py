@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -35,7 +34,7 @@ async def serve(wire: Wire) -> AsyncIterator[Serve]:
                 (listener,) = listeners.bind(parse_listen(f"unix:{path}"))
                 config = ListenerConfig.model_validate({"address": f"unix:{path}", "peers": peers})
                 await wire.proxy.serve(listener, None, settings_of(config, None))
-            ends.append(End(*await asyncio.open_unix_connection(path)))
+            ends.append(await wire.connect(path))
             return ends[-1]
 
         yield begin
@@ -72,7 +71,7 @@ async def test_others_who_may_call_end_the_connections_that_are_open(wire: Wire)
             return settings_of(ListenerConfig.model_validate(config), None)
 
         await wire.proxy.serve(listener, None, peers(os.getuid()))
-        app = End(*await asyncio.open_unix_connection(f"{directory}/s"))
+        app = await wire.connect(f"{directory}/s")
         app.writer.write(GET)
         upstream = await wire.upstream.accept()
         await upstream.read_head()

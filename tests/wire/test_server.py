@@ -85,9 +85,7 @@ async def another(wire: Wire) -> AsyncIterator[Listener]:
 
 
 async def call(wire: Wire, listener: Listener) -> End:
-    app = End(*await asyncio.open_unix_connection(str(listener.address.path)))
-    wire._apps.append(app)
-    return app
+    return await wire.connect(str(listener.address.path))
 
 
 async def status(wire: Wire, app: End) -> int:
