@@ -232,7 +232,8 @@ def manual() -> str:
         )
     parts.append(".SH EXIT STATUS\n.nf")
     parts += [
-        _roff(line.strip()) for line in _prose_of(cli.__doc__).partition("Exit codes:")[2].strip().splitlines()
+        _roff(line.strip())
+        for line in _prose_of(cli.__doc__).partition("Exit codes:")[2].strip().splitlines()
     ]
     parts += [
         ".fi",

@@ -47,7 +47,11 @@ _NOT_FOR_TOKENS = frozenset(
 class Tls(Model):
     """TLS to the upstream; verification can't be switched off. The files are read again when they change."""
 
-    ca_file: str | None = Field(None, description="PEM file of the CAs to trust instead of the system's.")
+    ca_file: str | None = Field(
+        None,
+        description="PEM file of what to trust instead of the system's CAs: roots, CAs below one, or the server's own "
+        "certificate.",
+    )
     client_cert_file: str | None = Field(None, description="PEM file of a client certificate and its chain.")
     client_key_file: str | None = Field(None, description="PEM file of the client certificate's key.")
     server_name: str | None = Field(

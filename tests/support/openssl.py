@@ -43,10 +43,13 @@ class Issued:
 
 
 def authority(
-    name: str, by: Issued | None = None, *, below: int | None = None, really: bool = True
+    name: str, by: Issued | None = None, *, below: int | None = None, really: bool = True, usage: bool = True
 ) -> Issued:
-    """A CA; `below` bounds the CAs under it, and `really=False` makes one that may not issue anything."""
-    return _make(name, by, ca=really, path_length=below if really else None, names=())
+    """A CA; `below` bounds the CAs under it, and `really=False` makes one that may not issue anything.
+
+    `usage=False` leaves its key usage out, as `openssl req -x509` does.
+    """
+    return _make(name, by, ca=really, path_length=below if really else None, names=(), usage=usage)
 
 
 def issue(
@@ -72,6 +75,7 @@ def _make(
     days: tuple[int, int] = (-2, 30),
     key: Key | None = None,
     digest: hashes.HashAlgorithm | None = None,
+    usage: bool = True,
 ) -> Issued:
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -90,7 +94,7 @@ def _make(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
     )
-    if ca:
+    if ca and usage:
         builder = builder.add_extension(_ca_usage(), critical=True)
     if names:
         alternatives = x509.SubjectAlternativeName([x509.DNSName(one) for one in names])

@@ -245,6 +245,27 @@ async def test_what_no_list_names_is_good(wire: Wire, tmp_path: Path, crl: bytes
     assert answer.status == 200
 
 
+BARE = authority("as openssl req -x509 makes it", usage=False)
+
+
+@pytest.mark.parametrize(
+    ("ca", "shown"),
+    [
+        pytest.param(BARE, Shown(issue(BARE)), id="no-key-usage"),
+        pytest.param(MIDDLE, Shown(issue(MIDDLE)), id="an-intermediate-alone"),
+        pytest.param(GOOD, Shown(GOOD), id="the-very-certificate"),
+    ],
+)
+async def test_what_ca_file_may_hold_depends_on_no_version_of_python(
+    wire: Wire, tmp_path: Path, ca: Issued, shown: Shown
+) -> None:
+    """Whatever is in it is trusted: the flags that Python sets by itself are others from 3.13 on."""
+    write(tmp_path / "ca.pem", ca.pem)
+    async with openssl.s_server(tmp_path, shown.certificate, chain=tuple(shown.chain)) as server:
+        answer = await ask(wire, tmp_path, server.port)
+    assert answer.status == 200, answer.body
+
+
 async def ask(
     wire: Wire, tmp_path: Path, port: int, *, client: Issued | None = None, tls: str = ""
 ) -> Answer:
