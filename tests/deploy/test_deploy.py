@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 
 from sidecar.config.load import PREFIX, load
 from sidecar.config.models import Config
+from tests.support.sidecar import COMMAND
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -46,7 +48,7 @@ def run(*command: str | Path | None, code: int = 0, directory: Path = ROOT) -> s
 
 
 def manifest(*arguments: str) -> str:
-    return run(ROOT / ".venv/bin/idtoken-sidecar", "manifest", *arguments, "--config", DEPLOY / "config.yaml")
+    return run(*COMMAND, "manifest", *arguments, "--config", DEPLOY / "config.yaml")
 
 
 def schema(name: str) -> Any:
@@ -202,7 +204,7 @@ def test_the_schema_is_what_gcloud_sends() -> None:
     """The schema is written down from gcloud's own client, and here compared with the one that is installed."""
     assert GCLOUD is not None
     library = Path(GCLOUD).resolve().parents[1] / "lib"
-    now = json.loads(run(ROOT / ".venv/bin/python", Path(__file__).parent / "cloud_run_schema.py", library))
+    now = json.loads(run(sys.executable, Path(__file__).parent / "cloud_run_schema.py", library))
     kept = schema("cloud-run")["$defs"]
     assert len(kept) > 30
     for name, definition in kept.items():
@@ -252,7 +254,7 @@ def test_what_may_not_stand_in_a_manifest_comes_from_secret_manager(
     monkeypatch.setenv("HOST", "a.example")
     config = tmp_path / "config.yaml"
     config.write_text(text, "utf-8")
-    out = run(ROOT / ".venv/bin/idtoken-sidecar", "manifest", "cloud-run", "--config", config)
+    out = run(*COMMAND, "manifest", "cloud-run", "--config", config)
     assert "s3cret" not in out
     (document,) = documents(out)
     jsonschema.validate(document, schema("cloud-run"))
@@ -266,7 +268,7 @@ def test_what_may_not_stand_in_a_manifest_comes_from_secret_manager(
 
 def test_a_drain_that_cloud_run_would_cut_short_is_refused(tmp_path: Path) -> None:
     command = (
-        ROOT / ".venv/bin/idtoken-sidecar",
+        *COMMAND,
         "manifest",
         "cloud-run",
         "--to",
@@ -327,7 +329,7 @@ def test_the_units_let_callers_of_a_unix_socket_be_told_apart(tmp_path: Path, pe
         f"listen: [{{address: 'unix:/run/idtoken-sidecar/s', {peers}}}]\n"
         "routes: [{name: billing, upstream: 'https://billing-abc123-uc.a.run.app'}]\n"
     )
-    command = (ROOT / ".venv/bin/idtoken-sidecar", "manifest", "systemd", "--config", file)
+    command = (*COMMAND, "manifest", "systemd", "--config", file)
     service, socket = run(*command), run(*command, "--socket")
     assert f"\nPrivateUsers={'no' if peers else 'yes'}\n" in service
     assert f"\n{group}\n" in socket
@@ -376,7 +378,7 @@ def test_gclouds_own_parser_reads_the_app_yaml(kind: str) -> None:
         "print(found.runtime, found.entrypoint)"
     )
     out = run(
-        ROOT / ".venv/bin/python",
+        sys.executable,
         "-W",
         "ignore",
         "-c",

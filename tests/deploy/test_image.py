@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_it_serves_read_only_without_a_shell_as_nobody(image: dict[str, Any], tm
             run(*check[:place], environ, *check[place:])
 
 
-HADOLINT = shutil.which("hadolint", path=f"{ROOT / '.venv/bin'}:{os.environ['PATH']}")
+HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")

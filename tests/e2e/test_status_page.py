@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.support.sidecar import LIMIT, Sidecar, Start, ask
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs/images"
-AXE = ROOT / ".venv/npm/node_modules/axe-core/axe.min.js"
+AXE = Path(sys.prefix) / "npm/node_modules/axe-core/axe.min.js"
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 needs_axe = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed (`make test-all` does it)")
