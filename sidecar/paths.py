@@ -4,25 +4,26 @@ Owns the normal form of a path, and the judgements that two parsers could read o
 of its root. Called by `config.allow` for the paths that are allowed and by `proxy` for those that are asked for. Pure.
 Rules: RFC 3986 sections 3.3 and 6.2.2. What parsers disagree about: the URL standard (dot segments spelled with %2e,
 backslashes), Java's servlet containers (`;` parameters), CGI and Windows (decoding before splitting; dots and spaces at
-the end), and whoever decodes twice. docs/allow.md has the table.
+the end), Unicode (`lookalikes`), and whoever decodes twice. docs/allow.md has the table.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
+
+from sidecar.lookalikes import CONTROLS, READ_AS, SEPARATORS
 
 _ALLOWED: Final = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=:@/%]*")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
 _ESCAPES: Final = re.compile(rb"(?:%[0-9A-F]{2})+")
+_NOT_ASCII: Final = re.compile(rb"%[89A-F]")
 _CONTROL: Final = re.compile(rb"%(?:[01][0-9A-F]|7F)")
 _TWICE: Final = re.compile(rb"%25(?:[0-9A-Fa-f]{2}|[uU][0-9A-Fa-f]{4})")
 _DOTS: Final = re.compile(rb"(?:\.|%20)+")
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_SEPARATORS: Final = "/\\;%"
 
 
 def normal_path(path: bytes) -> bytes:
@@ -44,6 +45,11 @@ def normal_path(path: bytes) -> bytes:
             raise ValueError("has a segment of parameters only (`/;`)")
         if _DOTS.fullmatch(name):
             raise ValueError("has a segment of dots or spaces only (`.`, `..`)")
+    if _NOT_ASCII.search(path) and (read := _ESCAPES.sub(_as_read, path)) != path:
+        try:
+            normal_path(read)
+        except ValueError as error:
+            raise ValueError(f"{error}, to a reader that drops or folds other characters in it") from None
     return path
 
 
@@ -90,7 +96,13 @@ def _check_text(octets: bytes) -> None:
         text = octets.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError("has escapes that are not UTF-8") from None
-    for character in text:
-        folded = unicodedata.normalize("NFKC", character)
-        if folded != character and (not folded.strip(".") or any(mark in folded for mark in _SEPARATORS)):
-            raise ValueError("has a character that is folded into a dot, a separator or `%`")
+    if not CONTROLS.isdisjoint(text):
+        raise ValueError("has an escaped control character")
+    if not SEPARATORS.isdisjoint(text):
+        raise ValueError("has a character that is folded into a dot, a separator or `%`, or looks like one")
+
+
+def _as_read(match: re.Match[bytes]) -> bytes:
+    """What is left of some escapes, which are UTF-8, to a reader that drops or folds characters."""
+    text = unquote_to_bytes(match[0]).decode("utf-8")
+    return match[0] if text.isascii() else quote(text.translate(READ_AS), safe="").encode("ascii")

@@ -167,6 +167,29 @@ def lenient_utf8(path: str) -> str:
     return resolved(octets.decode("latin-1"))
 
 
+def without_what_cannot_be_seen(path: str) -> str:
+    """Format characters, marks and the like are dropped, as by a filter for text."""
+    return resolved(
+        "".join(it for it in unquote(path) if unicodedata.category(it) not in ("Cf", "Cc", "Mn", "Me"))
+    )
+
+
+def trimming(path: str) -> str:
+    """Every segment loses the white space around it."""
+    return resolved("/".join(segment.strip() for segment in unquote(path).split("/")))
+
+
+def best_fit(path: str) -> str:
+    """As a code page of Windows folds it."""
+    folded = str.maketrans("\u2044\u2215\u2216\xa5\u20a9\u2024\xb7\uff0f\uff3c\uff0e", "//\\\\\\../\\.")
+    return windows(unquote(path).translate(folded))
+
+
+def idna_dots(path: str) -> str:
+    """With the full stops of UTS 46."""
+    return resolved(re.sub("[\u3002\uff0e\uff61]", ".", unquote(path)))
+
+
 READERS: dict[str, Callable[[str], str]] = {
     "as it is": lambda path: path,
     "resolved": resolved,
@@ -184,6 +207,11 @@ READERS: dict[str, Callable[[str], str]] = {
     "iis": iis,
     "iis twice": lambda path: iis(unquote(path)),
     "lenient UTF-8": lenient_utf8,
+    "without what cannot be seen": without_what_cannot_be_seen,
+    "the same, decoded twice": lambda path: resolved(unquote(without_what_cannot_be_seen(path))),
+    "trimming": trimming,
+    "best fit": best_fit,
+    "IDNA dots": idna_dots,
 }
 PIECES = st.sampled_from(
     [
@@ -194,6 +222,8 @@ PIECES = st.sampled_from(
             "%EF%BC%8F",
             "%E2%80%A5",
             "%CD%BE",
+            *("%E2%88%95", "%E2%81%84", "%E2%88%96", "%C2%A5", "%C2%B7", "%E3%80%82"),
+            *("%C2%AD", "%E2%80%8B", "%EF%BB%BF", "%CC%B8", "%C2%A0", "%E3%80%80", "%D8%9B"),
             "%u002e",
             "%25u002f",
             "%",
@@ -242,6 +272,8 @@ def test_each_reader_would_be_led_astray(reader: str) -> None:
             "/public/%u002e%u002e/admin",
             "/public/%25u002e./admin",
         ),
+        *("/public/.%C2%AD./admin", "/public/%25%E2%80%8B2e./admin", "/public/..%C2%A0/admin"),
+        *("/public/..%E2%88%95admin", "/public/%E3%80%82%E3%80%82/admin"),
     ]
     assert any(not (READERS[reader](attack) + "/").startswith("/public/") for attack in attacks)
     assert all(judge(PUBLIC, "GET", attack) is not None for attack in attacks)
