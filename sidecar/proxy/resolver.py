@@ -42,7 +42,8 @@ class Resolver:
         Who is cancelled leaves the look-up to the others, or to whoever asks next.
         """
         flight = self._flights.get((host, port))
-        if flight is None:
+        # From Python 3.14 on, one that was quick has ended before its callback could take it out.
+        if flight is None or flight.done():
             flight = self._loop.run_in_executor(self._threads, self._look_up, host, port)
             self._flights[host, port] = flight
             flight.add_done_callback(partial(self._landed, (host, port)))
@@ -58,6 +59,7 @@ class Resolver:
             raise
 
     def _landed(self, key: tuple[str, int], flight: asyncio.Future[Sequence[AddressInfo]]) -> None:
-        del self._flights[key]
+        if self._flights.get(key) is flight:
+            del self._flights[key]
         if not flight.cancelled():
             flight.exception()  # seen, even where nobody waits any more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,6 +46,26 @@ async def test_a_name_is_asked_for_once_at_a_time() -> None:
     await resolver.addresses("a.test", 80)
     await resolver.addresses("a.test", 81)
     assert [host for host, _ in names.asked] == [("a.test", 80), ("a.test", 80), ("a.test", 81)]
+
+
+async def test_one_that_has_ended_already_is_joined_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 gives back a future that is done where the thread was quick: who asks next asks anew."""
+    loop = asyncio.get_running_loop()
+
+    def at_once(_: object, call: Callable[..., Any], *args: object) -> asyncio.Future[Any]:
+        done = loop.create_future()
+        done.set_result(call(*args))
+        return done
+
+    monkeypatch.setattr(loop, "run_in_executor", at_once)
+    names = Names()
+    names.speak.set()
+    resolver = Resolver(loop, names)
+    for _ in range(3):
+        assert await resolver.addresses("a.test", 80) == [INFO]
+    await asyncio.sleep(0)
+    assert await resolver.addresses("a.test", 80) == [INFO]
+    assert len(names.asked) == 4
 
 
 async def test_many_names_whose_servers_are_silent_hold_up_no_other() -> None:
