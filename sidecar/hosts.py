@@ -27,6 +27,10 @@ UNSPECIFIED: Final = (ipaddress.IPv4Network("0.0.0.0/8"), ipaddress.IPv6Network(
 """Linux takes 0.0.0.0 and :: for this machine; the rest of that network is nobody's."""
 _MAPPED: Final = 0xFFFF
 
+_URL: Final = re.compile(
+    r"(https?)://([!$-.0-;=@-\[\]_a-z~]+)(?:[/?#][!#-;=?-\[\]_a-z~]*)?", re.IGNORECASE | re.ASCII
+)
+
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 
 
@@ -56,6 +60,24 @@ def parse_authority(text: str) -> Authority:
         raise ValueError("a user name or password may not stand before a host")
     host, colon, port = text.partition(":")
     return Authority(normalise(host), _port(port) if colon and port else None)
+
+
+class Url(NamedTuple):
+    """Where an http or https URL leads."""
+
+    scheme: str
+    authority: Authority
+
+
+def parse_url(text: str) -> Url:
+    """Where a URL leads, to every parser alike; ValueError with a sentence where it is none, or where they differ.
+
+    Only the characters of RFC 3986 may be in it. Some parsers take a backslash for a slash, and some drop white space:
+    `http://evil.example\\@localhost/` has one host to urllib, which would check it, and another to requests.
+    """
+    if (match := _URL.fullmatch(text)) is None:
+        raise ValueError(f"`{text}` is not a URL: `https://`, a host, and the characters of RFC 3986 only")
+    return Url(match[1].lower(), parse_authority(match[2]))
 
 
 def normalise(host: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
@@ -226,15 +225,14 @@ def _endpoint(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{quoted(value)} is not a URL")
     try:
-        parts = urlsplit(value)
-        host, _ = parts.hostname or "", parts.port
+        url = hosts.parse_url(value)
     except ValueError:
-        raise ValueError(f"{quoted(value)} is not a URL") from None
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
-        raise ValueError(f"{quoted(value)} is not a URL such as `https://iamcredentials.googleapis.com`")
-    if parts.query or parts.fragment:
+        raise ValueError(
+            f"{quoted(value)} is not a URL such as `https://iamcredentials.googleapis.com`"
+        ) from None
+    if "?" in value or "#" in value:
         raise ValueError(f"{quoted(value)}: an endpoint has neither query nor fragment")
-    if parts.scheme == "http" and not hosts.is_loopback(host):
+    if url.scheme == "http" and not hosts.is_loopback(url.authority.host):
         raise ValueError(
             f"{quoted(value)}: credentials would cross the network in plaintext; `http://` is for loopback only"
         )

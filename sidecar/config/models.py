@@ -418,9 +418,14 @@ class Limits(Model):
 def _collector(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{quoted(value)} is not a URL such as `http://localhost:4318`")
-    split = urlsplit(value)
-    if split.scheme not in ("http", "https") or not split.hostname or split.query or "@" in split.netloc:
-        raise ValueError(f"{quoted(value)} is not a URL such as `http://localhost:4318`, OTLP over HTTP")
+    try:
+        hosts.parse_url(value)
+    except ValueError:
+        raise ValueError(
+            f"{quoted(value)} is not a URL such as `http://localhost:4318`, OTLP over HTTP"
+        ) from None
+    if "?" in value or "#" in value:
+        raise ValueError(f"{quoted(value)}: a collector's URL has neither query nor fragment")
     return value.rstrip("/").removesuffix("/v1/traces")
 
 

@@ -11,11 +11,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
-from urllib.parse import urlsplit
 
 from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
-from sidecar.hosts import is_loopback, normalise
+from sidecar.hosts import Url, is_loopback, parse_url
 from sidecar.key_files import exposed
 from sidecar.regular_files import read
 
@@ -77,20 +76,28 @@ def require(info: Mapping[str, Any], fields: Sequence[str], where: str, again: s
         invalid(where, f"it lacks {', '.join(missing)}. {again}")
 
 
+def require_url(info: Mapping[str, Any], field: str, where: str) -> Url:
+    """Raise CREDENTIAL_INVALID unless `field` is a URL that every parser reads alike."""
+    try:
+        return parse_url(str(info[field]))
+    except ValueError:
+        invalid(where, f"its `{field}` is not a URL.")
+
+
 def require_safe_url(info: Mapping[str, Any], field: str, where: str) -> None:
     """Raise CREDENTIAL_INVALID unless `field` is an https URL, or an http one to loopback."""
     try:
-        parts = urlsplit(info[field])
-        host = normalise(parts.hostname or "")
+        url = parse_url(info[field])
+        safe = url.scheme == "https" or is_loopback(url.authority.host)
     except ValueError:
-        host, parts = "", urlsplit("")
-    if not ((parts.scheme == "https" and host) or (parts.scheme == "http" and is_loopback(host))):
+        safe = False
+    if not safe:
         invalid(where, f"its `{field}` is not an https URL (plain http is for loopback only).")
 
 
 def host_of(url: str) -> str:
-    """Host and port of a URL, for naming an endpoint."""
-    return place(urlsplit(url).netloc.rpartition("@")[2])
+    """Host and port of a URL, for naming an endpoint; any text will do."""
+    return place(re.split(r"[/?#\\]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2])
 
 
 def invalid(where: str, what: str) -> NoReturn:

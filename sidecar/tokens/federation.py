@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
-from urllib.parse import urlsplit
 
 from sidecar.config.credentials import is_email
 from sidecar.errors import Reason, SidecarError
@@ -24,6 +23,7 @@ from sidecar.tokens.credential_file import (
     parse,
     require,
     require_safe_url,
+    require_url,
     type_of,
 )
 from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, capital
@@ -31,6 +31,8 @@ from sidecar.tokens.executable import Executable, seconds_of
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in
 
+_SOURCE_URLS: Final = ("url", "region_url", "imdsv2_session_token_url")
+"""Those of a `credential_source` that are asked."""
 _FIELDS: Final = ("audience", "subject_token_type", "token_url")
 _PROVIDER: Final = re.compile(r"//iam\.googleapis\.com/([A-Za-z0-9/._:-]{1,300})/providers/[^/]+")
 """The full name of a provider, of characters that its parts may have."""
@@ -125,6 +127,9 @@ class FederationGrant(Grant):
         require_safe_url(info, "token_url", self._where)
         if not isinstance(info.get("credential_source"), dict):
             invalid(self._where, f"it lacks `credential_source`. {_AGAIN}")
+        for field in _SOURCE_URLS:
+            if field in info["credential_source"]:
+                require_url(info["credential_source"], field, self._where)
         return info
 
     def _credentials(
@@ -257,7 +262,7 @@ class _Exchange:
             "See that `credential_source` in the file names what answers on this machine.",
         )
         # Another cloud's metadata server; a proxy would give its own identity.
-        transport = self._flight.open(endpoint, proxies=urlsplit(url).scheme == "https")
+        transport = self._flight.open(endpoint, proxies=url.lower().startswith("https://"))
         return transport(url, method, body, headers, **kwargs)
 
 

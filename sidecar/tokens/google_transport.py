@@ -23,7 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 from sidecar import descriptors
 from sidecar.clock import Clock
 from sidecar.errors import SidecarError
-from sidecar.hosts import is_loopback
+from sidecar.hosts import is_loopback, parse_url
 from sidecar.tokens.endpoint import (
     Answer,
     Endpoint,
@@ -125,7 +125,7 @@ class GoogleTransport:
         parts = urlsplit(url)
         if self._origin is not None and parts.scheme == "http":
             parts = parts._replace(netloc=self._origin)
-        self.session.trust_env = self._proxies and not is_loopback(parts.hostname or "")
+        self.session.trust_env = self._proxies and not is_loopback(parse_url(url).authority.host)
         return urlunsplit(parts)
 
     def _exchange(

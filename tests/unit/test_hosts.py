@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 from ipaddress import IPv6Address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +151,68 @@ def test_no_decision_rests_on_what_the_standard_library_calls_an_address() -> No
             if node.attr in theirs or (node.attr == "is_loopback" and not of_ours):
                 found.append(f"{file.name}:{node.lineno}: {node.attr}")
     assert found == []
+
+
+URLS = [
+    pytest.param("https://a.example", ("https", ("a.example", None)), id="host"),
+    pytest.param("HTTPS://A.example.:8443/x?y=z#w", ("https", ("a.example", 8443)), id="all-parts"),
+    pytest.param("http://[::1]:80/", ("http", ("::1", 80)), id="ipv6"),
+    pytest.param("http://[::ffff:127.0.0.1]/", ("http", ("::ffff:7f00:1", None)), id="mapped"),
+    pytest.param("https://a.example?x", ("https", ("a.example", None)), id="query-without-path"),
+    pytest.param("https://a/x//y?z=api://A&b=//c", ("https", ("a", None)), id="slashes"),
+    *(
+        pytest.param(text, None, id=name)
+        for name, text in {
+            "backslash-before-at": "http://evil.example\\@localhost/",
+            "backslash-in-path": "https://a.example/\\x",
+            "backslashes": "http:\\\\localhost",
+            "user-info": "https://localhost@evil.example/",
+            "tab-in-host": "http://local\thost/",
+            "line-feed-in-path": "https://a.example/\nx",
+            "space-before": " https://a.example",
+            "space-behind": "https://a.example ",
+            "nul": "https://a.example/\0",
+            "brackets-behind-a-name": "http://a.example[::1]/",
+            "name-behind-brackets": "http://[::1].evil.example/",
+            "brackets-in-between": "http://a[::1]b/",
+            "two-ports": "http://[::1]:80:90/",
+            "zone": "http://[fe80::1%25eth0]/",
+            "ipvfuture": "http://[v1.x]/",
+            "ipv4-in-octal": "http://[0177.0.0.1]/",
+            "escape-in-host": "http://localhost%2f.evil.example/",
+            "ideographic-full-stop": "http://localhost\u3002evil.example/",
+            "circled-letter": "http://\u24dbocalhost/",
+            "no-host": "https:///x",
+            "no-scheme": "//a.example",
+            "another-scheme": "file://localhost/etc/passwd",
+            "one-slash": "https:/a.example",
+            "empty": "",
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "found"), URLS)
+def test_where_a_url_leads_depends_on_no_parser_and_no_version_of_python(text: str, found: object) -> None:
+    """What urllib takes apart by its version, and urllib3 in another way, is no URL."""
+    if found is None:
+        with pytest.raises(ValueError, match=r"\w"):
+            hosts.parse_url(text)
+    else:
+        assert hosts.parse_url(text) == found
+
+
+@given(st.text("htps:/\\@[]?#%.;a1 \t", max_size=12), st.sampled_from(["http://", "https://", ""]))
+def test_all_parsers_agree_on_where_a_good_url_leads(rest: str, begin: str) -> None:
+    """That of `requests`, which connects, and the standard library's."""
+    try:
+        url = hosts.parse_url(begin + rest)
+    except ValueError:
+        return
+    theirs = urllib3.util.parse_url(begin + rest)
+    assert hosts.normalise(str(theirs.host)) == url.authority.host
+    assert (theirs.port, theirs.scheme) == (url.authority.port, url.scheme)
+    assert hosts.normalise(urlsplit(begin + rest).hostname or "") == url.authority.host
 
 
 def test_an_authority_is_written_as_it_is_read() -> None:

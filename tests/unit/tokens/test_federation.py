@@ -404,6 +404,10 @@ async def test_an_sts_that_gives_no_token(federation: Federation) -> None:
         pytest.param({"audience": None}, "lacks `audience`", id="no-audience"),
         pytest.param({"subject_token_type": 7}, "lacks `subject_token_type`", id="no-subject-type"),
         pytest.param({"token_url": "http://sts.example/v1/token"}, "not an https URL", id="plain-http"),
+        pytest.param({"token_url": "http://evil.example\\@localhost/"}, "not an https URL", id="backslash"),
+        pytest.param(
+            {"credential_source": {"url": "http://a[::1]b/"}}, "`url` is not a URL", id="source-no-url"
+        ),
         pytest.param({"credential_source": None}, "lacks `credential_source`", id="no-source"),
         pytest.param({"credential_source": "/run/token"}, "lacks `credential_source`", id="source-is-text"),
     ],

@@ -60,6 +60,17 @@ def without(name: str) -> dict[str, Any]:
         pytest.param({**KEY, "token_uri": "https:///token"}, "not an https URL", id="no-host"),
         pytest.param({**KEY, "token_uri": "http://[::1/token"}, "not an https URL", id="not-a-url"),
         pytest.param({**KEY, "token_uri": "file:///etc/passwd"}, "not an https URL", id="file"),
+        pytest.param(
+            {**KEY, "token_uri": "http://evil.example\\@localhost/token"}, "not an https URL", id="backslash"
+        ),
+        pytest.param(
+            {**KEY, "token_uri": "https://evil.example\\.googleapis.com/token"},
+            "not an https URL",
+            id="two-hosts",
+        ),
+        pytest.param(
+            {**KEY, "token_uri": "http://[::ffff:127.0.0.1]/token"}, "not an https URL", id="mapped"
+        ),
     ],
 )
 def test_a_key_that_cannot_be_used(info: Mapping[str, Any], says: str) -> None:
