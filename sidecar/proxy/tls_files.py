@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, final
 
+from sidecar import verification
 from sidecar.clock import Clock
 from sidecar.config.models import Tls
 from sidecar.contents import place
@@ -25,13 +26,6 @@ from sidecar.tokens.file_watch import Stamp, stamp
 
 EVERY: Final = 1.0
 """Seconds between two looks at one route's files: a stat each, of some microseconds."""
-
-_VERIFICATION: Final = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
-"""How chains are verified, on every version of Python: from 3.13 on it sets flags of its own.
-
-What the operator put into `ca_file` is trusted, be it a root or a CA below one, as curl and Go do. Not Python's
-VERIFY_X509_STRICT: it refuses CAs without a key usage, such as those of `openssl req -x509`, which no other proxy does.
-"""
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +135,7 @@ def make_context(settings: Tls) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
         raise _unusable("ca_file", settings.ca_file, error) from error
-    context.verify_flags = _VERIFICATION
+    context.verify_flags = verification.FLAGS
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     # RFC 9525 section 2: a common name is no name of a server's. OpenSSL would take one where there is no other.

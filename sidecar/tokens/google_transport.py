@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import urlsplit, urlunsplit
 
-from sidecar import descriptors
+from sidecar import descriptors, verification
 from sidecar.clock import Clock
 from sidecar.errors import SidecarError
 from sidecar.hosts import is_loopback, parse_url
@@ -223,9 +223,10 @@ class GoogleTransport:
 
 
 def _watched_adapter(watch: Callable[[socket.socket], None]) -> requests.adapters.HTTPAdapter:
-    """An adapter that tells of each socket it connects: a blocked read ends only when its socket is shut
-    down."""
+    """An adapter that tells of each socket it connects, since a blocked read ends only when its socket is shut down;
+    and that verifies certificates as everything else here does."""
     from requests.adapters import HTTPAdapter
+    from urllib3.util.ssl_ import create_urllib3_context
 
     class WatchedAdapter(HTTPAdapter):
         def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -233,6 +234,9 @@ def _watched_adapter(watch: Callable[[socket.socket], None]) -> requests.adapter
             make = type(pool).ConnectionCls
 
             def connection(*args: Any, **kwargs: Any) -> Any:
+                if pool.scheme == "https" and kwargs.get("ssl_context") is None:
+                    kwargs["ssl_context"] = context = create_urllib3_context()
+                    context.verify_flags = verification.FLAGS
                 made = make(*args, **kwargs)
                 connect = made.connect
 

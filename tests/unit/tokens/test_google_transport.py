@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import logging
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
 from sidecar.tokens.google_transport import BODY_LIMIT, GoogleTransport
+from tests.support import openssl
+from tests.support.openssl import Issued, authority, issue
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, reset
 
 ENDPOINT = Endpoint("the endpoint", Protocol.METADATA, "account", "Look here.")
@@ -147,6 +150,35 @@ async def test_an_address_that_there_is_no_way_to() -> None:
     with pytest.raises(SidecarError, match=r"token_endpoint_unreachable: .* could not be reached") as caught:
         await asyncio.to_thread(it, "http://metadata.google.internal/x")
     assert caught.value.__context__ is None
+
+
+ROOT = authority("root")
+BARE, MIDDLE = authority("as openssl req -x509 makes it", usage=False), authority("middle", ROOT)
+
+
+@pytest.mark.parametrize(
+    "ca", [pytest.param(BARE, id="no-key-usage"), pytest.param(MIDDLE, id="an-intermediate")]
+)
+async def test_which_certificates_are_good_depends_on_no_version_of_python(
+    tmp_path: Path, ca: Issued
+) -> None:
+    """urllib3 has other flags from 3.13 on."""
+    file = openssl.write(tmp_path / "ca.pem", ca.pem)
+    async with openssl.s_server(tmp_path, issue(ca)) as server:
+        it = transport()
+        it.session.verify = str(file)
+        assert (await call(it, f"https://localhost:{server.port}/")).status == 200
+
+
+async def test_a_certificate_of_a_strangers_ca_is_refused(tmp_path: Path) -> None:
+    """And one for another name."""
+    file = openssl.write(tmp_path / "ca.pem", ROOT.pem)
+    for shown in (issue(BARE), issue(ROOT, ("other.example",))):
+        async with openssl.s_server(tmp_path, shown) as server:
+            it = transport()
+            it.session.verify = str(file)
+            with pytest.raises(SidecarError, match="TLS handshake"):
+                await call(it, f"https://localhost:{server.port}/")
 
 
 async def test_tls_to_what_does_not_speak_it(raw: RawEndpoint) -> None:
