@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar import lookalikes
 from sidecar.lookalikes import CONTROLS, READ_AS, SEPARATORS
 from sidecar.paths import normal_path
 
@@ -174,6 +175,14 @@ def test_the_tables_have_all_that_this_version_of_python_knows() -> None:
         if unicodedata.category(character) in ("Cc", "Cf") and read:
             missed.append((hex(code), "format"))
     assert missed == []
+
+
+def test_nothing_rests_on_the_unicode_data_of_this_python() -> None:
+    """No module of the sidecar asks it."""
+    sources = Path(lookalikes.__file__).parent.rglob("*.py")
+    assert [
+        it.name for it in sources if re.search(r"^\s*(import|from) unicodedata", it.read_text(), re.M)
+    ] == []
 
 
 def test_each_character_is_in_one_table() -> None:
