@@ -191,8 +191,8 @@ def no_flavor(endpoint: Endpoint, answer: Answer) -> SidecarError:
     """Status 200 from what does not say that it is a metadata server: nothing of it is used."""
     return SidecarError(
         Reason.TOKEN_MALFORMED,
-        f"{capital(endpoint.name)} answered {answer.status} without `Metadata-Flavor: {_FLAVOR}`, so what answers "
-        f"there is no metadata server. {IMPOSTOR}",
+        f"{capital(endpoint.name)} answered {answer.status} with {answer.media_type} and without "
+        f"`Metadata-Flavor: {_FLAVOR}`, so what answers there is no metadata server. {IMPOSTOR}",
     )
 
 
