@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.allow import METHODS
 from sidecar.config.models import Config
-from sidecar.contents import quoted
+from sidecar.contents import kind_of, quoted
 from sidecar.errors import SidecarError
 from sidecar.hosts import ip_literal, is_loopback, normalise
 from sidecar.proxy import headers
@@ -38,7 +38,7 @@ def explain(
     if method not in METHODS:
         raise ValueError(f"{quoted(method)} is no method that is carried, such as GET")
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or kind_of(url) is not None:
         raise ValueError(f"{quoted(url)} is not a URL such as http://billing.localhost:8787/invoices")
     fields = [_field(line) for line in lines]
     asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
