@@ -27,8 +27,8 @@ _TAIL: Final = 60
 _WRAPPING: Final = " \t\r\n\"'`\ufeff"
 """What is left around a text by shells, env files and editors."""
 
-_PLACE: Final = re.compile(r"\{host\}|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%[\w.-]*)?\]")
-"""What begins with a brace or bracket and is a place all the same: a route's template, an IPv6 literal."""
+_PLACE: Final = re.compile(r"\{{1,2}[A-Za-z_]{1,20}\}{1,2}|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%[\w.-]*)?\]")
+"""What begins with a brace or bracket and is no JSON: a route's template, a misspelt one, an IPv6 literal."""
 _ESCAPED: Final = re.compile(r"%(?:7b|5b|2d%2d%2d%2d%2d)", re.IGNORECASE)
 _INSIDE: Final = re.compile(
     r"-----BEGIN|BEGIN [A-Z ]*PRIVATE KEY|\"?(?:private_key|refresh_token|client_secret)\"?\s*[:=]"
