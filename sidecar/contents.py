@@ -39,6 +39,8 @@ _TOKEN: Final = re.compile(r"(?<![\w.-])(?:ya29\.[\w.-]{8,}|GOCSPX-[\w-]{8,}|1//
 """Google's access tokens, client secrets, refresh tokens and API keys."""
 _PEM: Final = re.compile(r"-----BEGIN.*", re.DOTALL)
 _BEHIND_SCHEME: Final = re.compile(r"://([^\s`]*)")
+_TO_THE_END: Final = re.compile(r"://(.*)", re.DOTALL)
+"""Of a value by itself: what has a space in it is still its query."""
 
 
 def kind_of(text: str) -> str | None:
@@ -65,7 +67,8 @@ def place(value: object) -> str:
     text = str(value)
     if (kind := kind_of(text)) is not None:
         return f"({kind}, not shown)"
-    text = "".join(character if character.isprintable() else "\ufffd" for character in masked(text))
+    text = masked(_TO_THE_END.sub(_without_user_and_query, text))
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     return text if len(text) <= _QUOTED_MAX else f"{text[:_HEAD]}…{text[-_TAIL:]}"
 
 

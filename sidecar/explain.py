@@ -148,7 +148,7 @@ def _listener(places: Places, host: str, port: int | None) -> tuple[str | None, 
 
 def _field(line: str) -> tuple[bytes, bytes]:
     name, colon, value = line.partition(":")
-    if not colon or not name.strip():
+    if not colon or not name.strip() or kind_of(line) is not None:
         # Not quoted: what stands there is often a token.
         raise ValueError("a header line has a name, a colon and a value, such as `Authorization: Bearer x`")
     return name.strip().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")

@@ -60,6 +60,9 @@ def test_places_are_places(text: str) -> None:
         pytest.param(
             "https://me:s3cret@h.example/x?key=s3cret", f"https://{HIDDEN}@h.example/x?{HIDDEN}", id="url"
         ),
+        pytest.param(
+            "https://h.example/?key=a s3cret", f"https://h.example/?{HIDDEN}", id="query-with-a-space"
+        ),
         pytest.param("/run/ya29.c0ffee-c0ffee-c0ffee/x", f"/run/{HIDDEN}/x", id="token-in-a-path"),
         pytest.param("/run/\x1b[2Jx", "/run/\ufffd[2Jx", id="escape"),
         pytest.param({"a": "secret"}, "a mapping", id="mapping"),

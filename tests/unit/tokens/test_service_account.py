@@ -119,7 +119,7 @@ def test_text_that_is_not_a_credential(text: str) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, a directory and a binary file are told apart, each with its path."""
+    """A missing file, a directory, a binary file and one that is too large are told apart, each with its path."""
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
     large = tmp_path / "large"
@@ -133,7 +133,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_text(str(tmp_path))
     with pytest.raises(SidecarError, match=f"{binary} cannot be used: it is not text"):
         read_text(str(binary))
-    assert len(read_text(str(large))) == FILE_LIMIT
+    with pytest.raises(SidecarError, match=f"{large} cannot be used: it is larger than {FILE_LIMIT} bytes"):
+        read_text(str(large))
 
 
 def test_a_grant_says_where_its_key_is_and_not_what() -> None:
