@@ -107,13 +107,7 @@ async def check(
     """The report of every route, or of those in `names`; `host` stands for the request's where a route follows it."""
     loop = asyncio.get_running_loop()
     clock = SystemClock(loop)
-    sources = build_sources(
-        config.credentials,
-        clock=clock,
-        environ=environ,
-        endpoints=config.endpoints,
-        withheld=config.secret_variables,
-    )
+    sources = _sources(config, environ, clock)
     table = RouteTable.compile(config, sources)
     routes = [route for route in table.routes if not names or route.name in names]
     found = await asyncio.gather(
@@ -128,18 +122,22 @@ async def check(
 async def mint(config: Config, environ: Mapping[str, str], name: str, host: str | None) -> Token:
     """A token of one route; raises `SidecarError`."""
     clock = SystemClock(asyncio.get_running_loop())
-    sources = build_sources(
+    sources = _sources(config, environ, clock)
+    (route,) = (route for route in RouteTable.compile(config, sources).routes if route.name == name)
+    destination = _destination(route, host)
+    if destination is None:
+        raise SidecarError(Reason.NO_ROUTE, _FOLLOWS.format(route=name))
+    return await sources[route.config.credential].mint(destination.token_key())
+
+
+def _sources(config: Config, environ: Mapping[str, str], clock: SystemClock) -> dict[str, GoogleSource]:
+    return build_sources(
         config.credentials,
         clock=clock,
         environ=environ,
         endpoints=config.endpoints,
         withheld=config.secret_variables,
     )
-    (route,) = (route for route in RouteTable.compile(config, sources).routes if route.name == name)
-    destination = _destination(route, host)
-    if destination is None:
-        raise SidecarError(Reason.NO_ROUTE, _FOLLOWS.format(route=name))
-    return await sources[route.config.credential].mint(destination.token_key())
 
 
 _FOLLOWS: Final = "Route `{route}` follows the request's host: name one with `--host`."

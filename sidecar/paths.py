@@ -4,7 +4,7 @@ Owns the normal form of a path, and the judgements that two parsers could read o
 of its root. Called by `config.allow` for the paths that are allowed and by `proxy` for those that are asked for. Pure.
 Rules: RFC 3986 sections 3.3 and 6.2.2. What parsers disagree about: the URL standard (dot segments spelled with %2e,
 backslashes), Java's servlet containers (`;` parameters), CGI and Windows (decoding before splitting; dots and spaces at
-the end), Unicode (`lookalikes`), and whoever decodes twice. docs/allow.md has the table.
+the end), Unicode (`lookalikes`), and what decodes twice. docs/allow.md has the table.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The route table: which upstream a request is for.
 
 Owns the compiled form of the configuration's routes and the one rule by which all ways in are matched.
-Called by `proxy.admission` for every request. A route holds the source of its tokens, so whoever holds a route keeps
-its identity, too, whatever a reload brings. Pure: no I/O; what it remembers is a bounded memo of host
+Called by `proxy.admission` for every request. A route holds the source of its tokens: a request that keeps its route
+keeps its identity too, whatever a reload brings. Pure: no I/O; what it remembers is a bounded memo of host
 spellings. Default deny: what matches nothing is an error that names what was asked for and the nearest
 route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
 

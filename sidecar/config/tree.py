@@ -103,7 +103,7 @@ class Tree:
         self.problems.append(self.problem(path, message, where))
 
     def problem(self, path: Path, message: str, where: str | None = None) -> Problem:
-        """The same, for what is not to be noted: a warning."""
+        """The same, without noting it: for a warning."""
         path = known = self._written(path)
         while where is None:
             where = self._places.get(known)
