@@ -6,7 +6,8 @@ from sidecar.proxy.diagnosis import Cause
 ADVICE: dict[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP/1.1 to the "
     "sidecar, not TLS and not HTTP/2. The connection is closed, since what follows can't be trusted.",
-    Reason.BAD_HOST: "HTTP/1.1 wants exactly one `Host`, and with an absolute target the same host in both.",
+    Reason.BAD_HOST: "HTTP/1.1 wants exactly one well-formed `Host`. Beside an absolute target, as an HTTP proxy gets it, it may "
+    "name anything: the target's own host counts.",
     Reason.HEADER_CONFLICT: "The route puts the token where the app has put something of its own. Set the route's "
     "`on_conflict` to `replace` (the token wins) or `keep` (the app's wins, and no token is sent), or move the token "
     "with `header`. See [headers](headers.md).",

@@ -55,7 +55,7 @@ def explain(
     own = next((route for route in table.routes if route.name == listener), None)
     found = headers.survey(fields)
     try:
-        authority, path, absolute = read_target(method.encode("ascii"), path, found, default_host=None)
+        authority, path, absolute = read_target(method.encode("ascii"), path, found)
         admitted = Admission(table, pseudonym=None).admit(
             fields,
             found,

@@ -453,7 +453,9 @@ class DownstreamConnection(asyncio.Protocol):
                 return
             # HTTP/1.0 may come without a Host; a route's own listener says as much.
             default = b"localhost" if http10 and self.owner.route is not None else None
-            authority, path, absolute = read_target(method, self._target, found, default_host=default)
+            authority, path, absolute = read_target(
+                method, self._target, found, http10=http10, default_host=default
+            )
             if absolute:
                 check_scheme(self._target, secure=self.owner.certificate is not None)
             if (

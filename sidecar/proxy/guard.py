@@ -31,8 +31,11 @@ def mark_of_another_site(
     if site is not None and site.strip().lower() not in (b"none", b"same-origin"):
         return "Sec-Fetch-Site"
     origin = found.get(b"origin")
-    if origin is not None and origin.strip().lower() != scheme + authority.lower():
-        return "Origin"
+    if origin is not None and (origin := origin.strip().lower()) != (own := scheme + authority.lower()):
+        # Browsers leave the default port out of an Origin; a Host may have it all the same.
+        port = b":443" if scheme == b"https://" else b":80"
+        if origin.removesuffix(port) != own.removesuffix(port):
+            return "Origin"
     return None
 
 

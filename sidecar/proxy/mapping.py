@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from itertools import islice
 
+from sidecar.hosts import parse_authority
 from sidecar.proxy.headers import Fields, Found
 
 _PATH = re.compile(rb";[ \t]*+path[ \t]*+=[ \t]*+(?=/)", re.IGNORECASE)
 _MOST_ATTRIBUTES, _MOST_PATHS = 32, 4
 """Of a cookie: there are nine kinds of attributes, and each is given once."""
+_REFERENCE = re.compile(rb"(?i)(?:(https?):)?//([^/?#@]{1,300})(?=[/?#]|\Z)")
+_DEFAULT_PORTS = {b"http": 80, b"https": 443}
 _MAPPED = (b"location", b"content-location")
 
 
@@ -57,6 +60,28 @@ def _confined(cookie: bytes, prefix: bytes) -> bytes | None:
     return cookie
 
 
+def _behind_own(value: bytes, origin: bytes) -> bytes | None:
+    """What stands behind the authority of a reference to the upstream's own origin in another spelling: with the
+    default port, a dot at its end, an address written in full. None for any other."""
+    found = _REFERENCE.match(value)
+    if found is None:
+        return None
+    scheme, _, own = origin.partition(b"://")
+    try:
+        named = parse_authority(found[2].decode("ascii"))
+        meant = parse_authority(own.decode("ascii"))
+    except ValueError:
+        return None
+    asked = (found[1] or scheme).lower()
+    ports = {_DEFAULT_PORTS[scheme] if meant.port is None else meant.port}
+    if asked == b"http" and meant.port is None:
+        ports.add(80)
+    elif asked not in (scheme, b"http"):
+        return None
+    port = _DEFAULT_PORTS[asked] if named.port is None else named.port
+    return value[found.end() :] if named.host == meant.host and port in ports else None
+
+
 def map_reference(value: bytes, *, origin: bytes, base: bytes, prefix: bytes) -> bytes:
     """A URI reference as the app should see it; one to anywhere else stays as it is."""
     host = origin.partition(b"://")[2]
@@ -65,6 +90,8 @@ def map_reference(value: bytes, *, origin: bytes, base: bytes, prefix: bytes) ->
         rest = value[len(start) :]
         if value[: len(start)].lower() == start and rest[:1] in (b"", b"/", b"?", b"#"):
             return base + prefix + rest
+    if (rest := _behind_own(value, origin)) is not None:
+        return base + prefix + rest
     if prefix and value.startswith(b"/") and not value.startswith(b"//"):
         return prefix + value
     return value

@@ -23,10 +23,12 @@ from sidecar.proxy.headers import (
     rewrite,
 )
 from sidecar.proxy.heads import METHOD_NAMES
+from sidecar.routes import request_host
 
 Target = tuple[bytes, bytes, bool]
-"""Where a request wants to go: the Host as it came, or the authority of an absolute-form target; the path in origin
-form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is made for each request."""
+"""Where a request wants to go: the Host as it came, or the authority of an absolute-form target, which counts in its
+place; the path in origin form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is made for each
+request."""
 
 
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
@@ -111,11 +113,13 @@ def malformed(what: str) -> SidecarError:
     return SidecarError(Reason.MALFORMED_REQUEST, f"The request is not valid HTTP/1.1: {what}")
 
 
-def read_target(method: bytes, target: bytes, found: Found, *, default_host: bytes | None) -> Target:
+def read_target(
+    method: bytes, target: bytes, found: Found, *, http10: bool = False, default_host: bytes | None = None
+) -> Target:
     """The target; raises METHOD_NOT_CARRIED, MALFORMED_REQUEST or BAD_HOST.
 
-    `default_host` stands in for a missing Host where the protocol version allows that and the listener
-    already says which route is meant.
+    HTTP/1.0 may come without a Host; `default_host` then stands in for it where the listener already says which route
+    is meant.
     """
     if method not in METHOD_NAMES:
         raise _not_carried(method, target)
@@ -128,21 +132,29 @@ def read_target(method: bytes, target: bytes, found: Found, *, default_host: byt
         if _PERCENT in target or (_DOT in target and b"/.." in target):
             _check_path(target)
         return host, target, False
-    if host is None or b"host" not in found:
-        raise SidecarError(
-            Reason.BAD_HOST, "The request has no Host; one belongs beside an absolute target too."
-        )
+    _check_host_beside(found, http10=http10)
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         raise malformed("The request target is neither a path nor an http URL.")
     length = min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0)
     authority, path = rest[:length], rest[length:]
-    if found[b"host"].lower() != authority.lower():
-        raise SidecarError(Reason.BAD_HOST, "The Host differs from the one in the request target.")
     _check_path(path)
     if not path and method == b"OPTIONS":
         return authority, b"*", True  # RFC 9112 section 3.2.4
     return authority, path if path[:1] == b"/" else b"/" + path, True
+
+
+def _check_host_beside(found: Found, *, http10: bool) -> None:
+    """Raise BAD_HOST for a Host that is none, beside an absolute target. What it names is for nobody: a proxy goes by
+    the target (RFC 9112 section 3.2.2), and clients send the proxy's own name, or the target's with or without its
+    port. Two of them, none or a malformed one are an error all the same (section 3.2)."""
+    host = found.get(b"host")
+    if host is not None:
+        request_host(host)
+    elif not http10:
+        raise SidecarError(
+            Reason.BAD_HOST, "The request has no Host; one belongs beside an absolute target too."
+        )
 
 
 def _check_path(target: bytes) -> None:

@@ -99,7 +99,49 @@ REFUSED = [
         b"GET / HTTP/1.1\r\nHost: u@billing.internal\r\n\r\n", 400, "bad_host", id="userinfo-in-host"
     ),
     pytest.param(
-        b"GET http://a.b/ HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_host", id="host-differs-from-target"
+        b"GET http://a.b/ HTTP/1.1\r\n" + HOST + b"\r\n", 404, "no_route", id="another-host-in-the-target"
+    ),
+    pytest.param(
+        b"GET http://billing.internal/ HTTP/1.1\r\n\r\n", 400, "bad_host", id="no-host-beside-a-url"
+    ),
+    pytest.param(
+        b"GET http://billing.internal/ HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
+        400,
+        "bad_host",
+        id="two-hosts-beside-a-url",
+    ),
+    pytest.param(
+        b"GET http://billing.internal/ HTTP/1.1\r\nHost: a b\r\n\r\n",
+        400,
+        "bad_host",
+        id="malformed-host-beside-a-url",
+    ),
+    pytest.param(
+        b"GET http://u@billing.internal/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        400,
+        "bad_host",
+        id="userinfo-in-a-url",
+    ),
+    pytest.param(
+        b"GET http://localhost:8787/x HTTP/1.1\r\n" + HOST + b"\r\n", 404, "no_route", id="proxy-of-itself"
+    ),
+    pytest.param(
+        b"GET http://evil.com/ HTTP/1.1\r\n" + HOST + b"Origin: http://billing.internal\r\n\r\n",
+        403,
+        "caller_refused",
+        id="strangers-url-beside-a-routes-host",
+    ),
+    pytest.param(
+        b"GET http://billing.internal/ HTTP/1.1\r\nHost: evil.com\r\nOrigin: http://evil.com\r\n\r\n",
+        403,
+        "caller_refused",
+        id="a-routes-url-beside-a-strangers-host-and-origin",
+    ),
+    pytest.param(
+        b"GET http://billing.internal/ HTTP/1.1\r\nHost: evil.com\r\nSec-Fetch-Site: same-site\r\n\r\n",
+        403,
+        "caller_refused",
+        id="a-routes-url-beside-a-strangers-host-and-site",
     ),
     pytest.param(b"GET /#f HTTP/1.1\r\n" + HOST + b"\r\n", 400, "malformed_request", id="fragment"),
     pytest.param(
@@ -358,6 +400,36 @@ async def test_absolute_form_is_a_way_in(wire: Wire) -> None:
     await app.send(b"GET http://billing.internal:80?q=1 HTTP/1.1\r\nHost: billing.internal:80\r\n\r\n")
     upstream = await wire.upstream.accept()
     assert (await upstream.read_head()).startswith(b"GET /?q=1 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("authority", "rest"),
+    [
+        pytest.param(b"billing.internal:80", b" HTTP/1.1\r\n" + HOST, id="of-java"),
+        pytest.param(b"billing.internal", b" HTTP/1.1\r\nHost: billing.internal:80\r\n", id="the-reverse"),
+        pytest.param(b"billing.internal.", b" HTTP/1.1\r\n" + HOST, id="dot-at-end"),
+        pytest.param(b"billing.internal", b" HTTP/1.1\r\nHost: billing.internal.\r\n", id="dot-in-the-host"),
+        pytest.param(b"billing.internal", b" HTTP/1.1\r\nHost: localhost:8787\r\n", id="of-node"),
+        pytest.param(b"billing.internal", b" HTTP/1.1\r\nHost: proxy.internal\r\n", id="the-proxys-name"),
+        pytest.param(b"billing.internal", b" HTTP/1.0\r\n", id="http-1.0-without-a-host"),
+        pytest.param(b"BILLING.internal:8080", b" HTTP/1.0\r\nHost: [::1]\r\n", id="http-1.0"),
+    ],
+)
+@pytest.mark.parametrize("host", ["upstream", "keep"])
+async def test_a_proxy_goes_by_the_url_and_not_by_the_host(
+    wire: Wire, authority: bytes, rest: bytes, host: str
+) -> None:
+    """RFC 9112 section 3.2.2; what is sent on as Host follows from the route or the URL, never from the Host that came."""
+    await wire.start(f"upstream_host: {host}")
+    app = await wire.app()
+    await app.send(b"GET http://" + authority + b"/x?y" + rest + b"\r\n")
+    upstream = await wire.upstream.accept()
+    head = await upstream.read_head()
+    sent = b"127.0.0.1:%d" % wire.upstream.port if host == "upstream" else authority
+    assert head.startswith(b"GET /x?y HTTP/1.1\r\nHost: " + sent + b"\r\n")
+    assert head.lower().count(b"\r\nhost:") == 1
+    await upstream.send(OK)
+    assert (await app.answer()).body == b"ok"
 
 
 async def test_http_10_gets_http_10_manners(wire: Wire) -> None:

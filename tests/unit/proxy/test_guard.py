@@ -113,6 +113,23 @@ def test_a_person_who_mistypes_a_route_is_told(host: bytes) -> None:
         refuse_stray_browser(page, headers.survey(page), host, b"http://")
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "scheme", "mark"),
+    [
+        pytest.param(b"http://a", b"a:80", b"http://", None, id="port-in-the-host"),
+        pytest.param(b"http://a:80", b"A", b"http://", None, id="port-in-the-origin"),
+        pytest.param(b"https://a", b"a:443", b"https://", None, id="over-tls"),
+        pytest.param(b"http://a", b"a:443", b"http://", "Origin", id="the-other-schemes-port"),
+        pytest.param(b"http://a", b"a:8080", b"http://", "Origin", id="a-longer-port"),
+        pytest.param(b"https://a", b"a:80", b"http://", "Origin", id="another-scheme"),
+        pytest.param(b"http://a.", b"a", b"http://", "Origin", id="a-dot-is-another-origin-to-browsers"),
+    ],
+)
+def test_a_default_port_may_be_left_out(origin: bytes, host: bytes, scheme: bytes, mark: str | None) -> None:
+    """Of an Origin and of a Host (RFC 6454 section 4): the same site, whoever writes it."""
+    assert mark_of_another_site({b"origin": origin}, host, scheme) == mark
+
+
 @pytest.mark.parametrize("own", [b"http://", b"https://"])
 def test_an_own_page_has_the_listeners_scheme(own: bytes) -> None:
     """Over TLS an origin of http is another site's, and the other way round; also where no route takes the request."""

@@ -21,6 +21,17 @@ ORIGIN, BASE = b"https://a.run.app", b"http://localhost:8787"
         pytest.param(b"https://a.run.app/", b"http://localhost:8787/", b"/api/", id="own-root"),
         pytest.param(b"https://a.run.app?y", b"http://localhost:8787?y", b"/api?y", id="own-query"),
         pytest.param(b"https://a.run.app#y", b"http://localhost:8787#y", b"/api#y", id="own-fragment"),
+        pytest.param(b"https://a.run.app:443/x", b"http://localhost:8787/x", b"/api/x", id="default-port"),
+        pytest.param(b"https://a.run.app:", b"http://localhost:8787", b"/api", id="empty-port"),
+        pytest.param(b"https://A.run.app./x", b"http://localhost:8787/x", b"/api/x", id="dot-at-end"),
+        pytest.param(b"http://a.run.app:80?y", b"http://localhost:8787?y", b"/api?y", id="http-default-port"),
+        pytest.param(b"//a.run.app:443#y", b"http://localhost:8787#y", b"/api#y", id="port-without-a-scheme"),
+        pytest.param(b"http://a.run.app:443/", b"http://localhost:8787/", b"/api/", id="http-on-its-port"),
+        pytest.param(b"https://a.run.app:80/", None, None, id="https-on-port-80"),
+        pytest.param(b"https://u@a.run.app:443/", None, None, id="userinfo"),
+        pytest.param(b"https://a.run.app:443\\@evil/", None, None, id="backslash"),
+        pytest.param(b"https://a.run.app:443.evil/", None, None, id="a-host-that-goes-on-behind-the-port"),
+        pytest.param(b"https://a.run.app../", None, None, id="two-dots-at-end"),
         pytest.param(b"https://a.run.app.evil/", None, None, id="a-longer-host"),
         pytest.param(b"https://a.run.app:8443/", None, None, id="another-port"),
         pytest.param(b"https://b.run.app/x", None, None, id="another-host"),
@@ -37,6 +48,17 @@ def test_a_reference(value: bytes, plain: bytes | None, below: bytes | None) -> 
     assert map_reference(value, origin=ORIGIN, base=BASE, prefix=b"") == (plain or value)
     expected = value if below is None else below if value[:1] == b"/" != value[1:2] else BASE + below
     assert map_reference(value, origin=ORIGIN, base=BASE, prefix=b"/api") == expected
+
+
+def test_of_an_upstream_with_a_port_the_port_counts() -> None:
+    """Over plaintext, too."""
+    for origin, own, other in (
+        (b"https://a:8443", b"https://a.:8443/x", b"https://a/x"),
+        (b"http://a", b"http://a:80/x", b"https://a:80/x"),
+        (b"http://[::1]:81", b"http://[0:0:0:0:0:0:0:1]:81/x", b"http://[::1]/x"),
+    ):
+        assert map_reference(own, origin=origin, base=BASE, prefix=b"") == BASE + b"/x"
+        assert map_reference(other, origin=origin, base=BASE, prefix=b"") == other
 
 
 FIELDS = [

@@ -67,13 +67,13 @@ def test_any_other_first_line(head: bytes) -> None:
 )
 def test_a_good_target(method: bytes, what: bytes, read: target.Target) -> None:
     """The authority as it came, the path in origin form, and whether the sidecar is used as a proxy."""
-    assert target.read_target(method, what, {b"host": b"a.b:80"}, default_host=None) == read
+    assert target.read_target(method, what, {b"host": b"a.b:80"}) == read
 
 
 @pytest.mark.parametrize("what", [b"http:///x", b"http://?x", b"http:///?x/y"])
 def test_an_absolute_target_without_a_host_has_an_empty_one(what: bytes) -> None:
     """Which no route matches; nothing of the path is read as one."""
-    authority, _, absolute = target.read_target(b"GET", what, {b"host": b""}, default_host=None)
+    authority, _, absolute = target.read_target(b"GET", what, {b"host": b"a"})
     assert (authority, absolute) == (b"", True)
 
 
@@ -101,7 +101,7 @@ def test_an_absolute_target_without_a_host_has_an_empty_one(what: bytes) -> None
 def test_a_bad_target(method: bytes, what: bytes) -> None:
     """Nobody agrees on what it means."""
     with pytest.raises(SidecarError) as caught:
-        target.read_target(method, what, {b"host": b"a.b:80"}, default_host=None)
+        target.read_target(method, what, {b"host": b"a.b:80"})
     assert caught.value.reason is Reason.MALFORMED_REQUEST
 
 
@@ -109,6 +109,38 @@ def test_a_missing_host_may_have_a_stand_in() -> None:
     """On a route's own listener, for HTTP/1.0; never in place of one that came."""
     assert target.read_target(b"GET", b"/", {}, default_host=b"c") == (b"c", b"/", False)
     assert target.read_target(b"GET", b"/", {b"host": b"a"}, default_host=b"c") == (b"a", b"/", False)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"h", b"h:80", b"h.", b"H", b"h:8080", b"localhost:8787", b"127.0.0.1:8787", b"[::1]:8787"),
+        *(b"proxy.example", b"xn--bcher-kva.example"),
+    ],
+)
+@pytest.mark.parametrize("authority", [b"h", b"h:80", b"h.", b"H"])
+def test_an_absolute_target_is_judged_by_its_own_authority(authority: bytes, host: bytes) -> None:
+    """RFC 9112 section 3.2.2: a proxy ignores the received Host, whatever it names."""
+    read = target.read_target(b"GET", b"http://" + authority + b"/x", {b"host": host})
+    assert read == (authority, b"/x", True)
+
+
+@pytest.mark.parametrize(
+    "host", [b"", b"a, b", b"a, a", b"a b", b"u@h", b"h/x", b"h:x", b"h:99999", b"h..", b"\xe4", b"[::1"]
+)
+@pytest.mark.parametrize("http10", [False, True])
+def test_a_host_that_is_none_is_an_error_beside_an_absolute_target_too(host: bytes, http10: bool) -> None:
+    """RFC 9112 section 3.2: 400 for any request with an invalid one."""
+    with pytest.raises(SidecarError) as caught:
+        target.read_target(b"GET", b"http://h/x", {b"host": host}, http10=http10)
+    assert caught.value.reason is Reason.BAD_HOST
+
+
+@pytest.mark.parametrize("default", [None, b"c"])
+def test_an_absolute_target_of_http_10_needs_no_host(default: bytes | None) -> None:
+    """That version has none; what stands in for a missing one does not count either."""
+    read = target.read_target(b"GET", b"http://h/x", {}, http10=True, default_host=default)
+    assert read == (b"h", b"/x", True)
 
 
 @pytest.mark.parametrize(
