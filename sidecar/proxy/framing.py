@@ -113,7 +113,14 @@ def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
 
 
 def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http10: bool) -> int:
-    """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for what is not carried."""
+    """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for what is not carried.
+
+    CHUNKED for a 204 too: its chunks must be none but the last one, or it may not be passed on.
+    """
+    if status == 204 and not http10 and _is_chunked(found.get(b"transfer-encoding", b"")):
+        # Against RFC 9112 section 6.1, and sent by many. It ends with its head (section 6.3); whether anything could be
+        # read into what follows is for the caller to see.
+        return NO_BODY if head else CHUNKED
     if status < 200 or status == 204:
         # RFC 9110 section 8.6, RFC 9112 section 6.1; a length of 0 says nothing wrong, and is often sent.
         if b"transfer-encoding" in found or found.get(b"content-length", b"0").strip(b" \t") != b"0":

@@ -38,6 +38,12 @@ _USUAL_START = b"HTTP/1.1 200 OK\r\n"
 
 _HEAD_END = b"\r\n\r\n"
 
+_NO_CHUNKS = _HEAD_END + b"0\r\n\r\n"
+"""How a 204 that says it is chunked must end. With a chunk or a trailer there it would have a body to some and none to
+others."""
+
+_CODING = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
+
 _PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 """A reason phrase (RFC 9112 section 4)."""
 
@@ -73,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_fields",
         "_head_limit",
         "_header_limit",
+        "_held",
         "_in_head",
         "_interim",
         "_interim_fed",
@@ -99,7 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffer = limits.buffer
         self._head_limit = limits.head
         self._header_limit = limits.headers
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = self._new_parser()
         self.state = IDLE
         self.served = 0
         """Requests that were begun on it."""
@@ -121,6 +128,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reusable = False
         self._complete = False
         self._refusal: SidecarError | None = None
+        self._held: headers.Found | None = None
+        """What matters of the head of a 204 that waits for its last chunk; its connection serves no other request."""
         # message
         self._fields: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
@@ -131,6 +140,13 @@ class UpstreamConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         origin = self._pool.destination.origin.decode()
         return f"<UpstreamConnection {origin} {self.state.value} served={self.served}>"
+
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self)
+        # Servers of old pad a size to a fixed width (Apache 1.3). With blanks behind it, before CRLF or `;`, it has one
+        # reading only; blanks before the digits or within an extension are still refused.
+        parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
+        return parser
 
     def is_closing(self) -> bool:
         """Whether it can serve nobody any more."""
@@ -222,7 +238,10 @@ class UpstreamConnection(asyncio.Protocol):
     def _begins(self, data: bytes) -> bool:
         """Look at the first bytes of an answer that came in pieces, are not what they should be, or are an interim
         one's. True where `data` holds the end of an interim one's head: then it is parsed, and so is what follows it,
-        looked at in its turn."""
+        looked at in its turn. Also where it is, or holds, what follows a 204 that says it is chunked."""
+        if self._held is not None:
+            self._follow_no_content(data)
+            return True
         known = len(self._start)
         raw = self._start + data
         self._begun = True
@@ -242,8 +261,52 @@ class UpstreamConnection(asyncio.Protocol):
             if data[end:]:
                 self.data_received(data[end:])
             return True
+        elif raw[9:12] == b"204" or b"204".startswith(raw[9:12]):
+            return self._begins_no_content(raw, data)
         self._start = b""
         return False
+
+    def _begins_no_content(self, raw: bytes, data: bytes) -> bool:
+        """The same for a 204: one that says it is chunked ends with its head for the parser, so that what follows has
+        to be looked at here."""
+        end = raw.find(_HEAD_END, max(0, len(raw) - len(data) - 3)) + 4
+        if end == 3:
+            self._begun = False
+            self._start = raw
+            return False
+        self._start = b""
+        if _CODING.search(raw, 0, end) is None:
+            return False
+        exchange, behind = self._exchange, end - (len(raw) - len(data))
+        self.data_received(data[:behind])
+        if self._held is not None and self._exchange is exchange:
+            self._begun = False
+            self._start = _HEAD_END
+            if data[behind:]:
+                self._follow_no_content(data[behind:])
+        elif data[behind:]:
+            # No request has this connection any more: it ends with what nobody asked for.
+            self.transport.abort()
+        return True
+
+    def _follow_no_content(self, data: bytes) -> None:
+        """What follows a 204 that says it is chunked: with the last chunk, and nothing before it, it is whole. What
+        comes behind that is read by nobody: the connection ends."""
+        exchange = self._exchange
+        self._fed += len(data)
+        self._start += data[: len(_NO_CHUNKS)]
+        if exchange is None or not self._start.startswith(_NO_CHUNKS[: len(self._start)]):
+            self._refusal = _malformed("a 204 has no body, and this one has chunks or trailers")
+            if exchange is not None:
+                self._refuse(exchange)
+        elif len(self._start) >= len(_NO_CHUNKS):
+            self._end_no_content(exchange)
+
+    def _end_no_content(self, exchange: Exchange) -> None:
+        found, self._held = self._held, None
+        self._reusable = False
+        exchange.answer(204, self._reason, self._fields, found or {}, framing.NO_BODY)
+        self._end(exchange)
 
     def _check_size(self) -> None:
         """Bound what is not body: a head that has no end, chunk lines and trailers that bring no byte."""
@@ -269,7 +332,9 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             if self.state is TUNNEL:
                 return exchange.upstream_ended()
-            if self._body == framing.UNTIL_CLOSE and not self._in_head:
+            if self._held is not None and self._start == _HEAD_END:
+                self._end_no_content(exchange)  # no chunk at all: nothing to be read in two ways
+            elif self._body == framing.UNTIL_CLOSE and not self._in_head:
                 self._reusable = False
                 self._end(exchange)
         except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
@@ -377,7 +442,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._refusal is None:
             self._refusal = self._too_large()
 
-    def on_headers_complete(self) -> None:
+    def on_headers_complete(self) -> None:  # noqa: C901  # hot path: no calls that could be spared
         self._in_head = False
         exchange = self._exchange
         if exchange is None or self._complete or self._refusal is not None:
@@ -430,6 +495,9 @@ class UpstreamConnection(asyncio.Protocol):
             fields = headers.plain_length(fields, found)
         self._trailers = []
         self._reusable = self._parser.should_keep_alive() and self._body != framing.UNTIL_CLOSE
+        if self._body == framing.CHUNKED and status == 204:
+            self._held = found
+            return
         if not exchange.answer(status, self._reason, fields, found, self._body):
             # It will be asked again with another token: this answer is of no further use.
             self._exchange = None
@@ -437,8 +505,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
         elif exchange.method == b"HEAD":
             # llhttp can't be told that this answer has no body, so its parser is of no further use.
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = self._new_parser()
             self._complete = True
+            if status == 204 and b"transfer-encoding" in found:
+                self._reusable = False  # it may send its last chunk still
 
     def _look_at_interim(self, found: headers.Found, status: int) -> None:
         try:
@@ -464,7 +534,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._exchange.answer_body(data)
 
     def on_message_complete(self) -> None:
-        if self._exchange is not None and self._parser.get_status_code() >= 200:
+        if self._exchange is not None and self._parser.get_status_code() >= 200 and self._held is None:
             self._complete = True
             if self._trailers and not self._parser.should_keep_alive():
                 # A `Connection: close` among them: the parser would take no further answer.

@@ -13,12 +13,15 @@ from typing import Final, NamedTuple
 Fields = list[tuple[bytes, bytes]]
 """Names in lower case."""
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~\x80-\xff]+) HTTP/1\.([01])")
+"""With bytes in the target that are no ASCII, which some clients send: they stand for their escapes."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)[ \t]*"
 )
-_CHUNK = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+"""Blanks behind a size are in no grammar, and in no doubt: a server may pad with them."""
+_NO_CHUNKS: Final = b"0\r\n\r\n"
 _NUMBER = re.compile(rb"[0-9]+")
 _LARGEST: Final = 2**64 - 1
 """Of a length: what no reader can count is no length."""
@@ -56,10 +59,11 @@ class Request(NamedTuple):
         return b"close" not in options and (not self.http10 or b"keep-alive" in options)
 
     def path(self) -> bytes:
-        """The target in origin form."""
-        if self.target[:1] == b"/" or self.target == b"*":
-            return self.target
-        rest = self.target.partition(b"://")[2]
+        """The target in origin form, in ASCII."""
+        target = b"".join(b"%%%02X" % octet if octet > 0x7F else bytes((octet,)) for octet in self.target)
+        if target[:1] == b"/" or target == b"*":
+            return target
+        rest = target.partition(b"://")[2]
         if self.method == b"OPTIONS" and not set(rest) & set(b"/?"):
             return b"*"  # RFC 9112 section 3.2.4
         path = rest[min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0) :]
@@ -106,7 +110,7 @@ def _request(stream: bytes) -> tuple[Request, bytes]:
     if fields is None:
         raise Malformed("a header line", method)
     hosts = sum(name == b"host" for name, _ in fields)
-    if hosts > 1 or (hosts == 0 and not http10):
+    if hosts > 1 or (hosts == 0 and not http10):  # beside an absolute target, too
         raise Malformed("Host", method)
     length = _framing(fields, method, http10=http10)
     body, trailers, rest = _body(rest, length, method)
@@ -223,6 +227,10 @@ def read_answer(stream: bytes, method: bytes, *, ended: bool) -> Answer:
         stream = rest
     if status == 101:
         return Answer(interim, status, fields, b"", True, [], rest)
+    if status == 204 and method != b"HEAD" and members(fields, b"transfer-encoding") == [b"chunked"]:
+        # It ends with its head (RFC 9112 section 6.3); whether its chunks say otherwise shows in what follows.
+        if len(rest) < len(_NO_CHUNKS) and _NO_CHUNKS.startswith(rest) and not ended:
+            raise Incomplete
     if method == b"HEAD" or status in (204, 304):
         return Answer(interim, status, fields, b"", True, [], rest)
     length = _framing(fields, method, http10=http10)

@@ -23,6 +23,13 @@ ANSWERS = [
         b"abc",
         id="chunked",
     ),
+    pytest.param(
+        b"GET",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3  \r\nabc\r\n0\t\r\n\r\n",
+        200,
+        b"abc",
+        id="chunk-sizes-padded-with-blanks",
+    ),
     pytest.param(b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", 200, b"", id="head"),
     pytest.param(
         b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200, b"", id="head-chunked"
@@ -72,6 +79,43 @@ async def test_answers_keep_their_meaning_and_the_connection(
     await upstream.send(OK)
     assert (await app.answer()).body == b"ok"
     assert wire.upstream.waiting == 0
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("method", [b"GET", b"DELETE", b"HEAD"])
+async def test_a_204_that_says_it_is_chunked_is_passed_on_without_that(
+    wire: Wire, method: bytes, bytewise: bool
+) -> None:
+    """Many servers send it so, against RFC 9112 section 6.1; its upstream's connection serves nobody else."""
+    await wire.start()
+    app = await wire.app()
+    for _ in range(2):
+        await app.send(GET.replace(b"GET", method))
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        chunks = b"" if method == b"HEAD" else b"0\r\n\r\n"
+        await upstream.send(
+            b"HTTP/1.1 204 No Content\r\ntransfer-encoding: Chunked\r\nX-A: 1\r\n\r\n" + chunks,
+            bytewise=bytewise,
+        )
+        assert await app.read_head() == b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n"
+        assert await upstream.rest() == b""
+    assert wire.stats.requests == {(method.decode(), 204): 2}
+
+
+async def test_of_a_204_with_chunks_nothing_is_passed_on(wire: Wire) -> None:
+    """To some it has a body and to others none; also where its bytes come long after its head, or look like an answer."""
+    await wire.start()
+    for behind in (b"5\r\nhello\r\n0\r\n\r\n", OK, b"0\r\nX: y\r\n\r\n"):
+        app = await wire.app()
+        await app.send(GET)
+        upstream = await wire.upstream.accept()
+        await upstream.read_head()
+        head = b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await upstream.send(head, bytewise=True)
+        await upstream.send(behind)
+        answer = await app.answer()
+        assert (answer.status, answer.reason) == (502, "upstream_malformed")
 
 
 async def test_answer_lines_survive_and_hop_by_hop_ones_go(wire: Wire) -> None:

@@ -39,6 +39,8 @@ def test_a_requests_body(found: dict[bytes, bytes], http10: bool, body: int) -> 
         pytest.param({CL: b"3"}, 304, False, False, NO_BODY, id="not-modified"),
         pytest.param({}, 204, False, False, NO_BODY, id="no-content"),
         pytest.param({CL: b" 0\t"}, 204, False, False, NO_BODY, id="no-content-of-length-zero"),
+        pytest.param({TE: b"Chunked"}, 204, False, False, CHUNKED, id="no-content-in-chunks"),
+        pytest.param({TE: b"chunked"}, 204, True, False, NO_BODY, id="head-no-content-in-chunks"),
         pytest.param({}, 101, False, False, NO_BODY, id="interim"),
     ],
 )
@@ -48,12 +50,19 @@ def test_an_answers_body(found: dict[bytes, bytes], status: int, head: bool, htt
 
 
 @pytest.mark.parametrize("status", [100, 199, 204])
-@pytest.mark.parametrize("found", [{CL: b"1"}, {TE: b"chunked"}, {CL: b"00"}])
+@pytest.mark.parametrize("found", [{CL: b"1"}, {TE: b"gzip"}, {TE: b"gzip, chunked"}, {TE: b""}, {CL: b"00"}])
 @pytest.mark.parametrize("head", [True, False], ids=["head", "get"])
 def test_an_answer_without_a_body_frames_none(status: int, found: dict[bytes, bytes], head: bool) -> None:
     """1xx and 204 can't have one: a recipient that believes the header would wait for it, or read the next answer."""
     with pytest.raises(SidecarError):
         response_body(found, status=status, head=head, http10=False)
+
+
+@pytest.mark.parametrize(("status", "http10"), [(100, False), (103, False), (204, True)])
+def test_chunks_are_for_nobody_but_a_204_of_http_11(status: int, http10: bool) -> None:
+    """A 204 is passed on where its chunks are none but the last one, which many send; nothing else is."""
+    with pytest.raises(SidecarError):
+        response_body({TE: b"chunked"}, status=status, head=False, http10=http10)
 
 
 @pytest.mark.parametrize("around", [b"\x0b", b"\x0c", b"X", b'"'], ids=["vt", "ff", "letter", "quote"])
