@@ -18,6 +18,7 @@ from sidecar.config.models import Config
 from sidecar.contents import kind_of, quoted
 from sidecar.errors import SidecarError
 from sidecar.hosts import ip_literal, is_loopback, normalise
+from sidecar.paths import escaped
 from sidecar.proxy import headers
 from sidecar.proxy.admission import Admission, Admitted
 from sidecar.proxy.target import read_target
@@ -42,7 +43,7 @@ def explain(
         raise ValueError(f"{quoted(url)} is not a URL such as http://billing.localhost:8787/invoices")
     fields = [_field(line) for line in lines]
     asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    path = asked.encode("ascii", "backslashreplace")
+    path = escaped(asked.encode("utf-8", "surrogateescape"))
     listener, is_here = _listener(_places(config) if places is None else places, parts.hostname, parts.port)
     if not any(name.lower() == b"host" for name, _ in fields):
         netloc = parts.netloc.rpartition("@")[2]

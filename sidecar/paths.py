@@ -1,6 +1,6 @@
 """Paths that can be read in one way only.
 
-Owns the normal form of a path, and the judgements that two parsers could read one differently and that one climbs out
+Owns the normal form of a path, the escapes of what is no ASCII, and the judgements that two parsers could read one differently and that one climbs out
 of its root. Called by `config.allow` for the paths that are allowed and by `proxy` for those that are asked for. Pure.
 Rules: RFC 3986 sections 3.3 and 6.2.2. What parsers disagree about: the URL standard (dot segments spelled with %2e,
 backslashes), Java's servlet containers (`;` parameters), CGI and Windows (decoding before splitting; dots and spaces at
@@ -23,6 +23,7 @@ _NOT_ASCII: Final = re.compile(rb"%[89A-F]")
 _CONTROL: Final = re.compile(rb"%(?:[01][0-9A-F]|7F)")
 _TWICE: Final = re.compile(rb"%25(?:[0-9A-Fa-f]{2}|[uU][0-9A-Fa-f]{4})")
 _DOTS: Final = re.compile(rb"(?:\.|%20)+")
+_ESCAPED: Final = tuple(bytes((octet,)) if octet < 0x80 else b"%%%02X" % octet for octet in range(256))
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -51,6 +52,14 @@ def normal_path(path: bytes) -> bytes:
         except ValueError as error:
             raise ValueError(f"{error}, to a reader that drops or folds other characters in it") from None
     return path
+
+
+def escaped(target: bytes) -> bytes:
+    """A path and query with every byte above 0x7F as its escape: nothing else is changed, and nothing is lost. Some
+    clients (Go's) send such bytes as they are, and no reader of HTTP agrees with another about them."""
+    if target.isascii():
+        return target
+    return b"".join([_ESCAPED[octet] for octet in target])
 
 
 def leaves_root(path: bytes) -> bool:

@@ -221,6 +221,27 @@ def _upstream_host(value: Any) -> str:
     return str(hosts.parse_authority(value))
 
 
+_PROTOCOL = re.compile(rf"{_TOKEN.pattern[:-2]}(/{_TOKEN.pattern[:-2]})?")
+_NO_TUNNELS = frozenset(("h2c", "h2", "http", "tls", "ssl"))
+"""Names of what would carry requests past the sidecar, without a token and unjudged."""
+
+
+def _upgrades(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError("a protocol or a list of them belongs here, such as `[websocket, SPDY/3.1]`")
+    for protocol in value:
+        if not isinstance(protocol, str) or _PROTOCOL.fullmatch(protocol) is None:
+            raise ValueError(f"`{protocol}` is not a protocol such as `websocket` or `SPDY/3.1`")
+        if protocol.lower().partition("/")[0] in _NO_TUNNELS:
+            raise ValueError(
+                f"`{protocol}` can't be carried: its tunnel would hold further requests, which get no token and "
+                "pass by `allow`. Leave it out; the requests that ask for it are served without it"
+            )
+    return tuple({protocol.lower(): protocol for protocol in value}.values())
+
+
 _SCOPE = re.compile(r"[!#-\[\]-~]+")
 
 
@@ -327,6 +348,11 @@ class RouteConfig(Model):
     )
     allow: Allow | None = Field(
         None, description="What is let through, by method and path. Default: everything. See docs/allow.md."
+    )
+    upgrades: Annotated[tuple[str, ...], BeforeValidator(_upgrades)] = Field(
+        ("websocket",),
+        description="Protocols that a request may upgrade its connection to, such as `SPDY/3.1` (Kubernetes' exec); "
+        "`[]`: none. A wish for any other (h2c, TLS/1.2) is dropped, and the request served without it.",
     )
     allow_private: Switch = Field(
         True,

@@ -74,6 +74,20 @@ class Admission:
             (route, target): plans(route.config, target) for route in table.routes for target in Target
         }
 
+    def upgrades(
+        self, authority: bytes, path: bytes, *, absolute: bool, own: Route | None, local_socket: bool
+    ) -> frozenset[bytes]:
+        """The protocols, in lower case, that the route of a request carries; none where no route takes it, which
+        `admit` says then. The arguments are as there."""
+        try:
+            if own is None:
+                match = self.table.match(authority, b"" if absolute else path)
+            else:
+                match = match_own(own, authority, any_host=local_socket)
+        except SidecarError:
+            return frozenset()
+        return frozenset(name.lower().encode("ascii") for name in match.destination.route.config.upgrades)
+
     def admit(
         self,
         fields: headers.Fields,

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, TypeVar, c
 import httptools
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy import answers, framing, headers, peer
+from sidecar.proxy import answers, framing, headers, peer, upgrades
 from sidecar.proxy.exchange import Exchange, end_writing
 from sidecar.proxy.faults import internal
 from sidecar.proxy.heads import METHOD_NAMES
@@ -52,6 +52,7 @@ from sidecar.proxy.target import (
     not_http,
     read_target,
     read_version,
+    with_escapes,
     without_empty_lines,
     written_anew,
 )
@@ -374,6 +375,8 @@ class DownstreamConnection(asyncio.Protocol):
             return self._upgrade_asked(data[upgrade.args[0] :])
         except httptools.HttpParserInvalidMethodError:
             self._break(no_method(self._raw))
+        except httptools.HttpParserInvalidURLError as error:
+            return self._parse_with_escapes(error)
         except httptools.HttpParserCallbackError:
             raise  # a fault in a callback of ours, which may be anywhere in the request's life
         except httptools.HttpParserError as error:
@@ -387,6 +390,22 @@ class DownstreamConnection(asyncio.Protocol):
             if self._fed > self.proxy.limits.head:
                 self._break(self._too_large())
         return b""
+
+    def _parse_with_escapes(self, error: Exception) -> bytes:
+        """Parse what there is of a head again, with escapes in its target in place of bytes that are no ASCII, where
+        those are what the parser can't read. Not before: most heads have none, and are to pay nothing for it."""
+        limits = self.proxy.limits
+        head = with_escapes(self._raw) if self._fed <= limits.head else None
+        if head is None:
+            self._break(not_http(error, self._raw))
+            return b""
+        began_mono = self._began_mono
+        self._parser = httptools.HttpRequestParser(self)
+        self._raw = head
+        self._fed = 1
+        self._parser.feed_data(head[:1])
+        self._began_mono = began_mono  # it has no longer than any other
+        return self._parse_piece(head[1:])
 
     def _look_at_start(self) -> None:
         """Judge what there is of a head that is not complete: nobody should wait for more of a bad one."""
@@ -446,9 +465,10 @@ class DownstreamConnection(asyncio.Protocol):
                 http10 = read_version(raw, method, self._target) == b"1.0"
             found = headers.survey(fields)
             upgrade = found.get(b"upgrade") if parser.should_upgrade() else None
-            if upgrade is not None and (check_upgrade(upgrade, found.get(b"connection", b"")) or http10):
-                # Some clients (Java's) ask for h2c on every request and are content without; HTTP/1.0 has no upgrade
-                # (RFC 9110 section 7.8).
+            if (
+                upgrade is not None
+                and (upgrade := self._carried(method, found, upgrade, http10=http10)) is None
+            ):
                 self._declined = True
                 return
             # HTTP/1.0 may come without a Host; a route's own listener says as much.
@@ -518,6 +538,25 @@ class DownstreamConnection(asyncio.Protocol):
         else:
             self._queue.append(exchange)
             self.transport.pause_reading()
+
+    def _carried(self, method: bytes, found: headers.Found, wish: bytes, *, http10: bool) -> bytes | None:
+        """What of a wish to upgrade the request's route carries; MALFORMED_REQUEST where it is none.
+
+        None where it is declined: the head is then parsed again as one that never had it, and judged as such. A server
+        may ignore it (RFC 9110 section 7.8), and clients send it along with every request without needing it (Java's
+        h2c, TLS/1.2 of Apache's HttpClient). HTTP/1.0 has no upgrade.
+        """
+        check_upgrade(wish, found.get(b"connection", b""))
+        if http10:
+            return None
+        try:
+            authority, path, absolute = read_target(method, self._target, found)
+        except SidecarError:
+            return None
+        known = self.proxy.admission.upgrades(
+            authority, path, absolute=absolute, own=self.owner.route, local_socket=self.owner.is_unix
+        )
+        return upgrades.carried(wish, known)
 
     def _admit_caller(self, callers: Callers, fields: headers.Fields) -> list[tuple[bytes, bytes]]:
         """The fields without what only callers and this listener should know; CALLER_REFUSED for a stranger."""
@@ -714,7 +753,7 @@ class DownstreamConnection(asyncio.Protocol):
         return self._parse(rest)
 
     def _head_without_upgrade(self) -> bytes:
-        """The head that was just parsed as it reads without its wish for h2c: the parser frames its body then."""
+        """The head that was just parsed as it reads without its wish to upgrade: the parser frames its body then."""
         version = self._parser.get_http_version().encode("ascii")
         out = [self._parser.get_method(), b" ", self._target, b" HTTP/", version, b"\r\n"]
         for name, value in self._fields:

@@ -90,8 +90,8 @@ def map_reference(value: bytes, *, origin: bytes, base: bytes, prefix: bytes) ->
         rest = value[len(start) :]
         if value[: len(start)].lower() == start and rest[:1] in (b"", b"/", b"?", b"#"):
             return base + prefix + rest
-    if (rest := _behind_own(value, origin)) is not None:
-        return base + prefix + rest
+    if (behind := _behind_own(value, origin)) is not None:
+        return base + prefix + behind
     if prefix and value.startswith(b"/") and not value.startswith(b"//"):
         return prefix + value
     return value

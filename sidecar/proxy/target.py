@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.paths import leaves_root
+from sidecar.paths import escaped, leaves_root
 from sidecar.proxy.headers import (
     MOST_MEMBERS,
     TWIN,
@@ -79,6 +79,25 @@ def empty_lines(data: bytes) -> int:
     return found.end() if found is not None else 0
 
 
+def with_escapes(head: bytes) -> bytes | None:
+    """`head`, or what there is of it, with the bytes above 0x7F in its target's path and query as their escapes; None
+    where it has none there, or others in the target as well. Only for a head that the parser refused for its target."""
+    begin = empty_lines(head)
+    end = head.find(b"\r", begin)
+    line = head[begin:] if end < 0 else head[begin:end]
+    method, _, rest = line.partition(b" ")
+    target, _, version = rest.partition(b" ")
+    at = 0
+    if target[:1] != b"/":
+        # Of an absolute target the authority is no text for escapes: a host has another spelling for what is no ASCII.
+        at = target.find(b"://") + 3
+        at = min(place for place in (target.find(b"/", at), target.find(b"?", at), len(target)) if place >= 0)
+    if target.isascii() or not (target[:at] + version).isascii():
+        return None
+    start = begin + len(method) + 1
+    return head[: start + at] + escaped(target[at:]) + head[start + len(target) :]
+
+
 def no_method(head: bytes) -> SidecarError:
     """The error for a head that the parser could not make a method of."""
     if not without_empty_lines(head)[:1].isalpha():
@@ -92,20 +111,15 @@ def not_http(error: Exception, head: bytes) -> SidecarError:
     return malformed(HTTP2 if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
 
 
-def check_upgrade(protocols: bytes, connection: bytes = b"") -> bool:
-    """Whether the wish is one for h2c, which is declined; raises MALFORMED_REQUEST where `Upgrade` is not a list of
-    protocols (RFC 9110 section 7.8), or names h2c beside another: only one of the two could be declined. Where it or
-    `Connection` is too long a list, too."""
+def check_upgrade(protocols: bytes, connection: bytes = b"") -> None:
+    """Raise MALFORMED_REQUEST where `Upgrade` is not a list of protocols (RFC 9110 section 7.8), and where it or
+    `Connection` is too long a list."""
     if is_long_list(protocols):
         raise malformed(f"`Upgrade` names more than {MOST_MEMBERS} protocols.")
     if is_long_list(connection):
         raise _too_many_nominated()
     if not all(_PROTOCOLS.fullmatch(protocol) for protocol in protocols.split(b",")):
         raise malformed("`Upgrade` is not a list of protocols.")
-    members = list_members(protocols)
-    if b"h2c" in members and len(members) > 1:
-        raise malformed("`Upgrade` asks for h2c, which is not spoken here, beside another protocol.")
-    return b"h2c" in members
 
 
 def malformed(what: str) -> SidecarError:

@@ -218,7 +218,7 @@ async def tunnel(worker: Worker, route: Route) -> list[Outcome]:
     client = await worker.connect()
     try:
         identity = worker.identity()
-        client.head("GET", "/tunnel", route, identity, "Connection: Upgrade", "Upgrade: soak")
+        client.head("GET", "/tunnel", route, identity, "Connection: Upgrade", "Upgrade: websocket")
         answer = await client.answer(None)
         found = judge(answer, route, identity, None)
         if answer.status != 101:

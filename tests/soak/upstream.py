@@ -236,7 +236,7 @@ class Upstream:
 
     async def tunnel(self, wire: Wire, head: Head, answer: list[tuple[str, str]]) -> bool:
         """Echo until the other side ends."""
-        wire.head(101, [*answer, ("Upgrade", "soak"), ("Connection", "Upgrade")])
+        wire.head(101, [*answer, ("Upgrade", "websocket"), ("Connection", "Upgrade")])
         while data := await wire.reader.read(65536):
             wire.writer.write(data)
             await wire.writer.drain()

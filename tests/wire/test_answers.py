@@ -491,10 +491,12 @@ async def test_no_upstream_speaks_in_the_sidecars_name_in_an_upgrade(wire: Wire)
     """A 101 is an answer too."""
     await wire.start()
     app = await wire.app()
-    await app.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"))
+    await app.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"))
     upstream = await wire.upstream.accept()
     await upstream.read_head()
     await upstream.send(
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n" + FORGED + b"\r\n"
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        + FORGED
+        + b"\r\n"
     )
     assert b"proxy-status" not in (await app.read_head()).lower()

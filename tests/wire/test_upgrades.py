@@ -152,7 +152,7 @@ async def test_a_101_that_is_not_beyond_doubt_makes_no_tunnel(wire: Wire, case: 
 
 async def test_other_protocols_have_no_key(wire: Wire) -> None:
     """Kubernetes' SPDY, Docker's tcp: the protocol, and the `Connection` that goes with it, is all that can be looked at."""
-    await wire.start()
+    await wire.start("upgrades: [websocket, SPDY/3.1]")
     app = await wire.app()
     await app.send(ASK.replace(b"websocket", b"SPDY/3.1"))
     upstream = await wire.upstream.accept()
@@ -162,6 +162,104 @@ async def test_other_protocols_have_no_key(wire: Wire) -> None:
     )
     await app.read_head()
     assert await app.read(2) == b"hi"
+
+
+def wish(protocols: bytes, *, body: bytes = b"", chunked: bool = False) -> bytes:
+    """A request that would like another protocol, with a body or without."""
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    if chunked:
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    return (
+        b"POST /w HTTP/1.1\r\nHost: billing.internal\r\nConnection: Upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: "
+        + protocols
+        + b"\r\nX-End: 1\r\n"
+        + framing
+        + b"\r\n\r\n"
+        + body
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocols", "keys"),
+    [
+        pytest.param(b"TLS/1.2", "", id="of-apache-httpclient"),
+        pytest.param(b"h2c", "", id="of-java"),
+        pytest.param(b"TLS/1.2, HTTP/1.1", "", id="two"),
+        pytest.param(b"SPDY/3.1", "", id="not-listed"),
+        pytest.param(b"websocket/13", "", id="of-a-version"),
+        pytest.param(b"SPDY/3", "upgrades: [SPDY/3.1]", id="of-another-version"),
+        pytest.param(b"websocket", "upgrades: []", id="none-is-listed"),
+        pytest.param(b"websocket", "upgrades: [SPDY/3.1]", id="another-is-listed"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+async def test_a_wish_for_what_is_not_carried_is_dropped(
+    wire: Wire, protocols: bytes, keys: str, chunked: bool
+) -> None:
+    """With its token in `Connection`; what follows the head is its body, as its own framing says, and no request."""
+    await wire.start(keys)
+    app = await wire.app()
+    await app.send(wish(protocols, body=GET, chunked=chunked) + GET)
+    upstream = await wire.upstream.accept()
+    head = await upstream.read_head()
+    assert b"pgrade" not in head
+    assert b"X-Hop" not in head
+    assert b"X-End: 1\r\n" in head
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(GET), GET) if chunked else GET
+    assert await upstream.read(len(body)) == body
+    await upstream.send(OK)
+    assert (await upstream.read_head()).startswith(b"GET /x ")
+    await upstream.send(OK)
+    assert [(await app.answer()).status for _ in range(2)] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("protocols", "sent"),
+    [
+        pytest.param(b"h2c, websocket", b"websocket", id="behind"),
+        pytest.param(b"WebSocket , TLS/1.2", b"WebSocket", id="before"),
+        pytest.param(b"h2c, spdy/3.1, websocket", b"spdy/3.1, websocket", id="two-of-three"),
+    ],
+)
+async def test_of_several_protocols_those_that_are_carried_are_asked_for(
+    wire: Wire, protocols: bytes, sent: bytes
+) -> None:
+    """And no other can be switched to."""
+    await wire.start("upgrades: [websocket, SPDY/3.1]")
+    for answered, status in ((b"h2c", 502), (sent.split(b", ")[0], 101)):
+        app = await wire.app()
+        await app.send(ASK.replace(b"Upgrade: websocket", b"Upgrade: " + protocols))
+        upstream = await wire.upstream.accept()
+        assert b"\r\nConnection: Upgrade\r\nUpgrade: " + sent + b"\r\n" in await upstream.read_head()
+        await upstream.send(SWITCH.replace(b"WebSocket", answered, 1))
+        assert (await app.read_head()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+@pytest.mark.parametrize("protocols", [b"websocket", b"TLS/1.2, WEBSOCKET"])
+async def test_one_that_is_carried_has_no_body(wire: Wire, protocols: bytes, chunked: bool) -> None:
+    """Granted, nobody could say where the body ends and the tunnel begins."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(wish(protocols, body=b"hello", chunked=chunked))
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (400, "malformed_request")
+    assert wire.upstream.waiting == 0
+
+
+async def test_a_dropped_wish_lets_nobody_past_the_rules(wire: Wire) -> None:
+    """What is left is judged like any request: no route, a path that is not allowed, a page of another site."""
+    await wire.start("allow: {paths: [/ok]}")
+    asked = wish(b"TLS/1.2")
+    app = await wire.app()
+    for request, status in (
+        (asked, 403),
+        (asked.replace(b"billing.internal", b"nobody.internal"), 404),
+        (asked.replace(b"X-End: 1", b"Origin: http://evil.example"), 403),
+    ):
+        await app.send(request)
+        assert (await app.answer()).status == status
+    assert wire.upstream.waiting == 0
 
 
 async def test_a_failed_token_fails_the_upgrade(wire: Wire) -> None:

@@ -53,8 +53,8 @@ def post(body: bytes = b"abcde", path: bytes = b"/p") -> bytes:
 
 CLOSING = ANSWER.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 CHUNKED = get(b"/c", b"Transfer-Encoding: chunked", method=b"POST")
-UPGRADE = get(b"/u", b"Upgrade: x", b"Connection: upgrade")
-SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+UPGRADE = get(b"/u", b"Upgrade: websocket", b"Connection: upgrade")
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
 
 
 class Told:
@@ -310,7 +310,7 @@ REFUSED = [
         id="tls",
     ),
     pytest.param(
-        get(b"/a", b"Upgrade: x", b"Connection: upgrade", b"Content-Length: 2") + b"ab",
+        get(b"/a", b"Upgrade: websocket", b"Connection: upgrade", b"Content-Length: 2") + b"ab",
         M,
         INVALID + "A request to upgrade the connection may not have a body here.",
         id="upgrade-with-a-body",
@@ -612,7 +612,7 @@ async def test_a_wish_for_h2c_is_declined(memory: Memory, call: Call) -> None:
         names = {name for name, _ in first.fields}
         assert names & {b"upgrade", b"http2-settings", b"connection", b"x", b"y", b"z"} == {b"z"}
     memory.upstream.requests = []
-    assert app.send(UPGRADE).request.all(b"upgrade") == [b"x"]
+    assert app.send(UPGRADE).request.all(b"upgrade") == [b"websocket"]
 
 
 async def test_of_a_wish_for_h2c_nothing_is_told(memory: Memory, call: Call) -> None:

@@ -102,11 +102,6 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         Reason.MALFORMED_REQUEST,
         NOT_HTTP + "`Upgrade` is not a list of protocols.",
     ),
-    "upgrade-to-h2c-or-another": (
-        lambda: target.check_upgrade(b"websocket, H2C"),
-        Reason.MALFORMED_REQUEST,
-        NOT_HTTP + "`Upgrade` asks for h2c, which is not spoken here, beside another protocol.",
-    ),
     "fragment": (
         lambda: read(b"GET", b"/#a"),
         Reason.MALFORMED_REQUEST,

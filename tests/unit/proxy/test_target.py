@@ -144,22 +144,16 @@ def test_an_absolute_target_of_http_10_needs_no_host(default: bytes | None) -> N
 
 
 @pytest.mark.parametrize(
-    ("protocols", "declined"),
-    [
-        *[(b"h2c", True), (b" H2C\t", True), (b"websocket", False), (b"a/1.1, b", False), (b"h2cc", False)],
-        *[(b"x!#$%&'*+.^`|~-/1", False)],
-    ],
+    "protocols", [b"h2c", b" H2C\t", b"a/1.1, b", b"h2c, h2c", b"a, h2c", b"x!#$%&'*+.^`|~-/1"]
 )
-def test_an_upgrade_is_a_list_of_protocols(protocols: bytes, declined: bool) -> None:
-    """Of which h2c, alone, is declined."""
-    assert target.check_upgrade(protocols) is declined
+def test_an_upgrade_is_a_list_of_protocols(protocols: bytes) -> None:
+    """Whether they are carried is the route's to say."""
+    target.check_upgrade(protocols)
 
 
-@pytest.mark.parametrize(
-    "protocols", [b"", b",", b"a,", b"a b", b"a/", b"/1", b"a/1/2", b"h2c, h2c", b"a, h2c"]
-)
+@pytest.mark.parametrize("protocols", [b"", b",", b"a,", b"a b", b"a/", b"/1", b"a/1/2"])
 def test_anything_else_is_none(protocols: bytes) -> None:
-    """An empty member, too: what could not be declined by one answer."""
+    """An empty member, too."""
     with pytest.raises(SidecarError):
         target.check_upgrade(protocols)
 
@@ -223,4 +217,4 @@ def test_no_list_is_taken_apart_without_bounds() -> None:
         target.check_upgrade(long)
     with pytest.raises(SidecarError, match="`Connection` names more than 9 headers"):
         target.check_upgrade(b"h2c", long)
-    assert target.check_upgrade(b"h2c", b"upgrade") is True
+    target.check_upgrade(b"h2c", b"upgrade")
