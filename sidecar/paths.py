@@ -1,6 +1,7 @@
 """Paths that can be read in one way only.
 
-Owns the normal form of a path, the escapes of what is no ASCII, and the judgements that two parsers could read one differently and that one climbs out
+Owns the normal form of a path, the escapes of what is no ASCII in one, and the judgements that two parsers could read
+one differently and that one climbs out
 of its root. Called by `config.allow` for the paths that are allowed and by `proxy` for those that are asked for. Pure.
 Rules: RFC 3986 sections 3.3 and 6.2.2. What parsers disagree about: the URL standard (dot segments spelled with %2e,
 backslashes), Java's servlet containers (`;` parameters), CGI and Windows (decoding before splitting; dots and spaces at

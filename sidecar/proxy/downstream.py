@@ -394,10 +394,14 @@ class DownstreamConnection(asyncio.Protocol):
     def _parse_with_escapes(self, error: Exception) -> bytes:
         """Parse what there is of a head again, with escapes in its target in place of bytes that are no ASCII, where
         those are what the parser can't read. Not before: most heads have none, and are to pay nothing for it."""
-        limits = self.proxy.limits
-        head = with_escapes(self._raw) if self._fed <= limits.head else None
+        raw = without_empty_lines(self._raw)
+        if self._fed > self.proxy.limits.head:
+            self._target = raw.partition(b" ")[2].partition(b" ")[0]
+            self._break(self._too_large())
+            return b""
+        head = with_escapes(raw)
         if head is None:
-            self._break(not_http(error, self._raw))
+            self._break(not_http(error, raw))
             return b""
         began_mono = self._began_mono
         self._parser = httptools.HttpRequestParser(self)

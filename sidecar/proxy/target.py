@@ -81,11 +81,9 @@ def empty_lines(data: bytes) -> int:
 
 def with_escapes(head: bytes) -> bytes | None:
     """`head`, or what there is of it, with the bytes above 0x7F in its target's path and query as their escapes; None
-    where it has none there, or others in the target as well. Only for a head that the parser refused for its target."""
-    begin = empty_lines(head)
-    end = head.find(b"\r", begin)
-    line = head[begin:] if end < 0 else head[begin:end]
-    method, _, rest = line.partition(b" ")
+    where it has none there, or others in its first line as well. Only for a head, without empty lines before it, that
+    the parser refused for its target."""
+    method, _, rest = head.partition(b"\r")[0].partition(b" ")
     target, _, version = rest.partition(b" ")
     at = 0
     if target[:1] != b"/":
@@ -94,7 +92,7 @@ def with_escapes(head: bytes) -> bytes | None:
         at = min(place for place in (target.find(b"/", at), target.find(b"?", at), len(target)) if place >= 0)
     if target.isascii() or not (target[:at] + version).isascii():
         return None
-    start = begin + len(method) + 1
+    start = len(method) + 1
     return head[: start + at] + escaped(target[at:]) + head[start + len(target) :]
 
 

@@ -196,3 +196,9 @@ def test_the_listeners_may_be_those_that_were_bound() -> None:
     places = [(parse_listen("127.0.0.1:41234"), "root"), (parse_listen("127.0.0.1:41235"), None)]
     found = explain(LOOPBACK, "http://localhost:41234/x", [], places=places)
     assert found["way_in"] == "the route's own listener"
+
+
+def test_what_is_no_ascii_is_sent_as_its_escapes() -> None:
+    """As requests are."""
+    found = explain(CONFIG, "http://billing.localhost:8787/café?q=ä", [])
+    assert found["sent_to"].endswith("/caf%C3%A9?q=%C3%A4")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar import lookalikes
 from sidecar.lookalikes import CONTROLS, READ_AS, SEPARATORS
-from sidecar.paths import normal_path
+from sidecar.paths import escaped, normal_path
 
 NORMAL = [
     pytest.param(b"/", b"/", id="root"),
@@ -192,3 +195,18 @@ def test_each_character_is_in_one_table() -> None:
     assert SEPARATORS.isdisjoint(CONTROLS)
     assert all(ord(character) > 0x7F for character in read | SEPARATORS | CONTROLS)
     assert all(str(left).isascii() for left in READ_AS.values())
+
+
+@given(st.binary())
+def test_escapes_lose_nothing(target: bytes) -> None:
+    """Every byte of them comes back; ASCII, escapes that were there included, stays as it is."""
+    made = escaped(target)
+    assert made.isascii()
+    assert unquote_to_bytes(made) == unquote_to_bytes(target)
+    assert escaped(made) == made
+
+
+def test_what_clients_send_unescaped() -> None:
+    """A name in UTF-8, and bytes that are no text."""
+    assert escaped("/café?q=ä&%c3%A4".encode()) == b"/caf%C3%A9?q=%C3%A4&%c3%A4"
+    assert escaped(b"/x\x80\xff%") == b"/x%80%FF%"

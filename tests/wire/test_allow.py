@@ -30,6 +30,31 @@ async def test_what_was_judged_is_sent_byte_for_byte(wire: Wire, target: str) ->
 
 
 @pytest.mark.parametrize(
+    ("target", "sent"),
+    [
+        pytest.param("/public/café?ä".encode(), b"/public/caf%C3%A9?%C3%A4", id="allowed"),
+        pytest.param("/private/é".encode(), 403, id="not-allowed"),
+        pytest.param(b"/public/\xff", 400, id="no-utf-8"),
+        pytest.param(b"/public/\xc0\xae\xc0\xae/private", 400, id="overlong-dots"),
+        pytest.param("/public/\uff0e\uff0e/private".encode(), 400, id="what-is-folded-into-dots"),
+        pytest.param("/public\uff0fa".encode(), 400, id="what-is-folded-into-a-slash"),
+    ],
+)
+async def test_bytes_that_are_no_ascii_are_judged_as_their_escapes(
+    wire: Wire, target: bytes, sent: bytes | int
+) -> None:
+    """And are sent so."""
+    await wire.start(ALLOW)
+    app = await wire.app()
+    await app.send(b"GET " + target + b" HTTP/1.1\r\nHost: billing.internal\r\n\r\n")
+    if isinstance(sent, bytes):
+        assert (await (await wire.upstream.accept()).read_head()).split(b" ")[1] == sent
+    else:
+        assert (await app.answer()).status == sent
+        assert wire.upstream.waiting == 0
+
+
+@pytest.mark.parametrize(
     ("line", "lines", "status", "reason"),
     [
         pytest.param("GET /private", (), 403, "not_allowed", id="path"),

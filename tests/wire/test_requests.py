@@ -432,6 +432,64 @@ async def test_a_proxy_goes_by_the_url_and_not_by_the_host(
     assert (await app.answer()).body == b"ok"
 
 
+@BOTH_WAYS
+@pytest.mark.parametrize(
+    ("sent", "forwarded"),
+    [
+        pytest.param("/ä/x?q=ö&r=%20%zz".encode(), b"/%C3%A4/x?q=%C3%B6&r=%20%zz", id="utf-8"),
+        pytest.param(b"/x?\x80\xff\xa0", b"/x?%80%FF%A0", id="no-text"),
+        pytest.param("http://billing.internal/ä?ö".encode(), b"/%C3%A4?%C3%B6", id="url"),
+        pytest.param(b"http://billing.internal?\xe4/y", b"/?%E4/y", id="url-without-a-path"),
+        pytest.param(b"/" + b"\xe4" * 2000, b"/" + b"%E4" * 2000, id="many"),
+    ],
+)
+async def test_bytes_above_ascii_are_escaped(
+    wire: Wire, sent: bytes, forwarded: bytes, bytewise: bool
+) -> None:
+    """Go sends them as they are: every one of them arrives, and the requests around it too, with their bodies."""
+    await wire.start()
+    app = await wire.app()
+    post = b"POST " + sent + b" HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi"
+    await app.send(b"\r\n" + post + post + GET, bytewise=bytewise)
+    upstream = await wire.upstream.accept()
+    for _ in range(2):
+        head = await upstream.read_head()
+        assert head.startswith(b"POST " + forwarded + b" HTTP/1.1\r\nHost: 127.0.0.1")
+        assert await upstream.read(2) == b"hi"
+        await upstream.send(OK)
+    assert (await upstream.read_head()).startswith(b"GET /x ")
+    await upstream.send(OK)
+    assert [(await app.answer()).body for _ in range(3)] == [b"ok"] * 3
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "reason"),
+    [
+        pytest.param(b"GET /\xe4/../../x HTTP/1.1", 400, "malformed_request", id="out-of-the-root"),
+        pytest.param(b"GET /\xe4%zz HTTP/1.1", 400, "malformed_request", id="broken-escape"),
+        pytest.param(b"GET /\xe4 x HTTP/1.1", 400, "malformed_request", id="blank"),
+        pytest.param(b"GET /\xe4\x01 HTTP/1.1", 400, "malformed_request", id="control"),
+        pytest.param(b"GET /\xe4", 400, "malformed_request", id="http-0.9"),
+        pytest.param(b"GET /\xe4 HTTP/1.\xe4", 400, "malformed_request", id="version"),
+        pytest.param(b"GET \xe4/x HTTP/1.1", 400, "malformed_request", id="no-path"),
+        pytest.param(b"GET http://b\xe4/x HTTP/1.1", 400, "malformed_request", id="host"),
+        pytest.param(b"GET http://b\xe4/x\xe4 HTTP/1.1", 400, "malformed_request", id="host-and-path"),
+        pytest.param(b"GET /" + b"\xe4" * 5500 + b" HTTP/1.1", 414, "target_too_long", id="long-by-escapes"),
+        pytest.param(b"GET /" + b"\xe4" * 70_000 + b" HTTP/1.1", 414, "target_too_long", id="long"),
+    ],
+)
+async def test_bytes_above_ascii_excuse_nothing_else(
+    wire: Wire, line: bytes, status: int, reason: str
+) -> None:
+    """What is wrong with the rest still is; `limits.target` counts the escapes."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(line + b"\r\n" + HOST + b"\r\n")
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (status, reason)
+    assert wire.upstream.waiting == 0
+
+
 async def test_http_10_gets_http_10_manners(wire: Wire) -> None:
     """No chunks, no interim answers; kept alive only when asked."""
     await wire.start()

@@ -882,6 +882,20 @@ async def test_a_head_has_its_time(memory: Memory, call: Call, log: Any) -> None
     assert log.entries[0]["duration"] == 10.0
 
 
+async def test_bytes_above_ascii_give_a_head_no_more_time(memory: Memory, call: Call) -> None:
+    """Though it is read again for each of them: from its first byte, and no empty line before it counts."""
+    app = call().send(b"\r\n", b"GET /")
+    for _ in range(9):
+        app.sweep(1.0)
+        app.send(b"\xe4")
+    app.sweep(0.875)
+    assert app.got == b""
+    app.sweep(0.125)
+    assert app.got == refusal(
+        memory, Reason.HEAD_TIMEOUT, "The head was not complete after 10 s (`limits.head_timeout`)."
+    )
+
+
 async def test_what_is_no_request_took_no_time(memory: Memory, call: Call, log: Any) -> None:
     """That of the request before it is not its own."""
     app = call().send(get())
