@@ -43,6 +43,11 @@ def chunked(body: bytes) -> bytes:
     return ok(b"Transfer-Encoding: chunked", body=body)
 
 
+def _no_content(*lines: bytes, body: bytes) -> bytes:
+    return ok(*lines, first=b"HTTP/1.1 204 No Content", body=body)
+
+
+_CODING = b"Transfer-Encoding: chunked"
 LENGTH = b"Content-Length: 5"
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -149,11 +154,26 @@ _SIZES = {
     "extension-with-nul": b"5;a\x00b",
     "extension-with-bare-lf": b"5;a\nb",
     "extension-with-bare-cr": b"5;a\rb",
-    "trailing-space": b"5 ",
+    "blank-only": b" ",
+    "two-sizes": b"5 5",
+    "vertical-tab-behind": b"5\x0b",
+    "cr-behind-blank": b"5 \r",
+    "lf-behind-blank": b"5 \n",
+    "blank-behind-extension": b"5;a ",
+    "blank-before-extension-name": b"5; a",
     "plus": b"+5",
     "underscore": b"0_5",
     "ends-by-bare-cr": b"5\rX",
 }
+
+_PADDED = {
+    "trailing-space": b"5 ",
+    "trailing-spaces": b"5       ",
+    "trailing-tab": b"5\t",
+    "trailing-blanks-mixed": b"5 \t ",
+    "trailing-space-before-extension": b"5 ;a=b",
+}
+"""As Apache 1.3 and others of its time pad a size to a fixed width."""
 
 RESPONSES: Final[tuple[Answer, ...]] = (
     *(Answer(f"first-line-{name}", ok(LENGTH, first=line), 502) for name, line in _FIRST.items()),
@@ -181,6 +201,13 @@ RESPONSES: Final[tuple[Answer, ...]] = (
     *(
         Answer(f"chunk-size-{name}", chunked(value + b"\r\nhello\r\n0\r\n\r\n"), CUT)
         for name, value in _SIZES.items()
+    ),
+    *(
+        Answer(f"chunk-size-{name}", chunked(value + b"\r\nhello\r\n0" + value[1:] + b"\r\n\r\n"), PASSES)
+        for name, value in _PADDED.items()
+    ),
+    Answer(
+        "chunk-size-trailing-blanks-100000", chunked(b"5" + b" " * 100_000 + b"\r\nhello\r\n0\r\n\r\n"), CUT
     ),
     Answer("chunk-data-ends-by-nothing", chunked(b"5\r\nhello0\r\n\r\n"), CUT),
     Answer("chunk-data-ends-by-lf", chunked(b"5\r\nhello\n0\r\n\r\n"), CUT),
@@ -216,6 +243,32 @@ RESPONSES: Final[tuple[Answer, ...]] = (
         ok(b"Transfer-Encoding: chunked", first=b"HTTP/1.1 204 No Content", body=CHUNKS),
         502,
     ),
+    Answer("no-content-with-empty-chunks", _no_content(_CODING, body=b"0\r\n\r\n"), 204),
+    Answer("no-content-with-empty-chunks-and-close", _no_content(_CODING, body=b"0\r\n\r\n"), 204, end=True),
+    Answer("no-content-with-coding-and-close", _no_content(_CODING, body=b""), 204, end=True),
+    Answer("no-content-with-half-a-chunk-and-close", _no_content(_CODING, body=b"0\r\n"), 502, end=True),
+    Answer(
+        "no-content-with-empty-chunks-and-second-answer",
+        _no_content(_CODING, body=b"0\r\n\r\n" + SECOND),
+        204,
+    ),
+    Answer("no-content-with-coding-and-second-answer", _no_content(_CODING, body=SECOND), 502),
+    Answer("no-content-with-trailers", _no_content(_CODING, body=b"0\r\nX: y\r\n\r\n"), 502),
+    Answer("no-content-with-extension", _no_content(_CODING, body=b"0;a\r\n\r\n"), 502),
+    Answer("no-content-with-chunks-that-end-by-lf", _no_content(_CODING, body=b"0\n\n"), 502),
+    Answer(
+        "no-content-with-two-codings",
+        _no_content(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
+        502,
+    ),
+    Answer("no-content-with-both", _no_content(_CODING, b"Content-Length: 0", body=b"0\r\n\r\n"), 502),
+    Answer(
+        "no-content-with-empty-chunks-in-http-1.0",
+        ok(_CODING, first=b"HTTP/1.0 204 No Content", body=b"0\r\n\r\n"),
+        502,
+    ),
+    Answer("head-no-content-with-coding", _no_content(_CODING, body=b""), 204, b"HEAD"),
+    Answer("head-no-content-with-empty-chunks", _no_content(_CODING, body=b"0\r\n\r\n"), 204, b"HEAD"),
     Answer("no-content-with-body", ok(first=b"HTTP/1.1 204 No Content"), 204),
     Answer("reset-content-with-body", ok(LENGTH, first=b"HTTP/1.1 205 Reset Content"), 205),
     Answer(
