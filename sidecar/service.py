@@ -4,7 +4,8 @@ Called by the `run` command and by `exec`, in a process of its own, or by tests 
 constructs collaborators, and nothing happens at import. The order of a life:
 
     bind → credentials and TLS files → admin server → listeners → prefetch → serve
-    → told to stop: not ready, `drain.min` if by a signal → close listeners, finish what is in flight up to `drain.max`
+    → told to stop: not ready, each answer ends its connection, `drain.min` if by SIGTERM
+    → close listeners, finish what is in flight up to `drain.max`
     → close tokens → close admin, so that probes and the last scrape see the drain to its end
 
 It is long since it is one life with one state: a third are the one-line answers that `admin` and `metrics` ask for.
@@ -286,8 +287,10 @@ class Service:
         return self._log_level
 
     def request_quit(self, *, at_once: bool = True) -> None:
-        """Begin to stop; again is harmless. Unless `at_once`, go on accepting for `drain.min`: the app stops later."""
+        """Begin to stop; again is harmless. Unless `at_once`, go on accepting for `drain.min`: the app stops later, or
+        has yet to hear on each of its connections that it closes."""
         self._draining = True
+        self._proxy.announce_end()
         self._stop.set()
         if at_once:
             self._stop_now.set()

@@ -391,9 +391,10 @@ class Drain(Model):
     """What happens between the signal to stop and the end."""
 
     min: Duration = Field(
-        0.0,
-        description="Accept connections for this long still: the app may stop after the sidecar. "
-        "Default on Cloud Run: 4s, or `max` where that is less.",
+        2.0,
+        description="Accept connections for this long still, and say `Connection: close` in each answer: the app may "
+        "stop after the sidecar, and leaves its connections without losing a request. Default on Cloud Run and "
+        "Kubernetes: 4s; `max` where that is less.",
     )
     max: Duration = Field(
         8.0,

@@ -30,11 +30,13 @@ class DrainTimes(NamedTuple):
 
 
 DRAIN: Final[Mapping[Platform, DrainTimes]] = {
-    # All containers of an instance get SIGTERM together: the app finishes its requests with the sidecar's help.
+    # All containers of an instance, and of a pod but for native sidecars, get SIGTERM together: the app finishes its
+    # requests with the sidecar's help. Elsewhere, too, an app with keep-alive connections needs time to hear on each of
+    # them that it closes: what it sends on one that has just been closed is lost.
     Platform.CLOUD_RUN: DrainTimes(4.0, 8.0),
-    Platform.CLOUD_RUN_JOB: DrainTimes(0.0, 8.0),
-    Platform.KUBERNETES: DrainTimes(0.0, 25.0),
-    Platform.OTHER: DrainTimes(0.0, 8.0),
+    Platform.CLOUD_RUN_JOB: DrainTimes(2.0, 8.0),
+    Platform.KUBERNETES: DrainTimes(4.0, 25.0),
+    Platform.OTHER: DrainTimes(2.0, 8.0),
 }
 
 

@@ -70,8 +70,9 @@ R = TypeVar("R")
 LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
 
-_LEAVE_TIME = 1.0
-"""Seconds for the first request of a connection that was accepted just before its listener closed."""
+LEAVE_TIME = 1.0
+"""Seconds in which a connection that is to close without having said so still serves a request: one may be on its way,
+and clients don't send every request again."""
 
 _PIECE = 64 * 1024
 """Bytes of a body that are parsed at once: bounds what is held before reading stops."""
@@ -650,7 +651,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _answer(self, refused: _Refused) -> None:
         error, method, keep_alive, began_mono, fields, path = refused
-        keep_alive = keep_alive and not self.proxy.draining
+        keep_alive = keep_alive and not self.is_leaving
         self.proxy.refused(error, METHOD_NAMES.get(method, ""), fields, path, self.owner.route, began_mono)
         self.transport.write(
             answers.answer(
@@ -693,7 +694,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.state = OPEN
         if not exchange.request_done:
             self._linger()
-        elif not exchange.keep_alive or self.proxy.draining:
+        elif not exchange.keep_alive:
             if self._queue or self._rest or self._in_message:
                 self._linger()
             else:
@@ -841,14 +842,14 @@ class DownstreamConnection(asyncio.Protocol):
 
     @property
     def is_leaving(self) -> bool:
-        """Whether the connection ends with the current answer: the sidecar stops, or the listener is gone."""
-        return self.proxy.draining or self.owner.closing
+        """Whether the connection ends with its next answer: the sidecar stops, or the listener is gone."""
+        return self.proxy.is_leaving or self.owner.closing
 
-    def drain(self) -> None:
-        """Shut down: close if idle, else after the current answer. One that has asked for nothing yet has a moment
-        (`sweep`): its first request may be on its way, and clients don't send that again."""
-        if self.current is None and not self._in_message and self._began_mono:
-            self.transport.close()
+    def drain(self, since_mono: float) -> None:
+        """Shut down: after the current answer, or where there is none, after the next one. Where no request comes within
+        `LEAVE_TIME` after `since_mono`, when answers began to say `Connection: close`, `sweep` closes it."""
+        if self.state is OPEN and self.current is None:
+            self._quiet_since_mono = max(self._quiet_since_mono, since_mono)
 
     def abort(self) -> None:
         """Close at once."""
@@ -885,7 +886,7 @@ class DownstreamConnection(asyncio.Protocol):
             if now_mono - self._began_mono >= limits.head_timeout:
                 what = f"The head was not complete after {limits.head_timeout:g} s (`limits.head_timeout`)."
                 self._break(SidecarError(Reason.HEAD_TIMEOUT, what))
-        elif quiet >= (_LEAVE_TIME if self.is_leaving else limits.keep_alive):
+        elif quiet >= (LEAVE_TIME if self.proxy.draining or self.owner.closing else limits.keep_alive):
             if not self.transport.is_closing():
                 self.stats.idle_closed += 1
             self.transport.close()

@@ -22,7 +22,7 @@ from sidecar.logs import AccessLog
 from sidecar.metrics import RouteStats
 from sidecar.proxy.acceptor import Acceptors
 from sidecar.proxy.admission import Admission
-from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.downstream import LEAVE_TIME, DownstreamConnection
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.headers import Fields
 from sidecar.proxy.listeners import PLAIN, Listener, Owner, Settings
@@ -71,7 +71,10 @@ class Proxy:
         self.stats = pools.stats
         self.stats.update((route.name, RouteStats()) for route in admission.table.routes)
         self.unrouted = RouteStats()
+        self.is_leaving = False
+        """Each answer ends its connection; new ones are accepted still."""
         self.draining = False
+        self._leaving_since_mono = inf
         self.tunnels: set[Exchange] = set()
         """Those that are a tunnel, or have asked to become one."""
         self.call_soon = loop.call_soon
@@ -117,7 +120,7 @@ class Proxy:
         owner.closing = True
         for connection in list(self._connections):
             if connection.owner is owner:
-                connection.drain()
+                connection.drain(self.clock.mono())
 
     def switch(self, admission: Admission, *, limits: Limits, pool: Pool, access_log: AccessLog) -> None:
         """Judge requests by another route table from now on; those under way end under the old one.
@@ -145,12 +148,26 @@ class Proxy:
         """Accept who waits already, and close the listeners; open connections go on."""
         self.acceptors.close()
 
+    def announce_end(self) -> None:
+        """Say `Connection: close` in every answer from now on, and go on accepting: clients with idle connections come
+        back, are told, and open others. Again is harmless."""
+        if not self.is_leaving:
+            self.is_leaving = True
+            self._leaving_since_mono = self.clock.mono()
+
     def begin_drain(self) -> None:
-        """Every connection closes after its current answer, idle ones now."""
+        """Every connection closes after its current answer; idle ones after their next one, or where none is asked for
+        within `LEAVE_TIME` after the end was announced."""
+        self.announce_end()
         self.draining = True
         self.pools.close()
         for connection in list(self._connections):
-            connection.drain()
+            connection.drain(self._leaving_since_mono)
+        if self._sweep_timer is not None:
+            # Soon: an end is not to take a sweep longer than the grace.
+            self._sweep_timer.cancel()
+            self._sweep_every = min(self._sweep_every, LEAVE_TIME / 10)
+            self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
         self._settled()
 
     async def drained(self) -> None:

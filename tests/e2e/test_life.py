@@ -35,7 +35,9 @@ async def test_a_signal_finishes_what_is_in_flight_and_exits_0(
 ) -> None:
     """Unready at once, the answer in flight whole, its connection closed behind it, then the end."""
     billing = await google.add_target("billing")
-    sidecar = await start(f"drain: {{max: 1h}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}")
+    sidecar = await start(
+        f"drain: {{min: 0s, max: 1h}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}"
+    )
     reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
     writer.write(b"GET /sse?n=1 HTTP/1.1\r\nHost: billing.localhost\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")

@@ -298,14 +298,22 @@ async def test_who_asks_nothing_when_the_listener_closes_is_let_go(wire: Wire, a
     await wire.proxy.drained()
 
 
-async def test_who_has_been_served_is_let_go_at_once(wire: Wire) -> None:
-    """A client that sees its idle connection close sends its next request on another."""
+async def test_the_grace_begins_when_the_end_is_announced(wire: Wire) -> None:
+    """Who has been idle for a second since then is let go, whenever the drain began."""
     await wire.start()
-    app = await wire.app()
-    await app.send(GET)
-    await served(wire, app)
+    early, late = await wire.app(), await wire.app()
+    await early.send(GET)
+    upstream = await served(wire, early)
+    await late.send(GET)
+    await served(wire, late, upstream=upstream)
+    wire.proxy.announce_end()
+    wire.clock.advance(0.6)
     wire.proxy.begin_drain()
-    assert await app.rest() == b""
+    wire.clock.advance(0.2)
+    assert wire.proxy.connections == 2
+    wire.clock.advance(0.3)
+    assert (await early.rest(), await late.rest()) == (b"", b"")
+    await wire.proxy.drained()
 
 
 async def test_the_counts_are_those_of_open_connections(wire: Wire) -> None:

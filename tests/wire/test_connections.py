@@ -219,18 +219,65 @@ async def test_an_idle_upstream_connection_is_let_go(wire: Wire) -> None:
 
 
 async def test_draining_closes_idle_connections_and_finishes_others(wire: Wire) -> None:
-    """The last answers say Connection: close."""
+    """The last answers say Connection: close; a late request on an idle connection gets one of them."""
     await wire.start()
     idle, upstream = await served(wire)
+    late = await wire.app()
+    await late.send(GET)
+    await upstream.read_head()
+    await upstream.send(OK)
+    await late.answer()
     busy = await wire.app()
     await busy.send(GET)
     await upstream.read_head()
     wire.proxy.stop_accepting()
     wire.proxy.begin_drain()
+    wire.clock.advance(0.9)
+    assert wire.proxy.connections == 3
+    await late.send(GET)
+    last = await wire.upstream.accept()
+    await last.read_head()
+    wire.clock.advance(0.2)
     assert await idle.rest() == b""
+    for app, end in ((busy, upstream), (late, last)):
+        await end.send(OK)
+        answer = await app.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await app.rest() == b""
+    await wire.proxy.drained()
+
+
+async def test_once_the_end_is_announced_each_answer_says_so(wire: Wire) -> None:
+    """While new connections are accepted and idle ones stay open, however long that goes on."""
+    await wire.start()
+    old, upstream = await served(wire)
+    wire.proxy.announce_end()
+    wire.clock.advance(5.0)
+    for app in (old, await wire.app()):
+        await app.send(GET)
+        await upstream.read_head()
+        await upstream.send(OK)
+        assert (await app.answer()).headers["connection"] == "close"
+        assert await app.rest() == b""
+
+
+async def test_one_that_was_told_to_stay_open_has_a_request_to_spare(wire: Wire) -> None:
+    """The head of its answer had gone before the end was announced: its client may send another request."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+    await app.read_until(b"\r\n\r\na")
+    wire.proxy.begin_drain()
+    await upstream.send(b"b")
+    await app.read_until(b"b")
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
     await upstream.send(OK)
-    answer = await busy.answer()
-    assert answer.headers["connection"] == "close"
+    assert (await app.answer()).headers["connection"] == "close"
     await wire.proxy.drained()
 
 

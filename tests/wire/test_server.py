@@ -125,11 +125,14 @@ async def test_a_listener_that_is_to_serve_https_is_its_route_s_too(wire: Wire, 
 
 
 async def test_only_the_connections_of_a_listener_that_is_gone_end(wire: Wire, another: Listener) -> None:
-    """Idle ones at once."""
+    """Idle ones after a second, in which a request that was on its way is served."""
     await wire.proxy.serve(another, None)
     gone, stays = await call(wire, another), await wire.app()
     assert [await status(wire, app) for app in (gone, stays)] == [404, 404]
     wire.proxy.stop_serving(another)
+    wire.clock.advance(0.5)
+    assert wire.proxy.connections == 2
+    wire.clock.advance(2.0)
     assert await gone.rest() == b""
     await stays.send(GET)
     upstream = await wire.upstream.accept()

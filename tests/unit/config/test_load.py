@@ -51,7 +51,7 @@ def test_precedence() -> None:
     }
     config = load(text, environ=environ, flags={"token_wait": "3s"}).config
     assert (config.token_wait, config.startup_wait, config.via) == (3.0, 1.0, False)
-    assert (config.drain.min, config.drain.max) == (0.0, 5.0)
+    assert (config.drain.min, config.drain.max) == (2.0, 5.0)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -205,15 +205,16 @@ def test_any_tree_is_a_configuration_or_a_config_error(tree: object) -> None:
 @pytest.mark.parametrize(
     ("environ", "given", "wanted"),
     [
-        ({}, "", (0.0, 8.0)),
+        ({}, "", (2.0, 8.0)),
         ({"K_SERVICE": "billing"}, "", (4.0, 8.0)),
         ({"K_SERVICE": "billing"}, "drain: {max: 2s}", (2.0, 2.0)),
         ({"K_SERVICE": "billing"}, "drain: {min: 0s}", (0.0, 8.0)),
-        ({"CLOUD_RUN_JOB": "nightly"}, "", (0.0, 8.0)),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "", (0.0, 25.0)),
+        ({}, "drain: {max: 1s}", (1.0, 1.0)),
+        ({"CLOUD_RUN_JOB": "nightly"}, "", (2.0, 8.0)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "", (4.0, 25.0)),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "drain: {min: 10s}", (10.0, 25.0)),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "drain: {max: 50s}", (0.0, 50.0)),
-        ({"K_SERVICE": "", "KUBERNETES_SERVICE_HOST": ""}, "", (0.0, 8.0)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "drain: {max: 50s}", (4.0, 50.0)),
+        ({"K_SERVICE": "", "KUBERNETES_SERVICE_HOST": ""}, "", (2.0, 8.0)),
     ],
 )
 def test_drain_follows_the_platform_where_nothing_is_said(
