@@ -8,6 +8,7 @@ then adopted or dropped.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, final
@@ -16,7 +17,7 @@ from sidecar.clock import Clock
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.listeners import ListenerConfig, ListenerTls
 from sidecar.config.models import Config
-from sidecar.proxy import certificates, listeners
+from sidecar.proxy import bind_faults, certificates, listeners
 from sidecar.proxy.certificates import Certificate, Certificates
 from sidecar.proxy.listeners import Listener, Settings
 from sidecar.routes import Route, RouteTable
@@ -227,11 +228,10 @@ def _bound(address: ListenAddress, what: str, there: list[Listener]) -> Sequence
     try:
         return listeners.bind(address, there)
     except OSError as error:
-        raise StartError(
-            f"{what}: {address} cannot be listened on: {error.strerror or error}. Is another sidecar running? "
-            "Choose another address, or stop what holds this one.",
-            EXIT_BIND,
-        ) from error
+        why = bind_faults.explain(
+            error, address, unprivileged_from=listeners.first_unprivileged_port(), uid=os.geteuid()
+        )
+        raise StartError(f"{what}: {address} cannot be listened on: {why}", EXIT_BIND) from error
 
 
 def _is_of(listener: Listener, address: ListenAddress) -> bool:

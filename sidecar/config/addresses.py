@@ -59,8 +59,13 @@ def parse_listen(text: object) -> ListenAddress:
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
             raise ValueError("a Unix socket needs an absolute path: `unix:/run/idtoken-sidecar/proxy.sock`")
-        if len(path.encode()) > 107:
-            raise ValueError("the path of a Unix socket has at most 107 bytes")
+        if not path.isprintable():
+            raise ValueError("the path of a Unix socket has no control characters")
+        if (size := len(path.encode())) > 107:
+            raise ValueError(
+                f"the path of a Unix socket has at most 107 bytes, and this one has {size}: choose a shorter one, such "
+                "as `unix:/run/idtoken-sidecar/proxy.sock`"
+            )
         return ListenAddress(path=path)
     authority = hosts.parse_authority(text)
     if authority.port is None:

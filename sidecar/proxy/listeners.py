@@ -2,7 +2,7 @@
 
 Owns the sockets' options and the Unix socket's file: its mode, the stale file a crash leaves behind, the
 live one of another process; sockets that systemd opened before. Called by the service before anything else
-starts, for the proxy's and the admin server's addresses alike. Raises OSError with a sentence for people.
+starts, for the proxy's and the admin server's addresses alike. Raises OSError with a number that `bind_faults` knows.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ BACKLOG = 2048
 """As many as a burst of app threads may open at once; the kernel caps it at somaxconn (4096 by default)."""
 
 _UNIX_MODE = 0o660
+
+_LIVE = "another process listens on this socket"
+_FIRST_UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
 class Listener(NamedTuple):
@@ -232,6 +235,15 @@ def _take(waiting: list[Listener], address: ListenAddress, wanted: str | tuple[s
     return None
 
 
+def first_unprivileged_port() -> int:
+    """The first port that a process without privileges may listen on."""
+    try:
+        with open(_FIRST_UNPRIVILEGED, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1024  # IPPORT_RESERVED, of old
+
+
 def _bind_tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -266,19 +278,35 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket file of a process that is gone; a live one, or another kind of file, is an error."""
+    """Remove the socket file of a process that is gone.
+
+    Else OSError: EADDRINUSE for one that a process listens on, EEXIST for another kind of file, EPERM for one whose owner
+    is somebody else.
+    """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
+        if os.path.lexists(path):
+            raise OSError(errno.EEXIST, "a link that leads nowhere") from None
         return
     if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, "the file exists and is not a socket; remove it or choose another path")
+        raise OSError(errno.EEXIST, "the file exists and is not a socket")
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Where so many wait already that it is full, connecting would wait, too.
+    probe.setblocking(False)
     try:
         probe.connect(path)
     except ConnectionRefusedError:
         os.unlink(path)
+    except PermissionError as error:
+        raise OSError(errno.EPERM, "the socket is another user's") from error
+    except BlockingIOError as error:
+        raise OSError(errno.EADDRINUSE, _LIVE) from error
+    except OSError as error:
+        if error.errno != errno.EPROTOTYPE:
+            raise
+        raise OSError(errno.EEXIST, "the socket is not one of streams") from error
     else:
-        raise OSError(errno.EADDRINUSE, "another process listens on this socket")
+        raise OSError(errno.EADDRINUSE, _LIVE)
     finally:
         probe.close()

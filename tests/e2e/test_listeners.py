@@ -17,7 +17,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.keys import Authority
-from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment
+from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +40,52 @@ async def test_an_address_that_others_reach_is_refused_without_allow_remote(tmp_
     assert process.returncode == 2
     assert b"listen: 0.0.0.0:0 can be reached from other machines" in said
     assert b"or set `allow_remote: true`" in said
+
+
+UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+"""Words before a command that is to have no capabilities, whoever runs the tests."""
+
+
+@pytest.mark.skipif(
+    bool(UNPRIVILEGED) and shutil.which("setpriv") is None, reason="root needs setpriv to be like others"
+)
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:1", "no permission: ports below"),
+        ("unix:{directory}/s", "no permission: this process (uid {uid}) may not write in {directory}."),
+        ("192.0.2.1:{port}", "this machine has no address 192.0.2.1"),
+    ],
+    ids=["privileged-port", "directory", "foreign-address"],
+)
+async def test_why_it_cannot_listen_is_told_apart(tmp_path: Path, address: str, says: str) -> None:
+    """In one line on stderr, with exit code 3."""
+    if address == "127.0.0.1:1" and _first_unprivileged() <= 1:
+        pytest.skip("here every process may listen on every port (net.ipv4.ip_unprivileged_port_start)")
+    with TemporaryDirectory(dir="/tmp") as name:
+        os.chmod(name, 0o500)
+        known = {"directory": name, "uid": os.geteuid(), "port": free_port()}
+        file = tmp_path / "config.yaml"
+        listen = address.format(**known)
+        file.write_text(f"listen: '{listen}'\nadmin: localhost:0\nallow_remote: on\n{ROUTES}")
+        process = await asyncio.create_subprocess_exec(
+            *(*UNPRIVILEGED, *COMMAND, "run", "--config", str(file)),
+            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            env=clean_environment(),
+        )
+        async with asyncio.timeout(LIMIT):
+            said = (await process.communicate())[1].decode()
+    assert process.returncode == 3
+    assert said.startswith(f"idtoken-sidecar: listen: {listen} cannot be listened on: {says.format(**known)}")
+    assert said.count("\n") == 1
+
+
+def _first_unprivileged() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except OSError:
+        return 1024
 
 
 async def test_listeners_that_others_reach_are_named_in_warnings(

@@ -309,8 +309,8 @@ async def test_half_of_the_new_address_is_somebody_elses(world: World, unused_tc
         status, body = await world.reload()
         assert status == 422
         assert body["detail"] == (
-            f"listen of route `a`: localhost:{port} cannot be listened on: Address already in use. "
-            "Is another sidecar running? Choose another address, or stop what holds this one."
+            f"listen of route `a`: localhost:{port} cannot be listened on: the port is in use: another process "
+            f"listens there, maybe another sidecar (`ss -ltnp 'sport = :{port}'` shows it). Stop it, or choose another port."
         )
         assert (await ask(port, "GET", "/x"))[0] == 200
     assert await world.reload() == (200, {"result": "ok", "detail": ""})

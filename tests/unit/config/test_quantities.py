@@ -71,6 +71,16 @@ def test_addresses_are_written_as_they_are_read(text: str) -> None:
     assert str(parse_listen(text)) == text
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("/" + "a" * 107, "at most 107 bytes, and this one has 108"), ("/a\0b", "no control characters")],
+)
+def test_a_unix_sockets_path_is_one_that_the_system_takes(path: str, says: str) -> None:
+    """sun_path of unix(7); a zero byte would come out as a traceback at start."""
+    with pytest.raises(ValueError, match=says):
+        parse_listen(f"unix:{path}")
+
+
 CLASHES = [
     ("localhost:1", "127.0.0.1:1", True),
     ("localhost:1", "[::1]:1", True),
