@@ -40,7 +40,7 @@ from sidecar.terminal import printable
 F = TypeVar("F", bound=Callable[..., Any])
 
 _EXIT_CODES = (
-    "\b\nExit codes: 0 done, told to stop · 1 not ready, not verified · 2 configuration · 3 an address that can't be listened on"
+    "\b\nExit codes: 0 done, told to stop · 1 not ready, not verified · 2 configuration · 3 an address can't be used"
     " · 4 no token for a required route"
 )
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

@@ -44,19 +44,28 @@ class Reloader:
         self._source = source
         self._lock = asyncio.Lock()
         self._watch = FileWatch({}, clock, lambda _: self.request())
+        self._has_started = False
+        self._was_asked = False
+        """Before the service had started."""
         service.reloader = self._reload
 
     def start(self) -> None:
-        """Begin to watch the file."""
+        """Begin to watch the file; the service has started."""
+        self._has_started = True
         if self._source.file is not None:
             self._watch.watch({_FILE: self._source.file}, {_FILE: self._source.stamp})
+        if self._was_asked:
+            self.request()
 
     def stop(self) -> None:
         """Watch no more."""
         self._watch.stop()
 
     def request(self) -> None:
-        """Reload soon; called by the watch and by SIGHUP."""
+        """Reload soon, or once the service has started; called by the watch and by SIGHUP."""
+        if not self._has_started:
+            self._was_asked = True
+            return
         self._tasks.spawn(self._service.reload(), name="reload")
 
     async def _reload(self) -> Reloaded:

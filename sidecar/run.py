@@ -118,15 +118,17 @@ async def _serve(
         service.request_quit(at_once=number == signal.SIGINT)
         systemd.notify(environ, "STOPPING=1")
 
-    await service.start()
-    if reloader is not None:
-        reloader.start()
     if then is None:
+        # Before it starts: a signal's default is to end the process in the middle of that.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told, number)
         loop.add_signal_handler(signal.SIGUSR1, service.set_log_level, None)
         if reloader is not None:
             loop.add_signal_handler(signal.SIGHUP, reloader.request)
+    await service.start()
+    if reloader is not None:
+        reloader.start()
+    if then is None:
         if environ.get("NOTIFY_SOCKET"):
             tasks.spawn(_tell_ready(service, environ), name="tell systemd")
         await service.run()

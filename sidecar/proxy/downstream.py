@@ -846,8 +846,8 @@ class DownstreamConnection(asyncio.Protocol):
         return self.proxy.is_leaving or self.owner.closing
 
     def drain(self, since_mono: float) -> None:
-        """Shut down: after the current answer, or where there is none, after the next one. Where no request comes within
-        `LEAVE_TIME` after `since_mono`, when answers began to say `Connection: close`, `sweep` closes it."""
+        """Shut down: after the current answer, or where there is none, after the next one. Where none is asked for
+        within `LEAVE_TIME` after `since_mono`, when answers began to say `Connection: close`, `sweep` closes it."""
         if self.state is OPEN and self.current is None:
             self._quiet_since_mono = max(self._quiet_since_mono, since_mono)
 

@@ -280,8 +280,8 @@ def _bind_unix(path: str) -> socket.socket:
 def _remove_stale(path: str) -> None:
     """Remove the socket file of a process that is gone.
 
-    Else OSError: EADDRINUSE for one that a process listens on, EEXIST for another kind of file, EPERM for one whose owner
-    is somebody else.
+    Else OSError: EADDRINUSE for one that a process listens on, EEXIST for another kind of file, EPERM for one that is
+    another user's.
     """
     try:
         mode = os.stat(path).st_mode

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -442,3 +443,51 @@ async def test_a_signal_and_a_request_change_the_log_level(start: Start, google:
     entry = await sidecar.logged("request", route="svc")
     assert entry["logging.googleapis.com/trace"] == trace
     assert entry["logging.googleapis.com/spanId"] == span
+
+
+STARTING = """
+import gc, os, signal, sys
+from sidecar.cli import main
+from sidecar.service import Service
+
+where, name = sys.argv.pop(1), getattr(signal, sys.argv.pop(1))
+start = Service.start
+
+async def signalled(self):
+    os.kill(os.getpid(), name)
+    await start(self)
+
+if where == "first":
+    Service.start = signalled
+else:
+    gc.freeze = lambda: os.kill(os.getpid(), name)
+main()
+"""
+"""The command, with a signal as the first or the last thing that happens in its start."""
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+async def test_a_signal_while_it_starts_is_heard(tmp_path: Path, where: str, name: str) -> None:
+    """`listening` is logged before the start is over: whoever stops it then finds it ended with exit code 0. One that asks
+    for another configuration is heard when it serves."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "{listen: 'localhost:0', admin: 'localhost:0', log_format: json, drain: {min: 0s},"
+        " routes: [{name: a, upstream: 'https://a.example', prefetch: off}]}"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STARTING, where, name, "run", "--config", str(file)),
+        stdout=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    assert process.stdout is not None
+    messages = []
+    async with asyncio.timeout(LIMIT):
+        async for line in process.stdout:
+            messages.append(json.loads(line)["message"])
+            if messages[-1] == "configuration reloaded":
+                process.send_signal(signal.SIGINT)
+        code = await process.wait()
+    assert (code, messages[-1]) == (0, "stopped")
+    assert ("configuration reloaded" in messages) == (name == "SIGHUP")
