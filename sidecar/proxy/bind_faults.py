@@ -54,8 +54,8 @@ def _unix(error: OSError, path: str, uid: int) -> str:
         case errno.EADDRINUSE:
             shown = _shown("shows it", "ss", "-lxp", "src", path)
             return (
-                f"the socket is in use: another process listens on it, maybe another sidecar{shown}. Stop it, or choose "
-                "another path."
+                f"the socket is in use: another process listens on it, maybe another sidecar{shown}. Stop it, or "
+                "choose another path."
             )
         case errno.EEXIST:
             return "what is there is not a socket that can be replaced. Remove it, or choose another path."
@@ -70,14 +70,14 @@ def _unix(error: OSError, path: str, uid: int) -> str:
         case errno.EACCES:
             shown = _shown("", "chown", str(uid), directory)
             return (
-                f"no permission: this process (uid {uid}) may not write in {directory}. Give it the directory{shown}, or "
-                "choose another path."
+                f"no permission: this process (uid {uid}) may not write in {directory}. Give it the directory{shown}, "
+                "or choose another path."
             )
         case errno.EPERM:
             shown = _shown("", "rm", path)
             return (
-                f"no permission: a socket of another user is there, which this process (uid {uid}) may neither call nor "
-                f"remove. Remove it if nobody listens on it{shown}, or choose another path."
+                f"no permission: a socket of another user is there, which this process (uid {uid}) may neither call "
+                f"nor remove. Remove it if nobody listens on it{shown}, or choose another path."
             )
         case errno.EROFS:
             return (
