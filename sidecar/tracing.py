@@ -15,11 +15,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
+from sidecar.repeats import Pace
 from sidecar.trace import read_trace
 
 INSTALL: Final = "pip install 'idtoken-sidecar[otel]'"
 _EXPORT_TIMEOUT: Final = 5.0
-_LOG_INTERVAL: Final = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -130,14 +130,15 @@ class _OnceAMinute(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._said_mono = float("-inf")
+        self._pace = Pace()
 
     def emit(self, record: logging.LogRecord) -> None:
         now_mono = time.monotonic()  # noqa: TID251  # in a thread of OpenTelemetry's, about its own log
-        if now_mono - self._said_mono >= _LOG_INTERVAL:
-            self._said_mono = now_mono
+        untold = self._pace.take(now_mono)
+        if untold is not None:
             _log.warning(
-                "spans are lost: the collector can't be reached", extra={"fields": {"by": record.name}}
+                "spans are lost: the collector can't be reached",
+                extra={"fields": {"by": record.name, "untold": untold or None}},
             )
 
 

@@ -37,6 +37,7 @@ from sidecar.proxy import peer_credentials, tls
 from sidecar.proxy.callers import peer_refused, peer_unknown
 from sidecar.proxy.faults import Faults
 from sidecar.proxy.listeners import BACKLOG, Listener, Owner
+from sidecar.repeats import Paces
 from sidecar.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -46,9 +47,6 @@ _AT_ONCE: Final = 64
 
 _RETRY: Final = 0.25
 """Seconds until accepting is tried again after a shortage: what frees descriptors need not be a connection's end."""
-
-_QUIET: Final = 60.0
-"""Seconds between two log entries about the same thing."""
 
 _SHORT: Final = {
     **dict.fromkeys(descriptors.EXHAUSTED, Pause.DESCRIPTORS),
@@ -110,7 +108,7 @@ class Acceptors:
         self._in_shortage = False
         """Since the first failure, until a connection could be accepted again."""
         self._timer: TimerHandle | None = None
-        self._logged_mono: dict[str, float] = {}
+        self._paces = Paces[str]()
 
     def add(self, listener: Listener, owner: Owner) -> None:
         """Accept by this listener from now on."""
@@ -258,13 +256,9 @@ class Acceptors:
 
     def log(self, level: int, message: str, fields: dict[str, object], *, about: str = "") -> None:
         """Log, but the same thing not more than once a minute."""
-        now_mono = self.clock.mono()
-        key = message + about
-        if now_mono - self._logged_mono.get(key, -_QUIET) >= _QUIET:
-            if len(self._logged_mono) > 1000:
-                self._logged_mono.clear()
-            self._logged_mono[key] = now_mono
-            _log.log(level, message, extra={"fields": fields})
+        untold = self._paces.take(message + about, self.clock.mono())
+        if untold is not None:
+            _log.log(level, message, extra={"fields": {**fields, **({"untold": untold} if untold else {})}})
 
     def _count_pause(self, reason: Pause, fields: dict[str, object]) -> None:
         self.stats.paused[reason] = self.stats.paused.get(reason, 0) + 1
