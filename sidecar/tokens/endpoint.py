@@ -76,6 +76,8 @@ class Endpoint(NamedTuple):
     """IAM: the member that asks (`serviceAccount:E-MAIL`), where it is known."""
     method: str = ""
     """IAM: what is called, such as `generateIdToken`."""
+    served: bool = False
+    """METADATA: whether it has answered before."""
     login: str = ""
     """LOGIN: the command that logs in again."""
 

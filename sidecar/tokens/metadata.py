@@ -35,6 +35,13 @@ ABSENT: Final = (
     "that no network policy blocks 169.254.169.254."
 )
 
+SERVED_BEFORE: Final = (
+    "It has given tokens to this process before, so something has changed: see whether the metadata server still "
+    "answers on this machine, and whether a network policy or firewall blocks 169.254.169.254. The sidecar goes on "
+    "trying; `idtoken-sidecar renew` tries at once."
+)
+"""Instead of `ABSENT` and its like, once a token has come."""
+
 
 @final
 class MetadataGrant(Grant):
@@ -106,7 +113,9 @@ class MetadataGrant(Grant):
 
             credentials = Credentials(scopes=list(scopes))  # type: ignore[no-untyped-call]
             transport = flight.open(self._endpoint, origin=self._origin)
-            return access_token_in(refresh(credentials, transport, self._endpoint), self._endpoint)
+            answer = refresh(credentials, transport, self._endpoint)
+            self._has_served()
+            return access_token_in(answer, self._endpoint)
         answer = self._get(flight, "token", {"scopes": ",".join(scopes)} if scopes else {})
         return access_token_in(answer, self._endpoint)
 
@@ -121,7 +130,14 @@ class MetadataGrant(Grant):
         transport = flight.open(self._endpoint, origin=self._origin)
         path = f"/computeMetadata/v1/instance/service-accounts/{quote(self._account, safe='@')}/{what}"
         url = f"http://{self._origin}{path}" + (f"?{urlencode(query)}" if query else "")
-        return transport(url, headers={"metadata-flavor": "Google"})
+        answer = transport(url, headers={"metadata-flavor": "Google"})
+        self._has_served()
+        return answer
+
+    def _has_served(self) -> None:
+        """From now on advice need not ask whether there is a metadata server, or an account, at all."""
+        if not self._endpoint.served:
+            self._endpoint = self._endpoint._replace(absent=SERVED_BEFORE, served=True)
 
     def _id_token_over_mutual_tls(self, flight: Flight, audience: str) -> Fetched:
         from google.auth.compute_engine import IDTokenCredentials
@@ -131,6 +147,7 @@ class MetadataGrant(Grant):
             None, audience, use_metadata_identity_endpoint=True, bind_id_token=False
         )
         answer = refresh(credentials, flight.open(self._endpoint, origin=self._origin), self._endpoint)
+        self._has_served()
         return Fetched(answer.data.decode("utf-8", "replace"), self._endpoint, answer)
 
 

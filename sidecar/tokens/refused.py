@@ -39,6 +39,14 @@ def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
 
 
 def _refused_by_metadata(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    if answer.status == 404 and endpoint.served:
+        return _error(
+            endpoint,
+            answer,
+            Reason.NO_SERVICE_ACCOUNT,
+            f"It knows the {endpoint.subject} no more, and did before: see whether that was taken from this instance "
+            "or service, or deleted; on GKE, whether the Kubernetes service account is still bound to it.",
+        )
     if answer.status == 404:
         return _error(
             endpoint,

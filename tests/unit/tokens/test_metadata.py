@@ -115,3 +115,35 @@ async def test_strict_mutual_tls_never_falls_back(
         await source(grant(google, GCE_METADATA_MTLS_MODE="strict")).mint(key)
     assert caught.value.reason is Reason.CREDENTIAL_INVALID
     assert google.metadata.endpoint.arrived == 0
+
+
+@pytest.mark.parametrize("key", [ID, ACCESS], ids=["id", "access"])
+async def test_once_it_has_worked_nobody_is_asked_whether_this_is_google_cloud(
+    google: Emulator, key: TokenKey
+) -> None:
+    """Before the first token that is the likeliest cause of a server that does not answer; afterwards it is none."""
+    it = source(grant(google))
+    await google.stop(google.metadata.app)
+    with pytest.raises(SidecarError, match=r"Not on Google Cloud\?"):
+        await it.mint(key)
+    await google.start(google.metadata.app)
+    await it.mint(key)
+    await google.stop(google.metadata.app)
+    with pytest.raises(SidecarError, match="It has given tokens to this process before") as found:
+        await it.mint(key)
+    assert "Google Cloud?" not in found.value.detail
+    assert "idtoken-sidecar renew" in found.value.detail
+
+
+async def test_an_account_that_was_taken_away_is_not_asked_to_be_attached(raw: RawEndpoint) -> None:
+    """Before the first token there may never have been one; afterwards it was there."""
+    it = source(MetadataGrant({"GCE_METADATA_HOST": raw.origin}))
+    raw.behaviour = http(404)
+    with pytest.raises(SidecarError, match="attach a service account"):
+        await it.mint(ID)
+    raw.behaviour = http(200, jwt(AUDIENCE, issued=0.0, expires=3600.0).encode())
+    await it.mint(ID)
+    raw.behaviour = http(404)
+    with pytest.raises(SidecarError, match="no more, and did before") as found:
+        await it.mint(ID)
+    assert found.value.reason is Reason.NO_SERVICE_ACCOUNT
