@@ -160,7 +160,8 @@ class Bindings:
         for listener, _, _ in self.uses:
             if listener.address.is_remote:
                 _log.warning(
-                    "this listener is reachable from other machines: whoever reaches it calls with this identity",
+                    f"the listener {listener} is reachable from other machines: "
+                    "whoever reaches it calls with this identity",
                     extra={"fields": {"listen": str(listener)}},
                 )
         for listener in self.admin:
@@ -168,11 +169,16 @@ class Bindings:
                 # Not refused: kubelet and Prometheus come by the pod's address, no page shows a token, and what
                 # changes anything is for callers of this machine only.
                 _log.warning(
-                    "the admin server is reachable from other machines: they can read metrics and status",
+                    f"the admin server {listener} is reachable from other machines: they can read metrics and status",
                     extra={"fields": {"admin": str(listener)}},
                 )
         where = {"listen": self.shared(), "admin": [str(listener) for listener in self.admin]}
-        _log.info("listening", extra={"fields": {**where, "routes": list(routes), "version": version}})
+        on = ", ".join(where["listen"]) or "no shared address"
+        served = f"{len(routes)} route{'s' if len(routes) != 1 else ''}"
+        _log.info(
+            f"listening on {on} for {served}, admin on {', '.join(where['admin'])}",
+            extra={"fields": {**where, "routes": list(routes), "version": version}},
+        )
 
     def _read_certificates(self, config: Config, table: RouteTable) -> dict[ListenerTls, Certificate]:
         """What the listeners of a configuration show; StartError for files that can't be used."""

@@ -29,7 +29,7 @@ from sidecar.config.models import Config
 from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_audience
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.diagnosis import Cause, asks_to_sign_in, may_tell, not_let_in
-from sidecar.proxy.refusals import RecentError
+from sidecar.proxy.outages import ErrorGroup
 from sidecar.routes import Destination, Route, RouteTable
 from sidecar.service import Service
 from sidecar.start_error import StartError
@@ -291,7 +291,7 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
     # What a refusal means stands in its body, which HEAD does not get; and some services know GET only.
     for method in ("HEAD", "GET"):
         answer = _Answer()
-        known = service.recent_errors()[:1]
+        known = service.errors()
         try:
             async with asyncio.timeout(limit):
                 await _exchange(answer, socket, f"{method} {path} HTTP/1.1", named)
@@ -310,15 +310,15 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
     return step
 
 
-def _own_error(service: Service, route: Route, known: Sequence[RecentError]) -> SidecarError | None:
-    """What the sidecar itself has answered, or broken off for, since `known` was its last error: by its own account,
+def _own_error(service: Service, route: Route, known: Sequence[ErrorGroup]) -> SidecarError | None:
+    """What the sidecar itself has answered, or broken off for, since its errors were `known`: by its own account,
     whatever came back."""
-    for entry in service.recent_errors():
-        if known and entry is known[0]:
-            break
+    before = {(group.route, group.reason): group.times for group in known}
+    for group in service.errors():
         # Where an answer is longer than is looked at, `check` itself is the app that left.
-        if entry.route in ("", route.name) and entry.error.reason is not Reason.CLIENT_GONE:
-            return entry.error
+        if group.route in ("", route.name) and group.reason is not Reason.CLIENT_GONE:
+            if group.times > before.get((group.route, group.reason), 0):
+                return SidecarError(group.reason, group.detail, command=group.command)
     return None
 
 

@@ -180,7 +180,10 @@ class Child:
             await asyncio.sleep(_READY_POLL)
         missing = [token.key.audience for token in service.token_statuses() if token.expires_at is None]
         if missing and self._stopped_early is None:
-            _log.warning("starting the command without all tokens", extra={"fields": {"missing": missing}})
+            _log.warning(
+                f"starting the command without all tokens: none for {', '.join(missing)}",
+                extra={"fields": {"missing": missing}},
+            )
 
     def _forward(self, number: signal.Signals) -> None:
         if self._process is None:

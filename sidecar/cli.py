@@ -129,7 +129,7 @@ _LINES = 500
 _SECTIONS = (
     ("Run it", ("run", "exec")),
     ("Find out what is wrong", ("check", "explain", "token", "config")),
-    ("Talk to one that runs", ("wait", "healthcheck", "reload", "quit")),
+    ("Talk to one that runs", ("wait", "healthcheck", "renew", "reload", "quit")),
     ("Deploy it", ("manifest", "completion")),
     ("Try it without Google Cloud", ("demo", "emulator")),
 )
@@ -142,6 +142,7 @@ _SHORT = {
     "config": "Validate or show a configuration, print its schema.",
     "wait": "Wait until it is ready.",
     "healthcheck": "Exit with 0 if it is ready.",
+    "renew": "Have it fetch tokens now.",
     "reload": "Have it read its configuration again.",
     "quit": "Have it finish what is in flight and end.",
     "manifest": "Print what a platform needs, and the grants.",
@@ -789,23 +790,68 @@ def wait(admin: str | None, file: str | None, timeout: str) -> None:
 @_admin
 @click.option("--live", is_flag=True, help="Ask whether it lives, not whether it is ready.")
 def healthcheck(admin: str | None, file: str | None, live: bool) -> None:
-    """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes."""
+    """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes.
+
+    It says which tokens are missing, too. That does not change the exit code: to restart a sidecar mends no token.
+    """
     import http.client
 
     from sidecar.probe import ask, readiness
 
     address = _admin_address(admin, file)
+    shortfall = ""
     if live:
         try:
             why = None if ask(address, "GET", "/healthz/live").status == 200 else "it is not alive"
         except (OSError, http.client.HTTPException) as error:
             why = f"nothing answers at {address} ({error})"
     else:
-        why = readiness(address)
+        why, shortfall = readiness(address)
     if why is not None:
         _say(_one_line(why), err=True)
         sys.exit(1)
-    click.echo("ok")
+    _say(f"ready; {_one_line(shortfall)}" if shortfall else "ok")
+
+
+@main.command("renew", epilog=_EXIT_CODES)
+@_admin
+@click.argument("route", required=False, shell_complete=_complete_route)
+def renew(admin: str | None, file: str | None, route: str | None) -> None:
+    """Have a sidecar fetch the tokens of a route now, or of all routes, and say what came of it.
+
+    \b
+    idtoken-sidecar renew billing
+
+    For when the cause of failed fetches is mended: otherwise the sidecar tries again by itself. The tokens that it has
+    are used until others are there. The same can be asked for every five seconds.
+    """
+    import http.client
+    from urllib.parse import urlencode
+
+    from sidecar.probe import ask
+
+    address = _admin_address(admin, file)
+    query = f"?{urlencode({'route': route})}" if route is not None else ""
+    try:
+        reply = ask(address, "POST", f"/renew{query}", timeout=60.0)
+    except (OSError, http.client.HTTPException) as error:
+        _say(f"nothing answers at {address} ({_one_line(str(error))})", err=True)
+        sys.exit(1)
+    tokens, detail = reply.document.get("tokens"), reply.document.get("detail")
+    if not isinstance(tokens, list):
+        known = isinstance(detail, str)
+        said = detail if known else f"what answers at {address} ({reply.status}) is no sidecar's admin server"
+        _say(_one_line(str(said)), err=True)
+        sys.exit(1)
+    for token in tokens:
+        if isinstance(token, dict):
+            failed = token.get("result") != "ok"
+            what = f"{token.get('reason')}: {token.get('detail')}" if failed else "renewed"
+            _say(_one_line(f"{token.get('route')}: {token.get('audience')}: {what}"), err=failed)
+    if not tokens:
+        _say("no token is in use there")
+    if reply.status != 200:
+        sys.exit(1)
 
 
 @main.command("quit", epilog=_EXIT_CODES)

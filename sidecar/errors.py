@@ -8,9 +8,12 @@ from it here and nowhere else. Pure: no I/O, no clock.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from sidecar.terminal import printable
+
+GONE: Final = 499
+"""The status of a request whose app left before the answer: in logs and metrics, since nobody is left to read it."""
 
 
 class Source(StrEnum):
@@ -118,7 +121,7 @@ class Meaning(NamedTuple):
     """How a reason looks from outside."""
 
     status: int
-    """The HTTP status of the answer; 499 is for logs and metrics only: nobody is left to read it."""
+    """The HTTP status of the answer, or `GONE`."""
     proxy_status: str
     """The `error` parameter of Proxy-Status, from the registry of RFC 9209 section 2.3."""
     source: Source
@@ -155,9 +158,9 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.LOOP: Meaning(
         508, "proxy_loop_detected", Source.APP, "The request came round to this instance again"
     ),
-    Reason.CLIENT_GONE: Meaning(499, "connection_terminated", Source.APP, "The app left before the answer"),
+    Reason.CLIENT_GONE: Meaning(GONE, "connection_terminated", Source.APP, "The app left before the answer"),
     Reason.CLIENT_STALLED: Meaning(
-        499, "connection_write_timeout", Source.APP, "The app stopped taking the answer"
+        GONE, "connection_write_timeout", Source.APP, "The app stopped taking the answer"
     ),
     Reason.DNS_FAILED: Meaning(
         502, "dns_error", Source.UPSTREAM, "The upstream's name could not be resolved"

@@ -49,7 +49,8 @@ class Process:
             self._set("core", (0, 0))
         self._notes["core"] = resource.getrlimit(resource.RLIMIT_CORE)
         self._notes["files"] = resource.getrlimit(resource.RLIMIT_NOFILE)
-        _log.debug("process limits", extra={"fields": self._notes})
+        limits = ", ".join(f"{name} {value}" for name, value in self._notes.items())
+        _log.debug(f"process limits: {limits}", extra={"fields": self._notes})
 
     @contextmanager
     def as_found(self) -> Iterator[None]:

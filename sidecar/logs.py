@@ -2,7 +2,8 @@
 
 Owns the one log handler of the process, its two forms (Google Cloud LogEntry JSON, a line of text), the
 access log and the redaction net. `service` calls `configure` once and hands `AccessLog` to the data path;
-every other module only uses `logging`: a fixed sentence as message, values in `extra={"fields": {…}}`.
+every other module only uses `logging`: a sentence as message that tells a person the event by itself (it begins with
+the same words each time), and the values once more in `extra={"fields": {…}}`, for programs.
 
 It may not raise into a caller, whatever became of the stream, nor keep the event loop waiting for it (`log_sink`), and
 nothing it writes holds a token or a
@@ -23,6 +24,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO, final
 
+from sidecar.errors import GONE
 from sidecar.log_sink import LogSink, Loss, loss_of
 from sidecar.terminal import printable
 
@@ -203,11 +205,12 @@ class TextFormatter(logging.Formatter):
         if self._colour and record.levelname in _COLOURS:
             level = f"{_COLOURS[record.levelname]}{level}\x1b[0m"
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        words = [_printable(redact(record.getMessage()))]
+        message = record.getMessage()
+        words = [_printable(redact(message))]
         for key, value in _fields(record).items():
             if key == "httpRequest" and isinstance(value, Mapping):
-                words += [_printable(redact(str(value.get(part, "-")))) for part in _REQUEST_WORDS]
-            elif value is not None:
+                words.append(_printable(redact(str(value.get("latency", "-")))))
+            elif value is not None and not (key in _SAID and str(value) in message):
                 words.append(f"{_printable(key)}={_quoted(redact(str(value)))}")
         trace = _stack_trace(record)
         tail = ["\n".join(map(_printable, redact(trace).splitlines()))] if trace else []
@@ -233,6 +236,15 @@ class AccessLog:
         self._due = 0.0
         self._project = project
 
+    @property
+    def collapses(self) -> bool:
+        """Whether answers that the sidecar makes itself have one line a minute for a route and reason.
+
+        A flood of them says nothing more. Mode `all` has a line for each, unless it takes a sample: that is of good
+        requests.
+        """
+        return self._mode != "all" or self._sample < 1.0
+
     def wants(self, status: int, own_answer: bool) -> bool:
         """Whether a request that ended like this is logged.
 
@@ -240,7 +252,7 @@ class AccessLog:
         (499) was given no answer; closing a stream is how many of them end.
         """
         if self._mode == "errors":
-            return status >= 500 or (own_answer and status >= 400 and status != 499)
+            return status >= 500 or (own_answer and status >= 400 and status != GONE)
         if self._mode != "all":
             return False
         if status >= 500 or (own_answer and status >= 400) or self._sample >= 1.0:
@@ -267,13 +279,14 @@ class AccessLog:
         detail: str | None = None,
         upstream: str | None = None,
         trace: Trace | None = None,
+        untold: int = 0,
     ) -> None:
         """Log one request that `wants` said yes to.
 
         `target` is the request target as received (its query is cut off unless asked for), `sent` and
         `received` are body bytes to and from the upstream, durations are in seconds; `own_duration` is None
         where the request never reached an upstream connection, `reason` and `detail` are None for a forwarded
-        answer.
+        answer; `untold` is how many requests like it had no line.
         """
         path = target if self._log_query else target.partition("?")[0]
         fields: dict[str, Any] = {
@@ -301,8 +314,23 @@ class AccessLog:
             fields["logging.googleapis.com/trace_sampled"] = trace.sampled
             if trace.span_id:
                 fields["logging.googleapis.com/spanId"] = trace.span_id
-        level = logging.INFO if status < 500 and reason is None else logging.WARNING
-        _access_log.log(level, "request", extra={"fields": fields})
+        if untold:
+            fields["untold"] = untold
+        level = logging.INFO if status == GONE or (status < 500 and reason is None) else logging.WARNING
+        says = _request_in_words(method, path, route, status, reason, detail, untold)
+        _access_log.log(level, says, extra={"fields": fields})
+
+
+def _request_in_words(
+    method: str, path: str, route: str, status: int, reason: str | None, detail: str | None, untold: int
+) -> str:
+    asked = " ".join(part for part in (method, path, f"by route `{route}`" if route else "") if part)
+    said = f"request {asked}: {status}" if asked else f"request: {status}"
+    if reason is not None:
+        said += f" {reason}"
+    if detail is not None:
+        said += f": {detail}"
+    return said + (f" ({untold} more like it since the last line)" if untold else "")
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
@@ -331,7 +359,8 @@ def _entry(record: logging.LogRecord) -> dict[str, Any]:
     return entry
 
 
-_REQUEST_WORDS = ("requestMethod", "requestUrl", "status", "latency")
+_SAID = ("detail", "command")
+"""Fields that most messages hold already."""
 _SEVERITIES = frozenset(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, final
 
+from sidecar.errors import GONE, MEANINGS, Reason
 from sidecar.log_sink import Loss
 
 METHODS = frozenset(
@@ -168,6 +169,22 @@ class RouteStats:
     def begun(self) -> int:
         """Requests so far, ended or not."""
         return sum(self.requests.values()) + self.in_flight
+
+    def answered_well(self) -> int:
+        """Answers with a status below 400."""
+        return sum(count for (_, status), count in self.requests.items() if 100 <= status < 400)
+
+    def upstream_errors(self) -> tuple[int, int]:
+        """Answers of the upstream's own with a 4xx, and with a 5xx status."""
+        found = {4: 0, 5: 0}
+        for (_, status), count in self.requests.items():
+            if status != GONE and status // 100 in found:
+                found[status // 100] += count
+        for reason, count in self.refused.items():
+            status = MEANINGS[Reason(reason)].status
+            if status != GONE:
+                found[status // 100] -= count
+        return found[4], found[5]
 
 
 class Pause(StrEnum):

@@ -1,10 +1,10 @@
 """Dates as text, and text as dates.
 
 Owns every reading of a date that came from outside, and the writing of one for people and programs. Called by what
-shows a moment or is told one: the status page, token endpoints' answers, gcloud, targets. Pure: it has no clock.
-Moments are Unix seconds. The rule: every function is total. What is no date is None, and a moment outside of the
-calendar is shown as its nearest end, so that one absurd number takes nothing down with it. Sources: RFC 3339, RFC 9110
-section 5.6.7.
+shows a moment or a duration, or is told one: the status page, the log, token endpoints' answers, gcloud, targets.
+Pure: it has no clock. Moments are Unix seconds. The rule: every function is total. What is no date is None, and a
+moment outside of the calendar is shown as its nearest end, so that one absurd number takes nothing down with it.
+Sources: RFC 3339, RFC 9110 section 5.6.7.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ def rfc3339(at: float) -> str:
     if not at >= _FIRST:  # NaN, too
         at = _FIRST
     return datetime.fromtimestamp(min(at, _LAST), UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def in_words(seconds: float) -> str:
+    """A duration in its two largest units, for people: `3 h 20 min`."""
+    whole = max(0, round(seconds))
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
 
 
 def from_rfc3339(text: object) -> float | None:

@@ -1,4 +1,4 @@
-"""Talking to a running sidecar's admin server: what `wait`, `healthcheck` and `quit` do.
+"""Talking to a running sidecar's admin server: what `wait`, `healthcheck`, `renew` and `quit` do.
 
 Slim images have no curl. Called by the commands; standard library only, so that a health check starts
 quickly, and proxies of the environment are never asked.
@@ -106,7 +106,7 @@ def wait_until_ready(
     began = time.monotonic()  # noqa: TID251  # a command of its own, without an event loop
     last: str | None = None
     while True:
-        why = readiness(address)
+        why = readiness(address).why
         if why is None:
             return None
         passed = time.monotonic() - began  # noqa: TID251
@@ -118,14 +118,24 @@ def wait_until_ready(
         time.sleep(_POLL)
 
 
-def readiness(address: ListenAddress) -> str | None:
-    """None if it is ready, else why not."""
+class Readiness(NamedTuple):
+    """What a sidecar says of itself."""
+
+    why: str | None
+    """Why it is not ready; None where it is."""
+    shortfall: str = ""
+    """Which tokens are missing, though it is ready."""
+
+
+def readiness(address: ListenAddress) -> Readiness:
+    """Ask whether it is ready."""
     try:
         reply = ask(address, "GET", "/healthz/ready")
     except (OSError, http.client.HTTPException) as error:
-        return f"nothing answers at {address} ({error})"
+        return Readiness(f"nothing answers at {address} ({error})")
     if reply.status == 200:
-        return None
+        shortfall = reply.document.get("shortfall")
+        return Readiness(None, shortfall if isinstance(shortfall, str) else "")
     reasons = reply.document.get("reasons")
     told = [it for it in reasons if isinstance(it, str)] if isinstance(reasons, list) else []
-    return "; ".join(told) or f"it answered {reply.status}"
+    return Readiness("; ".join(told) or f"it answered {reply.status}")

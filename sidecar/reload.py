@@ -71,12 +71,14 @@ class Reloader:
     async def _reload(self) -> Reloaded:
         async with self._lock:
             outcome = await self._outcome()
-        level = logging.ERROR if outcome.result == "error" else logging.INFO
+        if outcome.result == "error":
+            level, says = logging.ERROR, "configuration not reloaded: the old one stays in force"
+        else:
+            unchanged = outcome.result == "unchanged"
+            level, says = logging.INFO, "configuration reloaded" + (", and is the same" if unchanged else "")
         _log.log(
             level,
-            "configuration not reloaded: the old one stays in force"
-            if outcome.result == "error"
-            else "configuration reloaded",
+            f"{says}: {outcome.detail}" if outcome.detail else says,
             extra={"fields": {"result": outcome.result, "detail": outcome.detail or None}},
         )
         return outcome

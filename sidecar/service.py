@@ -30,7 +30,15 @@ from sidecar import descriptors, logs
 from sidecar.admin import exposition
 from sidecar.admin.app import AdminServer
 from sidecar.admin.history import INTERVAL, History
-from sidecar.admin.status import ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
+from sidecar.admin.status import (
+    ProcessStatus,
+    RouteStatus,
+    RouteTraffic,
+    Traffic,
+    document,
+    shortfall,
+    ways_in,
+)
 from sidecar.bindings import Bindings, Plan
 from sidecar.clock import Clock, SystemClock, process_cpu
 from sidecar.config.addresses import parse_listen
@@ -39,7 +47,7 @@ from sidecar.config.document import shown
 from sidecar.config.models import Config, Limits
 from sidecar.config.sharing import takes_persons
 from sidecar.config.targets import TokenKind
-from sidecar.errors import SidecarError
+from sidecar.errors import MEANINGS, SidecarError, Source
 from sidecar.explain import explain
 from sidecar.heap import Trimming, own_heap
 from sidecar.log_sink import Loss
@@ -56,8 +64,9 @@ from sidecar.proxy import listeners
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.answers import NAME
 from sidecar.proxy.dial import Dialer
+from sidecar.proxy.outages import ErrorGroup, Refusing
 from sidecar.proxy.pool import Pools
-from sidecar.proxy.refusals import LastRefusal, RecentError
+from sidecar.proxy.refusals import LastRefusal
 from sidecar.proxy.server import Proxy
 from sidecar.routes import Route, RouteTable
 from sidecar.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
@@ -66,6 +75,7 @@ from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.file_watch import FileWatch
 from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.renewals import Renewal, Renewals
 from sidecar.tokens.sources import Inspection, build_sources, inspect, unchanged
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
@@ -176,6 +186,7 @@ class Service:
             wait=config.token_wait,
             size=config.token_cache,
         )
+        self._renewals = Renewals(self._tokens, self._clock)
         self._environ = environ
         self._log_level: logs.Level = config.log_level
         self._file_watch = FileWatch(
@@ -243,7 +254,8 @@ class Service:
         self._listening = True
         self._loop.set_exception_handler(self._proxy.faults.from_loop)
         for name, source in self._sources.items():
-            _log.info("credential", extra={"fields": {"credential": name, "found": source.describe()}})
+            found = source.describe()
+            _log.info(f"credential `{name}`: {found}", extra={"fields": {"credential": name, "found": found}})
         for warning in warnings:
             _log.warning(warning)
         self._file_watch.start()
@@ -260,7 +272,10 @@ class Service:
         """Serve until `request_quit`, then drain and close; StartError where a required route gets no token in time."""
         await self._until_told()
         drain = self.config.drain
-        _log.info("draining", extra={"fields": {"connections": self._proxy.connections, "max": drain.max}})
+        _log.info(
+            f"draining: {self._proxy.connections} connections are open, and get at most {drain.max:g} s to end",
+            extra={"fields": {"connections": self._proxy.connections, "max": drain.max}},
+        )
         began_mono = self._clock.mono()
         with suppress(TimeoutError):
             async with asyncio.timeout(drain.min):
@@ -277,13 +292,15 @@ class Service:
                 extra={"fields": {"connections": self._proxy.connections, "max": drain.max}},
             )
         await self._close()
-        _log.info("stopped")
+        _log.info("stopped: no connection is open any more, and the sidecar ends")
 
     def set_log_level(self, level: logs.Level | None) -> logs.Level:
         """See `AdminView`."""
         self._log_level = level or ("debug" if self._log_level != "debug" else self.config.log_level)
         logs.set_level(self._log_level)
-        _log.warning("log level", extra={"fields": {"level": self._log_level}})
+        _log.warning(
+            f"log level: `{self._log_level}` from now on", extra={"fields": {"level": self._log_level}}
+        )
         return self._log_level
 
     def request_quit(self, *, at_once: bool = True) -> None:
@@ -301,7 +318,10 @@ class Service:
                 async with asyncio.timeout(self._startup_left()):
                     await self._stop.wait()
             if (fault := self.overdue()) is not None:
-                _log.error("a required route has no token: ending", extra={"fields": {"detail": str(fault)}})
+                _log.error(
+                    f"a required route has no token, and the sidecar ends: {fault}",
+                    extra={"fields": {"detail": str(fault)}},
+                )
                 await self._close()
                 raise fault
         await self._stop.wait()
@@ -447,7 +467,8 @@ class Service:
             except SidecarError as error:
                 fields = {"credential": key.credential, "audience": key.audience, "reason": str(error.reason)}
                 _log.warning(
-                    "no token before the switch", extra={"fields": {**fields, "detail": error.detail}}
+                    f"no token for `{key.audience}` before the switch to another configuration: {error}",
+                    extra={"fields": {**fields, "detail": error.detail}},
                 )
 
         with suppress(TimeoutError):
@@ -493,9 +514,9 @@ class Service:
         """What this route's target refused last."""
         return self._proxy.refusals.last(route)
 
-    def recent_errors(self) -> Sequence[RecentError]:
-        """The last answers that the sidecar made itself, and those that it broke off, newest first."""
-        return self._proxy.refusals.recent
+    def errors(self) -> Sequence[ErrorGroup]:
+        """The answers that the sidecar made itself, and those that it broke off, by route and reason."""
+        return self._proxy.outages.errors()
 
     # admin.view.AdminView
 
@@ -533,6 +554,29 @@ class Service:
         self._was_ready = True
         return True, []
 
+    def shortfall(self) -> str:
+        """See `AdminView`."""
+        return shortfall(self._tokens.status())
+
+    async def renew(self, route: str | None) -> list[Renewal]:
+        """See `AdminView`."""
+        routes = [it for it in self._table.routes if route is None or it.name == route]
+        if not routes and route is not None:
+            raise KeyError(route)
+        fixed = {key: it.name for it in self._table.routes if (key := _fixed_key(it)) is not None}
+        kept = [status.key for status in self._tokens.status()]
+        keys = {key: name for key, name in fixed.items() if route in (None, name)}
+        # Those of a route that follows the request's host: whatever it has been asked for.
+        for it in routes:
+            if it.dynamic:
+                keys |= {key: it.name for key in kept if key.source is it.source and key not in fixed}
+        _log.info(
+            f"renewing {len(keys)} token{'s' if len(keys) != 1 else ''} now, as asked"
+            + (f" for route `{route}`" if route is not None else ""),
+            extra={"fields": {"route": route, "tokens": len(keys)}},
+        )
+        return await self._renewals.renew(keys)
+
     def _unready(self, route: Route) -> str | None:
         key = _fixed_key(route)
         if key is None or not route.config.prefetch:
@@ -560,10 +604,16 @@ class Service:
         traffic = Traffic(
             self._history.samples,
             [
-                RouteTraffic(name, sum(stats.requests.values()), stats.in_flight, sum(stats.refused.values()))
+                RouteTraffic(
+                    name,
+                    sum(stats.requests.values()),
+                    stats.in_flight,
+                    sum(stats.refused.values()),
+                    *stats.upstream_errors(),
+                )
                 for name, stats in self.routes()
             ],
-            self.recent_errors(),
+            self.errors(),
         )
         return document(
             process, routes, self._tokens.status(), traffic, now=self._clock.wall(), note=self.fault
@@ -604,6 +654,7 @@ class Service:
             target=fixed.target if fixed is not None else config.target,
             token=config.token,
             refusal=self.last_refusal(route.name),
+            refusing=self._refusing(route),
             ways_in=ways_in(
                 route.name,
                 self._table.hosts_of(route),
@@ -614,6 +665,14 @@ class Service:
                 secure=self.bindings.secure(),
             ),
         )
+
+    def _refusing(self, route: Route) -> Refusing | None:
+        found = self._proxy.outages.refusing(route.name)
+        key = _fixed_key(route)
+        if found is not None and key is not None and MEANINGS[found.reason].source is Source.TOKEN:
+            # Where no request has come since, the token tells whether one would be refused.
+            return None if self._tokens.is_served(key) else found
+        return found
 
     def nudge(self) -> None:
         """See `AdminView`."""

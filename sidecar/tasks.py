@@ -56,7 +56,8 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             if self._crashed is None:
-                _log.error("task crashed", exc_info=error, extra={"fields": {"task": task.get_name()}})
+                name = task.get_name()
+                _log.error(f"task `{name}` crashed", exc_info=error, extra={"fields": {"task": name}})
             else:
                 self._crashed(error)
         if self._ended is not None:

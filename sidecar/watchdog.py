@@ -21,6 +21,7 @@ from typing import Final, final
 
 from sidecar.clock import Clock, TimerHandle
 from sidecar.metrics import LoopStats, Stall
+from sidecar.repeats import Pace
 
 BEAT: Final = 1.0
 LATE: Final = 0.1
@@ -29,7 +30,6 @@ _TOLD: Final = 0.5
 """Seconds from which on a stall is logged."""
 _HANGS: Final = 5.0
 """Seconds after which it is logged without waiting for its end, which may never come."""
-_TELL_EVERY: Final = 60.0
 _DEPTH: Final = 8
 """Functions that are named, from the innermost outwards."""
 
@@ -68,8 +68,7 @@ class Watchdog:
         self._seen: tuple[float, float, str] | None = None
         """The beat that was late, how late the thread saw it, and where the loop was."""
         # for the log
-        self._told_mono = float("-inf")
-        self._untold = 0
+        self._pace = Pace()
 
     def start(self) -> None:
         """Begin; on the loop's thread."""
@@ -110,16 +109,21 @@ class Watchdog:
         self._stats.stalls[stall] += 1
         if lag < _TOLD:
             return
-        if now_mono - self._told_mono < _TELL_EVERY:
-            self._untold += 1
+        untold = self._pace.take(now_mono)
+        if untold is None:
             return
-        fields = {"stall": str(stall), "seconds": round(lag, 3), "untold": self._untold or None}
+        fields = {"stall": str(stall), "seconds": round(lag, 3), "untold": untold or None}
         if stall is Stall.BLOCKED:
             fields["where"] = where or None
-            _log.warning("the event loop was blocked", extra={"fields": fields})
+            _log.warning(
+                f"the event loop was blocked for {lag:.1f} s, and every request with it",
+                extra={"fields": fields},
+            )
         else:
-            _log.info("the process did not run", extra={"fields": fields})
-        self._told_mono, self._untold = now_mono, 0
+            _log.info(
+                f"the process did not run for {lag:.1f} s: it was stopped, or had no CPU",
+                extra={"fields": fields},
+            )
 
     # in the thread
 
@@ -140,7 +144,10 @@ class Watchdog:
                 if not told and hangs >= _HANGS and late < _HANGS:
                     told = True
                     fields = {"seconds": round(hangs, 3), "where": self._where()}
-                    _log.error("the event loop is blocked", extra={"fields": fields})
+                    _log.error(
+                        f"the event loop is blocked, for {hangs:.1f} s so far: no request is served",
+                        extra={"fields": fields},
+                    )
 
     def _where(self) -> str:
         """The functions that the loop's thread is in, innermost first: names and lines only, no values."""

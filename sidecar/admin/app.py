@@ -191,10 +191,14 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         answer = _problem(405, f"{request.path} takes {allowed}.")
         answer.headers["Allow"] = allowed
         return answer
-    except web.HTTPNotFound:
-        return _problem(404, "There is nothing at this path; / lists what there is.")
+    except web.HTTPNotFound as error:
+        said = error.text if request.match_info.http_exception is None else None
+        return _problem(404, said or "There is nothing at this path; / lists what there is.")
     except web.HTTPException as error:
-        return _problem(error.status, error.text or "")
+        answer = _problem(error.status, error.text or "")
+        if "Retry-After" in error.headers:
+            answer.headers["Retry-After"] = error.headers["Retry-After"]
+        return answer
 
 
 def _problem(status: int, detail: str) -> web.Response:
@@ -219,6 +223,7 @@ PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/metrics", _metrics, "Prometheus text, or OpenMetrics by Accept"),
     ("GET", "/status.json", _status, "routes, the ways in, and tokens without the tokens"),
     ("POST", "/reload", control.reload_configuration, "read the configuration again; from this machine only"),
+    ("POST", "/renew", control.renew_tokens, "?route=NAME: fetch tokens now; from this machine only"),
     ("POST", "/log-level", control.set_log_level, "?level=debug|info|warning|error; from this machine only"),
     ("POST", "/quit", control.quit_sidecar, "drain and exit; from this machine only"),
 )

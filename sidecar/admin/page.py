@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from sidecar.admin.status import UNSHOWN, Note
 from sidecar.errors import MEANINGS
+from sidecar.moments import in_words
 
 Document = Mapping[str, Any]
 
@@ -105,6 +106,8 @@ def _word(document: Document) -> tuple[str, str]:
         return "warn", "shutting down"
     if not document["ready"]:
         return "bad", "not ready"
+    if any(route.get("refusing") for route in document["routes"]):
+        return "bad", "ready, but routes refuse requests"
     if any(token.get("state") in ("expired", "missing", "failing") for token in document["tokens"]):
         return "bad", "ready, but tokens are missing"
     if document["configuration"]["last_error"] is not None:
@@ -116,7 +119,7 @@ def _state(document: Document) -> str:
     colour, word = _word(document)
     reload_error = document["configuration"]["last_error"]
     parts = [
-        f'<p><span class="state {colour}">{escape(word)}</span> up for {_duration(document["uptime"])}, '
+        f'<p><span class="state {colour}">{escape(word)}</span> up for {in_words(document["uptime"])}, '
         f"configuration read {_time(document['configuration']['read_at'])}, listening on "
         f"{', '.join(f'<code>{escape(address)}</code>' for address in document['listen']) or 'no shared address'}</p>"
     ]
@@ -155,9 +158,7 @@ def _broken_card(row: Document) -> str:
 
 
 def _broken_line(row: Document) -> str:
-    return (
-        f"<tr><td></td><td>{escape(str(row.get('route', '')))}</td><td></td><td></td><td>{UNSHOWN}</td></tr>"
-    )
+    return f"<tr><td>{escape(str(row.get('route', '')))}</td>{'<td></td>' * 5}<td>{UNSHOWN}</td></tr>"
 
 
 def _routes(routes: Sequence[Document], note: Note) -> str:
@@ -168,21 +169,36 @@ def _routes(routes: Sequence[Document], note: Note) -> str:
 def _route(route: Document) -> str:
     refusal = route["last_refusal"]
     ways = "\n".join(_way(way) for way in route["ways_in"])
-    refused = ""
-    if refusal is not None:
-        refused = _notice(
-            f"The target refused with {refusal['status']} {_time(refusal['at'])}: {_prose(refusal['detail'])}"
-            + _command(refusal),
+    refused = "" if refusal is None else _target_refused(refusal)
+    refusing = route["refusing"]
+    mark, why = "", ""
+    if refusing is not None:
+        mark = '<span class="bad">refuses requests</span>'
+        times = f"{refusing['count']} time{'s' if refusing['count'] != 1 else ''}"
+        why = _notice(
+            f"Since {_when(refusing['since'])}, {times}, last "
+            f"{_time(refusing['last_at'])}, requests are answered {refusing['status']} {_reason(refusing['reason'])}: "
+            f"{_prose(refusing['detail'])}" + _command(refusing),
             worse=True,
         )
-    return f"""<article class="card">
-<div class="top"><h3>{escape(route["name"])}</h3><span class="soft">{escape(route["target"])}</span></div>
-<dl>
+    return f"""<article class="card{" refusing" if refusing is not None else ""}">
+<div class="top"><h3>{escape(route["name"])}</h3>{mark}<span class="soft">{escape(route["target"])}</span></div>
+{why}<dl>
 <dt>goes to</dt><dd><code>{escape(route["upstream"])}</code></dd>
 <dt>{escape(route["token"])} token</dt><dd>by credential {escape(route["credential"])}, for <code>{escape(route["audience"])}</code></dd>
 </dl>
 <ul class="ways" aria-label="How to reach {escape(route["name"])}">{ways}</ul>
 {refused}</article>"""
+
+
+def _target_refused(refusal: Document) -> str:
+    """In red while nothing better has come from the target since."""
+    said = f"refused with {refusal['status']} {_time(refusal['at'])}"
+    good = refusal["good_since"]
+    if good:
+        answers = f"{good} good answer{'s' if good != 1 else ''}"
+        return f'<p class="soft">The target {said} ({escape(refusal["reason"])}), and has given {answers} since.</p>'
+    return _notice(f"The target {said}: {_prose(refusal['detail'])}" + _command(refusal), worse=True)
 
 
 def _way(way: Document) -> str:
@@ -233,11 +249,11 @@ def _life(token: Document) -> str:
     renew = None if token["renew_at"] is None else _moment(token["renew_at"])
     shade = "late" if left <= 0 else "fresh" if renew is None or now < renew else "stale"
     mark = ""
-    text = f"expires in {_duration(left)}" if left > 0 else f"expired {_duration(-left)} ago"
+    text = f"expires in {in_words(left)}" if left > 0 else f"expired {in_words(-left)} ago"
     if renew is not None:
         x = round(_LIFE_WIDTH * _share((renew - begins) / whole))
         mark = f'<line class="mark" x1="{x}" x2="{x}" y1="0" y2="18"/>'
-        text += f", renewed in {_duration(renew - now)}" if renew > now else ", to be renewed now"
+        text += f", renewed in {in_words(renew - now)}" if renew > now else ", to be renewed now"
     return (
         f'<svg class="life" viewBox="0 0 {_LIFE_WIDTH} 18" preserveAspectRatio="none" role="img" aria-label="{text}">'
         f'<rect class="track" y="4" width="{_LIFE_WIDTH}" height="10"/>'
@@ -270,7 +286,7 @@ def _traffic(document: Document) -> str:
     )
     rows = "\n".join(
         f'<tr><th scope="row">{escape(route["name"])}</th><td>{route["requests"]}</td><td>{route["in_flight"]}</td>'
-        f"<td>{route['refused']}</td></tr>"
+        f"<td>{route['refused']}</td><td>{route['upstream_4xx']}</td><td>{route['upstream_5xx']}</td></tr>"
         for route in document["traffic"]["routes"]
     )
     minutes = round(document["traffic"]["interval"] * max(len(samples), 1) / 60) or 1
@@ -278,7 +294,8 @@ def _traffic(document: Document) -> str:
 <p class="soft">The last {minutes} minute{"s" if minutes > 1 else ""}.</p>
 <div class="cards">{plots}</div>
 <div class="scroll"><table><thead><tr><th scope="col">route</th><th scope="col">requests</th><th scope="col">in flight</th>
-<th scope="col">answered by the sidecar itself</th></tr></thead><tbody>{rows}</tbody></table></div>"""
+<th scope="col">answered by the sidecar itself</th><th scope="col">4xx of the upstream</th>
+<th scope="col">5xx of the upstream</th></tr></thead><tbody>{rows}</tbody></table></div>"""
 
 
 def _plot(
@@ -315,16 +332,18 @@ def _path(values: Sequence[float | None], top: float) -> str:
 def _errors(document: Document, note: Note) -> str:
     recent = document["errors"]
     if not recent:
-        return "<h2>Last errors</h2>\n<p>None: the sidecar has answered nothing by itself.</p>"
+        return "<h2>Errors</h2>\n<p>None: the sidecar has answered nothing by itself.</p>"
     rows = _drawn(recent, _error, _broken_line, note)
-    return f"""<h2>Last errors</h2>
-<div class="scroll"><table><thead><tr><th scope="col">when</th><th scope="col">route</th><th scope="col">status</th>
-<th scope="col">reason</th><th scope="col">what to do</th></tr></thead><tbody>{rows}</tbody></table></div>"""
+    return f"""<h2>Errors</h2>
+<p class="soft">What the sidecar has answered by itself, by route and reason.</p>
+<div class="scroll"><table><thead><tr><th scope="col">route</th><th scope="col">count</th><th scope="col">first</th>
+<th scope="col">last</th><th scope="col">status</th><th scope="col">reason</th><th scope="col">what to do</th></tr></thead><tbody>{rows}</tbody></table></div>"""
 
 
 def _error(error: Document) -> str:
     return (
-        f"<tr><td>{_time(error['at'])}</td><td>{escape(error['route']) or 'no route'}</td><td>{error['status']}</td>"
+        f"<tr><td>{escape(error['route']) or 'no route'}</td><td>{error['count']}</td><td>{_time(error['first_at'])}</td>"
+        f"<td>{_time(error['last_at'])}</td><td>{error['status']}</td>"
         f"<td>{_reason(error['reason'])}</td><td>{_prose(error['detail'])}{_command(error)}</td></tr>"
     )
 
@@ -388,20 +407,15 @@ def _moment(text: str) -> float:
 
 def _time(text: str) -> str:
     """A moment as the document has it, for people: the date is in the title."""
-    return f'<time datetime="{quote(text, safe=":-.+")}" title="{escape(text)}">at {escape(text[11:19])} UTC</time>'
+    return _when(text, "at ")
+
+
+def _when(text: str, before: str = "") -> str:
+    return f'<time datetime="{quote(text, safe=":-.+")}" title="{escape(text)}">{before}{escape(text[11:19])} UTC</time>'
 
 
 def _share(value: float) -> float:
     return min(1.0, max(0.0, value))
-
-
-def _duration(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
 
 
 def _number(value: float) -> str:

@@ -21,13 +21,13 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 while traffic may come; 503 with the reasons."""
+    """200 while traffic may come; 503 with the reasons. Either says which tokens are missing."""
     view = request.app[VIEW]
     view.nudge()
     good, reasons = view.ready_state()
     if view.draining:
         good, reasons = False, ["The sidecar is shutting down.", *reasons]
-    return _answer(request, "ready", good=good, reasons=reasons)
+    return _answer(request, "ready", good=good, reasons=reasons, shortfall=view.shortfall())
 
 
 async def startup(request: web.Request) -> web.Response:
@@ -39,9 +39,14 @@ async def startup(request: web.Request) -> web.Response:
     return _answer(request, "started", good=False, reasons=view.ready_state()[1])
 
 
-def _answer(request: web.Request, word: str, *, good: bool, reasons: list[str]) -> web.Response:
+def _answer(
+    request: web.Request, word: str, *, good: bool, reasons: list[str], shortfall: str = ""
+) -> web.Response:
+    """`shortfall` is told beside, and changes nothing: a platform that unplugs the sidecar for it mends no token."""
     status = 200 if good else 503
     if "application/json" in request.headers.get("Accept", "").lower():
-        return web.json_response({word: good, "reasons": reasons}, status=status)
-    lines = [word if good else f"not {word}", *(f"- {reason}" for reason in reasons)]
+        told = {"shortfall": shortfall} if shortfall else {}
+        return web.json_response({word: good, "reasons": reasons, **told}, status=status)
+    said = "; ".join([word if good else f"not {word}", *([shortfall] if shortfall else [])])
+    lines = [said, *(f"- {reason}" for reason in reasons)]
     return web.Response(text="\n".join(lines) + "\n", status=status)

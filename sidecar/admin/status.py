@@ -14,15 +14,19 @@ from math import isfinite
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sidecar.admin.history import INTERVAL, Sample
+from sidecar.errors import MEANINGS
 from sidecar.logs import redact
 from sidecar.moments import rfc3339
-from sidecar.proxy.refusals import LastRefusal, RecentError
-from sidecar.tokens.entry import TokenStatus
+from sidecar.proxy.outages import ErrorGroup, Refusing
+from sidecar.proxy.refusals import LastRefusal
+from sidecar.tokens.entry import State, TokenStatus
 
 Note = Callable[[Exception, str], None]
 """Told of a fault, and where it came up."""
 
 Row = TypeVar("Row")
+
+_WITHOUT: Final = (State.FAILING, State.FETCHING, State.EXPIRED)
 
 UNSHOWN: Final = "This could not be shown, by a fault in the sidecar; its log has the traceback."
 
@@ -38,6 +42,8 @@ class RouteStatus(NamedTuple):
     token: str
     refusal: LastRefusal | None
     """What the target refused last."""
+    refusing: Refusing | None
+    """What the sidecar refuses this route's requests with."""
     ways_in: Sequence[tuple[str, str]]
     """See `ways_in`."""
 
@@ -49,6 +55,9 @@ class RouteTraffic(NamedTuple):
     requests: int
     in_flight: int
     refused: int
+    upstream_4xx: int
+    """Answers of the upstream's own."""
+    upstream_5xx: int
 
 
 class Traffic(NamedTuple):
@@ -56,8 +65,8 @@ class Traffic(NamedTuple):
 
     samples: Sequence[Sample]
     routes: Sequence[RouteTraffic]
-    errors: Sequence[RecentError]
-    """Answers of the sidecar's own, newest first."""
+    errors: Sequence[ErrorGroup]
+    """Answers of the sidecar's own by route and reason, the one that came last first."""
 
 
 class ProcessStatus(NamedTuple):
@@ -101,7 +110,7 @@ def document(
             if process.reload_error is None
             else {"detail": redact(process.reload_error[0]), "at": _moment(process.reload_error[1])},
         },
-        "routes": _rows(routes, _route, lambda route: {"name": route.name}, note),
+        "routes": _rows(sorted(routes, key=_is_well), _route, lambda route: {"name": route.name}, note),
         "tokens": _rows(
             tokens,
             lambda token: _token(token, now),
@@ -132,6 +141,22 @@ def _rows(
             note(fault, "status")
             written.append({**name(row), "fault": UNSHOWN})
     return written
+
+
+def shortfall(tokens: Sequence[TokenStatus]) -> str:
+    """`2 of 3 tokens missing: token_denied: …`: those whose fetch has failed and that have none to serve.
+
+    Each reason once, with what was said of the first. Empty where none is missing.
+    """
+    missing = [token for token in tokens if token.last_error is not None and token.state in _WITHOUT]
+    if not missing:
+        return ""
+    causes: dict[str, str] = {}
+    for token in missing:
+        if token.last_error is not None:
+            causes.setdefault(str(token.last_error.reason), redact(token.last_error.detail))
+    why = "; ".join(f"{reason}: {detail}" for reason, detail in causes.items())
+    return f"{len(missing)} of {len(tokens)} tokens missing: {why}"
 
 
 def ways_in(
@@ -168,6 +193,10 @@ def ways_in(
     return ways
 
 
+def _is_well(route: RouteStatus) -> bool:
+    return route.refusing is None
+
+
 def _route(route: RouteStatus) -> dict[str, Any]:
     return {
         "name": route.name,
@@ -176,6 +205,7 @@ def _route(route: RouteStatus) -> dict[str, Any]:
         "credential": route.credential,
         "target": str(route.target),
         "token": route.token,
+        "refusing": _refusing(route.refusing),
         "last_refusal": _refusal(route.refusal),
         "ways_in": [{"kind": kind, "use": use} for kind, use in route.ways_in],
     }
@@ -191,18 +221,35 @@ def _refusal(refusal: LastRefusal | None) -> dict[str, Any] | None:
         "detail": redact(diagnosis.detail),
         "command": redact(diagnosis.command) or None,
         "at": _moment(refusal.at),
+        "good_since": refusal.good_since,
     }
 
 
-def _error(recent: RecentError) -> dict[str, Any]:
-    error = recent.error
+def _refusing(refusing: Refusing | None) -> dict[str, Any] | None:
+    if refusing is None:
+        return None
     return {
-        "at": _moment(recent.at),
-        "route": recent.route,
-        "status": error.status,
-        "reason": str(error.reason),
-        "detail": redact(error.detail),
-        "command": redact(error.command) or None,
+        "status": MEANINGS[refusing.reason].status,
+        "reason": str(refusing.reason),
+        "detail": redact(refusing.detail),
+        "command": redact(refusing.command) or None,
+        "count": refusing.times,
+        "since": _moment(refusing.since_at),
+        "last_at": _moment(refusing.last_at),
+    }
+
+
+def _error(group: ErrorGroup) -> dict[str, Any]:
+    return {
+        "at": _moment(group.last_at),
+        "route": group.route,
+        "status": MEANINGS[group.reason].status,
+        "reason": str(group.reason),
+        "detail": redact(group.detail),
+        "command": redact(group.command) or None,
+        "count": group.times,
+        "first_at": _moment(group.first_at),
+        "last_at": _moment(group.last_at),
     }
 
 

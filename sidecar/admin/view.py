@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client.registry import CollectorRegistry
 
 from sidecar.logs import Level
+from sidecar.tokens.renewals import Renewal
 
 
 class AdminView(Protocol):
@@ -39,6 +40,17 @@ class AdminView(Protocol):
 
         Ready: listening, and every route to be prefetched has had its token once or `startup_wait` is
         over. It never depends on targets.
+        """
+        ...
+
+    def shortfall(self) -> str:
+        """Which tokens are missing, as a sentence's part: `3 of 3 tokens missing: …`; empty where none is."""
+        ...
+
+    async def renew(self, route: str | None) -> list[Renewal]:
+        """Fetch the tokens of this route now, or of all routes, and say what came of each.
+
+        Raises KeyError for a route that there is not, TooSoonError where that was asked for just now.
         """
         ...
 

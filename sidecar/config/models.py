@@ -539,11 +539,14 @@ class Config(Model):
         "auto", description="`json` (Google Cloud's LogEntry fields), `text`, or `auto`: text on a terminal."
     )
     access_log: Annotated[Literal["off", "errors", "all"], BeforeValidator(word)] = Field(
-        "errors", description="Which requests are logged: none, 5xx and the sidecar's own refusals, or all."
+        "errors",
+        description="Which requests are logged: none, 5xx and the sidecar's own refusals, or all. Refusals of a route "
+        "for one reason have a line a minute, with the count; `all` has a line for each, unless `access_log_sample` is below 1.",
     )
     access_log_sample: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] = Field(
         1.0,
-        description="Share of the good requests that `access_log: all` logs, such as 0.01; errors are all logged.",
+        description="Share of the good requests that `access_log: all` logs, such as 0.01. Each 5xx of a service is "
+        "logged, and of the sidecar's own refusals one a minute for a route and reason.",
     )
     log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")
     core_dumps: Switch = Field(

@@ -54,9 +54,10 @@ class Certificate:
             context = make_context(settings)
         except (OSError, ValueError) as error:
             self.is_current = False
+            detail = why(error, settings)
             _log.warning(
-                "the listener's certificate could not be read again: the old one stays in force",
-                extra={"fields": {"cert_file": place(settings.cert_file), "detail": why(error, settings)}},
+                f"the listener's certificate could not be read again, the old one stays in force: {detail}",
+                extra={"fields": {"cert_file": place(settings.cert_file), "detail": detail}},
             )
             return
         self.context = context
@@ -64,7 +65,7 @@ class Certificate:
         self.expires_at = expiry(settings.cert_file)
         self.is_current = True
         _log.info(
-            "the listener's certificate was read again",
+            f"the listener's certificate was read again: {place(settings.cert_file)}",
             extra={"fields": {"cert_file": place(settings.cert_file)}},
         )
 

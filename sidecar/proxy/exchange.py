@@ -779,7 +779,7 @@ class Exchange:
         if self._span is not None and proxy.tracer is not None:
             proxy.tracer.end(self._span, status=status, reason=error.reason if error is not None else None)
         if error is not None:
-            proxy.refusals.note_error(error, self.pool.destination.route.name)
+            proxy.outages.note(error, self.pool.destination.route.name, stats)
         if self._sample is not None:
             proxy.refusals.note(self.pool.destination, self._sample, self._bearer, stats)
         if proxy.access_log.wants(status, own_answer=error is not None):

@@ -31,14 +31,20 @@ class Faults:
         self.count += 1
         # It is counted: where there is no memory to say more, the count has to do.
         with contextlib.suppress(Exception):
-            _log.error("fault", exc_info=error, extra={"fields": {"where": where}})
+            _log.error(
+                f"fault in the sidecar ({where}): {type(error).__name__}; please report it with its traceback",
+                exc_info=error,
+                extra={"fields": {"where": where}},
+            )
 
     def from_loop(self, loop: object, context: Mapping[str, Any]) -> None:
         """What asyncio has caught in a callback; to be set as the event loop's exception handler."""
         error = context.get("exception")
         message = str(context.get("message"))
         if error is None or isinstance(error, OSError):
-            _log.warning("event loop", extra={"fields": {"detail": message, "fault": repr(error)}})
+            _log.warning(
+                f"event loop: {message}", extra={"fields": {"detail": message, "fault": repr(error)}}
+            )
         else:
             self.note(error, message)
 

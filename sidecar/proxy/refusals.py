@@ -1,42 +1,26 @@
-"""What went wrong lately, as operators hear of it: targets that refuse the token, and the sidecar's own errors.
+"""Targets that refuse the token, as operators hear of it.
 
-Owns the last refusal of each route, how often it is logged, and the last errors of all. Called by an exchange when it
-ends, with what it saw of a 401, 403 or 404 that went to the app untouched, or with the error that ended it; read by the
-status page. It decides nothing about the request. The rule: one log line a minute for a route and cause, whatever the
-traffic; nothing of an answer or a token but what `diagnosis` made of it.
+Owns the last refusal of each route and how often it is logged. Called by an exchange when it ends, with what it saw of
+a 401, 403 or 404 that went to the app untouched; read by the status page. It decides nothing about the request. The
+rule: one log line a minute for a route and cause, whatever the traffic; nothing of an answer or a token but what
+`diagnosis` made of it. What the sidecar answers by itself is in `outages`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence
-from typing import Final, NamedTuple, final
+from typing import NamedTuple, final
 
 from sidecar.clock import Clock
 from sidecar.config.targets import TokenKind
-from sidecar.errors import SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy import headers
 from sidecar.proxy.diagnosis import SAMPLE, Cause, Diagnosis, Refused, diagnose
+from sidecar.repeats import Paces
 from sidecar.routes import Destination
 from sidecar.tokens.token import read_claims
 
-LOG_INTERVAL: Final = 60.0
-"""Seconds between two lines about one route and cause."""
-
 _log = logging.getLogger("sidecar.targets")
-
-
-KEPT_ERRORS: Final = 20
-
-
-class RecentError(NamedTuple):
-    """An answer that the sidecar made itself; `at` in Unix seconds, `route` empty where none was met."""
-
-    at: float
-    route: str
-    error: SidecarError
 
 
 class LastRefusal(NamedTuple):
@@ -45,6 +29,8 @@ class LastRefusal(NamedTuple):
     diagnosis: Diagnosis
     status: int
     at: float
+    good_since: int = 0
+    """Good answers (below 400) of the route since then."""
 
 
 @final
@@ -71,23 +57,17 @@ class Refusals:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last: dict[str, LastRefusal] = {}
-        self._logged_mono: dict[tuple[str, Cause], float] = {}
-        self._recent: deque[RecentError] = deque(maxlen=KEPT_ERRORS)
-
-    def note_error(self, error: SidecarError, route: str) -> None:
-        """An answer of the sidecar's own, or one that was cut off."""
-        # Made anew, not kept: an exception holds the frames it came through, with the connection and its bodies.
-        kept = SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
-        self._recent.append(RecentError(self._clock.wall(), route, kept))
-
-    @property
-    def recent(self) -> Sequence[RecentError]:
-        """The last errors, newest first."""
-        return tuple(reversed(self._recent))
+        self._good: dict[str, tuple[RouteStats, int]] = {}
+        """By route, where it counts, and how many good answers it had when it refused last."""
+        self._paces = Paces[tuple[str, Cause]]()
 
     def last(self, route: str) -> LastRefusal | None:
-        """What this route's target refused last."""
-        return self._last.get(route)
+        """What this route's target refused last, and whether it has done better since."""
+        found = self._last.get(route)
+        if found is None:
+            return None
+        stats, before = self._good[route]
+        return found._replace(good_since=stats.answered_well() - before)
 
     def note(self, destination: Destination, sample: Sample, bearer: bytes, stats: RouteStats) -> None:
         """An answer has ended; `bearer` is the header value that was sent."""
@@ -113,10 +93,10 @@ class Refusals:
         name = destination.route.name
         stats.upstream_refusals[found.cause] = stats.upstream_refusals.get(found.cause, 0) + 1
         self._last[name] = LastRefusal(found, sample.status, now_at)
-        logged_mono = self._logged_mono.get((name, found.cause))
-        if logged_mono is not None and now_mono - logged_mono < LOG_INTERVAL:
+        self._good[name] = stats, stats.answered_well()
+        untold = self._paces.take((name, found.cause), now_mono)
+        if untold is None:
             return
-        self._logged_mono[name, found.cause] = now_mono
         # An app's own 403 is its business; it is told of once a minute all the same, for whoever wonders.
         level = logging.INFO if found.cause is Cause.UNEXPLAINED else logging.WARNING
         fields = {
@@ -125,5 +105,11 @@ class Refusals:
             "reason": str(found.cause),
             "detail": found.detail,
             "command": found.command or None,
+            "untold": untold or None,
         }
-        _log.log(level, "target refused", extra={"fields": fields})
+        says = (
+            f"target refused a request of route `{name}` with {sample.status} {found.cause}: {found.detail}"
+        )
+        if found.command and found.command not in found.detail:
+            says += f" To mend it: {found.command}"
+        _log.log(level, says, extra={"fields": fields})

@@ -26,6 +26,7 @@ from sidecar.proxy.downstream import LEAVE_TIME, DownstreamConnection
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.headers import Fields
 from sidecar.proxy.listeners import PLAIN, Listener, Owner, Settings
+from sidecar.proxy.outages import Outages
 from sidecar.proxy.pool import Pools
 from sidecar.proxy.refusals import Refusals
 from sidecar.routes import Route
@@ -62,6 +63,7 @@ class Proxy:
         self.limits = limits
         self.access_log = access_log
         self.refusals = Refusals(clock)
+        self.outages = Outages(clock)
         self.via = tuple(
             b"" if pseudonym is None else b"Via: %b %b\r\n" % (version, pseudonym)
             for version in (b"1.1", b"1.0")
@@ -217,30 +219,37 @@ class Proxy:
         duration = self.clock.mono() - began_mono
         stats.refused[error.reason] = stats.refused.get(error.reason, 0) + 1
         name = "" if own is None else own.name
-        self.refusals.note_error(error, name)
         if self.tracer is not None:
             self.tracer.refused(method, fields, route=name, status=error.status, reason=error.reason)
         stats.requests[method, error.status] = stats.requests.get((method, error.status), 0) + 1
         stats.total.observe(duration)
         stats.own.observe(duration)
+        self.outages.note(error, name, stats)
         if self.access_log.wants(error.status, own_answer=True):
-            self.access_log.request(
-                route=own.name if own is not None else "",
-                method=method,
-                target=path.decode("ascii", "replace"),
-                status=error.status,
-                sent=0,
-                received=0,
-                duration=duration,
-                reason=error.reason,
-                detail=error.detail,
-            )
+            untold = self._line_due(name, error)
+            if untold is not None:
+                self.access_log.request(
+                    route=name,
+                    method=method,
+                    target=path.decode("ascii", "replace"),
+                    status=error.status,
+                    sent=0,
+                    received=0,
+                    duration=duration,
+                    reason=error.reason,
+                    detail=error.detail,
+                    untold=untold,
+                )
 
     def log_request(self, exchange: Exchange, *, status: int, duration: float, own: float) -> None:
         """Write the access log's entry for a request that is over."""
         error = exchange.error
+        route = exchange.pool.destination.route.name
+        untold = 0 if error is None else self._line_due(route, error)
+        if untold is None:
+            return
         self.access_log.request(
-            route=exchange.pool.destination.route.name,
+            route=route,
             method=exchange.method.decode("ascii"),
             target=exchange.admitted[1].decode("ascii", "replace"),
             status=status,
@@ -252,7 +261,12 @@ class Proxy:
             detail=error.detail if error is not None else None,
             upstream=exchange.pool.destination.origin.decode("ascii"),
             trace=exchange.trace(),
+            untold=untold,
         )
+
+    def _line_due(self, route: str, error: SidecarError) -> int | None:
+        """None where the access log leaves this one out, else how many like it had no line since the last that had."""
+        return self.outages.line_due(route, error.reason) if self.access_log.collapses else 0
 
     def _sweep(self) -> None:
         busy = True
@@ -268,6 +282,7 @@ class Proxy:
                 settings = Settings(owner.callers, owner.limit, owner.certificate)
                 self._begin_anew(listener, owner, owner.route, settings)
             busy = self.pools.sweep(now_mono)
+            self.outages.look()
         except Exception as fault:  # noqa: BLE001  # logged and counted; every timeout hangs on the next sweep
             self.faults.note(fault, "sweep")
         finally:

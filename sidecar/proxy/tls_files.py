@@ -117,10 +117,15 @@ class Contexts:
             made.make(route.config.tls)
         except SidecarError as error:
             fields = {"route": route.name, "reason": str(error.reason), "detail": error.detail}
-            _log.warning("changed TLS files not used: what was read before stays", extra={"fields": fields})
+            _log.warning(
+                f"changed TLS files of route `{route.name}` not used, what was read before stays: {error.detail}",
+                extra={"fields": fields},
+            )
             self._renewed.append(Renewed(route, ok=False))
         else:
-            _log.info("changed TLS files in use", extra={"fields": {"route": route.name}})
+            _log.info(
+                f"changed TLS files of route `{route.name}` in use", extra={"fields": {"route": route.name}}
+            )
             self._renewed.append(Renewed(route, ok=True))
 
 

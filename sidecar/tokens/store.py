@@ -230,6 +230,31 @@ class TokenStore:
             return ReadyState(had_token=False, error=None)
         return ReadyState(entry.had_token, entry.error_now(self._now()))
 
+    def is_served(self, key: TokenKey) -> bool:
+        """Whether there is a token for this key that may be attached now."""
+        entry = self._find(key)
+        return entry is not None and entry.is_usable(self._now())
+
+    async def renew_now(self, key: TokenKey) -> SidecarError | None:
+        """Fetch this key's token now, whatever is here and whatever pause it is in; why that failed, or None.
+
+        A fetch that is under way may have begun before the cause was mended: where it fails, another one is made.
+        Raises `SidecarError` while shutting down.
+        """
+        entry = self._entry(key)
+        entry.wanted = True
+        if (under_way := entry.fetch) is not None:
+            await asyncio.wait([under_way])
+            if entry.last_error is None:
+                return None
+        if self._closed:
+            raise _draining()
+        if entry.fetch is None:
+            self._start(entry)
+        if entry.fetch is not None:
+            await asyncio.wait([entry.fetch])
+        return entry.error_now(self._now())
+
     def status(self) -> list[TokenStatus]:
         """Every key that is kept for the configuration in force, pinned ones first; never a token."""
         now = self._now()

@@ -115,7 +115,7 @@ class Waiters:
             try:
                 waiter(error)
             except Exception:  # noqa: BLE001 - logged; the others are owed their call all the same
-                _log.exception("token waiter crashed")
+                _log.exception("a request that waited for a token met a fault in the sidecar")
 
     def _arm(self, delay: float) -> None:
         self._disarm()

@@ -113,7 +113,7 @@ def begin(
 def logged(process: subprocess.Popen[str], message: str) -> dict[str, object]:
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("{") and (entry := json.loads(line))["message"] == message:
+        if line.startswith("{") and (entry := json.loads(line))["message"].startswith(message):
             return dict(entry)
     raise AssertionError(f"it never logged `{message}`")
 

@@ -259,7 +259,7 @@ def test_bad_days(world: World, kind: Kind) -> None:
         seen = ask_everything(sidecar)
     world.secrets.refute(seen)
     world.secrets.refute(sidecar.text)
-    assert '"token fetch failed"' in sidecar.text
+    assert '"token fetch failed for' in sidecar.text
 
 
 def test_answers_that_quote_what_they_were_sent(world: World) -> None:

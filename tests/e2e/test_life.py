@@ -13,21 +13,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from tests.support.sidecar import COMMAND, LIMIT, Start, ask, clean_environment
-
-
-async def command(*arguments: str, **environ: str) -> tuple[int, str, str]:
-    """One of the product's commands: exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(**environ),
-    )
-    async with asyncio.timeout(LIMIT):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+from tests.support.sidecar import COMMAND, LIMIT, Start, ask, clean_environment, command
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

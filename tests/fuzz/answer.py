@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.errors import Reason
+from sidecar.proxy.outages import Outages
 from tests.conformance.memory import Played
 from tests.conformance.play import ANSWER
 from tests.fuzz import reference
@@ -58,12 +59,14 @@ def _play(stage: Stage, data: bytes) -> None:
 
 
 def _verdict(stage: Stage, flags: int, stream: bytes, pieces: tuple[int, ...]) -> tuple[object, ...]:
-    refusals = stage.memory.proxy.refusals
-    before = refusals.recent[:1]
+    outages = stage.memory.proxy.outages
+    before = _times_too_large(outages)
     found = _judge(flags, stream, _one(stage, flags, stream, pieces))
-    last = refusals.recent[:1]
-    too_large = last != before and last[0].error.reason is Reason.UPSTREAM_HEAD_TOO_LARGE
-    return _LIMITED if too_large else found
+    return _LIMITED if _times_too_large(outages) > before else found
+
+
+def _times_too_large(outages: Outages) -> int:
+    return sum(group.times for group in outages.errors() if group.reason is Reason.UPSTREAM_HEAD_TOO_LARGE)
 
 
 def _one(stage: Stage, flags: int, stream: bytes, pieces: tuple[int, ...]) -> Played:

@@ -164,7 +164,7 @@ class World:
         while line := await sidecar.stdout.readline():
             self.log_lines += 1
             self.tail = [*self.tail[-20:], line.decode("utf-8", "replace")]
-            if b'"listening"' in line and not self.listening.done():
+            if b'"listening on ' in line and not self.listening.done():
                 self.listening.set_result(json.loads(line))
             if b"Traceback" in line or b'"severity":"CRITICAL"' in line:
                 self.faults_logged.append(_traceback(line.decode("utf-8", "replace")))

@@ -101,7 +101,7 @@ class SidecarProcess:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
-            if '"listening"' in line:
+            if '"listening on ' in line:
                 entry = json.loads(line)
                 self.port = int(entry["listen"][0].rpartition(":")[2])
                 self.admin_port = int(entry["admin"][0].rpartition(":")[2])

@@ -88,7 +88,7 @@ class Sidecar:
             return [
                 entry
                 for entry in self.log
-                if entry["message"] == message
+                if entry["message"].startswith(message)
                 and all(entry.get(name) == value for name, value in fields.items())
             ]
 
@@ -158,6 +158,20 @@ class Sidecar:
         if self.process.returncode is None:
             self.process.kill()
         await self.ended()
+
+
+async def command(*arguments: str, **environ: str) -> tuple[int, str, str]:
+    """One of the product's commands: exit code, stdout, stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(**environ),
+    )
+    async with asyncio.timeout(LIMIT):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
 
 
 def freeze(pid: int) -> None:

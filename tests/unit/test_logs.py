@@ -525,7 +525,7 @@ def test_an_access_entry_is_an_http_request(stream: io.StringIO) -> None:
         "responseSize": "1234",
         "latency": "0.012300s",
     }
-    assert (entry["severity"], entry["message"]) == ("INFO", "request")
+    assert (entry["severity"], entry["message"]) == ("INFO", "request GET /v1/x by route `billing`: 200")
     assert (entry["route"], entry["own_duration"]) == ("billing", "0.000020s")
     assert entry["upstream"] == "https://billing.run.app"
     assert "reason" not in entry
@@ -556,7 +556,7 @@ def test_the_access_log_has_a_switch_of_its_own() -> None:
     logs.configure("error", "text", out)
     _finish(AccessLog("all"))
     assert out.getvalue().endswith(
-        "INFO    request GET /v1/x 200 0.012300s route=billing own_duration=0.000020s\n"
+        "INFO    request GET /v1/x by route `billing`: 200 0.012300s route=billing own_duration=0.000020s\n"
     )
 
 
@@ -578,3 +578,42 @@ def test_a_requests_trace_is_named_as_cloud_logging_wants_it(
     assert entry["logging.googleapis.com/trace"] == name
     assert entry["logging.googleapis.com/spanId"] == "b" * 16
     assert entry["logging.googleapis.com/trace_sampled"] is True
+
+
+REFUSED = {"status": 503, "reason": "token_denied", "detail": "Not allowed."}
+
+
+def test_a_refusal_says_all_of_it_in_its_message(stream: io.StringIO) -> None:
+    """What was asked for, of which route, the reason and the sentence; and how many like it had no line."""
+    _finish(AccessLog("errors"), **REFUSED, untold=41)
+    _finish(AccessLog("errors"), **REFUSED | {"route": "", "method": "", "target": ""})
+    many, one = entries(stream)
+    assert many["message"] == (
+        "request GET /v1/x by route `billing`: 503 token_denied: Not allowed. (41 more like it since the last line)"
+    )
+    assert (many["untold"], "untold" in one) == (41, False)
+    assert one["message"] == "request: 503 token_denied: Not allowed."
+
+
+def test_a_line_of_text_says_nothing_twice() -> None:
+    """What the message holds of detail and command is no field of it."""
+    out = io.StringIO()
+    logs.configure("info", "text", out)
+    _finish(AccessLog("errors"), **REFUSED)
+    assert out.getvalue().count("Not allowed.") == 1
+
+
+@pytest.mark.parametrize(
+    ("log", "collapses"),
+    [(AccessLog("errors"), True), (AccessLog("all", sample=0.1), True), (AccessLog("all"), False)],
+    ids=["errors", "sample", "all"],
+)
+def test_only_a_log_of_everything_has_a_line_for_each_refusal(log: AccessLog, collapses: bool) -> None:
+    """The sample is of good requests."""
+    assert log.collapses == collapses
+
+
+def test_an_app_that_left_is_no_warning(stream: io.StringIO) -> None:
+    """Its request is logged where all are."""
+    _finish(AccessLog("all"), status=499, reason="client_gone", detail="It left.")
+    assert entries(stream)[0]["severity"] == "INFO"

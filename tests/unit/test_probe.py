@@ -34,7 +34,20 @@ def address(raw: RawEndpoint) -> ListenAddress:
 )
 async def test_why_it_is_not_ready(raw: RawEndpoint, behaviour: Behaviour, why: str | None) -> None:
     raw.behaviour = behaviour
-    assert await asyncio.to_thread(readiness, address(raw)) == why
+    assert await asyncio.to_thread(readiness, address(raw)) == (why, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "shortfall"),
+    [
+        (b'{"shortfall": "1 of 2 tokens missing: x"}', "1 of 2 tokens missing: x"),
+        (b'{"shortfall": 7}', ""),
+        (b"[]", ""),
+    ],
+)
+async def test_what_is_missing_though_it_is_ready(raw: RawEndpoint, said: bytes, shortfall: str) -> None:
+    raw.behaviour = reply(200, said)
+    assert await asyncio.to_thread(readiness, address(raw)) == (None, shortfall)
 
 
 async def test_an_answer_without_end_is_not_read_to_its_end(raw: RawEndpoint) -> None:

@@ -37,7 +37,7 @@ async def test_a_forwarded_request_has_its_entry(wire: Wire, log: pytest.LogCapt
     await upstream.read(3)
     await upstream.send(OK)
     await app.answer()
-    (record,) = [record for record in log.records if record.message == "request"]
+    (record,) = [record for record in log.records if record.message.startswith("request")]
     entry = fields(record)
     assert entry["httpRequest"] == {
         "requestMethod": "POST",
@@ -66,7 +66,7 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
     assert (refused := await app.answer()).reason == "connect_refused"
     await app.send(GET.replace(b"billing", b"nobody").replace(b"/x", b"/x?secret=1"))
     assert (lost := await app.answer()).reason == "no_route"
-    routed, unrouted = [fields(record) for record in log.records if record.message == "request"]
+    routed, unrouted = [fields(record) for record in log.records if record.message.startswith("request")]
     seen = {"requestMethod": "GET", "requestSize": "0", "responseSize": "0", "latency": "0.000000s"}
     assert routed == {
         "httpRequest": {**seen, "requestUrl": "/x", "status": 502},
@@ -83,7 +83,7 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
         "detail": json.loads(lost.body)["detail"],
     }
     assert wire.proxy.unrouted.requests == {("GET", 404): 1}
-    assert [error.route for error in wire.proxy.refusals.recent] == ["", "billing"]
+    assert {group.route for group in wire.proxy.outages.errors()} == {"", "billing"}
 
 
 @pytest.mark.parametrize("request_", [b"GET /x HTTP/1.1\r\n\r\n", b"GET /x HTTP/2.2\r\n\r\n"])
@@ -96,7 +96,7 @@ async def test_a_target_that_was_not_read_is_not_logged(
     app = await wire.app()
     await app.send(request_)
     answer = await app.answer()
-    (record,) = [fields(record) for record in log.records if record.message == "request"]
+    (record,) = [fields(record) for record in log.records if record.message.startswith("request")]
     assert (record["reason"], record["httpRequest"]["requestUrl"]) == (answer.reason, "")
 
 
@@ -114,7 +114,7 @@ async def test_what_a_route_s_own_listener_refuses_is_the_route_s(
     wire.clock.advance(0.25)
     await app.send(b"Host: elsewhere\r\n\r\n")
     answer = await app.answer()
-    (record,) = [fields(record) for record in log.records if record.message == "request"]
+    (record,) = [fields(record) for record in log.records if record.message.startswith("request")]
     assert (record["route"], record["reason"], record["httpRequest"]["latency"]) == (
         "billing",
         answer.reason,
@@ -123,7 +123,7 @@ async def test_what_a_route_s_own_listener_refuses_is_the_route_s(
     assert wire.stats.requests == {("GET", answer.status): 1}
     assert wire.stats.refused == {answer.reason: 1}
     assert wire.proxy.unrouted.requests == {}
-    assert [error.route for error in wire.proxy.refusals.recent] == ["billing"]
+    assert [group.route for group in wire.proxy.outages.errors()] == ["billing"]
 
 
 async def test_what_a_debugger_shows_holds_no_secret(wire: Wire) -> None:

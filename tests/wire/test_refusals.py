@@ -158,6 +158,6 @@ async def test_a_kept_error_keeps_no_connection(wire: Wire) -> None:
         await app.answer()
         await app.close()
     await wire.turn(lambda: not wire.proxy.connections)
-    assert len(wire.proxy.refusals.recent) == 2
+    assert len(wire.proxy.outages.errors()) == 2
     gc.collect()
     assert [made for made in connections() if made not in of_other_tests] == []

@@ -16,6 +16,7 @@ from sidecar.log_sink import Loss
 from sidecar.metrics import ListenerStats, LoopStats, RouteStats, Stall, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
+from sidecar.tokens.renewals import Renewal
 from tests.support.clock import FakeClock
 
 
@@ -42,6 +43,9 @@ class FakeSidecar:
     at: float = 1_700_000_000.0
     levels: list[str | None] = field(default_factory=list)
     reloaded: tuple[str, str] = ("ok", "")
+    missing: str = ""
+    renewals: list[Renewal] | Exception = field(default_factory=list)
+    renewed: list[str | None] = field(default_factory=list)
     nudges: int = 0
     quits: int = 0
 
@@ -53,6 +57,17 @@ class FakeSidecar:
     def ready_state(self) -> tuple[bool, list[str]]:
         """Ready if nothing speaks against it."""
         return not self.reasons, self.reasons
+
+    def shortfall(self) -> str:
+        """What the test set."""
+        return self.missing
+
+    async def renew(self, route: str | None) -> list[Renewal]:
+        """What the test set."""
+        self.renewed.append(route)
+        if isinstance(self.renewals, Exception):
+            raise self.renewals
+        return self.renewals
 
     def is_ready(self) -> bool:
         """The same for the collector."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from sidecar.admin.app import PATHS, AdminServer
 from sidecar.admin.control import quit_sidecar
 from sidecar.admin.view import VIEW
 from sidecar.clock import SystemClock
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.renewals import Renewal, TooSoonError
+from sidecar.tokens.token import TokenKey
+from tests.support.named_source import NamedSource
 
 
 async def test_a_post_from_this_machine_quits(client: TestClient[Any, Any], view: Any) -> None:
@@ -78,6 +83,52 @@ async def test_the_log_level_can_be_changed(
     assert (await client.get("/log-level")).status == 405
 
 
+KEY = TokenKey(NamedSource("default"), "https://a")
+DENIED = SidecarError(Reason.TOKEN_DENIED, "Not allowed.", command="gcloud grant it")
+
+
+@pytest.mark.parametrize(
+    ("renewals", "status", "said"),
+    [
+        pytest.param([], 200, {"result": "ok", "tokens": []}, id="nothing-in-use"),
+        pytest.param([Renewal(KEY, "a", None)], 200, {"result": "ok"}, id="renewed"),
+        pytest.param(
+            [Renewal(KEY, "a", None), Renewal(KEY, "b", DENIED)], 502, {"result": "error"}, id="failed"
+        ),
+        pytest.param(
+            KeyError("x"),
+            404,
+            {"detail": "There is no such route; /status.json has their names."},
+            id="no-route",
+        ),
+        pytest.param(TooSoonError(3.2), 429, {"status": 429}, id="too-soon"),
+    ],
+)
+async def test_a_post_renews_and_says_what_came_of_it(
+    client: TestClient[Any, Any], view: Any, renewals: Any, status: int, said: dict[str, Any]
+) -> None:
+    """Of one route or of all; by POST only."""
+    view.renewals = renewals
+    answer = await client.post("/renew?route=a")
+    document = json.loads(await answer.text())
+    assert answer.status == status
+    assert said.items() <= document.items()
+    assert answer.headers.get("Retry-After") == ("4" if status == 429 else None)
+    if status == 502:
+        assert document["tokens"][1] == {
+            "route": "b",
+            "credential": "default",
+            "audience": "https://a",
+            "result": "error",
+            "reason": "token_denied",
+            "detail": "Not allowed.",
+            "command": "gcloud grant it",
+        }
+    await client.post("/renew")
+    assert view.renewed == ["a", None]
+    assert (await client.get("/renew")).status == 405
+
+
 class Transport:
     """A transport whose other end is elsewhere."""
 
@@ -120,7 +171,7 @@ async def test_a_unix_socket_can_quit(view: Any, tmp_path: Path) -> None:
     assert view.quits == 1
 
 
-ASKED_FOR = ["/quit", "/reload", "/log-level", "/explain"]
+ASKED_FOR = ["/quit", "/reload", "/renew", "/log-level", "/explain"]
 
 
 @pytest.mark.parametrize("path", ASKED_FOR)
@@ -160,6 +211,7 @@ def test_these_are_all_the_paths_that_take_post() -> None:
     assert [path for method, path, *_ in PATHS if method != "GET"] == [
         "/explain",
         "/reload",
+        "/renew",
         "/log-level",
         "/quit",
     ]

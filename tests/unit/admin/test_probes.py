@@ -9,6 +9,8 @@ from aiohttp.test_utils import TestClient
 
 REASON = "Route `billing` has had no token yet: token_endpoint_unreachable."
 
+MISSING = "1 of 3 tokens missing: token_denied: Not allowed."
+
 
 @pytest.mark.parametrize(
     ("path", "state", "status", "text"),
@@ -24,6 +26,15 @@ REASON = "Route `billing` has had no token yet: token_endpoint_unreachable."
             "not ready\n- The sidecar is shutting down.\n",
             id="draining-though-all-is-well",
         ),
+        pytest.param("ready", {"missing": MISSING}, 200, f"ready; {MISSING}\n", id="ready-without-tokens"),
+        pytest.param(
+            "ready",
+            {"missing": MISSING, "reasons": [REASON]},
+            503,
+            f"not ready; {MISSING}\n- {REASON}\n",
+            id="neither-ready-nor-tokens",
+        ),
+        pytest.param("live", {"missing": MISSING}, 200, "live\n", id="live-without-tokens"),
         pytest.param("startup", {}, 200, "started\n", id="started"),
         pytest.param(
             "startup",
@@ -55,6 +66,13 @@ async def test_reasons_come_as_json_when_asked_for(
     answer = await client.get("/healthz/ready", headers={"Accept": accept})
     assert answer.status == 503
     assert await answer.json() == {"ready": False, "reasons": [REASON]}
+
+
+async def test_what_is_missing_comes_as_json_too(client: TestClient[Any, Any], view: Any) -> None:
+    """Beside `reasons`, which are those of not being ready."""
+    view.missing = MISSING
+    answer = await client.get("/healthz/ready", headers={"Accept": "application/json"})
+    assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": [], "shortfall": MISSING})
 
 
 @pytest.mark.parametrize("path", ["live", "ready", "startup"])

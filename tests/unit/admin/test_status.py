@@ -10,10 +10,20 @@ import pytest
 
 from sidecar.admin.history import Sample
 from sidecar.admin.page import page
-from sidecar.admin.status import UNSHOWN, ProcessStatus, RouteStatus, RouteTraffic, Traffic, document, ways_in
-from sidecar.errors import Reason, SidecarError
+from sidecar.admin.status import (
+    UNSHOWN,
+    ProcessStatus,
+    RouteStatus,
+    RouteTraffic,
+    Traffic,
+    document,
+    shortfall,
+    ways_in,
+)
+from sidecar.errors import Reason
 from sidecar.proxy.diagnosis import Cause, Diagnosis
-from sidecar.proxy.refusals import LastRefusal, RecentError
+from sidecar.proxy.outages import ErrorGroup, Refusing
+from sidecar.proxy.refusals import LastRefusal
 from sidecar.tokens.entry import LastError, State, TokenStatus
 from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource
@@ -37,12 +47,13 @@ ROUTE = RouteStatus(
     target="cloud_run",
     token="id",
     refusal=LastRefusal(Diagnosis(Cause.HIDDEN, "It is hidden.", "gcloud run"), 404, NOW - 2.0),
+    refusing=Refusing(Reason.TOKEN_TIMEOUT, "No token came.", "", NOW - 60.0, NOW - 1.0, 240),
     ways_in=[("host", "Host: billing.internal")],
 )
 TRAFFIC = Traffic(
     samples=[Sample(NOW - 5.0, 10.0, 0.5, 0.001, 0.01, None)],
-    routes=[RouteTraffic("billing", 100, 2, 1), RouteTraffic("", 3, 0, 3)],
-    errors=[RecentError(NOW - 1.0, "billing", SidecarError(Reason.TOKEN_TIMEOUT, "No token came."))],
+    routes=[RouteTraffic("billing", 100, 2, 1, 5, 6), RouteTraffic("", 3, 0, 3, 0, 0)],
+    errors=[ErrorGroup("billing", Reason.TOKEN_TIMEOUT, 240, NOW - 60.0, NOW - 1.0, "No token came.", "")],
 )
 NOTHING = Traffic([], [], [])
 TOKEN = TokenStatus(
@@ -84,12 +95,22 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                 "credential": "default",
                 "target": "cloud_run",
                 "token": "id",
+                "refusing": {
+                    "status": 503,
+                    "reason": "token_timeout",
+                    "detail": "No token came.",
+                    "command": None,
+                    "count": 240,
+                    "since": "2023-11-14T23:12:20.000Z",
+                    "last_at": "2023-11-14T23:13:19.000Z",
+                },
                 "last_refusal": {
                     "status": 404,
                     "reason": "hidden",
                     "detail": "It is hidden.",
                     "command": "gcloud run",
                     "at": "2023-11-14T23:13:18.000Z",
+                    "good_since": 0,
                 },
                 "ways_in": [{"kind": "host", "use": "Host: billing.internal"}],
             }
@@ -126,8 +147,22 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                 }
             ],
             "routes": [
-                {"name": "billing", "requests": 100, "in_flight": 2, "refused": 1},
-                {"name": "(no route)", "requests": 3, "in_flight": 0, "refused": 3},
+                {
+                    "name": "billing",
+                    "requests": 100,
+                    "in_flight": 2,
+                    "refused": 1,
+                    "upstream_4xx": 5,
+                    "upstream_5xx": 6,
+                },
+                {
+                    "name": "(no route)",
+                    "requests": 3,
+                    "in_flight": 0,
+                    "refused": 3,
+                    "upstream_4xx": 0,
+                    "upstream_5xx": 0,
+                },
             ],
         },
         "errors": [
@@ -138,6 +173,9 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                 "reason": "token_timeout",
                 "detail": "No token came.",
                 "command": None,
+                "count": 240,
+                "first_at": "2023-11-14T23:12:20.000Z",
+                "last_at": "2023-11-14T23:13:19.000Z",
             }
         ],
     }
@@ -171,7 +209,8 @@ def test_an_absurd_moment_is_shown_and_harms_nothing(absurd: float) -> None:
     process = PROCESS._replace(configured_at=absurd, reload_error=("Odd.", absurd))
     route = ROUTE._replace(refusal=LastRefusal(Diagnosis(Cause.HIDDEN, "Hidden.", ""), 404, absurd))
     traffic = TRAFFIC._replace(
-        samples=[TRAFFIC.samples[0]._replace(at=absurd)], errors=[TRAFFIC.errors[0]._replace(at=absurd)]
+        samples=[TRAFFIC.samples[0]._replace(at=absurd)],
+        errors=[TRAFFIC.errors[0]._replace(first_at=absurd, last_at=absurd)],
     )
     shown = document(process, [route, ROUTE], [token, TOKEN], traffic, now=NOW, note=unexpected)
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
@@ -188,7 +227,7 @@ def test_a_row_that_cannot_be_written_takes_no_other_along() -> None:
 
     broken_route = ROUTE._replace(name="broken", ways_in=[("one",)])  # type: ignore[list-item]
     broken_token = TOKEN._replace(expires_at="soon")  # type: ignore[arg-type]
-    broken_error = TRAFFIC.errors[0]._replace(at="then")  # type: ignore[arg-type]
+    broken_error = TRAFFIC.errors[0]._replace(last_at="then")  # type: ignore[arg-type]
     shown = document(
         PROCESS,
         [broken_route, ROUTE],
@@ -300,3 +339,60 @@ def test_ways_in_are_written_as_they_are_used(
     """Each way in to a route is spelled with the addresses that are bound, ready to be copied."""
     ways = ways_in("billing", hosts, dynamic=dynamic, path_prefix=path_prefix, shared=shared, own=own)
     assert ways == expected
+
+
+def test_refusing_routes_come_first_and_are_marked() -> None:
+    """In the order of the configuration otherwise; on the page, with the cause, the count and since when."""
+    well = ROUTE._replace(name="well", refusing=None, refusal=None)
+    shown = document(PROCESS, [well, ROUTE], [], TRAFFIC, now=NOW, note=unexpected)
+    assert [(row["name"], row["refusing"] is not None) for row in shown["routes"]] == [
+        ("billing", True),
+        ("well", False),
+    ]
+    text = page({**shown, "ready": True}, "", unexpected)
+    assert "ready, but routes refuse requests" in text
+    assert text.count("refuses requests") == 1
+    assert "240 times" in text
+    assert text.index("<h3>billing</h3>") < text.index("<h3>well</h3>")
+
+
+@pytest.mark.parametrize(("good", "red"), [(0, True), (1, False), (7, False)])
+def test_a_targets_refusal_is_red_until_it_gives_a_good_answer(good: int, red: bool) -> None:
+    """From then on it is told without its advice, and with how many good answers there were."""
+    refusal = LastRefusal(Diagnosis(Cause.HIDDEN, "It is hidden.", "gcloud run"), 404, NOW - 2.0, good)
+    route = ROUTE._replace(refusing=None, refusal=refusal)
+    text = page(document(PROCESS, [route], [], NOTHING, now=NOW, note=unexpected), "", unexpected)
+    assert ("It is hidden." in text) == red
+    assert (f"{good} good answer" in text) == (not red)
+
+
+FAILED = LastError(Reason.TOKEN_DENIED, "Not allowed.", NOW)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        pytest.param([], "", id="no-tokens"),
+        pytest.param([TOKEN], "", id="one-that-is-served-though-its-renewal-failed"),
+        pytest.param([TOKEN._replace(state=State.MISSING, last_error=None)], "", id="never-asked-for"),
+        pytest.param([TOKEN._replace(state=State.FETCHING, last_error=None)], "", id="on-its-way"),
+        pytest.param(
+            [TOKEN._replace(state=State.FAILING, last_error=FAILED)] * 3,
+            "3 of 3 tokens missing: token_denied: Not allowed.",
+            id="all-for-one-reason",
+        ),
+        pytest.param(
+            [
+                TOKEN,
+                TOKEN._replace(state=State.FETCHING),
+                TOKEN._replace(state=State.FAILING, last_error=FAILED),
+            ],
+            "2 of 3 tokens missing: token_timeout: The metadata server did not answer in 5 s.; "
+            "token_denied: Not allowed.",
+            id="some-for-two",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_in_a_line(tokens: Sequence[TokenStatus], said: str) -> None:
+    """Those that have no token to serve and whose last fetch failed; each reason once."""
+    assert shortfall(tokens) == said

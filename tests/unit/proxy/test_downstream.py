@@ -742,7 +742,11 @@ async def test_a_length_that_is_read_in_two_ways_is_a_fault(
 
 
 def noted(caplog: pytest.LogCaptureFixture) -> list[Any]:
-    return [record.fields["where"] for record in caplog.records if record.message == "fault"]  # type: ignore[attr-defined]
+    return [
+        record.fields["where"]
+        for record in caplog.records
+        if record.message.startswith("fault in the sidecar")
+    ]  # type: ignore[attr-defined]
 
 
 def raised(caplog: pytest.LogCaptureFixture) -> list[Any]:

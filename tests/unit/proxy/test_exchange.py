@@ -54,9 +54,7 @@ class Down:
             limits=bench.pools.limits.model_copy(update=LIMITS),
             clock=bench.clock,
             access_log=AccessLog("off"),
-            refusals=SimpleNamespace(
-                note_error=lambda error, route: self.told.append(("noted", error, route))
-            ),
+            outages=SimpleNamespace(note=lambda error, route, _: self.told.append(("noted", error, route))),
             tracer=None,
             faults=Faults(),
             tunnels=set(),

@@ -21,7 +21,11 @@ def test_each_is_counted_and_told_with_its_traceback_and_where(caplog: pytest.Lo
         faults.note(FAULT, "sweep")
     assert faults.count == 2
     for record in caplog.records:
-        assert (record.levelname, record.message, record.fields) == ("ERROR", "fault", {"where": "sweep"})  # type: ignore[attr-defined]
+        assert (record.levelname, record.message, record.fields) == (  # type: ignore[attr-defined]
+            "ERROR",
+            "fault in the sidecar (sweep): ZeroDivisionError; please report it with its traceback",
+            {"where": "sweep"},
+        )
         assert record.exc_info is not None
         assert record.exc_info[1] is FAULT
 
@@ -47,19 +51,27 @@ def test_one_that_cannot_be_told_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
         pytest.param(
             {"message": "a callback", "exception": FAULT},
             1,
-            ("ERROR", "fault", {"where": "a callback"}),
+            ("ERROR", "fault in the sidecar (a callback)", {"where": "a callback"}),
             id="fault",
         ),
         pytest.param(
             {"message": "accept", "exception": RESET},
             0,
-            ("WARNING", "event loop", {"detail": "accept", "fault": "ConnectionResetError(104, 'reset')"}),
+            (
+                "WARNING",
+                "event loop: accept",
+                {"detail": "accept", "fault": "ConnectionResetError(104, 'reset')"},
+            ),
             id="the-system's",
         ),
         pytest.param(
             {"message": "a socket was not closed"},
             0,
-            ("WARNING", "event loop", {"detail": "a socket was not closed", "fault": "None"}),
+            (
+                "WARNING",
+                "event loop: a socket was not closed",
+                {"detail": "a socket was not closed", "fault": "None"},
+            ),
             id="no-exception",
         ),
     ],
@@ -71,7 +83,7 @@ def test_of_what_the_event_loop_caught_only_faults_are_counted(
     faults = Faults()
     faults.from_loop(None, context)
     (record,) = caplog.records
-    assert (record.levelname, record.message, record.fields) == told  # type: ignore[attr-defined]
+    assert (record.levelname, record.message.partition(": Zero")[0], record.fields) == told  # type: ignore[attr-defined]
     assert faults.count == faults_count
     assert (record.exc_info or (None, None))[1] is (FAULT if faults_count else None)
 

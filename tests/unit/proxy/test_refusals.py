@@ -8,10 +8,10 @@ from email.utils import formatdate
 import pytest
 
 from sidecar.config.load import load
-from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import RouteStats
 from sidecar.proxy.diagnosis import SAMPLE, Cause
-from sidecar.proxy.refusals import KEPT_ERRORS, LOG_INTERVAL, Refusals, Sample
+from sidecar.proxy.refusals import Refusals, Sample
+from sidecar.repeats import INTERVAL
 from sidecar.routes import Destination, RouteTable
 from tests.support.clock import FakeClock
 from tests.support.wire import jwt
@@ -49,7 +49,12 @@ def test_a_line_says_all_of_it(log: pytest.LogCaptureFixture) -> None:
     assert (last.status, last.at, last.diagnosis.cause) == (401, clock.wall(), Cause.AUDIENCE_REFUSED)
     assert stats.upstream_refusals == {Cause.AUDIENCE_REFUSED: 1}
     (record,) = log.records
-    assert (record.levelno, record.getMessage()) == (logging.WARNING, "target refused")
+    assert record.levelno == logging.WARNING
+    said = record.getMessage()
+    assert said.startswith(
+        "target refused a request of route `billing` with 401 audience_refused: The token is for"
+    )
+    assert said.endswith("--add-custom-audiences=https://other.example")
     assert record.fields == {  # type: ignore[attr-defined]
         "route": "billing",
         "status": 401,
@@ -57,6 +62,7 @@ def test_a_line_says_all_of_it(log: pytest.LogCaptureFixture) -> None:
         "detail": f"The token is for `https://other.example`, and its host suggests `{RUN_APP}`: set the route's "
         "`audience` to that, or add the one that was sent to the service's custom audiences.",
         "command": "gcloud run services update billing --region=REGION --add-custom-audiences=https://other.example",
+        "untold": None,
     }
 
 
@@ -75,7 +81,7 @@ def test_one_line_a_minute_for_route_and_cause(log: pytest.LogCaptureFixture) ->
     """To the second; another cause has its own minute."""
     clock = FakeClock()
     refusals = Refusals(clock)
-    for seconds, lines in ((0.0, 1), (LOG_INTERVAL - 1, 1), (1.0, 2)):
+    for seconds, lines in ((0.0, 1), (INTERVAL - 1, 1), (1.0, 2)):
         clock.advance(seconds)
         note(refusals, clock, Sample(403, []), destination())
         assert len(log.records) == lines
@@ -121,20 +127,17 @@ def test_a_sample_is_the_beginning() -> None:
     assert sample.body == b"a" * (SAMPLE - 1) + b"b"
 
 
-def test_the_last_errors_newest_first() -> None:
-    """So many, with all that the status page shows, and without what they hold on to."""
+def test_a_refusal_fades_with_the_good_answers_that_follow() -> None:
+    """How many there were since is told; the next refusal begins anew."""
     clock = FakeClock()
-    refusals = Refusals(clock)
-    error = SidecarError(Reason.QUEUE_FULL, "Full.", retry_after=3.0, command="x")
-    for number in range(KEPT_ERRORS + 1):
-        refusals.note_error(error, f"r{number}")
-    first = refusals.recent[0]
-    assert (len(refusals.recent), first.route, first.at) == (KEPT_ERRORS, f"r{KEPT_ERRORS}", clock.wall())
-    kept = first.error
-    assert kept is not error
-    assert (kept.reason, kept.detail, kept.retry_after, kept.command) == (
-        Reason.QUEUE_FULL,
-        "Full.",
-        3.0,
-        "x",
-    )
+    refusals, stats = Refusals(clock), RouteStats()
+    seen = []
+    for good in (0, 2, 0):
+        stats.requests["GET", 200] = stats.requests.get(("GET", 200), 0) + 5
+        refusals.note(destination(), Sample(403, []), b"Bearer x", stats)
+        stats.requests["GET", 204] = stats.requests.get(("GET", 204), 0) + good
+        stats.requests["GET", 403] = stats.requests.get(("GET", 403), 0) + 1
+        last = refusals.last("billing")
+        assert last is not None
+        seen.append(last.good_since)
+    assert seen == [0, 2, 0]

@@ -492,7 +492,10 @@ async def test_a_metadata_server_absent_for_its_first_minute(caplog: pytest.LogC
     await world.advance(30, step=1)
     assert world.store.ready_state(KEY) == (True, None)
     assert world.store.bearer(KEY) is not None
-    assert [record.message for record in caplog.records] == ["token fetch failed", "token fetch recovered"]
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        f"token fetch failed for `{KEY.audience.partition(':')[0]}",
+        "token fetch recovered",
+    ]
     await world.store.close()
 
 
@@ -536,6 +539,9 @@ async def test_a_failing_key_is_logged_once_a_minute(world: World, caplog: pytes
     await world.advance(50, step=0.25)
     assert len(caplog.records) == 1
     assert caplog.records[0].levelname == "WARNING"
+    assert caplog.records[0].message == (
+        f"token fetch failed for `{KEY.audience}` by credential `default`: token_endpoint_unreachable: The test said so."
+    )
     assert caplog.records[0].__dict__["fields"] == {
         "credential": "default",
         "audience": KEY.audience,
@@ -549,9 +555,11 @@ async def test_a_failing_key_is_logged_once_a_minute(world: World, caplog: pytes
     assert len(caplog.records) == 4
     world.source.answer = world.source.new
     await world.advance(1, step=0.25)
-    assert [(record.levelname, record.message) for record in caplog.records[4:]] == [
-        ("INFO", "token fetch recovered")
-    ]
+    (recovered,) = caplog.records[4:]
+    assert (recovered.levelname, recovered.message) == (
+        "INFO",
+        f"token fetch recovered: there is a token for `{KEY.audience}` by credential `default` again, after token_denied",
+    )
 
 
 # refused by a target
