@@ -541,7 +541,8 @@ class Config(Model):
     access_log: Annotated[Literal["off", "errors", "all"], BeforeValidator(word)] = Field(
         "errors",
         description="Which requests are logged: none, 5xx and the sidecar's own refusals, or all. Refusals of a route "
-        "for one reason have a line a minute, with the count; `all` has a line for each, unless `access_log_sample` is below 1.",
+        "for one reason have a line a minute, with the count; `all` has a line for each, unless `access_log_sample` is "
+        "below 1.",
     )
     access_log_sample: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] = Field(
         1.0,
