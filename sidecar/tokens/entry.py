@@ -20,7 +20,7 @@ from cachetools import Cache, TLRUCache
 from sidecar.clock import TimerHandle
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import TokenStats
-from sidecar.tokens.policy import Instant, Plan
+from sidecar.tokens.policy import WANTED_FOR, Instant, Plan
 from sidecar.tokens.report import FetchReport
 from sidecar.tokens.token import Token, TokenKey
 from sidecar.tokens.waiters import Waiters
@@ -88,9 +88,11 @@ class Entry:
         "report",
         "retired",
         "retry",
+        "retry_wanted",
         "stats",
         "timer",
         "token",
+        "turned_away_mono",
         "value",
         "waiters",
         "wanted",
@@ -130,6 +132,10 @@ class Entry:
         self.failures = 0
         self.retry: Instant | None = None
         """Backing off until then."""
+        self.retry_wanted: Instant | None = None
+        """Until then only, should somebody wait; None where somebody does, and `retry` is short already."""
+        self.turned_away_mono = -inf
+        """When a caller was refused last."""
         self.last_error: LastError | None = None
         self.waiters = waiters
 
@@ -147,6 +153,12 @@ class Entry:
     def is_backing_off(self, now: Instant) -> bool:
         """Whether the last fetch failed and the next may not start yet."""
         return self.fetch is None and self.retry is not None and not self.retry.has_come(now)
+
+    def is_wanted_now(self, now: Instant) -> bool:
+        """Whether somebody has to do without a token: waits for it, or was refused a moment ago."""
+        if self.is_usable(now):
+            return False
+        return len(self.waiters) > 0 or now.mono - self.turned_away_mono < WANTED_FOR
 
     def error_now(self, now: Instant) -> SidecarError | None:
         """The last error as a new exception, with the time until the next fetch; None if the last fetch went

@@ -10,7 +10,8 @@ implements is the time policy of docs/architecture.md:
                       whole life under 15 min: after 3/4 of it, and up to 1/20 of it later
     same exp again,   not a failure: used, and asked for again in 30–60 s;
     or late already   sooner only as the last usable moment requires
-    failed            backoff with full jitter, see `backoff`
+    failed            a pause that grows, with jitter: to 30 s where nobody waits, to 3 s where somebody does;
+                      see `backoff`
 
 Every moment is kept on both clocks (`Instant`) and has come when either says so: the monotonic clock stands
 still while an instance is frozen, the wall clock can be stepped back, and neither may hold up a renewal.
@@ -34,12 +35,20 @@ ASK_AGAIN = 30.0
 """Seconds until a token that should have been new is asked for again; doubled by a full jitter."""
 ASK_AGAIN_FLOOR = 1.0
 """Seconds: asked no faster than this, however near the last usable moment is."""
+BACKOFF_FLOOR = 1.0
+"""Seconds: an endpoint hears one call a second for a key at most."""
 BACKOFF_CEILING = 30.0
-BACKOFF_FLOOR = 0.25
-"""Seconds: a full jitter may draw 0, and a draw of 0 is no backoff."""
+BACKOFF_CEILING_WANTED = 3.0
+"""Seconds, where somebody waits: with the fetch itself, callers are served within 5 s of the endpoint's health."""
+FETCH_FLOOR = 0.25
+"""Seconds between the end of a failed fetch and the next one, however long it took to fail."""
 RETRY_AFTER_CEILING = 300.0
 """Seconds: a longer Retry-After is cut to this. One question in five minutes burdens nobody, while an
 endpoint that says "in a day" once must not keep the app down for a day."""
+RETRY_AFTER_CEILING_WANTED = 60.0
+"""Seconds: the same where somebody waits."""
+WANTED_FOR = 10.0
+"""Seconds for which a caller that was refused counts as one that waits: it will come again."""
 
 
 class Instant(NamedTuple):
@@ -128,22 +137,36 @@ def _ask_again(unusable: Instant, *, now: Instant, jitter: float) -> Instant:
     return now.after(min(max(wanted, ASK_AGAIN_FLOOR), left))
 
 
-def backoff(failures: int, *, jitter: float, retry_after: float | None = None) -> float:
-    """Seconds to wait after the `failures`-th failure in a row (1 is the first).
+class Pauses(NamedTuple):
+    """Seconds to wait after a failed fetch."""
 
-    Full jitter: anything between the floor and the ceiling, so that a fleet that failed together does not
-    come back together.
+    idle: float
+    """Where nobody waits for the token."""
+    wanted: float
+    """Where somebody waits, or was refused less than `WANTED_FOR` seconds ago. Never more than `idle`."""
 
-        failures    1      2      3      4      5       6 and more
-        ceiling     1 s    2 s    4 s    8 s    16 s    30 s
-        floor       0.25 s
 
-    `retry_after` (seconds) is what the endpoint asked for: waited in full, up to `RETRY_AFTER_CEILING`, and
-    up to a tenth longer (the same jitter: later, never earlier).
+def backoff(failures: int, *, took: float, jitter: float, retry_after: float | None = None) -> Pauses:
+    """The pauses after the `failures`-th failure in a row (1 is the first) of a fetch that `took` so many seconds.
+
+    By chance up to the longest, so that a fleet that failed together does not come back together, and a second at
+    the least:
+
+        failures           1      2      3      4      5      6 and more
+        longest, idle      2 s    3 s    5 s    9 s    17 s   30 s
+        longest, wanted    2 s    3 s    3 s    3 s    3 s    3 s
+
+    Where somebody waits, the time that the failed fetch took is part of the pause. `retry_after` (seconds) is what
+    the endpoint asked for: waited in full and up to a tenth longer (the same jitter: later, never earlier), up to
+    `RETRY_AFTER_CEILING`, or `RETRY_AFTER_CEILING_WANTED` where somebody waits.
     """
     # The exponent is capped: 2.0 ** 1024 overflows, and a sidecar can be failing for months.
-    ceiling = min(2.0 ** (min(max(failures, 1), 10) - 1), BACKOFF_CEILING)
-    delay = max(jitter * ceiling, BACKOFF_FLOOR)
-    if retry_after is None or not retry_after > 0:
-        return delay
-    return max(delay, min(retry_after, RETRY_AFTER_CEILING) * (1 + jitter / 10))
+    growth = 2.0 ** (min(max(failures, 1), 10) - 1)
+    idle = BACKOFF_FLOOR + jitter * min(growth, BACKOFF_CEILING - BACKOFF_FLOOR)
+    wanted = BACKOFF_FLOOR + jitter * min(growth, BACKOFF_CEILING_WANTED - BACKOFF_FLOOR)
+    wanted = max(wanted - took, FETCH_FLOOR)
+    if retry_after is not None and retry_after > 0:
+        later = 1 + jitter / 10
+        idle = max(idle, min(retry_after, RETRY_AFTER_CEILING) * later)
+        wanted = max(wanted, min(retry_after, RETRY_AFTER_CEILING_WANTED) * later)
+    return Pauses(idle, wanted)

@@ -105,10 +105,12 @@ class TokenStore:
         """
         entry = self._entry(key)
         now = self._now()
-        entry.wanted = True
+        entry.wanted = not entry.retired
         usable = entry.is_usable(now)
         if not usable and entry.fetch is None:
+            self._hurry(entry, now)
             if entry.is_backing_off(now) and (error := entry.error_now(now)) is not None:
+                entry.turned_away_mono = now.mono
                 raise error
             self._start(entry)
         self._busy[key] = entry
@@ -385,19 +387,27 @@ class TokenStore:
         entry.fresh_until, entry.fresh_until_mono = plan.renew
         entry.had_token = True
         entry.failures = 0
-        entry.retry = entry.last_error = None
+        entry.retry = entry.retry_wanted = entry.last_error = None
         entry.report.fetched(token, same=same, took=took)
         self._fetched(entry, plan.renew.seconds_from(now), None)
 
     def _failed(self, entry: Entry, error: SidecarError, cause: BaseException | None, took: float) -> None:
         now = self._now()
         entry.failures += 1
-        delay = policy.backoff(entry.failures, jitter=self._jitter(), retry_after=error.retry_after)
+        entry.withheld = False
+        pauses = policy.backoff(
+            entry.failures, took=took, jitter=self._jitter(), retry_after=error.retry_after
+        )
+        if entry.is_wanted_now(now):
+            delay, entry.retry_wanted = pauses.wanted, None
+        else:
+            delay, entry.retry_wanted = pauses.idle, now.after(pauses.wanted)
         entry.retry = now.after(delay)
         # Taken apart, not kept: an exception holds the frames it came through, and all they hold.
         entry.last_error = LastError(error.reason, error.detail, now.at, error.command)
-        entry.withheld = False
         served = entry.token if entry.is_usable(now) else None
+        if served is None and entry.waiters:
+            entry.turned_away_mono = now.mono
         entry.report.failed(error, cause=cause, served=served, now_mono=now.mono, took=took)
         self._fetched(entry, delay, None if served is not None else entry.error_now(now))
 
@@ -425,11 +435,23 @@ class TokenStore:
             # The next use is to look at both clocks.
             entry.fresh_until = -inf
 
+    def _hurry(self, entry: Entry, now: Instant) -> None:
+        """Somebody waits: a pause that was made while nobody did is cut short. At most once for each failed fetch."""
+        sooner = entry.retry_wanted
+        if sooner is None:
+            return
+        entry.retry, entry.retry_wanted = sooner, None
+        if entry.timer is not None:
+            entry.stop()
+            self._wait_for_renewal(entry, sooner.seconds_from(now))
+
     def _limit(self, entry: Entry) -> None:
         """The time of the first waiter is up, or there is a token after all."""
-        if entry.is_usable(self._now()):
+        now = self._now()
+        if entry.is_usable(now):
             entry.waiters.wake_ready()
         else:
+            entry.turned_away_mono = now.mono
             entry.waiters.wake_late(_too_slow(entry.key, self._wait))
         self._settle(entry)
 

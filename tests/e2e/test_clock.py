@@ -19,8 +19,8 @@ from tests.support.stepped_clock import SteppedClock
 pytestmark = pytest.mark.slow
 
 TWO_HOURS = 7200.0
-BACKOFF_FLOOR = 0.25
-"""Seconds between two fetches, the first of which failed."""
+BACKOFF_FLOOR = 1.0
+"""Seconds between the starts of two fetches, the first of which failed."""
 
 
 def routes(target: Target) -> str:

@@ -210,7 +210,8 @@ class Day:
     def fetch_failed(self, key: TokenKey, error: SidecarError) -> None:
         self.flights[key] -= 1
         self.refused.discard(key)
-        leave_alone = max(0.25, min(error.retry_after or 0.0, 300.0))
+        # A minute where somebody asks, and who asks is not followed here.
+        leave_alone = max(0.25, min(error.retry_after or 0.0, 60.0))
         self.last[key] = Fetch(self.clock.wall(), self.clock.mono(), leave_alone, 0.0)
 
     def fetch_brought(self, key: TokenKey, token: Token) -> None:

@@ -131,6 +131,28 @@ async def test_a_live_token_outlasts_the_metadata_server(wire: Wire) -> None:
     assert await token_of(upstream) != first
 
 
+async def test_requests_are_served_within_seconds_of_the_end_of_an_outage(wire: Wire) -> None:
+    """With a request a second the token is fetched again three seconds after the last failure at most, and no request is
+    refused after that."""
+    await wire.start(prefetch=False)
+    wire.source.error = SidecarError(Reason.TOKEN_ENDPOINT_UNREACHABLE, "Down.")
+    app = await wire.app()
+    for _ in range(60):
+        await app.send(GET)
+        assert (await app.answer()).status == 503
+        wire.clock.advance(1.0)
+    assert 60 / 3 <= len(wire.source.minted) <= 60
+    wire.source.error = None
+    for _ in range(3):
+        wire.clock.advance(1.0)
+    await wire.token("https://billing.example")
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await token_of(upstream)
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+
+
 async def test_an_invalid_token_is_renewed_and_the_request_replayed_once(wire: Wire) -> None:
     """The app sees the second answer only."""
     await wire.start()

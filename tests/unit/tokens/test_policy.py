@@ -205,49 +205,72 @@ def test_the_same_token_keeps_the_invariants(life: float, wall: float, mono: flo
 
 
 @pytest.mark.parametrize(
-    ("failures", "ceiling"),
+    ("failures", "idle", "wanted"),
     [
-        pytest.param(1, 1, id="first"),
-        pytest.param(2, 2, id="second"),
-        pytest.param(3, 4, id="third"),
-        pytest.param(4, 8, id="fourth"),
-        pytest.param(5, 16, id="fifth"),
-        pytest.param(6, 30, id="sixth"),
-        pytest.param(7, 30, id="seventh"),
-        pytest.param(10**9, 30, id="months"),
+        pytest.param(1, 2, 2, id="first"),
+        pytest.param(2, 3, 3, id="second"),
+        pytest.param(3, 5, 3, id="third"),
+        pytest.param(4, 9, 3, id="fourth"),
+        pytest.param(5, 17, 3, id="fifth"),
+        pytest.param(6, 30, 3, id="sixth"),
+        pytest.param(7, 30, 3, id="seventh"),
+        pytest.param(10**9, 30, 3, id="months"),
     ],
 )
-def test_backoff(failures: int, ceiling: float) -> None:
-    """Full jitter: from a quarter of a second to the ceiling, which doubles from 1 s to 30 s."""
-    assert policy.backoff(failures, jitter=0.0) == 0.25
-    assert policy.backoff(failures, jitter=0.5) == max(ceiling / 2, 0.25)
-    assert policy.backoff(failures, jitter=1.0) == ceiling
+def test_backoff(failures: int, idle: float, wanted: float) -> None:
+    """From a second to the longest pause: that grows to 30 s, or to 3 s where somebody waits."""
+    assert policy.backoff(failures, took=0.0, jitter=0.0) == (1.0, 1.0)
+    assert policy.backoff(failures, took=0.0, jitter=0.5) == ((1 + idle) / 2, (1 + wanted) / 2)
+    assert policy.backoff(failures, took=0.0, jitter=1.0) == (idle, wanted)
 
 
 @pytest.mark.parametrize(
-    ("failures", "jitter", "retry_after", "delay"),
+    ("took", "wanted"),
     [
-        pytest.param(1, 0.0, 20.0, 20.0, id="longer-than-ours"),
-        pytest.param(1, 1.0, 20.0, 22.0, id="a-tenth-later-by-jitter"),
-        pytest.param(6, 1.0, 2.0, 30.0, id="shorter-than-ours"),
-        pytest.param(1, 0.0, 0.5, 0.5, id="half-a-second"),
-        pytest.param(1, 0.0, 86_400.0, 300.0, id="cut-to-five-minutes"),
-        pytest.param(1, 0.0, math.inf, 300.0, id="for-ever"),
-        pytest.param(1, 0.5, 0.0, 0.5, id="zero"),
-        pytest.param(1, 0.5, -7.0, 0.5, id="negative"),
-        pytest.param(1, 0.5, math.nan, 0.5, id="not-a-number"),
-        pytest.param(1, 0.5, None, 0.5, id="none"),
+        pytest.param(0.0, 3.0, id="at-once"),
+        pytest.param(2.0, 1.0, id="two-seconds"),
+        pytest.param(2.9, 0.25, id="almost-the-pause"),
+        pytest.param(10.0, 0.25, id="longer-than-the-pause"),
     ],
 )
-def test_retry_after(failures: int, jitter: float, retry_after: float | None, delay: float) -> None:
-    """What the endpoint asks for is waited in full, up to five minutes."""
-    assert policy.backoff(failures, jitter=jitter, retry_after=retry_after) == pytest.approx(delay)
+def test_where_somebody_waits_the_failed_fetch_is_part_of_the_pause(took: float, wanted: float) -> None:
+    """It is tried every three seconds, counted from start to start; a fetch that took longer is tried again soon."""
+    assert policy.backoff(6, took=took, jitter=1.0) == (30.0, pytest.approx(wanted))
 
 
-@given(st.integers(0, 10**6), jitters, st.none() | st.floats())
-def test_backoff_is_bounded(failures: int, jitter: float, retry_after: float | None) -> None:
-    """No failure is retried at once, and none is left alone for more than five and a half minutes."""
-    assert 0.25 <= policy.backoff(failures, jitter=jitter, retry_after=retry_after) <= 330
+@pytest.mark.parametrize(
+    ("failures", "jitter", "retry_after", "idle", "wanted"),
+    [
+        pytest.param(1, 0.0, 20.0, 20.0, 20.0, id="longer-than-ours"),
+        pytest.param(1, 1.0, 20.0, 22.0, 22.0, id="a-tenth-later-by-jitter"),
+        pytest.param(6, 1.0, 2.0, 30.0, 3.0, id="shorter-than-ours"),
+        pytest.param(1, 0.0, 0.5, 1.0, 1.0, id="half-a-second"),
+        pytest.param(1, 0.0, 100.0, 100.0, 60.0, id="more-than-a-minute"),
+        pytest.param(1, 0.0, 86_400.0, 300.0, 60.0, id="a-day"),
+        pytest.param(1, 0.0, math.inf, 300.0, 60.0, id="for-ever"),
+        pytest.param(1, 0.5, 0.0, 1.5, 1.5, id="zero"),
+        pytest.param(1, 0.5, -7.0, 1.5, 1.5, id="negative"),
+        pytest.param(1, 0.5, math.nan, 1.5, 1.5, id="not-a-number"),
+        pytest.param(1, 0.5, None, 1.5, 1.5, id="none"),
+    ],
+)
+def test_retry_after(
+    failures: int, jitter: float, retry_after: float | None, idle: float, wanted: float
+) -> None:
+    """What the endpoint asks for is waited in full, up to five minutes, or up to one where somebody waits."""
+    pauses = policy.backoff(failures, took=0.0, jitter=jitter, retry_after=retry_after)
+    assert pauses == pytest.approx((idle, wanted))
+
+
+@given(st.integers(0, 10**6), st.floats(0, 120), jitters, st.none() | st.floats())
+def test_backoff_is_bounded(failures: int, took: float, jitter: float, retry_after: float | None) -> None:
+    """No endpoint is called twice in a second, none is left alone for more than five and a half minutes, and who waits
+    never waits longer than where nobody does."""
+    idle, wanted = policy.backoff(failures, took=took, jitter=jitter, retry_after=retry_after)
+    assert 0.25 <= wanted <= idle <= 330
+    assert wanted <= 66
+    assert idle >= 1
+    assert took + wanted >= 1 - 1e-9
 
 
 def test_an_instant_comes_by_the_clock_that_gets_there_first() -> None:

@@ -398,8 +398,7 @@ async def test_a_clock_set_back_a_minute_is_harmless(world: World) -> None:
 
 
 async def test_callers_get_the_last_error_at_once_between_failed_fetches(world: World) -> None:
-    """While backing off, a caller is refused at once, with the time until the next fetch, and no fetch is
-    made."""
+    """While backing off, a caller is refused at once, with the time until the next fetch, and no fetch is made."""
     world.source.answer = fault()
     caller = Caller()
     world.store.join(KEY, caller)
@@ -409,13 +408,14 @@ async def test_callers_get_the_last_error_at_once_between_failed_fetches(world: 
         with pytest.raises(SidecarError) as refused:
             world.store.join(KEY, caller)
         assert refused.value.reason is Reason.TOKEN_ENDPOINT_UNREACHABLE
-        assert refused.value.retry_after == 0.25
+        assert refused.value.retry_after == 1.0
         assert world.store.bearer(KEY) is None
     assert len(world.source.calls) == 1
 
 
 async def test_an_endpoint_that_is_down_is_not_hammered_by_traffic() -> None:
-    """Ten calls a second for ten minutes against a dead endpoint: about two fetches a minute."""
+    """Ten calls a second for ten minutes against a dead endpoint: one fetch in three seconds, and one in half a minute
+    once nobody asks any more."""
     world = World(jitter=1.0)
     world.source.answer = fault()
     world.store.prefetch([KEY])
@@ -426,8 +426,68 @@ async def test_an_endpoint_that_is_down_is_not_hammered_by_traffic() -> None:
                 world.store.join(KEY, Caller())
             except SidecarError:
                 continue
-    assert len(world.source.calls) <= 6 + 600 / 30
+    asked = len(world.source.calls)
+    assert 600 / 3 - 10 <= asked <= 600 / 3 + 2
+    await world.advance(600, step=1)
+    assert 600 / 30 - 2 <= len(world.source.calls) - asked <= 600 / 30 + 10
     await world.store.close()
+
+
+async def test_a_key_that_nobody_asked_for_is_not_kept_waiting_once_somebody_does() -> None:
+    """Half a minute's pause ends with the first caller, who is served; where it is young, three seconds after it
+    began."""
+    world = World(jitter=1.0)
+    world.source.answer = fault()
+    world.store.prefetch([KEY])
+    await world.settle()
+    await world.advance(2 + 3 + 5 + 9 + 17, step=1)
+    assert len(world.source.calls) == 6
+    await world.advance(1)
+    for _ in range(50):
+        with pytest.raises(SidecarError) as refused:
+            world.store.join(KEY, Caller())
+        assert refused.value.retry_after == 2.0
+    await world.advance(2)
+    assert len(world.source.calls) == 7
+    # Who was refused may come again for ten seconds.
+    await world.advance(9, step=1)
+    assert len(world.source.calls) == 10
+    assert world.clock.pending == [30.0]
+    await world.advance(20)
+    world.source.answer = world.source.new
+    caller = Caller()
+    world.store.join(KEY, caller)
+    await world.settle()
+    assert caller.told == [None]
+    assert len(world.source.calls) == 11
+    await world.store.close()
+
+
+async def test_a_served_token_is_renewed_as_if_nobody_waited() -> None:
+    """While the old token lives, its callers do without nothing: an endpoint that is down is left its half minute."""
+    world = World(jitter=1.0)
+    await world.fetched()
+    world.source.answer = fault()
+    for _ in range(int(HOUR) - 31):
+        await world.advance(1)
+        assert world.store.bearer(KEY) is not None
+    # From 180 s before the token's end to 30 s before it.
+    assert len(world.source.calls) == 2 + 5 + 3
+    await world.store.close()
+
+
+async def test_a_retired_key_is_not_fetched_for_whom_it_refused(world: World) -> None:
+    """A request of an old configuration that is refused makes no timer ask for its token again."""
+    world.store.pin(KEY)
+    key = other(world)
+    world.store.switch([key.source], [key])
+    world.source.answer = fault()
+    world.store.join(KEY, Caller())
+    await world.settle()
+    with pytest.raises(SidecarError):
+        world.store.join(KEY, Caller())
+    await world.advance(120, step=1)
+    assert len(world.source.calls) == 1
 
 
 async def test_retry_after_is_honoured(world: World) -> None:
@@ -439,6 +499,27 @@ async def test_retry_after_is_honoured(world: World) -> None:
         await world.advance(1)
         world.store.nudge()
         world.store.bearer(KEY)
+    assert len(world.source.calls) == 1
+    await world.advance(1)
+    assert len(world.source.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [pytest.param(False, 300, id="nobody-asks"), pytest.param(True, 60, id="somebody-asks")],
+)
+async def test_a_long_retry_after_is_cut(world: World, asked: bool, seconds: int) -> None:
+    """To five minutes where nobody waits, and to one where somebody does, however late they came to wait."""
+    world.source.answer = fault(Reason.TOKEN_RATE_LIMITED, retry_after=86_400)
+    world.store.prefetch([KEY])
+    await world.settle()
+    await world.advance(20)
+    if asked:
+        with pytest.raises(SidecarError) as refused:
+            world.store.join(KEY, Caller())
+        assert refused.value.retry_after == 40
+    await world.advance(seconds - 21)
+    world.store.nudge()
     assert len(world.source.calls) == 1
     await world.advance(1)
     assert len(world.source.calls) == 2
@@ -955,7 +1036,7 @@ async def test_fetches_are_counted_by_result_and_reason(world: World) -> None:
     world.store.prefetch([KEY])
     await world.settle()
     world.source.keep()
-    await world.advance(0.25)
+    await world.advance(1)
     await world.advance(HOUR - 225)
     assert world.stats[KEY].fetches == {("error", "token_denied"): 1, ("ok", ""): 1, ("same", ""): 1}
     assert sum(world.stats[KEY].duration.counts) == 3
