@@ -750,7 +750,7 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
     @cache
     def judged(source: GoogleSource, kind: TokenKind, persons: bool) -> Inspection:
         """By credential and kind, of which there are few: their files are read for it."""
-        return inspect(source.grant, [TokenKey(source, "", kind, persons)])
+        return inspect(source.grant, [TokenKey(source, "", kind, persons)], universe=source.universe)
 
     for route in config.routes:
         kind = TokenKind(route.token)

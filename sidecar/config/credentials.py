@@ -106,7 +106,7 @@ class ServiceAccountKey(Model):
 class Impersonate(Model):
     """Another service account, as whom `source` may act: the IAM Credentials API makes its tokens, with the e-mail
     in each. `source` needs `roles/iam.serviceAccountOpenIdTokenCreator` on it for ID tokens, and
-    `roles/iam.serviceAccountTokenCreator` for the other kinds."""
+    `roles/iam.serviceAccountTokenCreator` for the other kinds. The universe domain is that of `source`."""
 
     type: Literal["impersonate"]
     service_account: ServiceAccountEmail = Field(description="E-mail of the service account to act as.")
@@ -259,5 +259,5 @@ class Endpoints(Model):
     iam_credentials: EndpointUrl | None = Field(
         None,
         description="The IAM Credentials API, without a path. Default: https://iamcredentials.googleapis.com, in the "
-        "credential's universe domain.",
+        "credential's universe domain. One below googleapis.com is refused for credentials of other universes.",
     )

@@ -18,11 +18,13 @@ from typing import Final, NamedTuple, final
 from sidecar.config.credentials import ADC_VARIABLE as VARIABLE
 from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.credential_file import read_text
+from sidecar.tokens.credential_file import is_project, read_text
 from sidecar.tokens.credential_types import USE_INSTEAD, Addresses, FileGrant, grant_of
 from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
 
+QUOTA_PROJECT: Final = "GOOGLE_CLOUD_QUOTA_PROJECT"
+"""Counts instead of a file's quota project, as in `google.auth.default()`."""
 FILE_NAME: Final = "application_default_credentials.json"
 
 
@@ -44,7 +46,8 @@ class AdcGrant(IndirectGrant):
         addresses: Addresses = Addresses(),  # noqa: B008 - immutable
     ) -> None:
         self._environ = environ
-        self._addresses = addresses
+        quota_project = environ.get(QUOTA_PROJECT) or None
+        self._addresses = addresses._replace(quota_project=quota_project)
         # Kept, since these keep what they found out.
         self._metadata: MetadataGrant | None = None
         self._file: tuple[Found, FileGrant] | None = None
@@ -52,6 +55,12 @@ class AdcGrant(IndirectGrant):
     def resolved(self) -> Grant:
         """See `Grant.resolved`."""
         found = find_file(self._environ)
+        quota_project = self._addresses.quota_project
+        if quota_project is not None and not is_project(quota_project):
+            raise SidecarError(
+                Reason.CREDENTIAL_INVALID,
+                f"{QUOTA_PROJECT} is not the ID of a project: set it to one such as `my-project`, or unset it.",
+            )
         if found is None:
             self._metadata = self._metadata or self._metadata_server()
             return self._metadata
@@ -93,6 +102,7 @@ class AdcGrant(IndirectGrant):
             self._environ,
             address=self._addresses.metadata,
             iam=self._addresses.iam(),
+            quota_project=self._addresses.quota_project,
             absent=f"It is asked because no credential file was found ({looked}). Not on Google Cloud? Then set "
             f"{VARIABLE} to a credential file, or log in with `gcloud auth application-default login`. On GKE it can "
             "take some seconds after the start of a pod; if it lasts, check that no network policy blocks "

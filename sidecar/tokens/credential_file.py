@@ -69,6 +69,17 @@ def type_of(info: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) and re.fullmatch(r"[a-z_]{1,40}", found) else "unknown"
 
 
+def quota_project_in(info: Mapping[str, Any]) -> str | None:
+    """The project that calls with a credential's access tokens are counted against, if its file names one."""
+    found = info.get("quota_project_id")
+    return found if isinstance(found, str) and is_project(found) else None
+
+
+def is_project(text: str) -> bool:
+    """Whether this can be the ID or number of a project, and so a header's value."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9:.-]{0,99}", text) is not None
+
+
 def require(info: Mapping[str, Any], fields: Sequence[str], where: str, again: str) -> None:
     """Raise CREDENTIAL_INVALID unless all `fields` are texts; `again` says how to get a whole one."""
     missing = [f"`{name}`" for name in fields if not (isinstance(info.get(name), str) and info[name])]
@@ -100,6 +111,8 @@ def host_of(url: str) -> str:
     return place(re.split(r"[/?#\\]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2])
 
 
-def invalid(where: str, what: str) -> NoReturn:
-    """Raise CREDENTIAL_INVALID: `what` is wrong with the credential in `where`."""
-    raise SidecarError(Reason.CREDENTIAL_INVALID, f"The credential in {where} cannot be used: {what}")
+def invalid(where: str, what: str, *, command: str = "") -> NoReturn:
+    """Raise CREDENTIAL_INVALID: `what` is wrong with the credential in `where`; `command` mends it."""
+    raise SidecarError(
+        Reason.CREDENTIAL_INVALID, f"The credential in {where} cannot be used: {what}", command=command
+    )

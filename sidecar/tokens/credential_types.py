@@ -8,19 +8,21 @@ has none, except for the impersonation URL, of which the e-mail alone is used.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
+from urllib.parse import unquote
 
 from sidecar.config.credentials import is_email
-from sidecar.tokens.credential_file import invalid, parse, type_of
-from sidecar.tokens.federation import FederationGrant, account_in
+from sidecar.terminal import command
+from sidecar.tokens.credential_file import invalid, parse, quota_project_in, type_of
+from sidecar.tokens.federation import FederationGrant, account_named
 from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.iam_credentials import IamCredentials
 from sidecar.tokens.impersonation import ImpersonationGrant
 from sidecar.tokens.service_account import KeyGrant
-from sidecar.tokens.user import UserGrant, WorkforceGrant
+from sidecar.tokens.universe import DEFAULT_UNIVERSE, refuse_mix, universe_at, universe_in
+from sidecar.tokens.user import LOGIN, UserGrant, WorkforceGrant
 
 USE_INSTEAD: Final = "Use a service account key, or run on Google Cloud with a service account attached."
 
@@ -34,12 +36,14 @@ class Addresses(NamedTuple):
     sts: str | None = None
     iam_credentials: str | None = None
     programs: Mapping[str, str] = MappingProxyType({})
+    quota_project: str | None = None
+    """What calls with the credential's access tokens are counted against, instead of what its file says."""
+    login: str = LOGIN
+    """The command that writes the file again, for a file that is a person's login or has one in it."""
 
-    def iam(self, universe: str | None = None) -> IamCredentials:
-        """The IAM Credentials API, of a universe domain where the configuration names no address."""
-        if universe is None:
-            return IamCredentials(self.iam_credentials)
-        return IamCredentials(self.iam_credentials, universe=universe)
+    def iam(self) -> IamCredentials:
+        """The IAM Credentials API."""
+        return IamCredentials(self.iam_credentials)
 
 
 Make = Callable[[Mapping[str, Any], str, Addresses], Grant]
@@ -93,43 +97,113 @@ def federation(
 ) -> Grant:
     """Workload identity federation by a file: as `service_account`, as the one that the file names, or as itself."""
     direct = FederationGrant(
-        lambda: json.dumps(info), where, token_url=addresses.sts, programs=addresses.programs
+        lambda: json.dumps(info),
+        where,
+        token_url=addresses.sts,
+        programs=addresses.programs,
+        quota_project=addresses.quota_project,
     )
     account = service_account or direct.service_account()
     if account is None:
         return direct
-    iam = addresses.iam(_universe(info))
-    return ImpersonationGrant(direct, account, iam=iam, ability="workload_identity_federation")
+    return ImpersonationGrant(
+        direct,
+        account,
+        iam=addresses.iam(),
+        ability="workload_identity_federation",
+        quota_project=addresses.quota_project or quota_project_in(info),
+    )
 
 
 def _key(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:
-    iam = addresses.iam(_universe(info))
-    return KeyGrant(lambda: json.dumps(info), where, token_uri=addresses.oauth, iam=iam)
+    return KeyGrant(
+        lambda: json.dumps(info),
+        where,
+        token_uri=addresses.oauth,
+        iam=addresses.iam(),
+        quota_project=addresses.quota_project,
+    )
 
 
 def _user(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:
-    return UserGrant(lambda: json.dumps(info), where, token_uri=addresses.oauth)
+    return UserGrant(
+        lambda: json.dumps(info),
+        where,
+        token_uri=addresses.oauth,
+        quota_project=addresses.quota_project,
+        login=addresses.login,
+    )
 
 
 def _workforce(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:
     # Its token endpoint is not the one that exchanges subject tokens: no configured address takes its place.
-    return WorkforceGrant(lambda: json.dumps(info), where)
+    return WorkforceGrant(
+        lambda: json.dumps(info), where, quota_project=addresses.quota_project, login=addresses.login
+    )
 
 
 def _impersonated(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:
-    account = account_in(info, "service_account_impersonation_url", where)
-    source, delegates = info.get("source_credentials"), info.get("delegates") or ()
-    if account is None or not isinstance(source, dict):
-        invalid(where, "it lacks `service_account_impersonation_url` or `source_credentials`.")
-    emails = [str(delegate).rpartition("/")[2] for delegate in delegates]
-    if not all(is_email(email) for email in emails):
-        invalid(where, "its `delegates` are not service accounts.")
-    return ImpersonationGrant(
-        grant_of(source, f"`source_credentials` of {where}", addresses),
-        account,
-        iam=addresses.iam(_universe(info)),
-        delegates=emails,
+    url, source, delegates = (
+        info.get("service_account_impersonation_url"),
+        info.get("source_credentials"),
+        info.get("delegates") or (),
     )
+    account, emails = account_named(url), [str(delegate).rpartition("/")[2] for delegate in delegates]
+    again = _impersonated_login(account, emails)
+    advice = f"Log in again with `{again or _impersonated_login(None, ())}`."
+    if url is None or not isinstance(source, dict):
+        invalid(
+            where,
+            f"it lacks `service_account_impersonation_url` or `source_credentials`. {advice}",
+            command=again,
+        )
+    if account is None or not is_email(account):
+        invalid(
+            where,
+            "its `service_account_impersonation_url` names no service account by its e-mail (a numeric ID or an "
+            f"escaped `@` is none). {advice}",
+            command=again,
+        )
+    if not all(is_email(email) for email in emails):
+        invalid(where, f"its `delegates` are not service accounts. {advice}", command=again)
+    inner = grant_of(
+        source,
+        f"`source_credentials` of {where}",
+        # A plain login would write another type of file over this one.
+        addresses._replace(quota_project=None, login=again or LOGIN),
+    )
+    _refuse_other_universe(info, where, inner)
+    return ImpersonationGrant(
+        inner,
+        account,
+        iam=addresses.iam(),
+        delegates=emails,
+        quota_project=addresses.quota_project or quota_project_in(info),
+    )
+
+
+def _impersonated_login(account: str | None, delegates: Sequence[str]) -> str:
+    """The command that writes an `impersonated_service_account` file, for the account in an impersonation URL; with a
+    word in its place where that is unknown, and empty where a delegate is."""
+    account = unquote(account or "")
+    chain = [*delegates, account if is_email(account) else "SERVICE_ACCOUNT_EMAIL"]
+    if not all(is_email(delegate) for delegate in delegates):
+        return ""
+    return command(*LOGIN.split(), f"--impersonate-service-account={','.join(chain)}")
+
+
+def _refuse_other_universe(info: Mapping[str, Any], where: str, source: Grant) -> None:
+    """Raise CREDENTIAL_MISMATCH where the file or its URL names another universe than its source's, which counts."""
+    universe = source.known_universe() or DEFAULT_UNIVERSE
+    for said, what in (
+        (universe_in(info, where), "its own `universe_domain`"),
+        (
+            universe_at(info.get("service_account_impersonation_url")),
+            "its `service_account_impersonation_url`",
+        ),
+    ):
+        if said not in (None, universe):
+            refuse_mix(f"`source_credentials` of {where}", universe, str(said), what)
 
 
 _TYPES: Final[dict[str, Make]] = {
@@ -139,11 +213,3 @@ _TYPES: Final[dict[str, Make]] = {
     "external_account_authorized_user": _workforce,
     "impersonated_service_account": _impersonated,
 }
-
-
-_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
-
-
-def _universe(info: Mapping[str, Any]) -> str | None:
-    found = info.get("universe_domain")
-    return found if isinstance(found, str) and _DOMAIN.fullmatch(found) else None

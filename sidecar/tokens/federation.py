@@ -21,6 +21,7 @@ from sidecar.tokens.credential_file import (
     host_of,
     invalid,
     parse,
+    quota_project_in,
     require,
     require_safe_url,
     require_url,
@@ -30,6 +31,7 @@ from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, capital
 from sidecar.tokens.executable import Executable, seconds_of
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in
+from sidecar.tokens.universe import DEFAULT_UNIVERSE, filled_in, refuse_mix, universe_at, universe_in
 
 _SOURCE_URLS: Final = ("url", "region_url", "imdsv2_session_token_url")
 """Those of a `credential_source` that are asked."""
@@ -53,12 +55,15 @@ class FederationGrant(Grant):
         *,
         token_url: str | None = None,
         programs: Mapping[str, str] | None = None,
+        quota_project: str | None = None,
     ) -> None:
-        """`token_url` is asked instead of the file's own; `programs` is the environment that an executable sees."""
+        """`token_url` is asked instead of the file's own; `programs` is the environment that an executable sees;
+        `quota_project` counts instead of the file's own."""
         self._read = read
         self._programs = programs or {}
         self._where = where
         self._token_url = token_url
+        self._quota_project = quota_project
 
     def describe(self) -> str:
         """See `Grant.describe`."""
@@ -67,6 +72,24 @@ class FederationGrant(Grant):
     def service_account(self) -> str | None:
         """The e-mail of the service account that the file leads to, if any; raises `SidecarError`."""
         return account_in(self._info(), "service_account_impersonation_url", self._where)
+
+    def known_universe(self) -> str | None:
+        """See `Grant.known_universe`; raises CREDENTIAL_MISMATCH where the file's parts are of different ones."""
+        info = self._info()
+        universe = _universe(info, self._where)
+        at = universe_at(info["token_url"])
+        if universe_in(info, self._where) is None and at not in (None, universe):
+            refuse_mix(
+                f"The `token_url` in {self._where}",
+                str(at),
+                universe,
+                "the rest of the file (for want of a `universe_domain`)",
+            )
+        return universe
+
+    def check(self) -> None:
+        """See `Grant.check`."""
+        self._info()
 
     def executable_seconds(self) -> float | None:
         """How long the file lets its executable run; None where it has none, or can't be read."""
@@ -107,11 +130,8 @@ class FederationGrant(Grant):
             fault = self._subject_failed(error)
         if exchange.exchanged is None:
             raise fault or self._subject_failed(None)
-        quota_project = info.get("quota_project_id")
         return access_token_in(
-            exchange.exchanged,
-            sts,
-            quota_project=quota_project if isinstance(quota_project, str) else None,
+            exchange.exchanged, sts, quota_project=self._quota_project or quota_project_in(info)
         )
 
     def _info(self) -> dict[str, Any]:
@@ -124,6 +144,11 @@ class FederationGrant(Grant):
         if self._token_url is not None:
             info["token_url"] = self._token_url
         require(info, _FIELDS, self._where, _AGAIN)
+        universe = _universe(info, self._where)
+        info["token_url"] = filled_in(info["token_url"], universe)
+        if universe != DEFAULT_UNIVERSE and universe_at(info["token_url"]) == DEFAULT_UNIVERSE:
+            what = "its `token_url`" if self._token_url is None else "`endpoints.sts`"
+            refuse_mix(f"The credential in {self._where}", universe, DEFAULT_UNIVERSE, what)
         require_safe_url(info, "token_url", self._where)
         if not isinstance(info.get("credential_source"), dict):
             invalid(self._where, f"it lacks `credential_source`. {_AGAIN}")
@@ -266,12 +291,26 @@ class _Exchange:
         return transport(url, method, body, headers, **kwargs)
 
 
+def _universe(info: Mapping[str, Any], where: str) -> str:
+    """What the file says, else what its impersonation URL does; raises CREDENTIAL_MISMATCH where they differ."""
+    said, at = universe_in(info, where), universe_at(info.get("service_account_impersonation_url"))
+    if said is not None and at not in (None, said):
+        refuse_mix(f"The credential in {where}", said, str(at), "its `service_account_impersonation_url`")
+    return said or at or DEFAULT_UNIVERSE
+
+
 def account_in(info: Mapping[str, Any], field: str, where: str) -> str | None:
     """The e-mail in an impersonation URL; None where there is no URL; raises CREDENTIAL_INVALID."""
     url = info.get(field)
     if url is None:
         return None
+    account = account_named(url)
+    if account is None or not is_email(account):
+        invalid(where, f"its `{field}` names no service account by its e-mail. {_AGAIN}")
+    return account
+
+
+def account_named(url: object) -> str | None:
+    """What stands in the place of the service account in an impersonation URL."""
     match = _ACCOUNT_IN_URL.search(url) if isinstance(url, str) else None
-    if match is None or not is_email(match[1]):
-        invalid(where, f"its `{field}` names no service account. {_AGAIN}")
-    return match[1]
+    return None if match is None else match[1]

@@ -20,6 +20,7 @@ from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, ask
 from sidecar.tokens.token import Token, TokenKey
+from sidecar.tokens.universe import refuse_unexpected
 
 DEFAULT_SECONDS: Final = 8.0
 """For a whole fetch: less than the default `token_wait`, so that who waits is told what failed."""
@@ -37,12 +38,15 @@ class GoogleSource:
         threads: FetchThreads,
         *,
         seconds: float = DEFAULT_SECONDS,
+        universe: str | None = None,
     ) -> None:
         self.name = name
         self.grant = grant
         self._clock = clock
         self.seconds = seconds
         """For a whole fetch."""
+        self.universe = universe
+        """The universe domain that is meant here, where the environment says so."""
         self.threads = threads
         self.clock_ahead: float | None = None
         """How far (seconds) this machine's clock was ahead of the last endpoint's, where that said its time."""
@@ -73,6 +77,9 @@ class GoogleSource:
     def _fetch(self, flight: Flight, key: TokenKey) -> Token | SidecarError:
         """In the worker thread. Errors are returned as new ones: the raised ones hold frames with secrets."""
         try:
+            if self.universe is not None:
+                grant = self.grant.resolved()
+                refuse_unexpected(grant.universe(flight), self.universe, grant.describe())
             fetched = ask(self.grant, flight, key)
             if fetched.answer is not None:
                 self.clock_ahead = fetched.answer.clock_ahead

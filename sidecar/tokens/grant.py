@@ -69,6 +69,16 @@ class Grant:
         del flight
         return self.known_email()
 
+    def known_universe(self) -> str | None:
+        """The universe domain that this belongs to, as far as files and the configuration say; may raise
+        `SidecarError`. None: that has to be asked, or is not known."""
+        return None
+
+    def universe(self, flight: Flight) -> str | None:
+        """The universe domain that this belongs to; asks for it where need be. None: not known."""
+        del flight
+        return self.known_universe()
+
     def member(self, flight: Flight) -> str | None:
         """Who this is to IAM: `serviceAccount:E-MAIL`; None where it is not known."""
         email = self.email(flight)
@@ -108,6 +118,14 @@ class IndirectGrant(Grant):
     def email(self, flight: Flight) -> str | None:
         """See `Grant.email`."""
         return self.resolved().email(flight)
+
+    def known_universe(self) -> str | None:
+        """See `Grant.known_universe`."""
+        return self.resolved().known_universe()
+
+    def universe(self, flight: Flight) -> str | None:
+        """See `Grant.universe`."""
+        return self.resolved().universe(flight)
 
     def member(self, flight: Flight) -> str | None:
         """See `Grant.member`."""

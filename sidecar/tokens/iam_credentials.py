@@ -3,7 +3,7 @@
 Owns the three calls that are made by hand: generateIdToken, generateAccessToken, signJwt. Called by the grants,
 in worker threads, with an access token of theirs. google-auth's own class for impersonated ID tokens can be
 given neither a deadline nor an endpoint. The rule: the e-mail is in every ID token; one POST, no retry; the
-bearer goes to this API's host and nowhere else. Source:
+bearer goes to this API's host in the bearer's own universe and nowhere else. Source:
 https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts
 """
 
@@ -19,18 +19,27 @@ from sidecar.tokens.credential_file import host_of
 from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, not_a_token
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, id_token_in, json_object, life_said, self_signed_claims
+from sidecar.tokens.universe import DEFAULT_UNIVERSE, refuse_mix, universe_at
 
-DEFAULT_UNIVERSE: Final = "googleapis.com"
 _ACCESS_LIFE: Final = "3600s"
 
 
 @final
 class IamCredentials:
-    """The API at one address."""
+    """The API, at an address for each universe domain."""
 
-    def __init__(self, base: str | None = None, *, universe: str = DEFAULT_UNIVERSE) -> None:
-        """`base` is a URL without a path, instead of the public one of `universe`."""
-        self._base = base or f"https://iamcredentials.{universe}"
+    def __init__(self, base: str | None = None) -> None:
+        """`base` is a URL without a path, instead of the public ones."""
+        self._configured = base
+
+    def base(self, universe: str) -> str:
+        """Where bearers of this universe are sent; raises CREDENTIAL_MISMATCH where the configured address is of
+        another one."""
+        if self._configured is None:
+            return f"https://iamcredentials.{universe}"
+        if universe != DEFAULT_UNIVERSE and universe_at(self._configured) == DEFAULT_UNIVERSE:
+            refuse_mix("The credential", universe, DEFAULT_UNIVERSE, "`endpoints.iam_credentials`")
+        return self._configured
 
     def generate_id_token(
         self,
@@ -39,16 +48,19 @@ class IamCredentials:
         account: str,
         audience: str,
         *,
+        universe: str,
         delegates: Sequence[str] = (),
         caller: str | None = None,
     ) -> Fetched:
-        """An ID token of `account`; `caller` is who `bearer` speaks for, as IAM names it, where that is known."""
+        """An ID token of `account`; `universe` is the bearer's, and `caller` who it speaks for, as IAM names it, where
+        that is known."""
         answer, endpoint = self._call(
             flight,
             bearer,
             account,
             "generateIdToken",
             {"audience": audience, "includeEmail": True},
+            universe,
             delegates,
             caller,
         )
@@ -61,6 +73,7 @@ class IamCredentials:
         account: str,
         scopes: Sequence[str],
         *,
+        universe: str,
         delegates: Sequence[str] = (),
         caller: str | None = None,
     ) -> Fetched:
@@ -71,6 +84,7 @@ class IamCredentials:
             account,
             "generateAccessToken",
             {"scope": list(scopes), "lifetime": _ACCESS_LIFE},
+            universe,
             delegates,
             caller,
         )
@@ -89,13 +103,14 @@ class IamCredentials:
         account: str,
         audience: str,
         *,
+        universe: str,
         delegates: Sequence[str] = (),
         caller: str | None = None,
     ) -> Fetched:
         """A JWT of `account`'s own for `audience`, signed by a key that Google keeps."""
         claims = self_signed_claims(account, audience, flight.clock.wall())
         answer, endpoint = self._call(
-            flight, bearer, account, "signJwt", {"payload": json.dumps(claims)}, delegates, caller
+            flight, bearer, account, "signJwt", {"payload": json.dumps(claims)}, universe, delegates, caller
         )
         return id_token_in(answer, endpoint, "signedJwt")
 
@@ -106,11 +121,13 @@ class IamCredentials:
         account: str,
         method: str,
         body: Mapping[str, Any],
+        universe: str,
         delegates: Sequence[str],
         caller: str | None,
     ) -> tuple[Answer, Endpoint]:
+        base = self.base(universe)
         endpoint = Endpoint(
-            f"the IAM Credentials API at {host_of(self._base)}",
+            f"the IAM Credentials API at {host_of(base)}",
             Protocol.IAM,
             f"service account {account}",
             NETWORK,
@@ -124,5 +141,5 @@ class IamCredentials:
             headers["x-goog-user-project"] = bearer.quota_project
         if delegates:
             body = {**body, "delegates": [f"projects/-/serviceAccounts/{email}" for email in delegates]}
-        url = f"{self._base}/v1/projects/-/serviceAccounts/{quote(account, safe='@')}:{method}"
+        url = f"{base}/v1/projects/-/serviceAccounts/{quote(account, safe='@')}:{method}"
         return transport(url, "POST", json.dumps(body).encode(), headers), endpoint

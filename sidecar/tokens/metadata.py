@@ -22,12 +22,14 @@ from sidecar.config.misplaced import METADATA_VARIABLES
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in, refresh
 from sidecar.tokens.iam_credentials import IamCredentials
+from sidecar.tokens.universe import DEFAULT_UNIVERSE, is_universe
 
 DEFAULT_ACCOUNT: Final = "default"
+_UNIVERSE: Final = "universe/universe-domain"
 
 ABSENT: Final = (
     "Not on Google Cloud? Then use another type of credential: `service_account_key`, `gcloud`, `user`, "
@@ -57,14 +59,19 @@ class MetadataGrant(Grant):
         account: str = DEFAULT_ACCOUNT,
         licenses: bool = False,
         iam: IamCredentials | None = None,
+        quota_project: str | None = None,
         absent: str = ABSENT,
     ) -> None:
-        """`address` is host and port, instead of what `environ` says; `iam` signs self-signed JWTs."""
+        """`address` is host and port, instead of what `environ` says; `iam` signs self-signed JWTs; `quota_project` is
+        what calls with its access token are counted against."""
         self._origin = address or metadata_host(environ)
         self._mutual_tls = environ.get("GCE_METADATA_MTLS_MODE", "none").lower() in ("strict", "default")
         self._account = account
         self._licenses = licenses
         self._iam = iam or IamCredentials()
+        self._quota_project = quota_project
+        self._universe: str | None = None
+        """Kept once it was asked for: it does not change."""
         self._email: str | None = None if account == DEFAULT_ACCOUNT else account
         self._endpoint = Endpoint(
             f"the metadata server at {place(self._origin)}",
@@ -96,6 +103,16 @@ class MetadataGrant(Grant):
             self._email = text
         return self._email
 
+    def known_universe(self) -> str | None:
+        """See `Grant.known_universe`; known once it was asked for."""
+        return self._universe
+
+    def universe(self, flight: Flight) -> str | None:
+        """See `Grant.universe`; google-auth's rule: a server that does not know the question is of googleapis.com."""
+        if self._universe is None:
+            self._universe = self._asked_universe(flight)
+        return self._universe
+
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`."""
         if self._mutual_tls and self._account == DEFAULT_ACCOUNT:
@@ -114,30 +131,59 @@ class MetadataGrant(Grant):
             credentials = Credentials(scopes=list(scopes))  # type: ignore[no-untyped-call]
             transport = flight.open(self._endpoint, origin=self._origin)
             answer = refresh(credentials, transport, self._endpoint)
-            self._has_served()
-            return access_token_in(answer, self._endpoint)
-        answer = self._get(flight, "token", {"scopes": ",".join(scopes)} if scopes else {})
-        return access_token_in(answer, self._endpoint)
+        else:
+            answer = self._get(flight, "token", {"scopes": ",".join(scopes)} if scopes else {})
+        self._has_served()
+        return access_token_in(answer, self._endpoint, quota_project=self._quota_project)
 
     def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.self_signed_jwt`; Google's signJwt holds the key. The account needs
         `roles/iam.serviceAccountTokenCreator` on itself."""
         email = self.email(flight) or ""
+        universe = self.universe(flight) or DEFAULT_UNIVERSE
+        self._iam.base(universe)
         bearer = self.access_token(flight, [CLOUD_PLATFORM])
-        return self._iam.sign_jwt(flight, bearer, email, audience, caller=f"serviceAccount:{email}")
+        return self._iam.sign_jwt(
+            flight, bearer, email, audience, universe=universe, caller=f"serviceAccount:{email}"
+        )
 
     def _get(self, flight: Flight, what: str, query: Mapping[str, str]) -> Answer:
-        transport = flight.open(self._endpoint, origin=self._origin)
-        path = f"/computeMetadata/v1/instance/service-accounts/{quote(self._account, safe='@')}/{what}"
-        url = f"http://{self._origin}{path}" + (f"?{urlencode(query)}" if query else "")
-        answer = transport(url, headers={"metadata-flavor": "Google"})
+        path = f"instance/service-accounts/{quote(self._account, safe='@')}/{what}"
+        answer = self._get_path(flight, path + (f"?{urlencode(query)}" if query else ""))
         self._has_served()
         return answer
+
+    def _get_path(self, flight: Flight, path: str) -> Answer:
+        transport = flight.open(self._endpoint, origin=self._origin)
+        url = f"http://{self._origin}/computeMetadata/v1/{path}"
+        return transport(url, headers={"metadata-flavor": "Google"})
 
     def _has_served(self) -> None:
         """From now on advice need not ask whether there is a metadata server, or an account, at all."""
         if not self._endpoint.served:
             self._endpoint = self._endpoint._replace(absent=SERVED_BEFORE, served=True)
+
+    def _asked_universe(self, flight: Flight) -> str:
+        try:
+            if self._mutual_tls and self._account == DEFAULT_ACCOUNT:
+                from google.auth.compute_engine import _metadata
+
+                transport = flight.open(self._endpoint, origin=self._origin)
+                said: str = _metadata.get_universe_domain(transport)  # type: ignore[no-untyped-call]
+            else:
+                said = self._get_path(flight, _UNIVERSE).data.decode("ascii", "replace").strip()
+        except SidecarError as error:
+            if error.reason is not Reason.NO_SERVICE_ACCOUNT:
+                raise
+            # That is what a 404 means everywhere else.
+            return DEFAULT_UNIVERSE
+        if said and not is_universe(said):
+            raise SidecarError(
+                Reason.CREDENTIAL_MISMATCH,
+                f"{capital(self._endpoint.name)} says a universe domain that is no domain, so that no bearer of its "
+                f"can be sent on. {IMPOSTOR}",
+            )
+        return said or DEFAULT_UNIVERSE
 
     def _id_token_over_mutual_tls(self, flight: Flight, audience: str) -> Fetched:
         from google.auth.compute_engine import IDTokenCredentials

@@ -179,7 +179,7 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
         command = "gcloud auth application-default set-quota-project PROJECT"
         hint = (
             "The quota project of the login may not be used by it: grant roles/serviceusage.serviceUsageConsumer on "
-            f"it, or choose another with `{command}`."
+            f"it, or choose another with `{command}` (with `adc`, GOOGLE_CLOUD_QUOTA_PROJECT counts before that)."
         )
         return _error(endpoint, answer, Reason.QUOTA_PROJECT_DENIED, hint, status, command=command)
     if answer.status in (403, 404):

@@ -24,7 +24,8 @@ from sidecar.tokens.grant import (
     refresh,
     self_signed_claims,
 )
-from sidecar.tokens.iam_credentials import DEFAULT_UNIVERSE, IamCredentials
+from sidecar.tokens.iam_credentials import IamCredentials
+from sidecar.tokens.universe import DEFAULT_UNIVERSE, universe_in
 
 _FIELDS: Final = ("client_email", "private_key", "token_uri")
 _AGAIN: Final = "Download the key again."
@@ -44,13 +45,16 @@ class KeyGrant(Grant):
         *,
         token_uri: str | None = None,
         iam: IamCredentials | None = None,
+        quota_project: str | None = None,
     ) -> None:
         """`read` gives the text of the key, blocking, or raises `SidecarError`; `where` names the place; `token_uri`
-        is asked instead of the key's own; `iam` is the API for keys of another universe domain."""
+        is asked instead of the key's own; `iam` is the API for keys of another universe domain; `quota_project` is what
+        calls with its access token are counted against."""
         self._read = read
         self._where = where
         self._token_uri = token_uri
-        self._iam = iam
+        self._iam = iam or IamCredentials()
+        self._quota_project = quota_project
 
     def describe(self) -> str:
         """See `Grant.describe`."""
@@ -61,15 +65,24 @@ class KeyGrant(Grant):
         email: str = self._info()["client_email"]
         return email
 
+    def known_universe(self) -> str | None:
+        """See `Grant.known_universe`."""
+        return universe_in(parse(self._read(), self._where), self._where) or DEFAULT_UNIVERSE
+
+    def check(self) -> None:
+        """See `Grant.check`: a key of another universe gets its ID tokens from IAM there."""
+        self._iam.base(self.known_universe() or DEFAULT_UNIVERSE)
+
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`."""
         info = self._info()
-        universe = info.get("universe_domain", DEFAULT_UNIVERSE)
+        universe = self._universe(info)
         if universe != DEFAULT_UNIVERSE:
-            iam = self._iam or IamCredentials(universe=universe)
             bearer = self._self_signed(flight, info, {"scope": CLOUD_PLATFORM})
             email = info["client_email"]
-            return iam.generate_id_token(flight, bearer, email, audience, caller=f"serviceAccount:{email}")
+            return self._iam.generate_id_token(
+                flight, bearer, email, audience, universe=universe, caller=f"serviceAccount:{email}"
+            )
         from google.oauth2.service_account import IDTokenCredentials
 
         credentials = self._usable(
@@ -83,7 +96,7 @@ class KeyGrant(Grant):
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
         """See `Grant.access_token`."""
         info = self._info()
-        if info.get("universe_domain", DEFAULT_UNIVERSE) != DEFAULT_UNIVERSE:
+        if self._universe(info) != DEFAULT_UNIVERSE:
             # Other universes have no such grant: a self-signed JWT with scopes is the access token (AIP-4111).
             return self._self_signed(flight, info, {"scope": " ".join(scopes)})
         from google.oauth2.service_account import Credentials
@@ -92,7 +105,8 @@ class KeyGrant(Grant):
             lambda: Credentials.from_service_account_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
         )
         endpoint = self._endpoint(info)
-        return access_token_in(refresh(credentials, flight.open(endpoint, proxies=True), endpoint), endpoint)
+        answer = refresh(credentials, flight.open(endpoint, proxies=True), endpoint)
+        return access_token_in(answer, endpoint, quota_project=self._quota_project)
 
     def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.self_signed_jwt`."""
@@ -104,6 +118,9 @@ class KeyGrant(Grant):
             info["token_uri"] = self._token_uri
         check_key(info, self._where)
         return info
+
+    def _universe(self, info: Mapping[str, Any]) -> str:
+        return universe_in(info, self._where) or DEFAULT_UNIVERSE
 
     def _endpoint(self, info: Mapping[str, Any]) -> Endpoint:
         return Endpoint(
@@ -124,7 +141,9 @@ class KeyGrant(Grant):
             lambda: crypt.RSASigner.from_service_account_info(info)  # type: ignore[no-untyped-call]
         )
         value: bytes = jwt.encode(signer, {**claims, **target})  # type: ignore[no-untyped-call]
-        return Fetched(value.decode("ascii"), endpoint, expires_in=_TOKEN_LIFE)
+        return Fetched(
+            value.decode("ascii"), endpoint, expires_in=_TOKEN_LIFE, quota_project=self._quota_project
+        )
 
     def _usable(self, make: Callable[[], Any]) -> Any:
         made = None

@@ -34,11 +34,14 @@ from sidecar.tokens.program_environment import EXECUTABLES, passed_on
 from sidecar.tokens.ready_token import ReadyToken, token_file
 from sidecar.tokens.service_account import KeyGrant
 from sidecar.tokens.token import TokenKey
+from sidecar.tokens.universe import VARIABLE as UNIVERSE
+from sidecar.tokens.universe import refuse_unexpected
 from sidecar.tokens.user import UserGrant
 
 if TYPE_CHECKING:
     from sidecar.config.credentials import Credential, Endpoints
 
+_FOR_GOOD: Final = frozenset({Reason.SELF_IMPERSONATION, Reason.CREDENTIAL_MISMATCH})
 _GRACE: Final = 2.0
 """Seconds that a fetch outlives the command it waits for, to say what became of it."""
 
@@ -84,6 +87,7 @@ def build_sources(
             clock,
             FetchThreads(name, limit=threads),
             seconds=_deadline(name, credentials, seconds),
+            universe=environ.get(UNIVERSE) or None,
         )
         for name in credentials
     }
@@ -106,14 +110,22 @@ def unchanged(
     return {name for name in new if same(name)}
 
 
-def inspect(grant: Grant, keys: Iterable[TokenKey]) -> Inspection:
-    """Whether `grant` can serve `keys`, as far as files and the configuration tell."""
+def inspect(grant: Grant, keys: Iterable[TokenKey], *, universe: str | None = None) -> Inspection:
+    """Whether `grant` can serve `keys`, as far as files and the configuration tell; `universe` is what the environment
+    expects."""
+    # A missing or half-written file may be there at the next fetch; a chain that bites its tail stays one, and so does
+    # a mix of universes.
     try:
-        grant.check()
         found = grant.resolved()
     except SidecarError as error:
-        # A missing or half-written file may be there at the next fetch; a chain that bites its tail stays one.
-        return Inspection(error if error.reason is Reason.SELF_IMPERSONATION else None, None)
+        return Inspection(error if error.reason in _FOR_GOOD else None, None)
+    try:
+        found.check()
+        if universe is not None:
+            refuse_unexpected(found.known_universe(), universe, found.describe())
+    except SidecarError as error:
+        if error.reason in _FOR_GOOD:
+            return Inspection(error, None)
     warning = None
     for key in keys:
         if (why := cannot_give(found.ability, key.kind, persons=key.persons)) is not None:
@@ -176,7 +188,7 @@ def _grant(
             )
         case "service_account_key":
             token_uri = addresses.oauth
-            iam = None if addresses.iam_credentials is None else addresses.iam()
+            iam = addresses.iam()
             if credential.file is not None:
                 read = partial(
                     read_text, credential.file, refuse_world_readable=not credential.allow_world_readable

@@ -13,10 +13,19 @@ from typing import Any, Final, final
 
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.errors import Reason, SidecarError
-from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
+from sidecar.tokens.credential_file import (
+    host_of,
+    invalid,
+    parse,
+    quota_project_in,
+    require,
+    require_safe_url,
+    type_of,
+)
 from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in, id_token_in, json_object, refresh
+from sidecar.tokens.universe import DEFAULT_UNIVERSE, filled_in, refuse_mix, universe_at, universe_in
 
 TOKEN_URI: Final = "https://oauth2.googleapis.com/token"
 LOGIN: Final = "gcloud auth application-default login"
@@ -32,14 +41,40 @@ class UserGrant(Grant):
 
     ability = "user"
 
-    def __init__(self, read: Callable[[], str], where: str, *, token_uri: str | None = None) -> None:
+    def __init__(
+        self,
+        read: Callable[[], str],
+        where: str,
+        *,
+        token_uri: str | None = None,
+        quota_project: str | None = None,
+        login: str = LOGIN,
+    ) -> None:
+        """`quota_project` counts instead of the file's own; `login` is the command that writes the file again."""
         self._read = read
         self._where = where
         self._token_uri = token_uri or TOKEN_URI
+        self._quota_project = quota_project
+        self._login = login
 
     def describe(self) -> str:
         """See `Grant.describe`."""
         return f"a person's login in {self._where}"
+
+    def known_universe(self) -> str | None:
+        """See `Grant.known_universe`."""
+        return universe_in(parse(self._read(), self._where), self._where) or DEFAULT_UNIVERSE
+
+    def check(self) -> None:
+        """See `Grant.check`: there are no such logins in other universes (google-auth refuses them too)."""
+        universe = self.known_universe()
+        if universe != DEFAULT_UNIVERSE:
+            refuse_mix(
+                f"The login in {self._where}",
+                str(universe),
+                DEFAULT_UNIVERSE,
+                "every login of a Google account",
+            )
 
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`; it is for the login's client id."""
@@ -58,16 +93,14 @@ class UserGrant(Grant):
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
         """See `Grant.access_token`; it has the scopes that the login was given."""
         answer, endpoint, info = self._refreshed(flight)
-        quota_project = info.get("quota_project_id")
-        return access_token_in(
-            answer, endpoint, quota_project=quota_project if isinstance(quota_project, str) else None
-        )
+        return access_token_in(answer, endpoint, quota_project=self._quota_project or quota_project_in(info))
 
     def _refreshed(self, flight: Flight) -> tuple[Answer, Endpoint, Mapping[str, Any]]:
         info = parse(self._read(), self._where)
         if info.get("type") != "authorized_user":
             invalid(self._where, f"it is a credential of type {type_of(info)}, not a person's login.")
-        require(info, _FIELDS, self._where, f"Log in again with `{LOGIN}`.")
+        require(info, _FIELDS, self._where, f"Log in again with `{self._login}`.")
+        self.check()
         from google.oauth2.credentials import Credentials
 
         credentials = Credentials.from_authorized_user_info(info).with_token_uri(self._token_uri)  # type: ignore[no-untyped-call]
@@ -76,7 +109,7 @@ class UserGrant(Grant):
             Protocol.LOGIN,
             f"the login in {self._where}",
             NETWORK,
-            login=LOGIN,
+            login=self._login,
         )
         return refresh(credentials, flight.open(endpoint, proxies=True), endpoint), endpoint, info
 
@@ -87,20 +120,36 @@ class WorkforceGrant(Grant):
 
     ability = "workforce"
 
-    def __init__(self, read: Callable[[], str], where: str) -> None:
+    def __init__(
+        self, read: Callable[[], str], where: str, *, quota_project: str | None = None, login: str = LOGIN
+    ) -> None:
+        """`quota_project` counts instead of the file's own; `login` is the command that writes the file again."""
         self._read = read
         self._where = where
+        self._quota_project = quota_project
+        self._login = f"{login} --login-config=FILE"
 
     def describe(self) -> str:
         """See `Grant.describe`."""
         return f"a workforce login in {self._where}"
 
+    def known_universe(self) -> str | None:
+        """See `Grant.known_universe`; raises CREDENTIAL_MISMATCH where the file's `token_url` is of another one."""
+        info = parse(self._read(), self._where)
+        universe = universe_in(info, self._where) or DEFAULT_UNIVERSE
+        if universe != DEFAULT_UNIVERSE and universe_at(info.get("token_url")) == DEFAULT_UNIVERSE:
+            refuse_mix(f"The login in {self._where}", universe, DEFAULT_UNIVERSE, "its `token_url`")
+        return universe
+
+    def check(self) -> None:
+        """See `Grant.check`."""
+        self.known_universe()
+
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
         """See `Grant.access_token`."""
-        info = parse(self._read(), self._where)
-        require(
-            info, (*_FIELDS, "token_url"), self._where, f"Log in again with `{LOGIN} --login-config=FILE`."
-        )
+        info = {**parse(self._read(), self._where)}
+        require(info, (*_FIELDS, "token_url"), self._where, f"Log in again with `{self._login}`.")
+        info["token_url"] = filled_in(info["token_url"], str(self.known_universe()))
         require_safe_url(info, "token_url", self._where)
         from google.auth.external_account_authorized_user import Credentials
 
@@ -110,11 +159,10 @@ class WorkforceGrant(Grant):
             Protocol.LOGIN,
             f"the login in {self._where}",
             NETWORK,
-            login=f"{LOGIN} --login-config=FILE",
+            login=self._login,
         )
-        quota_project = info.get("quota_project_id")
         return access_token_in(
             refresh(credentials, flight.open(endpoint, proxies=True), endpoint),
             endpoint,
-            quota_project=quota_project if isinstance(quota_project, str) else None,
+            quota_project=self._quota_project or quota_project_in(info),
         )

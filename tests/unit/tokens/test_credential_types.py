@@ -29,6 +29,7 @@ FEDERATION = {
     "token_url": "https://sts.googleapis.com/v1/token",
     "credential_source": {"file": "/run/token"},
 }
+LOGIN_AS = "gcloud auth application-default login --impersonate-service-account={}"
 IMPERSONATED = {
     "type": "impersonated_service_account",
     "service_account_impersonation_url": URL,
@@ -101,21 +102,53 @@ def test_a_file_that_is_nothing_to_use(info: Mapping[str, Any], says: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("universe", "base"),
+    ("account", "delegates", "command"),
     [
-        pytest.param(None, "https://iamcredentials.googleapis.com", id="none"),
-        pytest.param("emulated.example", "https://iamcredentials.emulated.example", id="another"),
-        pytest.param("evil.example/x?", "https://iamcredentials.googleapis.com", id="not-a-domain"),
-        pytest.param(["x"], "https://iamcredentials.googleapis.com", id="not-text"),
+        pytest.param("109876543210987654321", [], LOGIN_AS.format("SERVICE_ACCOUNT_EMAIL"), id="numeric-id"),
+        pytest.param(SA.replace("@", "%40"), [], LOGIN_AS.format(SA), id="escaped"),
+        pytest.param(
+            SA.replace("@", "%40"),
+            [f"projects/-/serviceAccounts/{HOP}"],
+            LOGIN_AS.format(f"{HOP},{SA}"),
+            id="with-a-delegate",
+        ),
+        pytest.param("$(reboot)%40x", [], LOGIN_AS.format("SERVICE_ACCOUNT_EMAIL"), id="no-account"),
     ],
 )
-def test_the_universe_of_a_file_chooses_iam(universe: object, base: str) -> None:
-    """Where it is a domain: nothing else in a file may steer where the source's access token goes."""
-    grant = grant_of({**IMPERSONATED, "universe_domain": universe}, "f.json", Addresses())
-    assert grant._iam._base == base  # type: ignore[attr-defined]
-    configured = Addresses(iam_credentials="https://iam.internal")
-    grant = grant_of({**IMPERSONATED, "universe_domain": universe}, "f.json", configured)
-    assert grant._iam._base == "https://iam.internal"  # type: ignore[attr-defined]
+def test_an_impersonated_file_without_an_email(account: str, delegates: list[str], command: str) -> None:
+    """It is written again by the command for this type of file, with the account where that can be read."""
+    url = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{account}:generateAccessToken"
+    info = {**IMPERSONATED, "service_account_impersonation_url": url, "delegates": delegates}
+    with pytest.raises(SidecarError) as caught:
+        grant_of(info, "f.json", Addresses())
+    assert caught.value.reason is Reason.CREDENTIAL_INVALID
+    assert caught.value.command == command
+    assert f"`{command}`" in caught.value.detail
+    assert "create-cred-config" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        pytest.param({"source_credentials": None}, LOGIN_AS.format(SA), id="no-source"),
+        pytest.param(
+            {"service_account_impersonation_url": None}, LOGIN_AS.format("SERVICE_ACCOUNT_EMAIL"), id="no-url"
+        ),
+        pytest.param(
+            {"service_account_impersonation_url": 7}, LOGIN_AS.format("SERVICE_ACCOUNT_EMAIL"), id="no-text"
+        ),
+        # With a delegate that is none, there is no command that could be run as it is.
+        pytest.param({"delegates": ["nobody"]}, "", id="delegates"),
+    ],
+)
+def test_an_impersonated_file_that_lacks_something_is_written_again(
+    changes: Mapping[str, Any], command: str
+) -> None:
+    """By its own command, not by that of workload identity federation."""
+    with pytest.raises(SidecarError) as caught:
+        grant_of({**IMPERSONATED, **changes}, "f.json", Addresses())
+    assert caught.value.command == command
+    assert "--impersonate-service-account=" in caught.value.detail
 
 
 def test_a_file_is_looked_at_again_and_made_again_when_it_changed(tmp_path: Path) -> None:

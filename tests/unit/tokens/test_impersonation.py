@@ -71,7 +71,7 @@ def key(audience: str = "https://a", kind: TokenKind = TokenKind.ID) -> TokenKey
 
 
 async def test_the_sources_access_token_is_kept(google: Emulator, acting: Mapping[str, Credential]) -> None:
-    """Tokens for several audiences, and of several kinds, cost one; the e-mail is asked for once."""
+    """Tokens for several audiences, and of several kinds, cost one; the e-mail and the universe are asked for once."""
     it = source(google, acting)
     for number in range(3):
         token = await it.mint(key(f"https://{number}"))
@@ -79,7 +79,7 @@ async def test_the_sources_access_token_is_kept(google: Emulator, acting: Mappin
     await it.mint(key("https://www.googleapis.com/auth/cloud-platform", TokenKind.ACCESS))
     await it.mint(key("https://x", TokenKind.SELF_SIGNED_JWT))
     asked = [path.rpartition("/")[2] for path in google.metadata.counts.elements()]
-    assert sorted(asked) == ["email", "token"]
+    assert sorted(asked) == ["email", "token", "universe-domain"]
     assert len(google.iam.asked) == 5
 
 
@@ -145,6 +145,111 @@ async def test_the_quota_project_of_a_login_is_told(google: Emulator, tmp_path: 
     assert list(google.iam.quota_projects) == ["my-project"]
 
 
+@pytest.mark.parametrize(
+    ("found", "environ", "told"),
+    [
+        pytest.param("login", {}, ["of-file"], id="login"),
+        pytest.param("login", {"GOOGLE_CLOUD_QUOTA_PROJECT": "of-env"}, ["of-env"], id="login-and-variable"),
+        pytest.param("key", {"GOOGLE_CLOUD_QUOTA_PROJECT": "of-env"}, ["of-env"], id="key-and-variable"),
+        pytest.param(
+            "metadata", {"GOOGLE_CLOUD_QUOTA_PROJECT": "of-env"}, ["of-env"], id="metadata-and-variable"
+        ),
+        pytest.param("metadata", {"GOOGLE_CLOUD_QUOTA_PROJECT": ""}, [], id="empty-variable"),
+        # What is inside counts for the first call, what is around it for the second.
+        pytest.param("impersonated", {}, ["of-file", "of-outer"], id="impersonated"),
+        pytest.param(
+            "impersonated",
+            {"GOOGLE_CLOUD_QUOTA_PROJECT": "of-env"},
+            ["of-file", "of-env"],
+            id="impersonated-and-variable",
+        ),
+    ],
+)
+async def test_the_quota_project_of_application_default_credentials(
+    google: Emulator, tmp_path: Path, found: str, environ: Mapping[str, str], told: list[str]
+) -> None:
+    """The variable counts before the file's own, for the credential that `adc` is, as in `google.auth.default()`."""
+    user = google.oauth.add_user("me@example.com")
+    login = {**user.adc(), "quota_project_id": "of-file"}
+    outer = {
+        "type": "impersonated_service_account",
+        "service_account_impersonation_url": f"{google.iam_url}/v1/projects/-/serviceAccounts/{HOP}:generateAccessToken",
+        "source_credentials": login,
+        "quota_project_id": "of-outer",
+    }
+    file = tmp_path / "adc.json"
+    if found == "key":
+        google.write_key(file)
+    elif found != "metadata":
+        file.write_text(json.dumps(login if found == "login" else outer))
+    for account in (SA, HOP):
+        google.principals.add(account)
+    for member in (user.member, f"serviceAccount:{google.metadata.email}", f"serviceAccount:{KEY_EMAIL}"):
+        google.principals.grant(member, CREATOR, on=SA)
+    google.principals.grant(user.member, CREATOR, on=HOP)
+    google.principals.grant(f"serviceAccount:{HOP}", CREATOR, on=SA)
+    named = {} if found == "metadata" else {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
+    it = build_sources(
+        {
+            "x": Impersonate(type="impersonate", service_account=SA, source="default"),
+            "default": Adc(type="adc"),
+        },
+        clock=SystemClock(asyncio.get_running_loop()),
+        environ={"CLOUDSDK_CONFIG": str(tmp_path / "none"), **google.environment(), **named, **environ},
+        endpoints=Endpoints(oauth=google.oauth_url, iam_credentials=google.iam_url),
+        seconds=60,
+    )["x"]
+    await it.mint(key())
+    assert list(google.iam.quota_projects) == told
+
+
+@pytest.mark.parametrize("value", ["a b", "x\r\nHost: evil", "My Project", "projekt-ä", "x" * 200])
+async def test_a_quota_project_that_is_none(google: Emulator, tmp_path: Path, value: str) -> None:
+    """The variable is named, and what is in it goes into no request."""
+    it = build_sources(
+        {"x": Adc(type="adc")},
+        clock=SystemClock(asyncio.get_running_loop()),
+        environ={
+            "CLOUDSDK_CONFIG": str(tmp_path),
+            **google.environment(),
+            "GOOGLE_CLOUD_QUOTA_PROJECT": value,
+        },
+    )["x"]
+    with pytest.raises(SidecarError, match="credential_invalid: GOOGLE_CLOUD_QUOTA_PROJECT is not") as caught:
+        await it.mint(key())
+    assert value not in caught.value.detail
+
+
+async def test_a_dead_login_in_an_impersonated_file_is_renewed_as_one(
+    google: Emulator, tmp_path: Path
+) -> None:
+    """A plain login would write another type of file in its place, and act as a person from then on."""
+    user = google.oauth.add_user("me@example.com")
+    file = tmp_path / "adc.json"
+    file.write_text(
+        json.dumps(
+            {
+                "type": "impersonated_service_account",
+                "service_account_impersonation_url": f"{google.iam_url}/v1/projects/-/serviceAccounts/{SA}"
+                ":generateAccessToken",
+                "delegates": [f"projects/-/serviceAccounts/{HOP}"],
+                "source_credentials": {**user.adc(), "refresh_token": "revoked"},
+            }
+        )
+    )
+    it = build_sources(
+        {"x": Adc(type="adc")},
+        clock=SystemClock(asyncio.get_running_loop()),
+        environ={"GOOGLE_APPLICATION_CREDENTIALS": str(file)},
+        endpoints=Endpoints(oauth=google.oauth_url, iam_credentials=google.iam_url),
+    )["x"]
+    with pytest.raises(SidecarError) as caught:
+        await it.mint(key())
+    command = f"gcloud auth application-default login --impersonate-service-account={HOP},{SA}"
+    assert (caught.value.reason, caught.value.command) == (Reason.REAUTHENTICATION_NEEDED, command)
+    assert f"`{command}`" in caught.value.detail
+
+
 async def test_a_key_of_another_universe_asks_iam_with_a_jwt_of_its_own(
     google: Emulator, tmp_path: Path
 ) -> None:
@@ -163,9 +268,9 @@ async def test_a_key_of_another_universe_asks_iam_with_a_jwt_of_its_own(
 
 def test_the_public_address_follows_the_universe() -> None:
     """Unless an endpoint is configured."""
-    assert IamCredentials()._base == "https://iamcredentials.googleapis.com"
-    assert IamCredentials(universe="emulated.example")._base == "https://iamcredentials.emulated.example"
-    assert IamCredentials("https://iam.internal", universe="x.y")._base == "https://iam.internal"
+    assert IamCredentials().base("googleapis.com") == "https://iamcredentials.googleapis.com"
+    assert IamCredentials().base("emulated.example") == "https://iamcredentials.emulated.example"
+    assert IamCredentials("https://iam.internal").base("x.y") == "https://iam.internal"
 
 
 @pytest.mark.parametrize("kind", ["html", "huge", "garbage", "wrong_audience", "no_exp", "expired", "reset"])
@@ -309,7 +414,9 @@ async def test_an_access_token_of_iam_without_its_end_is_not_used(
     bearer = Fetched("b", Endpoint("the source", Protocol.LOCAL, "x", ""))
     iam = IamCredentials(f"http://{raw.origin}")
     with pytest.raises(SidecarError, match=rf"{reason}: .* an? .*`expireTime`|{reason}: .* no `expireTime`"):
-        await asyncio.to_thread(iam.generate_access_token, flight, bearer, SA, ["scope"])
+        await asyncio.to_thread(
+            iam.generate_access_token, flight, bearer, SA, ["scope"], universe="googleapis.com"
+        )
     flight.close()
 
 
@@ -320,6 +427,8 @@ async def test_an_answer_of_iam_without_an_access_token(raw: RawEndpoint) -> Non
     bearer = Fetched("b", Endpoint("the source", Protocol.LOCAL, "x", ""))
     iam = IamCredentials(f"http://{raw.origin}")
     with pytest.raises(SidecarError, match="token_malformed: "):
-        await asyncio.to_thread(iam.generate_access_token, flight, bearer, SA, ["scope"])
+        await asyncio.to_thread(
+            iam.generate_access_token, flight, bearer, SA, ["scope"], universe="googleapis.com"
+        )
     flight.close()
     assert (repr(bearer), bearer.value) == ("<Fetched from the source>", "b")
