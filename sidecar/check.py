@@ -155,7 +155,7 @@ async def _without_target(
     if destination is None:
         return [*steps, Step("token", Verdict.SKIPPED, _FOLLOWS.format(route=route.name))]
     key = destination.token_key()
-    seen = inspect(source.grant, [key], universe=source.universe)
+    seen = inspect(source.grant, [key], universe=source.universe, upstream=destination.host)
     if seen.fault is not None:
         return [_failed("credential", seen.fault)]
     if seen.warning is not None:

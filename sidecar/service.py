@@ -748,14 +748,17 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
     warnings = []
 
     @cache
-    def judged(source: GoogleSource, kind: TokenKind, persons: bool) -> Inspection:
+    def judged(source: GoogleSource, kind: TokenKind, persons: bool, upstream: str) -> Inspection:
         """By credential and kind, of which there are few: their files are read for it."""
-        return inspect(source.grant, [TokenKey(source, "", kind, persons)], universe=source.universe)
+        keys = [TokenKey(source, "", kind, persons)]
+        return inspect(source.grant, keys, universe=source.universe, upstream=upstream)
 
     for route in config.routes:
         kind = TokenKind(route.token)
-        for target in targets_of(route).values():
-            found = judged(sources[route.credential], kind, takes_persons(route, target))
+        for host, target in targets_of(route).items():
+            # To ID tokens it makes no difference.
+            upstream = "" if kind is TokenKind.ID else host
+            found = judged(sources[route.credential], kind, takes_persons(route, target), upstream)
             if found.fault is not None:
                 raise StartError(
                     f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG

@@ -23,6 +23,7 @@ from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant
 from sidecar.tokens.program_environment import GCLOUD, passed_on
 from sidecar.tokens.token import is_life
+from sidecar.tokens.universe import DEFAULT_UNIVERSE, is_universe
 
 LOGIN: Final = "gcloud auth login"
 _QUIET: Final = {
@@ -118,7 +119,7 @@ class GcloudGrant(Grant):
         ended = self._run(flight, endpoint, words)
         if ended.code != 0:
             raise self._failed(flight, ended, words)
-        value, expires_at = _credential(ended.stdout)
+        value, expires_at, universe = _credential(ended.stdout)
         left = None if expires_at is None else expires_at - flight.clock.wall()
         if value is None or left is None or not is_life(left):
             raise SidecarError(
@@ -127,7 +128,7 @@ class GcloudGrant(Grant):
                 "up to date.",
                 command=self._shown(words),
             )
-        return Fetched(value, endpoint, expires_in=left)
+        return Fetched(value, endpoint, expires_in=left, universe=universe)
 
     def _endpoint(self, flight: Flight, words: Sequence[str]) -> Endpoint:
         flight.endpoint = Endpoint(
@@ -229,11 +230,18 @@ class GcloudGrant(Grant):
         return shell(self._named, *words, *account)
 
 
-def _credential(text: str) -> tuple[str | None, float | None]:
-    """Access token and expiry (Unix seconds) in what config-helper printed."""
+def _credential(text: str) -> tuple[str | None, float | None, str]:
+    """Access token, expiry (Unix seconds) and universe domain in what config-helper printed. A universe that is none
+    leaves no token: it would go nobody knows where."""
     try:
-        found = json.loads(text)["credential"]
-        value, expiry = found["access_token"], found["token_expiry"]
+        whole = json.loads(text)
+        value, expiry = whole["credential"]["access_token"], whole["credential"]["token_expiry"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return None, None
-    return (value if isinstance(value, str) else None), from_rfc3339(expiry)
+        return None, None, DEFAULT_UNIVERSE
+    try:
+        universe = whole["configuration"]["properties"]["core"]["universe_domain"]
+    except (KeyError, TypeError):
+        universe = DEFAULT_UNIVERSE
+    if not (isinstance(value, str) and is_universe(universe)):
+        return None, None, DEFAULT_UNIVERSE
+    return value, from_rfc3339(expiry), universe

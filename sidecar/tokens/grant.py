@@ -38,6 +38,8 @@ class Fetched(NamedTuple):
     """Seconds; for access tokens, which do not say it themselves."""
     quota_project: str | None = None
     """The project that calls with this access token are counted against."""
+    universe: str | None = None
+    """The universe domain of this access token, where what gave it said so."""
 
     def __repr__(self) -> str:
         return f"<Fetched from {self.endpoint.name}>"

@@ -33,6 +33,11 @@ class _Known(TypedDict):
     caller: str | None
 
 
+def _of(bearer: Fetched, known: _Known) -> _Known:
+    """The same, by what came with the access token itself: gcloud's says its universe then only."""
+    return known if bearer.universe is None else _Known(universe=bearer.universe, caller=known["caller"])
+
+
 @final
 class ImpersonationGrant(Grant):
     """A service account, and who acts as it."""
@@ -122,13 +127,13 @@ class ImpersonationGrant(Grant):
         self._iam.base(known["universe"])
         bearer, kept = self._bearer(flight, source, known["universe"])
         try:
-            return call(bearer, known)
+            return call(bearer, _of(bearer, known))
         except SidecarError as error:
             self._held = None
             if not kept or error.reason is not Reason.TOKEN_DENIED:
                 raise
         bearer, _ = self._bearer(flight, source, known["universe"])
-        return call(bearer, known)
+        return call(bearer, _of(bearer, known))
 
     def _bearer(self, flight: Flight, source: Grant, universe: str) -> tuple[Fetched, bool]:
         """The source's access token, and whether it was here already. One fetch of it at a time: a source that hangs

@@ -11,7 +11,7 @@ the others alone. google-auth is imported by the first fetch, in its thread: it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
@@ -35,7 +35,7 @@ from sidecar.tokens.ready_token import ReadyToken, token_file
 from sidecar.tokens.service_account import KeyGrant
 from sidecar.tokens.token import TokenKey
 from sidecar.tokens.universe import VARIABLE as UNIVERSE
-from sidecar.tokens.universe import refuse_unexpected
+from sidecar.tokens.universe import refuse_mix, refuse_unexpected, universe_at
 from sidecar.tokens.user import UserGrant
 
 if TYPE_CHECKING:
@@ -110,9 +110,11 @@ def unchanged(
     return {name for name in new if same(name)}
 
 
-def inspect(grant: Grant, keys: Iterable[TokenKey], *, universe: str | None = None) -> Inspection:
-    """Whether `grant` can serve `keys`, as far as files and the configuration tell; `universe` is what the environment
-    expects."""
+def inspect(
+    grant: Grant, keys: Collection[TokenKey], *, universe: str | None = None, upstream: str = ""
+) -> Inspection:
+    """Whether `grant` can serve `keys` at the host `upstream`, as far as files and the configuration tell; `universe`
+    is what the environment expects."""
     # A missing or half-written file may be there at the next fetch; a chain that bites its tail stays one, and so does
     # a mix of universes.
     try:
@@ -123,6 +125,8 @@ def inspect(grant: Grant, keys: Iterable[TokenKey], *, universe: str | None = No
         found.check()
         if universe is not None:
             refuse_unexpected(found.known_universe(), universe, found.describe())
+        if any(key.kind is not TokenKind.ID for key in keys):
+            _refuse_other_cloud(found, upstream)
     except SidecarError as error:
         if error.reason in _FOR_GOOD:
             return Inspection(error, None)
@@ -136,6 +140,15 @@ def inspect(grant: Grant, keys: Iterable[TokenKey], *, universe: str | None = No
                 "development only"
             )
     return Inspection(None, warning)
+
+
+def _refuse_other_cloud(grant: Grant, upstream: str) -> None:
+    """Raise CREDENTIAL_MISMATCH where an upstream is an API of another universe than the credential, whose access
+    tokens and self-signed JWTs are for its own APIs."""
+    at = universe_at(f"https://{upstream}")
+    known = None if at is None else grant.known_universe()
+    if at is not None and known is not None and known != at:
+        refuse_mix(f"The credential ({grant.describe()})", known, at, f"the upstream {upstream}")
 
 
 def quiet_google_logging() -> None:

@@ -87,11 +87,15 @@ class Iam(Grant):
 
     def id_token(self, flight: Any, audience: str) -> Fetched:
         """See `Grant`."""
-        return self._iam.generate_id_token(flight, self._bearer, _ACCOUNT, audience, universe="googleapis.com")
+        return self._iam.generate_id_token(
+            flight, self._bearer, _ACCOUNT, audience, universe="googleapis.com"
+        )
 
     def access_token(self, flight: Any, scopes: Sequence[str]) -> Fetched:
         """See `Grant`."""
-        return self._iam.generate_access_token(flight, self._bearer, _ACCOUNT, scopes, universe="googleapis.com")
+        return self._iam.generate_access_token(
+            flight, self._bearer, _ACCOUNT, scopes, universe="googleapis.com"
+        )
 
     def self_signed_jwt(self, flight: Any, audience: str) -> Fetched:
         """See `Grant`."""

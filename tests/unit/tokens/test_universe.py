@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sidecar.config.credentials import (
     Adc,
     Credential,
     Endpoints,
+    Gcloud,
     Impersonate,
     Metadata,
     ServiceAccountKey,
@@ -210,6 +212,34 @@ async def test_the_bearer_goes_to_the_iam_of_its_own_universe(
     assert universes.left_for == {f"iamcredentials.{OTHER}"}
 
 
+@pytest.mark.parametrize(
+    ("configuration", "universe"),
+    [
+        pytest.param({"properties": {"core": {"universe_domain": OTHER}}}, OTHER, id="said"),
+        pytest.param({"properties": {"core": {}}}, "googleapis.com", id="not-said"),
+        pytest.param(None, "googleapis.com", id="no-configuration"),
+        pytest.param({"properties": {"core": {"universe_domain": "evil.example/x?"}}}, None, id="no-domain"),
+    ],
+)
+async def test_gcloud_says_its_universe_with_its_token(
+    universes: Universes, configuration: object, universe: str | None
+) -> None:
+    """`core/universe_domain` of its configuration."""
+    until = datetime.fromtimestamp(SystemClock(asyncio.get_running_loop()).wall() + 3600, UTC)
+    printed = {
+        "configuration": configuration,
+        "credential": {"access_token": "ya29.x", "token_expiry": f"{until:%Y-%m-%dT%H:%M:%SZ}"},
+    }
+    command = universes.directory / "gcloud"
+    command.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(printed)}\nEND\n")
+    command.chmod(0o755)
+    error = await universes.refused(
+        universes.source({"x": IMPERSONATE, "s": Gcloud(type="gcloud", command=str(command))})
+    )
+    assert universes.left_for == (set() if universe is None else {f"iamcredentials.{universe}"})
+    assert (error.reason is Reason.GCLOUD_FAILED) is (universe is None)
+
+
 @pytest.mark.parametrize("universe", ["googleapis.com", None], ids=["said", "404"])
 @pytest.mark.parametrize(
     ("credentials", "key"),
@@ -380,6 +410,30 @@ async def test_a_file_that_is_replaced_by_one_of_another_universe(universes: Uni
     assert universes.left_for == {f"iamcredentials.{OTHER}"}
     # In that universe access tokens are self-signed.
     assert universes.google.oauth.endpoint.arrived == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "upstream", "refused"),
+    [
+        pytest.param(ACCESS, "storage.googleapis.com", True, id="access-token"),
+        pytest.param(JWT, "storage.googleapis.com", True, id="self-signed-jwt"),
+        pytest.param(ACCESS, f"storage.{OTHER}", False, id="its-own"),
+        pytest.param(ID, "storage.googleapis.com", False, id="id-token"),
+    ],
+)
+async def test_an_upstream_of_another_universe(
+    universes: Universes, key: TokenKey, upstream: str, refused: bool
+) -> None:
+    """Access tokens and self-signed JWTs are for the APIs of their own universe."""
+    it = universes.source({"x": ServiceAccountKey(type="service_account_key", file=universes.key())})
+    fault = inspect(it.grant, [key], upstream=upstream).fault
+    assert (fault is not None) is refused
+    if fault is not None:
+        assert f"the upstream {upstream}" in fault.detail
+    of_google = universes.source(
+        {"x": ServiceAccountKey(type="service_account_key", file=universes.key(None))}
+    )
+    assert inspect(of_google.grant, [key], upstream=upstream).fault is None
 
 
 # google-auth's template
