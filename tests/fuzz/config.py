@@ -54,7 +54,7 @@ def _judge_error(error: ConfigError, text: str, to: str) -> None:
             length = len(lines[line - 1]) if line <= len(lines) else 0
             expect(1 <= column <= length + 2, "a column that is not there", problem)
         else:
-            known = problem.where in _PLACES or (bool(to) and problem.where.startswith("--to "))
+            known = problem.where in _PLACES or (bool(to) and problem.where.split(" ")[0] == "--to")
             expect(known, "no place", problem)
         expect(problem.message.strip(), "no message", problem)
         expect(len(problem.message) <= 2000 + len(text), "a message without bound", len(problem.message))

@@ -223,6 +223,6 @@ def test_a_pipe_is_not_waited_for(files: Files, which: str) -> None:
     before = certificate.context
     certificate.read_again()
     assert (certificate.is_current, certificate.context) == (False, before)
-    with pytest.raises(OSError, match="a pipe or a device") as caught:
+    with pytest.raises(OSError, match="a pipe, not a regular file") as caught:
         Certificate(settings)
-    assert why(caught.value, settings) == f"{file}: it is a pipe or a device, not a file"
+    assert why(caught.value, settings) == f"{file}: it is a pipe, not a regular file"

@@ -111,23 +111,23 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
     ),
     "ca-file-is-a-pipe": (
         lambda d: Tls(ca_file=str(pipe(d / "ca"))),
-        "`tls.ca_file` cannot be used ({d}/ca): it is a pipe or a device, not a file.",
+        "`tls.ca_file` cannot be used ({d}/ca): it is a pipe, not a regular file.",
     ),
     "list-is-a-pipe": (
         lambda d: Tls(crl_file=str(pipe(d / "crl"))),
-        "`tls.crl_file` cannot be used ({d}/crl): it is a pipe or a device, not a file.",
+        "`tls.crl_file` cannot be used ({d}/crl): it is a pipe, not a regular file.",
     ),
     "key-is-a-pipe": (
         lambda d: pair(d, CLIENT.pem, (pipe(d / "key"), None)[1]),
-        "`tls.client_key_file` cannot be used ({d}/key): it is a pipe or a device, not a file.",
+        "`tls.client_key_file` cannot be used ({d}/key): it is a pipe, not a regular file.",
     ),
     "list-has-no-end": (
         lambda _: Tls(crl_file="/dev/zero"),
-        "`tls.crl_file` cannot be used (/dev/zero): it is a pipe or a device, not a file.",
+        "`tls.crl_file` cannot be used (/dev/zero): it is a device, not a regular file.",
     ),
     "list-is-too-large": (
         lambda d: Tls(crl_file=str(large(d / "crl"))),
-        "`tls.crl_file` cannot be used ({d}/crl): it is larger than 16 MiB.",
+        "`tls.crl_file` cannot be used ({d}/crl): it is larger than 16777216 bytes.",
     ),
     "list-is-empty": (
         lambda d: Tls(crl_file=str(write(d / "crl", b""))),
