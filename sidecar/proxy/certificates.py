@@ -56,7 +56,7 @@ class Certificate:
             self.is_current = False
             detail = why(error, settings)
             _log.warning(
-                f"the listener's certificate could not be read again, the old one stays in force: {detail}",
+                f"the listener's certificate could not be read again: the old one stays in force ({detail})",
                 extra={"fields": {"cert_file": place(settings.cert_file), "detail": detail}},
             )
             return

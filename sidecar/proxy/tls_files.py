@@ -118,13 +118,13 @@ class Contexts:
         except SidecarError as error:
             fields = {"route": route.name, "reason": str(error.reason), "detail": error.detail}
             _log.warning(
-                f"changed TLS files of route `{route.name}` not used, what was read before stays: {error.detail}",
+                f"changed TLS files not used: what was read before stays (route `{route.name}`: {error.detail})",
                 extra={"fields": fields},
             )
             self._renewed.append(Renewed(route, ok=False))
         else:
             _log.info(
-                f"changed TLS files of route `{route.name}` in use", extra={"fields": {"route": route.name}}
+                f"changed TLS files in use by route `{route.name}`", extra={"fields": {"route": route.name}}
             )
             self._renewed.append(Renewed(route, ok=True))
 

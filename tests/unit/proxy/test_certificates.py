@@ -168,7 +168,8 @@ def test_a_changed_file_is_read_again(files: Files, caplog: pytest.LogCaptureFix
     assert not certificate.is_current
     assert told(caplog) == (
         "WARNING",
-        "the listener's certificate could not be read again: the old one stays in force",
+        "the listener's certificate could not be read again: the old one stays in force "
+        f"({files.key} is not the key of the certificate in {files.cert})",
         {
             "cert_file": str(files.cert),
             "detail": f"{files.key} is not the key of the certificate in {files.cert}",
@@ -179,7 +180,7 @@ def test_a_changed_file_is_read_again(files: Files, caplog: pytest.LogCaptureFix
     assert certificate.is_current
     assert told(caplog) == (
         "INFO",
-        "the listener's certificate was read again",
+        f"the listener's certificate was read again: {files.cert}",
         {"cert_file": str(files.cert)},
     )
     assert certificate.context is not first

@@ -60,6 +60,8 @@ SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnectio
 class Told:
     """An access log, and the traces: what they are told."""
 
+    collapses = False
+
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
         self.begun: list[tuple[Any, ...]] = []

@@ -233,7 +233,7 @@ def test_a_change_is_found_while_dialling_and_told_by_the_next_look(
     assert second is not first
     assert [(found.route, found.ok) for found in contexts.look()] == [(one, True)]
     assert contexts.look() == []
-    assert told(caplog) == [("INFO", "changed TLS files in use", {"route": "a"})]
+    assert told(caplog) == [("INFO", "changed TLS files in use by route `a`", {"route": "a"})]
     clock.advance(1.0)
     assert contexts.of(one) is second
     contexts.forget([one])
@@ -291,7 +291,7 @@ def test_files_that_are_gone_are_a_change_that_does_no_harm(
     assert told(caplog) == [
         (
             "WARNING",
-            "changed TLS files not used: what was read before stays",
+            f"changed TLS files not used: what was read before stays (route `a`: {says})",
             {"route": "a", "reason": "tls_files", "detail": says},
         )
     ]
