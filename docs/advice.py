@@ -188,8 +188,8 @@ CAUSES: dict[Cause, str] = {
     Cause.ANOTHER_SIDECAR: "It looks like an answer of the sidecar's own and is none: another sidecar at the target made it, or "
     "something imitates one. Don't run a command that it names.",
     Cause.REDIRECTED: "The target leads to another host, which gets no token. Said by `check --online` only.",
-    Cause.SIGN_IN: "What answered wants somebody to sign in: Identity-Aware Proxy, Google's sign-in, a captive portal. Said by "
-    "`check --online` only.",
+    Cause.SIGN_IN: "What answered wants somebody to sign in: Identity-Aware Proxy, Google's sign-in, a captive portal. But "
+    "for Identity-Aware Proxy's redirect, said by `check --online` only.",
     Cause.UNEXPLAINED: "None of the known ways to refuse a token: mostly the app's own 401 or 403. Logged at INFO.",
 }
 """Complete, like `ADVICE`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from sidecar.clock import Clock
 from sidecar.config.load import ConfigError, Loaded
@@ -21,6 +21,8 @@ from sidecar.tokens.file_watch import FileWatch, Stamp
 
 _log = logging.getLogger(__name__)
 _FILE = "configuration"
+_AGAIN: Final = 60.0
+"""Seconds after which the same mistake is logged again, where somebody asks again."""
 
 
 class ConfigSource(NamedTuple):
@@ -40,7 +42,10 @@ class Reloader:
 
     def __init__(self, service: Service, clock: Clock, tasks: Tasks, source: ConfigSource) -> None:
         self._service = service
+        self._clock = clock
         self._tasks = tasks
+        self._told: tuple[str, float] | None = None
+        """What was wrong when it was logged last, and when that was; None since a good one."""
         self._source = source
         self._lock = asyncio.Lock()
         self._watch = FileWatch({}, clock, lambda _: self.request())
@@ -71,17 +76,26 @@ class Reloader:
     async def _reload(self) -> Reloaded:
         async with self._lock:
             outcome = await self._outcome()
-        if outcome.result == "error":
-            level, says = logging.ERROR, "configuration not reloaded: the old one stays in force"
-        else:
+            self._tell(outcome)
+        return outcome
+
+    def _tell(self, outcome: Reloaded) -> None:
+        """One bad file is told of once, though the watch, SIGHUP and `POST /reload` may all see it."""
+        now_mono = self._clock.mono()
+        if outcome.result != "error":
+            self._told = None
             unchanged = outcome.result == "unchanged"
             level, says = logging.INFO, "configuration reloaded" + (", and is the same" if unchanged else "")
+        elif self._told is None or self._told[0] != outcome.detail or now_mono - self._told[1] >= _AGAIN:
+            self._told = (outcome.detail, now_mono)
+            level, says = logging.ERROR, "configuration not reloaded: the old one stays in force"
+        else:
+            return
         _log.log(
             level,
             f"{says}: {outcome.detail}" if outcome.detail else says,
             extra={"fields": {"result": outcome.result, "detail": outcome.detail or None}},
         )
-        return outcome
 
     async def _outcome(self) -> Reloaded:
         if self._service.draining:

@@ -239,7 +239,7 @@ class RouteTable:
             for prefix, route in self._prefixes if path else ():
                 if prefix == b"/":
                     return Match(route.destination(host), b"", Way.PREFIX)
-                if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in b"/?":
+                if _begins(path, prefix):
                     return Match(route.destination(host), prefix, Way.PREFIX)
         if (owner := self._upstreams.get(host)) is None:
             raise self._no_route(host, path)
@@ -267,6 +267,8 @@ class RouteTable:
         return None
 
     def _no_route(self, host: str, path: bytes) -> SidecarError:
+        if (misplaced := self._prefix_of_another_host(host, path)) is not None:
+            return misplaced
         if hosts.is_loopback(host) and self._prefixes and path:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
@@ -281,6 +283,21 @@ class RouteTable:
         else:
             hint = "No configured route is near; routes take their `host` and `NAME.localhost`."
         return SidecarError(Reason.NO_ROUTE, f"{what} {hint}")
+
+    def _prefix_of_another_host(self, host: str, path: bytes) -> SidecarError | None:
+        """The error for a path of a known prefix under a name for which no prefix holds, as `host.docker.internal`."""
+        if hosts.is_loopback(host) or hosts.ip_literal(host) is not None:
+            return None
+        for prefix, route in self._prefixes:
+            if prefix != b"/" and _begins(path, prefix):
+                return SidecarError(
+                    Reason.NO_ROUTE,
+                    f"`{prefix.decode('ascii')}` is the `path_prefix` of route `{route.name}`, and prefixes hold where "
+                    "the app calls `localhost` or the address that the sidecar listens on, not "
+                    f"`{host}`: web pages may get here by such a name. Call it so, or add `{host}` to the route's "
+                    "`host`, and leave the prefix out of the path.",
+                )
+        return None
 
     def _nearest(self, host: str) -> Route | None:
         if self._known is None:
@@ -340,6 +357,10 @@ def match_own(route: Route, authority: bytes, *, any_host: bool) -> Match:
             "hosts. If the app must use that name, add it to the route's `host` list.",
         )
     return Match(route.destination(host), b"", Way.LISTENER)
+
+
+def _begins(path: bytes, prefix: bytes) -> bool:
+    return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in b"/?"
 
 
 def request_host(authority: bytes) -> str:

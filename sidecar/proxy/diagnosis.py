@@ -1,4 +1,4 @@
-"""What a target's own 401, 403 or 404 means, and what mends it.
+"""What a target's own 401, 403 or 404 means, or IAP's redirect to its sign-in, and what mends it.
 
 Owns the known ways in which Google's front ends refuse a request that has a token, each with its reason and the
 command that mends it. Called by `refusals` for an answer that goes to the app untouched, and so by `check
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ SAMPLE: Final = 2048
 """Bytes of an answer's body that are looked at."""
 _SKEW: Final = 60.0
 """Seconds that clocks may differ."""
+_BY_IAP: Final = b"x-goog-iap-generated-response"
 
 
 class Cause(StrEnum):
@@ -77,17 +78,21 @@ class Diagnosis(NamedTuple):
     """The line of shell that mends it, with what could not be known in capitals."""
 
 
-def may_tell(status: int) -> bool:
-    """Whether an answer with this status is worth a look."""
-    return status in (401, 403, 404)
+def may_tell(status: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bool:
+    """Whether an answer with this status and these header lines is worth a look; of redirects, IAP's own."""
+    if status in (401, 403, 404):
+        return True
+    return status in (302, 303, 307) and any(name.lower() == _BY_IAP for name, _ in fields)
 
 
 def diagnose(refused: Refused) -> Diagnosis | None:
-    """What it means; None for a 404 of the app's own."""
+    """What it means; None for a 404 and a redirect of the app's own."""
     if _poses(refused.headers, refused.sample):
         return _another_sidecar(refused.status)
-    if refused.headers.get("x-goog-iap-generated-response", "").lower() == "true":
-        return _iap(refused)
+    if _is_iaps(refused.headers):
+        return _iap_signs_in(refused.status) if refused.status < 400 else _iap(refused)
+    if refused.status < 400:
+        return None
     match refused.target:
         case Target.CLOUD_RUN | Target.CLOUD_FUNCTIONS:
             found = _serverless(refused)
@@ -113,12 +118,8 @@ def not_let_in(status: int, headers: Mapping[str, str], page: str, host: str) ->
     """
     if status >= 400 and _poses(headers, page):
         return _another_sidecar(status)
-    if headers.get("x-goog-iap-generated-response", "").lower() == "true":
-        return Diagnosis(
-            Cause.SIGN_IN,
-            f"Identity-Aware Proxy itself answered {status}, and not the target: it saw no token that it takes, and "
-            "wants a person to sign in. Set the route's `target` to `iap` and its `audience` to IAP's OAuth client id.",
-        )
+    if _is_iaps(headers):
+        return _iap_signs_in(status)
     if status == 511:
         return Diagnosis(
             Cause.SIGN_IN,
@@ -133,6 +134,18 @@ def not_let_in(status: int, headers: Mapping[str, str], page: str, host: str) ->
     if 300 <= status < 400 and (leads_to := headers.get("location")) is not None:
         return _redirected(status, leads_to, host)
     return None
+
+
+def _is_iaps(headers: Mapping[str, str]) -> bool:
+    return headers.get(_BY_IAP.decode(), "").lower() == "true"
+
+
+def _iap_signs_in(status: int) -> Diagnosis:
+    return Diagnosis(
+        Cause.SIGN_IN,
+        f"Identity-Aware Proxy itself answered {status}, and not the target: it saw no token that it takes, and "
+        "wants a person to sign in. Set the route's `target` to `iap` and its `audience` to IAP's OAuth client id.",
+    )
 
 
 _SIGN_IN_HOSTS: Final = ("accounts.google.com",)

@@ -36,7 +36,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.proxy import answers, framing, headers, peer, upgrades
 from sidecar.proxy.exchange import Exchange, end_writing
 from sidecar.proxy.faults import internal
-from sidecar.proxy.heads import METHOD_NAMES
+from sidecar.proxy.heads import METHOD_NAMES, method_name
 from sidecar.proxy.target import (
     BAD_REQUEST_LINE,
     HTTP2,
@@ -652,7 +652,7 @@ class DownstreamConnection(asyncio.Protocol):
     def _answer(self, refused: _Refused) -> None:
         error, method, keep_alive, began_mono, fields, path = refused
         keep_alive = keep_alive and not self.is_leaving
-        self.proxy.refused(error, METHOD_NAMES.get(method, ""), fields, path, self.owner.route, began_mono)
+        self.proxy.refused(error, method_name(method), fields, path, self.owner.route, began_mono)
         self.transport.write(
             answers.answer(
                 error,

@@ -341,7 +341,7 @@ class Exchange:
         self._held = None
         self._status = status
         self.progress += 1
-        if status >= 400 and self._bearer and may_tell(status):
+        if status >= 300 and self._bearer and may_tell(status, fields):
             self._sample = Sample(status, fields)
         destination, _, prefix, _ = self.admitted
         if b"location" in found or b"content-location" in found or prefix:

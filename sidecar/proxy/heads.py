@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sidecar import metrics
 from sidecar.config.allow import METHODS
 from sidecar.proxy import answers, framing, headers, proxy_status
 from sidecar.proxy.admission import Plan
 
 METHOD_NAMES = {name.encode(): name for name in METHODS}
+_ALL_METHOD_NAMES = {name.encode(): name for name in metrics.METHODS}
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2; TRACE is not carried."""
@@ -27,6 +29,12 @@ _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, answers.reason_phrase(status).encode())
     for status in (200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 409, 429, 500, 502, 503)
 }
+
+
+def method_name(method: bytes) -> str:
+    """Of a request that is refused, for the log and the counters: one that is not carried (CONNECT) has its name, too;
+    empty for what is none of HTTP's."""
+    return _ALL_METHOD_NAMES.get(method, "")
 
 
 def status_line(status: int, reason: bytes) -> bytes:

@@ -12,10 +12,16 @@ from typing import final
 
 from sidecar.errors import SidecarError
 from sidecar.metrics import TokenStats
+from sidecar.moments import rfc3339
 from sidecar.repeats import Paces
 from sidecar.tokens.token import Token, TokenKey
 
 _log = logging.getLogger("sidecar.tokens")
+
+
+def _expiry(token: Token) -> dict[str, object]:
+    """For programs, and for people."""
+    return {"expires_at": token.expires_at, "expires": rfc3339(token.expires_at)}
 
 
 @final
@@ -33,7 +39,7 @@ class FetchReport:
     def fetched(self, token: Token, *, same: bool, took: float) -> None:
         """A fetch brought a token, after `took` seconds; `same` if it is the one that was here."""
         self._count("same" if same else "ok", "", took)
-        fields = {**self._fields, "expires_at": token.expires_at}
+        fields = {**self._fields, **_expiry(token)}
         whose = self._whose()
         if self._reason is not None:
             _log.info(
@@ -71,7 +77,7 @@ class FetchReport:
         if untold:
             fields["untold"] = untold
         if served is not None:
-            fields["expires_at"] = served.expires_at
+            fields.update(_expiry(served))
         held = "" if served is None else " The token that is here is used while it lives."
         says = f"token fetch failed for {self._whose()}: {reason}: {error.detail}{held}"
         _log.log(

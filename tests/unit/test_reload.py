@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from pathlib import Path
+
+import pytest
 
 from sidecar.config.load import Loaded, load
 from sidecar.reload import ConfigSource, Reloader
@@ -59,6 +62,36 @@ async def test_a_file_that_changed_while_the_sidecar_started_is_read_again(tmp_p
         for _ in range(2):
             await service.reload()  # the second one after whatever the watch asked for
     assert reads.qsize() == 2
+    reloader.stop()
+    await tasks.close()
+    await service._close()
+
+
+async def test_what_is_wrong_is_logged_once_whoever_sees_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The watch, SIGHUP and `POST /reload` may all read one bad file; another mistake is another line, the same one again
+    a minute later, or after a good file."""
+    loop, clock = asyncio.get_running_loop(), FakeClock()
+    config = load("routes: [{name: a, upstream: 'https://a.example', prefetch: off}]", environ={})
+    service = Service(config.config, loop, environ={}, clock=clock)
+    wrong: list[str] = []
+
+    def read() -> Loaded:
+        if wrong:
+            raise OSError(wrong[0])
+        return config
+
+    tasks = Tasks(loop)
+    reloader = Reloader(service, clock, tasks, ConfigSource(read, None, None))
+    reloader.start()
+    caplog.set_level(logging.ERROR, "sidecar.reload")
+    for text, seconds, lines in (
+        *((("one", 0.0, 1)), ("one", 1.0, 1), ("one", 58.0, 1), ("one", 1.0, 2), ("one", 1.0, 2)),
+        *(("two", 0.0, 3), ("two", 0.0, 3), ("one", 0.0, 4), ("", 0.0, 4), ("one", 0.0, 5)),
+    ):
+        clock.advance(seconds)
+        wrong[:] = [text] if text else []
+        assert (await service.reload()).result == ("error" if text else "unchanged")
+        assert len(caplog.records) == lines
     reloader.stop()
     await tasks.close()
     await service._close()

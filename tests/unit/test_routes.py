@@ -266,3 +266,18 @@ def test_every_way_in_by_name_is_told(table: RouteTable) -> None:
     assert found["covered"] == []
     assert repr(table.routes[0]) == "<Route exact>"
     assert repr(table.routes[0].fixed()) == "<Destination exact https://exact.example>"
+
+
+@pytest.mark.parametrize("host", ["host.docker.internal", "gateway", "billing.internal.evil.example"])
+@pytest.mark.parametrize("path", ["/billing", "/billing/x", "/billing?x=1"])
+def test_a_404_for_a_known_prefix_says_that_prefixes_need_loopback(
+    table: RouteTable, host: str, path: str
+) -> None:
+    """A container that calls its host does so by a name (`host.docker.internal`): the way out is that route's `host`."""
+    with pytest.raises(SidecarError) as caught:
+        table.match(host.encode(), path.encode())
+    assert caught.value.detail == (
+        f"`/billing` is the `path_prefix` of route `billing`, and prefixes hold where the app calls `localhost` or the "
+        f"address that the sidecar listens on, not `{host}`: web pages may get here by such a name. Call it so, or add "
+        f"`{host}` to the route's `host`, and leave the prefix out of the path."
+    )  # fmt: skip

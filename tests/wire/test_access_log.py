@@ -143,3 +143,26 @@ async def test_what_a_debugger_shows_holds_no_secret(wire: Wire) -> None:
         f"<Pool http://127.0.0.1:{wire.upstream.port} open=1 idle=0 waiting=0 queued=0>",
         f"<UpstreamConnection http://127.0.0.1:{wire.upstream.port} busy served=1>",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "method"),
+    [
+        (b"CONNECT billing.internal:443 HTTP/1.1", "CONNECT"),
+        (b"TRACE /x HTTP/1.1", "TRACE"),
+        (b"SETUP /x HTTP/1.1", ""),
+    ],
+    ids=["connect", "trace", "rtsp"],
+)
+async def test_a_method_that_is_not_carried_is_named(
+    wire: Wire, log: pytest.LogCaptureFixture, line: bytes, method: str
+) -> None:
+    """Where it is one of HTTP's: it says what the app tried."""
+    await wire.start()
+    wire.proxy.access_log = AccessLog("errors")
+    app = await wire.app()
+    await app.send(line + b"\r\nHost: billing.internal\r\n\r\n")
+    status = (await app.answer()).status
+    (entry,) = [fields(record) for record in log.records if record.message == "request"]
+    assert entry["httpRequest"].get("requestMethod", "") == method
+    assert wire.proxy.unrouted.requests == {(method, status): 1}

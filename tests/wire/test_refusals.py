@@ -64,6 +64,31 @@ async def test_a_refusal_passes_untouched_and_is_explained(wire: Wire, log: pyte
     assert (last.diagnosis.cause, last.status, last.at) == (Cause.PERMISSION_MISSING, 403, wire.clock.wall())
 
 
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (b"302 Found\r\nX-Goog-IAP-Generated-Response: true", True),
+        (b"302 Found\r\nx-goog-iap-generated-response: true", True),
+        (b"302 Found", False),
+        (b"200 OK\r\nX-Goog-IAP-Generated-Response: true", False),
+    ],
+    ids=["iap", "lower-case", "of-the-target", "ok"],
+)
+async def test_a_redirect_to_iaps_sign_in_is_a_refusal(
+    wire: Wire, log: pytest.LogCaptureFixture, head: bytes, told: bool
+) -> None:
+    """It passes untouched, and is told of like a 401; a redirect of the target's own is none."""
+    await wire.start("target: cloud_run")
+    app, upstream = await connected(wire)
+    to = b"Location: https://accounts.google.com/o/oauth2/v2/auth"
+    await app.send(GET)
+    await upstream.read_head()
+    await upstream.send(b"HTTP/1.1 %b\r\n%b\r\nContent-Length: 0\r\n\r\n" % (head, to))
+    assert (await app.answer()).status == int(head[:3])
+    assert [(line["status"], line["reason"]) for line in lines(log)] == ([(302, "sign_in")] if told else [])
+    assert wire.stats.upstream_refusals == ({Cause.SIGN_IN: 1} if told else {})
+
+
 async def test_it_is_logged_once_a_minute_and_always_counted(
     wire: Wire, log: pytest.LogCaptureFixture
 ) -> None:

@@ -392,6 +392,12 @@ def jwt(message: str) -> dict[str, Any]:
             id="iap-says-so-in-capitals",
         ),
         pytest.param(
+            refused(Target.IAP, 302, "", {**IAP, "location": "https://accounts.google.com/o/oauth2/v2/auth"}),
+            Cause.SIGN_IN,
+            "answered 302, and not the target: it saw no token that it takes",
+            id="iap-sign-in",
+        ),
+        pytest.param(
             refused(Target.CLOUD_RUN, 401, JWT + "expired", {"x-goog-iap-generated-response": "no"}),
             Cause.UNEXPLAINED,
             "app's own",

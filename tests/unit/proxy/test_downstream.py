@@ -584,7 +584,7 @@ async def test_what_is_traced_of_a_request(memory: Memory, call: Call) -> None:
     call().send(b"GET  / HTTP/1.1\r\n")
     call().send(b"\x16")
     assert told.refusals == [
-        ("", fields, "", 501, Reason.METHOD_NOT_CARRIED),
+        ("TRACE", fields, "", 501, Reason.METHOD_NOT_CARRIED),
         ("", [], "", 400, M),
         ("", [], "", 400, M),
     ]

@@ -12,6 +12,7 @@ import pytest
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.metrics import TokenStats
+from sidecar.moments import rfc3339
 from sidecar.tasks import Tasks
 from sidecar.tokens import policy
 from sidecar.tokens.entry import State
@@ -1279,3 +1280,17 @@ async def test_the_command_that_mends_a_failure_is_logged(
     (record,) = caplog.records
     fields = record.fields  # type: ignore[attr-defined]
     assert (fields["reason"], fields["command"]) == ("api_disabled", "gcloud services enable x")
+
+
+async def test_an_expiry_is_logged_for_people_too(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a token came, and where one is served although its renewal fails: Unix seconds tell people nothing."""
+    caplog.set_level(logging.INFO, "sidecar.tokens")
+    await world.fetched()
+    token = next(status for status in world.store.status() if status.key == KEY)
+    assert token.expires_at is not None
+    world.source.answer = fault()
+    await world.advance(token.expires_at - world.clock.wall() - 200, step=60)
+    logged = [(record.message, record.__dict__["fields"]) for record in caplog.records]
+    assert [message for message, _ in logged][:2] == ["token fetched", "token fetch failed"]
+    for _, fields in logged:
+        assert (fields["expires_at"], fields["expires"]) == (token.expires_at, rfc3339(token.expires_at))
