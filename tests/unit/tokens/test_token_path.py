@@ -196,7 +196,7 @@ async def test_each_fault_has_its_reason_in_error_log_and_metric(
         path.store.join(path.key, lambda _error: None)
     assert again.value.reason is reason
     assert again.value.retry_after is not None
-    assert (again.value.retry_after > 10) is (reason is Reason.TOKEN_RATE_LIMITED)
+    assert (again.value.retry_after > 12) is (reason is Reason.TOKEN_RATE_LIMITED)
     assert endpoint.arrived == asked
 
 
