@@ -86,7 +86,21 @@ REFUSED = [
         [404],
         id="metadata",
     ),
-    pytest.param(request("GET http://shut.internal/v1/public/a", "open.internal"), [400], id="two-hosts"),
+    pytest.param(
+        request("GET http://shut.internal/v1/public/a", "open.internal", "Host: shut.internal"),
+        [400],
+        id="two-hosts",
+    ),
+    pytest.param(
+        request("GET http://shut.internal/v1/secret", "open.internal"), [403], id="the-host-of-another-route"
+    ),
+    pytest.param(request("GET http://rebound.example/x", "open.internal"), [404], id="the-host-of-a-route"),
+    pytest.param(
+        request("GET http://open.internal/x", "rebound.example", "Origin: http://rebound.example"),
+        [403],
+        id="the-host-of-a-page",
+    ),
+    pytest.param(request("GET http://localhost/open/x", "open.internal"), [404], id="a-prefix-by-proxy"),
     pytest.param(request("GET /x", "open.internal@evil.example"), [400], id="userinfo"),
     pytest.param(request("CONNECT open.internal:443", "open.internal:443"), [501], id="tunnel"),
     pytest.param(request("TRACE /x", "open.internal"), [501], id="trace-to-read-the-token"),
@@ -118,6 +132,9 @@ REFUSED = [
         + b"Upgrade: websocket\r\nContent-Length: 4\r\n\r\nGET ",
         [400],
         id="upgrade-with-a-body",
+    ),
+    pytest.param(
+        request("GET /v1/public/\xc0\xae\xc0\xae/secret", "shut.internal"), [400], id="dots-in-raw-bytes"
     ),
     pytest.param(b"GET /x HTTP/1.1\nHost: open.internal\n\n", [400], id="bare-line-feeds"),
     pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400], id="http2"),
