@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sidecar import metrics
 from sidecar.config.allow import METHODS
 from sidecar.proxy import answers, framing, headers, proxy_status
 from sidecar.proxy.admission import Plan
 
 METHOD_NAMES = {name.encode(): name for name in METHODS}
-_ALL_METHOD_NAMES = {name.encode(): name for name in metrics.METHODS}
+_ALL_METHOD_NAMES = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}
+"""With those that llhttp knows as HTTP's and that are not carried."""
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """RFC 9110 section 9.2.2; TRACE is not carried."""
