@@ -182,7 +182,7 @@ NO_MORE = "accepting no connections for now: further callers wait"
 async def test_a_limit_that_somebody_meets_is_told_once_a_minute(
     wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With where, and how many are open."""
+    """With where, how many are open, and how often it was not told."""
     await wire.start(top="limits: {connections: 1}")
     acceptors = wire.proxy.acceptors
     stats = acceptors.stats
@@ -194,8 +194,8 @@ async def test_a_limit_that_somebody_meets_is_told_once_a_minute(
             await app.close()
         await wire.turn(lambda pauses=pauses: stats.accepted == 2 * pauses and not acceptors.arriving)
         await wire.turn(lambda: not acceptors.open)
-    entry = ("WARNING", NO_MORE, {"reason": "connections", "listen": f"127.0.0.1:{wire.port}", "open": 1})
-    assert told(caplog) == [entry, entry]
+    fields = {"reason": "connections", "listen": f"127.0.0.1:{wire.port}", "open": 1}
+    assert told(caplog) == [("WARNING", NO_MORE, fields), ("WARNING", NO_MORE, {**fields, "untold": 1})]
 
 
 async def test_a_shortage_and_its_end_are_told(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
