@@ -189,7 +189,7 @@ def listening(body: bytes, status: int = 200) -> Iterator[str]:
 def test_whatever_answers_on_the_admin_port_drives_no_terminal(body: bytes) -> None:
     """Words of it are shown, cut short and spelled out; and none of it is a traceback."""
     with listening(body, 503) as address:
-        for words in (["healthcheck"], ["quit"], ["reload"], ["wait", "--timeout", "10ms"]):
+        for words in (["healthcheck"], ["quit"], ["reload"], ["renew"], ["wait", "--timeout", "10ms"]):
             done = run(*words, "--admin", address)
             assert done.returncode == 1, words
             shown = done.stdout + done.stderr

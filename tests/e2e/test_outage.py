@@ -114,3 +114,8 @@ async def test_a_token_can_be_had_at_once_when_its_server_is_back(google: Emulat
     status, _, body = await ask(sidecar.admin_port, "POST", "/renew?route=two")
     assert (status, json.loads(body)["status"]) == (429, 429)
     assert (await sidecar.admin("/renew?route=nobody", "POST"))[0] == 404
+    admin = f"localhost:{sidecar.admin_port}"
+    code, out, err = await command("renew", "three", "--admin", admin)
+    assert (code, out.startswith("three: "), out.endswith(": renewed\n"), err) == (0, True, True, "")
+    code, out, err = await command("renew", "nobody", "--admin", admin)
+    assert (code, out, err) == (1, "", "There is no such route; /status.json has their names.\n")
