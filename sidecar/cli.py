@@ -34,7 +34,7 @@ from sidecar.config.checks import nearest
 from sidecar.config.load import CONFIG_VARIABLE, SETTINGS, ConfigError, Loaded, load
 from sidecar.config.tree import MAX_SIZE
 from sidecar.contents import kind_of, place, quoted
-from sidecar.regular_files import STANDARD_INPUT, read, read_standard_input
+from sidecar.regular_files import STANDARD_INPUT, as_text, read, read_standard_input
 from sidecar.terminal import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,9 +97,9 @@ def _text_of(file: str) -> str:
     limit = 4 * MAX_SIZE  # bytes, of which UTF-8 has four for a character at most
     try:
         data = read_standard_input(limit) if file in STANDARD_INPUT else read(file, limit).data
-        return data.decode("utf-8")
+        return as_text(data)
     except (OSError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        what = getattr(error, "strerror", None) or "it is not text in UTF-8 or UTF-16"
         raise OSError(f"{_shown(file)}: {what}") from None
 
 

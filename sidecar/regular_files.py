@@ -8,6 +8,7 @@ device has no end; and the limit holds while it is read, since a file can grow, 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import sys
@@ -32,8 +33,20 @@ class Read(NamedTuple):
     mode: int
     """Its `st_mode`."""
 
+    @property
+    def text(self) -> str:
+        """The contents as text; raises UnicodeDecodeError, which holds them."""
+        return as_text(self.data)
+
     def __repr__(self) -> str:
         return f"<Read {len(self.data)} bytes>"
+
+
+def as_text(data: bytes) -> str:
+    """What `data` says in UTF-8 or UTF-16, with a byte order mark or without, as Windows' editors and shells write it;
+    raises UnicodeDecodeError, which holds `data`. What begins with ASCII shows its encoding by its NULs (RFC 4627
+    section 3)."""
+    return data.decode(json.detect_encoding(data))
 
 
 def read(file: str, limit: int) -> Read:

@@ -19,9 +19,10 @@ from sidecar.config.credentials import ADC_VARIABLE as VARIABLE
 from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import is_project, read_text
-from sidecar.tokens.credential_types import USE_INSTEAD, Addresses, FileGrant, grant_of
+from sidecar.tokens.credential_types import Addresses, FileGrant, grant_of
 from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
+from sidecar.tokens.miswritten import USE_INSTEAD
 
 QUOTA_PROJECT: Final = "GOOGLE_CLOUD_QUOTA_PROJECT"
 """Counts instead of a file's quota project, as in `google.auth.default()`."""

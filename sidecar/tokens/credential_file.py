@@ -7,7 +7,6 @@ can't be used is CREDENTIAL_INVALID with its name and what is missing, and with 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
@@ -17,6 +16,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.hosts import Url, is_loopback, parse_url
 from sidecar.key_files import exposed
 from sidecar.regular_files import read
+from sidecar.tokens.miswritten import loaded, no_object, of_another_kind
 
 FILE_LIMIT: Final = 256 * 1024
 """Bytes of a credential file; a key is under 3 KiB."""
@@ -37,7 +37,7 @@ def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
         if refuse_world_readable:
             reason = exposed(shown, found.mode)
         if reason is None:
-            return found.data.decode("utf-8")
+            return found.text
     except FileNotFoundError:
         pass
     except UnicodeDecodeError:
@@ -53,14 +53,17 @@ def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
 
 def parse(text: str, where: str) -> Mapping[str, Any]:
     """The JSON object in a credential; raises CREDENTIAL_INVALID."""
-    parsed: Any = None
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        pass
+    parsed = loaded(text)
     if not isinstance(parsed, dict):
-        invalid(where, "it is not a JSON object.")
+        invalid(where, f"it is not a JSON object: {no_object(text)}")
+    refuse_other_kinds(parsed, where)
     return parsed
+
+
+def refuse_other_kinds(info: Mapping[str, Any], where: str) -> None:
+    """Raise CREDENTIAL_INVALID for a file of Google's that is no credential for Google's services."""
+    if (what := of_another_kind(info)) is not None:
+        invalid(where, what)
 
 
 def type_of(info: Mapping[str, Any]) -> str:

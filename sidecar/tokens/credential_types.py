@@ -15,16 +15,15 @@ from urllib.parse import unquote
 
 from sidecar.config.credentials import is_email
 from sidecar.terminal import command
-from sidecar.tokens.credential_file import invalid, parse, quota_project_in, type_of
+from sidecar.tokens.credential_file import invalid, parse, quota_project_in, refuse_other_kinds, type_of
 from sidecar.tokens.federation import FederationGrant, account_named
 from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.iam_credentials import IamCredentials
 from sidecar.tokens.impersonation import ImpersonationGrant
+from sidecar.tokens.miswritten import USE_INSTEAD
 from sidecar.tokens.service_account import KeyGrant
 from sidecar.tokens.universe import DEFAULT_UNIVERSE, refuse_mix, universe_at, universe_in
 from sidecar.tokens.user import LOGIN, UserGrant, WorkforceGrant
-
-USE_INSTEAD: Final = "Use a service account key, or run on Google Cloud with a service account attached."
 
 
 class Addresses(NamedTuple):
@@ -81,12 +80,7 @@ def grant_of(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant
     """What a credential file of any type is; raises CREDENTIAL_INVALID for a type that can't be used."""
     make = _TYPES.get(type_of(info))
     if make is None:
-        if type_of(info) == "gdch_service_account":
-            invalid(
-                where,
-                f"it is of type gdch_service_account, for Google Distributed Cloud, whose tokens Google's services do "
-                f"not take. {USE_INSTEAD}",
-            )
+        refuse_other_kinds(info, where)
         expected = ", ".join(_TYPES)
         invalid(where, f"it has no `type` that is known (one of {expected}). {USE_INSTEAD}")
     return make(info, where, addresses)

@@ -203,7 +203,7 @@ class FederationGrant(Grant):
     def _text_of(self, file: str, what: str) -> str:
         why = ""
         try:
-            return read(file, FILE_LIMIT).data.decode("utf-8")
+            return read(file, FILE_LIMIT).text
         except FileNotFoundError:
             pass
         except UnicodeDecodeError:

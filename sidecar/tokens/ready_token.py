@@ -8,13 +8,16 @@ one audience, which is the route's, and an `exp` that has not come.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 from sidecar.contents import place
 from sidecar.tokens.credential_file import read_text
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant
+
+_AROUND: Final = "\ufeff \t\r\n"
+"""What editors and shells leave around a token."""
 
 
 @final
@@ -34,7 +37,8 @@ class ReadyToken(Grant):
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`."""
         return Fetched(
-            self._read().strip(), Endpoint(f"{self._where}", Protocol.LOCAL, "whoever it was made for", "")
+            self._read().strip(_AROUND),
+            Endpoint(f"{self._where}", Protocol.LOCAL, "whoever it was made for", ""),
         )
 
 

@@ -25,6 +25,7 @@ from sidecar.tokens.grant import (
     self_signed_claims,
 )
 from sidecar.tokens.iam_credentials import IamCredentials
+from sidecar.tokens.miswritten import unusable_key
 from sidecar.tokens.universe import DEFAULT_UNIVERSE, universe_in
 
 _FIELDS: Final = ("client_email", "private_key", "token_uri")
@@ -86,9 +87,10 @@ class KeyGrant(Grant):
         from google.oauth2.service_account import IDTokenCredentials
 
         credentials = self._usable(
+            info,
             lambda: IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
                 info, target_audience=audience
-            )
+            ),
         )
         endpoint = self._endpoint(info)
         return id_token_in(refresh(credentials, flight.open(endpoint, proxies=True), endpoint), endpoint)
@@ -102,7 +104,8 @@ class KeyGrant(Grant):
         from google.oauth2.service_account import Credentials
 
         credentials = self._usable(
-            lambda: Credentials.from_service_account_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
+            info,
+            lambda: Credentials.from_service_account_info(info, scopes=list(scopes)),  # type: ignore[no-untyped-call]
         )
         endpoint = self._endpoint(info)
         answer = refresh(credentials, flight.open(endpoint, proxies=True), endpoint)
@@ -138,21 +141,22 @@ class KeyGrant(Grant):
         claims = self_signed_claims(email, "", flight.clock.wall())
         del claims["aud"]
         signer = self._usable(
-            lambda: crypt.RSASigner.from_service_account_info(info)  # type: ignore[no-untyped-call]
+            info,
+            lambda: crypt.RSASigner.from_service_account_info(info),  # type: ignore[no-untyped-call]
         )
         value: bytes = jwt.encode(signer, {**claims, **target})  # type: ignore[no-untyped-call]
         return Fetched(
             value.decode("ascii"), endpoint, expires_in=_TOKEN_LIFE, quota_project=self._quota_project
         )
 
-    def _usable(self, make: Callable[[], Any]) -> Any:
+    def _usable(self, info: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         made = None
         try:
             made = make()
         except Exception:  # noqa: BLE001,S110 - cryptography has many kinds of errors; their texts may quote the key
             pass
         if made is None:
-            invalid(self._where, f"its `private_key` is not an RSA key in PEM form. {_AGAIN}")
+            invalid(self._where, f"{unusable_key(info['private_key'])}. {_AGAIN}")
         return made
 
 

@@ -36,7 +36,7 @@ def show(
         ("pipe", "it is a pipe, not a regular file"),
         ("directory", "Is a directory"),
         ("huge", "it is larger than 4194304 bytes"),
-        ("latin", "it is not UTF-8 text"),
+        ("latin", "it is not text in UTF-8 or UTF-16"),
         ("missing", "No such file or directory"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.regular_files import read
+from sidecar.regular_files import as_text, read
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -71,3 +71,10 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -
         ours.close()
     for descriptor in theirs or ():
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("text", ["", "e", "{}", "é", "key: Zoë\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_is_read_whatever_unicode_it_is_in(text: str, encoding: str) -> None:
+    """Windows' editors put a byte order mark before UTF-8, its shells write UTF-16."""
+    assert as_text(text.encode(encoding)) == text

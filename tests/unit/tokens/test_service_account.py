@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -369,3 +369,25 @@ async def test_faults(
     assert len(raw.requests) == 1
     assert RESPONSE_SECRET not in "".join(traceback.format_exception(caught.value))
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        pytest.param(lambda pem: pem.replace("\n", "\\n"), "`\\n` as two characters", id="escaped-twice"),
+        pytest.param(
+            lambda pem: pem.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"), "is encrypted", id="encrypted"
+        ),
+        pytest.param(lambda pem: pem[200:], "is not an RSA key in PEM form", id="half"),
+    ],
+)
+async def test_a_private_key_that_was_spoilt_on_its_way(
+    private_key: str, spoil: Callable[[str], str], says: str
+) -> None:
+    """Says what has happened to it; nobody is asked."""
+    info = {**KEY, "private_key": spoil(private_key)}
+    with pytest.raises(SidecarError) as caught:
+        await source(KeyGrant(lambda: json.dumps(info), "x")).mint(TokenKey(NamedSource("default"), AUDIENCE))
+    assert caught.value.reason is Reason.CREDENTIAL_INVALID
+    assert says in caught.value.detail
+    assert not any(word in caught.value.detail for word in private_key.split("\n")[1:-2])

@@ -1,0 +1,117 @@
+"""What stands where a credential's JSON belongs, and how to mend it.
+
+Owns the mistakes that are made on the way of a credential's file to here: by editors, shells, env files, Kubernetes
+secrets, and by taking another of Google's files. Called by `credential_file` and `service_account`. Pure. The rule: a
+mistake is named and not mended silently, since the same file is given to other programs too; nothing of the contents is
+quoted. Sources: RFC 8259; Google's files as gcloud and the console write them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sidecar.contents import kind_of
+
+USE_INSTEAD: Final = "Use a service account key, or run on Google Cloud with a service account attached."
+NEW_KEY: Final = "`gcloud iam service-accounts keys create FILE --iam-account=E-MAIL` makes a key"
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_CLIENTS: Final = ("installed", "web")
+"""Where an OAuth client's file has all that it says (https://developers.google.com/identity/protocols/oauth2)."""
+
+
+def loaded(text: str) -> Any:
+    """The JSON in a text, with a byte order mark before it or not; None where there is none. Never raises: what `json`
+    raises carries the text."""
+    try:
+        return json.loads(text.removeprefix(_BYTE_ORDER_MARK))
+    except (ValueError, RecursionError):
+        return None
+
+
+def no_object(text: str) -> str:
+    """What a text is that is no JSON object, for the end of a sentence."""
+    inner = text.removeprefix(_BYTE_ORDER_MARK).strip()
+    if not inner:
+        return "it is empty. See what is to write it."
+    found = loaded(inner)
+    if isinstance(found, str):
+        kind = kind_of(found)
+    else:
+        kind = kind_of(inner)
+    if (isinstance(found, str) and kind == "JSON") or (
+        inner[0] == inner[-1] == "'" and _is_object(inner[1:-1])
+    ):
+        return (
+            "it is JSON within quotes, and with a backslash before each quote in it, or the quotes of an env file. "
+            "Take the outer quotes away; `jq -r . FILE` undoes one quoting."
+        )
+    if isinstance(found, list | int | float) or found is True or found is False:
+        return "it is JSON, but no object. Give the whole file as Google's tools wrote it, and nothing around it."
+    if inner[0] == "{":
+        return _broken(inner)
+    return _OTHER_KINDS.get(kind or "", "give the whole file as Google's tools wrote it.")
+
+
+def _broken(text: str) -> str:
+    if text.startswith('{\\"'):
+        return (
+            "it is JSON whose quotes have backslashes before them. Write it as Google's tools did, without these: a "
+            "shell or a template has added them."
+        )
+    if _is_object(text, strict=False):
+        return (
+            "it has line ends within a value, where JSON wants `\\n`. A shell or a template has put them there (`echo "
+            "-e` and `printf` do): hand the file on as it is."
+        )
+    return "it begins like JSON and is not whole, or has something behind it. Write it again, all of it."
+
+
+_OTHER_KINDS: Final = {
+    "JSON in base64": "it is JSON in base64: decode it (`base64 -d`). A Kubernetes secret's `data` is encoded once, "
+    "its `stringData` not at all.",
+    "PEM text": "it is a private key alone, or a certificate. The whole JSON file that has `private_key` in it belongs "
+    f"here; {NEW_KEY}.",
+    "a token": "it is a token, not a credential. A ready token is given by `type: file` or `type: static`.",
+    "JSON": "it begins like JSON and is not whole. Write it again, all of it.",
+    "a key or certificate in base64": f"it is a key in base64, such as a .p12. {NEW_KEY}, in JSON.",
+}
+
+
+def of_another_kind(info: Mapping[str, Any]) -> str | None:
+    """What is wrong with a JSON object that is a file of Google's and no credential for Google's services."""
+    if "type" not in info and (client := next((key for key in _CLIENTS if key in info), None)) is not None:
+        return (
+            f"it is an OAuth client (`client_secret.json`, with `{client}`), which identifies an app and is no "
+            f"credential of its own. {NEW_KEY} of a service account; `gcloud auth application-default login` "
+            "logs you in."
+        )
+    if info.get("type") == "gdch_service_account":
+        return (
+            "it is of type gdch_service_account, for Google Distributed Cloud, whose tokens Google's services do not "
+            f"take. {USE_INSTEAD}"
+        )
+    return None
+
+
+def unusable_key(pem: str) -> str:
+    """Why a `private_key` is none that signs, for the middle of a sentence."""
+    if "\\n" in pem:
+        return (
+            "its `private_key` has `\\n` as two characters where line ends belong: it was escaped twice, by a shell or "
+            "a template. Give the file as it was downloaded"
+        )
+    label = pem.strip().removeprefix("-----BEGIN ").partition("-----")[0] if "-----BEGIN " in pem else ""
+    if label == "ENCRYPTED PRIVATE KEY":
+        return (
+            "its `private_key` is encrypted, and there is no password for it: decrypt it with `openssl pkey`"
+        )
+    return "its `private_key` is not an RSA key in PEM form"
+
+
+def _is_object(text: str, *, strict: bool = True) -> bool:
+    try:
+        return isinstance(json.loads(text, strict=strict), dict)
+    except (ValueError, RecursionError):
+        return False
