@@ -14,6 +14,7 @@ import binascii
 import json
 import re
 from base64 import b64decode
+from collections.abc import Iterable
 from typing import Final
 
 HIDDEN: Final = "********"
@@ -37,6 +38,16 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]{20,}={0,2}\s*")
 _JWT: Final = re.compile(r"e[wy][A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)*")
 _TOKEN: Final = re.compile(r"(?<![\w.-])(?:ya29\.[\w.-]{8,}|GOCSPX-[\w-]{8,}|1//[\w-]{20,}|AIza[\w-]{30,})")
 """Google's access tokens, client secrets, refresh tokens and API keys."""
+_HEARD: Final = 2000
+_KNOWN_MIN: Final = 6
+_WORD_MAX: Final = 40
+_RUN: Final = re.compile(r"[A-Za-z0-9+/_=~-]{16,}")
+_NAMED: Final = re.compile(
+    r"((?:pass(?:word|wd|phrase)?|pwd|secret|token|key|credential|authorization|bearer|cookie)\w*[\"']?\s*(?:[=:]|\bis\b)\s*"
+    r"(?:(?:Bearer|Basic)\s+)?)[^\s,;&]+",
+    re.IGNORECASE,
+)
+"""What a message names as a secret, in its usual forms."""
 _PEM: Final = re.compile(r"-----BEGIN.*", re.DOTALL)
 _BEHIND_SCHEME: Final = re.compile(r"://([^\s`]*)")
 _TO_THE_END: Final = re.compile(r"://(.*)", re.DOTALL)
@@ -84,6 +95,22 @@ def masked(text: str) -> str:
     if "-----BEGIN" in text:
         text = _PEM.sub(HIDDEN, text)
     return _TOKEN.sub(HIDDEN, _JWT.sub(lambda found: HIDDEN if _is_jwt(found[0]) else found[0], text))
+
+
+def heard(text: str, known: Iterable[str] = ()) -> str:
+    """What another program says of its failure, for a message: without the `known` values that it may repeat, and
+    without what is known or looks like a secret. What is left of it is its words."""
+    text = text[:_HEARD]
+    # The longest first: one may be a part of another. Paths and short words are what is told apart by.
+    for value in sorted(known, key=len, reverse=True):
+        if len(value) >= _KNOWN_MIN and not value.startswith("/"):
+            text = text.replace(value, HIDDEN)
+    text = _NAMED.sub(rf"\1{HIDDEN}", masked(text))
+    return _RUN.sub(lambda run: HIDDEN if _is_random(run[0]) else run[0], text)
+
+
+def _is_random(run: str) -> bool:
+    return len(run) >= _WORD_MAX or (any(c.isdigit() for c in run) and any(c.isalpha() for c in run))
 
 
 def _secret_kind(text: str, depth: int = 2) -> str | None:

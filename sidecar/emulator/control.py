@@ -117,7 +117,7 @@ class Control:
         except InvalidURL as error:
             raise _bad(str(error)) from error
         except (ClientError, TimeoutError) as error:
-            raise web.HTTPBadGateway(text=f"the target gave no answer: {type(error).__name__}\n") from error
+            raise web.HTTPBadGateway(text="the target gave no answer\n") from error
         except (ValueError, OSError) as error:
             raise _bad(str(error)) from error
         return web.json_response(called._asdict())

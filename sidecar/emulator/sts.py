@@ -103,6 +103,10 @@ class STSServer:
         self._principals = principals
         self._now = now
         self._providers: dict[str, Provider] = {}
+        self.aws_role: str | None = AWS_ROLE
+        """The role that the instance of AWS's has; None for none."""
+        self.aws_failure = ""
+        """The `Code` that its metadata service gives in place of keys, where it is not empty."""
         self.app = web.Application()
         routes = self.app.router
         routes.add_post("/v1/token", self._token)
@@ -222,9 +226,13 @@ class STSServer:
         return _imds(request, f"{AWS_REGION}b")
 
     async def _aws_role(self, request: web.Request) -> web.Response:
-        return _imds(request, AWS_ROLE)
+        if self.aws_role is None:
+            return web.Response(status=404)
+        return _imds(request, self.aws_role)
 
     async def _aws_keys(self, request: web.Request) -> web.Response:
+        if self.aws_failure:
+            return _imds(request, json.dumps({"Code": self.aws_failure, "Message": "EC2 cannot assume it."}))
         keys = {
             "Code": "Success",
             "Type": "AWS-HMAC",

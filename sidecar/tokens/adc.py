@@ -20,6 +20,7 @@ from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import is_project, read_text
 from sidecar.tokens.credential_types import Addresses, FileGrant, grant_of
+from sidecar.tokens.gcloud_directory import gcloud_directory
 from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
 from sidecar.tokens.miswritten import USE_INSTEAD
@@ -130,12 +131,4 @@ def well_known_file(environ: Mapping[str, str]) -> str:
 
 
 def _well_known(environ: Mapping[str, str]) -> Path:
-    configured = environ.get("CLOUDSDK_CONFIG")
-    if configured:
-        return Path(configured) / FILE_NAME
-    if home := environ.get("HOME"):
-        return Path(home) / ".config" / "gcloud" / FILE_NAME
-    try:
-        return Path.home() / ".config" / "gcloud" / FILE_NAME
-    except RuntimeError:  # a user without a name, as in most containers
-        return Path("/.config/gcloud") / FILE_NAME
+    return gcloud_directory(environ) / FILE_NAME

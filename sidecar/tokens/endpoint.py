@@ -78,6 +78,8 @@ class Endpoint(NamedTuple):
     """IAM: what is called, such as `generateIdToken`."""
     served: bool = False
     """METADATA: whether it has answered before."""
+    denied: str = ""
+    """SUBJECT: what to do where it refuses; empty for the usual."""
     login: str = ""
     """LOGIN: the command that logs in again."""
 

@@ -4,7 +4,8 @@ Owns the running of what an `external_account` file names under `credential_sour
 answer. Called by `federation`, in a worker thread, as google-auth's supplier of subject tokens. google-auth's own way
 (`google.auth.pluggable`, whose rules these are) hands on the whole environment of this process, waits without this
 fetch's deadline, and takes a lost exit code for 0. The rule: it is run only where `ALLOW_EXECUTABLES` is 1, and is
-believed only where it ended by itself with exit code 0; nothing that it printed is quoted. Source:
+believed only where it ended by itself with exit code 0; of what it printed, only its `code` and `message` of a failure
+are quoted, without what is or looks like a secret. Source:
 https://google.aip.dev/auth/4117, "Determining the subject token in executable-sourced credentials".
 """
 
@@ -16,8 +17,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, final
 
+from sidecar.contents import heard
 from sidecar.errors import Reason, SidecarError
 from sidecar.regular_files import read
+from sidecar.terminal import printable
 from sidecar.tokens import subprocess_run
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.token import is_life, seconds_in
@@ -29,6 +32,8 @@ _SHORTEST: Final = 5.0
 _LONGEST: Final = 120.0
 """Seconds: what google-auth lets a file ask for."""
 _VERSION: Final = 1
+_SAID: Final = 300
+"""Characters of what it says of a failure."""
 _TOKENS: Final = {
     "urn:ietf:params:oauth:token-type:jwt": "id_token",
     "urn:ietf:params:oauth:token-type:id_token": "id_token",
@@ -77,8 +82,9 @@ class Executable:
             return kept
         printed = self._run(command, kept_in)
         if not printed.strip() and kept_in is not None:
-            with suppress(OSError, ValueError):
-                printed = read(kept_in, subprocess_run.OUTPUT_LIMIT).data.decode("utf-8")
+            printed = self._left_in(kept_in)
+        if not printed.strip():
+            raise self._failed("printed nothing: run it by hand, with the variables of AIP-4117 set")
         return self._token(_object(printed))
 
     @property
@@ -96,8 +102,9 @@ class Executable:
                 words = shlex.split(command)
         if not words or "\0" in "".join(words):
             raise self._failed("has no usable `command`: write it as you would in a shell")
-        if self._source.get("timeout_millis") and not _SHORTEST <= seconds_of(self._source) <= _LONGEST:
-            raise self._failed("has a `timeout_millis` that is not between 5000 and 120000")
+        asked = self._source.get("timeout_millis")
+        if asked and not _SHORTEST <= (seconds_in(asked) or 0.0) / 1000 <= _LONGEST:
+            raise self._failed("cannot be run: its `timeout_millis` must be 5000 to 120000")
         return words
 
     def _output_file(self) -> str | None:
@@ -107,14 +114,27 @@ class Executable:
     def _kept(self, file: str) -> str | None:
         """The subject token that an earlier run left in its `output_file`, if that is good for a while."""
         try:
-            found = _object(read(file, subprocess_run.OUTPUT_LIMIT).data.decode("utf-8", "replace"))
-        except OSError:
+            found = _object(read(file, subprocess_run.OUTPUT_LIMIT).text)
+        except (OSError, UnicodeDecodeError):
             return None
         if found is None or "expiration_time" not in found:
             return None
         with suppress(SidecarError):
             return self._token(found)
         return None
+
+    def _left_in(self, file: str) -> str:
+        """What a run that printed nothing has left in its `output_file`; empty where there is none."""
+        why = ""
+        try:
+            return read(file, subprocess_run.OUTPUT_LIMIT).text
+        except FileNotFoundError:
+            return ""
+        except UnicodeDecodeError:
+            why = "it is not text"
+        except OSError as error:
+            why = (error.strerror or "it cannot be read").lower()
+        raise self._failed(f"printed nothing, and its `output_file` cannot be used: {why}")
 
     def _run(self, command: list[str], kept_in: str | None) -> str:
         seconds = seconds_of(self._source)
@@ -135,7 +155,8 @@ class Executable:
         except OSError as error:
             # Not its text, which quotes the command, whose words can be secrets.
             raise self._failed(
-                f"could not be run ({type(error).__name__}): see that it is there and may be run"
+                f"could not be run ({(error.strerror or 'for no known reason').lower()}): see that it is there, may "
+                "be run, and that this machine has what its first line names"
             ) from None
         if ended.late:
             raise self._failed("did not end within its `timeout_millis`: see what holds it up")
@@ -144,10 +165,9 @@ class Executable:
                 f"printed more than {subprocess_run.OUTPUT_LIMIT} bytes, so not a subject token"
             )
         if ended.code != 0:
-            code = "in a way that is not known" if ended.code is None else f"with exit code {ended.code}"
             raise self._failed(
-                f"ended {code}. What it sees of the environment is listed in docs/configuration.md (`environment`); "
-                "run it by hand to see what it says"
+                f"{_end(ended.code)}. What it sees of the environment is listed in docs/configuration.md "
+                "(`environment`); run it by hand to see what it says"
             )
         return ended.stdout
 
@@ -159,7 +179,7 @@ class Executable:
         if isinstance(version, bool) or not isinstance(version, int) or version > _VERSION:
             raise self._failed(f"answered in a `version` other than {_VERSION}")
         if found.get("success") is not True:
-            raise self._failed("says that it did not succeed: run it by hand to see why")
+            raise self._failed(self._refusal(found))
         if "expiration_time" in found:
             ends_at, now_at = seconds_in(found["expiration_time"]), self._flight.clock.wall()
             if ends_at is None or not is_life(ends_at - now_at):
@@ -174,11 +194,33 @@ class Executable:
             raise self._failed(f"gave no `{field}`")
         return token
 
+    def _refusal(self, found: Mapping[str, Any]) -> str:
+        """What it says of its failure (AIP-4117: `code` and `message`), without secrets that it was given or gave."""
+        secret = {
+            *self._environ.values(),
+            *self._command()[1:],
+            *(str(found.get(field)) for field in _TOKENS.values()),
+        }
+        words = [
+            str(word) for word in (found.get("code"), found.get("message")) if isinstance(word, str | int)
+        ]
+        said = ": ".join(word for word in words if word.strip())
+        shown = printable(heard(said, secret), limit=_SAID).rstrip(" .")
+        if not shown:
+            return "said `success: false` and not why: run it by hand to see"
+        return f"said `success: false`: {shown}"
+
+
+def _end(code: int | None) -> str:
+    if code is None:
+        return "ended in a way that is not known"
+    return f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
+
 
 def _object(text: str) -> Mapping[str, Any] | None:
     """The JSON object in a text; never raises, since what `json` raises carries the text."""
     try:
-        found = json.loads(text)
+        found = json.loads(text.strip("\ufeff"))
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -8,16 +8,13 @@ The file's impersonation URL is taken apart and not called. Source: https://goog
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 
 from sidecar.config.credentials import is_email
-from sidecar.errors import Reason, SidecarError
-from sidecar.regular_files import read
+from sidecar.errors import SidecarError
 from sidecar.tokens.credential_file import (
-    FILE_LIMIT,
     host_of,
     invalid,
     parse,
@@ -27,10 +24,20 @@ from sidecar.tokens.credential_file import (
     require_url,
     type_of,
 )
-from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, capital
+from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol
 from sidecar.tokens.executable import Executable, seconds_of
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in
+from sidecar.tokens.subject_sources import (
+    AGAIN,
+    AWS_TYPE,
+    AwsSource,
+    SubjectFile,
+    check_certificate,
+    check_source,
+    failed,
+    why_none,
+)
 from sidecar.tokens.universe import DEFAULT_UNIVERSE, filled_in, refuse_mix, universe_at, universe_in
 
 _SOURCE_URLS: Final = ("url", "region_url", "imdsv2_session_token_url")
@@ -38,7 +45,6 @@ _SOURCE_URLS: Final = ("url", "region_url", "imdsv2_session_token_url")
 _FIELDS: Final = ("audience", "subject_token_type", "token_url")
 _PROVIDER: Final = re.compile(r"//iam\.googleapis\.com/([A-Za-z0-9/._:-]{1,300})/providers/[^/]+")
 """The full name of a provider, of characters that its parts may have."""
-_AGAIN: Final = "Write it again with `gcloud iam workload-identity-pools create-cred-config`."
 _ACCOUNT_IN_URL = re.compile(r"/serviceAccounts/([^/:]+):generateAccessToken$")
 
 
@@ -119,17 +125,19 @@ class FederationGrant(Grant):
             f"the identity in {self._where}",
             NETWORK,
         )
-        exchange = _Exchange(flight, info["token_url"], sts, self._where)
-        fault: SidecarError | None = None
+        self._look_at_source(info)
+        aws = AwsSource(info, self._where, self._programs) if info["subject_token_type"] == AWS_TYPE else None
+        exchange = _Exchange(flight, info["token_url"], sts, self._where, aws)
+        why = ""
         try:
             credentials = self._credentials(info, scopes, flight, account)
             credentials.refresh(exchange)
         except SidecarError:
             raise
-        except Exception as error:  # noqa: BLE001 - its text may hold the subject token or what the executable printed
-            fault = self._subject_failed(error)
+        except Exception:  # noqa: BLE001 - its text may hold the subject token
+            why = why_none(info, self._where)
         if exchange.exchanged is None:
-            raise fault or self._subject_failed(None)
+            failed(why or why_none(info, self._where))
         return access_token_in(
             exchange.exchanged, sts, quota_project=self._quota_project or quota_project_in(info)
         )
@@ -143,7 +151,7 @@ class FederationGrant(Grant):
             )
         if self._token_url is not None:
             info["token_url"] = self._token_url
-        require(info, _FIELDS, self._where, _AGAIN)
+        require(info, _FIELDS, self._where, AGAIN)
         universe = _universe(info, self._where)
         info["token_url"] = filled_in(info["token_url"], universe)
         if universe != DEFAULT_UNIVERSE and universe_at(info["token_url"]) == DEFAULT_UNIVERSE:
@@ -151,7 +159,7 @@ class FederationGrant(Grant):
             refuse_mix(f"The credential in {self._where}", universe, DEFAULT_UNIVERSE, what)
         require_safe_url(info, "token_url", self._where)
         if not isinstance(info.get("credential_source"), dict):
-            invalid(self._where, f"it lacks `credential_source`. {_AGAIN}")
+            invalid(self._where, f"it lacks `credential_source`. {AGAIN}")
         for field in _SOURCE_URLS:
             if field in info["credential_source"]:
                 require_url(info["credential_source"], field, self._where)
@@ -160,109 +168,40 @@ class FederationGrant(Grant):
     def _credentials(
         self, info: Mapping[str, Any], scopes: Sequence[str], flight: Flight, account: str | None
     ) -> Any:
-        source = info["credential_source"]
-        self._check_files(source)
-        if info["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request":
+        source, awss = info["credential_source"], info["subject_token_type"] == AWS_TYPE
+        if awss:
             from google.auth.aws import Credentials
         else:
             from google.auth.identity_pool import Credentials  # type: ignore[assignment]
-        if "executable" in source:
+        if not awss and "executable" in source:
             given = Executable(info, self._where, self._programs, flight, account=account)
             info = {**info, "credential_source": None, "subject_token_supplier": given}
-        elif {"file", "url", "certificate"} & source.keys() == {"file"} and _is_format(
-            source.get("format", {})
-        ):
-            # google-auth would wait for a pipe, and read a device for ever.
-            supplier = _SubjectFile(self._subject, source)
+        elif not awss and "file" in source:
+            supplier = SubjectFile(source, self._where)
             info = {**info, "credential_source": None, "subject_token_supplier": supplier}
         return Credentials.from_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
 
-    def _subject(self, source: Mapping[str, Any]) -> str:
-        """The subject token in the file of a `credential_source`; raises SUBJECT_TOKEN_FAILED."""
-        found: Any = self._text_of(str(source["file"]), "the file with the subject token")
-        form = source.get("format", {})
-        if form.get("type") == "json":
-            try:
-                found = json.loads(found)[form["subject_token_field_name"]]
-            except (ValueError, LookupError, TypeError, RecursionError):
-                found = None
-        if not isinstance(found, str) or not found:
-            raise self._subject_failed(None)
-        return found
-
-    def _check_files(self, source: Mapping[str, Any]) -> None:
-        """Of what google-auth and OpenSSL read themselves: regular files of bounded size only."""
-        certificate = source.get("certificate")
-        if isinstance(certificate, dict):
-            config = certificate.get("certificate_config_location")
-            text = self._text_of(str(config), "the certificate configuration") if config else ""
-            paths = re.findall(r'"(?:cert|key)_path"\s*:\s*"([^"]+)"', text)
-            for file in (*paths, *filter(None, [certificate.get("trust_chain_path")])):
-                self._text_of(str(file), "the certificate, key or chain")
-
-    def _text_of(self, file: str, what: str) -> str:
-        why = ""
-        try:
-            return read(file, FILE_LIMIT).text
-        except FileNotFoundError:
-            pass
-        except UnicodeDecodeError:
-            why = "it is not text"
-        except OSError as error:
-            why = (error.strerror or "it cannot be read").lower()
-        said = (
-            f"cannot be used: {why}."
-            if why
-            else "is not there: see that what writes it runs, and that it is mounted here."
-        )
-        raise SidecarError(Reason.SUBJECT_TOKEN_FAILED, f"{capital(what)} that {self._where} names {said}")
-
-    def _subject_failed(self, error: Exception | None) -> SidecarError:
-        """What the exception's kind and google-auth's own words say; nothing else of it."""
-        text = str(error)
-        if "AWS" in text or "region" in text:
-            detail = (
-                f"No AWS credentials or region were found for {self._where}: on EC2 check the instance's role and its "
-                "metadata service, elsewhere set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION."
-            )
-        else:
-            detail = (
-                f"The subject token that {self._where} describes could not be had "
-                f"({'no exchange was made' if error is None else type(error).__name__}): check `credential_source`, "
-                "the format and field name in it, and what the file or URL gives."
-            )
-        return SidecarError(Reason.SUBJECT_TOKEN_FAILED, detail)
-
-
-@final
-class _SubjectFile:
-    """A `google.auth.identity_pool.SubjectTokenSupplier` whose file is read by our own rules."""
-
-    def __init__(self, subject: Callable[[Mapping[str, Any]], str], source: Mapping[str, Any]) -> None:
-        self._subject = subject
-        self._source = source
-
-    def get_subject_token(self, context: Any, request: Any) -> str:
-        """See there; raises `SidecarError`."""
-        return self._subject(self._source)
-
-
-def _is_format(form: object) -> bool:
-    """Whether google-auth would take this `format` of a subject token; what it would not, it says itself."""
-    if not isinstance(form, dict) or form.get("type", "text") not in ("text", "json"):
-        return False
-    return form.get("type") != "json" or isinstance(form.get("subject_token_field_name"), str)
+    def _look_at_source(self, info: Mapping[str, Any]) -> None:
+        """Raise `SidecarError` for what can be seen to be wrong with the source without asking or running it."""
+        check_source(info, self._where)
+        source = info["credential_source"]
+        if info["subject_token_type"] != AWS_TYPE and "certificate" in source:
+            check_certificate(source, self._where, self._programs)
 
 
 @final
 class _Exchange:
     """A `google.auth.transport.Request` that keeps the STS and the sources of subject tokens apart."""
 
-    def __init__(self, flight: Flight, token_url: str, sts: Endpoint, where: str) -> None:
+    def __init__(
+        self, flight: Flight, token_url: str, sts: Endpoint, where: str, aws: AwsSource | None
+    ) -> None:
+        """`aws` is for an instance of AWS's: what its metadata service says."""
         self._flight = flight
         self._token_url = token_url
         self._sts = sts
         self._where = where
+        self._aws = aws
         self.exchanged: Answer | None = None
         """What the STS answered with status 200."""
 
@@ -284,11 +223,17 @@ class _Exchange:
             f"the source of subject tokens at {host_of(url)}",
             Protocol.SUBJECT,
             f"the identity in {self._where}",
-            "See that `credential_source` in the file names what answers on this machine.",
+            "See that `credential_source` in the file names what answers on this machine."
+            if self._aws is None
+            else self._aws.hint(url),
+            denied="" if self._aws is None else self._aws.hint(url),
         )
         # Another cloud's metadata server; a proxy would give its own identity.
         transport = self._flight.open(endpoint, proxies=url.lower().startswith("https://"))
-        return transport(url, method, body, headers, **kwargs)
+        answer = transport(url, method, body, headers, **kwargs)
+        if self._aws is not None:
+            self._aws.look(url, answer.data)
+        return answer
 
 
 def _universe(info: Mapping[str, Any], where: str) -> str:
@@ -306,7 +251,7 @@ def account_in(info: Mapping[str, Any], field: str, where: str) -> str | None:
         return None
     account = account_named(url)
     if account is None or not is_email(account):
-        invalid(where, f"its `{field}` names no service account by its e-mail. {_AGAIN}")
+        invalid(where, f"its `{field}` names no service account by its e-mail. {AGAIN}")
     return account
 
 

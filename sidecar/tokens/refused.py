@@ -33,7 +33,7 @@ def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
         case Protocol.IAM:
             return _refused_by_iam(endpoint, answer)
         case Protocol.SUBJECT:
-            return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, _SUBJECT_HINT)
+            return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, endpoint.denied or _SUBJECT_HINT)
         case _:
             return _refused_by_oauth(endpoint, answer)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.contents import HIDDEN, kind_of, masked, place, quoted
+from sidecar.contents import HIDDEN, heard, kind_of, masked, place, quoted
 from tests.support.secret_shapes import SHAPES, shown_of
 
 MARKS = st.text("abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=24, max_size=60)
@@ -102,3 +102,25 @@ def test_a_secret_in_the_place_of_a_host_is_known_too(shape: str) -> None:
     """Behind a scheme that someone wrote before `${…}`."""
     secret = SHAPES[shape]("k7Qw9ZtR2mXc4VbN8sLp3YhD6fGj")
     assert kind_of(f"https://{secret}") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("Caller not authorized.", "Caller not authorized.", id="words"),
+        pytest.param(
+            "AADSTS70043: no /var/run/x.json", "AADSTS70043: no /var/run/x.json", id="code-and-path"
+        ),
+        pytest.param("password is hunter2 there", "password is ******** there", id="password"),
+        pytest.param("Authorization: Bearer abc", "Authorization: Bearer ********", id="header"),
+        pytest.param("client_secret=a&b=c", "client_secret=********&b=c", id="form"),
+        pytest.param("got 0a1b2c3d4e5f6a7b8c9d", "got ********", id="hexadecimal"),
+        pytest.param(f"got {'a' * 50}", "got ********", id="long"),
+        pytest.param("the known one: sesame", "the known one: ********", id="known"),
+        pytest.param("x" * 9 + " " + "y " * 5000, None, id="bounded"),
+    ],
+)
+def test_what_another_program_says_is_shown_without_secrets(text: str, shown: str | None) -> None:
+    """Words stay; what is known as a secret, named as one or like one does not."""
+    heard_of = heard(text, ["sesame", "on", "/var/run/x.json"])
+    assert heard_of == shown if shown is not None else len(heard_of) <= 2000

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from math import nan
@@ -197,7 +198,26 @@ FAILURES: Mapping[str, tuple[Callable[[Federation], None], str]] = {
     ),
     "empty-file": (
         lambda it: (it.from_file(), it.subject.write_text("")) and None,
-        "check `credential_source`",
+        "is empty: see that what writes it runs",
+    ),
+    "file-of-other-json": (
+        lambda it: (
+            (
+                it.from_file(format={"type": "json", "subject_token_field_name": "t"}),
+                it.subject.write_text(json.dumps({"other": SUBJECT_SECRET})),
+            )
+            and None
+        ),
+        "has no text in its field `t`",
+    ),
+    "url-of-other-json": (
+        lambda it: it.write(
+            {
+                **it.google.url_source(it.provider, json=True),
+                "format": {"type": "json", "subject_token_field_name": "other"},
+            }
+        ),
+        "no JSON with a text in its field `other`",
     ),
     "not-json": (
         lambda it: (
@@ -207,17 +227,58 @@ FAILURES: Mapping[str, tuple[Callable[[Federation], None], str]] = {
             )
             and None
         ),
-        "the format and field name in it",
+        "is not JSON, as its `format` says",
     ),
     "program-says-no": (
         lambda it: it.from_program(
             f"print(json.dumps({{'version': 1, 'success': False, 'code': '7', 'message': '{SUBJECT_SECRET}'}}))"
         ),
-        "says that it did not succeed",
+        "said `success: false`: 7",
     ),
     "program-crashes": (
         lambda it: it.from_program(f"sys.exit('{SUBJECT_SECRET}')"),
         "ended with exit code 1",
+    ),
+    "program-says-why": (
+        lambda it: it.from_program(
+            "print(json.dumps({'version': 1, 'success': False, 'code': '401', 'message': 'Caller not authorized.'}))"
+        ),
+        "said `success: false`: 401: Caller not authorized.",
+    ),
+    "program-says-no-without-a-word": (
+        lambda it: it.from_program("print(json.dumps({'version': 1, 'success': False, 'message': [1]}))"),
+        "said `success: false` and not why",
+    ),
+    "program-says-no-on-several-lines": (
+        lambda it: it.from_program(
+            "print(json.dumps({'version': 1, 'success': False, 'code': 7, 'message': 'a\\x1b[2Jb' + 'x y ' * 9999}))"
+        ),
+        "said `success: false`: 7: a\\x1b[2Jbx y x y",
+    ),
+    "program-prints-nothing": (lambda it: it.from_program("pass"), "printed nothing"),
+    "program-is-killed": (
+        lambda it: it.from_program("__import__('os').kill(__import__('os').getpid(), 9)"),
+        "was ended by signal 9",
+    ),
+    "program-of-too-short-a-time": (
+        lambda it: it.from_program(GIVES, timeout_millis=100),
+        "`timeout_millis` must be 5000 to 120000",
+    ),
+    "program-of-less-than-no-time": (
+        lambda it: it.from_program(GIVES, timeout_millis=-5000),
+        "`timeout_millis` must be 5000 to 120000",
+    ),
+    "program-of-a-time-in-words": (
+        lambda it: it.from_program(GIVES, timeout_millis="30s"),
+        "`timeout_millis` must be 5000 to 120000",
+    ),
+    "program-may-not-be-run": (
+        lambda it: (it.from_program(GIVES), (it.directory / "program").chmod(0o644)) and None,
+        "could not be run (permission denied)",
+    ),
+    "program-is-of-another-machine": (
+        lambda it: (it.from_program(GIVES), (it.directory / "program").write_bytes(b"\x7fELFx")) and None,
+        "could not be run (exec format error)",
     ),
     "program-gives-a-token-and-fails": (
         lambda it: it.from_program(f"{GIVES}\nsys.exit(3)"),
@@ -250,12 +311,12 @@ FAILURES: Mapping[str, tuple[Callable[[Federation], None], str]] = {
     },
     "program-is-not-there": (
         lambda it: it.write({"executable": {"command": "/nowhere/at-all"}}),
-        "could not be run",
+        "could not be run (no such file or directory)",
     ),
     "program-is-nothing": (lambda it: it.write({"executable": {"command": "'"}}), "no usable `command`"),
     "program-takes-too-long": (
         lambda it: it.from_program(GIVES, timeout_millis=600_000),
-        "not between 5000 and 120000",
+        "`timeout_millis` must be 5000 to 120000",
     ),
     "no-region": (
         lambda it: it.write(
@@ -285,6 +346,107 @@ async def test_a_subject_token_that_cannot_be_had(federation: Federation, what: 
     assert federation.google.sts.endpoint.arrived == 0
 
 
+async def test_a_programs_own_words_hold_none_of_its_secrets(federation: Federation) -> None:
+    """What it says of its failure is shown without what it was given, what it gave, and what looks like a secret."""
+    federation.environ |= {"AWS_SECRET_ACCESS_KEY": "short one"}
+    known = (
+        "short one",
+        "word-of-command",
+        "plain-token",
+        "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2ln",
+        "hunter2",
+    )
+    federation.from_program(
+        "print(json.dumps({'version': 1, 'success': False, 'id_token': 'plain-token', 'message': "
+        f"'{known[0]}, {known[1]}, {known[2]}, {known[3]}: password={known[4]}, at https://u:{known[4]}@h/?k={known[4]} so'"
+        "}))"
+    )
+    info = json.loads(federation.file.read_text())
+    command = info["credential_source"]["executable"]["command"]
+    federation.write({"executable": {"command": f"{command} word-of-command"}})
+    error = await federation.refused()
+    assert not [word for word in known if word in str(error)]
+    assert "said `success: false`: " in error.detail
+    assert error.detail.count("********") >= 5
+
+
+SPOILT: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "nothing": ({}, "exactly one of `file`, `url`, `executable`, `certificate`, and has none"),
+    "two": ({"file": "/x", "url": "http://127.0.0.1:9/"}, "and has `file`, `url`"),
+    "odd-format": ({"file": "/x", "format": {"type": "xml"}}, "`format` must be"),
+    "format-of-words": ({"file": "/x", "format": "json"}, "`format` must be"),
+    "no-field": ({"url": "http://127.0.0.1:9/", "format": {"type": "json"}}, "`format` must be"),
+    "headers-of-words": ({"url": "http://127.0.0.1:9/", "headers": "Metadata: true"}, "`headers` must be"),
+    "file-is-no-text": ({"file": 7}, "`file` must be a text"),
+    "executable-is-text": ({"executable": "/bin/x"}, "`executable` must be an object"),
+    "aws": ({"environment_id": "aws1"}, "which is AWS's"),
+    "certificate-of-nowhere": (
+        {"certificate": {"trust_chain_path": "/x"}},
+        "exactly one of `certificate_config",
+    ),
+    "certificate-of-two-places": (
+        {"certificate": {"certificate_config_location": "/x", "use_default_certificate_config": True}},
+        "exactly one of `certificate_config",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+async def test_a_source_of_subject_tokens_that_is_none(federation: Federation, what: str) -> None:
+    """Says what is wrong with it in the file's own words; nothing is read or asked."""
+    source, says = SPOILT[what]
+    federation.write(source)
+    error = await federation.refused()
+    assert error.reason is Reason.CREDENTIAL_INVALID
+    assert says in error.detail
+    assert "create-cred-config" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        pytest.param({"environment_id": "aws2"}, "`environment_id` must be `aws1`", id="version"),
+        pytest.param({"environment_id": "gcp"}, "`environment_id` must be `aws1`", id="another-cloud"),
+        pytest.param({"environment_id": "aws1"}, "lacks `regional_cred_verification_url`", id="no-url"),
+        pytest.param({"file": "/x"}, "`environment_id` must be `aws1`", id="file"),
+    ],
+)
+async def test_a_source_of_aws_that_is_none(
+    federation: Federation, source: dict[str, Any], says: str
+) -> None:
+    """Named as such before AWS is asked."""
+    federation.write(source, subject_token_type=AWS_TYPE)
+    error = await federation.refused()
+    assert error.reason is Reason.CREDENTIAL_INVALID
+    assert says in error.detail
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_a_subject_token_is_read_whatever_unicode_it_was_saved_in(
+    federation: Federation, encoding: str
+) -> None:
+    """From a file, plain or in JSON, from what a program printed, and from the file it kept it in."""
+    token = federation.subject.read_text()
+    federation.from_file()
+    federation.subject.write_bytes(f"{token}\r\n".encode(encoding))
+    await federation.mint()
+    federation.from_file(format={"type": "json", "subject_token_field_name": "t"})
+    federation.subject.write_bytes(json.dumps({"t": token}).encode(encoding))
+    await federation.mint()
+    federation.subject.write_text(token)
+    federation.from_program(GIVES.replace("print(", "print('\\ufeff', end='') or print("))
+    await federation.mint()
+    kept = federation.directory / "kept.json"
+    federation.from_program(
+        GIVES.replace("print(", f"open({str(kept)!r}, 'wb').write(").replace(
+            "subject}))", f"subject}}).encode({encoding!r}))"
+        ),
+        output_file=str(kept),
+    )
+    await federation.mint()
+    assert len(federation.google.sts.asked) == 4
+
+
 async def test_programs_are_run_only_where_that_was_allowed(federation: Federation) -> None:
     """A file can't bring a command along: google-auth's own variable must say so, and the error names it."""
     del federation.environ[ALLOW_EXECUTABLES]
@@ -294,6 +456,99 @@ async def test_programs_are_run_only_where_that_was_allowed(federation: Federati
     assert error.reason is Reason.SUBJECT_TOKEN_FAILED
     assert f"{ALLOW_EXECUTABLES}=1" in error.detail
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        pytest.param({}, "No role is attached to this instance: attach an instance profile", id="instance"),
+        pytest.param(
+            {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": f"/v2/credentials/{SUBJECT_SECRET}"},
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is set, so this is a task of ECS or Fargate",
+            id="ecs",
+        ),
+        pytest.param(
+            {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://169.254.170.23/{SUBJECT_SECRET}"},
+            "google-auth does not support the role of a task: set AWS_ACCESS_KEY_ID",
+            id="pod-identity",
+        ),
+        pytest.param(
+            {"AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token"}, "so this is a pod of EKS", id="web-identity"
+        ),
+        pytest.param(
+            {"AWS_ACCESS_KEY_ID": SUBJECT_SECRET}, "and AWS_SECRET_ACCESS_KEY is not", id="half-a-key"
+        ),
+    ],
+)
+@pytest.mark.parametrize("answer", ["not-found", "blank"])
+async def test_an_instance_of_aws_without_a_role(
+    federation: Federation, environ: dict[str, str], says: str, answer: str
+) -> None:
+    """Says so, and what of the environment google-auth does not follow."""
+    SOURCES["aws"](federation)
+    federation.google.sts.aws_role = None if answer == "not-found" else ""
+    federation.environ |= environ
+    error = await federation.refused()
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert says in error.detail
+
+
+async def test_a_role_of_aws_that_may_not_be_assumed(federation: Federation) -> None:
+    """The metadata service answers 200 with a code in place of keys."""
+    SOURCES["aws"](federation)
+    federation.google.sts.aws_failure = "AssumeRoleUnauthorizedAccess"
+    error = await federation.refused()
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert "gave `Code: AssumeRoleUnauthorizedAccess` in place of the role's keys" in error.detail
+    assert "trust policy" in error.detail
+
+
+async def test_a_fargate_task_is_told_what_to_set(federation: Federation, unused_tcp_port: int) -> None:
+    """Nothing answers where EC2 has its metadata service."""
+    SOURCES["aws"](federation)
+    source = {
+        name: re.sub(r"^http://127\.0\.0\.1:[0-9]+/", f"http://127.0.0.1:{unused_tcp_port}/", url)
+        for name, url in federation.google.aws_source().items()
+    }
+    federation.write(source, subject_token_type=AWS_TYPE)
+    federation.environ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = f"/v2/credentials/{SUBJECT_SECRET}"
+    error = await federation.refused()
+    assert error.reason is Reason.TOKEN_ENDPOINT_UNREACHABLE
+    assert "google-auth does not support the role of a task" in error.detail
+
+
+CERTIFICATES: Mapping[str, tuple[Mapping[str, Any], object, str]] = {
+    "default-and-not-there": (
+        {"use_default_certificate_config": True},
+        None,
+        "certificate_config.json) is not there: `gcloud iam workload-identity-pools create-cred-config",
+    ),
+    "empty": ({"use_default_certificate_config": True}, {}, "`cert_configs.workload.cert_path`"),
+    "no-key": (
+        {"use_default_certificate_config": True},
+        {"cert_configs": {"workload": {"cert_path": "wif.json"}}},
+        "`cert_configs.workload.key_path`",
+    ),
+    "certificate-not-there": (
+        {"use_default_certificate_config": True},
+        {"cert_configs": {"workload": {"cert_path": "/gone.pem", "key_path": "/gone.key"}}},
+        "The certificate that",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CERTIFICATES)
+async def test_a_certificate_that_cannot_be_had(federation: Federation, what: str) -> None:
+    """Its configuration is looked for where google-auth does; what is missing is named, with its mend."""
+    certificate, config, says = CERTIFICATES[what]
+    federation.environ["CLOUDSDK_CONFIG"] = str(federation.directory)
+    federation.write({"certificate": certificate})
+    if config is not None:
+        text = json.dumps(config).replace("wif.json", str(federation.file))
+        (federation.directory / "certificate_config.json").write_text(text)
+    error = await federation.refused()
+    assert error.reason is Reason.SUBJECT_TOKEN_FAILED
+    assert says in error.detail
 
 
 SEES = "open({seen!r}, 'w').write(json.dumps(dict(__import__('os').environ)))\n"
