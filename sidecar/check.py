@@ -37,6 +37,7 @@ from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.refused import SET_CLOCK
 from sidecar.tokens.sources import build_sources, inspect
 from sidecar.tokens.token import Token, read_claims
+from sidecar.tokens.user import LOGIN
 
 CLOCK_TOLERANCE: Final = 10.0
 """Seconds that this machine's clock may be off without a word: what Google's libraries allow for."""
@@ -147,7 +148,16 @@ async def _without_target(
     route: Route, source: GoogleSource, host: str | None, clock: SystemClock
 ) -> list[Step]:
     """Credential, token, claims and clock."""
-    steps = [Step("credential", Verdict.OK, f"`{route.config.credential}`: {source.describe()}")]
+    try:
+        looked = source.grant.look()
+    except SidecarError as error:
+        return [_failed("credential", error)]
+    named = f"`{route.config.credential}`: {source.describe()}"
+    steps = [
+        Step("credential", Verdict.OK, named)
+        if looked
+        else Step("credential", Verdict.SKIPPED, f"{named}, which shows only by asking for a token")
+    ]
     if (allow := route.config.allow) is not None:
         methods, paths = ", ".join(allow.methods) or "every method", ", ".join(allow.paths) or "every path"
         steps.append(Step("allow", Verdict.OK, f"{methods} of {paths}; the rest is refused"))
@@ -163,7 +173,10 @@ async def _without_target(
     try:
         token = await source.mint(key)
     except SidecarError as error:
+        if not looked and error.command == LOGIN:  # what was asked is not there, and nobody has logged in
+            return [_failed("credential", error)]
         return [*steps, _failed("token", error)]
+    steps[0] = Step("credential", Verdict.OK, named)
     left = token.expires_at - clock.wall()
     what = "scopes" if key.kind is TokenKind.ACCESS else "aud"
     steps.append(

@@ -24,6 +24,7 @@ from sidecar.tokens.gcloud_directory import gcloud_directory
 from sidecar.tokens.grant import Grant, IndirectGrant
 from sidecar.tokens.metadata import MetadataGrant, metadata_host
 from sidecar.tokens.miswritten import USE_INSTEAD
+from sidecar.tokens.user import LOGIN
 
 QUOTA_PROJECT: Final = "GOOGLE_CLOUD_QUOTA_PROJECT"
 """Counts instead of a file's quota project, as in `google.auth.default()`."""
@@ -76,7 +77,7 @@ class AdcGrant(IndirectGrant):
             where = f"{place(found.file)} ({found.because})"
             self._file = (
                 found,
-                FileGrant(partial(read_text, found.file), where, grant_of, self._addresses),
+                FileGrant(partial(read_text, found.file, login=LOGIN), where, grant_of, self._addresses),
             )
         return self._file[1].resolved()
 
@@ -99,14 +100,16 @@ class AdcGrant(IndirectGrant):
                 Reason.CREDENTIAL_NOT_FOUND,
                 f"There are no application default credentials: {looked}, and NO_GCE_CHECK=true rules out the "
                 f"metadata server. {USE_INSTEAD}",
+                command=LOGIN,
             )
         return MetadataGrant(
             self._environ,
             address=self._addresses.metadata,
             iam=self._addresses.iam(),
             quota_project=self._addresses.quota_project,
+            login=LOGIN,
             absent=f"It is asked because no credential file was found ({looked}). Not on Google Cloud? Then set "
-            f"{VARIABLE} to a credential file, or log in with `gcloud auth application-default login`. On GKE it can "
+            f"{VARIABLE} to a credential file, or log in with `{LOGIN}`. On GKE it can "
             "take some seconds after the start of a pod; if it lasts, check that no network policy blocks "
             "169.254.169.254.",
         )

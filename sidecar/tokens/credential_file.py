@@ -22,8 +22,8 @@ FILE_LIMIT: Final = 256 * 1024
 """Bytes of a credential file; a key is under 3 KiB."""
 
 
-def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
-    """The text of a credential file; raises `SidecarError` naming it."""
+def read_text(file: str, *, refuse_world_readable: bool = False, login: str = "") -> str:
+    """The text of a credential file; raises `SidecarError` naming it, and `login`, the command that writes it."""
     shown = place(file)
     if (kind := kind_of(file)) is not None:
         raise SidecarError(
@@ -47,7 +47,10 @@ def read_text(file: str, *, refuse_world_readable: bool = False) -> str:
     if reason:
         invalid(shown, f"{reason}.")
     raise SidecarError(
-        Reason.CREDENTIAL_NOT_FOUND, f"There is no file {shown}: check the path, and that it is mounted here."
+        Reason.CREDENTIAL_NOT_FOUND,
+        f"There is no file {shown}: check the path, and that it is mounted here"
+        + (f", or log in with `{login}`." if login else "."),
+        command=login,
     )
 
 

@@ -81,7 +81,7 @@ class Endpoint(NamedTuple):
     denied: str = ""
     """SUBJECT: what to do where it refuses; empty for the usual."""
     login: str = ""
-    """LOGIN: the command that logs in again."""
+    """LOGIN: the command that logs in again. METADATA: the one that makes it needless, where it does not answer."""
 
 
 @final
@@ -212,6 +212,7 @@ def unreachable(endpoint: Endpoint, fault: Fault) -> SidecarError:
     return SidecarError(
         Reason.TOKEN_ENDPOINT_UNREACHABLE,
         f"{capital(endpoint.name)} {fault.value}. {endpoint.absent}",
+        command=_instead(endpoint),
     )
 
 
@@ -220,6 +221,7 @@ def too_slow(endpoint: Endpoint, seconds: float) -> SidecarError:
     return SidecarError(
         Reason.TOKEN_TIMEOUT,
         f"{capital(endpoint.name)} gave no complete answer within {seconds:g} s. {endpoint.absent}",
+        command=_instead(endpoint),
     )
 
 
@@ -254,6 +256,10 @@ def not_a_token(endpoint: Endpoint, answer: Answer) -> SidecarError:
         f"{capital(endpoint.name)} answered 200 with {answer.media_type} ({len(answer.data)} bytes) "
         f"and not with a token. {IMPOSTOR}",
     )
+
+
+def _instead(endpoint: Endpoint) -> str:
+    return endpoint.login if endpoint.protocol is Protocol.METADATA else ""
 
 
 def _word(found: object) -> str:

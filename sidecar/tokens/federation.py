@@ -97,6 +97,14 @@ class FederationGrant(Grant):
         """See `Grant.check`."""
         self._info()
 
+    def look(self) -> bool:
+        """See `Grant.look`; a file with the subject token included."""
+        info = self._info()
+        self._look_at_source(info)
+        if info["subject_token_type"] != AWS_TYPE and "file" in info["credential_source"]:
+            SubjectFile(info["credential_source"], self._where).read()
+        return True
+
     def executable_seconds(self) -> float | None:
         """How long the file lets its executable run; None where it has none, or can't be read."""
         try:

@@ -66,6 +66,11 @@ class Grant:
     def check(self) -> None:
         """Raise `SidecarError` for what can be seen to be wrong without asking anybody."""
 
+    def look(self) -> bool:
+        """Whether there are files that it is made of; raises `SidecarError` for what is wrong with them. For `check`: to a
+        sidecar that runs, they may come later."""
+        return False
+
     def email(self, flight: Flight) -> str | None:
         """The service account that this is; asks for it where need be. None: a person, or unknown."""
         del flight
@@ -116,6 +121,10 @@ class IndirectGrant(Grant):
     def check(self) -> None:
         """See `Grant.check`."""
         self.resolved().check()
+
+    def look(self) -> bool:
+        """See `Grant.look`."""
+        return self.resolved().look()
 
     def email(self, flight: Flight) -> str | None:
         """See `Grant.email`."""

@@ -90,6 +90,10 @@ class ImpersonationGrant(Grant):
         """See `Grant.universe`: the source's."""
         return self._source.universe(flight)
 
+    def look(self) -> bool:
+        """See `Grant.look`; of the source."""
+        return self._source.look()
+
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`."""
         return self._as_caller(

@@ -61,9 +61,11 @@ class MetadataGrant(Grant):
         iam: IamCredentials | None = None,
         quota_project: str | None = None,
         absent: str = ABSENT,
+        login: str = "",
     ) -> None:
         """`address` is host and port, instead of what `environ` says; `iam` signs self-signed JWTs; `quota_project` is
-        what calls with its access token are counted against."""
+        what calls with its access token are counted against; `login` is the command that gives a credential where there
+        is no metadata server."""
         self._origin = address or metadata_host(environ)
         self._mutual_tls = environ.get("GCE_METADATA_MTLS_MODE", "none").lower() in ("strict", "default")
         self._account = account
@@ -78,6 +80,7 @@ class MetadataGrant(Grant):
             Protocol.METADATA,
             "default service account" if account == DEFAULT_ACCOUNT else f"service account {place(account)}",
             absent,
+            login=login,
         )
 
     def describe(self) -> str:

@@ -74,6 +74,11 @@ class KeyGrant(Grant):
         """See `Grant.check`: a key of another universe gets its ID tokens from IAM there."""
         self._iam.base(self.known_universe() or DEFAULT_UNIVERSE)
 
+    def look(self) -> bool:
+        """See `Grant.look`; the key is one that signs."""
+        self._signer(self._info())
+        return True
+
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`."""
         info = self._info()
@@ -134,19 +139,23 @@ class KeyGrant(Grant):
         )
 
     def _self_signed(self, flight: Flight, info: Mapping[str, Any], target: Mapping[str, str]) -> Fetched:
-        from google.auth import crypt, jwt
+        from google.auth import jwt
 
         email = info["client_email"]
         endpoint = Endpoint(f"the key in {self._where}", Protocol.LOCAL, f"service account {email}", "")
         claims = self_signed_claims(email, "", flight.clock.wall())
         del claims["aud"]
-        signer = self._usable(
-            info,
-            lambda: crypt.RSASigner.from_service_account_info(info),  # type: ignore[no-untyped-call]
-        )
-        value: bytes = jwt.encode(signer, {**claims, **target})  # type: ignore[no-untyped-call]
+        value: bytes = jwt.encode(self._signer(info), {**claims, **target})  # type: ignore[no-untyped-call]
         return Fetched(
             value.decode("ascii"), endpoint, expires_in=_TOKEN_LIFE, quota_project=self._quota_project
+        )
+
+    def _signer(self, info: Mapping[str, Any]) -> Any:
+        from google.auth import crypt
+
+        return self._usable(
+            info,
+            lambda: crypt.RSASigner.from_service_account_info(info),  # type: ignore[no-untyped-call]
         )
 
     def _usable(self, info: Mapping[str, Any], make: Callable[[], Any]) -> Any:

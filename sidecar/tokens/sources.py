@@ -36,7 +36,7 @@ from sidecar.tokens.service_account import KeyGrant
 from sidecar.tokens.token import TokenKey
 from sidecar.tokens.universe import VARIABLE as UNIVERSE
 from sidecar.tokens.universe import refuse_mix, refuse_unexpected, universe_at
-from sidecar.tokens.user import UserGrant
+from sidecar.tokens.user import LOGIN, UserGrant
 
 if TYPE_CHECKING:
     from sidecar.config.credentials import Credential, Endpoints
@@ -228,7 +228,7 @@ def _grant(
             )
         case "user":
             file = credential.file or well_known_file(environ)
-            return UserGrant(partial(read_text, file), place(file), token_uri=addresses.oauth)
+            return UserGrant(partial(read_text, file, login=LOGIN), place(file), token_uri=addresses.oauth)
         case "gcloud":
             return GcloudGrant(
                 environ,

@@ -95,12 +95,21 @@ class UserGrant(Grant):
         answer, endpoint, info = self._refreshed(flight)
         return access_token_in(answer, endpoint, quota_project=self._quota_project or quota_project_in(info))
 
-    def _refreshed(self, flight: Flight) -> tuple[Answer, Endpoint, Mapping[str, Any]]:
+    def look(self) -> bool:
+        """See `Grant.look`."""
+        self._info()
+        return True
+
+    def _info(self) -> Mapping[str, Any]:
         info = parse(self._read(), self._where)
         if info.get("type") != "authorized_user":
             invalid(self._where, f"it is a credential of type {type_of(info)}, not a person's login.")
         require(info, _FIELDS, self._where, f"Log in again with `{self._login}`.")
         self.check()
+        return info
+
+    def _refreshed(self, flight: Flight) -> tuple[Answer, Endpoint, Mapping[str, Any]]:
+        info = self._info()
         from google.oauth2.credentials import Credentials
 
         credentials = Credentials.from_authorized_user_info(info).with_token_uri(self._token_uri)  # type: ignore[no-untyped-call]
@@ -145,12 +154,21 @@ class WorkforceGrant(Grant):
         """See `Grant.check`."""
         self.known_universe()
 
-    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
-        """See `Grant.access_token`."""
+    def look(self) -> bool:
+        """See `Grant.look`."""
+        self._info()
+        return True
+
+    def _info(self) -> Mapping[str, Any]:
         info = {**parse(self._read(), self._where)}
         require(info, (*_FIELDS, "token_url"), self._where, f"Log in again with `{self._login}`.")
         info["token_url"] = filled_in(info["token_url"], str(self.known_universe()))
         require_safe_url(info, "token_url", self._where)
+        return info
+
+    def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
+        """See `Grant.access_token`."""
+        info = self._info()
         from google.auth.external_account_authorized_user import Credentials
 
         credentials = Credentials.from_info(info)  # type: ignore[no-untyped-call]

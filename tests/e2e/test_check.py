@@ -307,14 +307,21 @@ TOKENS = [
 
 @pytest.mark.parametrize(("credential", "prepare", "reason", "says", "command"), TOKENS)
 async def test_tokens_that_cannot_be_had(
-    world: World, credential: str, prepare: Prepare, reason: str, says: str, command: str
+    world: World,
+    credential: str,
+    prepare: Prepare,
+    reason: str,
+    says: str,
+    command: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     """The reason, a sentence with what to do, and the command that mends it."""
     done = prepare(world.google, world.directory)
     if inspect.isawaitable(done):
         await done
     step = await world.failed(credential.format(world.directory))
-    assert (step.name, step.reason) == ("token", reason), step
+    in_files = request.node.callspec.id in ("key-for-everyone", "no-subject-file", "no-token-file")
+    assert (step.name, step.reason) == ("credential" if in_files else "token", reason), step
     assert says in step.says
     assert command in step.command
     assert bool(step.command) == bool(command)
@@ -520,3 +527,58 @@ async def test_what_a_route_allows_is_told_and_kept_to(world: World) -> None:
     assert said["target"].verdict is Verdict.SKIPPED
     assert "`allow.methods`" in said["target"].says
     assert not report.failed
+
+
+LOGIN_AGAIN = "gcloud auth application-default login"
+NOT_THERE = {
+    "login": ("{{type: user}}", "credential_not_found", LOGIN_AGAIN),
+    "login-file": ("{{type: user, file: {0}/gone.json}}", "credential_not_found", LOGIN_AGAIN),
+    "key": ("{{type: service_account_key, file: {0}/gone.json}}", "credential_not_found", ""),
+    "token": ("{{type: file, path: {0}/gone}}", "credential_not_found", ""),
+    "federation": ("{{type: workload_identity_federation, file: {0}/gone.json}}", "credential_not_found", ""),
+    "source": (
+        f"{{{{type: impersonate, service_account: {ACTED_AS}, source: lost}}}}",
+        "credential_not_found",
+        LOGIN_AGAIN,
+    ),
+    "adc-named": ("{{type: adc}}", "credential_not_found", LOGIN_AGAIN),
+    "adc-nobody": ("{{type: adc}}", "token_endpoint_unreachable", LOGIN_AGAIN),
+}
+
+
+@pytest.mark.parametrize("what", NOT_THERE)
+async def test_a_credential_that_is_not_there_has_failed(
+    world: World, what: str, unused_tcp_port: int
+) -> None:
+    """It is no "credential ok" before a token that failed; where a login mends it, the command is that."""
+    credential, reason, command = NOT_THERE[what]
+    if what == "adc-named":
+        world.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(world.directory / "gone.json")
+    if what == "adc-nobody":
+        world.environ.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
+        world.environ["GCE_METADATA_HOST"] = f"127.0.0.1:{unused_tcp_port}"
+    if "source: lost" in credential:
+        credential += "\n  lost: {{type: user, file: {0}/gone.json}}"
+    report = await world.check(credential.format(world.directory))
+    (step,) = report.steps
+    assert (step.name, step.verdict, step.reason, step.command) == (
+        "credential",
+        Verdict.FAILED,
+        reason,
+        command,
+    )
+
+
+async def test_a_credential_that_cannot_be_looked_at_is_not_called_ok(
+    world: World, unused_tcp_port: int
+) -> None:
+    """A metadata server shows only when it is asked."""
+    world.environ["GCE_METADATA_HOST"] = f"127.0.0.1:{unused_tcp_port}"
+    report = await world.check(METADATA.format(""))
+    assert [(step.name, step.verdict) for step in report.steps] == [
+        ("credential", Verdict.SKIPPED),
+        ("token", Verdict.FAILED),
+    ]
+    world.environ.update(world.google.environment())
+    report = await world.check(METADATA.format(""))
+    assert (report.steps[0].name, report.steps[0].verdict) == ("credential", Verdict.OK)
