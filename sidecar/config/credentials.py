@@ -121,7 +121,8 @@ class Impersonate(Model):
 class WorkloadIdentityFederation(Model):
     """An `external_account` file, as `gcloud iam workload-identity-pools create-cred-config` writes it: the identity
     of another cloud, of GitHub Actions and the like. Its subject token may come from a file, a URL, an executable
-    (only with GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES=1) or AWS."""
+    (only with GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES=1) or AWS: the role of an EC2 instance, or AWS_ACCESS_KEY_ID and
+    its kin, but not the role of a task of ECS or Fargate or of a pod of EKS, which google-auth does not support."""
 
     type: Literal["workload_identity_federation"]
     file: str = Field(description="Path of the file; read again at each fetch.", min_length=1)
