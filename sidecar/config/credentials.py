@@ -121,8 +121,9 @@ class Impersonate(Model):
 class WorkloadIdentityFederation(Model):
     """An `external_account` file, as `gcloud iam workload-identity-pools create-cred-config` writes it: the identity
     of another cloud, of GitHub Actions and the like. Its subject token may come from a file, a URL, an executable
-    (only with GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES=1) or AWS: the role of an EC2 instance, or AWS_ACCESS_KEY_ID and
-    its kin, but not the role of a task of ECS or Fargate or of a pod of EKS, which google-auth does not support."""
+    (only with GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES=1) or AWS: the role of an EC2 instance, or AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY and AWS_REGION. The roles of ECS or Fargate tasks and of EKS pods are not supported:
+    google-auth can't use them."""
 
     type: Literal["workload_identity_federation"]
     file: str = Field(description="Path of the file; read again at each fetch.", min_length=1)

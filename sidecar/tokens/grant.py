@@ -67,8 +67,8 @@ class Grant:
         """Raise `SidecarError` for what can be seen to be wrong without asking anybody."""
 
     def look(self) -> bool:
-        """Whether there are files that it is made of; raises `SidecarError` for what is wrong with them. For `check`: to
-        a sidecar that runs, they may come later."""
+        """Whether there are files that it is made of; raises `SidecarError` for what is wrong with them. For the
+        command `check`: to a sidecar that runs, they may come later."""
         return False
 
     def email(self, flight: Flight) -> str | None:
