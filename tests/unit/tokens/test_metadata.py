@@ -111,7 +111,7 @@ async def test_strict_mutual_tls_never_falls_back(
 ) -> None:
     """Without certificates nobody is asked, and the error points at the environment."""
     monkeypatch.setenv("GCE_METADATA_MTLS_MODE", "strict")
-    with pytest.raises(SidecarError, match=r"asked nobody .*GCE_\* environment variables") as caught:
+    with pytest.raises(SidecarError, match=r"sent nothing.*GCE_\* environment variables") as caught:
         await source(grant(google, GCE_METADATA_MTLS_MODE="strict")).mint(key)
     assert caught.value.reason is Reason.CREDENTIAL_INVALID
     assert google.metadata.endpoint.arrived == 0
