@@ -164,8 +164,9 @@ async def test_which_certificates_are_good_depends_on_no_version_of_python(
 ) -> None:
     """urllib3 has other flags from 3.13 on."""
     file = openssl.write(tmp_path / "ca.pem", ca.pem)
+    endpoint = ENDPOINT._replace(protocol=Protocol.OAUTH)  # of whose answers no Metadata-Flavor is asked
     async with openssl.s_server(tmp_path, issue(ca)) as server:
-        it = transport()
+        it = transport(endpoint=endpoint)
         it.session.verify = str(file)
         assert (await call(it, f"https://localhost:{server.port}/")).status == 200
 
