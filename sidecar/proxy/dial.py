@@ -110,7 +110,12 @@ class Dialer:
         if not destination.tls:
             # Out of the timeout's reach: a protocol that was connected and then given up would be lost as a connection
             # and fail as a dial, and its place in the pool be given back twice.
-            _, plain = await self._loop.create_connection(make, sock=sock)
+            try:
+                plain = make()
+            except BaseException:
+                sock.close()  # asyncio would leave it open
+                raise
+            await self._loop.create_connection(lambda: plain, sock=sock)
             return plain
         try:
             protocol = make()

@@ -32,7 +32,7 @@ class Faults:
         # It is counted: where there is no memory to say more, the count has to do.
         with contextlib.suppress(Exception):
             _log.error(
-                f"fault in the sidecar ({where}): {type(error).__name__}; please report it with its traceback",
+                f"fault in the sidecar ({where}): please report it with its traceback, which follows",
                 exc_info=error,
                 extra={"fields": {"where": where}},
             )

@@ -250,7 +250,22 @@ class Pool:
         """One more connection, for whoever has waited longest by then; a failure is the same one's."""
         connection = error = None
         try:
-            connection = await self._connect()
+            while connection is None:
+                generation = self.generation
+                made = await self._owner.dialer.connect(
+                    self.destination,
+                    lambda: UpstreamConnection(self, self._owner.limits),
+                    self._session,
+                    self.stats,
+                )
+                made.generation = generation
+                if generation == self.generation or not self._waiting:
+                    connection = made
+                else:
+                    # The TLS files changed meanwhile: what it was judged by may have been a revocation list that did
+                    # not name this server yet.
+                    self._dropped.add(made)
+                    made.transport.abort()
         except SidecarError as failure:
             error = failure
         except Exception as fault:  # noqa: BLE001  # logged and counted, and whoever waits is told
@@ -271,23 +286,6 @@ class Pool:
         if error is not None and len(self._waiting) > self._dialling:
             refuse(self._waiting.popitem(last=False)[0], error)
         self._free_place()
-
-    async def _connect(self) -> UpstreamConnection:
-        """A connection that was judged by the TLS files as they are now; raises as `Dialer.connect` does."""
-        while True:
-            generation = self.generation
-            connection = await self._owner.dialer.connect(
-                self.destination,
-                lambda: UpstreamConnection(self, self._owner.limits),
-                self._session,
-                self.stats,
-            )
-            connection.generation = generation
-            if generation == self.generation or not self._waiting:
-                return connection
-            # What it was judged by may have been a revocation list that did not name this server yet.
-            self._dropped.add(connection)
-            connection.transport.abort()
 
 
 @final

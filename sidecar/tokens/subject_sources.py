@@ -67,8 +67,8 @@ def _wrong(source: Mapping[str, Any]) -> str:
         return f"in its `credential_source`, `{kind}` must be {_KIND_NAMES[_KINDS[kind]]}"
     if kind in ("file", "url") and not _is_format(source.get("format", {})):
         return (
-            'in its `credential_source`, `format` must be `{"type": "text"}`, or `{"type": "json", '
-            '"subject_token_field_name": NAME}`'
+            "in its `credential_source`, the `type` of `format` must be `text`, or `json` with a "
+            "`subject_token_field_name`"
         )
     headers = source.get("headers") or {}
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):

@@ -23,7 +23,7 @@ def test_each_is_counted_and_told_with_its_traceback_and_where(caplog: pytest.Lo
     for record in caplog.records:
         assert (record.levelname, record.message, record.fields) == (  # type: ignore[attr-defined]
             "ERROR",
-            "fault in the sidecar (sweep): ZeroDivisionError; please report it with its traceback",
+            "fault in the sidecar (sweep): please report it with its traceback, which follows",
             {"where": "sweep"},
         )
         assert record.exc_info is not None
@@ -51,7 +51,11 @@ def test_one_that_cannot_be_told_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
         pytest.param(
             {"message": "a callback", "exception": FAULT},
             1,
-            ("ERROR", "fault in the sidecar (a callback)", {"where": "a callback"}),
+            (
+                "ERROR",
+                "fault in the sidecar (a callback): please report it with its traceback, which follows",
+                {"where": "a callback"},
+            ),
             id="fault",
         ),
         pytest.param(

@@ -373,9 +373,12 @@ async def test_a_programs_own_words_hold_none_of_its_secrets(federation: Federat
 SPOILT: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "nothing": ({}, "exactly one of `file`, `url`, `executable`, `certificate`, and has none"),
     "two": ({"file": "/x", "url": "http://127.0.0.1:9/"}, "and has `file`, `url`"),
-    "odd-format": ({"file": "/x", "format": {"type": "xml"}}, "`format` must be"),
-    "format-of-words": ({"file": "/x", "format": "json"}, "`format` must be"),
-    "no-field": ({"url": "http://127.0.0.1:9/", "format": {"type": "json"}}, "`format` must be"),
+    "odd-format": ({"file": "/x", "format": {"type": "xml"}}, "the `type` of `format` must be"),
+    "format-of-words": ({"file": "/x", "format": "json"}, "the `type` of `format` must be"),
+    "no-field": (
+        {"url": "http://127.0.0.1:9/", "format": {"type": "json"}},
+        "the `type` of `format` must be",
+    ),
     "headers-of-words": ({"url": "http://127.0.0.1:9/", "headers": "Metadata: true"}, "`headers` must be"),
     "file-is-no-text": ({"file": 7}, "`file` must be a text"),
     "executable-is-text": ({"executable": "/bin/x"}, "`executable` must be an object"),
