@@ -851,6 +851,11 @@ class DownstreamConnection(asyncio.Protocol):
         if self.state is OPEN and self.current is None:
             self._quiet_since_mono = max(self._quiet_since_mono, since_mono)
 
+    def close_if_idle(self) -> None:
+        """End now, unless it serves a request, or was just opened and has asked for nothing yet."""
+        if self.current is None and not self._in_message and self._began_mono:
+            self.transport.close()
+
     def abort(self) -> None:
         """Close at once."""
         self.transport.abort()

@@ -110,19 +110,22 @@ class Proxy:
             self._begin_anew(listener, owner, own, settings)
 
     def _begin_anew(self, listener: Listener, owner: Owner, own: Route | None, settings: Settings) -> None:
-        """New connections are another owner's; open ones end, each with its current answer."""
+        """New connections are another owner's; open ones end, each with its current answer. Idle ones end at once: they
+        were let in by rules that hold no more."""
         self.acceptors.set_owner(listener, Owner(own, is_unix=listener.is_unix, settings=settings))
-        self._leave(owner)
+        self._leave(owner, at_once=True)
 
     def stop_serving(self, listener: Listener) -> None:
         """Accept no more by this listener; its connections end, each with its current answer."""
         self._leave(self.acceptors.remove(listener))
 
-    def _leave(self, owner: Owner) -> None:
+    def _leave(self, owner: Owner, *, at_once: bool = False) -> None:
         owner.closing = True
         for connection in list(self._connections):
             if connection.owner is owner:
                 connection.drain(self.clock.mono())
+                if at_once:
+                    connection.close_if_idle()
 
     def switch(self, admission: Admission, *, limits: Limits, pool: Pool, access_log: AccessLog) -> None:
         """Judge requests by another route table from now on; those under way end under the old one.

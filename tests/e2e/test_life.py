@@ -135,7 +135,7 @@ async def test_a_required_route_without_a_token_ends_the_sidecar(
         ready=False,
     )
     assert await sidecar.ended() == 4
-    entry = await sidecar.logged("a required route has no token: ending")
+    entry = await sidecar.logged("a required route has no token, and the sidecar ends")
     assert "`billing`" in entry["detail"]
     assert "`other`" not in entry["detail"]
 

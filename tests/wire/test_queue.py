@@ -18,6 +18,7 @@ ANY = """
   upstream: http://{host}
   allow_plaintext: true
   audience: https://billing.example
+  wildcard_audience: shared
 """
 
 
