@@ -174,7 +174,7 @@ async def _listening(process: asyncio.subprocess.Process, log: Path) -> dict[str
     while True:
         for line in log.read_text("utf-8").splitlines():
             entry = json.loads(line) if line.startswith("{") else {}
-            if entry.get("message") == "listening":
+            if "listen" in entry:
                 return {name: entry[name] for name in ("listen", "admin")}
         if process.returncode is not None:
             _say(f"the sidecar ended with exit code {process.returncode}; its log:\n{log.read_text('utf-8')}")
