@@ -79,7 +79,7 @@ def test_a_sidecar_reads_standard_input_once(tmp_path: Path) -> None:
         process.stdin.write(text.encode())
         process.stdin.close()
         try:
-            assert any(b'"listening"' in line for line in process.stdout)
+            assert any(b'"listen": [' in line for line in process.stdout)
             again = subprocess.run(
                 [*COMMAND, "reload", "--admin", admin],
                 env=clean_environment(),
