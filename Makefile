@@ -57,14 +57,14 @@ test-all: $(VENV)/.dev  ## the suite with every real part, installed (apt, as ro
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
 	@$(BIN)/python -m release.pythons --others
 
-coverage: $(VENV)/.dev  ## branch coverage of what guards a token, by the tests in process: at least 98 % of proxy/, of tokens/, of routes
+coverage: $(VENV)/.dev  ## branch coverage of what guards a token, by the tests in process: at least 98 % of proxy/, net/, tokens/ and routing/
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@$(BIN)/python -m pytest -n auto tests/unit tests/wire tests/conformance tests/fuzz --cov --cov-config=pyproject.toml --cov-report= --cov-fail-under=0 $(ARGS)
 	@$(BIN)/python -m coverage report --fail-under=0
-	@below=; for part in 'sidecar/proxy/*' 'sidecar/tokens/*' sidecar/routes.py; do \
+	@below=; for part in 'sidecar/proxy/*' 'sidecar/net/*' 'sidecar/tokens/*' 'sidecar/routing/*'; do \
 		printf '%-20s' "$$part"; $(BIN)/python -m coverage report --include="$$part" --format=total || below=1; done; test -z "$$below"
 
-mutants: $(VENV)/.dev   ## break proxy/ and tokens/policy in every small way: at least 90 % must make a test fail (ARGS='sidecar.proxy.framing*')
+mutants: $(VENV)/.dev   ## break proxy/, net/ and tokens/policy in every small way: at least 90 % must make a test fail (ARGS='sidecar.proxy.http1.framing*')
 	@$(PIP) install mutmut==3.8.1
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.mutation $(ARGS)
 

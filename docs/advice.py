@@ -1,7 +1,7 @@
 """What each reason means for people, and what they can do: the hand-written half of docs/errors.md."""
 
 from sidecar.errors import Reason
-from sidecar.proxy.diagnosis import Cause
+from sidecar.proxy.refusals.diagnosis import Cause
 
 ADVICE: dict[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP/1.1 to the "

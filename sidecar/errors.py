@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple, final
 
-from sidecar.terminal import printable
+from sidecar.grammar.terminal import printable
 
 GONE: Final = 499
 """The status of a request whose app left before the answer: in logs and metrics, since nobody is left to read it."""

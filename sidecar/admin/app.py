@@ -26,7 +26,7 @@ from sidecar.admin import callers, control, exposition, intake, pages, probes, p
 from sidecar.admin.gate import Gates
 from sidecar.admin.renderings import Budget, Rendering
 from sidecar.admin.view import VIEW, AdminView
-from sidecar.clock import Clock
+from sidecar.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
 

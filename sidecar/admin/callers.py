@@ -3,7 +3,7 @@
 Owns the refusals: a web page of another site (by `Origin`, by `Sec-Fetch-Site`, or by a name of its own
 that it had resolve to this address: DNS rebinding) and, for what only this machine may ask, everybody
 else. Called by `app` for each request. Does no I/O and keeps no state. Rules: the data path's own, from
-`proxy.guard`. An IP literal is a good Host: kubelet and Prometheus come by the pod's address, and no page
+`proxy.admission.guard`. An IP literal is a good Host: kubelet and Prometheus come by the pod's address, and no page
 can rebind one.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
-from sidecar import hosts
-from sidecar.proxy.guard import mark_of_another_site
+from sidecar.grammar import hosts
+from sidecar.proxy.admission.guard import mark_of_another_site
 
 
 def refusal(request: web.BaseRequest) -> str | None:

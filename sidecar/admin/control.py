@@ -15,7 +15,7 @@ from aiohttp import web
 
 from sidecar.admin.callers import refuse_strangers
 from sidecar.admin.view import VIEW
-from sidecar.logs import Level, redact
+from sidecar.observe.logs import Level, redact
 from sidecar.tokens.renewals import TooSoonError
 
 

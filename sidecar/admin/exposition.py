@@ -1,4 +1,4 @@
-"""What /metrics shows: the records of `sidecar.metrics`, in Prometheus text or OpenMetrics.
+"""What /metrics shows: the records of `sidecar.observe.metrics`, in Prometheus text or OpenMetrics.
 
 Owns the collector that reads the records when it is scraped and the rendering of the page. `service`
 builds the registry, `admin.app` serves it; both on the event loop's thread, on which the records are
@@ -26,8 +26,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
-from sidecar import metrics
-from sidecar.metrics import (
+from sidecar.observe import metrics
+from sidecar.observe.metrics import (
     Family,
     HandshakeFailure,
     Histogram,

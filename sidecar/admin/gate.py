@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final, cast, final
 
 from sidecar.admin import callers, intake, problems
-from sidecar.clock import Clock, TimerHandle
+from sidecar.runtime.clock import Clock, TimerHandle
 
 CONNECTIONS: Final = 100
 """Open at once; `proxy.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens at most."""

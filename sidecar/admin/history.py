@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, final
 
-from sidecar.metrics import Histogram, RouteStats
+from sidecar.observe.metrics import Histogram, RouteStats
 
 INTERVAL: Final = 5.0
 """Seconds between samples."""

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from sidecar.admin.status import UNSHOWN, Note
 from sidecar.errors import MEANINGS
-from sidecar.moments import in_words
+from sidecar.grammar.moments import in_words
 
 Document = Mapping[str, Any]
 

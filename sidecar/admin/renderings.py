@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Generic, TypeVar, final
 
-from sidecar.clock import Clock, TimerHandle
+from sidecar.runtime.clock import Clock, TimerHandle
 
 T = TypeVar("T")
 

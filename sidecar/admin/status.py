@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sidecar.admin.history import INTERVAL, Sample
 from sidecar.errors import MEANINGS
-from sidecar.logs import redact
-from sidecar.moments import rfc3339
-from sidecar.proxy.outages import ErrorGroup, Refusing
-from sidecar.proxy.refusals import LastRefusal
+from sidecar.grammar.moments import rfc3339
+from sidecar.observe.logs import redact
+from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
+from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.tokens.entry import State, TokenStatus
 
 Note = Callable[[Exception, str], None]

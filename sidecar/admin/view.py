@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from prometheus_client.registry import CollectorRegistry
 
-from sidecar.logs import Level
+from sidecar.observe.logs import Level
 from sidecar.tokens.renewals import Renewal
 
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from sidecar import hosts
-from sidecar.contents import quoted
+from sidecar.grammar import hosts
+from sidecar.grammar.contents import quoted
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a route lets through.
 
-Owns the `allow` setting: which methods and which paths. Part of `models`; `proxy.allowed` judges requests by it. Pure.
+Owns the `allow` setting: which methods and which paths. Part of `models`; `proxy.admission.allowed` judges requests by
+it. Pure.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from sidecar.config.values import Model
-from sidecar.contents import quoted
-from sidecar.paths import normal_path
+from sidecar.grammar.contents import quoted
+from sidecar.grammar.paths import normal_path
 
 METHODS: Final = (
     *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "QUERY"),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sidecar import hosts
 from sidecar.config.checks import Finding
 from sidecar.config.models import RouteConfig
 from sidecar.config.sharing import shares_token
+from sidecar.grammar import hosts
 
 _SHOWN = 3
 """Names in one warning; a wildcard may cover thousands."""

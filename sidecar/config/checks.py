@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from sidecar import hosts, networks
 from sidecar.config import credentials as types
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ability_of, refusal
@@ -22,7 +21,8 @@ from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import RouteConfig, Tls
 from sidecar.config.sharing import refusal_to_share
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
-from sidecar.contents import quoted
+from sidecar.grammar import hosts, networks
+from sidecar.grammar.contents import quoted
 
 Path = tuple[str | int, ...]
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
-from sidecar import hosts
 from sidecar.config.quantities import Duration
 from sidecar.config.values import Model, Switch
-from sidecar.contents import quoted
+from sidecar.grammar import hosts
+from sidecar.grammar.contents import quoted
 
 ADC_VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 """Names the file of `adc`."""

@@ -12,7 +12,7 @@ import yaml
 from pydantic import SecretStr
 
 from sidecar.config.models import Config
-from sidecar.contents import HIDDEN
+from sidecar.grammar.contents import HIDDEN
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

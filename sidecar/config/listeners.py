@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 
 from sidecar.config.addresses import EXAMPLES, ListenAddress, parse_listen
 from sidecar.config.values import Count, Model, Switch
-from sidecar.contents import HIDDEN, quoted
+from sidecar.grammar.contents import HIDDEN, quoted
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?\Z")

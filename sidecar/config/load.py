@@ -27,7 +27,7 @@ from sidecar.config.platform import DRAIN, detect_platform
 from sidecar.config.quantities import format_duration
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 from sidecar.config.values import Model
-from sidecar.contents import kind_of, place, quoted
+from sidecar.grammar.contents import kind_of, place, quoted
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"

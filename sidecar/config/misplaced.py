@@ -12,9 +12,9 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from sidecar import hosts
 from sidecar.config.credentials import ADC_VARIABLE, CREDENTIAL_TYPES, Adc, Credential, Metadata, User
-from sidecar.contents import kind_of
+from sidecar.grammar import hosts
+from sidecar.grammar.contents import kind_of
 
 _SECRETS: Final = frozenset(
     field.alias or name

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 
-from sidecar import hosts
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
 from sidecar.config.allow import Allow
 from sidecar.config.credentials import Adc, Credential, Endpoints
@@ -23,7 +22,8 @@ from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_list
 from sidecar.config.quantities import Duration, Size
 from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.config.values import Count, CountOrZero, Model, Switch, word
-from sidecar.contents import quoted
+from sidecar.grammar import hosts
+from sidecar.grammar.contents import quoted
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NOT_FOR_TOKENS = frozenset(

@@ -18,7 +18,7 @@ from yaml.constructor import SafeConstructor
 from sidecar.config.checks import Path
 from sidecar.config.environment import expand, references
 from sidecar.config.misplaced import misplaced
-from sidecar.contents import kind_of, masked
+from sidecar.grammar.contents import kind_of, masked
 
 MAX_SIZE: Final = 1024 * 1024
 """Characters of a configuration: thousands of routes."""

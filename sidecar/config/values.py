@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from sidecar.contents import quoted
+from sidecar.grammar.contents import quoted
 
 
 class Model(BaseModel):

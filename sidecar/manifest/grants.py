@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from typing import Final, NamedTuple
 
-from sidecar import hosts
 from sidecar.config.checks import targets_of
 from sidecar.config.credentials import Credential, Gcloud, Impersonate, WorkloadIdentityFederation
 from sidecar.config.models import Config, RouteConfig
 from sidecar.config.targets import FACTS, Target, TokenKind
-from sidecar.proxy.diagnosis import service_of
+from sidecar.grammar import hosts
+from sidecar.proxy.refusals.diagnosis import service_of
 
 OPENID_CREATOR: Final = "roles/iam.serviceAccountOpenIdTokenCreator"
 TOKEN_CREATOR: Final = "roles/iam.serviceAccountTokenCreator"

@@ -29,16 +29,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, cast, final
 
-from sidecar import descriptors
-from sidecar.clock import Clock, TimerHandle
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import HandshakeFailure, ListenerStats, Pause
-from sidecar.proxy import peer_credentials, tls
-from sidecar.proxy.callers import peer_refused, peer_unknown
+from sidecar.net import peer_credentials, tls
+from sidecar.net.callers import peer_refused, peer_unknown
+from sidecar.net.listeners import BACKLOG, Listener, Owner
+from sidecar.observe.metrics import HandshakeFailure, ListenerStats, Pause
+from sidecar.observe.repeats import Paces
 from sidecar.proxy.faults import Faults
-from sidecar.proxy.listeners import BACKLOG, Listener, Owner
-from sidecar.repeats import Paces
-from sidecar.tasks import Tasks
+from sidecar.runtime import descriptors
+from sidecar.runtime.clock import Clock, TimerHandle
+from sidecar.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 

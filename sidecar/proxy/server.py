@@ -15,23 +15,23 @@ from collections.abc import Iterable
 from math import inf
 from typing import final
 
-from sidecar.clock import Clock, TimerHandle
 from sidecar.config.models import Limits, Pool, RouteConfig
 from sidecar.errors import SidecarError
-from sidecar.logs import AccessLog
-from sidecar.metrics import RouteStats
+from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
+from sidecar.observe.logs import AccessLog
+from sidecar.observe.metrics import RouteStats
+from sidecar.observe.tracing import Tracer
 from sidecar.proxy.acceptor import Acceptors
-from sidecar.proxy.admission import Admission
-from sidecar.proxy.downstream import LEAVE_TIME, DownstreamConnection
-from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.headers import Fields
-from sidecar.proxy.listeners import PLAIN, Listener, Owner, Settings
-from sidecar.proxy.outages import Outages
-from sidecar.proxy.pool import Pools
-from sidecar.proxy.refusals import Refusals
-from sidecar.routes import Route
+from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.admission.headers import Fields
+from sidecar.proxy.exchange.exchange import Exchange
+from sidecar.proxy.http1.downstream import LEAVE_TIME, DownstreamConnection
+from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.refusals.outages import Outages
+from sidecar.proxy.refusals.refusals import Refusals
+from sidecar.routing.routes import Route
+from sidecar.runtime.clock import Clock, TimerHandle
 from sidecar.tokens.store import TokenStore
-from sidecar.tracing import Tracer
 
 _SWEEP = 1.0
 _SHORTEST_SWEEP = 0.02

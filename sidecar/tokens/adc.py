@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final, NamedTuple, final
 
 from sidecar.config.credentials import ADC_VARIABLE as VARIABLE
-from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
+from sidecar.grammar.contents import kind_of, place
 from sidecar.tokens.credential_file import is_project, read_text
 from sidecar.tokens.credential_types import Addresses, FileGrant, grant_of
 from sidecar.tokens.gcloud_directory import gcloud_directory

@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from sidecar.contents import kind_of, place
 from sidecar.errors import Reason, SidecarError
-from sidecar.hosts import Url, is_loopback, parse_url
-from sidecar.key_files import exposed
-from sidecar.regular_files import read
+from sidecar.grammar.contents import kind_of, place
+from sidecar.grammar.hosts import Url, is_loopback, parse_url
+from sidecar.grammar.key_files import exposed
+from sidecar.runtime.regular_files import read
 from sidecar.tokens.miswritten import loaded, no_object, of_another_kind
 
 FILE_LIMIT: Final = 256 * 1024

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, final
 from urllib.parse import unquote
 
 from sidecar.config.credentials import is_email
-from sidecar.terminal import command
+from sidecar.grammar.terminal import command
 from sidecar.tokens.credential_file import invalid, parse, quota_project_in, refuse_other_kinds, type_of
 from sidecar.tokens.federation import FederationGrant, account_named
 from sidecar.tokens.grant import Grant, IndirectGrant

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Any, Final, NamedTuple, final
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.moments import from_http_date
+from sidecar.grammar.moments import from_http_date
 
 CLOCK_TOLERANCE: Final = 60.0
 """Seconds that this machine's clock may differ from an answer's `Date` before it is mentioned."""

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple, final
 
 from cachetools import Cache, TLRUCache
 
-from sidecar.clock import TimerHandle
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import TokenStats
+from sidecar.observe.metrics import TokenStats
+from sidecar.runtime.clock import TimerHandle
 from sidecar.tokens.policy import WANTED_FOR, Instant, Plan
 from sidecar.tokens.report import FetchReport
 from sidecar.tokens.token import Token, TokenKey

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, final
 
-from sidecar.contents import heard
 from sidecar.errors import Reason, SidecarError
-from sidecar.regular_files import read
-from sidecar.terminal import printable
+from sidecar.grammar.contents import heard
+from sidecar.grammar.terminal import printable
+from sidecar.runtime.regular_files import read
 from sidecar.tokens import subprocess_run
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.token import is_life, seconds_in

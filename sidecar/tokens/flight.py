@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
-from sidecar.clock import Clock
+from sidecar.runtime.clock import Clock
 from sidecar.tokens.endpoint import Endpoint
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final, final
 
 from sidecar.config.combinations import SERVICE_ACCOUNT_DOMAIN
-from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
-from sidecar.moments import from_rfc3339
-from sidecar.terminal import command as shell
+from sidecar.grammar.contents import place
+from sidecar.grammar.moments import from_rfc3339
+from sidecar.grammar.terminal import command as shell
 from sidecar.tokens import subprocess_run
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.flight import Flight

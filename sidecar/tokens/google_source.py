@@ -12,9 +12,9 @@ import asyncio
 from functools import partial
 from typing import Final, final
 
-from sidecar.clock import Clock
 from sidecar.config.targets import GCLOUD_CLIENT_IDS, TokenKind
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import Clock
 from sidecar.tokens.endpoint import not_a_token, too_slow
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.flight import Flight

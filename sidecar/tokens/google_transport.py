@@ -20,10 +20,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import urlsplit, urlunsplit
 
-from sidecar import descriptors, verification
-from sidecar.clock import Clock
 from sidecar.errors import SidecarError
-from sidecar.hosts import is_loopback, parse_url
+from sidecar.grammar.hosts import is_loopback, parse_url
+from sidecar.runtime import descriptors, verification
+from sidecar.runtime.clock import Clock
 from sidecar.tokens.endpoint import (
     Answer,
     Endpoint,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 from urllib.parse import quote
 
-from sidecar.moments import from_rfc3339
+from sidecar.grammar.moments import from_rfc3339
 from sidecar.tokens.credential_file import host_of
 from sidecar.tokens.endpoint import NETWORK, Answer, Endpoint, Protocol, not_a_token
 from sidecar.tokens.flight import Flight

@@ -20,8 +20,8 @@ from urllib.parse import quote, urlencode
 from sidecar.config.credentials import is_email
 from sidecar.config.misplaced import METADATA_VARIABLES
 from sidecar.config.targets import CLOUD_PLATFORM
-from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
+from sidecar.grammar.contents import place
 from sidecar.tokens.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import Fetched, Grant, access_token_in, refresh

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sidecar.contents import kind_of
+from sidecar.grammar.contents import kind_of
 
 USE_INSTEAD: Final = "Use a service account key, or run on Google Cloud with a service account attached."
 NEW_KEY: Final = "`gcloud iam service-accounts keys create FILE --iam-account=E-MAIL` makes a key"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, final
 
-from sidecar.contents import place
+from sidecar.grammar.contents import place
 from sidecar.tokens.credential_file import read_text
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.flight import Flight

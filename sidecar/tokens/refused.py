@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.terminal import command as shell
+from sidecar.grammar.terminal import command as shell
 from sidecar.tokens.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital, flavor_hint
 
 

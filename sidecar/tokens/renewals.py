@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final, NamedTuple, final
 
-from sidecar.clock import Clock
 from sidecar.errors import SidecarError
+from sidecar.runtime.clock import Clock
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey
 

@@ -11,9 +11,9 @@ import logging
 from typing import final
 
 from sidecar.errors import SidecarError
-from sidecar.metrics import TokenStats
-from sidecar.moments import rfc3339
-from sidecar.repeats import Paces
+from sidecar.grammar.moments import rfc3339
+from sidecar.observe.metrics import TokenStats
+from sidecar.observe.repeats import Paces
 from sidecar.tokens.token import Token, TokenKey
 
 _log = logging.getLogger("sidecar.tokens")

@@ -15,11 +15,11 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
-from sidecar.clock import Clock
 from sidecar.config.combinations import ABILITIES, cannot_give
 from sidecar.config.targets import TokenKind
-from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
+from sidecar.grammar.contents import place
+from sidecar.runtime.clock import Clock
 from sidecar.tokens.adc import AdcGrant, well_known_file
 from sidecar.tokens.credential_file import read_text
 from sidecar.tokens.credential_types import Addresses, FileGrant, federation

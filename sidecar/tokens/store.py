@@ -23,10 +23,10 @@ from contextlib import suppress
 from math import inf
 from typing import Final, NamedTuple, final
 
-from sidecar.clock import Clock
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import TokenStats
-from sidecar.tasks import Tasks
+from sidecar.observe.metrics import TokenStats
+from sidecar.runtime.clock import Clock
+from sidecar.runtime.tasks import Tasks
 from sidecar.tokens import policy
 from sidecar.tokens.entry import Entry, EntryCache, LastError, TokenStatus
 from sidecar.tokens.policy import Instant

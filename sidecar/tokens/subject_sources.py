@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn, final
 
-from sidecar.contents import place
 from sidecar.errors import Reason, SidecarError
-from sidecar.regular_files import read
+from sidecar.grammar.contents import place
+from sidecar.runtime.regular_files import read
 from sidecar.tokens.credential_file import FILE_LIMIT, host_of, invalid
 from sidecar.tokens.endpoint import capital
 from sidecar.tokens.gcloud_directory import gcloud_directory

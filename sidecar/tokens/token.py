@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, final
 
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
-from sidecar.moments import rfc3339
+from sidecar.grammar.moments import rfc3339
 
 MAX_JWT = 16 * 1024
 """Bytes. Google's are about 1 KiB; nginx and Node refuse a header line over 8 to 16 KiB."""

@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, final
 
-from sidecar.clock import Clock, TimerHandle
 from sidecar.errors import SidecarError
-from sidecar.metrics import TokenStats
+from sidecar.observe.metrics import TokenStats
+from sidecar.runtime.clock import Clock, TimerHandle
 
 Waiter = Callable[[SidecarError | None], object]
 

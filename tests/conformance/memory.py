@@ -13,15 +13,15 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
 from sidecar.config.load import load
-from sidecar.logs import AccessLog
-from sidecar.metrics import TokenStatsTable
-from sidecar.proxy.admission import Admission
-from sidecar.proxy.downstream import DownstreamConnection
-from sidecar.proxy.listeners import Owner
-from sidecar.proxy.pool import Pools
+from sidecar.net.listeners import Owner
+from sidecar.observe.logs import AccessLog
+from sidecar.observe.metrics import TokenStatsTable
+from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.http1.downstream import DownstreamConnection
+from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.server import Proxy
-from sidecar.routes import Destination, RouteTable
-from sidecar.tasks import Tasks
+from sidecar.routing.routes import Destination, RouteTable
+from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
 from tests.conformance import strict
 from tests.conformance.play import ANSWER

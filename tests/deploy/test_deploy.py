@@ -403,7 +403,7 @@ def test_the_commands_in_deploy_exist() -> None:
     """`exec`, `check`, `wait` with options that are there."""
     import click
 
-    from sidecar.cli import main
+    from sidecar.cli.commands import main
 
     found = 0
     for file in sorted(DEPLOY.rglob("*")):

@@ -23,8 +23,8 @@ import yaml
 from sidecar.emulator.keys import Authority
 from sidecar.emulator.running import EmulatorThread
 from sidecar.errors import MEANINGS, Reason, Source
-from sidecar.metrics import FAMILIES, Family, HandshakeFailure, Stall
-from sidecar.proxy.diagnosis import Cause
+from sidecar.observe.metrics import FAMILIES, Family, HandshakeFailure, Stall
+from sidecar.proxy.refusals.diagnosis import Cause
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import free_port
 

@@ -97,7 +97,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(first: Mapping[str, Path])
     }
     assert f"\nVersion: {VERSION}\n" in metadata
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
-    assert "idtoken-sidecar=sidecar.cli:main" in entry_points.replace(" ", "")
+    assert "idtoken-sidecar=sidecar.cli.commands:main" in entry_points.replace(" ", "")
 
 
 def test_the_wheel_works_where_it_is_installed(first: Mapping[str, Path], tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_wheel_works_where_it_is_installed(first: Mapping[str, Path], tmp_pa
             sys.executable,
             "-P",
             "-c",
-            "import sidecar; print(sidecar.__path__[0]); from sidecar.cli import main; main(['--version'])",
+            "import sidecar; print(sidecar.__path__[0]); from sidecar.cli.commands import main; main(['--version'])",
         ],
         capture_output=True,
         text=True,

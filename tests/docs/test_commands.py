@@ -18,7 +18,7 @@ import click
 import pytest
 import yaml
 
-from sidecar.cli import main
+from sidecar.cli.commands import main
 from tests.docs.test_docs import PAGES, ROOT
 from tests.support.sidecar import free_port
 

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from docs import generate
-from sidecar.cli import main
+from sidecar.cli.commands import main
 from sidecar.config.allow import Allow
 from sidecar.config.listeners import ListenerTls
 from sidecar.config.load import load
 from sidecar.config.models import Drain, Limits, Pool, Timeouts, Tls, Tracing
-from sidecar.metrics import FAMILIES
+from sidecar.observe.metrics import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from sidecar.check import RouteReport, Step, Verdict, check
+from sidecar.cli.check import RouteReport, Step, Verdict, check
 from sidecar.config.load import load
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault

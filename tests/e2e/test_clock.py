@@ -9,10 +9,10 @@ import socket
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.targets import Target
+from sidecar.runtime.clock import SystemClock
 from tests.support.sidecar import LIMIT, Sidecar, Start, ask, freeze
 from tests.support.stepped_clock import SteppedClock
 

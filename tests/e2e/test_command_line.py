@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.cli import main
+from sidecar.cli.commands import main
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
 ROOT = Path(__file__).parents[2]

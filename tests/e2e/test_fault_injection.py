@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.proxy.tls import TlsTransport
-from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.net.tls import TlsTransport
+from sidecar.proxy.http1.upstream import UpstreamConnection
 from tests.support.fault_injection import SITUATIONS, Situation, faults_found
 
 

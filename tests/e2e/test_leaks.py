@@ -24,7 +24,6 @@ from urllib.parse import parse_qs, quote, urlencode
 import pytest
 from aiohttp import web
 
-from sidecar.clock import SystemClock
 from sidecar.config.load import load
 from sidecar.config.targets import TokenKind
 from sidecar.emulator.app import Emulator
@@ -33,6 +32,7 @@ from sidecar.emulator.keys import SigningKey
 from sidecar.emulator.running import EmulatorThread
 from sidecar.emulator.sts import AWS_SECRET, AWS_TYPE
 from sidecar.errors import SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.token import TokenKey
 from tests.support.google import signed

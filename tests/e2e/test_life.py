@@ -433,8 +433,8 @@ async def test_a_signal_and_a_request_change_the_log_level(start: Start, google:
 
 STARTING = """
 import gc, os, signal, sys
-from sidecar.cli import main
-from sidecar.service import Service
+from sidecar.cli.commands import main
+from sidecar.service.service import Service
 
 where, name = sys.argv.pop(1), getattr(signal, sys.argv.pop(1))
 start = Service.start

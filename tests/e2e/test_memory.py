@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.keys import Authority
-from sidecar.heap import LOOK, own_heap
+from sidecar.observe.heap import LOOK, own_heap
 from tests.support.sidecar import LIMIT, Sidecar, Start
 
 pytestmark = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.errors import Reason
-from sidecar.proxy.outages import Outages
+from sidecar.proxy.refusals.outages import Outages
 from tests.conformance.memory import Played
 from tests.conformance.play import ANSWER
 from tests.fuzz import reference

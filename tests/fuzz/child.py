@@ -9,9 +9,9 @@ from typing import Final
 import atheris
 
 INSTRUMENTED: Final = {
-    "request": ["sidecar.proxy", "sidecar.routes", "sidecar.hosts"],
+    "request": ["sidecar.proxy", "sidecar.routing.routes", "sidecar.grammar.hosts"],
     "answer": ["sidecar.proxy"],
-    "config": ["sidecar.config", "sidecar.routes", "sidecar.hosts"],
+    "config": ["sidecar.config", "sidecar.routing.routes", "sidecar.grammar.hosts"],
     "token": ["sidecar.tokens"],
 }
 """Only what is under test is watched: the rest runs at its own speed."""

@@ -7,8 +7,8 @@ from typing import Final
 
 from sidecar.config.document import HIDDEN, shown
 from sidecar.config.load import SETTINGS, ConfigError, Loaded, load
-from sidecar.proxy.admission import Admission
-from sidecar.routes import RouteTable
+from sidecar.proxy.admission.admission import Admission
+from sidecar.routing.routes import RouteTable
 from tests.fuzz.stage import Finding, expect
 
 SECRET: Final = "s3cr3t-that-nobody-may-see"

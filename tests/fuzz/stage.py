@@ -55,7 +55,7 @@ class _Faults(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name != "sidecar.proxy.outages":
+        if record.name != "sidecar.proxy.refusals.outages":
             self.texts.append(logging.Formatter().format(record))
 
 

@@ -5,7 +5,7 @@ mutants of a run at least `SHARE` killed, each survivor listed in survivors.yaml
 listed there of a module that was tried, and does not live, is printed, too. `hunt` makes and tries them in the folder
 mutants/; a mutant that mypy refuses counts as killed, for CI runs mypy.
 
-    python -m tests.mutation [PATTERN …]        such as 'sidecar.proxy.framing*'; without one, all
+    python -m tests.mutation [PATTERN …]        such as 'sidecar.proxy.http1.framing*'; without one, all
     python -m tests.mutation --report           judge the last run again, run nothing
 """
 

@@ -14,13 +14,13 @@ import sys
 import threading
 from collections import Counter
 
-from sidecar.cli import main
-from sidecar.heap import own_heap
-from sidecar.proxy.downstream import DownstreamConnection
-from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.pool import Pool
-from sidecar.proxy.tls import TlsTransport
-from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.cli.commands import main
+from sidecar.net.tls import TlsTransport
+from sidecar.observe.heap import own_heap
+from sidecar.proxy.exchange.exchange import Exchange
+from sidecar.proxy.http1.downstream import DownstreamConnection
+from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.proxy.pool.pool import Pool
 from sidecar.tokens.entry import Entry
 
 KINDS = (Exchange, DownstreamConnection, UpstreamConnection, Pool, TlsTransport)

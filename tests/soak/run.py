@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sidecar.heap import LOOK
+from sidecar.observe.heap import LOOK
 from tests.soak import faults
 from tests.soak.faults import Window
 from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests, starved

@@ -1,7 +1,7 @@
 """The fake clock of the tests.
 
 Owns time in a test: wall clock, monotonic clock and the timers set on it. Any test that needs time builds one
-and passes it where a `sidecar.clock.Clock` is wanted. It never looks at real time and never sleeps. The rule:
+and passes it where a `sidecar.runtime.clock.Clock` is wanted. It never looks at real time and never sleeps. The rule:
 the two clocks can part, as they do in the field; a frozen instance wakes up with the wall clock hours ahead
 and the monotonic one where it was, and an operator or NTP can step the wall clock either way.
 """

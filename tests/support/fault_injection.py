@@ -29,18 +29,18 @@ import pytest
 from sidecar.config.addresses import parse_listen
 from sidecar.config.listeners import ListenerConfig, ListenerTls
 from sidecar.emulator.keys import Authority
-from sidecar.logs import JsonFormatter
-from sidecar.proxy import listeners
+from sidecar.net import listeners
+from sidecar.net.callers import Callers
+from sidecar.net.certificates import Certificate
+from sidecar.net.tls import TlsTransport
+from sidecar.observe.logs import JsonFormatter
 from sidecar.proxy.acceptor import Acceptor, Acceptors
-from sidecar.proxy.callers import Callers
-from sidecar.proxy.certificates import Certificate
-from sidecar.proxy.downstream import DownstreamConnection
-from sidecar.proxy.exchange import Exchange, State
-from sidecar.proxy.places import Places
-from sidecar.proxy.pool import Pool, Pools
+from sidecar.proxy.exchange.exchange import Exchange, State
+from sidecar.proxy.http1.downstream import DownstreamConnection
+from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.proxy.pool.places import Places
+from sidecar.proxy.pool.pool import Pool, Pools
 from sidecar.proxy.server import Proxy
-from sidecar.proxy.tls import TlsTransport
-from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.tokens.store import TokenStore
 from tests.support.wire import LIMIT, Answer, End, Wire
 

@@ -10,11 +10,11 @@ import pytest
 
 from sidecar.config.load import load
 from sidecar.errors import SidecarError
-from sidecar.metrics import RouteStats
-from sidecar.proxy.pool import Pool, Pools
-from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.routes import Route
-from sidecar.tasks import Tasks
+from sidecar.observe.metrics import RouteStats
+from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.proxy.pool.pool import Pool, Pools
+from sidecar.routing.routes import Route
+from sidecar.runtime.tasks import Tasks
 from tests.support.clock import FakeClock
 from tests.support.named_source import NamedSource
 

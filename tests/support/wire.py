@@ -23,16 +23,16 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.load import load
 from sidecar.emulator.keys import Authority
 from sidecar.errors import SidecarError
-from sidecar.logs import AccessLog
-from sidecar.metrics import TokenStatsTable
-from sidecar.proxy import listeners
-from sidecar.proxy.admission import Admission
-from sidecar.proxy.dial import Dialer
-from sidecar.proxy.pool import Pools
-from sidecar.proxy.resolver import Lookup
+from sidecar.net import listeners
+from sidecar.net.dial import Dialer
+from sidecar.net.resolver import Lookup
+from sidecar.observe.logs import AccessLog
+from sidecar.observe.metrics import TokenStatsTable
+from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.server import Proxy
-from sidecar.routes import RouteTable
-from sidecar.tasks import Tasks
+from sidecar.routing.routes import RouteTable
+from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
 from tests.support.clock import FakeClock

@@ -1,4 +1,4 @@
-"""sidecar.routes against a slow reading of its own rule, over random tables"""
+"""sidecar.routing.routes against a slow reading of its own rule, over random tables"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar.config.load import ConfigError, load
 from sidecar.errors import Reason, SidecarError
-from sidecar.routes import RouteTable
+from sidecar.routing.routes import RouteTable
 
 NAMES = ["a", "b", "run", "x"]
 HOSTS = [

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from sidecar.config.addresses import ListenAddress
-from sidecar.metrics import Pause
-from sidecar.proxy import listeners
-from sidecar.proxy.listeners import PLAIN, Settings
+from sidecar.net import listeners
+from sidecar.net.listeners import PLAIN, Settings
+from sidecar.observe.metrics import Pause
 from tests.support.wire import GET, OK, End, Wire
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.logs import AccessLog
+from sidecar.observe.logs import AccessLog
 from tests.support.wire import GET, OK, Wire
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohappyeyeballs
 import pytest
 
-from sidecar.proxy.dial import is_here
+from sidecar.net.dial import is_here
 from tests.support.wire import OK, Wire
 
 NAMED = b"GET /x HTTP/1.1\r\nHost: named.internal\r\n\r\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.errors import Reason
-from sidecar.proxy import peer
+from sidecar.net import peer
 from tests.support.wire import GET, OK, End, Wire
 
 BOTH_WAYS = pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.addresses import parse_listen
-from sidecar.proxy import listeners
+from sidecar.net import listeners
 from tests.support.wire import OK, End, Wire
 
 EVIL = "Origin: https://evil.example"

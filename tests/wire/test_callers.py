@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.proxy.callers import Callers
-from sidecar.proxy.listeners import PLAIN, Settings
+from sidecar.net.callers import Callers
+from sidecar.net.listeners import PLAIN, Settings
 from tests.support.wire import GET, OK, Wire
 
 ASKED = "listen: {address: 'localhost:0', require_header: {X-Local-Caller: s3cret-s3cret}}"

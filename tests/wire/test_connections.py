@@ -8,7 +8,7 @@ import select
 import pytest
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.backoff import LONGEST_PAUSE
+from sidecar.net.backoff import LONGEST_PAUSE
 from tests.support.wire import GET, OK, End, Wire
 
 
@@ -450,7 +450,7 @@ async def test_a_fault_of_ours_is_a_500_and_ends_there(
         if where == "request":
             patch.setattr(wire.proxy.admission, "admit", fault)
         else:
-            patch.setattr("sidecar.proxy.exchange.heads.answer_head", fault)
+            patch.setattr("sidecar.proxy.exchange.exchange.heads.answer_head", fault)
         await app.send(GET)
         if where == "answer":
             upstream = await wire.upstream.accept()

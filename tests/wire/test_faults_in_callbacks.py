@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sidecar.config.addresses import ListenAddress
-from sidecar.proxy import listeners
-from sidecar.proxy.downstream import DownstreamConnection
-from sidecar.proxy.exchange import Exchange
+from sidecar.net import listeners
+from sidecar.proxy.exchange.exchange import Exchange
+from sidecar.proxy.http1.downstream import DownstreamConnection
 from tests.support.wire import GET, LIMIT, OK, End, Wire
 
 
@@ -183,7 +183,7 @@ async def test_when_ending_after_a_fault(
     await wire.start()
     with monkeypatch.context() as patch:
         patch.setattr(owner, method, fault)
-        patch.setattr("sidecar.proxy.exchange.heads.request_head", fault)
+        patch.setattr("sidecar.proxy.exchange.exchange.heads.request_head", fault)
         app = await wire.app()
         await app.send(GET)
         await ended(app)

@@ -13,9 +13,9 @@ import pytest
 
 from sidecar.config.listeners import ListenerTls
 from sidecar.emulator.keys import Authority
-from sidecar.metrics import HandshakeFailure
-from sidecar.proxy.certificates import Certificate
-from sidecar.proxy.listeners import PLAIN, Settings
+from sidecar.net.certificates import Certificate
+from sidecar.net.listeners import PLAIN, Settings
+from sidecar.observe.metrics import HandshakeFailure
 from tests.support import openssl
 from tests.support.wire import GET, LIMIT, OK, End, Wire
 

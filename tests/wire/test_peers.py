@@ -12,8 +12,8 @@ import pytest
 
 from sidecar.config.addresses import parse_listen
 from sidecar.config.listeners import ListenerConfig
-from sidecar.proxy import listeners, peer_credentials
-from sidecar.proxy.listeners import Settings, settings_of
+from sidecar.net import listeners, peer_credentials
+from sidecar.net.listeners import Settings, settings_of
 from tests.support.wire import GET, OK, End, Wire
 
 Serve = Callable[[Mapping[str, list[int]]], Awaitable[End]]

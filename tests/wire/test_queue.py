@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sidecar.config.models import Pool
-from sidecar.proxy.dial import Dialer
-from sidecar.routes import Destination
+from sidecar.net.dial import Dialer
+from sidecar.routing.routes import Destination
 from tests.support.wire import GET, OK, End, Upstream, Wire
 
 ANY = """

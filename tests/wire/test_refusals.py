@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from sidecar.proxy.diagnosis import SAMPLE, Cause
-from sidecar.proxy.downstream import DownstreamConnection
+from sidecar.proxy.http1.downstream import DownstreamConnection
+from sidecar.proxy.refusals.diagnosis import SAMPLE, Cause
 from tests.support.wire import GET, OK, End, Wire
 
 PAGE = (

@@ -12,11 +12,11 @@ import pytest
 
 from sidecar.config.addresses import parse_listen
 from sidecar.config.load import load
-from sidecar.logs import AccessLog
-from sidecar.proxy import listeners
-from sidecar.proxy.admission import Admission
-from sidecar.proxy.downstream import DownstreamConnection, State
-from sidecar.proxy.listeners import PLAIN, Listener, Settings
+from sidecar.net import listeners
+from sidecar.net.listeners import PLAIN, Listener, Settings
+from sidecar.observe.logs import AccessLog
+from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.http1.downstream import DownstreamConnection, State
 from sidecar.proxy.server import Proxy
 from tests.support.wire import GET, OK, End, Wire
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.proxy.pool import sessions_to_read
+from sidecar.proxy.pool.pool import sessions_to_read
 from tests.support.openssl import authority, issue, write
 from tests.support.wire import GET, Wire
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 
-from sidecar.logs import AccessLog
-from sidecar.routes import Route
+from sidecar.observe.logs import AccessLog
+from sidecar.routing.routes import Route
 from tests.support.wire import GET, OK, Wire
 
 

@@ -169,7 +169,7 @@ async def test_files_that_cannot_be_used_do_no_harm(
         assert await served_as(app) == second.certificate.serial_number
     assert wire.stats.tls_reloads == {"error": 1, "ok": 1}
     assert wire.stats.tls_current is True
-    said = [record for record in caplog.records if record.name == "sidecar.proxy.tls_files"]
+    said = [record for record in caplog.records if record.name == "sidecar.net.tls_files"]
     assert [record.levelname for record in said] == ["WARNING", "INFO"]
     assert "another certificate's" in said[0].fields["detail"]  # type: ignore[attr-defined]
     assert secured.connections == 2

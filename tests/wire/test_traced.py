@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from sidecar.tracing import Tracer
+from sidecar.observe.tracing import Tracer
 from tests.support.wire import GET, OK, Wire
 
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from sidecar.config.addresses import ListenAddress, parse_listen
-from sidecar.explain import explain
-from sidecar.hosts import ip_literal, is_loopback
-from sidecar.proxy import listeners
-from sidecar.routes import request_host
+from sidecar.grammar.hosts import ip_literal, is_loopback
+from sidecar.net import listeners
+from sidecar.proxy.admission.explain import explain
+from sidecar.routing.routes import request_host
 from tests.support.wire import Answer, End, Wire
 
 

@@ -12,8 +12,8 @@ from prometheus_client.registry import CollectorRegistry
 
 from sidecar.admin.app import build_app
 from sidecar.admin.exposition import build_registry
-from sidecar.log_sink import Loss
-from sidecar.metrics import ListenerStats, LoopStats, RouteStats, Stall, TokenStatsTable
+from sidecar.observe.log_sink import Loss
+from sidecar.observe.metrics import ListenerStats, LoopStats, RouteStats, Stall, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.renewals import Renewal

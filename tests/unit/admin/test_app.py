@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from sidecar.admin.app import AdminServer
-from sidecar.clock import SystemClock
+from sidecar.runtime.clock import SystemClock
 
 PATHS = ["/", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/status.json"]
 

@@ -16,8 +16,8 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 from sidecar.admin.app import PATHS, AdminServer
 from sidecar.admin.control import quit_sidecar
 from sidecar.admin.view import VIEW
-from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.renewals import Renewal, TooSoonError
 from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource

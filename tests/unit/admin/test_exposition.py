@@ -13,9 +13,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from sidecar import metrics
 from sidecar.admin.exposition import OPENMETRICS, content_type, parts
-from sidecar.metrics import FAMILIES, HandshakeFailure, Pause, RouteStats
+from sidecar.observe import metrics
+from sidecar.observe.metrics import FAMILIES, HandshakeFailure, Pause, RouteStats
 from sidecar.tokens.entry import State, TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.token import TokenKey

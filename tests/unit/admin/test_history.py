@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.admin.history import KEPT, History, quantile
-from sidecar.metrics import RouteStats
+from sidecar.observe.metrics import RouteStats
 
 
 def test_rates_and_durations_are_of_the_interval() -> None:

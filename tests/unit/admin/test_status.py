@@ -21,9 +21,9 @@ from sidecar.admin.status import (
     ways_in,
 )
 from sidecar.errors import Reason
-from sidecar.proxy.diagnosis import Cause, Diagnosis
-from sidecar.proxy.outages import ErrorGroup, Refusing
-from sidecar.proxy.refusals import LastRefusal
+from sidecar.proxy.refusals.diagnosis import Cause, Diagnosis
+from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
+from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.tokens.entry import LastError, State, TokenStatus
 from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource

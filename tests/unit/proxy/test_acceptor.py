@@ -21,13 +21,13 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.listeners import ListenerTls
 from sidecar.emulator.keys import Authority
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import HandshakeFailure, Pause
-from sidecar.proxy import listeners
+from sidecar.net import listeners
+from sidecar.net.callers import Callers, peer_refused, peer_unknown
+from sidecar.net.certificates import Certificate
+from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
+from sidecar.observe.metrics import HandshakeFailure, Pause
 from sidecar.proxy.acceptor import Acceptors
-from sidecar.proxy.callers import Callers, peer_refused, peer_unknown
-from sidecar.proxy.certificates import Certificate
 from sidecar.proxy.faults import Faults
-from sidecar.proxy.listeners import PLAIN, Listener, Owner, Settings
 from tests.support.clock import FakeClock
 
 LIMIT = 60.0

@@ -8,9 +8,10 @@ import pytest
 
 from sidecar.config.allow import Allow
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy import framing, guard, headers, target
-from sidecar.proxy.allowed import Allowed
-from sidecar.proxy.callers import Callers, peer_unknown
+from sidecar.net.callers import Callers, peer_unknown
+from sidecar.proxy.admission import guard, headers
+from sidecar.proxy.admission.allowed import Allowed
+from sidecar.proxy.http1 import framing, target
 
 FIELDS = [(b"Sec-Fetch-Dest", b"document")]
 NOT_HTTP = "The request is not valid HTTP/1.1: "

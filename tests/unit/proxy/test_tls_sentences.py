@@ -1,4 +1,4 @@
-"""sidecar.proxy.tls_faults, word for word: what an operator reads of a handshake that failed"""
+"""sidecar.net.tls_faults, word for word: what an operator reads of a handshake that failed"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.tls_faults import (
+from sidecar.net.tls_faults import (
     Side,
     certificate_fault,
     closed_in_handshake,

@@ -1,4 +1,4 @@
-"""sidecar.proxy.tls, where OpenSSL or the socket does not do as it is told at once"""
+"""sidecar.net.tls, where OpenSSL or the socket does not do as it is told at once"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from sidecar.emulator.keys import Authority
-from sidecar.proxy import tls
+from sidecar.net import tls
 
 LIMIT = 60.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.adc import FILE_NAME, AdcGrant, find_file, well_known_file
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.grant import ask as ask_grant

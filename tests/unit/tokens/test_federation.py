@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.config.credentials import Endpoints, WorkloadIdentityFederation
 from sidecar.config.targets import TokenKind
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.sts import AWS_TYPE, Provider
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.executable import ALLOW_EXECUTABLES
 from sidecar.tokens.federation import FederationGrant, account_in
 from sidecar.tokens.flight import Flight

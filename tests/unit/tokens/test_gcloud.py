@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.gcloud import GcloudGrant
 from sidecar.tokens.google_source import GoogleSource

@@ -8,8 +8,8 @@ import traceback
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.google_source import GoogleSource

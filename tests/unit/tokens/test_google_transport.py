@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
 from sidecar.tokens.google_transport import BODY_LIMIT, GoogleTransport
 from tests.support import openssl

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sidecar.clock import SystemClock
 from sidecar.config.credentials import (
     Adc,
     Credential,
@@ -26,6 +25,7 @@ from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.endpoint import Endpoint, Protocol
 from sidecar.tokens.federation import FederationGrant
 from sidecar.tokens.flight import Flight

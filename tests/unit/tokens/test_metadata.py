@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.config.targets import TokenKind
 from sidecar.emulator.app import Emulator
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.iam_credentials import IamCredentials

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.clock import SystemClock
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.ready_token import token_file
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import TokenStats
-from sidecar.tasks import Tasks
+from sidecar.observe.metrics import TokenStats
+from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
 from tests.support.clock import FakeClock

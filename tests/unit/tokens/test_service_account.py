@@ -15,9 +15,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from sidecar.clock import SystemClock
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.adc import AdcGrant
 from sidecar.tokens.credential_file import FILE_LIMIT, parse, read_text
 from sidecar.tokens.fetch_threads import FetchThreads

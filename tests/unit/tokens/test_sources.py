@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sidecar.clock import SystemClock
 from sidecar.config.credentials import (
     Adc,
     Credential,
@@ -30,6 +29,7 @@ from sidecar.config.credentials import (
 from sidecar.config.load import load
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.credential_file import FILE_LIMIT
 from sidecar.tokens.sources import Inspection, build_sources, inspect, quiet_google_logging, unchanged
 from sidecar.tokens.token import TokenKey
@@ -270,7 +270,7 @@ def test_google_auth_is_not_imported_at_start() -> None:
     """Neither importing nor building sources pays for google-auth and requests: the first fetch does."""
     program = """
 import asyncio, sys
-from sidecar.clock import SystemClock
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.sources import build_sources
 import sidecar.tokens.store
 

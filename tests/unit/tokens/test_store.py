@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import TokenStats
-from sidecar.moments import rfc3339
-from sidecar.tasks import Tasks
+from sidecar.grammar.moments import rfc3339
+from sidecar.observe.metrics import TokenStats
+from sidecar.runtime.tasks import Tasks
 from sidecar.tokens import policy
 from sidecar.tokens.entry import State
 from sidecar.tokens.store import TokenStore

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import TokenStats
-from sidecar.tasks import Tasks
+from sidecar.observe.metrics import TokenStats
+from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
 from tests.support.clock import FakeClock

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.clock import SystemClock
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.flight import Flight
 from sidecar.tokens.subprocess_run import OUTPUT_LIMIT, Ended, run
 

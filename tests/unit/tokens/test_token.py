@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.moments import from_rfc3339, rfc3339
+from sidecar.grammar.moments import from_rfc3339, rfc3339
 from sidecar.tokens import policy
 from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
 from sidecar.tokens.grant import access_token_in

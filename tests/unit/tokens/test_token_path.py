@@ -12,15 +12,15 @@ import pytest
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
-from sidecar.clock import SystemClock
 from sidecar.config.credentials import Adc, Credential, Metadata, ServiceAccountKey
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.metadata import EMAIL
 from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.errors import Reason, SidecarError
-from sidecar.metrics import TokenStatsTable
-from sidecar.tasks import Tasks
+from sidecar.observe.metrics import TokenStatsTable
+from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.sources import build_sources
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey

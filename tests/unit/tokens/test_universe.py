@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.clock import SystemClock
 from sidecar.config.credentials import (
     Adc,
     Credential,
@@ -29,6 +28,7 @@ from sidecar.config.credentials import (
 from sidecar.config.targets import TokenKind
 from sidecar.emulator.app import Emulator
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.sources import build_sources, inspect
 from sidecar.tokens.token import TokenKey

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.clock import SystemClock
 from sidecar.config.targets import TokenKind
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault, Kind
 from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.adc import AdcGrant
 from sidecar.tokens.credential_types import Addresses
 from sidecar.tokens.fetch_threads import FetchThreads

@@ -1,0 +1,215 @@
+"""`exec`: a command with a sidecar beside it, for where no sidecar container can be.
+
+Owns the child process: its environment, the signals it is passed, its exit code, and the orphans it leaves
+(this process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process,
+so it can't be gone while the command runs. The rule: nobody else's children are collected. Commands that print tokens
+are started by worker threads, which wait for them. The kernel keeps children by the thread that started them, and gives
+orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are collected here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, final
+
+from sidecar.config.listeners import ListenerConfig, plain_listener
+from sidecar.config.load import PREFIX
+from sidecar.config.models import Config
+from sidecar.grammar.contents import place
+from sidecar.runtime import systemd
+from sidecar.runtime.hardening import Process
+from sidecar.service.service import Service
+
+_log = logging.getLogger(__name__)
+
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+"""As a shell reports them."""
+
+_FORWARDED: Final = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT),
+)
+_SPARED: Final = (
+    "localhost",
+    ".localhost",
+    "127.0.0.1",
+    "::1",
+    "169.254.169.254",
+    "metadata.google.internal",
+)
+"""What a client must not ask the sidecar for: loopback, and the metadata server."""
+
+_READY_POLL: Final = 0.02
+
+_WNOTHREAD: Final = 0x20000000
+"""__WNOTHREAD of linux/wait.h: only children of the thread that asks. Other systems don't have it, nor give orphans to
+anybody but their own PID 1."""
+
+
+def with_own_listeners(config: Config) -> Config:
+    """The same configuration with a loopback port for every route that has none.
+
+    Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`. It asks for
+    the same header as the shared listener; where that tells processes apart, or asks for a client certificate, there is
+    no such port, which can't.
+    """
+    if any(listener.peers is not None or _asks_for_certificate(listener) for listener in config.listen):
+        return config
+    asked = next((listener.require_header for listener in config.listen if listener.require_header), None)
+    port = plain_listener("localhost:0").model_copy(update={"require_header": asked})
+    routes = []
+    for route in config.routes:
+        has_port = any(listener.address.path is None for listener in route.listen)
+        if not route.is_dynamic and not has_port:
+            route = route.model_copy(update={"listen": (*route.listen, port)})
+        routes.append(route)
+    return config.model_copy(update={"routes": tuple(routes)})
+
+
+def _asks_for_certificate(listener: ListenerConfig) -> bool:
+    return listener.tls is not None and listener.tls.client_ca_file is not None
+
+
+def passed_on(environ: Mapping[str, str], secret: Collection[str], named: Collection[str]) -> dict[str, str]:
+    """What the command sees of this process's environment: all but the sidecar's own settings and those variables that
+    are `secret`, unless they are `named`; never what systemd said to this process."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in systemd.VARIABLES
+        and (name in named or not (name.startswith(PREFIX) or name in secret))
+    }
+
+
+def environment(
+    service: Service, environ: Mapping[str, str], *, http_proxy: bool, named: Collection[str] = ()
+) -> dict[str, str]:
+    """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for. See
+    `passed_on` for the rest."""
+    secure = service.bindings.secure()
+    base = url(service.bindings.shared(), secure)
+    child = passed_on(environ, service.config.secret_variables, named)
+    if base is not None:
+        child["IDTOKEN_SIDECAR_URL"] = base
+    for route in service.config.routes:
+        own = url(service.bindings.of_route(route.name), secure) or base
+        if own is not None:
+            child["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = own
+    if http_proxy and base is not None:
+        child["HTTP_PROXY"] = child["http_proxy"] = base
+        before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
+        kept = [entry for entry in (part.strip() for part in before.split(",")) if entry]
+        child["NO_PROXY"] = child["no_proxy"] = ",".join(dict.fromkeys([*kept, *_SPARED]))
+    return child
+
+
+def url(addresses: Sequence[str], secure: Collection[str] = ()) -> str | None:
+    """A base URL for bound addresses, or None where all are Unix sockets; `secure` are those that serve https."""
+    for address in addresses:
+        if not address.startswith("unix:"):
+            host, _, port = address.rpartition(":")
+            loopback = host in ("127.0.0.1", "[::1]", "0.0.0.0", "[::]")
+            scheme = "https" if address in secure else "http"
+            return f"{scheme}://{'localhost' if loopback else host}:{port}"
+    return None
+
+
+@final
+class Child:
+    """The command, once the sidecar beside it is ready."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        process: Process,
+        http_proxy: bool,
+        wait: bool,
+        named: Collection[str] = (),
+    ) -> None:
+        """`process` knows the limits that the command is to find; `named` are the variables that it is to see whatever
+        they hold."""
+        self._command = list(command)
+        self._environ = environ
+        self._limits = process
+        self._http_proxy = http_proxy
+        self._named = frozenset(named)
+        self._wait = wait
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended: asyncio.Event = asyncio.Event()
+        self._stopped_early: signal.Signals | None = None
+        self._code = 0
+
+    async def __call__(self, service: Service) -> int:
+        """Run the command; its exit code, or 128 plus the signal that ended it."""
+        loop = asyncio.get_running_loop()
+        for number in _FORWARDED:
+            loop.add_signal_handler(number, self._forward, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        if self._wait:
+            await self._until_ready(service)
+        if self._stopped_early is not None:
+            return 128 + self._stopped_early
+        try:
+            # Not asyncio's: orphans are collected here, and two who wait for one child lose its code.
+            with self._limits.as_found():
+                self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # fork is short; the command is the caller's
+                    self._command,
+                    env=environment(service, self._environ, http_proxy=self._http_proxy, named=self._named),
+                )
+        except OSError as error:
+            print(f"idtoken-sidecar: {place(self._command[0])}: {error.strerror}", file=sys.stderr)
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        self._reap()
+        await self._ended.wait()
+        return self._code
+
+    async def _until_ready(self, service: Service) -> None:
+        while not service.ready_state()[0] and self._stopped_early is None:  # polled, as probes do
+            if (fault := service.overdue()) is not None:
+                raise fault
+            await asyncio.sleep(_READY_POLL)
+        missing = [token.key.audience for token in service.token_statuses() if token.expires_at is None]
+        if missing and self._stopped_early is None:
+            _log.warning(
+                f"starting the command without all tokens: none for {', '.join(missing)}",
+                extra={"fields": {"missing": missing}},
+            )
+
+    def _forward(self, number: signal.Signals) -> None:
+        if self._process is None:
+            if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+                self._stopped_early = number
+        elif number != signal.SIGINT or not sys.stdin.isatty():
+            # On a terminal, Ctrl-C has reached the whole foreground group already.
+            self._process.send_signal(number)
+
+    def _reap(self) -> None:
+        """Collect what has ended of the main thread's children; see the module's docstring."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ChildProcessError):
+                self._collected(*os.waitpid(self._process.pid, os.WNOHANG))
+        while sys.platform == "linux":
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | _WNOTHREAD)
+            except OSError:  # no child at all, or a kernel that knows no threads here (EINVAL)
+                return
+            if pid == 0:
+                return
+            self._collected(pid, status)
+
+    def _collected(self, pid: int, status: int) -> None:
+        if self._process is not None and pid == self._process.pid:
+            code = os.waitstatus_to_exitcode(status)
+            self._code = 128 - code if code < 0 else code
+            self._process.returncode = code
+            self._ended.set()

@@ -1,0 +1,361 @@
+"""Connecting to an upstream.
+
+Owns everything between a host name and a connected transport: resolution, the rules of `networks` for every address
+that it gave and for the one that was connected to, happy eyeballs (RFC 8305) with what failed lately last (`backoff`),
+TLS with its contexts. Called by the pool, in a task of its own; every way it can fail is a SidecarError, and nothing of
+the request was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, final
+
+import aiohappyeyeballs
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.grammar import networks
+from sidecar.net import peer, tls, tls_faults
+from sidecar.net.backoff import LONGEST_PAUSE, Backoff, Failure
+from sidecar.net.resolver import AddressInfo, Lookup, Resolver
+from sidecar.net.tls_files import Contexts, Renewed
+from sidecar.observe.metrics import RouteStats
+from sidecar.routing.routes import Destination, Route
+from sidecar.runtime import descriptors
+from sidecar.runtime.clock import Clock
+
+_ATTEMPT_DELAY = 0.25
+"""Seconds before the next address is tried beside the last one (RFC 8305 section 8)."""
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+@final
+class Dialer:
+    """Makes connections for all routes."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        own: Collection[tuple[str, int]],
+        clock: Clock,
+        *,
+        jitter: Callable[[], float],
+        lookup: Lookup = socket.getaddrinfo,
+    ) -> None:
+        """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1."""
+        self._loop = loop
+        self._clock = clock
+        self._own = own
+        self._contexts = Contexts(clock)
+        self._resolver = Resolver(loop, lookup)
+        self._backoff = Backoff()
+        self._jitter = jitter
+
+    def forget(self, routes: Iterable[Route]) -> None:
+        """Drop what is kept for routes that are gone."""
+        self._contexts.forget(routes)
+
+    def check(self, route: Route) -> None:
+        """Load the route's TLS files now; raises TLS_FILES for one that can't be used."""
+        if route.config.upstream.startswith("https:"):
+            self._contexts.of(route)
+
+    def look(self) -> list[Renewed]:
+        """Look at the TLS files of all routes; what changed since the last call."""
+        return self._contexts.look()
+
+    def client_expiries(self) -> Mapping[str, float]:
+        """When the client certificates in use expire, in Unix seconds, by their routes' names."""
+        return self._contexts.client_expiries()
+
+    async def connect(
+        self,
+        destination: Destination,
+        make: Callable[[], P],
+        session: tls.Session | None,
+        stats: RouteStats,
+    ) -> P:
+        """A protocol from `make` with its transport connected to `destination`."""
+        dial = _Dial(destination)
+        try:
+            return await self._dial(dial, make, session)
+        except SidecarError as error:
+            if dial.held_back:
+                stats.connects_held_back += 1
+            else:
+                stats.connect_failures[error.reason] = stats.connect_failures.get(error.reason, 0) + 1
+            raise
+
+    async def _dial(self, dial: _Dial, make: Callable[[], P], session: tls.Session | None) -> P:
+        destination, timeouts = dial.destination, dial.destination.route.config.timeouts
+        name = _name(destination)
+        try:
+            async with asyncio.timeout(timeouts.connect):
+                async with dial.begin(
+                    Reason.DNS_TIMEOUT, f"resolving `{destination.host}`", "dns", timeouts.dns
+                ):
+                    infos = await self._resolve(dial)
+                async with dial.begin(Reason.CONNECT_TIMEOUT, f"connecting to {name}", "connect", None):
+                    sock = await self._connect(dial, infos)
+                if destination.tls:
+                    doing = f"the TLS handshake with {name}"
+                    async with dial.begin(Reason.TLS_TIMEOUT, doing, "tls", timeouts.tls):
+                        secured = await self._handshake(destination, sock, session)
+        except TimeoutError as error:
+            raise dial.too_slow() from error
+        if not destination.tls:
+            # Out of the timeout's reach: a protocol that was connected and then given up would be lost as a connection
+            # and fail as a dial, and its place in the pool be given back twice.
+            try:
+                plain = make()
+            except BaseException:
+                sock.close()  # asyncio would leave it open
+                raise
+            await self._loop.create_connection(lambda: plain, sock=sock)
+            return plain
+        try:
+            protocol = make()
+            tls.TlsTransport(self._loop, secured, protocol)
+        except BaseException:
+            self._loop.remove_reader(secured)
+            secured.close()
+            raise
+        return protocol
+
+    async def _resolve(self, dial: _Dial) -> list[AddressInfo]:
+        destination = dial.destination
+        host = destination.host
+        self._plan(dial, [host], f"`{host}` could not be resolved")
+        began_mono = self._clock.mono()
+        try:
+            infos = await self._resolver.addresses(host, destination.port)
+        except OSError as error:
+            if error.errno in descriptors.EXHAUSTED:
+                self._backoff.not_made([host])
+                raise descriptors.none_left(f"resolving `{host}`", error) from error
+            failure = Failure(Reason.DNS_FAILED, error.strerror or str(error))
+            self._failed(host, failure, began_mono)
+            raise SidecarError(
+                Reason.DNS_FAILED,
+                f"`{host}` could not be resolved ({failure.words}). "
+                "Check the route's `upstream` and the resolver of this machine.",
+            ) from error
+        except asyncio.CancelledError:
+            self._failed(host, Failure(Reason.DNS_TIMEOUT, "no answer in time"), began_mono)
+            raise
+        self._backoff.worked(host)
+        whys = [self._forbidden(destination, info[4]) for info in infos]
+        if all(whys):
+            raise _not_dialled(destination, "; ".join(why for why in whys if why))
+        return [info for info, why in zip(infos, whys, strict=True) if why is None]
+
+    def _plan(self, dial: _Dial, addresses: Sequence[Hashable], what: str) -> tuple[int, ...]:
+        """In which order to dial; raises what the last one was told where it is too early for another dial."""
+        timeouts = dial.destination.route.config.timeouts
+        plan = self._backoff.plan(addresses, self._clock.mono(), self._jitter(), timeouts.connect)
+        if plan.failure is None:
+            return plan.order
+        dial.held_back = True
+        reason, words = plan.failure
+        under_way = plan.wait > LONGEST_PAUSE
+        then = "another try is under way" if under_way else f"the next one is made in {plan.wait:.2f} s"
+        raise SidecarError(
+            reason,
+            f"{what} ({words}) {plan.since:.2f} s ago, after several failures in a row; {then}. "
+            "Check that the service is up, and what the route's `upstream` names.",
+        )
+
+    def _failed(self, address: Hashable, failure: Failure, began_mono: float) -> None:
+        now_mono = self._clock.mono()
+        self._backoff.failed(
+            address, failure, began_mono=began_mono, now_mono=now_mono, jitter=self._jitter()
+        )
+
+    def _forbidden(self, destination: Destination, address: Sequence[Any]) -> str | None:
+        """Why a socket address is not dialled, with the address; None if it may be."""
+        config = destination.route.config
+        rules = networks.rules_for(destination.host, allow_private=config.allow_private)
+        why = networks.forbidden_address(
+            str(address[0]), int(address[1]), rules, own=self._own, is_here=is_here
+        )
+        return None if why is None else f"{address[0]}: {why}"
+
+    async def _connect(self, dial: _Dial, infos: list[AddressInfo]) -> socket.socket:
+        destination = dial.destination
+        name = _name(destination)
+        order = self._plan(dial, [info[4] for info in infos], f"{name} could not be connected to")
+        attempted: list[Hashable] = []
+        shortage: OSError | None = None
+
+        def make_socket(info: Any) -> socket.socket:
+            nonlocal shortage
+            try:
+                return socket.socket(*info[:3])
+            except OSError as error:
+                if error.errno in descriptors.EXHAUSTED:
+                    shortage = error
+                raise
+            finally:
+                if shortage is None:
+                    attempted.append(info[4])
+
+        began_mono = self._clock.mono()
+        failure = Failure(Reason.CONNECT_TIMEOUT, "no answer in time")
+        try:
+            sock = await aiohappyeyeballs.start_connection(
+                [infos[index] for index in order],
+                happy_eyeballs_delay=_ATTEMPT_DELAY,
+                # Families take turns (RFC 8305 section 4), unless what failed lately has its place at the end.
+                interleave=int(order == tuple(range(len(infos)))),
+                loop=self._loop,
+                socket_factory=make_socket,
+            )
+        except OSError as error:
+            if shortage is not None and not attempted:
+                self._backoff.not_made([info[4] for info in infos])
+                raise descriptors.none_left(f"connecting to {name}", shortage) from error
+            failure = _connect_failure(error)
+            raise SidecarError(
+                failure.reason,
+                f"{name} could not be connected to ({failure.words}). "
+                "Check that the service is up and that the route's `upstream` names its port.",
+            ) from error
+        else:
+            address = _settled(sock, name)
+            # Those that began before it and are slower; what began later only lost the race.
+            winner = next((i for i, tried in enumerate(attempted) if tried == address), 0)
+            self._backoff.worked(address)
+            del attempted[winner:]
+        finally:
+            for tried in attempted:
+                self._failed(tried, failure, began_mono)
+        try:
+            # The peer is what counts: a kernel may connect to another address than the one it was given.
+            if (why := self._forbidden(destination, address)) is not None:
+                raise _not_dialled(destination, why)
+        except SidecarError:
+            sock.close()
+            raise
+        return sock
+
+    async def _handshake(
+        self, destination: Destination, sock: socket.socket, session: tls.Session | None
+    ) -> ssl.SSLSocket:
+        side = _side(destination)
+        try:
+            context = self._contexts.of(destination.route)
+        except SidecarError:
+            sock.close()
+            raise
+        try:
+            return await tls.handshake(self._loop, sock, context, side.name, session)
+        except tls.HandshakeError as failure:
+            error = failure.error
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise tls_faults.certificate_fault(
+                    error.verify_code, error.verify_message, failure.chain, side, self._clock.wall()
+                ) from error
+            if isinstance(error, ssl.SSLError) and not isinstance(
+                error, ssl.SSLEOFError | ssl.SSLZeroReturnError
+            ):
+                raise tls_faults.handshake_fault(tls.mnemonic(error), side, agreed=failure.agreed) from error
+            raise tls_faults.closed_in_handshake(side) from error
+
+
+def later_fault(
+    destination: Destination, transport: asyncio.BaseTransport, error: Exception
+) -> SidecarError | None:
+    """What a connection that was up ended in, where TLS says it; None for every other end, truncation among them."""
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return None
+    version = transport.get_extra_info("socket").version()
+    return tls_faults.later_fault(tls.mnemonic(error), _side(destination), version=version)
+
+
+def _side(destination: Destination) -> tls_faults.Side:
+    settings = destination.route.config.tls
+    return tls_faults.Side(
+        _name(destination),
+        settings.server_name or destination.host,
+        has_ca_file=settings.ca_file is not None,
+        has_client_certificate=settings.client_cert_file is not None,
+    )
+
+
+class _Dial:
+    """One dial, and what it is at, for the words of its timeout."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.held_back = False
+        """It was too early for another dial."""
+
+    def begin(self, reason: Reason, doing: str, key: str, limit: float | None) -> asyncio.Timeout:
+        """The next phase, with a limit of its own or none, which the key of `timeouts` sets."""
+        self._reason, self._doing, self._key, self._limit = reason, doing, key, limit
+        self._own = asyncio.timeout(limit)
+        return self._own
+
+    def too_slow(self) -> SidecarError:
+        """The error of the phase in which time ran out."""
+        seconds, key = self._limit, self._key
+        if seconds is None or not self._own.expired():
+            seconds, key = self.destination.route.config.timeouts.connect, "connect"
+        whole = ", which the phases of connecting share" if key == "connect" else ""
+        return SidecarError(
+            self._reason,
+            f"After {seconds:g} s, {self._doing} had not finished. Check the network path and firewall, "
+            f"or raise the route's `timeouts.{key}`{whole}.",
+        )
+
+
+def _settled(sock: socket.socket, name: str) -> Any:
+    """Where a socket is connected to, its options set; one that was reset meanwhile is closed."""
+    try:
+        # Linux sets them on a socket that was reset, too; other systems don't.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.probe(sock)
+        return sock.getpeername()
+    except OSError as error:
+        sock.close()
+        raise SidecarError(
+            Reason.CONNECT_FAILED,
+            f"{name} reset the connection as soon as it was made. Check that the service is up.",
+        ) from error
+
+
+def _connect_failure(error: OSError) -> Failure:
+    refused = error.errno == errno.ECONNREFUSED or "refused" in str(error).lower()
+    if refused:
+        return Failure(Reason.CONNECT_REFUSED, "connection refused")
+    reason = Reason.CONNECT_TIMEOUT if error.errno == errno.ETIMEDOUT else Reason.CONNECT_FAILED
+    return Failure(reason, error.strerror or str(error))
+
+
+def _not_dialled(destination: Destination, why: str) -> SidecarError:
+    return SidecarError(
+        Reason.ADDRESS_FORBIDDEN,
+        f"Route `{destination.route.name}`: `{destination.host}` resolves to an address that is never dialled ({why}). "
+        "Check the route's `upstream` and what DNS says of it.",
+    )
+
+
+def is_here(address: str) -> bool:
+    """Whether an address is one of this machine's: no other can be bound."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        if error.errno in descriptors.EXHAUSTED:
+            raise descriptors.none_left(f"connecting to {address}", error) from error
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    return True
+
+
+def _name(destination: Destination) -> str:
+    return f"`{destination.host}:{destination.port}`"

@@ -1,0 +1,216 @@
+"""The TLS contexts of the routes, and the files they are made from.
+
+Owns the reading of a route's CA, client certificate, key and revocation list, and the look whether they have changed.
+Called by `dial`. The rule: what a path leads to is compared (inode, size, modification time), at most once a second,
+so that Kubernetes' swap of a symbolic link counts. Files that can't be used leave the context that was made before in
+force; that is said once for each state of the files. There is no way to switch verification off.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, final
+
+from sidecar.config.models import Tls
+from sidecar.errors import Reason, SidecarError
+from sidecar.grammar.contents import place
+from sidecar.grammar.key_files import exposed
+from sidecar.net.certificates import FILE_LIMIT, expiry
+from sidecar.routing.routes import Route
+from sidecar.runtime import verification
+from sidecar.runtime.clock import Clock
+from sidecar.runtime.file_watch import Stamp, stamp
+from sidecar.runtime.regular_files import read
+
+EVERY: Final = 1.0
+"""Seconds between two looks at one route's files: a stat each, of some microseconds."""
+
+_log = logging.getLogger(__name__)
+
+_Stamps = tuple[Stamp | None, ...]
+
+
+class Renewed(NamedTuple):
+    """A route's files were found changed."""
+
+    route: Route
+    ok: bool
+    """Whether they could be used; connections made under the old ones are to be retired then."""
+
+
+class _Made:
+    """A context, and what its files were when it was made."""
+
+    __slots__ = ("client_expires_at", "context", "looked_mono", "stamps")
+
+    def __init__(self, settings: Tls, stamps: _Stamps, looked_mono: float) -> None:
+        self.stamps = stamps
+        self.looked_mono = looked_mono
+        self.make(settings)
+
+    def make(self, settings: Tls) -> None:
+        """From what the files hold now; raises TLS_FILES with everything as it was."""
+        self.context = make_context(settings)
+        file = settings.client_cert_file
+        self.client_expires_at = None if file is None else expiry(file)
+
+
+@final
+class Contexts:
+    """The TLS context of every route."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._system: ssl.SSLContext | None = None
+        self._made: dict[Route, _Made] = {}
+        self._renewed: list[Renewed] = []
+
+    def forget(self, routes: Iterable[Route]) -> None:
+        """Drop what is kept for routes that are gone."""
+        for route in routes:
+            self._made.pop(route, None)
+
+    def of(self, route: Route) -> ssl.SSLContext:
+        """The context to dial with now; raises TLS_FILES where there never was one that could be made."""
+        settings = route.config.tls
+        if not _files(settings):
+            if self._system is None:
+                self._system = make_context(Tls())
+            return self._system
+        made = self._made.get(route)
+        if made is None:
+            # Before the files are read: a change in between is found by the next look.
+            stamps = _stamps(settings)
+            made = self._made[route] = _Made(settings, stamps, self._clock.mono())
+        else:
+            self._look(route, made)
+        return made.context
+
+    def look(self) -> list[Renewed]:
+        """Look at all files; what was found changed since the last call, while dialling too."""
+        for route, made in self._made.items():
+            self._look(route, made)
+        found, self._renewed = self._renewed, []
+        return found
+
+    def client_expiries(self) -> Mapping[str, float]:
+        """When the client certificates in use expire, in Unix seconds, by their routes' names."""
+        # A request that began before a reload can leave two routes of one name here for a while.
+        return {
+            route.name: made.client_expires_at
+            for route, made in self._made.items()
+            if made.client_expires_at is not None
+        }
+
+    def _look(self, route: Route, made: _Made) -> None:
+        now_mono = self._clock.mono()
+        if now_mono - made.looked_mono < EVERY:
+            return
+        made.looked_mono = now_mono
+        stamps = _stamps(route.config.tls)
+        if stamps == made.stamps:
+            return
+        made.stamps = stamps
+        try:
+            made.make(route.config.tls)
+        except SidecarError as error:
+            fields = {"route": route.name, "reason": str(error.reason), "detail": error.detail}
+            _log.warning(
+                f"changed TLS files not used: what was read before stays (route `{route.name}`: {error.detail})",
+                extra={"fields": fields},
+            )
+            self._renewed.append(Renewed(route, ok=False))
+        else:
+            _log.info(
+                f"changed TLS files in use by route `{route.name}`", extra={"fields": {"route": route.name}}
+            )
+            self._renewed.append(Renewed(route, ok=True))
+
+
+def make_context(settings: Tls) -> ssl.SSLContext:
+    """A client context: TLS 1.2 or newer, hostname checked, ALPN http/1.1, the system's CAs or the given ones.
+
+    Raises TLS_FILES for a file that can't be used.
+    """
+    try:
+        if settings.ca_file is not None:
+            read(settings.ca_file, FILE_LIMIT)  # OpenSSL would wait for a pipe, and read a device for ever
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise _unusable("ca_file", settings.ca_file, error) from error
+    context.verify_flags = verification.FLAGS
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    # RFC 9525 section 2: a common name is no name of a server's. OpenSSL would take one where there is no other.
+    context.hostname_checks_common_name = False
+    context.set_alpn_protocols(["http/1.1"])
+    if settings.crl_file is not None:
+        _load_crl(context, settings.crl_file, whole_chain=settings.crl_check == "chain")
+    if settings.client_cert_file is not None:
+        _load_client_certificate(context, settings)
+    return context
+
+
+def _load_crl(context: ssl.SSLContext, file: str, *, whole_chain: bool) -> None:
+    trusted = context.cert_store_stats()["x509"]
+    try:
+        read(file, FILE_LIMIT)
+        context.load_verify_locations(cafile=file)
+    except OSError as error:
+        raise _unusable("crl_file", file, error) from error
+    if context.cert_store_stats()["x509"] != trusted:
+        # OpenSSL trusts it. Judged by what was read: the file may be another one by now.
+        raise _unusable("crl_file", file, "there is a certificate in it: only revocation lists belong there")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN if whole_chain else ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
+    certificate, key = settings.client_cert_file or "", settings.client_key_file or ""
+    # OpenSSL does not say which of the two it could not open. The mode that is left is the key's.
+    for name, file in (("client_cert_file", certificate), ("client_key_file", key)):
+        try:
+            mode = read(file, FILE_LIMIT).mode
+        except OSError as error:
+            raise _unusable(name, file, error) from error
+    wrong = exposed(place(key), mode, switch="tls.allow_world_readable")
+    if wrong is not None and not settings.allow_world_readable:
+        raise _unusable("client_key_file", key, wrong)
+    asked = False
+
+    def password() -> str:
+        """Instead of OpenSSL's question on the terminal."""
+        nonlocal asked
+        asked = True
+        return ""
+
+    try:
+        context.load_cert_chain(certificate, key, password=password)
+    except OSError as error:
+        both = f"{place(certificate)} with {place(key)}"
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            raise _unusable("client_cert_file", both, "the key is another certificate's") from error
+        if asked:
+            raise _unusable("client_key_file", key, "it wants a password: use a key without one") from error
+        raise _unusable("client_cert_file", both, error) from error
+
+
+def _unusable(key: str, file: str | None, why: OSError | str) -> SidecarError:
+    if isinstance(why, ssl.SSLError):
+        words = why.reason.lower().replace("_", " ") if why.reason else "it is no PEM file of that kind"
+    elif isinstance(why, OSError):
+        text = why.strerror or "it cannot be read"
+        words = text[0].lower() + text[1:]
+    else:
+        words = why
+    return SidecarError(Reason.TLS_FILES, f"The route's `tls.{key}` cannot be used ({place(file)}): {words}.")
+
+
+def _files(settings: Tls) -> tuple[str, ...]:
+    files = (settings.ca_file, settings.crl_file, settings.client_cert_file, settings.client_key_file)
+    return tuple(file for file in files if file is not None)
+
+
+def _stamps(settings: Tls) -> _Stamps:
+    return tuple(stamp(file) for file in _files(settings))

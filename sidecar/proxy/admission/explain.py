@@ -1,0 +1,155 @@
+"""`explain`: which route would take a request, by which way in, and which header it would get.
+
+Owns the words. Called by the command and the status page; sends nothing. Everything follows from the configuration, by
+the very code that judges requests: `target` reads what is asked for, `routes` finds the route and says by which way,
+`admission` judges. Only the listener is read from the URL here. The rule: an explanation ends with what would be sent,
+or with the answer that the sidecar would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from sidecar.config.addresses import ListenAddress
+from sidecar.config.allow import METHODS
+from sidecar.config.models import Config
+from sidecar.errors import SidecarError
+from sidecar.grammar.contents import kind_of, quoted
+from sidecar.grammar.hosts import ip_literal, is_loopback, normalise
+from sidecar.grammar.paths import escaped
+from sidecar.proxy.admission import headers
+from sidecar.proxy.admission.admission import Admission, Admitted
+from sidecar.proxy.http1.target import read_target
+from sidecar.routing.routes import Match, RouteTable, Way, match_own
+
+Places = Iterable[tuple[ListenAddress, str | None]]
+"""Where the sidecar listens, each with the route whose own listener it is; None for the shared one."""
+
+
+def explain(
+    config: Config, url: str, lines: Sequence[str], method: str = "GET", *, places: Places | None = None
+) -> dict[str, Any]:
+    """What would become of a request for `url` with header `lines` (`Name: value`).
+
+    `places` are the listeners as bound; without them, those of the configuration. ValueError with a sentence for what
+    is no request.
+    """
+    if method not in METHODS:
+        raise ValueError(f"{quoted(method)} is no method that is carried, such as GET")
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or kind_of(url) is not None:
+        raise ValueError(f"{quoted(url)} is not a URL such as http://billing.localhost:8787/invoices")
+    fields = [_field(line) for line in lines]
+    asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = escaped(asked.encode("utf-8", "surrogateescape"))
+    listener, is_here = _listener(_places(config) if places is None else places, parts.hostname, parts.port)
+    if not any(name.lower() == b"host" for name, _ in fields):
+        netloc = parts.netloc.rpartition("@")[2]
+        authority = netloc.encode("ascii" if netloc.isascii() else "idna")
+        fields.insert(0, (b"Host", authority))
+        if not is_here:
+            # A URL that is none of the sidecar's own addresses is what an app asks of an HTTP proxy.
+            path = b"http://" + authority + path
+    table = RouteTable.compile(config)
+    own = next((route for route in table.routes if route.name == listener), None)
+    found = headers.survey(fields)
+    try:
+        authority, path, absolute = read_target(method.encode("ascii"), path, found)
+        admitted = Admission(table, pseudonym=None).admit(
+            fields,
+            found,
+            method=method.encode("ascii"),
+            authority=authority,
+            path=path,
+            absolute=absolute,
+            own=own,
+            local_socket=False,
+        )
+        if own is None:
+            match = table.match(authority, b"" if absolute else path)
+        else:
+            match = match_own(own, authority, any_host=False)
+    except SidecarError as error:
+        return {
+            "taken": False,
+            "status": error.status,
+            "reason": str(error.reason),
+            "says": error.detail,
+        }
+    host = authority.decode("ascii", "replace")
+    return _taken(admitted, found, way=_way(match, host, absolute=absolute), host=host)
+
+
+def _taken(admitted: Admitted, found: headers.Found, *, way: str, host: str) -> dict[str, Any]:
+    destination, target, _, plan = admitted
+    config = destination.route.config
+    names = [name.decode("ascii") for name in plan.names]
+    return {
+        "taken": True,
+        "route": destination.route.name,
+        "way_in": way,
+        "sent_to": f"{destination.origin.decode('ascii')}{target.decode('ascii', 'replace')}",
+        "host": (destination.host_header or host.encode()).decode("ascii", "replace"),
+        "target": str(destination.target),
+        "credential": config.credential,
+        "token": str(destination.token_kind),
+        "scopes" if destination.token_kind == "access" else "audience": destination.audience,
+        "headers": names,
+        "says": _why(names, found, config.header, config.on_conflict),
+    }
+
+
+def _why(names: Sequence[str], found: headers.Found, header: str, rule: str) -> str:
+    sent = b"authorization" in found
+    if not names:
+        return f"The app's own header stays and no token is sent: `on_conflict: {rule}`."
+    where = " and ".join(f"`{name}`" for name in names)
+    if sent and "Authorization" not in names:
+        return f"The token goes in {where}, and the app's own `Authorization` passes untouched."
+    if sent:
+        return f"The token goes in {where} and replaces the app's own `Authorization`: `on_conflict: {rule}`."
+    return f"The token goes in {where}: `header: {header}`."
+
+
+def _way(match: Match, host: str, *, absolute: bool) -> str:
+    match match.way:
+        case Way.LISTENER:
+            return "the route's own listener"
+        case Way.PREFIX:
+            return f"path_prefix {match.prefix.decode('ascii') or '/'}"
+        case Way.NAME:
+            return "its name under .localhost"
+    return f"HTTP_PROXY, or Host: {host}" if absolute else f"Host: {host}"
+
+
+def _places(config: Config) -> Places:
+    yield from ((listener.address, None) for listener in config.listen)
+    for route in config.routes:
+        yield from ((listener.address, route.name) for listener in route.listen)
+
+
+def _listener(places: Places, host: str, port: int | None) -> tuple[str | None, bool]:
+    """The route whose own listener a URL leads to, if any, and whether it leads to the sidecar at all."""
+    try:
+        host = normalise(host)
+    except ValueError:
+        return None, False
+    literal = ip_literal(host) is not None
+    if not literal and not is_loopback(host):
+        return None, False
+    meant = ListenAddress(host if literal else "localhost", port or 80)
+    for address, route in places:
+        if address.clashes(meant):
+            return route, True
+    # Whatever port was given for this machine: nothing else of the sidecar's is called by its address.
+    return None, is_loopback(host)
+
+
+def _field(line: str) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(":")
+    if not colon or not name.strip() or kind_of(line) is not None:
+        # Not quoted: what stands there is often a token.
+        raise ValueError("a header line has a name, a colon and a value, such as `Authorization: Bearer x`")
+    return name.strip().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")

@@ -1,0 +1,140 @@
+"""Heads as they go out, in both directions.
+
+Owns the writing of every start line and of the lines that the sidecar adds: Host, framing, Connection, Via,
+the token. Called by an exchange. Pure: what was received comes in, bytes go out; nothing is copied that was
+not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15.2 (interim answers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sidecar.config.allow import METHODS
+from sidecar.proxy.admission import headers
+from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.http1 import answers, framing, proxy_status
+
+METHOD_NAMES = {name.encode(): name for name in METHODS}
+_ALL_METHOD_NAMES = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}
+"""With those that llhttp knows as HTTP's and that are not carried."""
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""RFC 9110 section 9.2.2; TRACE is not carried."""
+
+_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
+_BODYLESS = headers.RESPONSE_DROPPED | {b"content-length"}
+_BODYLESS_DROPPED = headers.drop_table(_BODYLESS)
+"""For 1xx and 204, which may not say how long a body they don't have is."""
+
+_STATUS_LINES = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, answers.reason_phrase(status).encode())
+    for status in (200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 409, 429, 500, 502, 503)
+}
+
+
+def method_name(method: bytes) -> str:
+    """Of a request that is refused, for the log and the counters: one that is not carried (CONNECT) has its name, too;
+    empty for what is none of HTTP's."""
+    return _ALL_METHOD_NAMES.get(method, "")
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    """The status line with the upstream's own phrase."""
+    usual = _STATUS_LINES.get(status)
+    if usual is not None and usual[13:-2] == reason:
+        return usual
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+def request_head(
+    method: bytes,
+    path: bytes,
+    host: bytes,
+    fields: headers.Fields,
+    found: headers.Found,
+    *,
+    plan: Plan,
+    bearer: bytes,
+    via: bytes,
+    body: int,
+    upgrade: bytes | None,
+) -> bytes:
+    """A request's head for the upstream.
+
+    `via` is the line to append, or empty; `body` is the framing (see `framing.request_body`), whose length
+    is among the lines already; `bearer` is what the plan's headers get.
+    """
+    out = [method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
+    drop = plan.table
+    if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
+        drop = headers.drop_nominated(plan.dropped, found[b"connection"])
+    headers.write_fields(out, fields, drop)
+    out.append(via)
+    if body == framing.CHUNKED:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    if upgrade is not None:
+        out += (b"Connection: Upgrade\r\nUpgrade: ", upgrade, b"\r\n")
+    elif b"te" in found and _takes_trailers(found[b"te"]):
+        out.append(b"Connection: TE\r\nTE: trailers\r\n")
+    for name in plan.names:
+        out += (name, b": ", bearer, b"\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def _takes_trailers(te: bytes) -> bool:
+    return not headers.is_long_list(te) and b"trailers" in headers.list_members(te)
+
+
+def answer_head(
+    status: int,
+    reason: bytes,
+    fields: headers.Fields,
+    found: headers.Found,
+    *,
+    chunked: bool,
+    http10: bool,
+    keep_alive: bool,
+) -> list[bytes]:
+    """A final answer's head for the app, in pieces; `chunked` says how its body will be framed."""
+    out = [status_line(status, reason)]
+    if b"proxy-status" in found:
+        fields = proxy_status.foreign(fields)
+    drop = _DROPPED if status != 204 else _BODYLESS_DROPPED
+    if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
+        names = headers.RESPONSE_DROPPED if status != 204 else _BODYLESS
+        drop = headers.drop_nominated(names, found[b"connection"])
+    headers.write_fields(out, fields, drop)
+    if chunked:
+        out.append(b"Transfer-Encoding: chunked\r\n")
+    if not keep_alive:
+        out.append(b"Connection: close\r\n")
+    elif http10:
+        out.append(b"Connection: keep-alive\r\n")
+    out.append(b"\r\n")
+    return out
+
+
+def answer_trailers(fields: headers.Fields) -> bytes:
+    """The last chunk of an answer, with the trailer lines that may be forwarded."""
+    return headers.write_trailers(proxy_status.foreign(fields), frozenset())
+
+
+def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
+    """A 1xx answer."""
+    out = [status_line(status, reason)]
+    headers.write_fields(out, proxy_status.foreign(fields), _without_hop_by_hop(fields))
+    out.append(b"\r\n")
+    return b"".join(out)
+
+
+def switching_head(reason: bytes, fields: headers.Fields, protocol: bytes) -> bytes:
+    """A 101 to `protocol`."""
+    out = [status_line(101, reason)]
+    headers.write_fields(out, proxy_status.foreign(fields), _without_hop_by_hop(fields))
+    out += (b"Connection: Upgrade\r\nUpgrade: ", protocol, b"\r\n\r\n")
+    return b"".join(out)
+
+
+def _without_hop_by_hop(fields: headers.Fields) -> Mapping[bytes, bytes]:
+    return headers.drop_nominated(_BODYLESS, headers.survey(fields).get(b"connection", b""))

@@ -1,0 +1,269 @@
+"""What a request's start line asks for.
+
+Owns the reading of method and target, and the words for what is not carried. Called by the downstream
+connection once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target), RFC 9110 sections 4.2.4,
+7.6, 7.8 and 9.3 (userinfo, Connection and Max-Forwards, Upgrade, methods), RFC 3986 sections 2.1 and 5.2.4 (escapes,
+dot segments).
+"""
+
+from __future__ import annotations
+
+import re
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.grammar.paths import escaped, leaves_root
+from sidecar.proxy.admission.headers import (
+    MOST_MEMBERS,
+    TWIN,
+    Fields,
+    Found,
+    is_long_list,
+    list_members,
+    plain_length,
+    rewrite,
+)
+from sidecar.proxy.http1.heads import METHOD_NAMES
+from sidecar.routing.routes import request_host
+
+Target = tuple[bytes, bytes, bool]
+"""Where a request wants to go: the Host as it came, or the authority of an absolute-form target, which counts in its
+place; the path in origin form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is made for each
+request."""
+
+
+BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
+HTTP2 = "HTTP/2 is not spoken here; clients need HTTP/1.1 (gRPC is not carried)."
+
+_REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
+TAB, _HASH, _PERCENT, _DOT = b"\t#%."
+"""Bytes as numbers: looking for one takes 20 ns, and 130 for one as bytes."""
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
+_PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
+_TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
+_MAX_NOMINATED = 9
+"""Members of `Connection`: Envoy's limit, and clients send three at most."""
+_NEVER_NOMINATED = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+
+USUAL_CONNECTION = frozenset({None, b"keep-alive", b"Keep-Alive", b"close"})
+"""Values, and none, that `check_fields` has nothing to say about."""
+
+
+def is_request_line(line: bytes) -> bool:
+    """Whether a whole first line, without its end, is one of HTTP/1.1 or 1.0 (RFC 9112 section 3)."""
+    return _REQUEST_LINE.fullmatch(line) is not None
+
+
+def read_version(head: bytes, method: bytes, target: bytes) -> bytes:
+    """`1.1` or `1.0`, from a whole head as it came; raises MALFORMED_REQUEST where its first line is anything but
+    `method`, `target` and that, which llhttp does not see to: it takes several spaces, and RTSP/1.0."""
+    start = len(method) + 1
+    line_end = start + len(target) + 9
+    if head[start : line_end + 2] == target + b" HTTP/1.1\r\n":
+        return b"1.1"
+    if head[:2] == b"\r\n":
+        return read_version(without_empty_lines(head), method, target)
+    if head[start : line_end + 2] == target + b" HTTP/1.0\r\n":
+        return b"1.0"
+    raise malformed(BAD_REQUEST_LINE)
+
+
+def without_empty_lines(head: bytes) -> bytes:
+    """`head` from its first line on: empty ones before it are passed over (RFC 9112 section 2.2)."""
+    return head[empty_lines(head) :]
+
+
+def empty_lines(data: bytes) -> int:
+    """How many bytes of empty lines `data` begins with."""
+    found = _EMPTY_LINES.match(data)
+    return found.end() if found is not None else 0
+
+
+def with_escapes(head: bytes) -> bytes | None:
+    """`head`, or what there is of it, with the bytes above 0x7F in its target's path and query as their escapes; None
+    where it has none there, or others in its first line as well. Only for a head, without empty lines before it, that
+    the parser refused for its target."""
+    method, _, rest = head.partition(b"\r")[0].partition(b" ")
+    target, _, version = rest.partition(b" ")
+    at = 0
+    if target[:1] != b"/":
+        # Of an absolute target the authority is no text for escapes: a host has another spelling for what is no ASCII.
+        at = target.find(b"://") + 3
+        at = min(place for place in (target.find(b"/", at), target.find(b"?", at), len(target)) if place >= 0)
+    if target.isascii() or not (target[:at] + version).isascii():
+        return None
+    start = len(method) + 1
+    return head[: start + at] + escaped(target[at:]) + head[start + len(target) :]
+
+
+def no_method(head: bytes) -> SidecarError:
+    """The error for a head that the parser could not make a method of."""
+    if not without_empty_lines(head)[:1].isalpha():
+        return malformed("It does not begin with a method. Is this another protocol (TLS, SOCKS, …)?")
+    what = "The request's method is not one of HTTP/1.1's, which are written in capitals."
+    return SidecarError(Reason.METHOD_NOT_CARRIED, what)
+
+
+def not_http(error: Exception, head: bytes) -> SidecarError:
+    """The error for what the parser refused."""
+    return malformed(HTTP2 if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
+
+
+def check_upgrade(protocols: bytes, connection: bytes = b"") -> None:
+    """Raise MALFORMED_REQUEST where `Upgrade` is not a list of protocols (RFC 9110 section 7.8), and where it or
+    `Connection` is too long a list."""
+    if is_long_list(protocols):
+        raise malformed(f"`Upgrade` names more than {MOST_MEMBERS} protocols.")
+    if is_long_list(connection):
+        raise _too_many_nominated()
+    if not all(_PROTOCOLS.fullmatch(protocol) for protocol in protocols.split(b",")):
+        raise malformed("`Upgrade` is not a list of protocols.")
+
+
+def malformed(what: str) -> SidecarError:
+    """The error for bytes that are no HTTP/1.1 request."""
+    return SidecarError(Reason.MALFORMED_REQUEST, f"The request is not valid HTTP/1.1: {what}")
+
+
+def read_target(
+    method: bytes, target: bytes, found: Found, *, http10: bool = False, default_host: bytes | None = None
+) -> Target:
+    """The target; raises METHOD_NOT_CARRIED, MALFORMED_REQUEST or BAD_HOST.
+
+    HTTP/1.0 may come without a Host; `default_host` then stands in for it where the listener already says which route
+    is meant.
+    """
+    if method not in METHOD_NAMES:
+        raise _not_carried(method, target)
+    if _HASH in target:
+        raise malformed("A request target has no fragment.")
+    host = found.get(b"host", default_host)
+    if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
+        if host is None:
+            raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
+        if _PERCENT in target or (_DOT in target and b"/.." in target):
+            _check_path(target)
+        return host, target, False
+    _check_host_beside(found, http10=http10)
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in (b"http", b"https"):
+        raise malformed("The request target is neither a path nor an http URL.")
+    length = min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0)
+    authority, path = rest[:length], rest[length:]
+    _check_path(path)
+    if not path and method == b"OPTIONS":
+        return authority, b"*", True  # RFC 9112 section 3.2.4
+    return authority, path if path[:1] == b"/" else b"/" + path, True
+
+
+def _check_host_beside(found: Found, *, http10: bool) -> None:
+    """Raise BAD_HOST for a Host that is none, beside an absolute target. What it names is for nobody: a proxy goes by
+    the target (RFC 9112 section 3.2.2), and clients send the proxy's own name, or the target's with or without its
+    port. Two of them, none or a malformed one are an error all the same (section 3.2)."""
+    host = found.get(b"host")
+    if host is not None:
+        request_host(host)
+    elif not http10:
+        raise SidecarError(
+            Reason.BAD_HOST, "The request has no Host; one belongs beside an absolute target too."
+        )
+
+
+def _check_path(target: bytes) -> None:
+    """Raise MALFORMED_REQUEST where the upstream's decoding of the path could go wrong: nobody agrees on what a broken
+    escape, an encoded NUL or a way out of the root mean. The query is the application's own, and stays as it is."""
+    path = target.partition(b"?")[0]
+    if _BAD_ESCAPE.search(path):
+        raise malformed("Its path has `%00`, or a `%` without two hexadecimal digits behind it.")
+    if leaves_root(path):
+        raise malformed("Its path leads out of the root (`..`).")
+
+
+def check_scheme(target: bytes, *, secure: bool) -> None:
+    """Raise MALFORMED_REQUEST where an absolute target asks for https over a connection without TLS (RFC 9110 section
+    4.2.2)."""
+    if not secure and target[:6].lower() == b"https:":
+        raise malformed(
+            "Its target is an https URL, on a connection without TLS. Ask for http:// instead: "
+            "the sidecar itself speaks https to the service."
+        )
+
+
+def check_fields(found: Found, head: bytes) -> None:
+    """Raise MALFORMED_REQUEST or EXPECTATION_FAILED for what a head's lines may not say; `head` is all of it, as it
+    came. Has nothing to say of one with a usual Connection, without the other names and without a tab."""
+    if b"expect" in found:
+        _check_expectation(found)
+    if b"connection" in found:
+        _check_connection(found)
+    if TWIN in found:
+        raise malformed("A header's name is that of a framing or routing one, with `_` in place of `-`.")
+    # RFC 9112 allows a tab around a value; nginx is not alone in taking it for a part of it.
+    if TAB in head and _TAB_IN_FRAMING.search(head):
+        raise malformed("Its framing or its Host is written with a tab.")
+
+
+def written_anew(method: bytes, fields: Fields, found: Found) -> Fields:
+    """The lines with a plain Content-Length, and, of OPTIONS, with one hop less in `Max-Forwards`; raises as
+    `_hops_left` does. Only for a length that was read already."""
+    if b"content-length" in found:
+        fields = plain_length(fields, found)
+    if method == b"OPTIONS" and b"max-forwards" in found:
+        fields = rewrite(fields, found, {b"max-forwards": _hops_left(found[b"max-forwards"])})
+    return fields
+
+
+def _hops_left(text: bytes) -> bytes:
+    """`Max-Forwards` for the next hop (RFC 9110 section 7.6.2); raises MALFORMED_REQUEST where it is no number, and
+    METHOD_NOT_CARRIED where this is the last hop."""
+    if not text.isdigit() or len(text) > 9:
+        raise malformed("`Max-Forwards` is not a number.")
+    if not int(text):
+        raise SidecarError(
+            Reason.METHOD_NOT_CARRIED,
+            "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none to tell of. "
+            "Leave that header out to ask the service.",
+        )
+    return b"%d" % (int(text) - 1)
+
+
+def _check_expectation(found: Found) -> None:
+    """Raise EXPECTATION_FAILED for any expectation but `100-continue` (RFC 9110 section 10.1.1)."""
+    if found[b"expect"].strip().lower() != b"100-continue":
+        raise SidecarError(
+            Reason.EXPECTATION_FAILED, "The only expectation that is carried is `100-continue`."
+        )
+
+
+def _check_connection(found: Found) -> None:
+    """Raise MALFORMED_REQUEST where `Connection` names what is for every recipient, or more than anybody needs to (RFC
+    9110 section 7.6.1), or an upgrade to nothing."""
+    if is_long_list(found[b"connection"]):
+        raise _too_many_nominated()
+    members = list_members(found[b"connection"])
+    for member in members:
+        if member in _NEVER_NOMINATED or member.startswith(b":"):
+            raise malformed("`Connection` names what is for every recipient (Host, X-Forwarded-For).")
+    if b"upgrade" in members and found.get(b"upgrade") == b"":
+        raise malformed("`Upgrade` names no protocol.")
+    if len(members) > _MAX_NOMINATED:
+        raise _too_many_nominated()
+
+
+def _too_many_nominated() -> SidecarError:
+    return malformed(f"`Connection` names more than {_MAX_NOMINATED} headers.")
+
+
+def _not_carried(method: bytes, target: bytes) -> SidecarError:
+    if method == b"CONNECT":
+        # Without what stands before an `@`: it may be a password, and this is logged.
+        host = target.decode("ascii", "replace").rpartition("@")[2].rpartition(":")[0]
+        what = (
+            "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. "
+            f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service."
+        )
+    elif method == b"TRACE":
+        what = "TRACE is not carried: its answer would repeat the token to whoever asks."
+    else:
+        what = f"The method `{method.decode('ascii', 'replace')}` is not carried."
+    return SidecarError(Reason.METHOD_NOT_CARRIED, what)

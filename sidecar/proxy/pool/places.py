@@ -1,0 +1,175 @@
+"""Who gets the next connection of a route.
+
+Owns a route's bound on connections, to all of its destinations together, the queue of exchanges that wait for one, and
+the budget of requests that are sent again. Called by its pools. All of it is synchronous.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, final
+
+from sidecar.config.models import Pool as Settings
+from sidecar.errors import Reason, SidecarError
+from sidecar.observe.metrics import RouteStats
+from sidecar.proxy.exchange.retry_budget import RetryBudget
+from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.routing.routes import Route
+from sidecar.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange.exchange import Exchange
+    from sidecar.proxy.pool.pool import Pool
+
+
+@final
+class Places:
+    """How many connections one route may have, and who waits for one."""
+
+    __slots__ = (
+        "_budget",
+        "_clock",
+        "idle",
+        "limit",
+        "open",
+        "pools",
+        "queue",
+        "queue_limit",
+        "queue_wait",
+        "route",
+        "stats",
+    )
+
+    def __init__(self, route: Route, settings: Settings, stats: RouteStats, clock: Clock) -> None:
+        self.route = route
+        self.stats = stats
+        self._clock = clock
+        self.pools: set[Pool] = set()
+        self.open = 0
+        """Connections that are up or being dialled, to all of the route's destinations."""
+        self.queue: OrderedDict[Exchange, float] = OrderedDict()
+        """Whoever waits and is not dialled for, with the monotonic second from which on."""
+        self._budget = RetryBudget(route.config.retry_budget, requests=stats.begun(), now_mono=clock.mono())
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from now on: the top-level ones, under the route's own."""
+        own = self.route.config.pool.over(settings)
+        self.limit = own.connections
+        self.queue_limit = own.queue
+        self.queue_wait = own.queue_wait
+        self.idle = own.idle
+        self.advance()
+
+    def enter(self, exchange: Exchange) -> None:
+        """No connection is idle: dial for it, let it wait, or tell it that the queue is full."""
+        pool = exchange.pool
+        if not self.queue and (pool.has_spare_dial() or self._has_room()):
+            pool.dial_for(exchange)
+            return
+        again = exchange.had_its_turn
+        if len(self.queue) >= self.queue_limit and not again:
+            exchange.not_connected(self._full())
+            return
+        self.queue[exchange] = self._clock.mono()
+        self.stats.queued += 1
+        if again:
+            self.queue.move_to_end(exchange, last=False)
+            self.advance()
+
+    def leave(self, exchange: Exchange) -> None:
+        """It waits no longer."""
+        if self.queue.pop(exchange, None) is not None:
+            self.stats.queued -= 1
+
+    def hand_over(self, connection: UpstreamConnection, pool: Pool) -> None:
+        """A connection is free, and somebody is queued."""
+        exchange = next(iter(self.queue))
+        if exchange.pool is pool:
+            try:
+                self.leave(exchange)
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                connection.abandon(flush=False)
+                exchange.fault(fault)
+                return
+            give(connection, exchange)
+        else:
+            pool.drop(connection)
+            self.advance()
+
+    def advance(self) -> None:
+        """Dial for whoever has waited longest, as long as there is room."""
+        while self.queue:
+            exchange = next(iter(self.queue))
+            try:
+                if not exchange.pool.has_spare_dial() and not self._has_room():
+                    return
+                self.leave(exchange)
+                exchange.pool.dial_for(exchange)
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                # Taken out here and not by `leave`, which may be what is at fault.
+                self.stats.queued -= self.queue.pop(exchange, None) is not None
+                exchange.fault(fault)
+
+    def may_retry(self) -> bool:
+        """Whether one more request may be sent again; counted either way."""
+        if self._budget.spend(self.stats.begun(), self._clock.mono()):
+            return True
+        self.stats.retries_denied += 1
+        return False
+
+    def sweep(self, now_mono: float) -> None:
+        """Tell those who have waited too long; and see to it that the others are dialled for."""
+        self._budget.tick(self.stats.begun(), now_mono)
+        for exchange in [one for one, since in self.queue.items() if now_mono - since >= self.queue_wait]:
+            self.leave(exchange)
+            refuse(
+                exchange,
+                SidecarError(
+                    Reason.QUEUE_TIMEOUT,
+                    f"All {self.limit} connections of route `{self.route.name}` were busy for {self.queue_wait:g} s. "
+                    "Find out why the upstream is slow, or raise `pool.connections`.",
+                    retry_after=self.queue_wait,
+                ),
+            )
+        self.advance()
+
+    def _has_room(self) -> bool:
+        """Whether another connection may be opened; an idle one that nobody here can use is closed for it."""
+        if self.open < self.limit:
+            return True
+        if not self.stats.connections_idle:
+            return False
+        pools = [pool for pool in self.pools if pool.idle_since_mono() is not None]
+        if not pools:
+            return False
+        min(pools, key=lambda pool: pool.idle_since_mono() or 0.0).drop_oldest()
+        return True
+
+    def _full(self) -> SidecarError:
+        waiting = f"{len(self.queue)} requests wait for one already" if self.queue else "none may wait"
+        since_mono = next(iter(self.queue.values()), None)
+        return SidecarError(
+            Reason.QUEUE_FULL,
+            f"All {self.limit} connections of route `{self.route.name}` are busy and {waiting} (`pool.queue`). "
+            "Find out why the upstream is slow, or raise `pool.connections`.",
+            # As long as the queue takes at present.
+            retry_after=None if since_mono is None else self._clock.mono() - since_mono,
+        )
+
+
+def give(connection: UpstreamConnection, exchange: Exchange) -> None:
+    """Hand over what was waited for. A fault is the waiting request's: the caller is in the middle of another's."""
+    try:
+        exchange.connected(connection)
+    except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+        connection.abandon(flush=False)
+        exchange.fault(fault)
+
+
+def refuse(exchange: Exchange, error: SidecarError) -> None:
+    """Say that there is none to be had; as in `give`."""
+    try:
+        exchange.not_connected(error)
+    except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+        exchange.fault(fault)

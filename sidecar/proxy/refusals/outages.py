@@ -1,0 +1,250 @@
+"""What the sidecar itself answers apps with instead of a service's answer: since when, how often, and for how long.
+
+Owns the errors of every route, grouped by reason, and which routes refuse requests at the moment. Called by an exchange
+and by `server.Proxy` for each request that ends with an error of ours, and by the sweep, once a second, which sees
+routes recover; read by the status page, the access log and `check`. It decides nothing about a request.
+
+The rules: one ERROR when a route begins to refuse, one INFO when it answers again; in between each reason is told once
+a minute, with the count. An error of one request alone (its upstream hung up, it took too long) makes no outage until
+it is the third in a row. The app's own errors and a drain make none. Errors are grouped, so that a flood of one hides
+no other. A good answer costs nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final, NamedTuple, final
+
+from sidecar.errors import MEANINGS, Reason, SidecarError, Source
+from sidecar.grammar.moments import in_words
+from sidecar.observe.metrics import RouteStats
+from sidecar.observe.repeats import Pace
+from sidecar.runtime.clock import Clock
+
+IN_A_ROW: Final = 3
+"""Errors of one request each, after which they are the route's: as of the upstream that answers nobody."""
+
+_OF_ONE_REQUEST: Final = frozenset(
+    {
+        Reason.UPSTREAM_CLOSED,
+        Reason.UPSTREAM_MALFORMED,
+        Reason.UPSTREAM_HEAD_TOO_LARGE,
+        Reason.UPSTREAM_INCOMPLETE,
+        Reason.UPGRADE_FAILED,
+        Reason.RESPONSE_TIMEOUT,
+        Reason.SEND_TIMEOUT,
+        Reason.IDLE_TIMEOUT,
+        Reason.TUNNEL_IDLE,
+        Reason.TOTAL_TIMEOUT,
+        Reason.TLS_RENEGOTIATION,
+        Reason.INTERNAL,
+    }
+)
+_NO_OUTAGE: Final = frozenset(
+    {
+        *(reason for reason, meaning in MEANINGS.items() if meaning.source is Source.APP),
+        Reason.DRAINING,
+    }
+)
+
+_log = logging.getLogger(__name__)
+
+
+class ErrorGroup(NamedTuple):
+    """Requests that ended with one reason on one route; moments in Unix seconds, `route` empty where none was met."""
+
+    route: str
+    reason: Reason
+    times: int
+    first_at: float
+    last_at: float
+    detail: str
+    """Of the last one."""
+    command: str
+
+
+class Refusing(NamedTuple):
+    """A route that refuses requests; moments in Unix seconds."""
+
+    reason: Reason
+    """Of the last one."""
+    detail: str
+    command: str
+    since_at: float
+    last_at: float
+    times: int
+
+
+@final
+class _Group:
+    """One reason on one route."""
+
+    __slots__ = ("command", "count", "detail", "first_at", "last_at", "lines", "pace", "reason")
+
+    def __init__(self, reason: Reason, now_at: float) -> None:
+        self.reason = reason
+        self.count = 0
+        self.first_at = self.last_at = now_at
+        self.detail = self.command = ""
+        self.pace = Pace()
+        """Of the lines about the outage."""
+        self.lines = Pace()
+        """Of the access log's."""
+
+
+@final
+class _Outage:
+    """A route's, from its first refusal on."""
+
+    __slots__ = ("answered", "began_at", "began_mono", "is_told", "last", "reasons", "refused")
+
+    def __init__(self, last: _Group, answered: int, now_mono: float) -> None:
+        self.began_at = last.last_at
+        self.began_mono = now_mono
+        self.refused = 0
+        self.last = last
+        self.answered = answered
+        """Good answers of the route when it refused last."""
+        self.is_told = False
+        self.reasons: set[Reason] = set()
+        """Those that were told of."""
+
+
+@final
+class _Record:
+    """One route's."""
+
+    __slots__ = ("errors", "groups", "outage", "stats")
+
+    def __init__(self, stats: RouteStats) -> None:
+        self.stats = stats
+        self.errors = 0
+        self.groups: dict[Reason, _Group] = {}
+        self.outage: _Outage | None = None
+
+    def answered(self) -> int:
+        """Requests that ended without an error of ours."""
+        return sum(self.stats.requests.values()) - self.errors
+
+
+@final
+class Outages:
+    """Of every route."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._records: dict[str, _Record] = {}
+        self._open: dict[str, _Record] = {}
+        """Those with an outage."""
+
+    # what the data path calls
+
+    def note(self, error: SidecarError, route: str, stats: RouteStats) -> None:
+        """A request has ended with this error and is counted in `stats`; `route` is empty where none was met."""
+        record = self._records.get(route)
+        if record is None:
+            record = self._records[route] = _Record(stats)
+        reason, now_at = error.reason, self._clock.wall()
+        group = record.groups.get(reason)
+        if group is None:
+            group = record.groups[reason] = _Group(reason, now_at)
+        # Taken apart, not kept: an exception holds the frames it came through, with the connection and its bodies.
+        group.count += 1
+        group.last_at, group.detail, group.command = now_at, error.detail, error.command
+        record.errors += 1
+        if route and reason not in _NO_OUTAGE:
+            self._refused(record, group, route)
+
+    def line_due(self, route: str, reason: Reason) -> int | None:
+        """For what `note` was told: None where the access log has no line for it, else how many it had none for."""
+        return self._records[route].groups[reason].lines.take(self._clock.mono())
+
+    def look(self) -> None:
+        """See which routes have answered since they refused; called by the sweep."""
+        for route, record in list(self._open.items()):
+            outage = record.outage
+            if outage is not None and record.answered() > outage.answered:
+                record.outage = None
+                del self._open[route]
+                if outage.is_told:
+                    self._tell_recovery(route, outage)
+
+    # what is shown
+
+    def errors(self) -> Sequence[ErrorGroup]:
+        """All groups, the one that came last first."""
+        found = [
+            ErrorGroup(route, it.reason, it.count, it.first_at, it.last_at, it.detail, it.command)
+            for route, record in self._records.items()
+            for it in record.groups.values()
+        ]
+        return sorted(found, key=lambda group: group.last_at, reverse=True)
+
+    def refusing(self, route: str) -> Refusing | None:
+        """What this route refuses requests with, if it does."""
+        record = self._open.get(route)
+        if record is None or record.outage is None or not record.outage.is_told:
+            return None
+        outage, last = record.outage, record.outage.last
+        return Refusing(last.reason, last.detail, last.command, outage.began_at, last.last_at, outage.refused)
+
+    # inside
+
+    def _refused(self, record: _Record, group: _Group, route: str) -> None:
+        now_mono = self._clock.mono()
+        answered = record.answered()
+        outage = record.outage
+        if outage is None or (not outage.is_told and answered > outage.answered):
+            outage = record.outage = _Outage(group, answered, now_mono)
+            self._open[route] = record
+        outage.refused += 1
+        outage.answered = answered
+        outage.last = group
+        if outage.is_told or outage.refused >= IN_A_ROW or group.reason not in _OF_ONE_REQUEST:
+            untold = group.pace.take(now_mono)
+            if untold is not None:
+                self._tell(route, outage, untold, now_mono)
+
+    def _tell(self, route: str, outage: _Outage, untold: int, now_mono: float) -> None:
+        last = outage.last
+        status = MEANINGS[last.reason].status
+        fields: dict[str, object] = {
+            "route": route,
+            "reason": str(last.reason),
+            "status": status,
+            "detail": last.detail,
+            "command": last.command or None,
+            "refused": outage.refused,
+            "untold": untold or None,
+        }
+        mend = f" To mend it: {last.command}" if last.command and last.command not in last.detail else ""
+        cause = f"{status} {last.reason}: {last.detail}{mend}"
+        level = logging.WARNING
+        if not outage.is_told:
+            level = logging.ERROR
+            says = f"route `{route}` refuses requests with {cause}"
+        elif last.reason in outage.reasons:
+            lasted = in_words(now_mono - outage.began_mono)
+            says = f"route `{route}` still refuses requests, {outage.refused} in {lasted}, with {cause}"
+        else:
+            says = f"route `{route}`, which refuses requests already, now does so with {cause}"
+        outage.is_told = True
+        outage.reasons.add(last.reason)
+        _log.log(level, says, extra={"fields": fields})
+
+    def _tell_recovery(self, route: str, outage: _Outage) -> None:
+        lasted = max(0.0, self._clock.mono() - outage.began_mono)
+        reasons = sorted(map(str, outage.reasons))
+        requests = f"{outage.refused} request{'s' if outage.refused != 1 else ''}"
+        _log.info(
+            f"route `{route}` answers again: it refused {requests} in {in_words(lasted)} ({', '.join(reasons)})",
+            extra={
+                "fields": {
+                    "route": route,
+                    "reasons": reasons,
+                    "refused": outage.refused,
+                    "seconds": round(lasted, 3),
+                }
+            },
+        )

@@ -1,0 +1,115 @@
+"""Targets that refuse the token, as operators hear of it.
+
+Owns the last refusal of each route and how often it is logged. Called by an exchange when it ends, with what it saw of
+a 401, 403 or 404 that went to the app untouched; read by the status page. It decides nothing about the request. The
+rule: one log line a minute for a route and cause, whatever the traffic; nothing of an answer or a token but what
+`diagnosis` made of it. What the sidecar answers by itself is in `outages`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple, final
+
+from sidecar.config.targets import TokenKind
+from sidecar.observe.metrics import RouteStats
+from sidecar.observe.repeats import Paces
+from sidecar.proxy.admission import headers
+from sidecar.proxy.refusals.diagnosis import SAMPLE, Cause, Diagnosis, Refused, diagnose
+from sidecar.routing.routes import Destination
+from sidecar.runtime.clock import Clock
+from sidecar.tokens.token import read_claims
+
+_log = logging.getLogger("sidecar.targets")
+
+
+class LastRefusal(NamedTuple):
+    """What a route's target refused last; `at` in Unix seconds."""
+
+    diagnosis: Diagnosis
+    status: int
+    at: float
+    good_since: int = 0
+    """Good answers (below 400) of the route since then."""
+
+
+@final
+class Sample:
+    """The beginning of one answer that may be a refusal."""
+
+    __slots__ = ("body", "fields", "status")
+
+    def __init__(self, status: int, fields: headers.Fields) -> None:
+        self.status = status
+        self.fields = fields
+        self.body = b""
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the body."""
+        if len(self.body) < SAMPLE:
+            self.body += data[: SAMPLE - len(self.body)]
+
+
+@final
+class Refusals:
+    """Of every route."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last: dict[str, LastRefusal] = {}
+        self._good: dict[str, tuple[RouteStats, int]] = {}
+        """By route, where it counts, and how many good answers it had when it refused last."""
+        self._paces = Paces[tuple[str, Cause]]()
+
+    def last(self, route: str) -> LastRefusal | None:
+        """What this route's target refused last, and whether it has done better since."""
+        found = self._last.get(route)
+        if found is None:
+            return None
+        stats, before = self._good[route]
+        return found._replace(good_since=stats.answered_well() - before)
+
+    def note(self, destination: Destination, sample: Sample, bearer: bytes, stats: RouteStats) -> None:
+        """An answer has ended; `bearer` is the header value that was sent."""
+        now_at, now_mono = self._clock.wall(), self._clock.mono()
+        claims = {}
+        if destination.token_kind is not TokenKind.ACCESS:
+            claims = dict(read_claims(bearer.partition(b" ")[2].decode("ascii")) or {})
+        found = diagnose(
+            Refused(
+                destination.target,
+                destination.token_kind,
+                "https" if destination.tls else "http",
+                destination.authority.decode("ascii"),
+                sample.status,
+                {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in sample.fields},
+                sample.body.decode("utf-8", "replace"),
+                claims,
+                now_at,
+            )
+        )
+        if found is None:
+            return
+        name = destination.route.name
+        stats.upstream_refusals[found.cause] = stats.upstream_refusals.get(found.cause, 0) + 1
+        self._last[name] = LastRefusal(found, sample.status, now_at)
+        self._good[name] = stats, stats.answered_well()
+        untold = self._paces.take((name, found.cause), now_mono)
+        if untold is None:
+            return
+        # An app's own 403 is its business; it is told of once a minute all the same, for whoever wonders.
+        level = logging.INFO if found.cause is Cause.UNEXPLAINED else logging.WARNING
+        fields = {
+            "route": name,
+            "status": sample.status,
+            "reason": str(found.cause),
+            "detail": found.detail,
+            "command": found.command or None,
+            "untold": untold or None,
+        }
+        says = (
+            f"target refused a request of route `{name}` with {sample.status} {found.cause}: {found.detail}"
+        )
+        if found.command and found.command not in found.detail:
+            says += f" To mend it: {found.command}"
+        _log.log(level, says, extra={"fields": fields})

@@ -1,0 +1,252 @@
+"""What the process listens on.
+
+Owns every listening socket, what each is for, the certificates they show, and which addresses are the sidecar's own.
+Called by the service. Another configuration is first planned, which binds what is missing and leaves the rest as it is,
+then adopted or dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, final
+
+from sidecar.config.addresses import ListenAddress
+from sidecar.config.listeners import ListenerConfig, ListenerTls
+from sidecar.config.models import Config
+from sidecar.net import bind_faults, certificates, listeners
+from sidecar.net.certificates import Certificate, Certificates
+from sidecar.net.listeners import Listener, Settings
+from sidecar.routing.routes import Route, RouteTable
+from sidecar.runtime.clock import Clock
+from sidecar.service.start_error import EXIT_BIND, EXIT_CONFIG, StartError
+
+_log = logging.getLogger(__name__)
+
+
+class Use(NamedTuple):
+    """What a listener is used for."""
+
+    listener: Listener
+    route: Route | None
+    """None for the shared listener."""
+    settings: Settings
+
+
+class Plan(NamedTuple):
+    """The listeners of another configuration."""
+
+    stay: list[Use]
+    """Those that listen already, each with what it is for from then on."""
+    bound: list[Use]
+    """Those that were bound for it."""
+    certificates: Mapping[ListenerTls, Certificate]
+
+    def drop(self) -> None:
+        """Close what was bound for it: it will not be served."""
+        for use in self.bound:
+            listeners.close(use.listener)
+
+
+@final
+class Bindings:
+    """Of one process."""
+
+    def __init__(self, clock: Clock, inherited: Iterable[socket.socket]) -> None:
+        """`inherited`: sockets that listen already, for addresses of the configuration (socket activation)."""
+        self.uses: list[Use] = []
+        self.admin: list[Listener] = []
+        self.own_addresses: set[tuple[str, int]] = set()
+        """Host and port of every listener: no route may lead there."""
+        self.certificates = Certificates(clock)
+        self._inherited = [listeners.inherited(sock) for sock in inherited]
+
+    def bind(self, config: Config, table: RouteTable) -> None:
+        """Listen on all that the first configuration names; raises StartError, and `close` is to be called then."""
+        found = self._read_certificates(config, table)
+        for it, route in _asked(config, table):
+            settings = _settings(it, route, found)
+            bound = _bound(it.address, _what(route), self._inherited)
+            self.uses += [Use(listener, route, settings) for listener in bound]
+        for address in config.admin:
+            self.admin += _bound(address, "admin", self._inherited)
+        if self._inherited:
+            names = ", ".join(map(str, self._inherited))
+            raise StartError(
+                f"the socket unit listens on {names}, which no `listen` and no `admin` of the configuration names: "
+                "write the same addresses in both",
+                EXIT_BIND,
+            )
+        for listener in [*self.admin, *(use.listener for use in self.uses)]:
+            self.own_addresses.update(_own_addresses(listener))
+        self.certificates.adopt(found)
+
+    def plan(self, config: Config, table: RouteTable) -> Plan:
+        """Bind what another configuration lacks; raises StartError with everything as it was."""
+        plan = Plan([], [], self._read_certificates(config, table))
+        free: dict[ListenAddress, list[list[Listener]]] = {}
+        for group in _groups(self.uses):
+            free.setdefault(group[0].address, []).append(group)
+        missing: list[tuple[ListenAddress, Route | None, Settings]] = []
+        for it, route in _asked(config, table):
+            settings = _settings(it, route, plan.certificates)
+            if groups := free.get(it.address):
+                plan.stay.extend(Use(listener, route, settings) for listener in groups.pop(0))
+            else:
+                missing.append((it.address, route, settings))
+        # `localhost:8787` may be written for `127.0.0.1:8787` now: half of what it means listens already.
+        left = [listener for groups in free.values() for group in groups for listener in group]
+        old = {use.listener.socket for use in self.uses}
+        try:
+            for address, route, settings in missing:
+                for listener in self._bound_beside(address, _what(route), left):
+                    uses = plan.stay if listener.socket in old else plan.bound
+                    uses.append(Use(listener, route, settings))
+        except StartError:
+            plan.drop()
+            raise
+        return plan
+
+    def _bound_beside(self, address: ListenAddress, what: str, left: list[Listener]) -> Sequence[Listener]:
+        """Of what is `left` of the old configuration, or bound beside it, for as long as both are there."""
+        try:
+            return _bound(address, what, left)
+        except StartError as error:
+            for listener in left:
+                if address.clashes(listener.address) and not _is_of(listener, address):
+                    raise StartError(
+                        f"{what}: {address} cannot be listened on while this sidecar listens on {listener}: restart "
+                        "it, or give another port",
+                        EXIT_BIND,
+                    ) from error
+            raise
+
+    def adopt(self, plan: Plan) -> list[Listener]:
+        """Go by it from now on; the listeners that are not in it, for the caller to close."""
+        kept = {use.listener.socket for use in plan.stay}
+        surplus = [use.listener for use in self.uses if use.listener.socket not in kept]
+        for listener in surplus:
+            self.own_addresses.difference_update(_own_addresses(listener))
+        for use in plan.bound:
+            self.own_addresses.update(_own_addresses(use.listener))
+        self.uses = [*plan.stay, *plan.bound]
+        self.certificates.adopt(plan.certificates)
+        return surplus
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.certificates.stop()
+        for listener in [*self.admin, *(use.listener for use in self.uses)]:
+            listeners.close(listener)
+
+    # the addresses, as bound
+
+    def shared(self) -> list[str]:
+        """Those of the shared listener."""
+        return [str(use.listener) for use in self.uses if use.route is None]
+
+    def of_route(self, name: str) -> list[str]:
+        """Those of a route's own listener."""
+        return [str(use.listener) for use in self.uses if use.route is not None and use.route.name == name]
+
+    def secure(self) -> set[str]:
+        """Those of all listeners that serve https."""
+        return {str(use.listener) for use in self.uses if use.settings.certificate is not None}
+
+    def tell(self, routes: Sequence[str], version: str) -> None:
+        """Log where the sidecar can be reached, and what can be reached from other machines."""
+        for listener, _, _ in self.uses:
+            if listener.address.is_remote:
+                _log.warning(
+                    f"the listener {listener} is reachable from other machines: "
+                    "whoever reaches it calls with this identity",
+                    extra={"fields": {"listen": str(listener)}},
+                )
+        for listener in self.admin:
+            if listener.address.is_remote:
+                # Not refused: kubelet and Prometheus come by the pod's address, no page shows a token, and what
+                # changes anything is for callers of this machine only.
+                _log.warning(
+                    f"the admin server {listener} is reachable from other machines: they can read metrics and status",
+                    extra={"fields": {"admin": str(listener)}},
+                )
+        where = {"listen": self.shared(), "admin": [str(listener) for listener in self.admin]}
+        on = ", ".join(where["listen"]) or "no shared address"
+        served = f"{len(routes)} route{'s' if len(routes) != 1 else ''}"
+        _log.info(
+            f"listening on {on} for {served}, admin on {', '.join(where['admin'])}",
+            extra={"fields": {**where, "routes": list(routes), "version": version}},
+        )
+
+    def _read_certificates(self, config: Config, table: RouteTable) -> dict[ListenerTls, Certificate]:
+        """What the listeners of a configuration show; StartError for files that can't be used."""
+        found: dict[ListenerTls, Certificate] = {}
+        for it, route in _asked(config, table):
+            if it.tls is None:
+                continue
+            try:
+                found.update(self.certificates.read([it.tls]))
+            except (OSError, ValueError) as error:
+                why = certificates.why(error, it.tls)
+                raise StartError(
+                    f"{_what(route)}: the files of `tls` of {it.address} cannot be used: {why}", EXIT_CONFIG
+                ) from error
+        return found
+
+
+def _asked(config: Config, table: RouteTable) -> Iterable[tuple[ListenerConfig, Route | None]]:
+    """Every listener of apps that a configuration names, and whose it is."""
+    yield from ((it, None) for it in config.listen)
+    yield from ((it, route) for route in table.routes for it in route.config.listen)
+
+
+def _what(route: Route | None) -> str:
+    return "listen" if route is None else f"listen of route `{route.name}`"
+
+
+def _settings(it: ListenerConfig, route: Route | None, found: Mapping[ListenerTls, Certificate]) -> Settings:
+    try:
+        return listeners.settings_of(it, None if it.tls is None else found[it.tls])
+    except LookupError as error:
+        raise StartError(f"{_what(route)}: `peers` of {it.address}: {error.args[0]}", EXIT_CONFIG) from error
+
+
+def _groups(bound: Iterable[Use]) -> list[list[Listener]]:
+    """The listeners of each address together: `localhost` has two, with one port."""
+    groups: list[list[Listener]] = []
+    for listener, _, _ in bound:
+        last = groups[-1] if groups else []
+        same = last and last[0].address == listener.address and _port(last[0]) == _port(listener)
+        if same and not listener.is_unix:
+            last.append(listener)
+        else:
+            groups.append([listener])
+    return groups
+
+
+def _port(listener: Listener) -> int:
+    return 0 if listener.is_unix else int(listener.socket.getsockname()[1])
+
+
+def _bound(address: ListenAddress, what: str, there: list[Listener]) -> Sequence[Listener]:
+    try:
+        return listeners.bind(address, there)
+    except OSError as error:
+        why = bind_faults.explain(
+            error, address, unprivileged_from=listeners.first_unprivileged_port(), uid=os.geteuid()
+        )
+        raise StartError(f"{what}: {address} cannot be listened on: {why}", EXIT_BIND) from error
+
+
+def _is_of(listener: Listener, address: ListenAddress) -> bool:
+    """Whether it is bound to just what the address means: then it is taken over, and does not stand in the way."""
+    return any(host in address.hosts for host, _ in _own_addresses(listener))
+
+
+def _own_addresses(listener: Listener) -> Iterable[tuple[str, int]]:
+    if listener.is_unix:
+        return
+    host, port = listener.socket.getsockname()[:2]
+    yield host, port

@@ -1,0 +1,283 @@
+"""sidecar.routing.routes"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.config.load import load
+from sidecar.errors import Reason, SidecarError
+from sidecar.routing.routes import RouteTable, match_own
+
+TABLE = """
+routes:
+  - {name: exact, host: a.b.run.app, upstream: "https://exact.example"}
+  - {name: short, host: "*.run.app", upstream: "https://{host}"}
+  - {name: long, host: "*.x.run.app", upstream: "https://{host}", audience: "https://{host}/"}
+  - {name: billing, host: [billing.internal, bücher.example], upstream: "https://billing-abc.a.example:8443", path_prefix: /billing}
+  - {name: deep, host: deep.internal, upstream: "https://deep.example", path_prefix: /billing/deep}
+  - {name: twin-a, host: a.twin, upstream: "https://twin.example"}
+  - {name: twin-b, host: b.twin, upstream: "https://twin.example"}
+  - {name: local, host: local.internal, upstream: "http://127.0.0.1:8080"}
+  - {name: kept, host: kept.internal, upstream: "https://kept.example", upstream_host: keep}
+  - {name: literal, host: literal.internal, upstream: "https://l.example", upstream_host: "v.example"}
+  - {name: shared-a, host: a.shared, upstream: "https://shared.example"}
+  - {name: shared-b, upstream: "https://shared.example"}
+  - {name: covered, upstream: "https://covered.run.app"}
+  - {name: address, upstream: "https://10.1.2.3"}
+"""
+
+ROOT = """
+routes:
+  - {name: everything, upstream: "https://everything.example", path_prefix: /}
+  - {name: address, upstream: "https://10.1.2.3"}
+"""
+
+
+@pytest.fixture
+def table() -> RouteTable:
+    return RouteTable.compile(load(TABLE, environ={}).config)
+
+
+MATCHES = [
+    pytest.param("a.b.run.app", "/", "exact", "https://exact.example", "", id="exact-before-wildcard"),
+    pytest.param("A.B.Run.App.:99", "/", "exact", "https://exact.example", "", id="spelling-and-port"),
+    pytest.param("c.run.app", "/", "short", "https://c.run.app", "", id="wildcard"),
+    pytest.param("d.c.run.app", "/", "short", "https://d.c.run.app", "", id="wildcard-two-labels"),
+    pytest.param("c.x.run.app", "/", "long", "https://c.x.run.app", "", id="longest-wildcard"),
+    pytest.param("x.run.app", "/", "short", "https://x.run.app", "", id="a-wildcard-needs-a-label"),
+    pytest.param(
+        "xn--bcher-kva.example", "/", "billing", "https://billing-abc.a.example:8443", "", id="idna"
+    ),
+    pytest.param(
+        "billing.localhost:8787", "/", "billing", "https://billing-abc.a.example:8443", "", id="name"
+    ),
+    pytest.param(
+        "billing-abc.a.example", "/", "billing", "https://billing-abc.a.example:8443", "", id="upstream"
+    ),
+    pytest.param(
+        "localhost:1",
+        "/billing",
+        "billing",
+        "https://billing-abc.a.example:8443",
+        "/billing",
+        id="prefix-itself",
+    ),
+    pytest.param(
+        "localhost:1",
+        "/billing?q",
+        "billing",
+        "https://billing-abc.a.example:8443",
+        "/billing",
+        id="prefix-query",
+    ),
+    pytest.param(
+        "10.1.2.3", "/billing/x", "billing", "https://billing-abc.a.example:8443", "/billing", id="prefix-ip"
+    ),
+    pytest.param("10.1.2.3", "/other", "address", "https://10.1.2.3", "", id="an-address-behind-prefixes"),
+    pytest.param("10.1.2.3", "", "address", "https://10.1.2.3", "", id="an-address-by-the-proxy-way"),
+    pytest.param(
+        "shared.example", "/", "shared-b", "https://shared.example", "", id="an-upstream-of-one-without-hosts"
+    ),
+    pytest.param(
+        "covered.run.app", "/", "short", "https://covered.run.app", "", id="a-wildcard-before-a-default"
+    ),
+    pytest.param(
+        "[::1]", "/billing/deep/x", "deep", "https://deep.example", "/billing/deep", id="longest-prefix"
+    ),
+]
+
+
+@pytest.mark.parametrize(("host", "path", "name", "origin", "prefix"), MATCHES)
+def test_the_order_of_matching(
+    table: RouteTable, host: str, path: str, name: str, origin: str, prefix: str
+) -> None:
+    """Most specific first, and the same again from the memo."""
+    for _ in range(2):
+        match = table.match(host.encode(), path.encode())
+        assert match.destination.route.name == name
+        assert match.destination.origin.decode() == origin
+        assert match.prefix.decode() == prefix
+
+
+NO_MATCH = [
+    pytest.param("run.app", "/", id="wildcards-own-suffix"),
+    pytest.param("1.2.3.4", "/", id="ip-literal"),
+    pytest.param("evil.example", "/billing/x", id="prefix-under-a-strangers-name"),
+    pytest.param("0.0.0.0", "/billing/x", id="prefix-under-the-unspecified-address"),
+    pytest.param("[::]", "/billing/x", id="prefix-under-the-unspecified-address-of-ipv6"),
+    pytest.param("[::ffff:7f00:1]", "/billing/x", id="prefix-under-loopback-in-disguise"),
+    pytest.param("twin.example", "/", id="an-upstream-of-two-routes"),
+    pytest.param("127.0.0.1", "/", id="a-loopback-upstream"),
+    pytest.param("short.localhost", "/", id="name-of-a-wildcard-route"),
+    pytest.param("localhost", "/billings", id="prefix-is-no-substring"),
+    pytest.param("localhost", "", id="prefix-is-not-for-the-proxy-way"),
+]
+
+
+@pytest.mark.parametrize(("host", "path"), NO_MATCH)
+def test_what_matches_nothing_goes_nowhere(table: RouteTable, host: str, path: str) -> None:
+    """NO_ROUTE, naming the host that was asked for."""
+    with pytest.raises(SidecarError) as caught:
+        table.match(host.encode(), path.encode())
+    assert caught.value.reason is Reason.NO_ROUTE
+    assert f"`{host.strip('[]')}`" in caught.value.detail
+
+
+def test_the_proxy_way_is_for_no_prefix() -> None:
+    """What an app asks of its HTTP proxy says by its host what is meant: `/` does not take it."""
+    table = RouteTable.compile(load(ROOT, environ={}).config)
+    for _ in range(2):
+        assert table.match(b"10.1.2.3", b"/").destination.route.name == "everything"
+        assert table.match(b"10.1.2.3", b"").destination.route.name == "address"
+        assert table.match(b"localhost", b"/").destination.route.name == "everything"
+        for host in (b"localhost", b"10.1.2.4"):
+            with pytest.raises(SidecarError):
+                table.match(host, b"")
+
+
+def test_a_404_names_the_nearest_route(table: RouteTable) -> None:
+    """With what it takes."""
+    with pytest.raises(SidecarError) as caught:
+        table.match(b"biling.internal", b"/")
+    assert "nearest route is `billing`, which takes `billing.internal`" in caught.value.detail
+
+
+@pytest.fixture(scope="module")
+def large() -> RouteTable:
+    routes = [
+        f"  - {{name: {kind}-{number}, upstream: 'https://{kind}-{number}-abc123-uc.a.run.app'}}"
+        for number in range(200)
+        for kind in ("billing", "reports", "search")
+    ]
+    return RouteTable.compile(load("\n".join(["routes:", *routes]), environ={}).config)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        pytest.param(b"biling-77.localhost", "billing-77", id="at-the-beginning"),
+        pytest.param(b"xeports-150-abc123-uc.a.run.app", "reports-150", id="the-first-letter"),
+        pytest.param(b"search-9-abc123-ucx.a.run.ap", "search-9", id="at-the-end"),
+        pytest.param(b"reports-42", "reports-42", id="its-name-alone"),
+    ],
+)
+def test_the_nearest_of_many_routes_is_found_among_a_few(
+    large: RouteTable, monkeypatch: pytest.MonkeyPatch, host: bytes, name: str
+) -> None:
+    """A miss costs the same whatever the number of routes: it holds up every other request meanwhile."""
+    compared: list[int] = []
+
+    def watched(word: str, possibilities: Iterable[str], **more: Any) -> list[str]:
+        compared.append(len(list(possibilities)))
+        return get_close_matches(word, possibilities, **more)
+
+    monkeypatch.setattr("sidecar.routing.routes.get_close_matches", watched)
+    with pytest.raises(SidecarError) as caught:
+        large.match(host, b"/")
+    assert f"The nearest route is `{name}`, " in caught.value.detail
+    assert max(compared) <= 32
+
+
+@pytest.mark.parametrize("host", [b"", b"a b", b"\xff\xfe", b"a, b", b"u@a"])
+def test_a_malformed_host_is_bad_host(table: RouteTable, host: bytes) -> None:
+    """Never a route, never a crash."""
+    with pytest.raises(SidecarError) as caught:
+        table.match(host, b"/")
+    assert caught.value.reason is Reason.BAD_HOST
+
+
+def test_destinations_hold_what_they_are_configured_to(table: RouteTable) -> None:
+    """Audience, Host and port, by default and by setting."""
+    fixed = table.match(b"billing.internal", b"/").destination
+    assert (fixed.audience, fixed.authority, fixed.port) == (
+        "https://billing-abc.a.example:8443",
+        b"billing-abc.a.example:8443",
+        8443,
+    )
+    assert fixed.host_header == b"billing-abc.a.example:8443"
+    assert table.match(b"c.x.run.app", b"/").destination.audience == "https://c.x.run.app/"
+    assert table.match(b"kept.internal", b"/").destination.host_header is None
+    assert table.match(b"literal.internal", b"/").destination.host_header == b"v.example"
+    assert table.match(b"c.run.app", b"/").destination is table.match(b"C.run.app", b"/").destination
+
+
+def test_own_listeners_refuse_strangers_names(table: RouteTable) -> None:
+    """Loopback, IP literals and the route's own names pass; on a Unix socket every name does."""
+    (billing,) = [route for route in table.routes if route.name == "billing"]
+    for host in (
+        b"localhost:1",
+        b"127.0.0.1",
+        b"x.localhost",
+        b"billing.internal",
+        b"billing-abc.a.example",
+        b"10.0.0.1",
+    ):
+        assert match_own(billing, host, any_host=False).destination is billing.fixed()
+    for host in (b"evil.example", b"0.0.0.0", b"[::]:1", b"[::ffff:127.0.0.1]", b"[::ffff:0:0]"):
+        with pytest.raises(SidecarError) as caught:
+            match_own(billing, host, any_host=False)
+        assert caught.value.reason is Reason.CALLER_REFUSED
+    assert match_own(billing, b"evil.example", any_host=True).destination is billing.fixed()
+
+
+def test_a_wildcard_routes_own_listener_serves_its_hosts_only(table: RouteTable) -> None:
+    """Or the Host would choose any upstream at all."""
+    (short,) = [route for route in table.routes if route.name == "short"]
+    assert match_own(short, b"c.run.app", any_host=False).destination.origin == b"https://c.run.app"
+    for host in (b"localhost", b"evil.example", b"169.254.169.254"):
+        with pytest.raises(SidecarError):
+            match_own(short, host, any_host=True)
+
+
+@given(st.text(alphabet="abx.-run:pl0123456789[]*", max_size=40))
+def test_a_wildcard_never_leads_outside_its_suffix(host: str) -> None:
+    """Whatever the Host, a destination is a fixed upstream or ends in the wildcard's suffix."""
+    table = RouteTable.compile(load(TABLE, environ={}).config)
+    try:
+        destination = table.match(host.encode(), b"/billing").destination
+    except SidecarError:
+        return
+    if destination.route.dynamic:
+        assert destination.host.endswith(".run.app")
+
+
+def test_memos_are_bounded(table: RouteTable) -> None:
+    """A flood of hosts pushes the oldest destination out."""
+    first = table.match(b"h0.run.app", b"/").destination
+    for number in range(1, 5000):
+        table.match(b"h%d.run.app" % number, b"/")
+    assert table.match(b"h0.run.app", b"/").destination is not first
+
+
+def test_every_way_in_by_name_is_told(table: RouteTable) -> None:
+    """For the status page: hosts as configured, and the upstream's own where it leads here and to no other route."""
+    found = {route.name: table.hosts_of(route) for route in table.routes}
+    assert found["billing"] == ["billing.internal", "xn--bcher-kva.example", "billing-abc.a.example"]
+    assert found["short"] == ["*.run.app"]
+    assert found["twin-a"] == ["a.twin"]
+    assert found["local"] == ["local.internal"]
+    assert (found["shared-a"], found["shared-b"]) == (["a.shared"], ["shared.example"])
+    assert found["covered"] == []
+    assert repr(table.routes[0]) == "<Route exact>"
+    assert repr(table.routes[0].fixed()) == "<Destination exact https://exact.example>"
+
+
+@pytest.mark.parametrize("host", ["host.docker.internal", "gateway", "billing.internal.evil.example"])
+@pytest.mark.parametrize("path", ["/billing", "/billing/x", "/billing?x=1"])
+def test_a_404_for_a_known_prefix_says_that_prefixes_need_loopback(
+    table: RouteTable, host: str, path: str
+) -> None:
+    """A container that calls its host does so by a name (`host.docker.internal`): the way out is that route's `host`."""
+    with pytest.raises(SidecarError) as caught:
+        table.match(host.encode(), path.encode())
+    assert caught.value.detail == (
+        f"`/billing` is the `path_prefix` of route `billing`, and prefixes hold where the app calls `localhost` or the "
+        f"address that the sidecar listens on, not `{host}`: web pages may get here by such a name. Call it so, or add "
+        f"`{host}` to the route's `host`, and leave the prefix out of the path."
+    )  # fmt: skip
