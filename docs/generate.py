@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from docs.advice import ADVICE, CAUSES
 from sidecar.cli import commands as cli
+from sidecar.cli.sections.deploy import completion_script
 from sidecar.config.allow import Allow
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
@@ -329,9 +330,9 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/metrics.md": metrics,
     "docs/cli.md": commands,
     "data/share/man/man1/idtoken-sidecar.1": manual,
-    "data/share/bash-completion/completions/idtoken-sidecar": lambda: cli.completion_script("bash"),
-    "data/share/zsh/site-functions/_idtoken-sidecar": lambda: cli.completion_script("zsh"),
-    "data/share/fish/vendor_completions.d/idtoken-sidecar.fish": lambda: cli.completion_script("fish"),
+    "data/share/bash-completion/completions/idtoken-sidecar": lambda: completion_script(cli.main, "bash"),
+    "data/share/zsh/site-functions/_idtoken-sidecar": lambda: completion_script(cli.main, "zsh"),
+    "data/share/fish/vendor_completions.d/idtoken-sidecar.fish": lambda: completion_script(cli.main, "fish"),
     "deploy/cloudrun/service.yaml": lambda: cloud_run.service(_plan()),
     "deploy/cloudrun/service-with-metrics.yaml": lambda: cloud_run.service(_plan(), metrics=True),
     "deploy/cloudrun/job.yaml": lambda: cloud_run.job(_plan()),

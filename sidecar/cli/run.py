@@ -1,6 +1,6 @@
 """A sidecar in this process: event loop, signals, exit codes.
 
-Called by the `run` command, and by `child` for `exec`. Owns what is the process's: the loop, the handlers of
+Called by the `run` command, and by `exec_command` for `exec`. Owns what is the process's: the loop, the handlers of
 SIGTERM and SIGINT, the order in which it ends. Exit codes: 0 told to stop, 2 configuration, 3 an address that cannot be
 listened on, 4 a required route got no token; a second signal ends at once with 128 plus its number.
 """

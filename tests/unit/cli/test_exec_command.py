@@ -1,10 +1,10 @@
-"""sidecar.cli.child: the listeners that `exec` adds"""
+"""sidecar.cli.exec_command: the listeners that `exec` adds"""
 
 from __future__ import annotations
 
 import pytest
 
-from sidecar.cli.child import passed_on, with_own_listeners
+from sidecar.cli.exec_command import passed_on, with_own_listeners
 from sidecar.config.load import load
 
 TLS = "cert_file: /c.pem, key_file: /k.pem"

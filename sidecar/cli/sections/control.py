@@ -1,0 +1,130 @@
+"""Talk to one that runs: `wait`, `healthcheck`, `renew`, `reload` and `quit`."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+from sidecar.cli.options import complete_route, with_admin
+from sidecar.cli.output import EXIT_CODES, fail, give_up, one_line, say
+from sidecar.cli.probe import Reply, ask, readiness, wait_until_ready
+from sidecar.config.addresses import ListenAddress
+
+
+def _ask(address: ListenAddress, method: str, path: str, timeout: float) -> Reply:
+    """What the admin server answers; ends the process where nothing does."""
+    import http.client
+
+    try:
+        return ask(address, method, path, timeout=timeout)
+    except (OSError, http.client.HTTPException) as error:
+        fail(f"nothing answers at {address} ({one_line(str(error))})")
+
+
+def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
+    fail(f"what answers at {address} ({reply.status}) is no sidecar's admin server")
+
+
+@click.command(epilog=EXIT_CODES)
+@with_admin
+@click.option(
+    "--timeout", metavar="DURATION", default="60s", show_default=True, help="Give up after this long."
+)
+def wait(address: ListenAddress, timeout: str) -> None:
+    """Wait until a sidecar is ready.
+
+    \b
+    idtoken-sidecar wait --timeout 30s && ./app
+    """
+    from sidecar.config.quantities import parse_duration
+
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        give_up(f"--timeout: {error}")
+    why = wait_until_ready(address, seconds, lambda why: say(f"waiting: {one_line(why)}", err=True))
+    if why is not None:
+        fail(f"not ready after {timeout}: {one_line(why)}")
+    click.echo("ready")
+
+
+@click.command(epilog=EXIT_CODES)
+@with_admin
+@click.option("--live", is_flag=True, help="Ask whether it lives, not whether it is ready.")
+def healthcheck(address: ListenAddress, live: bool) -> None:
+    """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes.
+
+    It says which tokens are missing, too. That does not change the exit code: to restart a sidecar mends no token.
+    """
+    shortfall = ""
+    if live:
+        if _ask(address, "GET", "/healthz/live", timeout=5.0).status != 200:
+            fail("it is not alive")
+    else:
+        why, shortfall = readiness(address)
+        if why is not None:
+            fail(one_line(why))
+    say(f"ready; {one_line(shortfall)}" if shortfall else "ok")
+
+
+@click.command(epilog=EXIT_CODES)
+@with_admin
+@click.argument("route", required=False, shell_complete=complete_route)
+def renew(address: ListenAddress, route: str | None) -> None:
+    """Have a sidecar fetch the tokens of a route now, or of all routes, and say what came of it.
+
+    \b
+    idtoken-sidecar renew billing
+
+    For when the cause of failed fetches is mended: otherwise the sidecar tries again by itself. The tokens that it has
+    are used until others are there. The same can be asked for every five seconds.
+    """
+    from urllib.parse import urlencode
+
+    query = f"?{urlencode({'route': route})}" if route is not None else ""
+    reply = _ask(address, "POST", f"/renew{query}", timeout=60.0)
+    tokens, detail = reply.document.get("tokens"), reply.document.get("detail")
+    if not isinstance(tokens, list):
+        if isinstance(detail, str):
+            fail(one_line(detail))
+        _fail_as_another(address, reply)
+    for token in tokens:
+        if isinstance(token, dict):
+            failed = token.get("result") != "ok"
+            what = f"{token.get('reason')}: {token.get('detail')}" if failed else "renewed"
+            say(one_line(f"{token.get('route')}: {token.get('audience')}: {what}"), err=failed)
+    if not tokens:
+        say("no token is in use there")
+    if reply.status != 200:
+        sys.exit(1)
+
+
+@click.command("reload", epilog=EXIT_CODES)
+@with_admin
+def reload_(address: ListenAddress) -> None:
+    """Tell a sidecar to read its configuration again, and say what came of it.
+
+    \b
+    idtoken-sidecar reload && echo "in force"
+
+    It does so by itself when its file changes, and on SIGHUP. One that can't be used leaves the old one in force.
+    """
+    reply = _ask(address, "POST", "/reload", timeout=60.0)
+    result, detail = reply.document.get("result", ""), reply.document.get("detail")
+    if not isinstance(result, str) or not isinstance(detail, str):
+        _fail_as_another(address, reply)
+    if reply.status != 200:
+        fail(f"not reloaded, the old configuration stays in force:\n{detail}")
+    say(result + (f": {detail}" if detail else ""))
+
+
+@click.command("quit", epilog=EXIT_CODES)
+@with_admin
+def quit_(address: ListenAddress) -> None:
+    """Tell a sidecar to finish what is in flight and end; for jobs whose work is done."""
+    reply = _ask(address, "POST", "/quit", timeout=5.0)
+    if reply.status >= 300:
+        fail(f"refused ({reply.status}): {one_line(reply.text.strip())}")
+    click.echo("quitting")

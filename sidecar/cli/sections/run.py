@@ -1,0 +1,83 @@
+"""Run it: `run` and `exec`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from sidecar.cli.options import Given, configured
+from sidecar.cli.output import EXIT_CODES
+from sidecar.runtime.regular_files import STANDARD_INPUT
+
+
+@click.command(epilog=EXIT_CODES)
+@configured
+def run(given: Given) -> None:
+    """Run the sidecar until SIGTERM or Ctrl-C.
+
+    \b
+    idtoken-sidecar run --config config.yaml
+    idtoken-sidecar run --to https://svc-abc-uc.a.run.app --to reports=https://reports.example.com
+
+    A setting's flag wins over its environment variable, and that over the file. Values are YAML:
+    --listen '[localhost:8787, unix:/run/proxy.sock]', --drain '{max: 20s}'.
+    """
+    from sidecar.runtime.hardening import Process
+
+    process = Process()
+    from sidecar.runtime.file_watch import stamp
+
+    watched = None if given.file in STANDARD_INPUT else given.file
+    seen = stamp(watched) if watched else None
+    loaded = given.load()
+    from sidecar.cli.run import leave, serve
+    from sidecar.service.reload import ConfigSource
+
+    source = ConfigSource(given.read, watched, seen)
+    leave(serve(loaded.config, loaded.warnings, os.environ, process=process, source=source))
+
+
+@click.command(
+    "exec",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    epilog=EXIT_CODES + " · 126, 127 the command can't be run, was not found · else the command's own",
+)
+@click.option("--http-proxy", is_flag=True, help="Set HTTP_PROXY too, and a NO_PROXY that spares loopback.")
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait until the sidecar is ready (at most startup_wait)."
+)
+@click.option(
+    "--pass-env",
+    "named",
+    metavar="NAME",
+    multiple=True,
+    help="Let COMMAND see this variable, though the sidecar's secrets come from it; may be repeated.",
+)
+@configured
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(
+    given: Given, http_proxy: bool, wait: bool, named: tuple[str, ...], command: tuple[str, ...]
+) -> None:
+    """Run COMMAND with a sidecar beside it; ends with its exit code.
+
+    \b
+    idtoken-sidecar exec --config config.yaml -- python app.py
+    idtoken-sidecar exec --to billing=https://svc-abc-uc.a.run.app -- sh -c 'curl $IDTOKEN_SIDECAR_URL_BILLING'
+
+    COMMAND finds IDTOKEN_SIDECAR_URL, and for each route IDTOKEN_SIDECAR_URL_NAME (upper case, `-` as `_`) with a
+    port of its own. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
+    Logs go to stderr: stdout is the command's.
+
+    COMMAND sees the environment, but not the sidecar's settings (IDTOKEN_SIDECAR_*), nor the variables that secrets of
+    the configuration come from by ${NAME}: name those that it needs with --pass-env.
+    """
+    from sidecar.runtime.hardening import Process
+
+    process = Process()
+    loaded = given.load()
+    from sidecar.cli.exec_command import Child, with_own_listeners
+    from sidecar.cli.run import leave, serve
+
+    child = Child(command, os.environ, process=process, http_proxy=http_proxy, wait=wait, named=named)
+    leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child, process=process))
