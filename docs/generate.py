@@ -31,7 +31,7 @@ from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import MEANINGS
 from sidecar.manifest import cloud_run, kubernetes, machine
 from sidecar.manifest.plan import Plan
-from sidecar.observe.metrics import FAMILIES
+from sidecar.observe.families import FAMILIES
 from sidecar.proxy.refusals.diagnosis import Cause
 from sidecar.service.service import own_version
 

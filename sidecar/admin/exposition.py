@@ -1,4 +1,4 @@
-"""What /metrics shows: the records of `sidecar.observe.metrics`, in Prometheus text or OpenMetrics.
+"""What /metrics shows: the table of `sidecar.observe.families`, in Prometheus text or OpenMetrics.
 
 Owns the collector that reads the records when it is scraped and the rendering of the page. `service`
 builds the registry, `admin.app` serves it; both on the event loop's thread, on which the records are
@@ -8,10 +8,9 @@ written too. It may not count anything itself. Rules: Prometheus text 0.0.4 and 
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import final
+from typing import Any, Final, final
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.metrics_core import (
@@ -26,170 +25,48 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
-from sidecar.observe import metrics
-from sidecar.observe.metrics import (
-    Family,
-    HandshakeFailure,
-    Histogram,
-    Kind,
-    MetricsSource,
-    Pause,
-    RouteStats,
-    TokenReading,
-)
+from sidecar.observe.families import TABLE, MetricsSource
+from sidecar.observe.family import Family, Histogram, Kind, Samples
 
-Samples = Iterable[tuple[tuple[str, ...], float]]
-_Routes = Sequence[tuple[str, RouteStats]]
+_MAKE: Final = {
+    Kind.COUNTER: CounterMetricFamily,
+    Kind.GAUGE: GaugeMetricFamily,
+    Kind.HISTOGRAM: HistogramMetricFamily,
+}
 
 
 @final
 class SidecarCollector:
-    """Turns the records into metric families when it is scraped."""
+    """Reads the table of families when it is scraped."""
 
     def __init__(self, source: MetricsSource) -> None:
         self._source = source
 
     def collect(self) -> Iterator[Metric]:
-        """Every family of `FAMILIES`, each read in one piece."""
-        source = self._source
-        yield InfoMetricFamily(
-            metrics.BUILD.name.removesuffix("_info"),
-            metrics.BUILD.help,
-            {"version": source.version, "python": platform.python_version()},
-        )
-        yield _single(metrics.START, [((), source.started_at)])
-        yield _single(metrics.READY, [((), float(source.is_ready()))])
-        yield _single(metrics.FAULTS, [((), source.faults())])
-        loop = source.loop_stats()
-        lag = HistogramMetricFamily(metrics.LOOP_LAG.name, metrics.LOOP_LAG.help, unit=metrics.LOOP_LAG.unit)
-        lag.add_metric((), _cumulative(loop.lag), loop.lag.sum)
-        yield lag
-        yield _single(metrics.LOOP_STALLS, (((reason,), count) for reason, count in loop.stalls.items()))
-        lost = source.log_lines_lost()
-        yield _single(metrics.LOG_LINES_LOST, (((reason,), count) for reason, count in lost.items()))
-        reloads = source.reloads()
-        yield _single(metrics.RELOADS, (((result,), count) for result, count in reloads.counts.items()))
-        yield _single(metrics.RELOAD_OK, [((), float(reloads.last_ok))])
-        yield _single(metrics.RELOADED_AT, [((), reloads.at)])
-        yield from self._listeners()
-        routes = list(self._source.routes())
-        yield from self._routes(routes)
-        yield from self._upstreams(routes)
-        yield from self._tokens()
+        """Every family of `TABLE`, each read in one piece."""
+        for row in TABLE:
+            yield _metric(row.family, row.read(self._source))
 
-    def _listeners(self) -> Iterator[Metric]:
-        stats = self._source.listener_stats()
-        yield _single(metrics.APP_CONNECTIONS, [((), self._source.connections())])
-        yield _single(metrics.ACCEPTED, [((), stats.accepted)])
-        # From nought on, each: a rate does not see the step with which a series begins.
-        yield _single(metrics.ACCEPT_PAUSES, (((reason,), stats.paused.get(reason, 0)) for reason in Pause))
-        yield _single(metrics.PAUSING, [((), stats.pausing)])
-        yield _single(metrics.PEERS_REFUSED, [((), stats.peers_refused)])
-        yield _single(
-            metrics.HANDSHAKES_FAILED,
-            (((reason,), stats.handshakes_failed.get(reason, 0)) for reason in HandshakeFailure),
-        )
-        certificates = list(self._source.certificates())
-        expiries = [it.expires_at for it in certificates if it.expires_at is not None]
-        yield _single(metrics.CERTIFICATE_EXPIRY, [((), min(expiries))] if expiries else [])
-        current = all(it.is_current for it in certificates)
-        yield _single(metrics.CERTIFICATE_OK, [((), float(current))] if certificates else [])
 
-    def _routes(self, routes: _Routes) -> Iterator[Metric]:
-        """What apps asked for, and what they got."""
-        yield _single(
-            metrics.REQUESTS,
-            (
-                ((name, method, str(code)), count)
-                for name, stats in routes
-                for (method, code), count in stats.requests.items()
-            ),
+def _metric(family: Family, samples: Samples) -> Metric:
+    if family.kind is Kind.INFO:
+        ((labels, _),) = samples
+        return InfoMetricFamily(
+            family.name.removesuffix("_info"), family.help, dict(zip(family.labels, labels, strict=True))
         )
-        yield _by(metrics.REFUSED, routes, lambda stats: stats.refused)
-        yield _by(metrics.CUT, routes, lambda stats: stats.cut)
-        yield _each(metrics.IDLE_CLOSED, routes, lambda stats: stats.idle_closed)
-        yield _each(metrics.PIPELINING_STOPPED, routes, lambda stats: stats.pipelining_stopped)
-        yield _histograms(metrics.DURATION, ((name, stats.total) for name, stats in routes))
-        yield _histograms(metrics.OWN_DURATION, ((name, stats.own) for name, stats in routes))
-        yield _each(metrics.IN_FLIGHT, routes, lambda stats: stats.in_flight)
-        yield _each(metrics.QUEUED, routes, lambda stats: stats.queued)
-        yield _each(metrics.BYTES_SENT, routes, lambda stats: stats.bytes_sent)
-        yield _each(metrics.BYTES_RECEIVED, routes, lambda stats: stats.bytes_received)
+    metric: Any = _MAKE[family.kind](family.name, family.help, labels=family.labels, unit=family.unit)
+    for labels, value in samples:
+        if isinstance(value, Histogram):
+            metric.add_metric(labels, _cumulative(value), value.sum)
+        else:
+            metric.add_metric(labels, value)
+    found: Metric = metric
+    return found
 
-    def _upstreams(self, routes: _Routes) -> Iterator[Metric]:
-        """How their upstreams were reached, and what those said."""
-        yield _by(
-            metrics.CONNECTIONS,
-            routes,
-            lambda stats: {"active": stats.connections_active, "idle": stats.connections_idle},
-        )
-        yield _each(metrics.CONNECTIONS_OPENED, routes, lambda stats: stats.connections_opened)
-        yield _by(metrics.CONNECT_FAILURES, routes, lambda stats: stats.connect_failures)
-        yield _each(metrics.CONNECTS_HELD_BACK, routes, lambda stats: stats.connects_held_back)
-        yield _each(metrics.RETRIES, routes, lambda stats: stats.retries)
-        yield _each(metrics.RETRIES_DENIED, routes, lambda stats: stats.retries_denied)
-        yield _each(metrics.REPLAYS, routes, lambda stats: stats.replays)
-        yield _each(metrics.UPGRADES, routes, lambda stats: stats.upgrades)
-        yield _each(metrics.TUNNELS, routes, lambda stats: stats.tunnels)
-        yield _by(metrics.TLS_RELOADS, routes, lambda stats: stats.tls_reloads)
-        yield _single(
-            metrics.TLS_OK,
-            (((name,), float(stats.tls_current)) for name, stats in routes if stats.tls_current is not None),
-        )
-        yield _single(
-            metrics.TLS_CLIENT_EXPIRY, (((name,), at) for name, at in self._source.client_expiries().items())
-        )
-        yield _by(metrics.UPSTREAM_REFUSALS, routes, lambda stats: stats.upstream_refusals)
 
-    def _tokens(self) -> Iterator[Metric]:
-        readings = _one_per_label(self._source.tokens())
-        table = self._source.token_stats()
-        yield _single(
-            metrics.TOKEN_EXPIRY,
-            (
-                (labels, reading.expires_at)
-                for labels, reading in readings.items()
-                if reading.expires_at is not None
-            ),
-        )
-        yield _single(
-            metrics.TOKEN_STATE,
-            (
-                ((*labels, state), float(reading.state == state))
-                for labels, reading in readings.items()
-                for state in metrics.TOKEN_STATES
-            ),
-        )
-        yield _single(
-            metrics.TOKEN_FETCHES,
-            (
-                ((*labels, result, reason), count)
-                for labels, stats in table.records()
-                for (result, reason), count in stats.fetches.items()
-            ),
-        )
-        yield _histograms(
-            metrics.TOKEN_FETCH_DURATION, ((name, pair[0]) for name, pair in table.histograms())
-        )
-        threads = list(self._source.fetch_threads())
-        yield _single(
-            metrics.FETCH_THREADS,
-            (
-                sample
-                for name, reading in threads
-                for sample in (
-                    ((name, "busy"), reading.running - reading.abandoned),
-                    ((name, "abandoned"), reading.abandoned),
-                )
-            ),
-        )
-        yield _single(metrics.ABANDONED, (((name,), reading.given_up) for name, reading in threads))
-        yield _single(
-            metrics.TOKEN_INVALIDATED, ((labels, stats.invalidated) for labels, stats in table.records())
-        )
-        yield _single(metrics.TOKEN_WAITS, ((labels, stats.waits) for labels, stats in table.records()))
-        yield _single(metrics.TOKEN_WAITING, ((labels, stats.waiting) for labels, stats in table.records()))
-        yield _histograms(metrics.TOKEN_WAIT, ((name, pair[1]) for name, pair in table.histograms()))
+def _cumulative(histogram: Histogram) -> Sequence[tuple[str, float]]:
+    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))
 
 
 def build_registry(source: MetricsSource) -> CollectorRegistry:
@@ -249,46 +126,3 @@ class _Slice:
 
     def collect(self) -> Iterable[Metric]:
         return (self._metric,)
-
-
-def _single(family: Family, samples: Samples) -> Metric:
-    make = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
-    metric = make(family.name, family.help, labels=family.labels, unit=family.unit)
-    for labels, value in samples:
-        metric.add_metric(labels, value)
-    return metric
-
-
-def _each(family: Family, routes: _Routes, read: Callable[[RouteStats], float]) -> Metric:
-    """One sample a route."""
-    return _single(family, (((name,), read(stats)) for name, stats in routes))
-
-
-def _by(family: Family, routes: _Routes, read: Callable[[RouteStats], Mapping[str, float]]) -> Metric:
-    """One sample a route and a second label."""
-    return _single(
-        family, (((name, label), count) for name, stats in routes for label, count in read(stats).items())
-    )
-
-
-def _histograms(family: Family, histograms: Iterable[tuple[str, Histogram]]) -> Metric:
-    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels, unit=family.unit)
-    for label, histogram in histograms:
-        metric.add_metric((label,), _cumulative(histogram), histogram.sum)
-    return metric
-
-
-def _cumulative(histogram: Histogram) -> Sequence[tuple[str, float]]:
-    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    return list(zip(bounds, accumulate(histogram.counts), strict=True))
-
-
-def _one_per_label(readings: Iterable[TokenReading]) -> dict[tuple[str, str], TokenReading]:
-    """Two keys may differ in more than their labels; the one that expires first speaks for both."""
-    chosen: dict[tuple[str, str], TokenReading] = {}
-    for reading in readings:
-        labels = (reading.key.credential, reading.key.audience)
-        known = chosen.get(labels)
-        if known is None or (reading.expires_at or 0.0) < (known.expires_at or 0.0):
-            chosen[labels] = reading
-    return chosen

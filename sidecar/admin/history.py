@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, final
 
-from sidecar.observe.metrics import Histogram, RouteStats
+from sidecar.observe.family import Histogram
+from sidecar.observe.metrics import RouteStats
 
 INTERVAL: Final = 5.0
 """Seconds between samples."""

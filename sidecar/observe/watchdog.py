@@ -106,7 +106,7 @@ class Watchdog:
         if seen is not None and seen[0] == self._due_mono:
             _, seen_after, where = seen
         stall = judge(lag, seen_after=seen_after, cpu=self._cpu() - self._cpu_then)
-        self._stats.stalls[stall] += 1
+        self._stats.stalls[stall] = self._stats.stalls.get(stall, 0) + 1
         if lag < _TOLD:
             return
         untold = self._pace.take(now_mono)

@@ -48,17 +48,11 @@ from sidecar.errors import MEANINGS, SidecarError, Source
 from sidecar.net import listeners
 from sidecar.net.dial import Dialer
 from sidecar.observe import logs
+from sidecar.observe.families import CertificateReading, TokenReading
 from sidecar.observe.heap import Trimming, own_heap
 from sidecar.observe.log_sink import Loss
 from sidecar.observe.logs import AccessLog
-from sidecar.observe.metrics import (
-    CertificateReading,
-    ListenerStats,
-    LoopStats,
-    RouteStats,
-    TokenReading,
-    TokenStatsTable,
-)
+from sidecar.observe.metrics import ListenerStats, LoopStats, RouteStats, TokenStatsTable
 from sidecar.observe.tracing import NotInstalledError, Tracer
 from sidecar.observe.watchdog import Watchdog
 from sidecar.proxy.admission.admission import Admission
@@ -118,7 +112,7 @@ class Reloaded(NamedTuple):
 
 @final
 class Reloads:
-    """Of the process so far; see `metrics.ReloadReading`."""
+    """Of the process so far; see `families.ReloadReading`."""
 
     def __init__(self, at: float) -> None:
         self.counts = {"ok": 0, "unchanged": 0, "error": 0}
@@ -146,7 +140,7 @@ class Reloads:
 
 @final
 class Service:
-    """One running sidecar. Implements `admin.view.AdminView` and `metrics.MetricsSource`."""
+    """One running sidecar. Implements `admin.view.AdminView` and `families.MetricsSource`."""
 
     def __init__(
         self,
@@ -681,7 +675,7 @@ class Service:
         self.bindings.certificates.look()
         self._tokens.nudge()
 
-    # metrics.MetricsSource
+    # families.MetricsSource
 
     @property
     def started_at(self) -> float:

@@ -23,7 +23,9 @@ import yaml
 from sidecar.emulator.keys import Authority
 from sidecar.emulator.running import EmulatorThread
 from sidecar.errors import MEANINGS, Reason, Source
-from sidecar.observe.metrics import FAMILIES, Family, HandshakeFailure, Stall
+from sidecar.observe.families import FAMILIES
+from sidecar.observe.family import Family
+from sidecar.observe.metrics import HandshakeFailure, Stall
 from sidecar.proxy.refusals.diagnosis import Cause
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import free_port

@@ -14,7 +14,7 @@ from sidecar.config.allow import Allow
 from sidecar.config.listeners import ListenerTls
 from sidecar.config.load import load
 from sidecar.config.models import Drain, Limits, Pool, Timeouts, Tls, Tracing
-from sidecar.observe.metrics import FAMILIES
+from sidecar.observe.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

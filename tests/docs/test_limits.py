@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from docs.generate import _default
 from sidecar.config.models import Config, Limits, Pool, RouteConfig, Timeouts
 from sidecar.errors import Reason
-from sidecar.observe.metrics import FAMILIES
+from sidecar.observe.families import FAMILIES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
 ROWS = {

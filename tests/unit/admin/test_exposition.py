@@ -14,8 +14,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar.admin.exposition import OPENMETRICS, content_type, parts
-from sidecar.observe import metrics
-from sidecar.observe.metrics import FAMILIES, HandshakeFailure, Pause, RouteStats
+from sidecar.observe.families import FAMILIES
+from sidecar.observe.family import Kind
+from sidecar.observe.metrics import TOKEN_STATES, HandshakeFailure, Pause, RouteStats
 from sidecar.tokens.entry import State, TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.token import TokenKey
@@ -203,9 +204,9 @@ def test_a_token_is_in_one_state(view: Any, state: State) -> None:
     samples = _scrape(view)
     values = {
         known: _at(samples, "token_state", credential="default", audience="https://a", state=known)
-        for known in metrics.TOKEN_STATES
+        for known in TOKEN_STATES
     }
-    assert values == {known: float(known == state) for known in metrics.TOKEN_STATES}
+    assert values == {known: float(known == state) for known in TOKEN_STATES}
 
 
 def test_an_expiry_is_shown_for_tokens_only(busy: Any) -> None:
@@ -260,7 +261,7 @@ def test_every_family_is_exposed_as_declared(busy: Any, accept: str, parse: Pars
         if family is None:  # the parsers differ in what they call a counter's family
             family = found.pop(re.sub("_(total|info)$", "", declared.name))
         assert family.documentation == declared.help
-        assert family.type == declared.kind or (declared.name, family.type) == (metrics.BUILD.name, "gauge")
+        assert family.type == declared.kind or (declared.kind, family.type) == (Kind.INFO, "gauge")
         assert family.samples, f"{declared.name} has no sample in this test"
         assert {label for sample in family.samples for label in sample.labels} - {"le"} == set(
             declared.labels
@@ -298,7 +299,7 @@ def test_a_long_family_is_whole(view: Any, accept: str, parse: Parser) -> None:
     view.statuses = [_token(f"https://{number}.run.app") for number in range(700)]
     samples = _scrape(view, accept, parse)
     states = [key for key in samples if key[0] == "idtoken_sidecar_token_state"]
-    assert len(states) == 700 * len(metrics.TOKEN_STATES)
+    assert len(states) == 700 * len(TOKEN_STATES)
     page = _page(view, accept)
     assert page.count("# TYPE idtoken_sidecar_token_state gauge\n") == 1
     assert page.count("# HELP idtoken_sidecar_token_state ") == 1

@@ -1,4 +1,4 @@
-"""The records that are counted in, and the names that operators see."""
+"""sidecar.observe.metrics: the records that are counted in."""
 
 from __future__ import annotations
 
@@ -10,45 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.observe import metrics
-from sidecar.observe.metrics import FAMILIES, Family, Histogram, Kind, TokenStatsTable
+from sidecar.observe.family import Histogram
+from sidecar.observe.metrics import TokenStatsTable
 from sidecar.tokens.entry import State
-
-LABELS = {
-    "route",
-    "audience",
-    "credential",
-    "code",
-    "method",
-    "reason",
-    "state",
-    "result",
-    "version",
-    "python",
-}
-"""The closed set: design.md's, and four whose values are fixed words."""
-
-FORBIDDEN = {
-    *("project_id", "location", "cluster", "namespace", "job", "instance", "instanceId"),
-    *("service_name", "revision_name", "configuration_name"),
-}
-"""Google's collectors set these themselves."""
-
-
-@pytest.mark.parametrize(
-    ("seconds", "counts"),
-    [
-        pytest.param(0.0, [1, 0, 0], id="nothing"),
-        pytest.param(0.1, [1, 0, 0], id="a-bound-belongs-to-its-bucket"),
-        pytest.param(0.11, [0, 1, 0], id="between"),
-        pytest.param(1.0, [0, 1, 0], id="last-bound"),
-        pytest.param(1.1, [0, 0, 1], id="beyond"),
-    ],
-)
-def test_a_duration_falls_into_the_first_bucket_that_holds_it(seconds: float, counts: list[int]) -> None:
-    """A bucket counts what is less than or equal to its bound."""
-    histogram = Histogram((0.1, 1.0))
-    histogram.observe(seconds)
-    assert (histogram.counts, histogram.sum) == (counts, seconds)
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1000)))
@@ -77,40 +41,6 @@ def test_bounds_ascend_over_the_range_that_matters(
     """Bounds strictly ascend from the fastest case to the longest timeout, in steps of at most four."""
     assert (bounds[0], bounds[-1]) == (least, most)
     assert all(1 < high / low <= 4 for low, high in pairwise(bounds))
-
-
-@pytest.mark.parametrize("family", [pytest.param(family, id=family.name) for family in FAMILIES])
-def test_a_family_keeps_to_the_naming_rules(family: Family) -> None:
-    """A name has the prefix and the suffix of its kind, a help text is a full sentence, labels are known."""
-    assert family.name.startswith("idtoken_sidecar_")
-    assert family.name.endswith("_total") == (family.kind is Kind.COUNTER)
-    assert family.name.endswith("_info") == (family.kind is Kind.INFO)
-    assert family.help[0].isupper()
-    assert family.help.endswith(".")
-    assert "\n" not in family.help
-    assert set(family.labels) <= LABELS
-    assert not set(family.labels) & FORBIDDEN
-    assert len(set(family.labels)) == len(family.labels)
-
-
-def test_a_family_is_declared_once() -> None:
-    """No two families share a name, and every family of the module is in the list."""
-    declared = [value for value in vars(metrics).values() if isinstance(value, Family)]
-    assert sorted(FAMILIES, key=str) == sorted(declared, key=str)
-    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
-
-
-@pytest.mark.parametrize(
-    ("name", "unit"),
-    [
-        pytest.param("x_duration_seconds", "seconds", id="seconds"),
-        pytest.param("x_body_bytes_total", "bytes", id="bytes-of-a-counter"),
-        pytest.param("x_requests_total", "", id="none"),
-    ],
-)
-def test_a_unit_is_read_from_the_name(name: str, unit: str) -> None:
-    """The unit of a family is what its name ends in, before `_total`."""
-    assert Family(name, Kind.GAUGE, "A help.").unit == unit
 
 
 def _is_parsed(method: str) -> bool:
