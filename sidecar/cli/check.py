@@ -31,7 +31,7 @@ from sidecar.proxy.refusals.diagnosis import Cause, asks_to_sign_in, may_tell, n
 from sidecar.proxy.refusals.outages import ErrorGroup
 from sidecar.routing.routes import Destination, Route, RouteTable
 from sidecar.runtime.clock import SystemClock
-from sidecar.service.service import Service
+from sidecar.service.life import Service
 from sidecar.service.start_error import StartError
 from sidecar.tokens.google_source import GoogleSource
 from sidecar.tokens.refused import SET_CLOCK
@@ -304,7 +304,7 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
     # What a refusal means stands in its body, which HEAD does not get; and some services know GET only.
     for method in ("HEAD", "GET"):
         answer = _Answer()
-        known = service.errors()
+        known = service.view.errors()
         try:
             async with asyncio.timeout(limit):
                 await _exchange(answer, socket, f"{method} {path} HTTP/1.1", named)
@@ -327,7 +327,7 @@ def _own_error(service: Service, route: Route, known: Sequence[ErrorGroup]) -> S
     """What the sidecar itself has answered, or broken off for, since its errors were `known`: by its own account,
     whatever came back."""
     before = {(group.route, group.reason): group.times for group in known}
-    for group in service.errors():
+    for group in service.view.errors():
         # Where an answer is longer than is looked at, `check` itself is the app that left.
         if group.route in ("", route.name) and group.reason is not Reason.CLIENT_GONE:
             if group.times > before.get((group.route, group.reason), 0):
@@ -344,7 +344,7 @@ def _not_answered(error: SidecarError) -> Step:
 def _judged(service: Service, route: Route, answer: _Answer, named: str, path: str) -> Step:
     """What the target's answer means; where it could mean two things, the worse one."""
     status = answer.status
-    refusal = service.last_refusal(route.name) if may_tell(status) else None
+    refusal = service.view.last_refusal(route.name) if may_tell(status) else None
     found = not_let_in(status, answer.headers, answer.page, named) if refusal is None else refusal.diagnosis
     if found is not None:
         unexplained = found.cause is Cause.UNEXPLAINED and refusal is not None

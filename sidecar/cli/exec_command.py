@@ -25,7 +25,7 @@ from sidecar.config.models import Config
 from sidecar.grammar.contents import place
 from sidecar.runtime import systemd
 from sidecar.runtime.hardening import Process
-from sidecar.service.service import Service
+from sidecar.service.life import Service
 
 _log = logging.getLogger(__name__)
 
@@ -94,13 +94,14 @@ def environment(
 ) -> dict[str, str]:
     """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for. See
     `passed_on` for the rest."""
-    secure = service.bindings.secure()
-    base = url(service.bindings.shared(), secure)
-    child = passed_on(environ, service.config.secret_variables, named)
+    config, bindings = service.parts.config, service.parts.bindings
+    secure = bindings.secure()
+    base = url(bindings.shared(), secure)
+    child = passed_on(environ, config.secret_variables, named)
     if base is not None:
         child["IDTOKEN_SIDECAR_URL"] = base
-    for route in service.config.routes:
-        own = url(service.bindings.of_route(route.name), secure) or base
+    for route in config.routes:
+        own = url(bindings.of_route(route.name), secure) or base
         if own is not None:
             child["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = own
     if http_proxy and base is not None:
@@ -174,11 +175,11 @@ class Child:
         return self._code
 
     async def _until_ready(self, service: Service) -> None:
-        while not service.ready_state()[0] and self._stopped_early is None:  # polled, as probes do
-            if (fault := service.overdue()) is not None:
+        while not service.readiness.state()[0] and self._stopped_early is None:  # polled, as probes do
+            if (fault := service.readiness.overdue()) is not None:
                 raise fault
             await asyncio.sleep(_READY_POLL)
-        missing = [token.key.audience for token in service.token_statuses() if token.expires_at is None]
+        missing = [token.key.audience for token in service.view.tokens() if token.expires_at is None]
         if missing and self._stopped_early is None:
             _log.warning(
                 f"starting the command without all tokens: none for {', '.join(missing)}",

@@ -19,11 +19,10 @@ from typing import Any, Final, NoReturn, TypeVar
 from sidecar.config.models import Config
 from sidecar.observe import logs
 from sidecar.runtime import systemd
-from sidecar.runtime.clock import SystemClock
 from sidecar.runtime.hardening import Process
 from sidecar.runtime.tasks import Tasks
-from sidecar.service.reload import ConfigSource, Reloader
-from sidecar.service.service import Service
+from sidecar.service.life import Service
+from sidecar.service.reload import ConfigSource
 from sidecar.service.start_error import EXIT_BIND, StartError
 from sidecar.tokens.sources import quiet_google_logging
 
@@ -106,12 +105,12 @@ async def _serve(
         inherited = systemd.inherited_sockets(environ, os.getpid())
     except ValueError as error:
         raise StartError(f"socket activation: {error}", EXIT_BIND) from error
-    service = Service(config, loop, environ=environ, inherited=inherited, log_lines_lost=handler.lost)
-    tasks = Tasks(loop)
-    reloader = None if source is None else Reloader(service, SystemClock(loop), tasks, source)
+    service = Service(
+        config, loop, environ=environ, inherited=inherited, log_lines_lost=handler.lost, source=source
+    )
 
     def told(number: signal.Signals) -> None:
-        if service.draining:
+        if service.readiness.is_draining:
             logs.flush(_LAST_LINES / 10)
             os._exit(128 + number)
         _log.info(
@@ -125,18 +124,15 @@ async def _serve(
         # Before it starts: a signal's default is to end the process in the middle of that.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told, number)
-        loop.add_signal_handler(signal.SIGUSR1, service.set_log_level, None)
-        if reloader is not None:
-            loop.add_signal_handler(signal.SIGHUP, reloader.request)
+        loop.add_signal_handler(signal.SIGUSR1, service.view.set_log_level, None)
+        if source is not None:
+            loop.add_signal_handler(signal.SIGHUP, service.reloader.request)
     await service.start()
-    if reloader is not None:
-        reloader.start()
     if then is None:
+        tasks = Tasks(loop)
         if environ.get("NOTIFY_SOCKET"):
             tasks.spawn(_tell_ready(service, environ), name="tell systemd")
         await service.run()
-        if reloader is not None:
-            reloader.stop()
         await tasks.close()
         return 0
     try:
@@ -148,6 +144,6 @@ async def _serve(
 
 
 async def _tell_ready(service: Service, environ: Mapping[str, str]) -> None:
-    while not service.ready_state()[0]:  # noqa: ASYNC110  # polled, as probes do
+    while not service.readiness.state()[0]:  # noqa: ASYNC110  # polled, as probes do
         await asyncio.sleep(_READY_POLL)
-    systemd.notify(environ, "READY=1", f"STATUS=serving {len(service.config.routes)} route(s)")
+    systemd.notify(environ, "READY=1", f"STATUS=serving {len(service.parts.config.routes)} route(s)")

@@ -65,6 +65,10 @@ class Route:
         """The only destination, or None where the upstream follows the request's host."""
         return None if self.dynamic else self._destinations[""]
 
+    def fixed_key(self) -> TokenKey | None:
+        """The key of the only token, or None where the upstream follows the request's host."""
+        return None if self.dynamic else self._destinations[""].token_key()
+
     def destination(self, host: str) -> Destination:
         """Where a request for `host` (normal form) goes; `host` is ignored by a fixed route."""
         key = host if self.dynamic else ""

@@ -1,7 +1,7 @@
 """Reading the configuration again while the sidecar runs.
 
 Owns what starts it (the file changed, SIGHUP, `POST /reload`), that it happens once at a time, and what is told of it.
-Called by `run`. The switch itself is the service's. The rule: a configuration is judged whole before anything changes,
+Called by `life` and `view`; `switch` does the rest. The rule: a configuration is judged whole before anything changes,
 and one that can't be used leaves the old one in force, with a log line, a metric and the status page saying so.
 """
 
@@ -13,16 +13,15 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, final
 
 from sidecar.config.load import ConfigError, Loaded
-from sidecar.runtime.clock import Clock
+from sidecar.observe.repeats import Pace
 from sidecar.runtime.file_watch import FileWatch, Stamp
-from sidecar.runtime.tasks import Tasks
-from sidecar.service.service import Reloaded, Service
+from sidecar.service.build import Parts
+from sidecar.service.readiness import Readiness
 from sidecar.service.start_error import StartError
+from sidecar.service.switch import Switch
 
 _log = logging.getLogger(__name__)
-_FILE = "configuration"
-_AGAIN: Final = 60.0
-"""Seconds after which the same mistake is logged again, where somebody asks again."""
+_FILE: Final = "configuration"
 
 
 class ConfigSource(NamedTuple):
@@ -36,28 +35,67 @@ class ConfigSource(NamedTuple):
     """The file's from before it was read for the first time: what has changed since then is read again."""
 
 
+class Reloaded(NamedTuple):
+    """What became of reading the configuration again."""
+
+    result: str
+    """`ok`, `unchanged` or `error`."""
+    detail: str = ""
+    """What is wrong with it, or what to tell about it."""
+
+
+@final
+class Reloads:
+    """The outcomes so far; see `families.ReloadReading`."""
+
+    def __init__(self, at: float) -> None:
+        self.counts = {"ok": 0, "unchanged": 0, "error": 0}
+        self.at = at
+        self._last: Reloaded | None = None
+        self._last_at = at
+
+    @property
+    def last_ok(self) -> bool:
+        """Whether the last one went well; from the start, too."""
+        return self._last is None or self._last.result != "error"
+
+    @property
+    def error(self) -> tuple[str, float] | None:
+        """What was wrong with the last one, and when (Unix seconds) that was; None where it went well."""
+        return None if self._last is None or self.last_ok else (self._last.detail, self._last_at)
+
+    def note(self, outcome: Reloaded, now_at: float) -> None:
+        """Count one more."""
+        self.counts[outcome.result] += 1
+        self._last, self._last_at = outcome, now_at
+        if outcome.result != "error":
+            self.at = now_at
+
+
 @final
 class Reloader:
-    """Of one service."""
+    """Has one sidecar read its configuration again, and counts what came of it."""
 
-    def __init__(self, service: Service, clock: Clock, tasks: Tasks, source: ConfigSource) -> None:
-        self._service = service
-        self._clock = clock
-        self._tasks = tasks
-        self._told: tuple[str, float] | None = None
-        """What was wrong when it was logged last, and when that was; None since a good one."""
+    def __init__(self, parts: Parts, readiness: Readiness, source: ConfigSource | None) -> None:
+        """Without a `source` there is nothing to be read again, and each attempt says so."""
+        self._parts = parts
+        self._readiness = readiness
         self._source = source
+        self._switch = Switch(parts, readiness)
+        self.outcomes = Reloads(parts.clock.wall())
+        self._told: str | None = None
+        """What was wrong when it was logged last; None since a good one."""
+        self._pace = Pace()
         self._lock = asyncio.Lock()
-        self._watch = FileWatch({}, clock, lambda _: self.request())
+        self._watch = FileWatch({}, parts.clock, lambda _: self.request())
         self._has_started = False
         self._was_asked = False
-        """Before the service had started."""
-        service.reloader = self._reload
+        """Before the sidecar had started."""
 
     def start(self) -> None:
-        """Begin to watch the file; the service has started."""
+        """Begin to watch the file; the sidecar has started."""
         self._has_started = True
-        if self._source.file is not None:
+        if self._source is not None and self._source.file is not None:
             self._watch.watch({_FILE: self._source.file}, {_FILE: self._source.stamp})
         if self._was_asked:
             self.request()
@@ -67,48 +105,53 @@ class Reloader:
         self._watch.stop()
 
     def request(self) -> None:
-        """Reload soon, or once the service has started; called by the watch and by SIGHUP."""
+        """Reload soon, or once the sidecar has started; called by the watch and by SIGHUP."""
         if not self._has_started:
             self._was_asked = True
             return
-        self._tasks.spawn(self._service.reload(), name="reload")
+        self._parts.tasks.spawn(self.reload(), name="reload")
 
-    async def _reload(self) -> Reloaded:
+    async def reload(self) -> Reloaded:
+        """Read the configuration again and serve by it; the old one stays in force if that fails."""
+        self._parts.bindings.certificates.read_again()
+        if self._source is None:
+            return Reloaded("error", "This sidecar was started without a file that could be read again.")
         async with self._lock:
-            outcome = await self._outcome()
+            outcome = await self._outcome(self._source)
             self._tell(outcome)
+        self.outcomes.note(outcome, self._parts.clock.wall())
         return outcome
+
+    async def _outcome(self, source: ConfigSource) -> Reloaded:
+        if self._readiness.is_draining:
+            return Reloaded("error", "The sidecar is shutting down.")
+        try:
+            # A thousand routes take a third of a second: in a thread, where requests are answered in the meantime.
+            loaded = await asyncio.to_thread(source.read)
+        except (ConfigError, OSError) as error:
+            return Reloaded("error", str(error))
+        if loaded.config == self._parts.config:
+            return Reloaded("unchanged")
+        try:
+            told = await self._switch.to(loaded.config)
+        except StartError as error:
+            return Reloaded("error", str(error))
+        return Reloaded("ok", "; ".join([*loaded.warnings, *told]))
 
     def _tell(self, outcome: Reloaded) -> None:
         """One bad file is told of once, though the watch, SIGHUP and `POST /reload` may all see it."""
-        now_mono = self._clock.mono()
         if outcome.result != "error":
             self._told = None
             unchanged = outcome.result == "unchanged"
             level, says = logging.INFO, "configuration reloaded" + (", and is the same" if unchanged else "")
-        elif self._told is None or self._told[0] != outcome.detail or now_mono - self._told[1] >= _AGAIN:
-            self._told = (outcome.detail, now_mono)
-            level, says = logging.ERROR, "configuration not reloaded: the old one stays in force"
         else:
-            return
+            if self._told != outcome.detail:
+                self._told, self._pace = outcome.detail, Pace()
+            if self._pace.take(self._parts.clock.mono()) is None:
+                return
+            level, says = logging.ERROR, "configuration not reloaded: the old one stays in force"
         _log.log(
             level,
             f"{says}: {outcome.detail}" if outcome.detail else says,
             extra={"fields": {"result": outcome.result, "detail": outcome.detail or None}},
         )
-
-    async def _outcome(self) -> Reloaded:
-        if self._service.draining:
-            return Reloaded("error", "The sidecar is shutting down.")
-        try:
-            # A thousand routes take a third of a second: in a thread, where requests are answered in the meantime.
-            loaded = await asyncio.to_thread(self._source.read)
-        except (ConfigError, OSError) as error:
-            return Reloaded("error", str(error))
-        if loaded.config == self._service.config:
-            return Reloaded("unchanged")
-        try:
-            told = await self._service.switch(loaded.config)
-        except StartError as error:
-            return Reloaded("error", str(error))
-        return Reloaded("ok", "; ".join([*loaded.warnings, *told]))

@@ -434,7 +434,7 @@ async def test_a_signal_and_a_request_change_the_log_level(start: Start, google:
 STARTING = """
 import gc, os, signal, sys
 from sidecar.cli.commands import main
-from sidecar.service.service import Service
+from sidecar.service.life import Service
 
 where, name = sys.argv.pop(1), getattr(signal, sys.argv.pop(1))
 start = Service.start

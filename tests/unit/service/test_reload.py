@@ -11,9 +11,8 @@ import pytest
 
 from sidecar.config.load import Loaded, load
 from sidecar.runtime.file_watch import EVERY, stamp
-from sidecar.runtime.tasks import Tasks
-from sidecar.service.reload import ConfigSource, Reloader
-from sidecar.service.service import Service
+from sidecar.service.life import Service
+from sidecar.service.reload import ConfigSource
 from tests.support.clock import FakeClock
 
 LIMIT = 60.0
@@ -23,7 +22,6 @@ async def test_the_event_loop_turns_while_a_configuration_is_read() -> None:
     """A thousand routes take a third of a second, in which requests are answered."""
     loop, clock = asyncio.get_running_loop(), FakeClock()
     config = load("routes: [{name: a, upstream: 'https://a.example', prefetch: off}]", environ={})
-    service = Service(config.config, loop, environ={}, clock=clock)
     turned = threading.Event()
     seen = []
 
@@ -32,17 +30,17 @@ async def test_the_event_loop_turns_while_a_configuration_is_read() -> None:
         seen.append(turned.wait(LIMIT))
         return config
 
-    Reloader(service, clock, Tasks(loop), ConfigSource(read, None, None))
-    outcome = await service.reload()
+    source = ConfigSource(read, None, None)
+    service = Service(config.config, loop, environ={}, clock=clock, source=source)
+    outcome = await service.reloader.reload()
     assert (seen, outcome.result) == ([True], "unchanged")
-    await service._close()
+    await service.close()
 
 
 async def test_a_file_that_changed_while_the_sidecar_started_is_read_again(tmp_path: Path) -> None:
     """Known is what it was before it was read for the first time; one that stays is not read again."""
     loop, clock = asyncio.get_running_loop(), FakeClock()
     config = load("routes: [{name: a, upstream: 'https://a.example', prefetch: off}]", environ={})
-    service = Service(config.config, loop, environ={}, clock=clock)
     file, reads = tmp_path / "config.yaml", asyncio.Queue[str]()
 
     def read() -> Loaded:
@@ -52,27 +50,24 @@ async def test_a_file_that_changed_while_the_sidecar_started_is_read_again(tmp_p
     file.write_text("first")
     seen = stamp(str(file))
     file.write_text("changed while it starts")
-    tasks = Tasks(loop)
-    reloader = Reloader(service, clock, tasks, ConfigSource(read, str(file), seen))
-    reloader.start()
+    source = ConfigSource(read, str(file), seen)
+    service = Service(config.config, loop, environ={}, clock=clock, source=source)
+    service.reloader.start()
     clock.advance(EVERY)
     async with asyncio.timeout(LIMIT):
         assert await reads.get() == "changed while it starts"
         clock.advance(EVERY)
         for _ in range(2):
-            await service.reload()  # the second one after whatever the watch asked for
+            await service.reloader.reload()  # the second one after whatever the watch asked for
     assert reads.qsize() == 2
-    reloader.stop()
-    await tasks.close()
-    await service._close()
+    await service.close()
 
 
-async def test_what_is_wrong_is_logged_once_whoever_sees_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_wrong_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """The watch, SIGHUP and `POST /reload` may all read one bad file; another mistake is another line, the same one again
     a minute later, or after a good file."""
     loop, clock = asyncio.get_running_loop(), FakeClock()
     config = load("routes: [{name: a, upstream: 'https://a.example', prefetch: off}]", environ={})
-    service = Service(config.config, loop, environ={}, clock=clock)
     wrong: list[str] = []
 
     def read() -> Loaded:
@@ -80,9 +75,8 @@ async def test_what_is_wrong_is_logged_once_whoever_sees_it(caplog: pytest.LogCa
             raise OSError(wrong[0])
         return config
 
-    tasks = Tasks(loop)
-    reloader = Reloader(service, clock, tasks, ConfigSource(read, None, None))
-    reloader.start()
+    source = ConfigSource(read, None, None)
+    service = Service(config.config, loop, environ={}, clock=clock, source=source)
     caplog.set_level(logging.ERROR, "sidecar.service.reload")
     for text, seconds, lines in (
         *((("one", 0.0, 1)), ("one", 1.0, 1), ("one", 58.0, 1), ("one", 1.0, 2), ("one", 1.0, 2)),
@@ -90,8 +84,6 @@ async def test_what_is_wrong_is_logged_once_whoever_sees_it(caplog: pytest.LogCa
     ):
         clock.advance(seconds)
         wrong[:] = [text] if text else []
-        assert (await service.reload()).result == ("error" if text else "unchanged")
+        assert (await service.reloader.reload()).result == ("error" if text else "unchanged")
         assert len(caplog.records) == lines
-    reloader.stop()
-    await tasks.close()
-    await service._close()
+    await service.close()

@@ -1,4 +1,4 @@
-"""sidecar.service.service: a configuration that is not switched to leaves nothing behind. What it does is in tests/e2e."""
+"""sidecar.service.switch: a configuration that is not switched to leaves nothing behind. What it does is in tests/e2e."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from sidecar.config.load import load
 from sidecar.config.models import Config
 from sidecar.emulator.keys import Authority
-from sidecar.service.service import Service
+from sidecar.service.life import Service
 from sidecar.service.start_error import StartError
+from sidecar.service.switch import Switch
 from tests.support.clock import FakeClock
 from tests.support.sidecar import free_port
 
@@ -29,7 +30,7 @@ async def service() -> AsyncIterator[Service]:
     """One that was not started: nothing is asked for, nothing accepted."""
     made = Service(config("localhost:0"), asyncio.get_running_loop(), environ={}, clock=FakeClock())
     yield made
-    await made._close()
+    await made.close()
 
 
 async def test_files_of_a_configuration_that_failed_are_not_looked_at(
@@ -41,22 +42,24 @@ async def test_files_of_a_configuration_that_failed_are_not_looked_at(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match="cannot be listened on"):
-            await service.switch(config(f"127.0.0.1:{port}", f", tls: {{ca_file: '{file}'}}"))
+            await Switch(service.parts, service.readiness).to(
+                config(f"127.0.0.1:{port}", f", tls: {{ca_file: '{file}'}}")
+            )
     os.utime(file, (1, 1))
-    clock = service._clock
+    clock = service.parts.clock
     assert isinstance(clock, FakeClock)
     clock.advance(2.0)
-    assert service._dialer.look() == []
+    assert service.parts.dialer.look() == []
 
 
 async def test_one_that_is_told_to_stop_switches_to_nothing(service: Service) -> None:
     """Though it was told after the new configuration was read: what was bound for that is closed, not served."""
     port = free_port()
-    before = service.config
+    before = service.parts.config
     service.request_quit()
     with pytest.raises(StartError, match="shutting down"):
-        await service.switch(config(f"127.0.0.1:{port}"))
-    assert (service.config, service.bindings.uses) == (before, [])
+        await Switch(service.parts, service.readiness).to(config(f"127.0.0.1:{port}"))
+    assert (service.parts.config, service.parts.bindings.uses) == (before, [])
     socket.create_server(("127.0.0.1", port)).close()
 
 
@@ -74,18 +77,12 @@ async def test_a_persons_token_is_for_no_wildcard(tmp_path: Path) -> None:
     file.chmod(0o600)
     environ = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
     made = Service(config("localhost:0"), asyncio.get_running_loop(), environ=environ, clock=FakeClock())
+    switch = Switch(made.parts, made.readiness)
     try:
         with pytest.raises(StartError, match="`wildcard_audience: shared`"):
-            await made.switch(load(WILDCARD % "", environ={}).config)
-        assert made.bindings.uses == []
-        await made.switch(load(WILDCARD % ", wildcard_audience: shared", environ={}).config)
-        assert [str(use.listener.address) for use in made.bindings.uses] == ["localhost:0"] * 2
+            await switch.to(load(WILDCARD % "", environ={}).config)
+        assert made.parts.bindings.uses == []
+        await switch.to(load(WILDCARD % ", wildcard_audience: shared", environ={}).config)
+        assert [str(use.listener.address) for use in made.parts.bindings.uses] == ["localhost:0"] * 2
     finally:
-        await made._close()
-
-
-async def test_a_configuration_is_spelled_once(service: Service) -> None:
-    """Whoever looks at the status page gets the same text; 200 routes are a quarter of a second of work."""
-    first = await service.configuration()
-    assert "https://a.example" in first
-    assert await service.configuration() is first
+        await made.close()

@@ -1,0 +1,213 @@
+"""Everything that a sidecar is made of, built from a Config.
+
+Owns how the parts are connected: nothing else constructs collaborators, and nothing happens at import. Called by
+`life`. `switch` replaces what depends on the configuration; `readiness` and `view` read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, final
+
+from sidecar.config.checks import targets_of
+from sidecar.config.models import Config, Limits
+from sidecar.config.sharing import takes_persons
+from sidecar.config.targets import TokenKind
+from sidecar.errors import SidecarError
+from sidecar.net.dial import Dialer
+from sidecar.observe.logs import AccessLog, Level
+from sidecar.observe.metrics import LoopStats, TokenStatsTable
+from sidecar.observe.tracing import NotInstalledError, Tracer
+from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.http1.answers import NAME
+from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.server import Proxy
+from sidecar.routing.routes import Route, RouteTable
+from sidecar.runtime import descriptors
+from sidecar.runtime.clock import Clock, SystemClock
+from sidecar.runtime.file_watch import FileWatch
+from sidecar.runtime.tasks import Tasks
+from sidecar.service.bindings import Bindings
+from sidecar.service.start_error import EXIT_CONFIG, StartError
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.renewals import Renewals
+from sidecar.tokens.sources import Inspection, build_sources, inspect
+from sidecar.tokens.store import TokenStore
+from sidecar.tokens.token import TokenKey
+
+_log = logging.getLogger(__name__)
+
+_ROUTE_AUDIENCES: Final = 1000
+"""Audiences that metrics keep apart, wildcard traffic included."""
+
+
+def own_version() -> str:
+    """The version of the installed package."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+@final
+class Parts:
+    """The parts of one sidecar: `config`, `table`, `sources` and `log_level` are those in force and change together."""
+
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        environ: Mapping[str, str],
+        clock: Clock | None = None,
+        jitter: Callable[[], float] | None = None,
+        inherited: Iterable[socket.socket] = (),
+    ) -> None:
+        """Raises StartError for what can't be built. `jitter` is from 0 to 1; `inherited` are sockets that listen
+        already, for addresses of the configuration (socket activation)."""
+        jitter = jitter or secrets.SystemRandom().random
+        self.loop = loop
+        self.environ = environ
+        self.version = own_version()
+        self.clock = clock or SystemClock(loop)
+        self.tasks = Tasks(loop)
+        self.config = config
+        self.log_level: Level = config.log_level
+        self.bindings = Bindings(self.clock, inherited)
+        self.loop_stats = LoopStats()
+        self.token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
+        self.sources = self.sources_of(config, {})
+        self.table = RouteTable.compile(config, self.sources)
+        self.tokens = TokenStore(
+            self.sources.values(),
+            self.clock,
+            self.tasks,
+            self.token_stats.record,
+            jitter=jitter,
+            wait=config.token_wait,
+            size=config.token_cache,
+        )
+        self.renewals = Renewals(self.tokens, self.clock)
+        self.file_watch = FileWatch(
+            token_files(config), self.clock, lambda credential: self.tokens.renew(self.sources[credential])
+        )
+        self.dialer = Dialer(loop, self.bindings.own_addresses, self.clock, jitter=jitter)
+        self.tracer = _tracer(config, self.version)
+        self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
+        self.proxy = Proxy(
+            loop,
+            self.clock,
+            admission=self.admission(self.table),
+            tokens=self.tokens,
+            pools=Pools(self.dialer, self.clock, self.tasks, settings=config.pool, limits=config.limits),
+            limits=limits(config),
+            pseudonym=self._pseudonym,
+            access_log=self.access_log(config),
+            tracer=self.tracer,
+        )
+
+    def sources_of(self, config: Config, known: Mapping[str, GoogleSource]) -> dict[str, GoogleSource]:
+        """A source for each credential of a configuration: one of those that are `known`, or a new one."""
+        return build_sources(
+            config.credentials,
+            clock=self.clock,
+            environ=self.environ,
+            endpoints=config.endpoints,
+            known=known,
+            withheld=config.secret_variables,
+        )
+
+    def admission(self, table: RouteTable) -> Admission:
+        """What decides about requests by a route table."""
+        return Admission(table, pseudonym=self._pseudonym)
+
+    def access_log(self, config: Config) -> AccessLog:
+        """The access log as a configuration wants it."""
+        return AccessLog(
+            config.access_log,
+            log_query=config.log_query,
+            sample=config.access_log_sample,
+            # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
+            project=self.environ.get("GOOGLE_CLOUD_PROJECT", ""),
+        )
+
+    def check_tls_files(self, routes: Iterable[Route]) -> None:
+        """Read the TLS files of routes; raises StartError for those that can't be used."""
+        for route in routes:
+            try:
+                self.dialer.check(route)
+            except SidecarError as error:
+                raise StartError(f"route `{route.name}`: {error.detail}", EXIT_CONFIG) from error
+
+    def pin_and_prefetch(self) -> None:
+        """Keep the tokens of all fixed routes, and fetch those that are to be there before a request is."""
+        keys = []
+        for route in self.table.routes:
+            if (key := route.fixed_key()) is not None:
+                self.tokens.pin(key)
+                if route.config.prefetch:
+                    keys.append(key)
+        self.tokens.prefetch(keys)
+
+
+def inspected(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
+    """Look at the credentials, without a request to anyone: StartError for what can never work, warnings for what
+    should not."""
+    warnings = []
+
+    @cache
+    def judged(source: GoogleSource, kind: TokenKind, persons: bool, upstream: str) -> Inspection:
+        """By credential and kind, of which there are few: their files are read for it."""
+        keys = [TokenKey(source, "", kind, persons)]
+        return inspect(source.grant, keys, universe=source.universe, upstream=upstream)
+
+    for route in config.routes:
+        kind = TokenKind(route.token)
+        for host, target in targets_of(route).items():
+            # To ID tokens it makes no difference.
+            upstream = "" if kind is TokenKind.ID else host
+            found = judged(sources[route.credential], kind, takes_persons(route, target), upstream)
+            if found.fault is not None:
+                raise StartError(
+                    f"route `{route.name}`, credential `{route.credential}`: {found.fault}", EXIT_CONFIG
+                )
+            if found.warning is not None:
+                warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
+    return list(dict.fromkeys(warnings))
+
+
+def _tracer(config: Config, version: str) -> Tracer | None:
+    tracing = config.tracing
+    if tracing.endpoint is None:
+        return None
+    try:
+        return Tracer(
+            tracing.endpoint, sample=tracing.sample, service_name=tracing.service_name, version=version
+        )
+    except NotInstalledError as error:
+        raise StartError(str(error), EXIT_CONFIG) from error
+
+
+def limits(config: Config) -> Limits:
+    """The limits as the process's own limit of open files lets them be kept."""
+    limits = config.limits
+    possible = descriptors.room(sum(route.pool.over(config.pool).connections for route in config.routes))
+    if possible is None or possible >= limits.connections:
+        return limits
+    _log.warning(
+        "fewer connections are accepted than `limits.connections`: the process may not open as many files. "
+        "Raise that (`ulimit -n`, `LimitNOFILE=`), or lower `limits.connections`.",
+        extra={"fields": {"limit": limits.connections, "possible": possible}},
+    )
+    return limits.model_copy(update={"connections": possible})
+
+
+def token_files(config: Config) -> dict[str, str]:
+    """The files that hold ready tokens, by credential."""
+    return {name: it.path for name, it in config.credentials.items() if it.type == "file"}

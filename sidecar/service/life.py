@@ -1,0 +1,173 @@
+"""The life of one sidecar, from its start to its end.
+
+Called by the `run` command and by `exec`, in a process of its own, or by `check` and tests in theirs. The order:
+
+    bind → credentials and TLS files → admin server → listeners → prefetch → serve
+    → told to stop: not ready, each answer ends its connection, `drain.min` if by SIGTERM
+    → close listeners, finish what is in flight up to `drain.max`
+    → close tokens → close admin, so that probes and the last scrape see the drain to its end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Final, final
+
+from sidecar.admin.app import AdminServer
+from sidecar.config.models import Config
+from sidecar.observe.heap import Trimming, own_heap
+from sidecar.observe.log_sink import Loss
+from sidecar.observe.watchdog import Watchdog
+from sidecar.runtime.clock import Clock, process_cpu
+from sidecar.service.build import Parts, inspected
+from sidecar.service.readiness import Readiness
+from sidecar.service.reload import ConfigSource, Reloader
+from sidecar.service.view import View
+
+_log = logging.getLogger(__name__)
+
+_LAST_SPANS: Final = 2.0
+"""Seconds that the last spans may take to get out at the end."""
+
+
+@final
+class Service:
+    """One running sidecar."""
+
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        environ: Mapping[str, str],
+        clock: Clock | None = None,
+        jitter: Callable[[], float] | None = None,
+        inherited: Iterable[socket.socket] = (),
+        log_lines_lost: Mapping[Loss, int] | None = None,
+        source: ConfigSource | None = None,
+    ) -> None:
+        """See `Parts`; `source` is what the configuration is read from again, if it is."""
+        self.parts = parts = Parts(
+            config, loop, environ=environ, clock=clock, jitter=jitter, inherited=inherited
+        )
+        self.readiness = Readiness(parts)
+        self.reloader = Reloader(parts, self.readiness, source)
+        self.view = View(
+            parts,
+            self.readiness,
+            self.reloader,
+            request_quit=self.request_quit,
+            log_lines_lost=log_lines_lost or {},
+        )
+        self._admin: AdminServer | None = None
+        self._watchdog = Watchdog(parts.clock, parts.loop_stats, process_cpu)
+        self._trimming = Trimming(parts.clock, own_heap())
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def start(self) -> None:
+        """Bind, check, listen, prefetch; raises StartError with nothing left open."""
+        parts = self.parts
+        try:
+            warnings = inspected(parts.config, parts.sources)
+            parts.bindings.bind(parts.config, parts.table)
+            parts.check_tls_files(parts.table.routes)
+            sockets = [listener.socket for listener in parts.bindings.admin]
+            self._admin = AdminServer(self.view, sockets, parts.clock)
+            await self._admin.start()
+            for use in parts.bindings.uses:
+                await parts.proxy.serve(*use)
+        except BaseException:
+            await self.close()
+            raise
+        self.readiness.is_listening = True
+        parts.loop.set_exception_handler(parts.proxy.faults.from_loop)
+        for name, source in parts.sources.items():
+            found = source.describe()
+            _log.info(f"credential `{name}`: {found}", extra={"fields": {"credential": name, "found": found}})
+        for warning in warnings:
+            _log.warning(warning)
+        parts.file_watch.start()
+        parts.pin_and_prefetch()
+        parts.bindings.tell([route.name for route in parts.table.routes], parts.version)
+        self.view.start()
+        self._watchdog.start()
+        # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.
+        gc.collect()
+        gc.freeze()
+        self._trimming.start()
+        self.reloader.start()
+
+    async def run(self) -> None:
+        """Serve until `request_quit`, then drain and close; StartError where a required route gets no token in time."""
+        await self._until_told()
+        proxy, clock, drain = self.parts.proxy, self.parts.clock, self.parts.config.drain
+        _log.info(
+            f"draining: {proxy.connections} connections are open, and get at most {drain.max:g} s to end",
+            extra={"fields": {"connections": proxy.connections, "max": drain.max}},
+        )
+        began_mono = clock.mono()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain.min):
+                await self._stop_now.wait()
+        proxy.stop_accepting()
+        proxy.begin_drain()
+        left = max(0.0, drain.max - (clock.mono() - began_mono))
+        try:
+            async with asyncio.timeout(left):
+                await proxy.drained()
+        except TimeoutError:
+            _log.warning(
+                "drain timed out: open connections are closed",
+                extra={"fields": {"connections": proxy.connections, "max": drain.max}},
+            )
+        await self.close()
+        _log.info("stopped: no connection is open any more, and the sidecar ends")
+
+    def request_quit(self, *, at_once: bool = True) -> None:
+        """Begin to stop; again is harmless. Unless `at_once`, go on accepting for `drain.min`: the app stops later, or
+        has yet to hear on each of its connections that it closes."""
+        self.readiness.is_draining = True
+        self.parts.proxy.announce_end()
+        self._stop.set()
+        if at_once:
+            self._stop_now.set()
+
+    async def _until_told(self) -> None:
+        if any(route.config.required for route in self.parts.table.routes):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.readiness.startup_left()):
+                    await self._stop.wait()
+            if (fault := self.readiness.overdue()) is not None:
+                _log.error(
+                    f"a required route has no token, and the sidecar ends: {fault}",
+                    extra={"fields": {"detail": str(fault)}},
+                )
+                await self.close()
+                raise fault
+        await self._stop.wait()
+
+    async def close(self) -> None:
+        """Close everything at once; for one that was started, `run` does so."""
+        parts = self.parts
+        self.reloader.stop()
+        parts.file_watch.stop()
+        self.view.stop()
+        self._watchdog.stop()
+        self._trimming.stop()
+        parts.proxy.stop_accepting()
+        parts.proxy.abort()
+        await parts.tokens.close()
+        await parts.tasks.close()
+        if parts.tracer is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SPANS):
+                    await parts.loop.run_in_executor(None, parts.tracer.close)
+        if self._admin is not None:
+            await self._admin.close()
+        parts.bindings.close()

@@ -1,0 +1,163 @@
+"""The switch of a running sidecar to another configuration.
+
+Called by `reload`. The order: everything is built and checked beside what runs, the first tokens of what is new are
+fetched, then the switch happens with no turn of the event loop in it. Requests under way end under the old route table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final, final
+
+from sidecar.config.models import Config
+from sidecar.errors import SidecarError
+from sidecar.net import listeners
+from sidecar.observe import logs
+from sidecar.routing.routes import RouteTable
+from sidecar.service.bindings import Plan
+from sidecar.service.build import Parts, inspected, limits, token_files
+from sidecar.service.readiness import Readiness
+from sidecar.service.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
+from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.sources import unchanged
+from sidecar.tokens.token import Token, TokenKey
+
+_log = logging.getLogger(__name__)
+
+PREFETCH_LIMIT: Final = 10.0
+"""Seconds that another configuration waits for the tokens that are new in it."""
+
+_AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log_format", "core_dumps")
+"""Settings that another configuration can't change while the sidecar runs."""
+
+
+@final
+class Switch:
+    """Replaces the parts of one sidecar that follow from its configuration."""
+
+    def __init__(self, parts: Parts, readiness: Readiness) -> None:
+        self._parts = parts
+        self._readiness = readiness
+
+    async def to(self, config: Config) -> list[str]:
+        """Serve by another configuration from now on; what to tell about it.
+
+        Raises StartError, with everything as it was, where the new one can't be served. Tokens of credentials that mean
+        the same are kept, the first ones of the others are fetched before the switch, for at most `PREFETCH_LIMIT`
+        seconds.
+        """
+        parts = self._parts
+        sources = parts.sources_of(config, self._kept_sources(config))
+        told = inspected(config, sources)
+        told += [
+            f"`{name}` takes effect at the next start"
+            for name in _AT_START
+            if getattr(config, name) != getattr(parts.config, name)
+        ]
+        table = RouteTable.compile(config, sources, parts.table.routes)
+        new = [route for route in table.routes if route not in parts.table.routes]
+        plan = None
+        try:
+            parts.check_tls_files(new)
+            plan = parts.bindings.plan(config, table)
+            fetched = await self._fetch_first(table)
+            self._refuse_missing(table, fetched)
+            if self._readiness.is_draining:
+                raise StartError("the sidecar is shutting down", EXIT_CONFIG)
+        except BaseException:
+            if plan is not None:
+                plan.drop()
+            parts.dialer.forget(new)
+            raise
+        self._take(config, table, sources, fetched=fetched, plan=plan)
+        for use in plan.bound:
+            await parts.proxy.serve(*use)
+        parts.bindings.tell([route.name for route in table.routes], parts.version)
+        return told
+
+    def _kept_sources(self, config: Config) -> dict[str, GoogleSource]:
+        old = self._parts.config
+        kept = unchanged(
+            old.credentials,
+            config.credentials,
+            same_surroundings=config.endpoints == old.endpoints
+            and config.secret_variables == old.secret_variables,
+        )
+        return {name: self._parts.sources[name] for name in kept}
+
+    def _take(
+        self,
+        config: Config,
+        table: RouteTable,
+        sources: dict[str, GoogleSource],
+        *,
+        fetched: Mapping[TokenKey, Token],
+        plan: Plan,
+    ) -> None:
+        """The switch itself, with no turn of the loop in it: no request sees half of it."""
+        parts = self._parts
+        gone = set(parts.table.routes) - set(table.routes)
+        parts.tokens.switch(
+            sources.values(), {key for route in table.routes if (key := route.fixed_key()) is not None}
+        )
+        for key, token in fetched.items():
+            parts.tokens.adopt(key, token)
+        if config.log_level != parts.config.log_level:
+            parts.log_level = config.log_level
+            logs.set_level(config.log_level)
+        parts.config, parts.table, parts.sources = config, table, sources
+        parts.proxy.switch(
+            parts.admission(table),
+            limits=limits(config),
+            pool=config.pool,
+            access_log=parts.access_log(config),
+        )
+        parts.dialer.forget(gone)
+        parts.file_watch.watch(token_files(config))
+        parts.pin_and_prefetch()
+        surplus = parts.bindings.adopt(plan)
+        for use in plan.stay:
+            parts.proxy.reassign(*use)
+        for listener in surplus:
+            parts.proxy.stop_serving(listener)
+            listeners.close(listener)
+
+    async def _fetch_first(self, table: RouteTable) -> dict[TokenKey, Token]:
+        """Tokens for what is to be prefetched and has none of its own yet; what does not come in time is left out."""
+        known = {status.key for status in self._parts.tokens.status() if status.expires_at is not None}
+        keys = {
+            key
+            for route in table.routes
+            if route.config.prefetch and (key := route.fixed_key()) is not None and key not in known
+        }
+        fetched: dict[TokenKey, Token] = {}
+
+        async def fetch(key: TokenKey) -> None:
+            try:
+                fetched[key] = await key.source.mint(key)
+            except SidecarError as error:
+                fields = {"credential": key.credential, "audience": key.audience, "reason": str(error.reason)}
+                _log.warning(
+                    f"no token for `{key.audience}` before the switch to another configuration: {error}",
+                    extra={"fields": {**fields, "detail": error.detail}},
+                )
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PREFETCH_LIMIT):
+                await asyncio.gather(*(fetch(key) for key in keys))
+        return fetched
+
+    def _refuse_missing(self, table: RouteTable, fetched: Mapping[TokenKey, Token]) -> None:
+        """A route that comes to be required must have its token before it is served by."""
+        for route in table.routes:
+            key = route.fixed_key()
+            if not route.config.required or key is None or key in fetched:
+                continue
+            if not self._parts.tokens.ready_state(key)[0]:
+                raise StartError(
+                    f"route `{route.name}` is required, and no token came for it within {PREFETCH_LIMIT:.0f} s",
+                    EXIT_REQUIRED,
+                )
