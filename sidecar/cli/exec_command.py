@@ -19,6 +19,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, final
 
+from sidecar.config.addresses import parse_listen
+from sidecar.config.base_urls import VARIABLE, base_url, variable
 from sidecar.config.listeners import ListenerConfig, plain_listener
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
@@ -96,14 +98,14 @@ def environment(
     `passed_on` for the rest."""
     config, bindings = service.parts.config, service.parts.bindings
     secure = bindings.secure()
-    base = url(bindings.shared(), secure)
+    base = _url(bindings.shared(), secure)
     child = passed_on(environ, config.secret_variables, named)
     if base is not None:
-        child["IDTOKEN_SIDECAR_URL"] = base
+        child[VARIABLE] = base
     for route in config.routes:
-        own = url(bindings.of_route(route.name), secure) or base
+        own = _url(bindings.of_route(route.name), secure) or base
         if own is not None:
-            child["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = own
+            child[variable(route.name)] = own
     if http_proxy and base is not None:
         child["HTTP_PROXY"] = child["http_proxy"] = base
         before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
@@ -112,15 +114,10 @@ def environment(
     return child
 
 
-def url(addresses: Sequence[str], secure: Collection[str] = ()) -> str | None:
+def _url(addresses: Sequence[str], secure: Collection[str]) -> str | None:
     """A base URL for bound addresses, or None where all are Unix sockets; `secure` are those that serve https."""
-    for address in addresses:
-        if not address.startswith("unix:"):
-            host, _, port = address.rpartition(":")
-            loopback = host in ("127.0.0.1", "[::1]", "0.0.0.0", "[::]")
-            scheme = "https" if address in secure else "http"
-            return f"{scheme}://{'localhost' if loopback else host}:{port}"
-    return None
+    urls = (base_url(parse_listen(it), "https" if it in secure else "http") for it in addresses)
+    return next((url for url in urls if url is not None), None)
 
 
 @final

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from sidecar.config.addresses import EXAMPLES, ListenAddress, parse_listen
+from sidecar.config.names import NOT_FOR_CALLERS
 from sidecar.config.values import Count, Model, Switch
 from sidecar.grammar.contents import HIDDEN, quoted
 
@@ -31,21 +32,6 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?\Z")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 _HIGHEST_ID: Final = 2**32 - 2
-_NOT_FOR_CALLERS: Final = frozenset(
-    (
-        *("connection", "content-length", "expect", "host", "http2-settings", "keep-alive"),
-        *(
-            "proxy-authenticate",
-            "proxy-authorization",
-            "proxy-connection",
-            "te",
-            "trailer",
-            "transfer-encoding",
-        ),
-        *("upgrade", "via", "authorization", "x-serverless-authorization"),
-    )
-)
-"""Names that frame or route a message, belong to one hop, or carry tokens: they have a meaning already."""
 
 
 def _required(value: Any) -> tuple[tuple[str, SecretStr], ...]:
@@ -63,7 +49,7 @@ def _required(value: Any) -> tuple[tuple[str, SecretStr], ...]:
             raise ValueError(
                 "a name in it is not a header name: write `NAME: value`, such as `X-Local-Caller: …`"
             )
-        if lower in _NOT_FOR_CALLERS:
+        if lower in NOT_FOR_CALLERS:
             raise ValueError(f"`{name}` has a meaning of its own: choose a name such as `X-Local-Caller`")
         if lower in known:
             raise ValueError(f"`{name}` stands here twice")
