@@ -36,7 +36,7 @@ _DROPPED: Final = 64 * 1024
 """Bytes read behind a request, for nothing; after those reading stops."""
 
 
-class State(enum.Enum):
+class GateState(enum.Enum):
     """See the module's docstring."""
 
     READING = "reading"
@@ -45,7 +45,7 @@ class State(enum.Enum):
     ENDING = "ending"
 
 
-_FIRST_TO_GO: Final = {State.ENDING: 0, State.READING: 1}
+_FIRST_TO_GO: Final = {GateState.ENDING: 0, GateState.READING: 1}
 
 
 @final
@@ -130,7 +130,7 @@ class Gate(asyncio.Protocol):
 
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
-        self.state = State.READING
+        self.state = GateState.READING
         self._received = bytearray()
         self._whole = 0
         """Bytes of the request; 0 until its head is there."""
@@ -146,7 +146,7 @@ class Gate(asyncio.Protocol):
         self._gates.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.state is not State.READING:
+        if self.state is not GateState.READING:
             self._drop(len(data))
             return
         self._received += data
@@ -157,14 +157,14 @@ class Gate(asyncio.Protocol):
             self._refuse(refusal.status, refusal.detail)
             return
         if len(self._received) >= self._whole:
-            self.state = State.WAITING
+            self.state = GateState.WAITING
             self._drop(len(self._received) - self._whole)
             del self._received[self._whole :]
             self._gates.wait(self)
 
     def eof_received(self) -> bool:
         # Who asked and says no more is answered.
-        return self.state in (State.WAITING, State.SERVED)
+        return self.state in (GateState.WAITING, GateState.SERVED)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -187,7 +187,7 @@ class Gate(asyncio.Protocol):
         """Hand the request on; what the peer sends from now on is dropped."""
         if self.transport.is_closing():
             return
-        self.state = State.SERVED
+        self.state = GateState.SERVED
         self._timer.cancel()
         self._timer = self._gates.clock.call_later(_SEND_TIME, self._look)
         request, self._received = bytes(self._received), bytearray()
@@ -220,7 +220,7 @@ class Gate(asyncio.Protocol):
         return True
 
     def _refuse(self, status: int, detail: str, *, head: bool = False) -> None:
-        self.state = State.ENDING
+        self.state = GateState.ENDING
         self._received = bytearray()
         self._timer.cancel()
         self._timer = self._gates.clock.call_later(_ENDING_TIME, self.transport.abort)

@@ -20,7 +20,7 @@ INTERVAL: Final = 5.0
 KEPT: Final = 60
 
 
-class Sample(NamedTuple):
+class TrafficSample(NamedTuple):
     """One interval; durations in seconds, None where there was no request."""
 
     at: float
@@ -48,7 +48,7 @@ class History:
 
     def __init__(self) -> None:
         self._last: _Counts | None = None
-        self._samples: deque[Sample] = deque(maxlen=KEPT)
+        self._samples: deque[TrafficSample] = deque(maxlen=KEPT)
 
     def sample(self, stats: Iterable[RouteStats], *, now_at: float, now_mono: float) -> None:
         """Close an interval and begin the next."""
@@ -72,7 +72,7 @@ class History:
         total = _difference(counts.total, before.total)
         own = _difference(counts.own, before.own)
         self._samples.append(
-            Sample(
+            TrafficSample(
                 now_at,
                 max(0, requests - before.requests) / seconds,
                 max(0, errors - before.errors) / seconds,
@@ -83,7 +83,7 @@ class History:
         )
 
     @property
-    def samples(self) -> Sequence[Sample]:
+    def samples(self) -> Sequence[TrafficSample]:
         """Oldest first."""
         return tuple(self._samples)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sidecar.admin.history import INTERVAL, Sample
+from sidecar.admin.history import INTERVAL, TrafficSample
 from sidecar.errors import MEANINGS
 from sidecar.grammar.moments import rfc3339
 from sidecar.observe.logs import redact
@@ -63,7 +63,7 @@ class RouteTraffic(NamedTuple):
 class Traffic(NamedTuple):
     """What went through."""
 
-    samples: Sequence[Sample]
+    samples: Sequence[TrafficSample]
     routes: Sequence[RouteTraffic]
     errors: Sequence[ErrorGroup]
     """Answers of the sidecar's own by route and reason, the one that came last first."""

@@ -30,7 +30,7 @@ _CALL_LIMIT: Final = 10.0
 _RENEWAL_LIMIT: Final = 3 * TOKEN_LIFETIME
 
 
-class Answer(NamedTuple):
+class Received(NamedTuple):
     """An HTTP answer, read whole."""
 
     status: int
@@ -204,9 +204,13 @@ async def _calls(sidecar: Sidecar, billing: Target, reports: Target, secure: Tar
 
 
 def _script(sidecar: Sidecar, billing: Target, reports: Target, secure: Target) -> list[Call]:
+    return [*_ways_in(sidecar, billing), *_others(sidecar.port, reports, secure)]
+
+
+def _ways_in(sidecar: Sidecar, billing: Target) -> list[Call]:
+    """Every way to call one route."""
     port = sidecar.port
     local, named = f"localhost:{port}", f"billing.localhost:{port}"
-    run_app = "svc-abc123-uc.a.run.app"
     return [
         Call(
             "by host",
@@ -251,6 +255,13 @@ def _script(sidecar: Sidecar, billing: Target, reports: Target, secure: Target) 
             billing,
             302,
         ),
+    ]
+
+
+def _others(port: int, reports: Target, secure: Target) -> list[Call]:
+    """Other targets, and what is refused."""
+    local, run_app = f"localhost:{port}", "svc-abc123-uc.a.run.app"
+    return [
         Call(
             "as HTTP_PROXY, target over https",
             f"GET http://{run_app}/x with HTTP_PROXY=http://{local}",
@@ -357,7 +368,7 @@ async def _stay(sidecar: Sidecar, file: Path) -> None:
 # one request, and words
 
 
-async def _ask(where: int | str, lines: tuple[str, ...]) -> Answer:
+async def _ask(where: int | str, lines: tuple[str, ...]) -> Received:
     """One request over a connection of its own."""
     async with asyncio.timeout(_CALL_LIMIT):
         if isinstance(where, int):
@@ -372,7 +383,7 @@ async def _ask(where: int | str, lines: tuple[str, ...]) -> Answer:
     head, _, body = raw.partition(b"\r\n\r\n")
     first, *rest = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
-    return Answer(int(first.split(" ")[1]), headers, body)
+    return Received(int(first.split(" ")[1]), headers, body)
 
 
 def _port(address: str) -> int:

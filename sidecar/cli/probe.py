@@ -118,7 +118,7 @@ def wait_until_ready(
         time.sleep(_POLL)
 
 
-class Readiness(NamedTuple):
+class Probed(NamedTuple):
     """What a sidecar says of itself."""
 
     why: str | None
@@ -127,15 +127,15 @@ class Readiness(NamedTuple):
     """Which tokens are missing, though it is ready."""
 
 
-def readiness(address: ListenAddress) -> Readiness:
+def readiness(address: ListenAddress) -> Probed:
     """Ask whether it is ready."""
     try:
         reply = ask(address, "GET", "/healthz/ready")
     except (OSError, http.client.HTTPException) as error:
-        return Readiness(f"nothing answers at {address} ({error})")
+        return Probed(f"nothing answers at {address} ({error})")
     if reply.status == 200:
         shortfall = reply.document.get("shortfall")
-        return Readiness(None, shortfall if isinstance(shortfall, str) else "")
+        return Probed(None, shortfall if isinstance(shortfall, str) else "")
     reasons = reply.document.get("reasons")
     told = [it for it in reasons if isinstance(it, str)] if isinstance(reasons, list) else []
-    return Readiness("; ".join(told) or f"it answered {reply.status}")
+    return Probed("; ".join(told) or f"it answered {reply.status}")

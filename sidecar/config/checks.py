@@ -322,9 +322,14 @@ def check_clashes(
         for host in route.host
         if by_name.get(host, index) != index
     ]
-    taken: list[tuple[str, ListenAddress]] = [
-        (key, address) for key, group in shared.items() for address in group
-    ]
+    return found + _clashing_addresses(routes, shared)
+
+
+def _clashing_addresses(
+    routes: Mapping[int, RouteConfig], shared: Mapping[str, tuple[ListenAddress, ...]]
+) -> list[Finding]:
+    found: list[Finding] = []
+    taken = [(key, address) for key, group in shared.items() for address in group]
     for number, (key, address) in enumerate(taken):
         for other_key, other in taken[:number]:
             if address.clashes(other):

@@ -42,7 +42,7 @@ class Failure(NamedTuple):
     """What happened, for the middle of a sentence."""
 
 
-class Plan(NamedTuple):
+class DialPlan(NamedTuple):
     """What to dial."""
 
     order: tuple[int, ...]
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     """Seconds until the next one."""
 
 
-class _Record:
+class _AddressRecord:
     __slots__ = ("at_mono", "failure", "failures", "last_until_mono", "next_mono")
 
     def __init__(self, failure: Failure) -> None:
@@ -72,12 +72,12 @@ class Backoff:
 
     def __init__(self, size: int = 1024) -> None:
         self._size = size
-        self._records: OrderedDict[Hashable, _Record] = OrderedDict()
+        self._records: OrderedDict[Hashable, _AddressRecord] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def plan(self, addresses: Sequence[Hashable], now_mono: float, jitter: float, longest: float) -> Plan:
+    def plan(self, addresses: Sequence[Hashable], now_mono: float, jitter: float, longest: float) -> DialPlan:
         """What to dial of these, of which there is one at least; the caller then has to say what became of it.
 
         A dial that is let through is given `longest` seconds, in which no other is.
@@ -93,11 +93,11 @@ class Backoff:
                     record.last_until_mono = now_mono + _growing(LAST, LONGEST_LAST, record.failures, jitter)
                 else:
                     last.append((record.last_until_mono, index))
-            return Plan((*first, *(index for _, index in sorted(last))))
+            return DialPlan((*first, *(index for _, index in sorted(last))))
         known = [record for record in records if record is not None]
         soonest = min(known, key=lambda record: record.next_mono)
         if now_mono < soonest.next_mono:
-            return Plan((), soonest.failure, now_mono - soonest.at_mono, soonest.next_mono - now_mono)
+            return DialPlan((), soonest.failure, now_mono - soonest.at_mono, soonest.next_mono - now_mono)
         if now_mono - max(record.at_mono for record in known) > STALE:
             for record in known:
                 record.failures = min(record.failures, FREE - 1)
@@ -105,7 +105,7 @@ class Backoff:
             if record.failures >= FREE:
                 record.next_mono = now_mono + longest
         order = sorted(range(len(known)), key=lambda index: known[index].last_until_mono)
-        return Plan(tuple(order))
+        return DialPlan(tuple(order))
 
     def failed(
         self, address: Hashable, failure: Failure, *, began_mono: float, now_mono: float, jitter: float
@@ -115,7 +115,7 @@ class Backoff:
         if record is None:
             if len(self._records) >= self._size:
                 self._records.popitem(last=False)
-            record = self._records[address] = _Record(failure)
+            record = self._records[address] = _AddressRecord(failure)
         if not record.failures or began_mono >= record.at_mono:
             record.failures += 1
         record.failure = failure
@@ -135,7 +135,7 @@ class Backoff:
         """A dial got through."""
         self._records.pop(address, None)
 
-    def _fresh(self, address: Hashable, now_mono: float) -> _Record | None:
+    def _fresh(self, address: Hashable, now_mono: float) -> _AddressRecord | None:
         record = self._records.get(address)
         if record is not None and now_mono - record.at_mono > FORGOTTEN:
             del self._records[address]

@@ -302,23 +302,24 @@ class AccessLog:
         }
         if own_duration is not None:
             fields["own_duration"] = f"{own_duration:.6f}s"
-        if reason is not None:
-            fields["reason"] = reason
-        if detail is not None:
-            fields["detail"] = detail
-        if upstream is not None:
-            fields["upstream"] = upstream
+        more = (("reason", reason), ("detail", detail), ("upstream", upstream))
+        fields |= {name: value for name, value in more if value is not None}
         if trace is not None:
-            name = f"projects/{self._project}/traces/{trace.trace_id}" if self._project else trace.trace_id
-            fields["logging.googleapis.com/trace"] = name
-            fields["logging.googleapis.com/trace_sampled"] = trace.sampled
-            if trace.span_id:
-                fields["logging.googleapis.com/spanId"] = trace.span_id
+            fields |= self._traced(trace)
         if untold:
             fields["untold"] = untold
         level = logging.INFO if status == GONE or (status < 500 and reason is None) else logging.WARNING
         says = _request_in_words(method, path, route, status, reason, detail, untold)
         _access_log.log(level, says, extra={"fields": fields})
+
+    def _traced(self, trace: Trace) -> dict[str, Any]:
+        name = f"projects/{self._project}/traces/{trace.trace_id}" if self._project else trace.trace_id
+        span = {"logging.googleapis.com/spanId": trace.span_id} if trace.span_id else {}
+        return {
+            "logging.googleapis.com/trace": name,
+            "logging.googleapis.com/trace_sampled": trace.sampled,
+            **span,
+        }
 
 
 def _request_in_words(

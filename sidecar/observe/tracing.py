@@ -146,7 +146,7 @@ def _session() -> Any:
     """What exports are sent by: no answer is read beyond its head, for it may have no end, and no redirect followed."""
     import requests
 
-    class Session(requests.Session):
+    class OneWay(requests.Session):
         def request(self, *args: Any, **options: Any) -> requests.Response:
             options |= {"stream": True, "allow_redirects": False}
             response = super().request(*args, **options)
@@ -154,7 +154,7 @@ def _session() -> Any:
             response._content = b""
             return response
 
-    return Session()
+    return OneWay()
 
 
 def _quiet() -> None:

@@ -35,7 +35,7 @@ class Use(NamedTuple):
     settings: Settings
 
 
-class Plan(NamedTuple):
+class ListenPlan(NamedTuple):
     """The listeners of another configuration."""
 
     stay: list[Use]
@@ -83,9 +83,9 @@ class Bindings:
             self.own_addresses.update(_own_addresses(listener))
         self.certificates.adopt(found)
 
-    def plan(self, config: Config, table: RouteTable) -> Plan:
+    def plan(self, config: Config, table: RouteTable) -> ListenPlan:
         """Bind what another configuration lacks; raises StartError with everything as it was."""
-        plan = Plan([], [], self._read_certificates(config, table))
+        plan = ListenPlan([], [], self._read_certificates(config, table))
         free: dict[ListenAddress, list[list[Listener]]] = {}
         for group in _groups(self.uses):
             free.setdefault(group[0].address, []).append(group)
@@ -123,7 +123,7 @@ class Bindings:
                     ) from error
             raise
 
-    def adopt(self, plan: Plan) -> list[Listener]:
+    def adopt(self, plan: ListenPlan) -> list[Listener]:
         """Go by it from now on; the listeners that are not in it, for the caller to close."""
         kept = {use.listener.socket for use in plan.stay}
         surplus = [use.listener for use in self.uses if use.listener.socket not in kept]

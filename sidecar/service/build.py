@@ -100,8 +100,11 @@ class Parts:
         self.dialer = Dialer(loop, self.bindings.own_addresses, self.clock, jitter=jitter)
         self.tracer = _tracer(config, self.version)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
-        self.proxy = Proxy(
-            loop,
+        self.proxy = self._proxy(config)
+
+    def _proxy(self, config: Config) -> Proxy:
+        return Proxy(
+            self.loop,
             self.clock,
             admission=self.admission(self.table),
             tokens=self.tokens,

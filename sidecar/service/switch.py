@@ -17,7 +17,7 @@ from sidecar.errors import SidecarError
 from sidecar.net import listeners
 from sidecar.observe import logs
 from sidecar.routing.routes import RouteTable
-from sidecar.service.bindings import Plan
+from sidecar.service.bindings import ListenPlan
 from sidecar.service.build import Parts, inspected, limits, token_files
 from sidecar.service.readiness import Readiness
 from sidecar.service.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
@@ -95,7 +95,7 @@ class Switch:
         sources: dict[str, GoogleSource],
         *,
         fetched: Mapping[TokenKey, Token],
-        plan: Plan,
+        plan: ListenPlan,
     ) -> None:
         """The switch itself, with no turn of the loop in it: no request sees half of it."""
         parts = self._parts

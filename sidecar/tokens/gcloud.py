@@ -107,7 +107,7 @@ class GcloudGrant(Grant):
         if generic:
             ended = self._run(flight, endpoint, words)
         if ended is None or ended.code != 0:
-            raise self._failed(flight, ended, words)
+            raise self._failed(ended, words)
         return Fetched(ended.stdout.strip(), endpoint)
 
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
@@ -118,7 +118,7 @@ class GcloudGrant(Grant):
         endpoint = self._endpoint(flight, words)
         ended = self._run(flight, endpoint, words)
         if ended.code != 0:
-            raise self._failed(flight, ended, words)
+            raise self._failed(ended, words)
         value, expires_at, universe = _credential(ended.stdout)
         left = None if expires_at is None else expires_at - flight.clock.wall()
         if value is None or left is None or not is_life(left):
@@ -167,9 +167,7 @@ class GcloudGrant(Grant):
             )
         return ended
 
-    def _failed(
-        self, flight: Flight, ended: subprocess_run.Ended | None, words: Sequence[str]
-    ) -> SidecarError:
+    def _failed(self, ended: subprocess_run.Ended | None, words: Sequence[str]) -> SidecarError:
         said = "" if ended is None else ended.stderr
         shown = self._shown(words)
         if "do not currently have an active account" in said or "not currently have an active" in said:
@@ -205,24 +203,24 @@ class GcloudGrant(Grant):
                 command=shown,
             )
         if self._service_account is not None and ("PERMISSION_DENIED" in said or "denied" in said):
-            command = shell(
-                *("gcloud", "iam", "service-accounts", "add-iam-policy-binding", self._service_account),
-                *(
-                    f"--member=user:{self._account or 'ACCOUNT'}",
-                    "--role=roles/iam.serviceAccountTokenCreator",
-                ),
-            )
-            return SidecarError(
-                Reason.IMPERSONATION_DENIED,
-                f"{self._account or 'The active account'} may not act as {self._service_account}: grant it with "
-                f"`{command}`. A new grant takes some minutes.",
-                command=command,
-            )
+            return self._may_not_act(self._service_account)
         code = "" if ended is None or ended.code is None else f" with exit code {ended.code}"
         return SidecarError(
             Reason.GCLOUD_FAILED,
             f"{shown} ended{code}. Run it by hand to see what it says.",
             command=shown,
+        )
+
+    def _may_not_act(self, as_whom: str) -> SidecarError:
+        command = shell(
+            *("gcloud", "iam", "service-accounts", "add-iam-policy-binding", as_whom),
+            *(f"--member=user:{self._account or 'ACCOUNT'}", "--role=roles/iam.serviceAccountTokenCreator"),
+        )
+        return SidecarError(
+            Reason.IMPERSONATION_DENIED,
+            f"{self._account or 'The active account'} may not act as {as_whom}: grant it with `{command}`. A new grant "
+            "takes some minutes.",
+            command=command,
         )
 
     def _shown(self, words: Sequence[str]) -> str:

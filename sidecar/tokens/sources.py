@@ -39,7 +39,7 @@ from sidecar.tokens.universe import refuse_mix, refuse_unexpected, universe_at
 from sidecar.tokens.user import LOGIN, UserGrant
 
 if TYPE_CHECKING:
-    from sidecar.config.credentials import Credential, Endpoints
+    from sidecar.config.credentials import Credential, Endpoints, Gcloud, ServiceAccountKey
 
 _FOR_GOOD: Final = frozenset({Reason.SELF_IMPERSONATION, Reason.CREDENTIAL_MISMATCH})
 _GRACE: Final = 2.0
@@ -47,7 +47,7 @@ _GRACE: Final = 2.0
 
 
 class Inspection(NamedTuple):
-    """What can be seen of a credential without asking anybody."""
+    """What can be seen of a credential before its first fetch."""
 
     fault: SidecarError | None
     """Why it can never serve what it is to serve; None also where its file is not there yet."""
@@ -65,7 +65,7 @@ def build_sources(
     known: Mapping[str, GoogleSource] | None = None,
     withheld: Collection[str] = (),
 ) -> dict[str, GoogleSource]:
-    """A source for each credential, by its name. Nobody is asked yet: that is the first fetch.
+    """A source for each credential, by its name. Nothing is sent yet: the first fetch does that.
 
     `known` are sources of credentials that have not changed: they are used again, with what they found out.
     `seconds` is the deadline of a fetch, where the credential has none of its own; `threads` is how many fetches of
@@ -200,15 +200,7 @@ def _grant(
                 iam=addresses.iam(),
             )
         case "service_account_key":
-            token_uri = addresses.oauth
-            iam = addresses.iam()
-            if credential.file is not None:
-                read = partial(
-                    read_text, credential.file, refuse_world_readable=not credential.allow_world_readable
-                )
-                return KeyGrant(read, place(credential.file), token_uri=token_uri, iam=iam)
-            text = "" if credential.json_ is None else credential.json_.get_secret_value()
-            return KeyGrant(lambda: text, f"`credentials.{name}.json`", token_uri=token_uri, iam=iam)
+            return _key(name, credential, addresses)
         case "impersonate":
             return ImpersonationGrant(
                 source or AdcGrant(environ, addresses),
@@ -217,29 +209,18 @@ def _grant(
                 delegates=credential.delegates,
             )
         case "workload_identity_federation":
-            account = credential.service_account
             named = {name: environ[name] for name in credential.environment if name in environ}
-            addresses = addresses._replace(programs={**addresses.programs, **named})
             return FileGrant(
                 partial(read_text, credential.file),
                 place(credential.file),
-                partial(federation, service_account=account),
-                addresses,
+                partial(federation, service_account=credential.service_account),
+                addresses._replace(programs={**addresses.programs, **named}),
             )
         case "user":
             file = credential.file or well_known_file(environ)
             return UserGrant(partial(read_text, file, login=LOGIN), place(file), token_uri=addresses.oauth)
         case "gcloud":
-            return GcloudGrant(
-                environ,
-                command=credential.command,
-                account=credential.account,
-                service_account=credential.service_account,
-                delegates=credential.delegates,
-                oauth=addresses.oauth,
-                iam_credentials=addresses.iam_credentials,
-                metadata=addresses.metadata,
-            )
+            return _gcloud(credential, environ, addresses)
         case "file":
             return token_file(credential.path)
         case "static":
@@ -247,6 +228,30 @@ def _grant(
             return ReadyToken(secret.get_secret_value, f"`credentials.{name}.token`", ability="static")
         case _:
             assert_never(credential)
+
+
+def _key(name: str, credential: ServiceAccountKey, addresses: Addresses) -> KeyGrant:
+    if credential.file is not None:
+        where = place(credential.file)
+        read = partial(read_text, credential.file, refuse_world_readable=not credential.allow_world_readable)
+    else:
+        where = f"`credentials.{name}.json`"
+        text = "" if credential.json_ is None else credential.json_.get_secret_value()
+        read = partial(str, text)
+    return KeyGrant(read, where, token_uri=addresses.oauth, iam=addresses.iam())
+
+
+def _gcloud(credential: Gcloud, environ: Mapping[str, str], addresses: Addresses) -> GcloudGrant:
+    return GcloudGrant(
+        environ,
+        command=credential.command,
+        account=credential.account,
+        service_account=credential.service_account,
+        delegates=credential.delegates,
+        oauth=addresses.oauth,
+        iam_credentials=addresses.iam_credentials,
+        metadata=addresses.metadata,
+    )
 
 
 def _deadline(name: str, credentials: Mapping[str, Credential], usual: float) -> float:

@@ -63,7 +63,7 @@ def run(command: Sequence[str], environ: Mapping[str, str], flight: Flight, *, s
         start_new_session=True,
         close_fds=True,
     )
-    group = _Group(process)
+    group = _ProcessGroup(process)
     flight.on_abort(group.kill)
     code = None
     try:
@@ -80,7 +80,7 @@ def run(command: Sequence[str], environ: Mapping[str, str], flight: Flight, *, s
 
 
 @final
-class _Group:
+class _ProcessGroup:
     """The process group of a command: gcloud is a shell script around Python."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

@@ -8,7 +8,7 @@ from math import inf, nan
 
 import pytest
 
-from sidecar.admin.history import Sample
+from sidecar.admin.history import TrafficSample
 from sidecar.admin.page import page
 from sidecar.admin.status import (
     UNSHOWN,
@@ -51,7 +51,7 @@ ROUTE = RouteStatus(
     ways_in=[("host", "Host: billing.internal")],
 )
 TRAFFIC = Traffic(
-    samples=[Sample(NOW - 5.0, 10.0, 0.5, 0.001, 0.01, None)],
+    samples=[TrafficSample(NOW - 5.0, 10.0, 0.5, 0.001, 0.01, None)],
     routes=[RouteTraffic("billing", 100, 2, 1, 5, 6), RouteTraffic("", 3, 0, 3, 0, 0)],
     errors=[ErrorGroup("billing", Reason.TOKEN_TIMEOUT, 240, NOW - 60.0, NOW - 1.0, "No token came.", "")],
 )
