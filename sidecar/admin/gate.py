@@ -63,7 +63,7 @@ class Gates:
         self._waiting: deque[Gate] = deque()
 
     def __call__(self) -> Gate:
-        """For one more connection."""
+        """The gate of one more connection."""
         return Gate(self)
 
     def close(self) -> None:

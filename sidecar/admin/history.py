@@ -44,7 +44,7 @@ class _Counts(NamedTuple):
 
 @final
 class History:
-    """Of the whole process."""
+    """The traffic of the whole process, interval by interval."""
 
     def __init__(self) -> None:
         self._last: _Counts | None = None

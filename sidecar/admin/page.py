@@ -360,7 +360,7 @@ def _explain(asked: Document | None, said: Document | None) -> str:
         )
         verdict = "A route takes it." if said["taken"] else "No: it would be refused."
         answer = f'<p role="status" class="{"good" if said["taken"] else "bad"}">{verdict}</p><dl>{rows}</dl>'
-    return f"""<h2 id="explain">What would become of a request?</h2>
+    return f"""<h2 id="explain">What would happen to a request?</h2>
 <form method="post" action="/explain#explain">
 <label for="url">URL that the app calls</label>
 <input id="url" name="url" value="{url}" placeholder="http://billing.localhost:8787/invoices" required maxlength="2000">

@@ -17,11 +17,11 @@ from sidecar.runtime.clock import Clock, TimerHandle
 T = TypeVar("T")
 
 _SHARE: Final = 0.1
-"""Of the loop's time."""
+"""The share of the event loop's time that rendering may take."""
 _AHEAD: Final = 1.0
-"""Seconds of work that may be done at once before that: enough for anybody but who asks without end."""
+"""Seconds of work that may be done at once before that: enough for every caller that does not ask without end."""
 _KEPT: Final = 10.0
-"""Seconds for which the last one is kept; where nothing is, something is made whatever it costs."""
+"""Seconds for which the last rendering is kept; where there is none, one is made however long it takes."""
 
 
 @final

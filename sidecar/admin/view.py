@@ -2,7 +2,7 @@
 
 Owns the seam `AdminView`, which `service` implements and every handler in this package reads. It may not
 hold anything of its own, and has no member through which a token could be reached. Rule: the admin
-server shows and asks; whoever composed the sidecar decides.
+server shows and asks; the service decides.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class AdminView(Protocol):
         ...
 
     async def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
-        """What would become of a request; see `explain.explain`. ValueError with a sentence for what is none."""
+        """What would happen to a request; see `explain.explain`. ValueError with a sentence for what is no request."""
         ...
 
     def fault(self, error: Exception, where: str) -> None:

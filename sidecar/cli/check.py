@@ -79,7 +79,7 @@ class RouteReport(NamedTuple):
         return any(step.verdict is Verdict.FAILED for step in self.steps)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """What `--json` prints of it."""
         return {
             "route": self.route,
             "ok": not self.failed,

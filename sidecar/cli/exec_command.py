@@ -2,9 +2,10 @@
 
 Owns the child process: its environment, the signals it is passed, its exit code, and the orphans it leaves
 (this process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process,
-so it can't be gone while the command runs. The rule: nobody else's children are collected. Commands that print tokens
-are started by worker threads, which wait for them. The kernel keeps children by the thread that started them, and gives
-orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are collected here.
+so it can't be gone while the command runs. The rule: it collects no children that other code waits for. Commands that
+print tokens are started by worker threads, which wait for them. The kernel keeps children by the thread that started
+them, and gives orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are
+collected here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
-"""As a shell reports them."""
+"""Exit codes, as a shell reports them."""
 
 _FORWARDED: Final = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),

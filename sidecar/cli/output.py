@@ -30,7 +30,7 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def one_line(text: str) -> str:
-    """The same as part of a sentence."""
+    """Text from outside, made fit to be part of a sentence."""
     return printable(text, limit=1000)
 
 

@@ -73,7 +73,7 @@ def serve(
 
 
 def alone(work: Coroutine[Any, Any, T]) -> T:
-    """The outcome of a command that serves nobody; only what can't be ignored is logged, to stderr."""
+    """The outcome of a command that serves no app; only errors are logged, to stderr."""
     logs.configure("error", "text", sys.stderr)
     quiet_google_logging()
     loop = asyncio.new_event_loop()

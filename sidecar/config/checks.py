@@ -359,7 +359,7 @@ def check_remote(
     return [
         Finding(
             at,
-            f"{listener.address} can be reached from other machines, and whoever reaches it calls with this identity: "
+            f"{listener.address} can be reached from other machines, and all callers there use this identity: "
             f"write `localhost:{listener.address.port}`, or set `allow_remote: true`",
         )
         for at, listener in _places(routes, shared)

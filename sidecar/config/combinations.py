@@ -23,7 +23,7 @@ class Abilities(NamedTuple):
     """What one kind of credential gives."""
 
     title: str
-    """As it is written in a configuration."""
+    """How a configuration names it, in the words of a message."""
     cannot: dict[TokenKind, str]
     """Kinds of token that it can't give, with the reason."""
     person: bool = False

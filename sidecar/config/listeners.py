@@ -110,7 +110,7 @@ _RequiredHeaders = Annotated[
     PlainSerializer(dict, return_type=dict[str, Any]),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1}),
 ]
-"""As pairs: a route, and so its listeners, must be hashable."""
+"""Header names and their secrets, as pairs: a route, and so its listeners, must be hashable."""
 
 
 class Peers(Model):

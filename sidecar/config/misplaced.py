@@ -1,7 +1,7 @@
 """Contents in a configuration where something else belongs.
 
 Owns which keys take a secret's contents, and what is said where they stand in the place of a path, a URL or another
-plain value. Called by `tree` for every text that it reads, whatever it came from, so that no message further on can
+plain value. Called by `tree` for every text that it reads, wherever it came from, so that no message further on can
 quote it. The environment variables that credentials follow are judged here too. Pure.
 """
 

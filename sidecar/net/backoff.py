@@ -48,7 +48,7 @@ class DialPlan(NamedTuple):
     order: tuple[int, ...]
     """Positions in the list that was asked about; empty: none now."""
     failure: Failure | None = None
-    """Where none is: what became of the last dial."""
+    """Where none is to be dialled: how the last dial failed."""
     since: float = 0.0
     """Seconds since then."""
     wait: float = 0.0
@@ -78,7 +78,7 @@ class Backoff:
         return len(self._records)
 
     def plan(self, addresses: Sequence[Hashable], now_mono: float, jitter: float, longest: float) -> DialPlan:
-        """What to dial of these, of which there is one at least; the caller then has to say what became of it.
+        """What to dial of these, of which there is one at least; the caller then has to say how it ended.
 
         A dial that is let through is given `longest` seconds, in which no other is.
         """
@@ -126,7 +126,7 @@ class Backoff:
         self._records.move_to_end(address)
 
     def not_made(self, addresses: Sequence[Hashable]) -> None:
-        """A dial that was let through could not even begin: nobody need wait for it."""
+        """A dial that was let through could not even begin: no other has to wait for it."""
         for address in addresses:
             if (record := self._records.get(address)) is not None:
                 record.next_mono = 0.0

@@ -37,7 +37,7 @@ class Certificate:
         """Raises OSError, ssl.SSLError or ValueError, with the file's name where it is known."""
         self.settings = settings
         self.stamps = {file: stamp(file) for file in _files(settings)}
-        """Of its files, before they were first read."""
+        """What its files looked like before they were first read."""
         self.client_cas = _client_cas(settings)
         """Tells the CAs of clients from others; empty where no certificate is asked for."""
         self.context = make_context(settings)
@@ -103,7 +103,7 @@ class Certificates:
             certificate.read_again()
 
     def readings(self) -> Iterable[Certificate]:
-        """For metrics."""
+        """What metrics show of each certificate."""
         return self._found.values()
 
     def _changed(self, file: str) -> None:

@@ -2,7 +2,7 @@
 
 Owns the socket options for that, and the numbers that say nothing. Called by the acceptor, for listeners that tell
 processes apart, and when their settings are read. A system that does not say (SO_PEERCRED is Linux's) is not guessed
-about: whoever asks must refuse.
+about: the caller must refuse.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Credentials(NamedTuple):
     uid: int
     gid: int
     further_gids: tuple[int, ...]
-    """Of its further groups; none before Linux 4.13."""
+    """The process's further groups; none before Linux 4.13."""
 
 
 def of(sock: socket.socket) -> Credentials | None:
-    """Of the process that connected; None where the system does not say."""
+    """The credentials of the process that connected; None where the system does not say."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None

@@ -39,7 +39,7 @@ class Resolver:
     async def addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
         """The addresses of a name, of which there is one at least; raises OSError.
 
-        Who is cancelled leaves the look-up to the others, or to whoever asks next.
+        A caller that is cancelled leaves the look-up to the others, or to the next one.
         """
         flight = self._flights.get((host, port))
         # From Python 3.14 on, one that was quick has ended before its callback could take it out.
@@ -62,4 +62,4 @@ class Resolver:
         if self._flights.get(key) is flight:
             del self._flights[key]
         if not flight.cancelled():
-            flight.exception()  # seen, even where nobody waits any more
+            flight.exception()  # seen, even where no caller waits any more

@@ -68,7 +68,7 @@ class ThreadsReading(Protocol):
     def running(self) -> int: ...
     @property
     def abandoned(self) -> int:
-        """Of those that run: how many were given up."""
+        """How many of those that run were given up."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class ThreadsReading(Protocol):
 
 
 class ReloadReading(Protocol):
-    """What became of attempts to read the configuration again."""
+    """The outcomes of reading the configuration again."""
 
     @property
     def counts(self) -> Mapping[str, int]:

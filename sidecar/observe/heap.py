@@ -1,4 +1,4 @@
-"""Gives memory back that malloc keeps and nobody uses.
+"""Gives memory back that malloc keeps and nothing uses.
 
 Owns a look at the heap, every ten seconds on the event loop. Made and ended by the service. glibc gives memory back by
 itself only from the end of its heap: one small piece there, and all that large bodies needed before it stays resident,

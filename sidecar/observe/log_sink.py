@@ -1,12 +1,12 @@
 """Where log lines go: a descriptor, and the one thread that writes to it.
 
-Owns a bounded queue between whoever logs and a reader that may be slow, gone, or a disk that is full: the event loop
-never waits for them. What is not written is counted by reason, and told in a line of its own as soon as one
+Owns a bounded queue between the code that logs and a reader that may be slow or gone, or a disk that is full: the event
+loop never waits for them. What is not written is counted by reason, and told in a line of its own as soon as one
 gets through.
 Used by `logs.LogHandler`. It knows no format; it may not raise into a caller.
 
-A thread and not O_NONBLOCK: that flag belongs to the open file, which the sidecar shares with whoever started it, and a
-disk ignores it. One write takes all that has gathered, so that under load there are fewer of them than lines.
+A thread and not O_NONBLOCK: that flag belongs to the open file, which the sidecar shares with the program that started
+it, and a disk ignores it. One write takes all that has gathered, so that under load there are fewer of them than lines.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class LogSink:
             try:
                 return os.write(self._descriptor, data)
             except BlockingIOError:
-                # Whoever started the sidecar made it non-blocking.
+                # The program that started the sidecar made it non-blocking.
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()

@@ -5,7 +5,7 @@ access log and the redaction net. `service` calls `configure` once and hands `Ac
 every other module only uses `logging`: a sentence as message that tells a person the event by itself (it begins with
 the same words each time), and the values once more in `extra={"fields": {…}}`, for programs.
 
-It may not raise into a caller, whatever became of the stream, nor keep the event loop waiting for it (`log_sink`), and
+It may not raise into a caller, however the stream fails, nor keep the event loop waiting for it (`log_sink`), and
 nothing it writes holds a token or a
 private key: code doesn't log them, and should it ever, they are replaced here. Rules: the LogEntry JSON
 that Google's agents parse from stdout (severity, time, message, httpRequest, sourceLocation, stack_trace),
@@ -69,8 +69,8 @@ def configure(
 ) -> LogHandler:
     """Send every log record of the process to `stream` (default stdout); may be called again.
 
-    Unless `waiting`, a thread writes the lines, and whoever logs never waits; `flush` at the end. `level` holds for the
-    sidecar's own loggers; libraries stay at INFO or above, whatever is asked for.
+    Unless `waiting`, a thread writes the lines, and the code that logs never waits; `flush` at the end. `level` holds
+    for the sidecar's own loggers; libraries stay at INFO or above, whatever is asked for.
     `auto` is text on a terminal and JSON elsewhere.
     """
     target = sys.stdout if stream is None else stream

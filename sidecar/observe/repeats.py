@@ -1,7 +1,7 @@
 """How often alike events are told: the first at once, the next ones once a minute, with how many were left out.
 
-Owns that rule for all log lines that traffic or a failing peer could repeat without end. Whoever logs keeps a `Pace`
-for each kind of event, or `Paces` where the kinds come with the events. Pure: time comes in as an argument.
+Owns that rule for all log lines that traffic or a failing peer could repeat without end. The module that logs keeps a
+`Pace` for each kind of event, or `Paces` where the kinds come with the events. Pure: time comes in as an argument.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KINDS: Final = 1000
 
 @final
 class Pace:
-    """Of one kind of event."""
+    """The pace of one kind of event."""
 
     __slots__ = ("_told_mono", "_untold")
 
@@ -40,7 +40,7 @@ class Pace:
 
 @final
 class Paces(Generic[K]):
-    """Of many kinds; the one that was met first is forgotten where there are too many."""
+    """The paces of many kinds; where there are too many, the kind that was met first is forgotten."""
 
     __slots__ = ("_paces",)
 

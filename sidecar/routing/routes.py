@@ -36,7 +36,7 @@ _MEMO_SIZE = 1024
 
 _BESIDE = 8
 """Names on each side of a misspelt one, by their beginnings and by their ends, that it is compared with: difflib takes
-50 µs for a pair of long ones, and whoever asks for what there is not would hold up all others."""
+50 µs for a pair of long ones, and a caller that asks for hosts that no route has would hold up all others."""
 
 
 @final

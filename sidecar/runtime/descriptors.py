@@ -31,7 +31,7 @@ def room(upstream: int) -> int | None:
 
 
 def shared_out(descriptors: int, upstream: int) -> int:
-    """The same for a number of descriptors; at least one."""
+    """How many connections from apps a number of descriptors leaves room for; at least one."""
     rest = descriptors - min(_OWN, descriptors // 4)
     return max(1, rest - min(upstream, rest // 2))
 

@@ -34,7 +34,7 @@ class Process:
         self._core = resource.getrlimit(resource.RLIMIT_CORE)
         self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._notes: dict[str, object] = {}
-        # The hard limit stays for now: whoever lowers it can't raise it again.
+        # The hard limit stays for now: a process that lowers it can't raise it again.
         self._set("core", (0, self._core[1]))
         self._set_dumpable(False)
         self._set("files", (self._files[1], self._files[1]))

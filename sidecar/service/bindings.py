@@ -52,7 +52,7 @@ class ListenPlan(NamedTuple):
 
 @final
 class Bindings:
-    """Of one process."""
+    """The listening sockets of one process."""
 
     def __init__(self, clock: Clock, inherited: Iterable[socket.socket]) -> None:
         """`inherited`: sockets that listen already, for addresses of the configuration (socket activation)."""
@@ -161,7 +161,7 @@ class Bindings:
             if listener.address.is_remote:
                 _log.warning(
                     f"the listener {listener} is reachable from other machines: "
-                    "whoever reaches it calls with this identity",
+                    "all callers there use this identity",
                     extra={"fields": {"listen": str(listener)}},
                 )
         for listener in self.admin:

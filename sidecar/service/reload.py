@@ -36,7 +36,7 @@ class ConfigSource(NamedTuple):
 
 
 class Reloaded(NamedTuple):
-    """What became of reading the configuration again."""
+    """The outcome of reading the configuration again."""
 
     result: str
     """`ok`, `unchanged` or `error`."""

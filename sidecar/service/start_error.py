@@ -1,4 +1,4 @@
-"""Why the sidecar can't start, and the exit code that says so to whoever started it."""
+"""Why the sidecar can't start, and the exit code that says so to the program that started it."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class GoogleSource:
         self.grant = grant
         self._clock = clock
         self.seconds = seconds
-        """For a whole fetch."""
+        """The deadline of a whole fetch."""
         self.universe = universe
         """The universe domain that is meant here, where the environment says so."""
         self.threads = threads

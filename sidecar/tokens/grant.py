@@ -64,7 +64,7 @@ class Grant:
         return None
 
     def check(self) -> None:
-        """Raise `SidecarError` for what can be seen to be wrong without asking anybody."""
+        """Raise `SidecarError` for what can be seen to be wrong before the first fetch."""
 
     def look(self) -> bool:
         """Whether there are files that it is made of; raises `SidecarError` for what is wrong with them. For the

@@ -1,4 +1,4 @@
-"""The IAM Credentials API: tokens for a service account, for whoever may act as it.
+"""The IAM Credentials API: tokens for a service account, for callers that may act as it.
 
 Owns the three calls that are made by hand: generateIdToken, generateAccessToken, signJwt. Called by the grants,
 in worker threads, with an access token of theirs. google-auth's own class for impersonated ID tokens can be

@@ -1,7 +1,7 @@
 """Tokens of a service account that another credential may act as.
 
 Owns the chain: the source's access token, kept for as long as it lives, and the calls to IAM with it. Called
-by `GoogleSource`, in worker threads. The rule: nobody impersonates itself, neither directly nor round through
+by `GoogleSource`, in worker threads. The rule: no account impersonates itself, neither directly nor round through
 delegates (it would let a leaked token renew itself for ever,
 https://cloud.google.com/iam/docs/best-practices-service-accounts); what can be seen of that is refused before
 anything is sent.

@@ -43,7 +43,7 @@ class ReadyToken(Grant):
         """See `Grant.id_token`."""
         return Fetched(
             self._read().strip(_AROUND),
-            Endpoint(f"{self._where}", Protocol.LOCAL, "whoever it was made for", ""),
+            Endpoint(f"{self._where}", Protocol.LOCAL, "the account that it was made for", ""),
         )
 
 

@@ -1,7 +1,7 @@
-"""Fetching tokens at once because somebody asks for it.
+"""Fetching tokens at once because an operator asks for it.
 
 Owns how often that may be asked for. Called by the service for `POST /renew` and the command `renew`, when a cause has
-been mended and nobody wants to wait for the next try. It keeps no token. The rule: one fetch in `INTERVAL` for a key,
+been mended and the next try would come too late. It keeps no token. The rule: one fetch in `INTERVAL` for a key,
 so that no script makes of this a load on the token endpoint.
 """
 
@@ -17,7 +17,7 @@ from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey
 
 INTERVAL: Final = 5.0
-"""Seconds between two fetches of one key that somebody asks for."""
+"""Seconds between two fetches of one key that are asked for."""
 
 
 class TooSoonError(Exception):

@@ -20,7 +20,7 @@ _log = logging.getLogger("sidecar.tokens")
 
 
 def _expiry(token: Token) -> dict[str, object]:
-    """For programs, and for people."""
+    """The fields of a log line: once for programs, once for people."""
     return {"expires_at": token.expires_at, "expires": rfc3339(token.expires_at)}
 
 

@@ -3,7 +3,7 @@
 Owns the checking and use of a key. Called by `GoogleSource`, in a worker thread, and by `credential_types`. It
 may not keep a key between two fetches: a file that was replaced is used from the next fetch on. The rule: the
 assertion goes to the configured token endpoint or the key's own `token_uri`, over TLS or to loopback; a
-self-signed JWT is made without asking anybody.
+self-signed JWT is made without a request.
 """
 
 from __future__ import annotations

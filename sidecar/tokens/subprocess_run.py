@@ -2,7 +2,7 @@
 
 Owns the life of a child process that prints a token: its own process group, a bound on its output, its end with
 the fetch. Called by `gcloud`, in a worker thread. It knows nothing of tokens, and shows nothing of what was
-printed. The rules: when this returns or raises, the child and whatever it started are gone; a command whose end is not
+printed. The rules: when this returns or raises, the child and all that it started are gone; a command whose end is not
 known has failed; nothing is killed by a number that may be another process's by now.
 """
 

@@ -3,8 +3,8 @@
 Owns the callers of one key, their time limits and the calling of them. The store adds, removes and wakes
 them. It knows nothing of tokens. The rule: each waiter is called exactly once or taken away, in the order of
 joining, and never from within the call that added it; one timer serves them all, since all wait equally long;
-one that raises takes nobody along. Some wait for another token than the one that is here, which a target refused:
-that one does not wake them.
+one that raises does not keep the others from being called. Some wait for a token other than the one that is here,
+since a target refused that: it does not wake them.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ async def test_listeners_that_others_reach_are_named_in_warnings(
     """At start and at each reload: the shared one, a route's own, and the admin server's."""
     config = f"allow_remote: on\n{ROUTES}"
     sidecar = await start(config, "--listen", "0.0.0.0:0", "--admin", "0.0.0.0:0")
-    apps = f"the listener 0.0.0.0:{sidecar.port} is reachable from other machines: whoever reaches it calls with this identity"
+    apps = f"the listener 0.0.0.0:{sidecar.port} is reachable from other machines: all callers there use this identity"
     entry = await sidecar.logged(apps, listen=f"0.0.0.0:{sidecar.port}")
     assert entry["severity"] == "WARNING"
     admin = f"the admin server 0.0.0.0:{sidecar.admin_port} is reachable from other machines: they can read metrics and status"
