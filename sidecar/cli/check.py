@@ -411,7 +411,7 @@ class _Answer:
 
 
 async def _exchange(answer: _Answer, socket: str, line: str, host: str) -> None:
-    """One request on a connection of its own; `answer` is fed to its end. Raises OSError where there is none."""
+    """One request on a connection of its own; `answer` is fed to its end. Raises OSError where no answer comes."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
         writer.write(f"{line}\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())

@@ -29,7 +29,7 @@ class Given(NamedTuple):
     """What the command line and the environment say about the configuration."""
 
     file: str | None
-    """`-` for standard input; None where there is none."""
+    """`-` for standard input; None: there is no file."""
     to: Sequence[str]
     """The upstreams of `--to`."""
     flags: Mapping[str, str]
@@ -144,7 +144,7 @@ def complete_route(context: click.Context, _: click.Parameter, begun: str) -> li
 
 
 def check_route_names(loaded: Loaded, names: Sequence[str]) -> None:
-    """End the process with exit code 2 where a name is none of a route."""
+    """End the process with exit code 2 where no route has one of these names."""
     known = [route.name for route in loaded.config.routes]
     for name in names:
         if name not in known:

@@ -297,7 +297,7 @@ class _Validation:
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Of a type of the schema; making one takes longer than reading a route."""
+    """The adapter of a type of the schema, kept: making one takes longer than reading a route."""
     return TypeAdapter(kind)
 
 

@@ -53,7 +53,7 @@ class Facts(NamedTuple):
 
     title: str
     suffixes: tuple[str, ...]
-    """Of the upstream's host, by which `target: auto` knows it."""
+    """Endings of the upstream's host, by which `target: auto` knows it."""
     kinds: frozenset[TokenKind]
     beside: str | None
     """The header that takes the token where the app sends an Authorization of its own."""

@@ -51,7 +51,7 @@ _NAMED: Final = re.compile(
 _PEM: Final = re.compile(r"-----BEGIN.*", re.DOTALL)
 _BEHIND_SCHEME: Final = re.compile(r"://([^\s`]*)")
 _TO_THE_END: Final = re.compile(r"://(.*)", re.DOTALL)
-"""Of a value by itself: what has a space in it is still its query."""
+"""The rest of a value that is one URL: a space in it does not end its query."""
 
 
 def kind_of(text: str) -> str | None:
@@ -114,7 +114,7 @@ def _is_random(run: str) -> bool:
 
 
 def _secret_kind(text: str, depth: int = 2) -> str | None:
-    """Of what looks like a secret's contents, not only unlike a path; what is decoded `depth` times included."""
+    """What kind of secret a text looks like, and not only unlike a path; decoded up to `depth` times."""
     inner = text.strip(_WRAPPING)
     if (inner[:1] in ("{", "[") and _PLACE.match(inner) is None) or _ESCAPED.match(inner) is not None:
         return "JSON"

@@ -70,7 +70,7 @@ class Url(NamedTuple):
 
 
 def parse_url(text: str) -> Url:
-    """Where a URL leads, to every parser alike; ValueError with a sentence where it is none, or where they differ.
+    """Where a URL leads, to every parser alike; ValueError with a sentence where it is not one, or where they differ.
 
     Only the characters of RFC 3986 may be in it. Some parsers take a backslash for a slash, and some drop white space:
     `http://evil.example\\@localhost/` has one host to urllib, which would check it, and another to requests.

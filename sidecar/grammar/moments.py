@@ -47,7 +47,7 @@ def from_rfc3339(text: object) -> float | None:
 
 
 def from_http_date(text: str) -> float | None:
-    """The moment in a `Date` or `Retry-After` line, or None for what is none."""
+    """The moment in a `Date` or `Retry-After` line, or None where it is not one."""
     try:
         found = parsedate_to_datetime(text)
         # `-0000` is read as no zone (RFC 5322 section 3.3); HTTP has no other than UTC.

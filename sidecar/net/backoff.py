@@ -1,4 +1,4 @@
-"""Which addresses are dialled, in which order, and when none is.
+"""Which addresses are dialled, in which order, and when no dial is made.
 
 Owns what is remembered of addresses that could not be connected to. Called by `dial`, for names that could not be
 resolved too. Pure: time and jitter come in as arguments.

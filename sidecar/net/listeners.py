@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from sidecar.routing.routes import Route
 
 BACKLOG = 2048
-"""As many as a burst of app threads may open at once; the kernel caps it at somaxconn (4096 by default)."""
+"""As many connections as a burst of app threads may open at once; the kernel caps it at somaxconn (4096 by
+default)."""
 
 _UNIX_MODE = 0o660
 

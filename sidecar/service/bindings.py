@@ -110,7 +110,7 @@ class Bindings:
         return plan
 
     def _bound_beside(self, address: ListenAddress, what: str, left: list[Listener]) -> Sequence[Listener]:
-        """Of what is `left` of the old configuration, or bound beside it, for as long as both are there."""
+        """The listeners of an address: those `left` of the old configuration, or new ones beside them."""
         try:
             return _bound(address, what, left)
         except StartError as error:

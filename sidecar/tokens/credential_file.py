@@ -70,7 +70,7 @@ def refuse_other_kinds(info: Mapping[str, Any], where: str) -> None:
 
 
 def type_of(info: Mapping[str, Any]) -> str:
-    """The `type` in a credential; a word for what is none."""
+    """The `type` in a credential, or a word for one that has none."""
     found = info.get("type")
     return found if isinstance(found, str) and re.fullmatch(r"[a-z_]{1,40}", found) else "unknown"
 

@@ -70,7 +70,11 @@ class TokenStatus(NamedTuple):
 
 @final
 class Entry:
-    """One key's token and everything that is going on about it."""
+    """One key's token and everything that is going on about it.
+
+    One record with many slots, and not three: the data path reads `value` and both `fresh_until` with one look-up, and
+    each change of the token changes the fetch and the pauses with it.
+    """
 
     __slots__ = (
         "evicted",
@@ -128,7 +132,7 @@ class Entry:
         # the fetch
         self.fetch: asyncio.Task[None] | None = None
         self.timer: TimerHandle | None = None
-        """For the next renewal or retry."""
+        """The timer of the next renewal or retry."""
         self.failures = 0
         self.retry: Instant | None = None
         """Backing off until then."""

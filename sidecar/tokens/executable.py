@@ -39,7 +39,7 @@ _TOKENS: Final = {
     "urn:ietf:params:oauth:token-type:id_token": "id_token",
     "urn:ietf:params:oauth:token-type:saml2": "saml_response",
 }
-"""Where the subject token stands, by the type that the answer says it is of."""
+"""The key that holds the subject token, by the type that the answer says it has."""
 
 
 def seconds_of(executable: Mapping[str, Any]) -> float:

@@ -229,8 +229,8 @@ class GcloudGrant(Grant):
 
 
 def _credential(text: str) -> tuple[str | None, float | None, str]:
-    """Access token, expiry (Unix seconds) and universe domain in what config-helper printed. A universe that is none
-    leaves no token: there is no telling where it would go."""
+    """Access token, expiry (Unix seconds) and universe domain in what config-helper printed. An unknown universe
+    domain leaves no token: there is no telling where it would go."""
     try:
         whole = json.loads(text)
         value, expiry = whole["credential"]["access_token"], whole["credential"]["token_expiry"]

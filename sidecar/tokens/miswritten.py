@@ -96,7 +96,7 @@ def of_another_kind(info: Mapping[str, Any]) -> str | None:
 
 
 def unusable_key(pem: str) -> str:
-    """Why a `private_key` is none that signs, for the middle of a sentence."""
+    """Why a `private_key` can't sign, for the middle of a sentence."""
     if "\\n" in pem:
         return (
             "its `private_key` has `\\n` as two characters where line ends belong: it was escaped twice, by a shell or "

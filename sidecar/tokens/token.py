@@ -184,7 +184,7 @@ def read_claims(value: str) -> Mapping[str, Any] | None:
 
 
 def seconds_in(claim: object) -> float | None:
-    """A number of seconds in JSON, such as a NumericDate (RFC 7519 section 2), or None for what is none: NaN, too."""
+    """A number of seconds in JSON, such as a NumericDate (RFC 7519 section 2); None for anything else, and for NaN."""
     if isinstance(claim, bool) or not isinstance(claim, int | float):
         return None
     try:
