@@ -19,14 +19,14 @@ from sidecar.grammar.moments import rfc3339
 from sidecar.observe.logs import redact
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
-from sidecar.tokens.entry import State, TokenStatus
+from sidecar.tokens.entry import TokenState, TokenStatus
 
 Note = Callable[[Exception, str], None]
 """Told of a fault, and where it came up."""
 
 Row = TypeVar("Row")
 
-_WITHOUT: Final = (State.FAILING, State.FETCHING, State.EXPIRED)
+_WITHOUT: Final = (TokenState.FAILING, TokenState.FETCHING, TokenState.EXPIRED)
 
 UNSHOWN: Final = "This could not be shown, by a fault in the sidecar; its log has the traceback."
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 _SO_PEERGROUPS: Final = 59
-"""SO_PEERGROUPS (asm-generic/socket.h), which the socket module lacks. Python's getsockopt takes 1024 bytes: 256 groups."""
+"""asm-generic/socket.h has it, the socket module lacks it. Python's getsockopt takes 1024 bytes: 256 groups."""
 
 
 _IDS: Final = 2**32 - 1

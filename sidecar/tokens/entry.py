@@ -30,7 +30,7 @@ LINGER: Final = 60.0
 while somebody still asks."""
 
 
-class State(StrEnum):
+class TokenState(StrEnum):
     """One key as operators see it."""
 
     FRESH = "fresh"
@@ -58,7 +58,7 @@ class TokenStatus(NamedTuple):
     """One key for the status page and the collector; never the token. Moments in Unix seconds."""
 
     key: TokenKey
-    state: State
+    state: TokenState
     expires_at: float | None
     renew_at: float | None
     last_error: LastError | None
@@ -206,14 +206,14 @@ class Entry:
             None if self.token is None else self.token.issued_at,
         )
 
-    def _state(self, now: Instant) -> State:
+    def _state(self, now: Instant) -> TokenState:
         if self.plan is not None and self.is_usable(now):
-            return State.STALE if self.plan.renew.has_come(now) else State.FRESH
+            return TokenState.STALE if self.plan.renew.has_come(now) else TokenState.FRESH
         if self.fetch is not None:
-            return State.FETCHING
+            return TokenState.FETCHING
         if self.last_error is not None:
-            return State.FAILING
-        return State.MISSING if self.plan is None else State.EXPIRED
+            return TokenState.FAILING
+        return TokenState.MISSING if self.plan is None else TokenState.EXPIRED
 
 
 @final

@@ -17,7 +17,7 @@ from sidecar.admin.exposition import OPENMETRICS, content_type, parts
 from sidecar.observe.families import FAMILIES
 from sidecar.observe.family import Kind
 from sidecar.observe.metrics import TOKEN_STATES, HandshakeFailure, Pause, RouteStats
-from sidecar.tokens.entry import State, TokenStatus
+from sidecar.tokens.entry import TokenState, TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource
@@ -59,7 +59,7 @@ def _at(samples: Samples, name: str, **labels: str) -> float:
 
 
 def _token(
-    audience: str, state: State = State.FRESH, expires_at: float | None = 2e9, kind: str = "id"
+    audience: str, state: TokenState = TokenState.FRESH, expires_at: float | None = 2e9, kind: str = "id"
 ) -> Any:
     key = TokenKey(NamedSource("default"), audience, kind)
     return TokenStatus(key=key, state=state, expires_at=expires_at, renew_at=None, last_error=None, waiting=0)
@@ -99,7 +99,7 @@ def busy(view: Any) -> Any:
     nowhere = view.stats[""] = RouteStats()
     nowhere.requests = {("GET", 404): 1, ("", 400): 1}
     nowhere.refused = {"no_route": 1, "malformed_request": 1}
-    view.statuses = [_token("https://a"), _token("https://b", State.FAILING, None)]
+    view.statuses = [_token("https://a"), _token("https://b", TokenState.FAILING, None)]
     record = view.table.record("default", "https://a")
     record.fetches = {("ok", ""): 3, ("error", "token_denied"): 1}
     record.duration.observe(0.004)
@@ -197,8 +197,8 @@ def test_a_histogram_is_cumulative(
     assert _at(samples, f"{name}_sum", **labels) == total
 
 
-@pytest.mark.parametrize("state", list(State))
-def test_a_token_is_in_one_state(view: Any, state: State) -> None:
+@pytest.mark.parametrize("state", list(TokenState))
+def test_a_token_is_in_one_state(view: Any, state: TokenState) -> None:
     """The state set of a token has 1 for the current state and 0 for each other."""
     view.statuses = [_token("https://a", state)]
     samples = _scrape(view)
@@ -232,7 +232,7 @@ def test_an_expiry_is_shown_for_tokens_only(busy: Any) -> None:
 def test_keys_with_the_same_labels_make_one_series(view: Any, expiries: tuple[float | None, ...]) -> None:
     """Of two keys that differ in their kind only, the one that expires first is shown."""
     view.statuses = [
-        _token("https://a", State.FRESH if expiry else State.MISSING, expiry, kind)
+        _token("https://a", TokenState.FRESH if expiry else TokenState.MISSING, expiry, kind)
         for kind, expiry in zip(("id", "access"), expiries, strict=True)
     ]
     samples = _scrape(view)

@@ -24,7 +24,7 @@ from sidecar.errors import Reason
 from sidecar.proxy.refusals.diagnosis import Cause, Diagnosis
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
-from sidecar.tokens.entry import LastError, State, TokenStatus
+from sidecar.tokens.entry import LastError, TokenState, TokenStatus
 from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource
 
@@ -58,7 +58,7 @@ TRAFFIC = Traffic(
 NOTHING = Traffic([], [], [])
 TOKEN = TokenStatus(
     key=TokenKey(NamedSource("default"), "https://billing.run.app"),
-    state=State.STALE,
+    state=TokenState.STALE,
     expires_at=NOW + 100.5,
     renew_at=NOW - 3.0,
     last_error=LastError(Reason.TOKEN_TIMEOUT, "The metadata server did not answer in 5 s.", NOW - 1.0),
@@ -185,7 +185,7 @@ def test_what_is_not_known_is_null() -> None:
     """A key without a token has null for its moments and its error, and the document is plain JSON."""
     token = TokenStatus(
         key=TokenKey(NamedSource("default"), "https://a"),
-        state=State.MISSING,
+        state=TokenState.MISSING,
         expires_at=None,
         renew_at=None,
         last_error=None,
@@ -374,18 +374,18 @@ FAILED = LastError(Reason.TOKEN_DENIED, "Not allowed.", NOW)
     [
         pytest.param([], "", id="no-tokens"),
         pytest.param([TOKEN], "", id="one-that-is-served-though-its-renewal-failed"),
-        pytest.param([TOKEN._replace(state=State.MISSING, last_error=None)], "", id="never-asked-for"),
-        pytest.param([TOKEN._replace(state=State.FETCHING, last_error=None)], "", id="on-its-way"),
+        pytest.param([TOKEN._replace(state=TokenState.MISSING, last_error=None)], "", id="never-asked-for"),
+        pytest.param([TOKEN._replace(state=TokenState.FETCHING, last_error=None)], "", id="on-its-way"),
         pytest.param(
-            [TOKEN._replace(state=State.FAILING, last_error=FAILED)] * 3,
+            [TOKEN._replace(state=TokenState.FAILING, last_error=FAILED)] * 3,
             "3 of 3 tokens missing: token_denied: Not allowed.",
             id="all-for-one-reason",
         ),
         pytest.param(
             [
                 TOKEN,
-                TOKEN._replace(state=State.FETCHING),
-                TOKEN._replace(state=State.FAILING, last_error=FAILED),
+                TOKEN._replace(state=TokenState.FETCHING),
+                TOKEN._replace(state=TokenState.FAILING, last_error=FAILED),
             ],
             "2 of 3 tokens missing: token_timeout: The metadata server did not answer in 5 s.; "
             "token_denied: Not allowed.",

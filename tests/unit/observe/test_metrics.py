@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidecar.observe import metrics
 from sidecar.observe.family import Histogram
 from sidecar.observe.metrics import TokenStatsTable
-from sidecar.tokens.entry import State
+from sidecar.tokens.entry import TokenState
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1000)))
@@ -68,7 +68,7 @@ def test_no_other_method_gets_through(method: str) -> None:
 
 def test_token_states_are_those_of_the_store() -> None:
     """The values of the label `state` are the states that the token store knows."""
-    assert set(metrics.TOKEN_STATES) == {state.value for state in State}
+    assert set(metrics.TOKEN_STATES) == {state.value for state in TokenState}
 
 
 def test_a_token_record_is_made_once() -> None:

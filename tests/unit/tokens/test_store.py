@@ -15,7 +15,7 @@ from sidecar.grammar.moments import rfc3339
 from sidecar.observe.metrics import TokenStats
 from sidecar.runtime.tasks import Tasks
 from sidecar.tokens import policy
-from sidecar.tokens.entry import State
+from sidecar.tokens.entry import TokenState
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
 from tests.support.clock import FakeClock
@@ -120,7 +120,7 @@ class World:
         assert bearer is not None
         return bearer
 
-    def state(self, key: TokenKey = KEY) -> State:
+    def state(self, key: TokenKey = KEY) -> TokenState:
         return next(status.state for status in self.store.status() if status.key == key)
 
 
@@ -293,12 +293,12 @@ async def test_the_old_token_is_served_while_it_is_renewed(world: World) -> None
     await world.advance(HOUR - 225)
     assert len(world.source.calls) == 2
     assert world.store.bearer(KEY) == old
-    assert world.state() is State.STALE
+    assert world.state() is TokenState.STALE
     await world.advance(225 - 30.5)
     assert world.store.bearer(KEY) == old
     await world.advance(0.5)
     assert world.store.bearer(KEY) is None
-    assert world.state() is State.FETCHING
+    assert world.state() is TokenState.FETCHING
     assert len(world.source.calls) == 2
 
 
@@ -537,7 +537,7 @@ async def test_the_endpoint_down_for_as_long_as_the_token_lives_fails_no_call(wo
     assert world.store.bearer(KEY) is None
     with pytest.raises(SidecarError, match="token_endpoint_unreachable"):
         world.store.join(KEY, Caller())
-    assert world.state() is State.FAILING
+    assert world.state() is TokenState.FAILING
     world.source.answer = world.source.new
     await world.advance(30, step=1)
     assert world.store.bearer(KEY) is not None
@@ -673,7 +673,7 @@ async def test_one_targets_word_keeps_the_token_from_nobody_else(world: World) -
     for _ in range(60):
         assert world.store.bearer(KEY) == old
         await world.advance(10)
-    assert world.state() is State.FRESH
+    assert world.state() is TokenState.FRESH
     assert len(world.source.calls) == 2
 
 
@@ -927,7 +927,7 @@ async def test_a_failing_wildcard_key_is_remembered_for_a_while(world: World) ->
         await world.settle()
         assert len(world.source.calls) == calls
         await world.advance(30)
-        assert world.state(audience(0)) is State.FAILING
+        assert world.state(audience(0)) is TokenState.FAILING
     await world.advance(60)
     world.store.nudge()
     assert world.store.status() == []
@@ -1012,23 +1012,23 @@ async def test_a_cancelled_fetch_leaves_no_caller_waiting(world: World) -> None:
 async def test_states(world: World) -> None:
     """The status names each state, with expiry, renewal point and last error, and never the token."""
     world.store.pin(KEY)
-    assert world.state() is State.MISSING
+    assert world.state() is TokenState.MISSING
     world.source.held = {"*"}
     world.store.prefetch([KEY])
-    assert world.state() is State.FETCHING
+    assert world.state() is TokenState.FETCHING
     world.source.gate.set()
     await world.settle()
     status = world.store.status()[0]
     now = world.clock.wall()
-    assert status == (KEY, State.FRESH, now + HOUR, now + HOUR - 225, None, 0, now)
+    assert status == (KEY, TokenState.FRESH, now + HOUR, now + HOUR - 225, None, 0, now)
     world.source.answer = fault(Reason.TOKEN_DENIED)
     await world.advance(HOUR - 225)
     status = world.store.status()[0]
-    assert status.state is State.STALE
+    assert status.state is TokenState.STALE
     assert status.last_error == (Reason.TOKEN_DENIED, "The test said so.", world.clock.wall(), "")
     assert "t1" not in repr(world.store.status())
     await world.advance(HOUR)
-    assert world.state() is State.FAILING
+    assert world.state() is TokenState.FAILING
 
 
 async def test_fetches_are_counted_by_result_and_reason(world: World) -> None:
@@ -1146,7 +1146,7 @@ async def test_a_route_that_comes_back_is_looked_after_again(world: World) -> No
     assert world.store.bearer(KEY) == old
     await world.advance(HOUR - 100)
     assert len(world.source.calls) == 2
-    assert world.state() is State.FRESH
+    assert world.state() is TokenState.FRESH
 
 
 async def test_a_token_from_elsewhere_is_served_at_once(world: World) -> None:
