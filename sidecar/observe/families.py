@@ -16,6 +16,7 @@ from sidecar.observe.metrics import (
     TOKEN_STATES,
     ListenerStats,
     LoopStats,
+    ReloadStats,
     RouteStats,
     TokenStats,
     TokenStatsTable,
@@ -25,15 +26,10 @@ from sidecar.observe.metrics import (
 class CertificateReading(Protocol):
     """A certificate that a listener shows."""
 
-    @property
-    def expires_at(self) -> float | None:
-        """Unix seconds."""
-        ...
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the last reading of its files went well."""
-        ...
+    expires_at: float | None
+    """Unix seconds."""
+    is_current: bool
+    """Whether the last reading of its files went well."""
 
 
 class TokenLabels(Protocol):
@@ -64,33 +60,11 @@ class TokenReading(Protocol):
 class ThreadsReading(Protocol):
     """The threads of one credential."""
 
-    @property
-    def running(self) -> int: ...
-    @property
-    def abandoned(self) -> int:
-        """How many of those that run were given up."""
-        ...
-
-    @property
-    def given_up(self) -> int:
-        """How many fetches were given up so far."""
-        ...
-
-
-class ReloadReading(Protocol):
-    """The outcomes of reading the configuration again."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """By result."""
-        ...
-
-    @property
-    def last_ok(self) -> bool: ...
-    @property
-    def at(self) -> float:
-        """When the configuration in force was read, in Unix seconds."""
-        ...
+    running: int
+    abandoned: int
+    """How many of those that run were given up."""
+    given_up: int
+    """How many fetches were given up so far."""
 
 
 class MetricsSource(Protocol):
@@ -129,7 +103,7 @@ class MetricsSource(Protocol):
         """By reason."""
         ...
 
-    def reloads(self) -> ReloadReading: ...
+    def reload_stats(self) -> ReloadStats: ...
     def fetch_threads(self) -> Iterable[tuple[str, ThreadsReading]]:
         """The threads of every credential, under its name."""
         ...
@@ -251,25 +225,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "reason",
         lambda source: source.log_lines_lost(),
     ),
-    _by(
-        "config_reloads_total",
-        Kind.COUNTER,
-        "Attempts to read the configuration again: ok, unchanged, or error, after which the old one stays in force.",
-        "result",
-        lambda source: source.reloads().counts,
-    ),
-    _one(
-        "config_last_reload_successful",
-        Kind.GAUGE,
-        "Whether the last attempt to read the configuration again went well; 1 from the start.",
-        lambda source: source.reloads().last_ok,
-    ),
-    _one(
-        "config_last_reload_success_timestamp_seconds",
-        Kind.GAUGE,
-        "When the configuration in force was read, in Unix seconds.",
-        lambda source: source.reloads().at,
-    ),
+    *_of(ReloadStats, (), lambda source: [((), source.reload_stats())]),
     _one("app_connections", Kind.GAUGE, "Open connections from apps.", lambda source: source.connections()),
     *_of(ListenerStats, (), lambda source: [((), source.listener_stats())]),
     _one(

@@ -99,7 +99,7 @@ def counter(name: str, text: str, *labels: str, words: Iterable[str] = ()) -> An
     return field(default=0, metadata={_DECLARATION: shown})
 
 
-def gauge(name: str, text: str, *, default: int | None = 0, **fixed: str) -> Any:
+def gauge(name: str, text: str, *, default: float | None = 0, **fixed: str) -> Any:
     """A field that goes up and down; None is not shown. Fields of one family stand together and differ by `fixed`
     labels."""
     shown = _Declaration(family(name, Kind.GAUGE, text, *fixed), tuple(fixed.values()), ())

@@ -86,6 +86,28 @@ class LoopStats:
 
 @final
 @dataclass(slots=True, eq=False)
+class ReloadStats:
+    """What came of reading the configuration again."""
+
+    outcomes: dict[str, int] = counter(
+        "config_reloads_total",
+        "Attempts to read the configuration again: ok, unchanged, or error, after which the old one stays in force.",
+        "result",
+        words=("ok", "unchanged", "error"),
+    )
+    last_ok: bool = gauge(
+        "config_last_reload_successful",
+        "Whether the last attempt to read the configuration again went well; 1 from the start.",
+        default=True,
+    )
+    at: float = gauge(
+        "config_last_reload_success_timestamp_seconds",
+        "When the configuration in force was read, in Unix seconds.",
+    )
+
+
+@final
+@dataclass(slots=True, eq=False)
 class RouteStats:
     """What happened on one route since the process started; one more record counts what met no route."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, final
 
 from sidecar.config.load import ConfigError, Loaded
+from sidecar.observe.metrics import ReloadStats
 from sidecar.observe.repeats import Pace
 from sidecar.runtime.file_watch import FileWatch, Stamp
 from sidecar.service.build import Parts
@@ -45,34 +46,6 @@ class Reloaded(NamedTuple):
 
 
 @final
-class Reloads:
-    """The outcomes so far; see `families.ReloadReading`."""
-
-    def __init__(self, at: float) -> None:
-        self.counts = {"ok": 0, "unchanged": 0, "error": 0}
-        self.at = at
-        self._last: Reloaded | None = None
-        self._last_at = at
-
-    @property
-    def last_ok(self) -> bool:
-        """Whether the last one went well; from the start, too."""
-        return self._last is None or self._last.result != "error"
-
-    @property
-    def error(self) -> tuple[str, float] | None:
-        """What was wrong with the last one, and when (Unix seconds) that was; None where it went well."""
-        return None if self._last is None or self.last_ok else (self._last.detail, self._last_at)
-
-    def note(self, outcome: Reloaded, now_at: float) -> None:
-        """Count one more."""
-        self.counts[outcome.result] += 1
-        self._last, self._last_at = outcome, now_at
-        if outcome.result != "error":
-            self.at = now_at
-
-
-@final
 class Reloader:
     """Has one sidecar read its configuration again, and counts what came of it."""
 
@@ -82,7 +55,9 @@ class Reloader:
         self._readiness = readiness
         self._source = source
         self._switch = Switch(parts, readiness)
-        self.outcomes = Reloads(parts.clock.wall())
+        self.stats = ReloadStats(at=parts.clock.wall())
+        self.error: tuple[str, float] | None = None
+        """What was wrong with the last attempt, and when (Unix seconds) that was; None where it went well."""
         self._told: str | None = None
         """What was wrong when it was logged last; None since a good one."""
         self._pace = Pace()
@@ -119,7 +94,7 @@ class Reloader:
         async with self._lock:
             outcome = await self._outcome(self._source)
             self._tell(outcome)
-        self.outcomes.note(outcome, self._parts.clock.wall())
+        self._count(outcome, self._parts.clock.wall())
         return outcome
 
     async def _outcome(self, source: ConfigSource) -> Reloaded:
@@ -137,6 +112,13 @@ class Reloader:
         except StartError as error:
             return Reloaded("error", str(error))
         return Reloaded("ok", "; ".join([*loaded.warnings, *told]))
+
+    def _count(self, outcome: Reloaded, now_at: float) -> None:
+        stats, failed = self.stats, outcome.result == "error"
+        stats.outcomes[outcome.result] = stats.outcomes.get(outcome.result, 0) + 1
+        stats.last_ok = not failed
+        stats.at = stats.at if failed else now_at
+        self.error = (outcome.detail, now_at) if failed else None
 
     def _tell(self, outcome: Reloaded) -> None:
         """One bad file is told of once, though the watch, SIGHUP and `POST /reload` may all see it."""

@@ -31,7 +31,7 @@ from sidecar.errors import MEANINGS, Source
 from sidecar.observe import logs
 from sidecar.observe.families import CertificateReading
 from sidecar.observe.log_sink import Loss
-from sidecar.observe.metrics import ListenerStats, LoopStats, RouteStats, TokenStatsTable
+from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, TokenStatsTable
 from sidecar.proxy.admission.explain import explain
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
@@ -39,7 +39,7 @@ from sidecar.routing.routes import Route
 from sidecar.runtime.clock import TimerHandle
 from sidecar.service.build import Parts
 from sidecar.service.readiness import Readiness
-from sidecar.service.reload import Reloaded, Reloader, Reloads
+from sidecar.service.reload import Reloaded, Reloader
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.renewals import Renewal
@@ -66,11 +66,9 @@ class View:
         self._reloader = reloader
         self._log_lines_lost = log_lines_lost
         self.request_quit = request_quit
-        """See `AdminView`."""
         self.version = parts.version
         self.started_at = parts.clock.wall()
         self.registry: CollectorRegistry = exposition.build_registry(self)
-        """See `AdminView`."""
         self._shown: tuple[Config, str] | None = None
         """A configuration, and how it is shown."""
         self._history = History()
@@ -88,32 +86,26 @@ class View:
         if self._sampling is not None:
             self._sampling.cancel()
 
-    # admin.view.AdminView
+    # admin.view.AdminView: what each of these does is said there
 
     @property
     def started(self) -> bool:
-        """See `AdminView`."""
         return self._readiness.has_started
 
     @property
     def draining(self) -> bool:
-        """See `AdminView`."""
         return self._readiness.is_draining
 
     def ready_state(self) -> tuple[bool, list[str]]:
-        """See `AdminView`."""
         return self._readiness.state()
 
     def shortfall(self) -> str:
-        """See `AdminView`."""
         return shortfall(self.tokens())
 
     async def reload(self) -> Reloaded:
-        """See `AdminView`."""
         return await self._reloader.reload()
 
     def set_log_level(self, level: logs.Level | None) -> logs.Level:
-        """See `AdminView`."""
         parts = self._parts
         parts.log_level = level or ("debug" if parts.log_level != "debug" else parts.config.log_level)
         logs.set_level(parts.log_level)
@@ -123,7 +115,6 @@ class View:
         return parts.log_level
 
     async def renew(self, route: str | None) -> list[Renewal]:
-        """See `AdminView`."""
         table = self._parts.table
         routes = [it for it in table.routes if route is None or it.name == route]
         if not routes and route is not None:
@@ -143,7 +134,6 @@ class View:
         return await self._parts.renewals.renew(keys)
 
     async def configuration(self) -> str:
-        """See `AdminView`."""
         config = self._parts.config
         if self._shown is None or self._shown[0] is not config:
             # 200 routes are 250 ms of work: in a thread, and once.
@@ -151,23 +141,19 @@ class View:
         return self._shown[1]
 
     async def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
-        """See `AdminView`."""
         uses = self._parts.bindings.uses
         places = [(parse_listen(str(use.listener)), use.route and use.route.name) for use in uses]
         return await asyncio.to_thread(explain, self._parts.config, url, lines, places=places)
 
     def fault(self, error: Exception, where: str) -> None:
-        """See `AdminView`."""
         self._parts.proxy.faults.note(error, where)
 
     def nudge(self) -> None:
-        """See `AdminView`."""
         self._parts.file_watch.look()
         self._parts.bindings.certificates.look()
         self._parts.tokens.nudge()
 
     def status(self) -> dict[str, Any]:
-        """See `AdminView`."""
         ready, reasons = self._readiness.state()
         process = ProcessStatus(
             version=self.version,
@@ -176,8 +162,8 @@ class View:
             reasons=reasons,
             draining=self.draining,
             listen=self._parts.bindings.shared(),
-            configured_at=self.reloads().at,
-            reload_error=self.reloads().error,
+            configured_at=self._reloader.stats.at,
+            reload_error=self._reloader.error,
         )
         return document(
             process,
@@ -241,58 +227,45 @@ class View:
         """The answers that the sidecar made itself, and those that it broke off, by route and reason."""
         return self._parts.proxy.outages.errors()
 
-    # families.MetricsSource
+    # families.MetricsSource: likewise
 
     def is_ready(self) -> bool:
-        """See `MetricsSource`."""
         return self._readiness.state()[0]
 
     def routes(self) -> Iterable[tuple[str, RouteStats]]:
-        """See `MetricsSource`."""
         # Routes that are gone go on being shown: a counter is never taken back.
         yield from self._parts.proxy.stats.items()
         yield "", self._parts.proxy.unrouted
 
     def connections(self) -> int:
-        """See `MetricsSource`."""
         return self._parts.proxy.connections
 
     def listener_stats(self) -> ListenerStats:
-        """See `MetricsSource`."""
         return self._parts.proxy.acceptors.stats
 
     def certificates(self) -> Iterable[CertificateReading]:
-        """See `MetricsSource`."""
         return self._parts.bindings.certificates.readings()
 
     def client_expiries(self) -> Mapping[str, float]:
-        """See `MetricsSource`."""
         return self._parts.dialer.client_expiries()
 
     def tokens(self) -> list[TokenStatus]:
-        """See `MetricsSource`; never the tokens themselves."""
         return self._parts.tokens.status()
 
     def token_stats(self) -> TokenStatsTable:
-        """See `MetricsSource`."""
         return self._parts.token_stats
 
     def faults(self) -> int:
-        """See `MetricsSource`."""
         return self._parts.proxy.faults.count
 
     def loop_stats(self) -> LoopStats:
-        """See `MetricsSource`."""
         return self._parts.loop_stats
 
     def log_lines_lost(self) -> Mapping[Loss, int]:
-        """See `MetricsSource`."""
         return self._log_lines_lost
 
-    def reloads(self) -> Reloads:
-        """See `MetricsSource`."""
-        return self._reloader.outcomes
+    def reload_stats(self) -> ReloadStats:
+        return self._reloader.stats
 
     def fetch_threads(self) -> Iterable[tuple[str, FetchThreads]]:
-        """See `MetricsSource`."""
         return ((name, source.threads) for name, source in self._parts.sources.items())

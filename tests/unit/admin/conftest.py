@@ -13,7 +13,7 @@ from prometheus_client.registry import CollectorRegistry
 from sidecar.admin.app import build_app
 from sidecar.admin.exposition import build_registry
 from sidecar.observe.log_sink import Loss
-from sidecar.observe.metrics import ListenerStats, LoopStats, RouteStats, Stall, TokenStatsTable
+from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, Stall, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.renewals import Renewal
@@ -105,9 +105,9 @@ class FakeSidecar:
     def log_lines_lost(self) -> dict[Loss, int]:
         return {Loss.FULL: 4}
 
-    def reloads(self) -> FakeSidecar:
-        """Itself: what the test set."""
-        return self
+    def reload_stats(self) -> ReloadStats:
+        """What the test set."""
+        return ReloadStats(self.counts, self.last_ok, self.at)
 
     def set_log_level(self, level: str | None) -> str:
         """Counts."""
