@@ -33,11 +33,11 @@ from sidecar.routing.routes import Destination, Route, RouteTable
 from sidecar.runtime.clock import SystemClock
 from sidecar.service.life import Service
 from sidecar.service.start_error import StartError
-from sidecar.tokens.google_source import GoogleSource
-from sidecar.tokens.refused import SET_CLOCK
+from sidecar.tokens.fetch.refused import SET_CLOCK
+from sidecar.tokens.fetch.source import GoogleSource
+from sidecar.tokens.grants.user import LOGIN
 from sidecar.tokens.sources import build_sources, inspect
 from sidecar.tokens.token import Token, read_claims
-from sidecar.tokens.user import LOGIN
 
 CLOCK_TOLERANCE: Final = 10.0
 """Seconds that this machine's clock may be off without a word: what Google's libraries allow for."""

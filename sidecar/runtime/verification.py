@@ -1,6 +1,6 @@
 """How chains of certificates are verified.
 
-Owns the flags for OpenSSL. Called by what makes a context for a client: `net.tls_files`, `tokens.google_transport`.
+Owns the flags for OpenSSL. Called by what makes a context for a client: `net.tls_files`, `tokens.fetch.transport`.
 They are set on every version of Python, because `ssl` and urllib3 set others by themselves from 3.13 on.
 """
 

@@ -35,7 +35,7 @@ from sidecar.runtime.file_watch import FileWatch
 from sidecar.runtime.tasks import Tasks
 from sidecar.service.bindings import Bindings
 from sidecar.service.start_error import EXIT_CONFIG, StartError
-from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.renewals import Renewals
 from sidecar.tokens.sources import Inspection, build_sources, inspect
 from sidecar.tokens.store import TokenStore

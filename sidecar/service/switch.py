@@ -21,7 +21,7 @@ from sidecar.service.bindings import ListenPlan
 from sidecar.service.build import Parts, inspected, limits, token_files
 from sidecar.service.readiness import Readiness
 from sidecar.service.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
-from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.sources import unchanged
 from sidecar.tokens.token import Token, TokenKey
 

@@ -41,7 +41,7 @@ from sidecar.service.build import Parts
 from sidecar.service.readiness import Readiness
 from sidecar.service.reload import Reloaded, Reloader
 from sidecar.tokens.entry import TokenStatus
-from sidecar.tokens.fetch_threads import FetchThreads
+from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.renewals import Renewal
 
 _log = logging.getLogger(__name__)

@@ -20,23 +20,23 @@ from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import place
 from sidecar.runtime.clock import Clock
-from sidecar.tokens.adc import AdcGrant, well_known_file
 from sidecar.tokens.credential_file import read_text
-from sidecar.tokens.credential_types import Addresses, FileGrant, federation
-from sidecar.tokens.federation import FederationGrant
-from sidecar.tokens.fetch_threads import DEFAULT_LIMIT, FetchThreads
-from sidecar.tokens.gcloud import GcloudGrant
-from sidecar.tokens.google_source import DEFAULT_SECONDS, GoogleSource
-from sidecar.tokens.grant import Grant, mismatch
-from sidecar.tokens.impersonation import ImpersonationGrant
-from sidecar.tokens.metadata import MetadataGrant
-from sidecar.tokens.program_environment import EXECUTABLES, passed_on
-from sidecar.tokens.ready_token import ReadyToken, token_file
-from sidecar.tokens.service_account import KeyGrant
+from sidecar.tokens.fetch.grant import Grant, mismatch
+from sidecar.tokens.fetch.source import DEFAULT_SECONDS, GoogleSource
+from sidecar.tokens.fetch.threads import DEFAULT_LIMIT, FetchThreads
+from sidecar.tokens.grants.adc import AdcGrant, well_known_file
+from sidecar.tokens.grants.credential_types import Addresses, FileGrant, federation
+from sidecar.tokens.grants.federation import FederationGrant
+from sidecar.tokens.grants.gcloud import GcloudGrant
+from sidecar.tokens.grants.impersonation import ImpersonationGrant
+from sidecar.tokens.grants.metadata import MetadataGrant
+from sidecar.tokens.grants.program_environment import EXECUTABLES, passed_on
+from sidecar.tokens.grants.ready_token import ReadyToken, token_file
+from sidecar.tokens.grants.service_account import KeyGrant
+from sidecar.tokens.grants.user import LOGIN, UserGrant
 from sidecar.tokens.token import TokenKey
 from sidecar.tokens.universe import VARIABLE as UNIVERSE
 from sidecar.tokens.universe import refuse_mix, refuse_unexpected, universe_at
-from sidecar.tokens.user import LOGIN, UserGrant
 
 if TYPE_CHECKING:
     from sidecar.config.credentials import Credential, Endpoints, Gcloud, ServiceAccountKey

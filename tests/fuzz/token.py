@@ -19,13 +19,13 @@ import sidecar
 from sidecar.config.targets import TokenKind
 from sidecar.errors import SidecarError
 from sidecar.tokens import credential_file
-from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
-from sidecar.tokens.google_source import GoogleSource
-from sidecar.tokens.grant import Fetched, Grant, access_token_in, id_token_in
-from sidecar.tokens.iam_credentials import IamCredentials
-from sidecar.tokens.metadata import MetadataGrant
-from sidecar.tokens.ready_token import ReadyToken
-from sidecar.tokens.refused import refused
+from sidecar.tokens.fetch.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.fetch.grant import Fetched, Grant, access_token_in, id_token_in
+from sidecar.tokens.fetch.refused import refused
+from sidecar.tokens.fetch.source import GoogleSource
+from sidecar.tokens.grants.iam_credentials import IamCredentials
+from sidecar.tokens.grants.metadata import MetadataGrant
+from sidecar.tokens.grants.ready_token import ReadyToken
 from sidecar.tokens.token import MAX_JWT, Token, TokenKey
 from tests.fuzz.stage import expect
 from tests.support.clock import FakeClock

@@ -15,7 +15,7 @@ from sidecar.admin.exposition import build_registry
 from sidecar.observe.log_sink import Loss
 from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, Stall, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
-from sidecar.tokens.fetch_threads import FetchThreads
+from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.renewals import Renewal
 from tests.support.clock import FakeClock
 

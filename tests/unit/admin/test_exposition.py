@@ -18,7 +18,7 @@ from sidecar.observe.families import FAMILIES
 from sidecar.observe.family import Kind
 from sidecar.observe.metrics import TOKEN_STATES, HandshakeFailure, Pause, RouteStats
 from sidecar.tokens.entry import TokenState, TokenStatus
-from sidecar.tokens.fetch_threads import FetchThreads
+from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource
 

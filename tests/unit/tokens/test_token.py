@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.moments import from_rfc3339, rfc3339
 from sidecar.tokens import policy
-from sidecar.tokens.endpoint import Answer, Endpoint, Protocol
-from sidecar.tokens.grant import access_token_in
+from sidecar.tokens.fetch.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.fetch.grant import access_token_in
 from sidecar.tokens.token import MAX_JWT, Token, TokenKey
 from tests.support.named_source import NamedSource
 

@@ -29,7 +29,7 @@ from sidecar.config.targets import TokenKind
 from sidecar.emulator.app import Emulator
 from sidecar.errors import Reason, SidecarError
 from sidecar.runtime.clock import SystemClock
-from sidecar.tokens.google_source import GoogleSource
+from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.sources import build_sources, inspect
 from sidecar.tokens.token import TokenKey
 from sidecar.tokens.universe import is_universe, universe_at

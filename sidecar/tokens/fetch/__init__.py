@@ -1,0 +1,1 @@
+"""One fetch: a thread, a deadline, what it has open, whom it asks, and what their answers mean."""

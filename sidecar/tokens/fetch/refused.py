@@ -1,0 +1,255 @@
+"""What a token endpoint's refusals mean, and what mends them.
+
+Owns the known failures of each endpoint (metadata server, OAuth, logins, the Security Token Service, IAM
+Credentials), each with its reason, a sentence and the command that mends it. Called by the transport for every status
+but 200. Pure. The rule of `endpoint` holds: nothing of a body is quoted; codes and phrases are compared, and only
+what has a known form (a project, an upper-case code) is repeated. Sources: the texts that Google's endpoints answer
+with, as users report them (docs/errors.md).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.grammar.terminal import command as shell
+from sidecar.tokens.fetch.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital, flavor_hint
+
+
+def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    """Any status but 200."""
+    status = answer.status
+    if status == 429:
+        return _error(endpoint, answer, Reason.TOKEN_RATE_LIMITED, "It is asked again after a pause.")
+    if status >= 500 or status == 408:
+        return _error(
+            endpoint, answer, Reason.TOKEN_ENDPOINT_FAILED, "That is a fault of its own: it is asked again."
+        )
+    if status < 400:
+        return _error(endpoint, answer, Reason.TOKEN_MALFORMED, f"Redirects are never followed. {IMPOSTOR}")
+    match endpoint.protocol:
+        case Protocol.METADATA:
+            return _refused_by_metadata(endpoint, answer)
+        case Protocol.IAM:
+            return _refused_by_iam(endpoint, answer)
+        case Protocol.SUBJECT:
+            return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, endpoint.denied or _SUBJECT_HINT)
+        case _:
+            return _refused_by_oauth(endpoint, answer)
+
+
+def _refused_by_metadata(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    if answer.status == 404 and endpoint.served:
+        return _error(
+            endpoint,
+            answer,
+            Reason.NO_SERVICE_ACCOUNT,
+            f"It knows the {endpoint.subject} no more, and did before: see whether that was taken from this instance "
+            "or service, or deleted; on GKE, whether the Kubernetes service account is still bound to it.",
+        )
+    if answer.status == 404:
+        return _error(
+            endpoint,
+            answer,
+            Reason.NO_SERVICE_ACCOUNT,
+            f"It knows no {endpoint.subject}: attach a service account to this instance or service; on GKE, bind "
+            "the Kubernetes service account to a Google one (iam.gke.io/gcp-service-account).",
+        )
+    if answer.status == 403:
+        return _error(
+            endpoint,
+            answer,
+            Reason.TOKEN_DENIED,
+            "On GKE, grant the Kubernetes service account roles/iam.workloadIdentityUser on the Google one; "
+            "elsewhere, check the rules between this process and the metadata server.",
+        )
+    return _error(
+        endpoint,
+        answer,
+        Reason.TOKEN_DENIED,
+        "Check the route's `audience`: it must be one that Google issues.",
+    )
+
+
+def _refused_by_oauth(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    found = answer.oauth_error()
+    if found is None:
+        if answer.status == 404:
+            return _error(
+                endpoint,
+                answer,
+                Reason.TOKEN_ENDPOINT_FAILED,
+                "There is nothing there: check `token_uri` in the key.",
+            )
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, f"It gave no OAuth error. {IMPOSTOR}")
+    code, description = found
+    if code in {"internal_failure", "server_error", "temporarily_unavailable"}:
+        return _error(
+            endpoint,
+            answer,
+            Reason.TOKEN_ENDPOINT_FAILED,
+            "That is a fault of its own: it is asked again.",
+            code,
+        )
+    if endpoint.protocol is Protocol.LOGIN:
+        return _refused_login(endpoint, answer, code)
+    if endpoint.protocol is Protocol.STS:
+        return _refused_exchange(endpoint, answer, code, description)
+    if code == "invalid_grant" and "reasonable timeframe" in description:
+        return _error(endpoint, answer, Reason.CLOCK_OFF, _CLOCK_HINT, code, command=SET_CLOCK)
+    return _error(endpoint, answer, Reason.TOKEN_DENIED, _oauth_hint(endpoint, code, description), code)
+
+
+def _oauth_hint(endpoint: Endpoint, code: str, description: str) -> str:
+    """What to do about an OAuth error; Google says most of it in the description only."""
+    if code == "invalid_grant":
+        for phrase, hint in _GRANT_HINTS:
+            if phrase in description:
+                return hint.format(subject=endpoint.subject)
+    return _OAUTH_HINTS.get(code, _OAUTH_HINTS["invalid_grant"]).format(subject=endpoint.subject)
+
+
+def _refused_login(endpoint: Endpoint, answer: Answer, code: str) -> SidecarError:
+    if code != "invalid_grant":
+        hint = f"It does not accept the login's client: log in again with `{endpoint.login}`."
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, code, command=endpoint.login)
+    if answer.oauth_subtype() in ("invalid_rapt", "rapt_required"):
+        hint = (
+            "The organisation limits how long a login lasts, and this one has ended: log in again with "
+            f"`{endpoint.login}`, or use a service account, which has no such limit."
+        )
+    else:
+        hint = (
+            "The login has ended: it was revoked, its password changed, or it was not used for six months. Log in "
+            f"again with `{endpoint.login}`."
+        )
+    return _error(endpoint, answer, Reason.REAUTHENTICATION_NEEDED, hint, code, command=endpoint.login)
+
+
+def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description: str) -> SidecarError:
+    for phrase, hint in _EXCHANGE_HINTS:
+        if phrase in description:
+            return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
+    hint = (
+        "It does not accept the subject token: see that issuer, audience and attribute mapping of the provider fit "
+        "it (`gcloud iam workload-identity-pools providers describe PROVIDER --workload-identity-pool=POOL "
+        "--location=global`), and that it has not expired."
+    )
+    return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
+
+
+_EXCHANGE_HINTS: Final = (
+    (
+        'value for "audience"',
+        "The `audience` in the file is not the full name of a provider: write the file again with `gcloud iam "
+        "workload-identity-pools create-cred-config`.",
+    ),
+    (
+        "stale to sign-in",
+        "The subject token was issued too long ago: see that whoever writes it writes it anew, and that this "
+        "machine's clock is right.",
+    ),
+    (
+        "attribute condition",
+        "The provider's attribute condition rejects this identity: change the condition, or use an identity that "
+        "meets it.",
+    ),
+)
+"""By a phrase of the STS's error_description, lower case; the first that fits."""
+
+
+def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    status, message, reason, consumer = answer.rpc_error()
+    if answer.status == 401:
+        hint = f"It does not accept the access token of {endpoint.caller or 'the source'}: see that it still exists."
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
+    if reason == "SERVICE_DISABLED":
+        project = f"--project={consumer or 'PROJECT'}"
+        command = shell("gcloud", "services", "enable", "iamcredentials.googleapis.com", project)
+        hint = f"The API is not enabled in the project of the caller: `{command}`, and wait some minutes."
+        return _error(endpoint, answer, Reason.API_DISABLED, hint, reason, command=command)
+    if reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
+        command = "gcloud compute instances set-service-account INSTANCE --scopes=cloud-platform"
+        hint = (
+            f"The access token of {endpoint.caller or 'the source'} lacks the scope cloud-platform. A Compute Engine "
+            f"instance is stopped and given it with `{command}`; GKE: the node pool's scopes."
+        )
+        return _error(endpoint, answer, Reason.SCOPE_INSUFFICIENT, hint, reason, command=command)
+    if reason == "USER_PROJECT_DENIED" or "serviceusage.services.use" in message:
+        command = "gcloud auth application-default set-quota-project PROJECT"
+        hint = (
+            "The quota project of the login may not be used by it: grant roles/serviceusage.serviceUsageConsumer on "
+            f"it, or choose another with `{command}` (with `adc`, GOOGLE_CLOUD_QUOTA_PROJECT counts before that)."
+        )
+        return _error(endpoint, answer, Reason.QUOTA_PROJECT_DENIED, hint, status, command=command)
+    if answer.status in (403, 404):
+        return _impersonation_denied(endpoint, answer, reason or status)
+    hint = (
+        "It does not understand the request: check the route's audience or scopes, and the e-mails of "
+        f"{endpoint.subject} and its delegates."
+    )
+    return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
+
+
+def _impersonation_denied(endpoint: Endpoint, answer: Answer, code: str) -> SidecarError:
+    role = "OpenIdTokenCreator" if endpoint.method == "generateIdToken" else "TokenCreator"
+    role = f"roles/iam.serviceAccount{role}"
+    command = shell(
+        *("gcloud", "iam", "service-accounts", "add-iam-policy-binding", endpoint.account),
+        *(f"--member={endpoint.caller or 'MEMBER'}", f"--role={role}"),
+    )
+    who = f"The caller {endpoint.caller}" if endpoint.caller else "The source"
+    hint = (
+        f"{who} may not act as {endpoint.account}, or there is no such account: check the "
+        f"e-mail, then grant {role} on it with `{command}` (with delegates, "
+        "roles/iam.serviceAccountTokenCreator from each to the next). A new grant takes some minutes."
+    )
+    return _error(endpoint, answer, Reason.IMPERSONATION_DENIED, hint, code, command=command)
+
+
+_SUBJECT_HINT: Final = (
+    "The identity provider of this machine gave no subject token: check `credential_source` in the file, its headers "
+    "and that this workload may ask there."
+)
+
+SET_CLOCK: Final = "timedatectl set-ntp true"
+_CLOCK_HINT: Final = (
+    "The signed assertion is too old or too new for it: this machine's clock is off; set it right (NTP)."
+)
+
+
+_GRANT_HINTS: Final = (
+    (
+        "signature",
+        "The key of {subject} was deleted or disabled, or belongs to another account: make a new key.",
+    ),
+    (
+        "account not found",
+        "There is no {subject}: it was deleted, or `client_email` is mistyped.",
+    ),
+    ("disabled", "{subject} is disabled: enable it, or use another one."),
+)
+"""By a phrase of Google's error_description, lower case; the first that fits."""
+
+_OAUTH_HINTS: Final = {
+    "invalid_grant": "It does not accept the key of {subject}: see that key and account exist and are enabled, "
+    "and that this machine's clock is right.",
+    "invalid_client": "It does not know {subject}: see that the account exists.",
+    "unauthorized_client": "{subject} may not ask for this: see that the account may have ID tokens.",
+    "invalid_scope": "It does not accept the audience: check the route's `audience`.",
+    "invalid_request": "It does not understand the request: check `token_uri` in the key and the route's "
+    "`audience`.",
+}
+
+
+def _error(
+    endpoint: Endpoint, answer: Answer, reason: Reason, hint: str, code: str = "", *, command: str = ""
+) -> SidecarError:
+    said = f"answered {answer.status}" + (f" {code}" if code else "")
+    return SidecarError(
+        reason,
+        f"{capital(endpoint.name)} {said}. {capital(hint)}{answer.clock_hint()}"
+        f"{flavor_hint(endpoint, answer)}",
+        retry_after=answer.retry_after,
+        command=command,
+    )

@@ -1,0 +1,160 @@
+"""A token source: one credential, asked in worker threads.
+
+Owns the way of one fetch: a worker thread, one deadline over everything, the grant, and the check of what
+came. The store calls `mint`; the grants (metadata, service_account, impersonation, …) say whom to ask and how.
+It may not retry, cache or log. The rule: a fetch ends within its deadline with a token of the kind and for
+exactly the audience that was asked for, or with a `SidecarError` of its own reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final, final
+
+from sidecar.config.targets import GCLOUD_CLIENT_IDS, TokenKind
+from sidecar.errors import Reason, SidecarError
+from sidecar.runtime.clock import Clock
+from sidecar.tokens.fetch.endpoint import not_a_token, too_slow
+from sidecar.tokens.fetch.flight import Flight
+from sidecar.tokens.fetch.grant import Fetched, Grant, ask
+from sidecar.tokens.fetch.threads import FetchThreads
+from sidecar.tokens.token import Token, TokenKey
+from sidecar.tokens.universe import refuse_unexpected
+
+DEFAULT_SECONDS: Final = 8.0
+"""For a whole fetch: less than the default `token_wait`, so that callers who wait are told what failed."""
+
+
+@final
+class GoogleSource:
+    """A `TokenSource`: one credential of the configuration."""
+
+    def __init__(
+        self,
+        name: str,
+        grant: Grant,
+        clock: Clock,
+        threads: FetchThreads,
+        *,
+        seconds: float = DEFAULT_SECONDS,
+        universe: str | None = None,
+    ) -> None:
+        self.name = name
+        self.grant = grant
+        self._clock = clock
+        self.seconds = seconds
+        """The deadline of a whole fetch."""
+        self.universe = universe
+        """The universe domain that is meant here, where the environment says so."""
+        self.threads = threads
+        self.clock_ahead: float | None = None
+        """How far (seconds) this machine's clock was ahead of the last endpoint's, where that said its time."""
+
+    def __repr__(self) -> str:
+        return f"<GoogleSource {self.name}>"
+
+    async def mint(self, key: TokenKey) -> Token:
+        """See `TokenSource.mint`."""
+        flight = Flight(self._clock, self.seconds)
+        outcome: Token | SidecarError
+        try:
+            async with asyncio.timeout(self.seconds):
+                outcome = await self.threads.run(partial(self._fetch, flight, key))
+        except TimeoutError:
+            outcome = self._late(flight)
+        finally:
+            # The thread of a fetch that was given up would read on until its endpoint lets go.
+            flight.abort()
+        if isinstance(outcome, SidecarError):
+            raise outcome
+        return outcome
+
+    def describe(self) -> str:
+        """See `TokenSource.describe`."""
+        return self.grant.describe()
+
+    def _fetch(self, flight: Flight, key: TokenKey) -> Token | SidecarError:
+        """In the worker thread. Errors are returned as new ones: the raised ones hold frames with secrets."""
+        try:
+            if self.universe is not None:
+                grant = self.grant.resolved()
+                refuse_unexpected(grant.universe(flight), self.universe, grant.describe())
+            fetched = ask(self.grant, flight, key)
+            if fetched.answer is not None:
+                self.clock_ahead = fetched.answer.clock_ahead
+            return _read(flight, fetched, key)
+        except SidecarError as error:
+            return SidecarError(
+                error.reason, error.detail, retry_after=error.retry_after, command=error.command
+            )
+        finally:
+            flight.close()
+
+    def _late(self, flight: Flight) -> SidecarError:
+        if flight.endpoint is not None:
+            return too_slow(flight.endpoint, self.seconds)
+        return SidecarError(
+            Reason.TOKEN_TIMEOUT,
+            f"No worker thread came to asking for this token within {self.seconds:g} s: "
+            f"{self.threads.running} are busy, {self.threads.abandoned} of them with fetches that were given up. "
+            "See whether the token endpoint answers, and whether this process gets CPU time.",
+        )
+
+
+def _read(flight: Flight, fetched: Fetched, key: TokenKey) -> Token:
+    """The token in what came, checked; raises `SidecarError`."""
+    now_at = flight.clock.wall()
+    token = _parse(fetched, key, now_at)
+    accepted = {key.audience, *(GCLOUD_CLIENT_IDS if key.persons else ())}
+    if token.audience not in accepted:
+        raise SidecarError(Reason.TOKEN_WRONG_AUDIENCE, _wrong_audience(fetched, key, token.audience))
+    if token.expires_at <= now_at:
+        hint = "" if fetched.answer is None else fetched.answer.clock_hint()
+        raise SidecarError(
+            Reason.TOKEN_EXPIRED,
+            f"The token that came from {fetched.endpoint.name} expired {now_at - token.expires_at:.0f} s ago by this "
+            f"machine's clock: check that clock, then where the token comes from.{hint}",
+        )
+    return token
+
+
+def _parse(fetched: Fetched, key: TokenKey, now_at: float) -> Token:
+    fault = None
+    try:
+        if key.kind is TokenKind.ACCESS:
+            return Token.opaque(
+                fetched.value,
+                scopes=key.audience,
+                received_at=now_at,
+                expires_at=now_at + (fetched.expires_in or 0.0),
+            )
+        return Token.from_jwt(fetched.value.strip(), received_at=now_at)
+    except SidecarError as error:
+        # Not raised here: its frames, and those it would chain, hold what came.
+        fault = error
+    if fault.reason is Reason.TOKEN_INVALID and fetched.answer is not None:
+        raise SidecarError(fault.reason, f"{fault.detail}{fetched.answer.clock_hint()}")
+    if fault.reason is not Reason.TOKEN_MALFORMED:
+        raise fault
+    if fetched.answer is not None:
+        raise not_a_token(fetched.endpoint, fetched.answer)
+    raise SidecarError(
+        Reason.TOKEN_MALFORMED,
+        f"What {fetched.endpoint.name} gives ({len(fetched.value)} characters) is not a JWT for one audience. Look at "
+        "it where it comes from.",
+    )
+
+
+def _wrong_audience(fetched: Fetched, key: TokenKey, got: str) -> str:
+    wanted, name = key.audience, fetched.endpoint.name
+    detail = f"{wanted!r} was asked for, and the token that came from {name} is for {got[:200]!r}."
+    if got.rstrip("/") == wanted.rstrip("/"):
+        return detail + " They differ in a trailing slash only; audiences are compared to the letter."
+    if got in GCLOUD_CLIENT_IDS:
+        return (
+            detail + " That is a person's token: only Cloud Run and functions take those (docs/targets.md)."
+        )
+    if fetched.answer is None:
+        return detail + " Set the route's `audience` to that, if that is what the target wants."
+    return detail + " Check what answers there, and that no cache between ignores the audience."

@@ -1,0 +1,253 @@
+"""The transport that google-auth is given.
+
+Owns every HTTP exchange with a token endpoint: connections, one deadline for the whole fetch, the limit on
+bodies, and what may go through a proxy. Called by google-auth's credentials and by the metadata source, in a
+worker thread; `abort` is called from the event loop. It may not retry, follow a redirect or log:
+google-auth's own transport logs assertions at DEBUG.
+
+The rule: only an answer with status 200 is returned. Every fault and every other status is raised as a
+`SidecarError`, which google-auth's loops do not know: they catch `TransportError` and retryable statuses and
+sleep 15 to 30 s between their tries, while our retry policy is `tokens.policy` alone.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, final
+from urllib.parse import urlsplit, urlunsplit
+
+from sidecar.errors import SidecarError
+from sidecar.grammar.hosts import is_loopback, parse_url
+from sidecar.runtime import descriptors, verification
+from sidecar.runtime.clock import Clock
+from sidecar.tokens.fetch.endpoint import (
+    Answer,
+    Endpoint,
+    Fault,
+    compressed,
+    has_flavor,
+    no_flavor,
+    not_http,
+    too_large,
+    too_slow,
+    unreachable,
+)
+from sidecar.tokens.fetch.refused import refused
+
+if TYPE_CHECKING:
+    import requests
+
+BODY_LIMIT: Final = 64 * 1024
+"""Bytes. A metadata server's token is under 4 KiB; an OAuth answer or error under 8 KiB."""
+_CHUNK: Final = 8 * 1024
+
+
+@final
+class GoogleTransport:
+    """A `google.auth.transport.Request` for one fetch.
+
+    `seconds` is the time for the whole fetch, which ends at `deadline_mono`. `origin` ("127.0.0.1:8080")
+    takes the place of the host of each plain http URL: google-auth reads the metadata server's address once,
+    at import, and here the environment that was passed in decides. `proxies` says whether HTTP_PROXY and its
+    kin are heeded; never for a metadata server, since a proxy's metadata server would hand out the proxy's
+    identity, and never for loopback.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        clock: Clock,
+        seconds: float,
+        deadline_mono: float,
+        origin: str | None = None,
+        proxies: bool = False,
+    ) -> None:
+        # Not at the top: requests and urllib3 take 0.2 s to import, which start-up should not wait for.
+        import requests
+
+        self.answer: Answer | None = None
+        """The last answer with status 200."""
+        self.session = requests.Session()
+        """google-auth looks for it here, to mount its adapter for metadata servers over mTLS."""
+        self.session.headers["Accept-Encoding"] = "identity"
+        self.session.headers["User-Agent"] = "idtoken-sidecar"
+        # Or requests would look for the endpoint's host in ~/.netrc.
+        self.session.auth = lambda request: request
+        self._endpoint = endpoint
+        self._clock = clock
+        self._seconds = seconds
+        self._deadline_mono = deadline_mono
+        self._origin = origin
+        self._proxies = proxies
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._aborted = False
+        adapter = _watched_adapter(self._watch)
+        self.session.mount("http://", adapter)
+        self.session.mount("https://", adapter)
+
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Answer:
+        """See `google.auth.transport.Request`; raises `SidecarError`, and `timeout` is what the fetch has
+        left."""
+        outcome = self._exchange(self._address(url), method, body, headers, kwargs)
+        if isinstance(outcome, SidecarError):
+            raise outcome
+        self.answer = outcome
+        return outcome
+
+    def abort(self) -> None:
+        """End the exchange that another thread is in, now: its reads fail. Name look-ups can't be ended."""
+        with self._lock:
+            self._aborted = True
+            sockets, self._sockets = self._sockets, []
+        for sock in sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.session.close()
+
+    def _address(self, url: str) -> str:
+        parts = urlsplit(url)
+        if self._origin is not None and parts.scheme == "http":
+            parts = parts._replace(netloc=self._origin)
+        self.session.trust_env = self._proxies and not is_loopback(parse_url(url).authority.host)
+        return urlunsplit(parts)
+
+    def _exchange(
+        self,
+        url: str,
+        method: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+        kwargs: Mapping[str, Any],
+    ) -> Answer | SidecarError:
+        """One request and its answer. Returns its errors: raised here, they would chain what holds the
+        request."""
+        import requests
+        import urllib3
+
+        left = self._deadline_mono - self._clock.mono()
+        if left <= 0 or self._aborted:
+            return too_slow(self._endpoint, self._seconds)
+        try:
+            with self.session.request(
+                method,
+                url,
+                data=body,
+                headers=headers,
+                timeout=left,
+                allow_redirects=False,
+                stream=True,
+                **kwargs,
+            ) as response:
+                if response.headers.get("Content-Encoding", "identity").strip().lower() not in (
+                    "identity",
+                    "",
+                ):
+                    return compressed(self._endpoint)
+                data = self._read(response)
+                if data is None:
+                    return too_large(self._endpoint, BODY_LIMIT)
+                answer = Answer(response.status_code, response.headers, data, received_at=self._clock.wall())
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # Beside requests' own: a proxy's URL or a CA bundle of the environment that is none, which is quoted in it.
+            return self._fault(error)
+        if answer.status != 200:
+            return refused(self._endpoint, answer)
+        return answer if has_flavor(self._endpoint, answer) else no_flavor(self._endpoint, answer)
+
+    @staticmethod
+    def _read(response: requests.Response) -> bytes | None:
+        """The body as it was sent, or None if it is over the limit: decoded, a few bytes could be any number."""
+        data = bytearray()
+        for chunk in response.raw.stream(_CHUNK, decode_content=False):
+            data += chunk
+            if len(data) > BODY_LIMIT:
+                return None
+        return bytes(data)
+
+    def _fault(self, error: BaseException) -> SidecarError:
+        """What a failed exchange means; looks at the kinds of errors in the chain and at none of their
+        texts."""
+        import requests
+
+        if self._aborted:
+            return too_slow(self._endpoint, self._seconds)
+        chain = []
+        found: BaseException | None = error
+        while found is not None:
+            chain.append(found)
+            found = found.__cause__ or found.__context__
+        for link in chain:
+            hidden = descriptors.shortage() if isinstance(link, socket.gaierror) else None
+            if isinstance(link, OSError) and (hidden is not None or link.errno in descriptors.EXHAUSTED):
+                return descriptors.none_left(f"asking {self._endpoint.name}", hidden or link)
+        # In this order: a refused connection is a kind of timeout to urllib3.
+        faults: tuple[tuple[tuple[type[BaseException], ...], Fault], ...] = (
+            ((requests.exceptions.ProxyError,), Fault.PROXY),
+            ((socket.gaierror,), Fault.NO_NAME),
+            ((requests.exceptions.SSLError,), Fault.TLS),
+            ((ConnectionRefusedError,), Fault.REFUSED),
+            ((ConnectionError, http.client.IncompleteRead), Fault.RESET),
+        )
+        for kinds, fault in faults:
+            if any(isinstance(link, kinds) for link in chain):
+                return unreachable(self._endpoint, fault)
+        if any(isinstance(link, TimeoutError) for link in chain):
+            return too_slow(self._endpoint, self._seconds)
+        if any(isinstance(link, http.client.HTTPException) for link in chain):
+            return not_http(self._endpoint)
+        return unreachable(self._endpoint, Fault.NO_PATH)
+
+    def _watch(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sockets.append(sock)
+            aborted = self._aborted
+        if aborted:
+            self.abort()
+
+
+def _watched_adapter(watch: Callable[[socket.socket], None]) -> requests.adapters.HTTPAdapter:
+    """An adapter that tells of each socket it connects, since a blocked read ends only when its socket is shut down;
+    and that verifies certificates as everything else here does."""
+    from requests.adapters import HTTPAdapter
+    from urllib3.util.ssl_ import create_urllib3_context
+
+    class WatchedAdapter(HTTPAdapter):
+        def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+            pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+            make = type(pool).ConnectionCls
+
+            def connection(*args: Any, **kwargs: Any) -> Any:
+                if pool.scheme == "https" and kwargs.get("ssl_context") is None:
+                    kwargs["ssl_context"] = context = create_urllib3_context()
+                    context.verify_flags = verification.FLAGS
+                made = make(*args, **kwargs)
+                connect = made.connect
+
+                def connect_watched() -> None:
+                    connect()
+                    watch(made.sock)
+
+                made.connect = connect_watched
+                return made
+
+            pool.ConnectionCls = connection
+            return pool
+
+    return WatchedAdapter()

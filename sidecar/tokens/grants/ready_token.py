@@ -1,0 +1,52 @@
+"""Tokens that come ready: from a file that someone else renews, or from the configuration.
+
+Owns the reading of them. Called by `GoogleSource`, in a worker thread; `FileWatch` tells the store when a file has
+changed. It may not renew anything. The rule: what comes is sent as it is, after the same checks as any token:
+one audience, which is the route's, and an `exp` that has not come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+
+from sidecar.grammar.contents import place
+from sidecar.tokens.credential_file import read_text
+from sidecar.tokens.fetch.endpoint import Endpoint, Protocol
+from sidecar.tokens.fetch.flight import Flight
+from sidecar.tokens.fetch.grant import Fetched, Grant
+
+_AROUND: Final = "\ufeff \t\r\n"
+"""What editors and shells leave around a token."""
+
+
+@final
+class ReadyToken(Grant):
+    """A token in a file, or a literal one."""
+
+    def __init__(self, read: Callable[[], str], where: str, *, ability: str) -> None:
+        """`where` names the place: "/run/token", "`credentials.fixed.token`"."""
+        self.ability = ability
+        self._read = read
+        self._where = where
+
+    def describe(self) -> str:
+        """See `Grant.describe`."""
+        return f"a ready token in {self._where}"
+
+    def look(self) -> bool:
+        """See `Grant.look`; what the token says is looked at when it is asked for."""
+        self._read()
+        return True
+
+    def id_token(self, flight: Flight, audience: str) -> Fetched:
+        """See `Grant.id_token`."""
+        return Fetched(
+            self._read().strip(_AROUND),
+            Endpoint(f"{self._where}", Protocol.LOCAL, "the account that it was made for", ""),
+        )
+
+
+def token_file(path: str) -> ReadyToken:
+    """The grant of a `file` credential."""
+    return ReadyToken(lambda: read_text(path), place(path), ability="file")
