@@ -23,8 +23,8 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.observe.tracing import Tracer
 from sidecar.proxy.acceptor import Acceptors
 from sidecar.proxy.admission.admission import Admission
-from sidecar.proxy.admission.headers import Fields
 from sidecar.proxy.exchange.exchange import Exchange
+from sidecar.proxy.fields.headers import Fields
 from sidecar.proxy.http1.downstream import LEAVE_TIME, DownstreamConnection
 from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.refusals.outages import Outages

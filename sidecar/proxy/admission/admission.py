@@ -27,8 +27,9 @@ from sidecar.config.models import RouteConfig
 from sidecar.config.targets import FACTS, Target
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import leaves_root
-from sidecar.proxy.admission import guard, headers
+from sidecar.proxy.admission import guard
 from sidecar.proxy.admission.allowed import Allowed
+from sidecar.proxy.fields import headers
 from sidecar.routing.routes import Destination, Route, RouteTable, match_own
 
 AUTHORIZATION = b"Authorization"

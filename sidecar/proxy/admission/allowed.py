@@ -12,7 +12,7 @@ from typing import final
 from sidecar.config.allow import Allow
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import normal_path
-from sidecar.proxy.admission import headers
+from sidecar.proxy.fields import headers
 
 _SHOWN = 80
 

@@ -19,8 +19,8 @@ from sidecar.errors import SidecarError
 from sidecar.grammar.contents import kind_of, quoted
 from sidecar.grammar.hosts import ip_literal, is_loopback, normalise
 from sidecar.grammar.paths import escaped
-from sidecar.proxy.admission import headers
 from sidecar.proxy.admission.admission import Admission, Admitted
+from sidecar.proxy.fields import headers
 from sidecar.proxy.http1.target import read_target
 from sidecar.routing.routes import Match, RouteTable, Way, match_own
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.hosts import is_loopback, is_own_address
-from sidecar.proxy.admission.headers import Fields
+from sidecar.proxy.fields.headers import Fields
 from sidecar.routing.routes import request_host
 
 _MARKS = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"})

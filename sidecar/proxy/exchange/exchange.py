@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, final
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.net import peer
 from sidecar.observe.trace import Trace, read_trace
-from sidecar.proxy.admission import headers, mapping
 from sidecar.proxy.admission.admission import Admitted
-from sidecar.proxy.http1 import answers, framing, heads, upgrades
+from sidecar.proxy.fields import headers, mapping, upgrades
+from sidecar.proxy.http1 import answers, framing, heads
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.pool import Pool
 from sidecar.proxy.refusals.diagnosis import may_tell

@@ -35,10 +35,10 @@ import httptools
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer
 from sidecar.net.tls import TlsTransport
-from sidecar.proxy.admission import headers
 from sidecar.proxy.exchange.exchange import Exchange, end_writing
 from sidecar.proxy.faults import internal
-from sidecar.proxy.http1 import answers, framing, upgrades
+from sidecar.proxy.fields import headers, upgrades
+from sidecar.proxy.http1 import answers, framing
 from sidecar.proxy.http1.heads import METHOD_NAMES, method_name
 from sidecar.proxy.http1.target import (
     BAD_REQUEST_LINE,

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sidecar.config.allow import METHODS
-from sidecar.proxy.admission import headers
 from sidecar.proxy.admission.admission import Plan
-from sidecar.proxy.http1 import answers, framing, proxy_status
+from sidecar.proxy.fields import headers, proxy_status
+from sidecar.proxy.http1 import answers, framing
 
 METHOD_NAMES = {name.encode(): name for name in METHODS}
 _ALL_METHOD_NAMES = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}

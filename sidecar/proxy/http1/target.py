@@ -12,7 +12,7 @@ import re
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import escaped, leaves_root
-from sidecar.proxy.admission.headers import (
+from sidecar.proxy.fields.headers import (
     MOST_MEMBERS,
     TWIN,
     Fields,

@@ -23,8 +23,8 @@ import httptools
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer
-from sidecar.proxy.admission import headers
 from sidecar.proxy.faults import internal
+from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import framing
 
 if TYPE_CHECKING:

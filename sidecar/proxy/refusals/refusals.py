@@ -14,7 +14,7 @@ from typing import NamedTuple, final
 from sidecar.config.targets import TokenKind
 from sidecar.observe.metrics import RouteStats
 from sidecar.observe.repeats import Paces
-from sidecar.proxy.admission import headers
+from sidecar.proxy.fields import headers
 from sidecar.proxy.refusals.diagnosis import SAMPLE, Cause, Diagnosis, Refused, diagnose
 from sidecar.routing.routes import Destination
 from sidecar.runtime.clock import Clock

@@ -9,8 +9,9 @@ import pytest
 from sidecar.config.allow import Allow
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.callers import Callers, peer_unknown
-from sidecar.proxy.admission import guard, headers
+from sidecar.proxy.admission import guard
 from sidecar.proxy.admission.allowed import Allowed
+from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import framing, target
 
 FIELDS = [(b"Sec-Fetch-Dest", b"document")]

@@ -9,8 +9,8 @@ import pytest
 
 from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.admission import headers
 from sidecar.proxy.admission.admission import Admission, Plan
+from sidecar.proxy.fields import headers
 from sidecar.routing.routes import RouteTable
 
 A, S, P, X = b"Authorization", b"X-Serverless-Authorization", b"Proxy-Authorization", b"X-Own"

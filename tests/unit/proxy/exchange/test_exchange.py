@@ -12,9 +12,9 @@ import pytest
 from sidecar.errors import Reason, SidecarError
 from sidecar.observe.logs import AccessLog
 from sidecar.proxy.admission.admission import Plan
-from sidecar.proxy.admission.headers import drop_table
 from sidecar.proxy.exchange.exchange import Exchange, State
 from sidecar.proxy.faults import Faults, internal
+from sidecar.proxy.fields.headers import drop_table
 from sidecar.proxy.http1 import framing
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from tests.support.pooling import FAULT, MakeBench, Transport

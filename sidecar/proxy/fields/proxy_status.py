@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
-from sidecar.proxy.admission.headers import Fields, is_long_list
+from sidecar.proxy.fields.headers import Fields, is_long_list
 from sidecar.proxy.http1 import answers
 
 FIELD = b"proxy-status"

@@ -11,7 +11,7 @@ import re
 from itertools import islice
 
 from sidecar.grammar.hosts import parse_authority
-from sidecar.proxy.admission.headers import Fields, Found
+from sidecar.proxy.fields.headers import Fields, Found
 
 _PATH = re.compile(rb";[ \t]*+path[ \t]*+=[ \t]*+(?=/)", re.IGNORECASE)
 _MOST_ATTRIBUTES, _MOST_PATHS = 32, 4

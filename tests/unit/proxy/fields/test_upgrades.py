@@ -1,10 +1,10 @@
-"""sidecar.proxy.http1.upgrades: what of a wish to upgrade is carried; with sockets it is in tests/wire/test_upgrades.py"""
+"""sidecar.proxy.fields.upgrades: what of a wish to upgrade is carried; with sockets it is in tests/wire/test_upgrades.py"""
 
 from __future__ import annotations
 
 import pytest
 
-from sidecar.proxy.http1.upgrades import carried
+from sidecar.proxy.fields.upgrades import carried
 
 KNOWN = frozenset({b"websocket", b"spdy/3.1"})
 

@@ -1,11 +1,11 @@
-"""sidecar.proxy.admission.headers and heads: what is read of a head, what is dropped, and what is written"""
+"""sidecar.proxy.fields.headers and heads: what is read of a head, what is dropped, and what is written"""
 
 from __future__ import annotations
 
 import pytest
 
-from sidecar.proxy.admission import headers
 from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import framing, heads
 
 HOP = [

@@ -1,4 +1,4 @@
-"""sidecar.proxy.http1.proxy_status: what of an upstream's Proxy-Status the app gets to see"""
+"""sidecar.proxy.fields.proxy_status: what of an upstream's Proxy-Status the app gets to see"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.proxy.http1.proxy_status import foreign
+from sidecar.proxy.fields.proxy_status import foreign
 
 OURS = b"idtoken-sidecar; error=destination_not_found"
 

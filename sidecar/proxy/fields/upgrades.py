@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Set
 from typing import Final
 
-from sidecar.proxy.admission.headers import Fields, list_members
+from sidecar.proxy.fields.headers import Fields, list_members
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 section 1.3."""

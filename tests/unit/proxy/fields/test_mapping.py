@@ -1,11 +1,11 @@
-"""sidecar.proxy.admission.mapping: an answer that points at its own service points at the sidecar once it has passed"""
+"""sidecar.proxy.fields.mapping: an answer that points at its own service points at the sidecar once it has passed"""
 
 from __future__ import annotations
 
 import pytest
 
-from sidecar.proxy.admission.headers import survey
-from sidecar.proxy.admission.mapping import map_answer, map_reference
+from sidecar.proxy.fields.headers import survey
+from sidecar.proxy.fields.mapping import map_answer, map_reference
 
 ORIGIN, BASE = b"https://a.run.app", b"http://localhost:8787"
 
