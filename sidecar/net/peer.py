@@ -70,6 +70,14 @@ def has_vanished(transport: asyncio.BaseTransport, seconds: float) -> bool:
     return False
 
 
+def end_writing(transport: asyncio.Transport) -> None:
+    """Send FIN behind what is buffered, on a connection that may be gone already without our having been told."""
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.abort()
+
+
 def has_left(transport: asyncio.BaseTransport, due: int) -> bool:
     """Whether the other end is gone though nothing is read from it, so that nobody was told: it has reset the
     connection, or ended its side when there were fewer bytes to read than the `due` ones of its message.

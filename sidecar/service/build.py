@@ -25,7 +25,8 @@ from sidecar.observe.logs import AccessLog, Level
 from sidecar.observe.metrics import LoopStats, TokenStatsTable
 from sidecar.observe.tracing import NotInstalledError, Tracer
 from sidecar.proxy.admission.admission import Admission
-from sidecar.proxy.http1.answers import NAME
+from sidecar.proxy.fields.proxy_status import NAME
+from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.server import Proxy
 from sidecar.routing.routes import Route, RouteTable
@@ -108,7 +109,7 @@ class Parts:
             self.clock,
             admission=self.admission(self.table),
             tokens=self.tokens,
-            pools=Pools(self.dialer, self.clock, self.tasks, settings=config.pool, limits=config.limits),
+            pools=Pools(self.dialer, UpstreamConnection, self.clock, self.tasks, settings=config.pool, limits=config.limits),
             limits=limits(config),
             pseudonym=self._pseudonym,
             access_log=self.access_log(config),

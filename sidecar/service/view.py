@@ -32,7 +32,7 @@ from sidecar.observe import logs
 from sidecar.observe.families import CertificateReading
 from sidecar.observe.log_sink import Loss
 from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, TokenStatsTable
-from sidecar.proxy.admission.explain import explain
+from sidecar.proxy.explain import explain
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.routing.routes import Route
@@ -210,7 +210,7 @@ class View:
         )
 
     def _refusing(self, route: Route) -> Refusing | None:
-        found = self._parts.proxy.outages.refusing(route.name)
+        found = self._parts.proxy.ledger.outages.refusing(route.name)
         key = route.fixed_key()
         if found is not None and key is not None and MEANINGS[found.reason].source is Source.TOKEN:
             # Where no request has come since, the token tells whether one would be refused.
@@ -221,11 +221,11 @@ class View:
 
     def last_refusal(self, route: str) -> LastRefusal | None:
         """What this route's target refused last."""
-        return self._parts.proxy.refusals.last(route)
+        return self._parts.proxy.ledger.refusals.last(route)
 
     def errors(self) -> Sequence[ErrorGroup]:
         """The answers that the sidecar made itself, and those that it broke off, by route and reason."""
-        return self._parts.proxy.outages.errors()
+        return self._parts.proxy.ledger.outages.errors()
 
     # families.MetricsSource: likewise
 
@@ -235,7 +235,7 @@ class View:
     def routes(self) -> Iterable[tuple[str, RouteStats]]:
         # Routes that are gone go on being shown: a counter is never taken back.
         yield from self._parts.proxy.stats.items()
-        yield "", self._parts.proxy.unrouted
+        yield "", self._parts.proxy.ledger.unrouted
 
     def connections(self) -> int:
         return self._parts.proxy.connections

@@ -18,6 +18,7 @@ from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.http1.downstream import DownstreamConnection
+from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.server import Proxy
 from sidecar.routing.routes import Destination, RouteTable
@@ -226,7 +227,7 @@ class Memory:
     def play(self, data: bytes, cuts: Iterable[int] = ()) -> Played:
         """Feed `data`, cut there, to a connection of its own, and end it."""
         self.upstream.requests, self.upstream.ambiguous = [], []
-        connection = DownstreamConnection(self.proxy, self.owner)
+        connection = DownstreamConnection(self.proxy.context, self.proxy, self.owner)
         app = Line(self.turns, connection)
         start = 0
         for end in (*cuts, len(data)):
@@ -272,6 +273,7 @@ async def make(text: str = ROUTE) -> Memory:
     upstream = Upstream(turns)
     pools = Pools(
         upstream,  # type: ignore[arg-type]  # all that is asked of a Dialer here
+        UpstreamConnection,
         clock,
         Now(loop),
         settings=config.pool,

@@ -59,7 +59,7 @@ def _play(stage: Stage, data: bytes) -> None:
 
 
 def _verdict(stage: Stage, flags: int, stream: bytes, pieces: tuple[int, ...]) -> tuple[object, ...]:
-    outages = stage.memory.proxy.outages
+    outages = stage.memory.proxy.ledger.outages
     before = _times_too_large(outages)
     found = _judge(flags, stream, _one(stage, flags, stream, pieces))
     return _LIMITED if _times_too_large(outages) > before else found

@@ -35,8 +35,12 @@ from sidecar.net.certificates import Certificate
 from sidecar.net.tls import TlsTransport
 from sidecar.observe.logs import JsonFormatter
 from sidecar.proxy.acceptor import Acceptor, Acceptors
-from sidecar.proxy.exchange.exchange import Exchange, State
+from sidecar.proxy.exchange.exchange import Exchange, ExchangeState
+from sidecar.proxy.exchange.held import HeldBody
+from sidecar.proxy.exchange.ledger import Ledger
+from sidecar.proxy.exchange.tunnel import Tunnel
 from sidecar.proxy.http1.downstream import DownstreamConnection
+from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.places import Places
 from sidecar.proxy.pool.pool import Pool, Pools
@@ -51,7 +55,11 @@ OWNERS = (
     DownstreamConnection,
     UpstreamConnection,
     Exchange,
+    HeldBody,
+    Ledger,
+    RequestReader,
     TlsTransport,
+    Tunnel,
     Places,
     Pool,
     Pools,
@@ -66,6 +74,7 @@ LEFT_OUT = {
     "_fault": "the guard itself",
     "_fault_soon": "the guard itself",
     "end_by_fault": "the guard itself",
+    "faulted": "the guard itself",
     "closed": "one `discard`, in the `finally` of the guard",
     "lost": "counts a connection out; has nothing before that",
     "_sweep": "guards each part of itself; as a timer's callback it would come out of the fake clock",
@@ -294,9 +303,9 @@ class Stage:
     async def app(self, *, narrow: bool = False) -> End:
         return await self.wire.app(narrow=narrow)
 
-    def exchanges(self, state: State) -> int:
+    def exchanges(self, state: ExchangeState) -> int:
         """How many connections are in the middle of an exchange in this state."""
-        return sum(c.current is not None and c.current.state is state for c in self.wire.proxy._connections)
+        return sum(c.current is not None and c.current.state is state for c in self.wire.proxy.serving)
 
 
 def head(path: str, more: str = "", *, method: str = "GET", host: str = "victim.internal") -> bytes:
@@ -345,7 +354,7 @@ async def own_answers(stage: Stage, app: End) -> list[Answer]:
 async def token_wait(stage: Stage, app: End) -> list[Answer]:
     stage.wire.source.gate.clear()
     await app.send(head("/a", host="new.internal"))
-    await stage.until(lambda: stage.exchanges(State.TOKEN))
+    await stage.until(lambda: stage.exchanges(ExchangeState.TOKEN))
     stage.wire.source.gate.set()
     return [await app.answer()]
 
@@ -358,9 +367,9 @@ async def turn_in_the_pool(stage: Stage, app: End) -> list[Answer]:
     # Both in the same pool, which has one connection: the second waits until the first is done.
     other = await stage.app()
     await other.send(head("/slow"))
-    await stage.until(lambda: stage.exchanges(State.ANSWERING) == 2)
+    await stage.until(lambda: stage.exchanges(ExchangeState.ANSWERING) == 2)
     await app.send(head("/a"))
-    await stage.until(lambda: stage.exchanges(State.CONNECT))
+    await stage.until(lambda: stage.exchanges(ExchangeState.CONNECT))
     stage.target.finish_slow.set()
     got = []
     for end in (other, app):
@@ -406,7 +415,7 @@ async def slow_reader(stage: Stage, app: End) -> list[Answer]:
 async def slow_target(stage: Stage, app: End) -> list[Answer]:
     await app.send(head("/upload", "Content-Length: 8000000\r\n", method="PUT"))
     sending = stage.wire.loop.create_task(app.send(bytes(8_000_000)))
-    await stage.until(lambda: any(c._blocked for c in stage.wire.proxy._connections))
+    await stage.until(lambda: any(c.is_blocked for c in stage.wire.proxy.serving))
     stage.target.go_on.set()
     try:
         return [await app.answer()]
@@ -436,7 +445,7 @@ async def idle_too_long(stage: Stage, app: End) -> list[Answer]:
 
 async def app_gone(stage: Stage, app: End) -> list[Answer]:
     await app.send(head("/never"))
-    await stage.until(lambda: stage.exchanges(State.SENT))
+    await stage.until(lambda: stage.exchanges(ExchangeState.SENT))
     app.reset()
     return []
 
@@ -589,10 +598,10 @@ async def play(
         await bystander.send(head("/slow", host="billing.internal"))
         assert (await bystander.read_head()).startswith(b"HTTP/1.1 200")
         assert await bystander.read(4) == b"half"
-        (connection,) = wire.proxy._connections
+        (connection,) = wire.proxy.serving
         exchange = connection.current
         assert exchange is not None
-        injection.spared |= {id(connection), id(exchange), id(exchange._connection), id(exchange.pool)}
+        injection.spared |= {id(connection), id(exchange), id(exchange.side), id(exchange.pool)}
         if situation is ways_in:
             await open_ways(stage, directory)
         app = await stage.app()
@@ -624,13 +633,13 @@ async def play(
         owners = [acceptor.owner for acceptor in acceptors._acceptors.values()]
         assert [acceptors.open, *((o.open, o.arriving) for o in owners)] == [0, *((0, 0) for _ in owners)]
         await wire.turn(lambda: not any(p._dialling for p in wire.pools._pools.values()))
-        for stats in [*wire.proxy.stats.values(), wire.proxy.unrouted]:
+        for stats in [*wire.proxy.stats.values(), wire.proxy.ledger.unrouted]:
             assert (stats.in_flight, stats.connections_active) == (0, 0)
         await wire.turn(lambda: all(p.open == len(p._idle) for p in wire.pools._pools.values()))
         for pool in wire.pools._pools.values():
             assert (pool.users, len(pool._waiting)) == (0, 0), pool
             assert pool.stats.connections_idle == len(pool._idle), pool
-        assert wire.proxy._sweep_timer is not None or not wire.proxy._connections
+        assert wire.proxy._sweep_timer is not None or not wire.proxy.serving
         return got
 
 

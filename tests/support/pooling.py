@@ -11,31 +11,68 @@ import pytest
 from sidecar.config.load import load
 from sidecar.errors import SidecarError
 from sidecar.observe.metrics import RouteStats
-from sidecar.proxy.http1.upstream import UpstreamConnection
-from sidecar.proxy.pool.pool import Pool, Pools
+from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.ports import Link, Relay
 from sidecar.routing.routes import Route
 from sidecar.runtime.tasks import Tasks
 from tests.support.clock import FakeClock
 from tests.support.named_source import NamedSource
+from tests.support.sides import FAULT, FakeLink
 
-FAULT = ZeroDivisionError("division by zero")
 
-
-class Asker:
+class Asker(Relay):
     """What the pool knows of an exchange."""
 
-    def __init__(self, pool: Pool, number: int, *, again: bool) -> None:
+    def __init__(self, pool: Any, number: int, *, again: bool = False) -> None:
         self.pool = pool
         self.number = number
-        self.had_its_turn = again
-        self.outcomes: list[UpstreamConnection | SidecarError] = []
+        self.again = again
+        self.outcomes: list[Link | SidecarError] = []
+        self.faults: list[BaseException] = []
+        self.broken = False
+        """Whether it has a fault of its own when it is told something."""
+        self.tokenless: SidecarError | None = None
+        """What becomes of it, where it gives a connection back at once: its token has run out meanwhile."""
 
-    def connected(self, connection: UpstreamConnection) -> None:
-        assert connection._pool is self.pool  # a connection to another host would carry the request astray
-        self.outcomes.append(connection)
+    def __repr__(self) -> str:
+        return f"<Asker {self.number} {self.pool.destination.host} {self.outcomes}>"
+
+    def had_its_turn(self) -> bool:
+        return self.again
+
+    def connected(self, link: Link) -> None:
+        if self.broken:
+            raise FAULT
+        assert isinstance(link, FakeLink)
+        assert link.keeper is self.pool  # a connection to another host would carry the request astray
+        if self.tokenless is not None:
+            self.outcomes.append(self.tokenless)
+            self.pool.release(link)
+            return
+        link.open(self)
+        self.outcomes.append(link)
 
     def not_connected(self, error: SidecarError) -> None:
+        if self.broken:
+            raise FAULT
         self.outcomes.append(error)
+
+    def faulted(self, fault: BaseException) -> None:
+        self.faults.append(fault)
+
+    @property
+    def link(self) -> FakeLink:
+        """The connection that it has."""
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, FakeLink)
+        return outcome
+
+    @property
+    def error(self) -> SidecarError:
+        """What it was told instead."""
+        (outcome,) = self.outcomes
+        assert isinstance(outcome, SidecarError)
+        return outcome
 
 
 class Transport(asyncio.Transport):
@@ -83,14 +120,12 @@ class Dials(Tasks):
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
         self.under_way.append(coroutine)
 
-    async def connect(self, destination: object, make: Any, *rest: object) -> UpstreamConnection:
+    async def connect(self, destination: object, make: Any, *rest: object) -> Any:
         self.asked.append((destination, *rest))
         self.meanwhile()
         if self.outcome is not None:
             raise self.outcome
-        connection: UpstreamConnection = make()
-        connection.connection_made(Transport())
-        return connection
+        return make()
 
     def look(self) -> list[Any]:
         """What was found since the last call."""
@@ -111,80 +146,46 @@ class Dials(Tasks):
         raise AssertionError("a dial waited")
 
 
-class Request(Asker):
-    """One that may have a fault of its own when it is told something."""
-
-    broken = False
-
-    def __init__(self, pool: Any, number: int, *, again: bool = False) -> None:
-        super().__init__(pool, number, again=again)
-        self.faults: list[BaseException] = []
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        if self.broken:
-            raise FAULT
-        super().connected(connection)
-
-    def not_connected(self, error: SidecarError) -> None:
-        if self.broken:
-            raise FAULT
-        super().not_connected(error)
-
-    def fault(self, fault: BaseException) -> None:
-        self.faults.append(fault)
-
-    @property
-    def connection(self) -> UpstreamConnection:
-        (outcome,) = self.outcomes
-        assert isinstance(outcome, UpstreamConnection)
-        return outcome
-
-    @property
-    def error(self) -> SidecarError:
-        (outcome,) = self.outcomes
-        assert isinstance(outcome, SidecarError)
-        return outcome
-
-
 class Bench:
     """The pools of a route for any host, and its requests."""
 
-    def __init__(self, pool: str, route: str = "") -> None:
+    def __init__(self, pool: str, route: str = "", make_link: Any = FakeLink) -> None:
         config = load(
             f"routes: [{{name: any, host: '*.example.com', upstream: 'https://{{host}}'{route}}}]\npool: {{{pool}}}",
             environ={},
         ).config
         self.clock = FakeClock()
         self.dials: Any = Dials()
-        self.pools = Pools(self.dials, self.clock, self.dials, settings=config.pool, limits=config.limits)
+        self.pools = Pools(
+            self.dials, make_link, self.clock, self.dials, settings=config.pool, limits=config.limits
+        )
         self.route = Route(config.routes[0], NamedSource("default"))
         self.stats = self.pools.stats["any"] = RouteStats()
-        self.pool("a")
-        (self.places,) = self.pools._places.values()
+        self.places = self.pool("a").places
 
     def pool(self, host: str) -> Any:
         return self.pools.get(self.route.destination(f"{host}.example.com"))
 
-    def ask(self, host: str = "a", *, again: bool = False) -> Request:
+    def ask(self, host: str = "a", *, again: bool = False) -> Asker:
         """A request; given what is idle, as an exchange would take it."""
         pool = self.pool(host)
         pool.users += 1
-        request: Any = Request(pool, 0, again=again)
-        if (connection := pool.acquire(request, fresh=False)) is not None:
-            request.connected(connection)
-        return request
+        asker = Asker(pool, 0, again=again)
+        if (link := pool.acquire(asker, fresh=False)) is not None:
+            asker.connected(link)
+        return asker
 
-    def busy(self, host: str = "a") -> Request:
+    def busy(self, host: str = "a") -> Asker:
         """A request that has a connection."""
-        request = self.ask(host)
+        asker = self.ask(host)
         self.dials.end(0, None)
-        assert request.connection
-        return request
+        assert asker.link
+        return asker
 
-    def free(self, request: Request) -> None:
+    def free(self, asker: Asker) -> None:
         """It has ended well."""
-        request.connection.served += 1
-        request.pool.release(request.connection)
+        asker.link.streams -= 1
+        asker.pool.release(asker.link)
 
     def sweep(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -199,8 +200,8 @@ def make_bench() -> Iterator[MakeBench]:
     """Makes a bench; the dials that are under way at the end are over."""
     made: list[Bench] = []
 
-    def make(pool: str, route: str = "") -> Bench:
-        made.append(Bench(pool, route))
+    def make(pool: str, route: str = "", make_link: Any = FakeLink) -> Bench:
+        made.append(Bench(pool, route, make_link))
         return made[-1]
 
     yield make

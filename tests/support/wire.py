@@ -29,6 +29,7 @@ from sidecar.net.resolver import Lookup
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.server import Proxy
 from sidecar.routing.routes import RouteTable
@@ -281,6 +282,7 @@ routes:
         )
         self.pools = Pools(
             Dialer(self.loop, self.own_addresses, self.clock, jitter=lambda: 0.5, lookup=self.lookup),
+            UpstreamConnection,
             self.clock,
             self._tasks,
             settings=config.pool,
@@ -402,7 +404,7 @@ routes:
 
     def held(self) -> dict[str, tuple[int, ...]]:
         """What each route says that it holds now: nothing, once all connections are closed."""
-        routes = [*self.proxy.stats.values(), self.proxy.unrouted]
+        routes = [*self.proxy.stats.values(), self.proxy.ledger.unrouted]
         held = {
             gauge: tuple(getattr(stats, gauge) for stats in routes)
             for gauge in ("in_flight", "queued", "connections_active", "connections_idle", "tunnels")

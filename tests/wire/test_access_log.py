@@ -25,7 +25,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 async def test_a_forwarded_request_has_its_entry(wire: Wire, log: pytest.LogCaptureFixture) -> None:
     """Route, upstream, status, body bytes, the sidecar's own share and the trace; the query is left out."""
     await wire.start()
-    wire.proxy.access_log = AccessLog("all")
+    wire.proxy.ledger.access_log = AccessLog("all")
     app = await wire.app()
     trace = b"4bf92f3577b34da6a3ce929d0e0e4736"
     await app.send(
@@ -59,7 +59,7 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
 ) -> None:
     """Whether the request found a route or not."""
     await wire.start()
-    wire.proxy.access_log = AccessLog("errors")
+    wire.proxy.ledger.access_log = AccessLog("errors")
     await wire.upstream.stop()
     app = await wire.app()
     await app.send(GET)
@@ -82,8 +82,8 @@ async def test_an_answer_of_our_own_has_its_entry_with_the_reason(
         "reason": "no_route",
         "detail": json.loads(lost.body)["detail"],
     }
-    assert wire.proxy.unrouted.requests == {("GET", 404): 1}
-    assert {group.route for group in wire.proxy.outages.errors()} == {"", "billing"}
+    assert wire.proxy.ledger.unrouted.requests == {("GET", 404): 1}
+    assert {group.route for group in wire.proxy.ledger.outages.errors()} == {"", "billing"}
 
 
 @pytest.mark.parametrize("request_", [b"GET /x HTTP/1.1\r\n\r\n", b"GET /x HTTP/2.2\r\n\r\n"])
@@ -92,7 +92,7 @@ async def test_a_target_that_was_not_read_is_not_logged(
 ) -> None:
     """It may be anything; the reason says what was wrong."""
     await wire.start()
-    wire.proxy.access_log = AccessLog("errors")
+    wire.proxy.ledger.access_log = AccessLog("errors")
     app = await wire.app()
     await app.send(request_)
     answer = await app.answer()
@@ -105,12 +105,12 @@ async def test_what_a_route_s_own_listener_refuses_is_the_route_s(
 ) -> None:
     """Counted, logged and remembered under its name, with the time it took."""
     await wire.start()
-    wire.proxy.access_log = AccessLog("errors")
+    wire.proxy.ledger.access_log = AccessLog("errors")
     wire.proxy.reassign(wire.bound, wire.table.routes[0])
     app = await wire.app()
     await app.send(b"GET /x HTTP/1.1\r\n")
-    (down,) = wire.proxy._connections
-    await wire.turn(lambda: down._in_message)
+    (down,) = wire.proxy.serving
+    await wire.turn(lambda: down.reader.in_message)
     wire.clock.advance(0.25)
     await app.send(b"Host: elsewhere\r\n\r\n")
     answer = await app.answer()
@@ -122,8 +122,8 @@ async def test_what_a_route_s_own_listener_refuses_is_the_route_s(
     )
     assert wire.stats.requests == {("GET", answer.status): 1}
     assert wire.stats.refused == {answer.reason: 1}
-    assert wire.proxy.unrouted.requests == {}
-    assert [group.route for group in wire.proxy.outages.errors()] == ["billing"]
+    assert wire.proxy.ledger.unrouted.requests == {}
+    assert [group.route for group in wire.proxy.ledger.outages.errors()] == ["billing"]
 
 
 async def test_what_a_debugger_shows_holds_no_secret(wire: Wire) -> None:
@@ -133,14 +133,14 @@ async def test_what_a_debugger_shows_holds_no_secret(wire: Wire) -> None:
     await app.send(GET.replace(b"/x", b"/secret").replace(b"\r\n\r\n", b"\r\nX-Secret: secret\r\n\r\n"))
     upstream = await wire.upstream.accept()
     await upstream.read_head()
-    (down,) = wire.proxy._connections
+    (down,) = wire.proxy.serving
     exchange = down.current
     assert exchange is not None
-    shown = [repr(down), repr(exchange), repr(exchange.pool), repr(exchange._connection)]
+    shown = [repr(down), repr(exchange), repr(exchange.pool), repr(exchange.side)]
     assert shown == [
         "<DownstreamConnection open current=<Exchange GET billing sent> queued=0>",
         "<Exchange GET billing sent>",
-        f"<Pool http://127.0.0.1:{wire.upstream.port} open=1 idle=0 waiting=0 queued=0>",
+        f"<Pool http://127.0.0.1:{wire.upstream.port} open=1 idle=0 shared=0 waiting=0 queued=0>",
         f"<UpstreamConnection http://127.0.0.1:{wire.upstream.port} busy served=1>",
     ]
 
@@ -159,10 +159,10 @@ async def test_a_method_that_is_not_carried_is_named(
 ) -> None:
     """Where it is one of HTTP's: it says what the app tried."""
     await wire.start()
-    wire.proxy.access_log = AccessLog("errors")
+    wire.proxy.ledger.access_log = AccessLog("errors")
     app = await wire.app()
     await app.send(line + b"\r\nHost: billing.internal\r\n\r\n")
     status = (await app.answer()).status
     (entry,) = [fields(record) for record in log.records if record.message.startswith("request")]
     assert entry["httpRequest"].get("requestMethod", "") == method
-    assert wire.proxy.unrouted.requests == {(method, status): 1}
+    assert wire.proxy.ledger.unrouted.requests == {(method, status): 1}

@@ -84,7 +84,7 @@ async def test_what_is_refused_is_not_sent(
     assert (answer.status, answer.reason) == (status, reason)
     assert b"oute `billing`" in answer.body
     assert wire.upstream.waiting == 0
-    assert sum(wire.proxy.unrouted.refused.values()) == 1
+    assert sum(wire.proxy.ledger.unrouted.refused.values()) == 1
 
 
 async def test_a_refusal_costs_only_its_own_request(wire: Wire) -> None:

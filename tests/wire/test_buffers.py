@@ -27,11 +27,11 @@ LEGS = pytest.mark.parametrize("secure", [pytest.param(False, id="plain"), pytes
 def kept(wire: Wire) -> int:
     """Bytes that wait in the sidecar, in both directions together."""
     total = 0
-    for connection in wire.proxy._connections:
-        total += connection.transport.get_write_buffer_size() + len(connection._rest)
-        if (exchange := connection.current) is not None and exchange._connection is not None:
-            total += exchange._connection.transport.get_write_buffer_size()
-            total += sum(map(len, exchange._held or ()))
+    for connection in wire.proxy.serving:
+        total += connection.transport.get_write_buffer_size() + len(connection.rest)
+        if (exchange := connection.current) is not None and exchange.side is not None:
+            total += exchange.side.transport.get_write_buffer_size()
+            total += sum(map(len, exchange.held.pieces)) if exchange.held is not None else 0
     return total
 
 
@@ -82,10 +82,10 @@ async def test_bytes_before_the_101_are_bounded_too(wire: Wire, tmp_path: Path, 
     await upstream.read_head()
     assert await still(wire, app) <= 2 * READ
     # Both kernels' buffers as small as they get, so that what has gathered is too much for them.
-    (connection,) = wire.proxy._connections
+    (connection,) = wire.proxy.serving
     assert connection.current is not None
-    assert connection.current._connection is not None
-    sock = connection.current._connection.transport.get_extra_info("socket")
+    assert connection.current.side is not None
+    sock = connection.current.side.transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     upstream.reader._limit = 1
     await upstream.send(
@@ -172,17 +172,17 @@ async def test_a_body_of_single_bytes_is_held_by_the_memory_that_it_takes(wire: 
     )
     await still(wire, app)
     assert wire.untaken(app) > 10_000_000
-    (connection,) = wire.proxy._connections
+    (connection,) = wire.proxy.serving
     assert connection.current is not None
-    assert 0 < sum(map(getsizeof, connection.current._held or ())) < 3 * BUFFER
+    assert 0 < sum(map(getsizeof, connection.current.held.pieces)) < 3 * BUFFER
 
 
 async def test_the_buffer_towards_the_app_has_its_configured_size(wire: Wire) -> None:
     """Above it, the upstream is not read."""
     await wire.start(top=TOP)
     await wire.app()
-    await wire.turn(lambda: wire.proxy._connections)
-    (connection,) = wire.proxy._connections
+    await wire.turn(lambda: wire.proxy.serving)
+    (connection,) = wire.proxy.serving
     assert connection.transport.get_write_buffer_limits()[1] == BUFFER
 
 

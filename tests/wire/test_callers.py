@@ -39,7 +39,7 @@ async def test_a_caller_without_the_secret_is_refused(wire: Wire, lines: bytes) 
     assert b"`X-Local-Caller`" in answer.body
     assert b"s3cret" not in answer.body
     assert wire.upstream.waiting == 0
-    assert wire.proxy.unrouted.refused == {"caller_refused": 1}
+    assert wire.proxy.ledger.unrouted.refused == {"caller_refused": 1}
 
 
 @pytest.mark.parametrize("name", [b"X-Local-Caller", b"x-local-caller", b"X-LOCAL-CALLER"])

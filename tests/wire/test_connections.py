@@ -165,7 +165,7 @@ async def test_what_takes_too_long_is_answered_with_the_reason(
     app = await wire.app()
     await app.send(sent)
     if reason == "head_timeout":
-        await wire.turn(lambda: any(connection._in_message for connection in wire.proxy._connections))
+        await wire.turn(lambda: any(connection.reader.in_message for connection in wire.proxy.serving))
     else:
         upstream = await wire.upstream.accept()
         await upstream.read_head()
@@ -381,7 +381,7 @@ async def test_a_pipelined_request_that_breaks_is_counted_once(wire: Wire) -> No
     assert (await app.answer()).reason == "malformed_request"
     assert wire.stats.requests == {("GET", 200): 1, ("POST", 400): 1}
     assert wire.stats.refused == {"malformed_request": 1}
-    assert (wire.proxy.unrouted.requests, wire.proxy.unrouted.refused) == ({}, {})
+    assert (wire.proxy.ledger.unrouted.requests, wire.proxy.ledger.unrouted.refused) == ({}, {})
     assert wire.upstream.waiting == 0
 
 
@@ -448,9 +448,9 @@ async def test_a_fault_of_ours_is_a_500_and_ends_there(
     app = await wire.app()
     with monkeypatch.context() as patch:
         if where == "request":
-            patch.setattr(wire.proxy.admission, "admit", fault)
+            patch.setattr(wire.proxy.context.admission, "admit", fault)
         else:
-            patch.setattr("sidecar.proxy.exchange.exchange.heads.answer_head", fault)
+            patch.setattr("sidecar.proxy.http1.heads.answer_head", fault)
         await app.send(GET)
         if where == "answer":
             upstream = await wire.upstream.accept()
@@ -496,7 +496,7 @@ async def test_an_app_that_is_gone_when_it_is_refused(wire: Wire, caplog: pytest
         b"POST /x HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 900000\r\n\r\n" + bytes(100_000)
     )
     await wire.turn(lambda: wire.source.minted)
-    await wire.turn(lambda: any(connection._blocked for connection in wire.proxy._connections))
+    await wire.turn(lambda: any(connection.is_blocked for connection in wire.proxy.serving))
     app.writer.transport.abort()
     await wire.yield_()
     wire.source.error = SidecarError(Reason.TOKEN_ENDPOINT_FAILED, "The test said so.")
@@ -531,7 +531,7 @@ async def test_an_app_that_leaves_while_it_is_not_read_is_noticed(
     app = await wire.app()
     body = b"30d40\r\n" + bytes(200_000) + b"\r\n0\r\n\r\n" if b"chunked" in framing else bytes(200_000)
     await app.send(b"POST /x HTTP/1.1\r\nHost: billing.internal\r\n%b\r\n" % framing + body)
-    await wire.turn(lambda: any(one._blocked for one in wire.proxy._connections))
+    await wire.turn(lambda: any(one.is_blocked for one in wire.proxy.serving))
     if reset:
         app.reset()
     else:

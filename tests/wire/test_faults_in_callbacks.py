@@ -22,7 +22,7 @@ def fault(*_: object, **__: object) -> Any:
 async def all_is_well(wire: Wire) -> End:
     """What was held is given back, the fault is counted, and the next connection is served; by this upstream."""
     await wire.turn(lambda: not wire.proxy.connections)
-    assert (wire.stats.in_flight, wire.stats.tunnels, len(wire.proxy.tunnels)) == (0, 0, 0)
+    assert (wire.stats.in_flight, wire.stats.tunnels, len(wire.proxy.context.tunnels)) == (0, 0, 0)
     assert wire.proxy.faults.count > 0
     app = await wire.app()
     await app.send(GET)
@@ -117,7 +117,7 @@ async def test_when_the_upstream_is_slow(wire: Wire, monkeypatch: pytest.MonkeyP
         upstream = await wire.upstream.accept()
         await upstream.read_head()
         if method == "upstream_writable":
-            await wire.turn(lambda: any(one._blocked for one in wire.proxy._connections))
+            await wire.turn(lambda: any(one.is_blocked for one in wire.proxy.serving))
             while not wire.proxy.faults.count:
                 async with asyncio.timeout(LIMIT):
                     if not await upstream.reader.read(1 << 16):
@@ -132,9 +132,9 @@ async def test_when_the_upstream_is_slow(wire: Wire, monkeypatch: pytest.MonkeyP
 async def test_when_the_app_is_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch, yes: bool) -> None:
     """The same for the app's side."""
     await wire.start()
-    writable = Exchange.writable
+    writable = Exchange.app_writable
     with monkeypatch.context() as patch:
-        patch.setattr(Exchange, "writable", lambda it, on: fault() if on is yes else writable(it, on))
+        patch.setattr(Exchange, "app_writable", lambda it, on: fault() if on is yes else writable(it, on))
         app = await wire.app(narrow=True)
         await app.send(GET)
         upstream = await wire.upstream.accept()
@@ -142,7 +142,7 @@ async def test_when_the_app_is_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch,
         size = 8 * 1024 * 1024
         upstream.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
         if yes:
-            await wire.turn(lambda: any(one.is_full for one in wire.proxy._connections))
+            await wire.turn(lambda: any(one.is_full for one in wire.proxy.serving))
             app.reader._limit = 1 << 20
             assert len(await ended(app)) < size
         await wire.turn(lambda: wire.proxy.faults.count)
@@ -183,7 +183,7 @@ async def test_when_ending_after_a_fault(
     await wire.start()
     with monkeypatch.context() as patch:
         patch.setattr(owner, method, fault)
-        patch.setattr("sidecar.proxy.exchange.exchange.heads.request_head", fault)
+        patch.setattr("sidecar.proxy.http1.heads.request_head", fault)
         app = await wire.app()
         await app.send(GET)
         await ended(app)
@@ -197,7 +197,7 @@ async def test_when_ending_a_tunnel_after_a_fault(wire: Wire, monkeypatch: pytes
     """Its place among the tunnels is given back, once."""
     await wire.start()
     with monkeypatch.context() as patch:
-        patch.setattr(Exchange, "tunnel_from_app", fault)
+        patch.setattr(Exchange, "from_app", fault)
         patch.setattr(Exchange, "_finish", fault)
         app = await wire.app()
         await app.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"))

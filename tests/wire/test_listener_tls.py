@@ -147,7 +147,7 @@ async def test_plain_http_is_told_so(wire: Wire, authority: Authority, sent: byt
     acceptors = wire.proxy.acceptors
     assert acceptors.stats.handshakes_failed == {HandshakeFailure.PLAIN_HTTP: 1}
     assert (acceptors.open, acceptors.arriving, wire.upstream.waiting) == (0, 0, 0)
-    assert wire.proxy.unrouted.refused == {"malformed_request": 1}
+    assert wire.proxy.ledger.unrouted.refused == {"malformed_request": 1}
 
 
 @pytest.mark.parametrize("sent", [b"\x00\x01\x02", b"\x80.\x01\x03\x01", b"\r\n\r\n", b"123 456 7890"])
@@ -319,7 +319,7 @@ async def test_a_client_may_refuse_the_certificate_after_the_handshake(
         await upstream.send(OK)
         await app.answer()
     await wire.turn(lambda: wire.proxy.connections)
-    (connection,) = wire.proxy._connections
+    (connection,) = wire.proxy.serving
     connection.transport._fail(ssl.SSLError(1, f"[SSL] {alert} (_ssl.c:2580)"))  # type: ignore[attr-defined]
     await wire.turn(lambda: not wire.proxy.connections)
     assert wire.proxy.acceptors.stats.handshakes_failed == counted

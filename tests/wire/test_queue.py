@@ -261,7 +261,9 @@ async def test_more_places_after_a_reload_are_taken_at_once(wire: Wire) -> None:
     await busy(wire)
     app = await queued(wire)
     proxy = wire.proxy
-    proxy.switch(proxy.admission, limits=proxy.limits, pool=Pool(connections=2), access_log=proxy.access_log)
+    proxy.switch(
+        proxy.admission, limits=proxy.limits, pool=Pool(connections=2), access_log=proxy.ledger.access_log
+    )
     second = await wire.upstream.accept()
     await second.read_head()
     await second.send(OK)

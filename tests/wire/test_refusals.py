@@ -59,7 +59,7 @@ async def test_a_refusal_passes_untouched_and_is_explained(wire: Wire, log: pyte
     assert (line["route"], line["reason"], line["status"]) == ("billing", "permission_missing", 403)
     assert "--role=roles/run.invoker" in str(line["command"])
     assert wire.stats.upstream_refusals == {Cause.PERMISSION_MISSING: 1}
-    last = wire.proxy.refusals.last("billing")
+    last = wire.proxy.ledger.refusals.last("billing")
     assert last is not None
     assert (last.diagnosis.cause, last.status, last.at) == (Cause.PERMISSION_MISSING, 403, wire.clock.wall())
 
@@ -148,7 +148,7 @@ async def test_other_answers_are_not_refusals(
     await exchange(app, upstream, answer)
     assert lines(log) == []
     assert wire.stats.upstream_refusals == {}
-    assert wire.proxy.refusals.last("billing") is None
+    assert wire.proxy.ledger.refusals.last("billing") is None
 
 
 async def test_a_refusal_of_a_request_without_a_token_is_the_apps_business(
@@ -183,6 +183,6 @@ async def test_a_kept_error_keeps_no_connection(wire: Wire) -> None:
         await app.answer()
         await app.close()
     await wire.turn(lambda: not wire.proxy.connections)
-    assert len(wire.proxy.outages.errors()) == 2
+    assert len(wire.proxy.ledger.outages.errors()) == 2
     gc.collect()
     assert [made for made in connections() if made not in of_other_tests] == []

@@ -270,7 +270,7 @@ async def test_refused_requests_never_reach_the_upstream(
     assert wire.upstream.waiting == 0
     assert wire.stats.in_flight == 0
     assert wire.stats.requests == {}
-    assert wire.proxy.unrouted.refused == {reason: 1}
+    assert wire.proxy.ledger.unrouted.refused == {reason: 1}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.proxy.exchange.retry_budget import FLOOR
+from sidecar.proxy.pool.retry_budget import FLOOR
 from tests.support.wire import GET, OK, End, Wire
 
 

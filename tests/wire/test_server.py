@@ -16,7 +16,7 @@ from sidecar.net import listeners
 from sidecar.net.listeners import PLAIN, Listener, Settings
 from sidecar.observe.logs import AccessLog
 from sidecar.proxy.admission.admission import Admission
-from sidecar.proxy.http1.downstream import DownstreamConnection, State
+from sidecar.proxy.http1.downstream import DownstreamConnection, DownstreamState
 from sidecar.proxy.server import Proxy
 from tests.support.wire import GET, OK, End, Wire
 
@@ -224,4 +224,4 @@ async def test_a_fault_in_looking_at_a_connection_is_that_one_s(
     wire.clock.advance(1.0)
     assert (len(met), wire.proxy.faults.count) == (2, 1)
     assert (caplog.records[-1].exc_info or (None, None))[1] is FAULT
-    assert [connection.state for connection in met] == [State.LINGER, State.OPEN]
+    assert [connection.state for connection in met] == [DownstreamState.LINGER, DownstreamState.OPEN]

@@ -22,8 +22,8 @@ async def test_other_limits_are_in_force_from_then_on(wire: Wire) -> None:
     await waiting.send(GET)
     await wire.turn(lambda: wire.proxy.acceptors.stats.paused)
     wire.proxy.switch(
-        wire.proxy.admission,
-        limits=wire.proxy.limits.model_copy(update={"connections": 2, "head_timeout": 3.0}),
+        wire.proxy.context.admission,
+        limits=wire.proxy.context.limits.model_copy(update={"connections": 2, "head_timeout": 3.0}),
         pool=wire.pools.settings,
         access_log=AccessLog("off"),
     )

@@ -238,7 +238,7 @@ async def test_a_tunnels_last_bytes_have_their_time_too(wire: Wire) -> None:
     await wire.start("timeouts: {send: 60s}")
     app, upstream = await tunnel(wire)
     upstream.reader._limit = 1
-    (exchange,) = wire.proxy.tunnels
+    (exchange,) = wire.proxy.context.tunnels
     while not exchange._unsent():
         await app.send(bytes(16 * 1024))
         await wire.yield_()
@@ -273,8 +273,8 @@ async def test_what_has_no_status_is_counted(wire: Wire) -> None:
         await upstream.read_head()
         await upstream.send(OK)
         assert (await app.answer()).status == 200
-    assert wire.proxy.unrouted.pipelining_stopped > 0
+    assert wire.proxy.ledger.unrouted.pipelining_stopped > 0
     wire.clock.advance(1.0)
     wire.clock.advance(80.0)
     assert await app.rest() == b""
-    assert wire.proxy.unrouted.idle_closed == 1
+    assert wire.proxy.ledger.unrouted.idle_closed == 1

@@ -380,4 +380,4 @@ async def test_renegotiation_in_mid_answer_cuts_it(wire: Wire, tmp_path: Path) -
             await app.rest()
     await wire.turn(lambda: not wire.stats.in_flight)
     assert wire.stats.requests == {("GET", 200): 1}
-    assert [group.reason for group in wire.proxy.outages.errors()] == ["tls_renegotiation"]
+    assert [group.reason for group in wire.proxy.ledger.outages.errors()] == ["tls_renegotiation"]

@@ -34,7 +34,7 @@ class Recorder:
 async def traced(wire: Wire) -> Recorder:
     await wire.start()
     recorder = Recorder()
-    wire.proxy.tracer = cast(Tracer, recorder)
+    wire.proxy.ledger.tracer = cast(Tracer, recorder)
     return recorder
 
 

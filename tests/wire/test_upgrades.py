@@ -147,7 +147,7 @@ async def test_a_101_that_is_not_beyond_doubt_makes_no_tunnel(wire: Wire, case: 
     # What came behind the request is another request, and judged as one.
     assert (await app.answer()).reason == "not_allowed"
     assert await upstream.rest() == b""
-    assert (wire.stats.tunnels, len(wire.proxy.tunnels), wire.stats.in_flight) == (0, 0, 0)
+    assert (wire.stats.tunnels, len(wire.proxy.context.tunnels), wire.stats.in_flight) == (0, 0, 0)
 
 
 async def test_other_protocols_have_no_key(wire: Wire) -> None:
@@ -294,7 +294,7 @@ async def test_tunnels_are_bounded_before_anything_is_sent(wire: Wire) -> None:
     await upstream.send(OK)
     assert (await late.answer()).status == 200
     assert wire.stats.refused == {"tunnel_limit": 1}
-    assert (wire.stats.tunnels, len(wire.proxy.tunnels)) == (1, 2)
+    assert (wire.stats.tunnels, len(wire.proxy.context.tunnels)) == (1, 2)
 
 
 async def test_a_pipelined_request_for_a_tunnel_is_counted_in_its_turn(wire: Wire) -> None:
@@ -310,7 +310,7 @@ async def test_a_pipelined_request_for_a_tunnel_is_counted_in_its_turn(wire: Wir
     assert (await app.answer()).reason == "tunnel_limit"
     await other.close()
     await far.close()
-    await wire.turn(lambda: not wire.proxy.tunnels)
+    await wire.turn(lambda: not wire.proxy.context.tunnels)
 
 
 ENDS = [
@@ -333,7 +333,7 @@ async def test_each_end_frees_the_place_once(wire: Wire, end: str) -> None:
     await wire.start(top="limits: {tunnels: 1}")
     asks_only = end in ("declined", "refused", "lost", "app-leaves")
     app, upstream = await upgrading(wire) if asks_only else await tunnel(wire)
-    assert (wire.stats.tunnels, len(wire.proxy.tunnels)) == (0 if asks_only else 1, 1)
+    assert (wire.stats.tunnels, len(wire.proxy.context.tunnels)) == (0 if asks_only else 1, 1)
     if end == "app-leaves":
         await app.close()
     elif end == "app":
@@ -356,9 +356,9 @@ async def test_each_end_frees_the_place_once(wire: Wire, end: str) -> None:
         wire.clock.advance(4000.0)
     else:
         wire.proxy.abort()
-    await wire.turn(lambda: not wire.proxy.tunnels)
+    await wire.turn(lambda: not wire.proxy.context.tunnels)
     assert wire.stats.tunnels == 0
     if end == "abort":
         return
     await tunnel(wire)
-    assert (wire.stats.tunnels, len(wire.proxy.tunnels)) == (1, 1)
+    assert (wire.stats.tunnels, len(wire.proxy.context.tunnels)) == (1, 1)

@@ -15,7 +15,7 @@ import pytest
 from sidecar.config.addresses import ListenAddress, parse_listen
 from sidecar.grammar.hosts import ip_literal, is_loopback
 from sidecar.net import listeners
-from sidecar.proxy.admission.explain import explain
+from sidecar.proxy.explain import explain
 from sidecar.routing.routes import request_host
 from tests.support.wire import Answer, End, Wire
 

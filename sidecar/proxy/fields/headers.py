@@ -69,7 +69,7 @@ HOP_BY_HOP = frozenset(
         b"connection",
         b"keep-alive",
         b"proxy-connection",  # never standardised, still sent by clients that think of a proxy
-        b"proxy-authenticate",  # speaks of this hop's proxy, which asks nobody
+        b"proxy-authenticate",  # speaks of this hop's proxy, which asks for no credentials
         b"proxy-authorization",  # for this hop; where the token goes there it is set anew
         b"te",  # `trailers` is said again by the sidecar for itself
         b"transfer-encoding",
@@ -230,15 +230,13 @@ def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
     return lower in drop or lower == b"content-length"
 
 
-def write_trailers(fields: Fields, also_dropped: Set[bytes]) -> bytes:
-    """The last chunk with the trailer lines that may be forwarded."""
-    out = [b"0\r\n"]
-    for name, value in trimmed(fields):
-        lower = name.lower().replace(b"_", b"-")
-        if lower not in NOT_IN_TRAILERS and lower not in also_dropped:
-            out += (name, b": ", value, b"\r\n")
-    out.append(b"\r\n")
-    return b"".join(out)
+def kept_trailers(fields: Fields, also_dropped: Set[bytes]) -> list[tuple[bytes, bytes]]:
+    """The trailer lines that may be forwarded, without the white space behind their values."""
+    return [
+        (name, value)
+        for name, value in trimmed(fields)
+        if (lower := name.lower().replace(b"_", b"-")) not in NOT_IN_TRAILERS and lower not in also_dropped
+    ]
 
 
 def plain_length(fields: Fields, found: Found) -> Fields:

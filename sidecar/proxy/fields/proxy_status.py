@@ -1,8 +1,8 @@
 """What of an upstream's `Proxy-Status` goes on to the app.
 
 Owns the one promise that lets an app tell whose answer it has: a Proxy-Status member by the sidecar's name is the
-sidecar's own. Called by `heads` for answers that have the field, interim answers and trailers. Pure. Rules: RFC 9209
-section 2 (a List whose members are Strings or Tokens, one for each intermediary), RFC 9651 sections 3 and 4.2 (the
+sidecar's own. Called by an exchange for answers that have the field, interim answers and trailers. Pure. Rules: RFC
+9209 section 2 (a List whose members are Strings or Tokens, one for each intermediary), RFC 9651 sections 3 and 4.2 (the
 grammar; what is no List counts for nothing as a whole).
 
 Stricter than the grammar where readers are not: a member that has the name anywhere, in any case, goes. A field that
@@ -16,11 +16,12 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from sidecar.proxy.fields.headers import Fields, is_long_list
-from sidecar.proxy.http1 import answers
 
+NAME = "idtoken-sidecar"
+"""How the sidecar calls itself in the field."""
 FIELD = b"proxy-status"
 
-_NAME = answers.NAME.encode()
+_NAME = NAME.encode()
 _LONGEST = 4096
 """Bytes of a field with escapes that are looked through; proxies write some hundred."""
 # Possessive throughout: whatever bytes come are read once.

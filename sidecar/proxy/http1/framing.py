@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from typing import Final, final
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.messages import NO_BODY, UNKNOWN
 
-NO_BODY: Final = 0
-"""The message ends with its head."""
-CHUNKED: Final = -1
+CHUNKED: Final = UNKNOWN
 """The last chunk ends it."""
 UNTIL_CLOSE: Final = -2
 """Only a response: the end of the connection ends it."""

@@ -1,25 +1,22 @@
 """Heads as they go out, in both directions.
 
 Owns the writing of every start line and of the lines that the sidecar adds: Host, framing, Connection, Via,
-the token. Called by an exchange. Pure: what was received comes in, bytes go out; nothing is copied that was
-not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15.2 (interim answers).
+the token. Called by the two connection classes. Pure: what was received comes in, bytes go out; nothing is copied that
+was not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15.2 (interim answers).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sidecar.config.allow import METHODS
+from sidecar.errors import MEANINGS, SidecarError
 from sidecar.proxy.admission.admission import Plan
-from sidecar.proxy.fields import headers, proxy_status
-from sidecar.proxy.http1 import answers, framing
+from sidecar.proxy.fields import headers
+from sidecar.proxy.messages import METHOD_NAMES, UNKNOWN, RequestHead
+from sidecar.proxy.refusals import problem
 
-METHOD_NAMES = {name.encode(): name for name in METHODS}
 _ALL_METHOD_NAMES = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}
 """With those that llhttp knows as HTTP's and that are not carried."""
-
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2; TRACE is not carried."""
 
 _DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
 _BODYLESS = headers.RESPONSE_DROPPED | {b"content-length"}
@@ -27,7 +24,7 @@ _BODYLESS_DROPPED = headers.drop_table(_BODYLESS)
 """For 1xx and 204, which may not say how long a body they don't have is."""
 
 _STATUS_LINES = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, answers.reason_phrase(status).encode())
+    status: b"HTTP/1.1 %d %b\r\n" % (status, problem.reason_phrase(status).encode())
     for status in (200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 409, 429, 500, 502, 503)
 }
 
@@ -46,34 +43,20 @@ def status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
-def request_head(
-    method: bytes,
-    path: bytes,
-    host: bytes,
-    fields: headers.Fields,
-    found: headers.Found,
-    *,
-    plan: Plan,
-    bearer: bytes,
-    via: bytes,
-    body: int,
-    upgrade: bytes | None,
-) -> bytes:
-    """A request's head for the upstream.
-
-    `via` is the line to append, or empty; `body` is the framing (see `framing.request_body`), whose length
-    is among the lines already; `bearer` is what the plan's headers get.
-    """
-    out = [method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
+def request_head(request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> bytes:
+    """A request's head for the upstream: `path` and `host` as they go out, `bearer` for the plan's headers. The length
+    of its body is among its lines already."""
+    out = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
+    found = request.found
     drop = plan.table
     if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
         drop = headers.drop_nominated(plan.dropped, found[b"connection"])
-    headers.write_fields(out, fields, drop)
-    out.append(via)
-    if body == framing.CHUNKED:
+    headers.write_fields(out, request.fields, drop)
+    out.append(request.via)
+    if request.body == UNKNOWN:
         out.append(b"Transfer-Encoding: chunked\r\n")
-    if upgrade is not None:
-        out += (b"Connection: Upgrade\r\nUpgrade: ", upgrade, b"\r\n")
+    if request.upgrade is not None:
+        out += (b"Connection: Upgrade\r\nUpgrade: ", request.upgrade, b"\r\n")
     elif b"te" in found and _takes_trailers(found[b"te"]):
         out.append(b"Connection: TE\r\nTE: trailers\r\n")
     for name in plan.names:
@@ -98,8 +81,6 @@ def answer_head(
 ) -> list[bytes]:
     """A final answer's head for the app, in pieces; `chunked` says how its body will be framed."""
     out = [status_line(status, reason)]
-    if b"proxy-status" in found:
-        fields = proxy_status.foreign(fields)
     drop = _DROPPED if status != 204 else _BODYLESS_DROPPED
     if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
         names = headers.RESPONSE_DROPPED if status != 204 else _BODYLESS
@@ -115,15 +96,21 @@ def answer_head(
     return out
 
 
-def answer_trailers(fields: headers.Fields) -> bytes:
-    """The last chunk of an answer, with the trailer lines that may be forwarded."""
-    return headers.write_trailers(proxy_status.foreign(fields), frozenset())
+def last_chunk(trailers: headers.Fields) -> bytes:
+    """The last chunk, with these trailer lines."""
+    if not trailers:
+        return b"0\r\n\r\n"
+    out = [b"0\r\n"]
+    for name, value in trailers:
+        out += (name, b": ", value, b"\r\n")
+    out.append(b"\r\n")
+    return b"".join(out)
 
 
 def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
     """A 1xx answer."""
     out = [status_line(status, reason)]
-    headers.write_fields(out, proxy_status.foreign(fields), _without_hop_by_hop(fields))
+    headers.write_fields(out, fields, _without_hop_by_hop(fields))
     out.append(b"\r\n")
     return b"".join(out)
 
@@ -131,8 +118,24 @@ def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
 def switching_head(reason: bytes, fields: headers.Fields, protocol: bytes) -> bytes:
     """A 101 to `protocol`."""
     out = [status_line(101, reason)]
-    headers.write_fields(out, proxy_status.foreign(fields), _without_hop_by_hop(fields))
+    headers.write_fields(out, fields, _without_hop_by_hop(fields))
     out += (b"Connection: Upgrade\r\nUpgrade: ", protocol, b"\r\n\r\n")
+    return b"".join(out)
+
+
+def own_answer(error: SidecarError, *, route: str | None, now: float, head: bool, close: bool) -> bytes:
+    """A whole answer of the sidecar's own. `now` is in Unix seconds; `head` leaves the body out (the request was
+    HEAD)."""
+    status = MEANINGS[error.reason].status
+    body = problem.problem(error, route=route)
+    out = [status_line(status, problem.reason_phrase(status).encode("ascii"))]
+    for name, value in problem.fields(error, body=len(body), now=now):
+        out += (name, b": ", value, b"\r\n")
+    if close:
+        out.append(b"Connection: close\r\n")
+    out.append(b"\r\n")
+    if not head:
+        out.append(body)
     return b"".join(out)
 
 

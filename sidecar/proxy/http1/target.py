@@ -22,10 +22,10 @@ from sidecar.proxy.fields.headers import (
     plain_length,
     rewrite,
 )
-from sidecar.proxy.http1.heads import METHOD_NAMES
+from sidecar.proxy.messages import METHOD_NAMES
 from sidecar.routing.routes import request_host
 
-Target = tuple[bytes, bytes, bool]
+Asked = tuple[bytes, bytes, bool]
 """Where a request wants to go: the Host as it came, or the authority of an absolute-form target, which counts in its
 place; the path in origin form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is made for each
 request."""
@@ -127,7 +127,7 @@ def malformed(what: str) -> SidecarError:
 
 def read_target(
     method: bytes, target: bytes, found: Found, *, http10: bool = False, default_host: bytes | None = None
-) -> Target:
+) -> Asked:
     """The target; raises METHOD_NOT_CARRIED, MALFORMED_REQUEST or BAD_HOST.
 
     HTTP/1.0 may come without a Host; `default_host` then stands in for it where the listener already says which route

@@ -1,59 +1,33 @@
-"""One connection to a target.
+"""One connection to a target, which speaks HTTP/1.1.
 
-Owns the parsing of answers on it and the judgement whether it may serve again. Made by the pool; while
-it serves, an `Exchange` gets what it parses. It decides nothing about the request. Long because asyncio's and the
-parser's callbacks are one state machine.
+Owns the writing of requests on it, and the judgement whether it may serve again. Made by the pool; while
+it serves, an exchange gets what `answer_reader` reads, and writes its request through it. It decides nothing about the
+request.
 
-    IDLE ──begin──▶ BUSY ──answer complete, reusable──▶ IDLE
-     │               ├──101 as asked──▶ TUNNEL
-     └───────────────┴──────────────────┴──closed, for whatever reason──▶ CLOSED
-
-What llhttp leaves to its caller (docs/architecture.md): how a HEAD's answer ends, until-close bodies,
-premature ends, interim answers, an answer that nobody asked for.
+    IDLE ──open──▶ BUSY ──answer complete, reusable──▶ IDLE
+     │              ├──101 as asked──▶ TUNNEL
+     └──────────────┴──────────────────┴──closed, for whatever reason──▶ CLOSED
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from enum import Enum
-from typing import TYPE_CHECKING, cast, final
+from typing import cast, final
 
-import httptools
-
-from sidecar.errors import Reason, SidecarError
-from sidecar.net import peer
+from sidecar.config.models import Limits
+from sidecar.errors import SidecarError
+from sidecar.net import peer, tls
+from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.faults import internal
 from sidecar.proxy.fields import headers
-from sidecar.proxy.http1 import framing
-
-if TYPE_CHECKING:
-    from sidecar.config.models import Limits
-    from sidecar.proxy.exchange.exchange import Exchange
-    from sidecar.proxy.pool.pool import Pool
-
-_START = b"HTTP/1."
-"""How every answer begins; llhttp would take RTSP and empty lines before it, too."""
-
-_USUAL_START = b"HTTP/1.1 200 OK\r\n"
-"""How most answers begin: what begins so needs no second look."""
-
-_HEAD_END = b"\r\n\r\n"
-
-_NO_CHUNKS = _HEAD_END + b"0\r\n\r\n"
-"""How a 204 that says it is chunked must end. With a chunk or a trailer there it would have a body to some and none to
-others."""
-
-_CODING = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
-
-_PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-"""A reason phrase (RFC 9112 section 4)."""
-
-_MAX_INTERIM = 32
-"""1xx answers to one request; Go's client stops at 5, but 102 and 103 may repeat."""
+from sidecar.proxy.http1 import heads
+from sidecar.proxy.http1.answer_reader import END, MORE, REFUSED, SWITCHED, AnswerReader, Outcome, malformed
+from sidecar.proxy.messages import UNKNOWN, RequestHead
+from sidecar.proxy.ports import Keeper, Link, Loss, Relay, UpstreamSide
 
 
-class State(Enum):
+class UpstreamState(Enum):
     """See the diagram above."""
 
     IDLE = "idle"
@@ -62,128 +36,103 @@ class State(Enum):
     CLOSED = "closed"
 
 
-IDLE, BUSY, TUNNEL, CLOSED = State
+IDLE, BUSY, TUNNEL, CLOSED = UpstreamState
 """Names for the hot path, as in `exchange`."""
 
 
 @final
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol, Link, UpstreamSide):
     """Speaks HTTP/1.1 as a client; one request at a time."""
 
     __slots__ = (
-        "_begun",
-        "_body",
-        "_body_bytes",
         "_buffer",
-        "_complete",
         "_exchange",
-        "_fed",
-        "_fields",
-        "_head_limit",
-        "_header_limit",
-        "_held",
-        "_in_head",
-        "_interim",
-        "_interim_fed",
-        "_is_usual",
-        "_parser",
+        "_out",
         "_pool",
-        "_reason",
-        "_refusal",
-        "_reusable",
-        "_start",
-        "_trailers",
-        "generation",
-        "idle_since_mono",
-        "served",
+        "_reader",
+        "_request_chunked",
         "state",
         "transport",
     )
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Pool, limits: Limits) -> None:
+    def __init__(self, pool: Keeper, limits: Limits) -> None:
         # connection
         self._pool = pool
         self._buffer = limits.buffer
-        self._head_limit = limits.head
-        self._header_limit = limits.headers
-        self._parser = self._new_parser()
-        self.state = IDLE
+        self._reader = AnswerReader(limits)
+        self.state: UpstreamState = IDLE
         self.served = 0
-        """Requests that were begun on it."""
+        self.capacity = 1
+        self.streams = 0
         self.idle_since_mono = 0.0
         self.generation = 0
-        """The pool's when it was dialled."""
         # request
-        self._exchange: Exchange | None = None
-        self._interim = 0
-        self._interim_fed = 0
-        """Bytes of the interim answers: the head behind them is bounded by itself."""
-        self._fed = 0
-        self._begun = False
-        """Whether the final answer has begun, as far as its first bytes tell."""
-        self._start = b""
-        """What came of a head before that was clear, or of an interim one."""
-        self._is_usual = False
-        self._body_bytes = 0
-        self._reusable = False
-        self._complete = False
-        self._refusal: SidecarError | None = None
-        self._held: headers.Found | None = None
-        """What matters of the head of a 204 that waits for its last chunk; its connection serves no other request."""
-        # message
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._trailers: list[tuple[bytes, bytes]] = []
-        self._reason = b""
-        self._in_head = True
-        self._body = framing.NO_BODY
+        self._exchange: Relay | None = None
+        self._out: list[bytes] = []
+        self._request_chunked = False
 
     def __repr__(self) -> str:
         origin = self._pool.destination.origin.decode()
         return f"<UpstreamConnection {origin} {self.state.value} served={self.served}>"
 
-    def _new_parser(self) -> httptools.HttpResponseParser:
-        parser = httptools.HttpResponseParser(self)
-        # Servers of old pad a size to a fixed width (Apache 1.3). With blanks behind it, before CRLF or `;`, it has one
-        # reading only; blanks before the digits or within an extension are still refused.
-        parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
-        return parser
-
     def is_closing(self) -> bool:
         """Whether it can serve nobody any more."""
         return self.state is CLOSED or self.transport.is_closing()
 
-    @property
-    def heard(self) -> bool:
-        """Whether a single byte of the answer has come."""
-        return self._fed > 0
-
-    def begin(self, exchange: Exchange) -> None:
-        """Serve this exchange; only when idle. The caller writes to `transport`."""
+    def open(self, exchange: Relay) -> UpstreamSide:
+        """Serve this exchange; only when idle."""
         self._exchange = exchange
         self.state = BUSY
+        self.streams = 1
         self.served += 1
-        self._interim = 0
-        self._interim_fed = 0
-        self._fed = 0
-        self._begun = False
-        self._start = b""
-        self._is_usual = False
-        self._body_bytes = 0
-        self._in_head = True
-        self._complete = False
+        self._reader.begin(exchange)
         self._pool.stats.connections_active += 1
+        return self
+
+    def _leave(self) -> None:
+        """The exchange is served no longer."""
+        self._exchange = None
+        self._reader.leave()
+        self.streams = 0
+        self._pool.stats.connections_active -= 1
+
+    def read_session(self) -> object | None:
+        return tls.session_of(self.transport)
 
     def close(self) -> None:
-        """Send what is buffered, then close."""
         self.transport.close()
 
-    def abandon(self, *, flush: bool) -> None:
-        """The exchange is over; nothing that still comes is wanted. `flush` sends what is buffered first."""
+    def abort(self) -> None:
+        self.transport.abort()
+
+    # the upstream's side of an exchange
+
+    def head(self, request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> None:
+        self._request_chunked = request.body == UNKNOWN
+        self._reader.is_head = request.method == b"HEAD"
+        self._out = [heads.request_head(request, path, host, plan, bearer)]
+
+    def body(self, data: bytes) -> None:
+        if self._request_chunked:
+            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
+        else:
+            self._out.append(data)
+
+    def end(self, trailers: headers.Fields) -> None:
+        if self._request_chunked:
+            self._out.append(heads.last_chunk(trailers))
+
+    def flush(self) -> None:
+        if self._out:
+            out = self._out
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._out = []
+
+    def cancel(self, *, flush: bool) -> None:
         if self._exchange is not None:
-            self._exchange = None
-            self._pool.stats.connections_active -= 1
+            self._leave()
         if flush:
             self.transport.close()
             if self.transport.get_write_buffer_size():
@@ -191,13 +140,40 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self.transport.abort()
 
+    def pause_answer(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_answer(self) -> None:
+        self.transport.resume_reading()
+
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def loss(self) -> Loss:
+        return Loss.STALE if self.served > 1 and not self._reader.heard else Loss.UNKNOWN
+
+    def has_vanished(self, seconds: float) -> bool:
+        return peer.has_vanished(self.transport, seconds)
+
+    def tunnel_write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def tunnel_end(self) -> bool:
+        if not self.transport.can_write_eof():
+            return False
+        peer.end_writing(self.transport)
+        return True
+
+    def tunnel_close(self) -> None:
+        self.transport.close()
+
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(self._buffer)
 
-    def data_received(self, data: bytes) -> None:  # noqa: C901  # hot path: no calls that could be spared
+    def data_received(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is None:
             # An idle upstream has nothing to say: what it sends now could be taken for the next answer.
@@ -205,127 +181,29 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             if self.state is TUNNEL:
-                exchange.tunnel_from_upstream(data)
+                exchange.from_upstream(data)
                 return
-            if not self._begun:
-                if not self._start and data.startswith(_USUAL_START):
-                    self._begun = self._is_usual = True
-                elif self._begins(data):
-                    return
-            self._fed += len(data)
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                self._switched(exchange, data[upgrade.args[0] :])
-                return
-            except httptools.HttpParserCallbackError:
-                raise  # a fault in a callback of ours
-            except httptools.HttpParserError as error:
-                if not self._complete and self._refusal is None:
-                    self._refusal = _malformed(str(error))
-                self._reusable = False
+            outcome = self._reader.feed(data)
             if self._exchange is not exchange:
                 return
-            if self._fed > self._head_limit and self._refusal is None:
-                self._check_size()
-            if self._refusal is not None:
-                self._refuse(exchange)
-            elif self._complete:
-                self._end(exchange)
-            else:
+            if outcome is MORE:
                 exchange.flush_answer()
+            else:
+                self._settle(exchange, outcome)
         except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
             self._fault(exchange, fault)
 
-    def _begins(self, data: bytes) -> bool:
-        """Look at the first bytes of an answer that came in pieces, are not what they should be, or are an interim
-        one's. True where `data` holds the end of an interim one's head: then it is parsed, and so is what follows it,
-        looked at in its turn. Also where it is, or holds, what follows a 204 that says it is chunked."""
-        if self._held is not None:
-            self._follow_no_content(data)
-            return True
-        known = len(self._start)
-        raw = self._start + data
-        self._begun = True
-        if not (raw.startswith(_START) or _START.startswith(raw)):
-            if self._refusal is None:
-                self._refusal = _malformed("it does not begin with `HTTP/1.`")
-        elif len(raw) <= 9 or raw[9:10] == b"1":
-            end = raw.find(_HEAD_END, max(0, known - 3)) + 4 - known
-            if end <= 3 - known:
-                self._begun = False
-                self._start = raw
-                return False
-            self._start = b""
-            self.data_received(data[:end])
-            self._interim_fed = self._fed
-            self._begun = False
-            if data[end:]:
-                self.data_received(data[end:])
-            return True
-        elif raw[9:12] == b"204" or b"204".startswith(raw[9:12]):
-            return self._begins_no_content(raw, data)
-        self._start = b""
-        return False
-
-    def _begins_no_content(self, raw: bytes, data: bytes) -> bool:
-        """The same for a 204: one that says it is chunked ends with its head for the parser, so that what follows has
-        to be looked at here."""
-        end = raw.find(_HEAD_END, max(0, len(raw) - len(data) - 3)) + 4
-        if end == 3:
-            self._begun = False
-            self._start = raw
-            return False
-        self._start = b""
-        if _CODING.search(raw, 0, end) is None:
-            return False
-        exchange, behind = self._exchange, end - (len(raw) - len(data))
-        self.data_received(data[:behind])
-        if self._held is not None and self._exchange is exchange:
-            self._begun = False
-            self._start = _HEAD_END
-            if data[behind:]:
-                self._follow_no_content(data[behind:])
-        elif data[behind:]:
-            # No request has this connection any more: it ends with what nobody asked for.
+    def _settle(self, exchange: Relay, outcome: Outcome) -> None:
+        if outcome is END:
+            self._end(exchange)
+        elif outcome is SWITCHED:
+            self._switched(exchange)
+        else:
+            error = self._reader.refusal
+            self._leave()
             self.transport.abort()
-        return True
-
-    def _follow_no_content(self, data: bytes) -> None:
-        """What follows a 204 that says it is chunked: with the last chunk, and nothing before it, it is whole. What
-        comes behind that is read by nobody: the connection ends."""
-        exchange = self._exchange
-        self._fed += len(data)
-        self._start += data[: len(_NO_CHUNKS)]
-        if exchange is None or not self._start.startswith(_NO_CHUNKS[: len(self._start)]):
-            self._refusal = _malformed("a 204 has no body, and this one has chunks or trailers")
-            if exchange is not None:
-                self._refuse(exchange)
-        elif len(self._start) >= len(_NO_CHUNKS):
-            self._end_no_content(exchange)
-
-    def _end_no_content(self, exchange: Exchange) -> None:
-        found, self._held = self._held, None
-        self._reusable = False
-        exchange.answer(204, self._reason, self._fields, found or {}, framing.NO_BODY)
-        self._end(exchange)
-
-    def _check_size(self) -> None:
-        """Bound what is not body: a head that has no end, chunk lines and trailers that bring no byte."""
-        if self._in_head:
-            if not self._complete and self._fed - self._interim_fed > self._head_limit:
-                self._refusal = self._too_large()
-        elif self._body == framing.CHUNKED:
-            spent = self._fed - 17 * self._body_bytes
-            if spent > self._head_limit and spent > self._head_limit + _size(self._fields):
-                self._refusal = self._too_large()
-
-    def _too_large(self) -> SidecarError:
-        return SidecarError(
-            Reason.UPSTREAM_HEAD_TOO_LARGE,
-            f"The head of the answer, or its chunk lines and trailers, are larger than `limits.head` "
-            f"({self._head_limit} bytes) or have more than `limits.headers` ({self._header_limit}) lines.",
-        )
+            if outcome is REFUSED:
+                exchange.failed(error or malformed("it could not be parsed"))
 
     def eof_received(self) -> bool | None:
         exchange = self._exchange
@@ -334,10 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             if self.state is TUNNEL:
                 return exchange.upstream_ended()
-            if self._held is not None and self._start == _HEAD_END:
-                self._end_no_content(exchange)  # no chunk at all: nothing to be read in two ways
-            elif self._body == framing.UNTIL_CLOSE and not self._in_head:
-                self._reusable = False
+            if self._reader.feed_end() is END:
                 self._end(exchange)
         except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
             self._fault(exchange, fault)
@@ -351,23 +226,31 @@ class UpstreamConnection(asyncio.Protocol):
             except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
                 self._fault(exchange, fault)
         self.state = CLOSED
-        exchange, self._exchange = self._exchange, None
+        exchange = self._exchange
         if exchange is not None:
-            self._pool.stats.connections_active -= 1
+            self._leave()
         try:
             # Before the place is given away: whoever is to be sent once more has had its turn.
             if exchange is None:
                 pass
             elif exc is None or isinstance(exc, OSError):
-                why = self._pool.fault(self.transport, exc) if exc is not None else None
-                exchange.upstream_lost(self, why)
+                why = self._pool.later_fault(self.transport, exc) if exc is not None else None
+                self._lose(exchange, why)
             else:
                 # What the transport caught, and the event loop's handler logged: no memory to read into, for one.
-                exchange.upstream_failed(internal())
+                exchange.failed(internal())
         except Exception as fault:  # noqa: BLE001  # logged and counted there
             self._fault(exchange, fault)
         finally:
             self._pool.lost(self)
+
+    def _lose(self, exchange: Relay, error: SidecarError | None) -> None:
+        """Tell the exchange that its connection is gone."""
+        loss = self.loss()
+        if loss is Loss.STALE:
+            # What has idled as long is most likely stale too.
+            self._pool.expire(self.idle_since_mono)
+        exchange.lost(loss, error)
 
     def _hear_out(self) -> None:
         """Take the answer of an upstream that read no more of the request and closed: writing the rest may fail before
@@ -391,14 +274,14 @@ class UpstreamConnection(asyncio.Protocol):
             except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
                 self._fault_soon(exchange, fault)
 
-    def _fault_soon(self, exchange: Exchange, fault: Exception) -> None:
+    def _fault_soon(self, exchange: Relay, fault: Exception) -> None:
         """For what asyncio calls from within a write of the exchange's own, which is not to end in the middle of it."""
 
         def end() -> None:
             if self._exchange is exchange:
                 self._fault(exchange, fault)
             else:
-                exchange.fault(fault)
+                exchange.faulted(fault)
 
         asyncio.get_running_loop().call_soon(end)
 
@@ -408,149 +291,28 @@ class UpstreamConnection(asyncio.Protocol):
         self._fault(exchange, fault)
         return exchange is not None
 
-    def _fault(self, exchange: Exchange | None, fault: Exception) -> None:
+    def _fault(self, exchange: Relay | None, fault: Exception) -> None:
         """End after a fault of the sidecar's own, with the request that this connection served, and no other."""
-        serving, self._exchange = self._exchange, None
+        serving = self._exchange
         if serving is not None:
-            self._pool.stats.connections_active -= 1
+            self._leave()
         self.transport.abort()
         if serving is not None and serving is not exchange:
-            serving.upstream_lost(self)  # it had just been given this connection
+            self._lose(serving, None)  # it had just been given this connection
         if exchange is not None:
-            exchange.fault(fault)
+            exchange.faulted(fault)
         else:
             self._pool.faults.note(fault, "connection to the upstream")
 
-    # the parser's callbacks; raising here would only come out as a parser error, so they set `_refusal`
-
-    def on_message_begin(self) -> None:
-        if self._complete:
-            self._reusable = False
-        self._fields = []
-        self._in_head = True
-        self._body = framing.NO_BODY
-        self._reason = b""
-
-    def on_status(self, reason: bytes) -> None:
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            self._fields.append((name, value))
-        elif self._complete:
-            pass  # of a message that nobody asked for: it ends the connection, and is no part of this answer
-        elif len(self._trailers) < self._header_limit:
-            self._trailers.append((name, value))
-        elif self._refusal is None:
-            self._refusal = self._too_large()
-
-    def on_headers_complete(self) -> None:  # noqa: C901  # hot path: no calls that could be spared
-        self._in_head = False
-        exchange = self._exchange
-        if exchange is None or self._complete or self._refusal is not None:
-            return
-        status = self._parser.get_status_code()
-        http10 = False
-        if self._is_usual:
-            # That was said of this head only.
-            self._is_usual = False
-        elif (wrong := self._wrong_first_line(status)) is not None:
-            self._refusal = _malformed(wrong)
-            return
-        else:
-            http10 = self._parser.get_http_version() == "1.0"
-        found = headers.survey(self._fields)
-        if b"connection" in found and headers.is_long_list(found[b"connection"]):
-            self._refusal = SidecarError(
-                Reason.UPSTREAM_HEAD_TOO_LARGE,
-                f"The answer's `Connection` names more than {headers.MOST_MEMBERS} headers, and nobody needs as many.",
-            )
-            return
-        if status < 200:
-            self._interim += 1
-            self._look_at_interim(found, status)
-            if status == 101 and http10:
-                # HTTP/1.0 has no 1xx and no upgrade (RFC 9110 sections 15.2 and 7.8): what follows may be anything.
-                self._refusal = _malformed("it switches protocols in HTTP/1.0")
-            if status == 101 or self._refusal is not None:
-                return
-            if self._interim > _MAX_INTERIM:
-                self._refusal = _malformed(f"more than {_MAX_INTERIM} interim answers")
-            else:
-                exchange.interim(status, self._reason, self._fields)
-            return
-        if len(self._fields) > self._header_limit or (
-            self._fed > self._head_limit and _size(self._fields) > self._head_limit
-        ):
-            self._refusal = self._too_large()
-            return
-        try:
-            self._body = framing.response_body(
-                found, status=status, head=exchange.method == b"HEAD", http10=http10
-            )
-        except SidecarError as error:
-            self._refusal = error
-            return
-        fields: headers.Fields = self._fields
-        length = found.get(b"content-length")
-        if length is not None and not (length.isdigit() and length >= b"1"):
-            fields = headers.plain_length(fields, found)
-        self._trailers = []
-        self._reusable = self._parser.should_keep_alive() and self._body != framing.UNTIL_CLOSE
-        if self._body == framing.CHUNKED and status == 204:
-            self._held = found
-            return
-        if not exchange.answer(status, self._reason, fields, found, self._body):
-            # It will be asked again with another token: this answer is of no further use.
-            self._exchange = None
-            self._pool.stats.connections_active -= 1
-            self.transport.abort()
-        elif exchange.method == b"HEAD":
-            # llhttp can't be told that this answer has no body, so its parser is of no further use.
-            self._parser = self._new_parser()
-            self._complete = True
-            if status == 204 and b"transfer-encoding" in found:
-                self._reusable = False  # it may send its last chunk still
-
-    def _look_at_interim(self, found: headers.Found, status: int) -> None:
-        try:
-            framing.response_body(found, status=status, head=False, http10=False)
-        except SidecarError as error:
-            self._refusal = error
-
-    def _wrong_first_line(self, status: int) -> str | None:
-        """What llhttp lets pass in a first line and HTTP/1.1 does not."""
-        if not 100 <= status <= 599:
-            return f"its status is {status}"
-        if not self._reason.isalpha() and _PHRASE.fullmatch(self._reason) is None:
-            return "its reason phrase has control characters"
-        if (version := self._parser.get_http_version()) not in ("1.1", "1.0"):
-            return f"its version is HTTP/{version}"
-        return None
-
-    def on_body(self, data: bytes) -> None:
-        self._body_bytes += len(data)
-        if self._complete or self._exchange is None:
-            self._reusable = False
-        elif self._refusal is None:
-            self._exchange.answer_body(data)
-
-    def on_message_complete(self) -> None:
-        if self._exchange is not None and self._parser.get_status_code() >= 200 and self._held is None:
-            self._complete = True
-            if self._trailers and not self._parser.should_keep_alive():
-                # A `Connection: close` among them: the parser would take no further answer.
-                self._reusable = False
-
     # ends
 
-    def _end(self, exchange: Exchange) -> None:
-        self._exchange = None
-        self._pool.stats.connections_active -= 1
+    def _end(self, exchange: Relay) -> None:
+        self._leave()
+        reader = self._reader
         # Not with bytes of the last request unsent: the next one's backpressure would start from a full buffer.
         reusable = (
-            exchange.answer_end(self._trailers)
-            and self._reusable
+            exchange.answer_end(reader.trailers)
+            and reader.reusable
             and not self.transport.is_closing()
             and not self.transport.get_write_buffer_size()
         )
@@ -564,31 +326,14 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def _refuse(self, exchange: Exchange) -> None:
-        error = self._refusal
-        self._exchange = None
-        self._pool.stats.connections_active -= 1
-        self.transport.abort()
-        exchange.upstream_failed(error or _malformed("it could not be parsed"))
-
-    def _switched(self, exchange: Exchange, rest: bytes) -> None:
-        if self._refusal is None and self._parser.get_status_code() == 101:
-            error = exchange.switch(self._reason, self._fields)
-            if error is None:
-                self.state = TUNNEL
-                if rest:
-                    exchange.tunnel_from_upstream(rest)
-                return
-            self._refusal = error
-        self._refuse(exchange)
-
-
-def _malformed(what: str) -> SidecarError:
-    return SidecarError(
-        Reason.UPSTREAM_MALFORMED,
-        f"The upstream's answer is not valid HTTP/1.1: {what}.",
-    )
-
-
-def _size(fields: headers.Fields) -> int:
-    return sum(len(name) + len(value) + 4 for name, value in fields)
+    def _switched(self, exchange: Relay) -> None:
+        reader = self._reader
+        error = exchange.switch(reader.reason, reader.fields)
+        if error is not None:
+            self._leave()
+            self.transport.abort()
+            exchange.failed(error)
+            return
+        self.state = TUNNEL
+        if reader.rest:
+            exchange.from_upstream(reader.rest)

@@ -7,19 +7,42 @@ the budget of requests that are sent again. Called by its pools. All of it is sy
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, final
+from collections.abc import Iterable
+from typing import final
 
 from sidecar.config.models import Pool as Settings
 from sidecar.errors import Reason, SidecarError
 from sidecar.observe.metrics import RouteStats
-from sidecar.proxy.exchange.retry_budget import RetryBudget
-from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.proxy.pool.retry_budget import RetryBudget
+from sidecar.proxy.ports import Link, Relay
 from sidecar.routing.routes import Route
 from sidecar.runtime.clock import Clock
 
-if TYPE_CHECKING:
-    from sidecar.proxy.exchange.exchange import Exchange
-    from sidecar.proxy.pool.pool import Pool
+
+class Bench:
+    """What a route's places ask of each of its pools, and tell it."""
+
+    __slots__ = ()
+
+    def has_spare_dial(self) -> bool:
+        """Whether the connections that are being dialled will carry more than what waits for them."""
+        raise NotImplementedError
+
+    def dial_for(self, exchange: Relay) -> None:
+        """Have it wait for a dial; one that nobody waits for any more will do."""
+        raise NotImplementedError
+
+    def drop(self, link: Link) -> None:
+        """Close a connection that carries nothing; its place is free at once."""
+        raise NotImplementedError
+
+    def drop_oldest(self) -> None:
+        """Close the oldest idle connection; its place is free at once."""
+        raise NotImplementedError
+
+    def idle_since_mono(self) -> float | None:
+        """From when on its oldest idle connection is; None where none is."""
+        raise NotImplementedError
 
 
 @final
@@ -44,11 +67,12 @@ class Places:
         self.route = route
         self.stats = stats
         self._clock = clock
-        self.pools: set[Pool] = set()
+        self.pools: set[Bench] = set()
         self.open = 0
         """Connections that are up or being dialled, to all of the route's destinations."""
-        self.queue: OrderedDict[Exchange, float] = OrderedDict()
-        """Whoever waits and is not dialled for, with the monotonic second from which on."""
+        self.queue: OrderedDict[Relay, tuple[float, Bench]] = OrderedDict()
+        """Exchanges that wait and are not dialled for, with the monotonic second since when, and where they want to
+        go."""
         self._budget = RetryBudget(route.config.retry_budget, requests=stats.begun(), now_mono=clock.mono())
         self.configure(settings)
 
@@ -61,55 +85,70 @@ class Places:
         self.idle = own.idle
         self.advance()
 
-    def enter(self, exchange: Exchange) -> None:
+    def enter(self, exchange: Relay, pool: Bench) -> None:
         """No connection is idle: dial for it, let it wait, or tell it that the queue is full."""
-        pool = exchange.pool
         if not self.queue and (pool.has_spare_dial() or self._has_room()):
             pool.dial_for(exchange)
             return
-        again = exchange.had_its_turn
+        again = exchange.had_its_turn()
         if len(self.queue) >= self.queue_limit and not again:
             exchange.not_connected(self._full())
-            return
-        self.queue[exchange] = self._clock.mono()
-        self.stats.queued += 1
-        if again:
-            self.queue.move_to_end(exchange, last=False)
-            self.advance()
+        elif again:
+            self.queue_first([(exchange, pool)])
+        else:
+            self.queue[exchange] = self._clock.mono(), pool
+            self.stats.queued += 1
 
-    def leave(self, exchange: Exchange) -> None:
+    def queue_first(self, waiting: Iterable[tuple[Relay, Bench]]) -> None:
+        """Queue these before all others, the last of them first; they have waited before."""
+        for exchange, pool in waiting:
+            self.queue[exchange] = self._clock.mono(), pool
+            self.stats.queued += 1
+            self.queue.move_to_end(exchange, last=False)
+        self.advance()
+
+    def leave(self, exchange: Relay) -> None:
         """It waits no longer."""
         if self.queue.pop(exchange, None) is not None:
             self.stats.queued -= 1
 
-    def hand_over(self, connection: UpstreamConnection, pool: Pool) -> None:
-        """A connection is free, and somebody is queued."""
-        exchange = next(iter(self.queue))
-        if exchange.pool is pool:
+    def hand_over(self, link: Link, pool: Bench) -> bool:
+        """A connection has room, and an exchange is queued; whether that one has it now, or ended it by a fault.
+
+        One that carries others still has no place to give: it is then for the first that wants to go where it leads.
+        """
+        exchange, (_, wanted) = next(iter(self.queue.items()))
+        if wanted is not pool and link.streams:
+            found = next((one for one, (_, wanted) in self.queue.items() if wanted is pool), None)
+            if found is None:
+                return False
+            exchange, wanted = found, pool
+        if wanted is pool:
             try:
                 self.leave(exchange)
             except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
-                connection.abandon(flush=False)
-                exchange.fault(fault)
-                return
-            give(connection, exchange)
-        else:
-            pool.drop(connection)
-            self.advance()
+                link.abort()
+                exchange.faulted(fault)
+            else:
+                give(link, exchange)
+            return True
+        pool.drop(link)
+        self.advance()
+        return False
 
     def advance(self) -> None:
-        """Dial for whoever has waited longest, as long as there is room."""
+        """Dial for those that have waited longest, as long as there is room."""
         while self.queue:
-            exchange = next(iter(self.queue))
+            exchange, (_, pool) = next(iter(self.queue.items()))
             try:
-                if not exchange.pool.has_spare_dial() and not self._has_room():
+                if not pool.has_spare_dial() and not self._has_room():
                     return
                 self.leave(exchange)
-                exchange.pool.dial_for(exchange)
+                pool.dial_for(exchange)
             except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
                 # Taken out here and not by `leave`, which may be what is at fault.
                 self.stats.queued -= self.queue.pop(exchange, None) is not None
-                exchange.fault(fault)
+                exchange.faulted(fault)
 
     def may_retry(self) -> bool:
         """Whether one more request may be sent again; counted either way."""
@@ -121,7 +160,9 @@ class Places:
     def sweep(self, now_mono: float) -> None:
         """Tell those who have waited too long; and see to it that the others are dialled for."""
         self._budget.tick(self.stats.begun(), now_mono)
-        for exchange in [one for one, since in self.queue.items() if now_mono - since >= self.queue_wait]:
+        for exchange in [
+            one for one, (since, _) in self.queue.items() if now_mono - since >= self.queue_wait
+        ]:
             self.leave(exchange)
             refuse(
                 exchange,
@@ -148,7 +189,7 @@ class Places:
 
     def _full(self) -> SidecarError:
         waiting = f"{len(self.queue)} requests wait for one already" if self.queue else "none may wait"
-        since_mono = next(iter(self.queue.values()), None)
+        since_mono = next((since for since, _ in self.queue.values()), None)
         return SidecarError(
             Reason.QUEUE_FULL,
             f"All {self.limit} connections of route `{self.route.name}` are busy and {waiting} (`pool.queue`). "
@@ -158,18 +199,18 @@ class Places:
         )
 
 
-def give(connection: UpstreamConnection, exchange: Exchange) -> None:
+def give(link: Link, exchange: Relay) -> None:
     """Hand over what was waited for. A fault is the waiting request's: the caller is in the middle of another's."""
     try:
-        exchange.connected(connection)
+        exchange.connected(link)
     except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
-        connection.abandon(flush=False)
-        exchange.fault(fault)
+        link.abort()
+        exchange.faulted(fault)
 
 
-def refuse(exchange: Exchange, error: SidecarError) -> None:
+def refuse(exchange: Relay, error: SidecarError) -> None:
     """Say that there is none to be had; as in `give`."""
     try:
         exchange.not_connected(error)
     except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
-        exchange.fault(fault)
+        exchange.faulted(fault)

@@ -7,34 +7,33 @@ holds all that matters for safety (route, host, port, TLS settings).
 
 Who gets what: an idle connection of the destination · else a place, if the route has a free one or an idle
 connection to another of its destinations that can be closed for it: then one is dialled · else a place in the
-route's queue. The queue is first in, first out, whatever the destination: whoever has waited longest gets the next
-connection if that leads where it wants to go, else its place. While anybody is queued, none of the route's
+route's queue. The queue is first in, first out, whatever the destination: the exchange that has waited longest gets
+the next connection if that leads where it wants to go, else its place. While anybody is queued, none of the route's
 connections is idle. Dialling is bounded by the route's `timeouts.connect`, the queue by `pool.queue_wait`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Set
+from collections.abc import Callable, Set
 from math import inf
-from typing import TYPE_CHECKING, final
+from typing import Any, final
 
 from sidecar.config.models import Limits
 from sidecar.config.models import Pool as Settings
 from sidecar.errors import SidecarError
-from sidecar.net import dial, tls
+from sidecar.net import dial
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.faults import Faults, internal
-from sidecar.proxy.http1.upstream import UpstreamConnection
-from sidecar.proxy.pool.places import Places, give, refuse
+from sidecar.proxy.pool.places import Bench, Places, give, refuse
+from sidecar.proxy.ports import Keeper, Link, Relay
 from sidecar.routing.routes import Destination, Route
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.tasks import Tasks
 
-if TYPE_CHECKING:
-    from sidecar.proxy.exchange.exchange import Exchange
+MakeLink = Callable[[Keeper, Limits], Any]
+"""Makes the protocol of a new connection, which is a Link."""
 
 SESSION_INTERVAL = 300.0
 """Seconds between two readings of a destination's TLS session: servers take one for longer than that, and there are
@@ -51,7 +50,7 @@ def sessions_to_read(python: tuple[int, ...]) -> float:
 
 
 @final
-class Pool:
+class Pool(Keeper, Bench):
     """The connections of one destination."""
 
     __slots__ = (
@@ -62,16 +61,13 @@ class Pool:
         "_owner",
         "_session",
         "_session_due_mono",
+        "_shared",
         "_waiting",
-        "destination",
-        "faults",
+        "expected",
         "generation",
         "open",
         "places",
         "retired",
-        "stats",
-        "token_key",
-        "users",
     )
 
     def __init__(self, owner: Pools, destination: Destination, places: Places) -> None:
@@ -81,12 +77,14 @@ class Pool:
         self.stats = places.stats
         self.token_key = destination.token_key()
         self.faults = owner.faults
-        self._idle: deque[UpstreamConnection] = deque()
-        self._waiting: OrderedDict[Exchange, None] = OrderedDict()
-        """Whoever is dialled for; they have waited longer than all who are queued."""
-        self._dropped: set[UpstreamConnection] = set()
+        self._idle: deque[Link] = deque()
+        self._shared: list[Link] = []
+        """Connections that carry requests and have room for more."""
+        self._waiting: OrderedDict[Relay, None] = OrderedDict()
+        """Exchanges that are dialled for; they have waited longer than all that are queued."""
+        self._dropped: set[Link] = set()
         """Connections whose place was given to another already."""
-        self._flushing: dict[UpstreamConnection, float] = {}
+        self._flushing: dict[Link, float] = {}
         """Connections that end with bytes still unsent, with the monotonic second until which they may."""
         self.open = 0
         """Connections that are up or being dialled."""
@@ -96,69 +94,100 @@ class Pool:
         """Its route is gone: no connection is kept after its request."""
         self.generation = 0
         """Grows with each change of the TLS files: connections made under earlier ones serve nobody else."""
+        self.expected = 1.0
+        """How many requests a connection that is dialled now is expected to carry at once."""
         self._dialling = 0
-        self._session: tls.Session | None = None
+        self._session: Any = None
         self._session_due_mono = -inf
 
     def __repr__(self) -> str:
         return (
             f"<Pool {self.destination.origin.decode()} open={self.open} idle={len(self._idle)} "
-            f"waiting={len(self._waiting)} queued={len(self.places.queue)}>"
+            f"shared={len(self._shared)} waiting={len(self._waiting)} queued={len(self.places.queue)}>"
         )
 
-    def acquire(self, exchange: Exchange, *, fresh: bool) -> UpstreamConnection | None:
-        """A connection now, or None: then `exchange.connected` or `exchange.not_connected` is called, later or at once.
-
-        `fresh` asks for one that served nobody yet: the request has just met a stale one.
-        """
+    def acquire(self, exchange: Relay, *, fresh: bool) -> Link | None:
         if not fresh:
+            if self._shared and (link := self._fullest()) is not None:
+                return link
             while self._idle:
-                connection = self._idle[-1]
-                usable = not connection.is_closing()
+                link = self._idle[-1]
+                usable = not link.is_closing()
                 self._idle.pop()
                 self.stats.connections_idle -= 1
                 if usable:
-                    return connection
-        self.places.enter(exchange)
+                    if link.capacity > 1:
+                        self._shared.append(link)
+                    return link
+        self.places.enter(exchange, self)
         return None
 
-    def forget(self, exchange: Exchange) -> None:
-        """The exchange no longer waits."""
+    def _fullest(self) -> Link | None:
+        """The connection with the least room: the others may then become idle, and end."""
+        best: Link | None = None
+        for link in list(self._shared):
+            if link.is_closing() or link.streams >= link.capacity or link.generation != self.generation:
+                self._shared.remove(link)
+            elif best is None or link.streams > best.streams:
+                best = link
+        return best
+
+    def forget(self, exchange: Relay) -> None:
         if exchange in self._waiting:
             del self._waiting[exchange]
             self.places.advance()
         else:
             self.places.leave(exchange)
 
-    def release(self, connection: UpstreamConnection) -> None:
+    def may_retry(self) -> bool:
+        return self.places.may_retry()
+
+    def release(self, link: Link) -> None:
         """Take back a connection that is ready for another request."""
-        if connection.generation != self.generation:
-            connection.close()
+        if link.generation != self.generation:
+            if not link.streams:
+                link.close()
             return
-        if connection.served == 1:
-            self._read_session(connection)
-        if self._waiting:
-            give(connection, self._waiting.popitem(last=False)[0])
-        elif self.places.queue:
-            self.places.hand_over(connection, self)
-        elif self._owner.closing or self.retired:
-            connection.close()
+        if link.served == 1:
+            self._read_session(link)
+        if (self._waiting or self.places.queue) and self._serve_waiting(link):
+            return
+        if link.streams:
+            if link.streams < link.capacity and link not in self._shared:
+                self._shared.append(link)
+            return
+        if link in self._shared:
+            self._shared.remove(link)
+        if self._owner.closing or self.retired:
+            link.close()
         else:
-            connection.idle_since_mono = self._owner.clock.mono()
-            self._idle.append(connection)
+            link.idle_since_mono = self._owner.clock.mono()
+            self._idle.append(link)
             self.stats.connections_idle += 1
 
-    def _read_session(self, connection: UpstreamConnection) -> None:
+    def _serve_waiting(self, link: Link) -> bool:
+        """Give a connection to those that wait; whether it is nobody else's then."""
+        while link.streams < link.capacity:
+            if self._waiting:
+                give(link, self._waiting.popitem(last=False)[0])
+            elif not self.places.queue or not self.places.hand_over(link, self):
+                break
+            if link.capacity == 1 or link.is_closing():
+                return True
+        # It may be idle already: the exchange that it was given to may have given it back.
+        return link in self._dropped or (link.capacity > 1 and link in self._idle)
+
+    def _read_session(self, link: Link) -> None:
         """Keep the TLS session of a first request's connection: TLS 1.3 servers send their tickets after the
         handshake, and by now they are here."""
         now_mono = self._owner.clock.mono()
         if now_mono >= self._session_due_mono and self._owner.sessions_to_read:
             self._session_due_mono = now_mono + SESSION_INTERVAL
-            self._session = tls.session_of(connection.transport)
+            self._session = link.read_session()
             if self._session is not None:
                 self._owner.sessions_to_read -= 1
 
-    def lost(self, connection: UpstreamConnection) -> None:
+    def lost(self, connection: Link) -> None:
         """A connection is gone; one that waits gets the place."""
         if connection in self._dropped:
             self._dropped.remove(connection)
@@ -167,9 +196,11 @@ class Pool:
         if connection in self._idle:
             self._idle.remove(connection)
             self.stats.connections_idle -= 1
+        elif connection in self._shared:
+            self._shared.remove(connection)
         self._free_place()
 
-    def fault(self, transport: asyncio.BaseTransport, error: Exception) -> SidecarError | None:
+    def later_fault(self, transport: Any, error: Exception) -> SidecarError | None:
         """The error of a connection that ended in one of TLS; None for every other end."""
         return dial.later_fault(self.destination, transport, error)
 
@@ -183,7 +214,7 @@ class Pool:
             except Exception as fault:  # noqa: BLE001  # logged and counted there
                 connection.fault(fault)
 
-    def flush(self, connection: UpstreamConnection) -> None:
+    def flush(self, connection: Link) -> None:
         """A connection ends when its last bytes are sent; the upstream has `timeouts.send` to take them."""
         self._flushing[connection] = self._owner.clock.mono() + self.destination.route.config.timeouts.send
 
@@ -192,7 +223,7 @@ class Pool:
         self.expire(now_mono - self.places.idle)
         for connection in [one for one, until_mono in self._flushing.items() if now_mono >= until_mono]:
             del self._flushing[connection]
-            connection.transport.abort()
+            connection.abort()
 
     def renew(self) -> None:
         """The TLS files are others now: close idle connections, and each other one as its request ends."""
@@ -210,22 +241,22 @@ class Pool:
         self.stats.connections_idle -= 1
         self.drop(self._idle.popleft())
 
-    def drop(self, connection: UpstreamConnection) -> None:
+    def drop(self, connection: Link) -> None:
         """Close a connection that is neither idle nor in use any more; its place is free at once."""
         self._dropped.add(connection)
         self.open -= 1
         self.places.open -= 1
-        connection.transport.abort()
+        connection.abort()
 
     def is_unused(self) -> bool:
         """Whether it holds nothing and may be dropped."""
         return not self.open and not self.users
 
     def has_spare_dial(self) -> bool:
-        """Whether more connections are being dialled than are waited for."""
-        return self._dialling > len(self._waiting)
+        """Whether the connections that are being dialled will carry more than what waits for them."""
+        return self._dialling * self.expected > len(self._waiting)
 
-    def dial_for(self, exchange: Exchange) -> None:
+    def dial_for(self, exchange: Relay) -> None:
         """Have it wait for a dial; one that nobody waits for any more will do."""
         spare = self.has_spare_dial()
         self._waiting[exchange] = None
@@ -247,14 +278,14 @@ class Pool:
         self.places.advance()
 
     async def _dial(self) -> None:
-        """One more connection, for whoever has waited longest by then; a failure is the same one's."""
+        """One more connection, for the exchange that has waited longest by then; a failure is the same one's."""
         connection = error = None
         try:
             while connection is None:
                 generation = self.generation
                 made = await self._owner.dialer.connect(
                     self.destination,
-                    lambda: UpstreamConnection(self, self._owner.limits),
+                    lambda: self._owner.make_link(self, self._owner.limits),
                     self._session,
                     self.stats,
                 )
@@ -265,27 +296,40 @@ class Pool:
                     # The TLS files changed meanwhile: what it was judged by may have been a revocation list that did
                     # not name this server yet.
                     self._dropped.add(made)
-                    made.transport.abort()
+                    made.abort()
         except SidecarError as failure:
             error = failure
-        except Exception as fault:  # noqa: BLE001  # logged and counted, and whoever waits is told
+        except Exception as fault:  # noqa: BLE001  # logged and counted, and the one that waits is told
             self.faults.note(fault, f"connecting for route {self.destination.route.name}")
             error = internal()
         finally:
             self._dialling -= 1
         if connection is not None:
             self.stats.connections_opened += 1
+            self.expected = connection.capacity
             try:
                 self.release(connection)
+                self._dial_again()
             except Exception as fault:  # noqa: BLE001  # logged and counted there
                 if not connection.fault(fault) and self._waiting:
                     # Not another dial for this one: the next may meet the same.
                     refuse(self._waiting.popitem(last=False)[0], internal())
             return
         self._session = None
-        if error is not None and len(self._waiting) > self._dialling:
+        # As many as it would have carried, of those for which no other dial is under way.
+        while error is not None and len(self._waiting) > self._dialling * self.expected:
             refuse(self._waiting.popitem(last=False)[0], error)
+            if self.expected == 1:
+                break
         self._free_place()
+
+    def _dial_again(self) -> None:
+        """Of those that wait, have the ones queue that this connection and the dials under way will not carry."""
+        left: list[tuple[Relay, Bench]] = []
+        while len(self._waiting) > self._dialling * self.expected:
+            left.append((self._waiting.popitem(last=True)[0], self))
+        if left:
+            self.places.queue_first(left)
 
 
 @final
@@ -293,9 +337,17 @@ class Pools:
     """The pools of all destinations."""
 
     def __init__(
-        self, dialer: dial.Dialer, clock: Clock, tasks: Tasks, *, settings: Settings, limits: Limits
+        self,
+        dialer: dial.Dialer,
+        make_link: MakeLink,
+        clock: Clock,
+        tasks: Tasks,
+        *,
+        settings: Settings,
+        limits: Limits,
     ) -> None:
         self.dialer = dialer
+        self.make_link = make_link
         self.clock = clock
         self.tasks = tasks
         self.settings = settings

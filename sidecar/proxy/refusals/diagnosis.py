@@ -21,7 +21,8 @@ from sidecar.config.targets import FACTS, Target, TokenKind, default_audience
 from sidecar.errors import MEANINGS
 from sidecar.grammar.moments import from_http_date
 from sidecar.grammar.terminal import command as shell
-from sidecar.proxy.http1 import answers
+from sidecar.proxy.fields.proxy_status import NAME
+from sidecar.proxy.refusals.problem import MEDIA_TYPE, TYPE
 
 SAMPLE: Final = 2048
 """Bytes of an answer's body that are looked at."""
@@ -185,9 +186,9 @@ def _redirected(status: int, leads_to: str, host: str) -> Diagnosis | None:
 
 def _poses(headers: Mapping[str, str], sample: str) -> bool:
     """Whether an upstream's answer has the form of the sidecar's own."""
-    if answers.NAME in headers.get("proxy-status", "").lower() or answers.TYPE in sample:
+    if NAME in headers.get("proxy-status", "").lower() or TYPE in sample:
         return True
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != answers.MEDIA_TYPE:
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
         return False
     reason = _object(sample).get("reason")
     return isinstance(reason, str) and reason in MEANINGS

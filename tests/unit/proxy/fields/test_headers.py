@@ -6,7 +6,9 @@ import pytest
 
 from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.fields import headers
-from sidecar.proxy.http1 import framing, heads
+from sidecar.proxy.http1 import heads
+from sidecar.proxy.messages import UNKNOWN
+from tests.support import sides
 
 HOP = [
     *("Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "TE"),
@@ -33,7 +35,7 @@ def test_what_is_for_this_hop_goes_no_further(name: str, spell: type[str]) -> No
     fields = [(b"X-A", b"1"), (spell(name).encode(), b"2"), (b"Accept", b"3")]
     for names in (headers.REQUEST_DROPPED, headers.RESPONSE_DROPPED):
         assert written(fields, names) == b"X-A: 1\r\nAccept: 3\r\n"
-    assert headers.write_trailers(fields[:2], frozenset()) == b"0\r\nX-A: 1\r\n\r\n"
+    assert headers.kept_trailers(fields[:2], frozenset()) == fields[:1]
 
 
 def test_a_length_with_an_underscore_is_dropped_though_the_length_stays() -> None:
@@ -48,20 +50,26 @@ def test_a_length_with_an_underscore_is_dropped_though_the_length_stays() -> Non
 def test_what_comes_too_late_in_a_trailer(name: bytes) -> None:
     """Framing, routing, authentication, modifiers, content description: RFC 9110 section 6.5.1."""
     for spelled in (name, name.upper(), name.replace(b"-", b"_")):
-        assert headers.write_trailers([(spelled, b"x")], frozenset()) == b"0\r\n\r\n"
+        assert headers.kept_trailers([(spelled, b"x")], frozenset()) == []
 
 
 def test_a_trailer_keeps_what_may_pass() -> None:
     """But for what the plan drops."""
     fields = [(b"X-Sum", b"1"), (b"X-Own", b"2"), (b"X_own", b"3"), (b"Digest", b"4")]
-    assert headers.write_trailers(fields, {b"x-own"}) == b"0\r\nX-Sum: 1\r\nDigest: 4\r\n\r\n"
+    assert headers.kept_trailers(fields, {b"x-own"}) == [fields[0], fields[3]]
+
+
+def test_the_last_chunk() -> None:
+    """With trailer lines, and without."""
+    assert heads.last_chunk(()) == heads.last_chunk([]) == b"0\r\n\r\n"
+    assert heads.last_chunk([(b"X-Sum", b"1"), (b"T", b"")]) == b"0\r\nX-Sum: 1\r\nT: \r\n\r\n"
 
 
 def test_white_space_behind_a_value_is_no_part_of_it() -> None:
     """Space and tab, and nothing else; what stands before it the parser has taken off."""
     fields = [(b"A", b" b \t"), (b"C", b"d\x0b"), (b"E", b"X"), (b"F", b"")]
     assert headers.trimmed(fields) == [(b"A", b" b"), *fields[1:]]
-    assert headers.write_trailers([(b"A", b"b ")], frozenset()) == b"0\r\nA: b\r\n\r\n"
+    assert headers.kept_trailers([(b"A", b"b ")], frozenset()) == [(b"A", b"b")]
 
 
 def test_a_survey() -> None:
@@ -142,18 +150,8 @@ LINES = [
 def request(
     fields: headers.Fields, *, body: int = 0, upgrade: bytes | None = None, via: bytes = b"Via: 1.1 s\r\n"
 ) -> bytes:
-    return heads.request_head(
-        b"GET",
-        b"/x",
-        b"b.example",
-        fields,
-        headers.survey(fields),
-        plan=PLAN,
-        bearer=b"Bearer t",
-        via=via,
-        body=body,
-        upgrade=upgrade,
-    )
+    head = sides.request(b"GET", fields, body=body, upgrade=upgrade, via=via)
+    return heads.request_head(head, b"/x", b"b.example", PLAN, b"Bearer t")
 
 
 TOKEN = b"Authorization: Bearer t\r\nX-Own: Bearer t\r\n\r\n"
@@ -164,8 +162,7 @@ def test_a_requests_head() -> None:
     """Start line, Host, the app's lines, Via, framing, what is for the next hop, and the token last."""
     assert request(LINES) == START + b"B: 2\r\nVia: 1.1 s\r\nConnection: TE\r\nTE: trailers\r\n" + TOKEN
     assert (
-        request(LINES[4:], body=framing.CHUNKED, via=b"")
-        == START + b"B: 2\r\nTransfer-Encoding: chunked\r\n" + TOKEN
+        request(LINES[4:], body=UNKNOWN, via=b"") == START + b"B: 2\r\nTransfer-Encoding: chunked\r\n" + TOKEN
     )
     assert request(LINES[3:4], upgrade=b"websocket") == (
         START + b"Via: 1.1 s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + TOKEN

@@ -138,13 +138,13 @@ Call = Callable[..., App]
 @pytest.fixture
 async def memory() -> Memory:
     memory = await make(CONFIG)
-    memory.proxy.access_log = Told()  # type: ignore[assignment]
+    memory.proxy.ledger.access_log = Told()  # type: ignore[assignment]
     return memory
 
 
 @pytest.fixture
 def log(memory: Memory) -> Any:
-    return memory.proxy.access_log
+    return memory.proxy.ledger.access_log
 
 
 @pytest.fixture
@@ -448,11 +448,11 @@ async def test_so_many_pipelined_requests_wait(memory: Memory, call: Call) -> No
     app = call()
     app.line.deliver(get(b"/1") + get(b"/2") + get(b"/3") + get(b"/4") + get(b"/5"))
     assert (len(app.connection._queue), app.connection._rest) == (2, get(b"/4") + get(b"/5"))
-    assert (app.line.reading, memory.proxy.unrouted.pipelining_stopped) == (False, 1)
+    assert (app.line.reading, memory.proxy.ledger.unrouted.pipelining_stopped) == (False, 1)
     memory.settle()
     assert app.targets == [b"/1", b"/2", b"/3", b"/4", b"/5"]
     assert (app.got, app.open) == (ANSWER * 5, True)
-    assert memory.proxy.unrouted.pipelining_stopped == 2  # before /5 once more
+    assert memory.proxy.ledger.unrouted.pipelining_stopped == 2  # before /5 once more
 
 
 async def test_an_answer_that_ends_while_the_next_request_comes(memory: Memory, call: Call) -> None:
@@ -574,7 +574,7 @@ async def test_the_header_that_a_listener_requires_goes_no_further(memory: Memor
 
 async def test_what_is_traced_of_a_request(memory: Memory, call: Call) -> None:
     """Its fields go on as the tracer gives them back, and its end is told of the same span; a refused one has none."""
-    memory.proxy.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     app = call().send(get(b"/a", b"X: 1"))
     assert app.request.all(b"traceparent") == [b"00-1"]
     fields = [(b"Host", b"billing.internal"), (b"X", b"1")]
@@ -594,7 +594,7 @@ async def test_a_request_that_began_untraced_ends_so(memory: Memory, call: Call)
     """Whatever is traced by then."""
     app = call()
     app.line.deliver(get())
-    memory.proxy.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     memory.settle()
     assert (app.got, told.ended) == (ANSWER, [])
 
@@ -619,7 +619,7 @@ async def test_a_wish_for_h2c_is_declined(memory: Memory, call: Call) -> None:
 
 async def test_of_a_wish_for_h2c_nothing_is_told(memory: Memory, call: Call) -> None:
     """Nor to the tracer: the request is one that never had it."""
-    memory.proxy.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     call().send(get(b"/a", *H2C))
     fields = [(b"Host", b"billing.internal"), (b"Connection", b"x, y")]
     assert told.begun == [("GET", fields, "billing", b"https://billing.example")]
@@ -919,7 +919,7 @@ async def test_an_idle_connection_is_closed(memory: Memory, call: Call) -> None:
         app.sweep(74.875)
         assert app.open
         app.sweep(0.125)
-        assert (app.line.gone, memory.proxy.unrouted.idle_closed) == (True, number)
+        assert (app.line.gone, memory.proxy.ledger.unrouted.idle_closed) == (True, number)
 
 
 async def test_an_app_that_does_not_close_is_waited_for_a_moment(call: Call) -> None:

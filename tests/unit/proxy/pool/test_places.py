@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.exchange.retry_budget import FLOOR, WINDOW
-from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.places import give, refuse
-from tests.support.pooling import FAULT, Bench, MakeBench, Request, Transport
+from sidecar.proxy.pool.retry_budget import FLOOR, WINDOW
+from tests.support.pooling import Asker, Bench, MakeBench
+from tests.support.sides import FAULT, FakeLink
 
 REFUSED = SidecarError(Reason.CONNECT_REFUSED, "Refused.")
 
@@ -25,7 +24,7 @@ def test_who_waits_is_served_in_turn_and_one_that_had_its_turn_first(make_bench:
     assert bench.stats.queued == 3
     for before, after in ((first, again), (again, second), (second, third)):
         bench.free(before)
-        assert after.connection is first.connection
+        assert after.link is first.link
     assert (bench.stats.queued, bench.places.open, bench.dials.under_way) == (0, 1, [])
 
 
@@ -73,7 +72,7 @@ def test_a_wait_has_an_end(make_bench: MakeBench) -> None:
     )
     assert (late.outcomes, bench.stats.queued) == ([], 1)
     bench.free(first)
-    assert late.connection is first.connection
+    assert late.link is first.link
 
 
 def test_who_leaves_waits_no_longer(make_bench: MakeBench) -> None:
@@ -85,7 +84,7 @@ def test_who_leaves_waits_no_longer(make_bench: MakeBench) -> None:
         bench.pool("a").forget(gone)
     assert bench.stats.queued == 1
     bench.free(first)
-    assert (gone.outcomes, other.connection) == ([], first.connection)
+    assert (gone.outcomes, other.link) == ([], first.link)
 
 
 def test_the_host_that_was_idle_for_longest_makes_room_for_another(make_bench: MakeBench) -> None:
@@ -96,15 +95,15 @@ def test_the_host_that_was_idle_for_longest_makes_room_for_another(make_bench: M
     bench.clock.advance(1.0)
     bench.free(a)
     c = bench.ask("c")
-    assert (b.connection.transport.is_closing(), a.connection.transport.is_closing()) == (True, False)
+    assert (b.link.is_closing(), a.link.is_closing()) == (True, False)
     bench.dials.end(0, None)
-    assert c.connection
+    assert c.link
     d = bench.ask("d")
-    assert a.connection.transport.is_closing()
+    assert a.link.is_closing()
     waits = bench.ask("e")
     assert (bench.places.open, bench.stats.queued, len(bench.dials.under_way)) == (2, 1, 1)
     bench.dials.end(0, None)
-    assert (bool(d.connection), waits.outcomes) == (True, [])
+    assert (bool(d.link), waits.outcomes) == (True, [])
 
 
 def test_a_place_is_the_next_ones_whatever_its_host(make_bench: MakeBench) -> None:
@@ -113,10 +112,10 @@ def test_a_place_is_the_next_ones_whatever_its_host(make_bench: MakeBench) -> No
     a = bench.busy("a")
     b = bench.ask("b")
     bench.free(a)
-    assert a.connection.transport.is_closing()
+    assert a.link.is_closing()
     assert (bench.stats.queued, bench.places.open, len(bench.dials.under_way)) == (0, 1, 1)
     bench.dials.end(0, None)
-    assert b.connection._pool is bench.pool("b")
+    assert b.link.keeper is bench.pool("b")
 
 
 def test_a_dial_that_is_to_spare_needs_no_place(make_bench: MakeBench) -> None:
@@ -127,7 +126,7 @@ def test_a_dial_that_is_to_spare_needs_no_place(make_bench: MakeBench) -> None:
     heir = bench.ask()
     assert (bench.stats.queued, len(bench.dials.under_way)) == (0, 1)
     bench.dials.end(0, None)
-    assert (gone.outcomes, bool(heir.connection)) == ([], True)
+    assert (gone.outcomes, bool(heir.link)) == ([], True)
 
 
 def test_a_dial_that_failed_leaves_its_place_to_the_queue(make_bench: MakeBench) -> None:
@@ -137,7 +136,7 @@ def test_a_dial_that_failed_leaves_its_place_to_the_queue(make_bench: MakeBench)
     bench.dials.end(0, REFUSED)
     assert (first.error, second.outcomes, bench.stats.queued) == (REFUSED, [], 0)
     bench.dials.end(0, None)
-    assert second.connection
+    assert second.link
 
 
 def test_retries_beyond_the_budget_are_counted(make_bench: MakeBench) -> None:
@@ -169,46 +168,42 @@ def broken(*_: object) -> None:
     raise FAULT
 
 
-def given(bench: Bench, connection: UpstreamConnection, request: Request) -> None:
-    give(connection, request)  # type: ignore[arg-type]
+def given(bench: Bench, connection: FakeLink, request: Asker) -> None:
+    give(connection, request)
 
 
-def handed_over(bench: Bench, connection: UpstreamConnection, request: Request) -> None:
-    bench.places.queue[request] = 0.0  # type: ignore[index]
+def handed_over(bench: Bench, connection: FakeLink, request: Asker) -> None:
+    bench.places.queue[request] = 0.0, request.pool
     bench.stats.queued += 1
-    bench.places.hand_over(connection, request.pool)
+    assert bench.places.hand_over(connection, request.pool)
 
 
 @pytest.mark.parametrize("how", [given, handed_over])
 def test_a_fault_of_whoever_is_given_a_connection_is_its_own(
-    make_bench: MakeBench,
-    how: Callable[[Bench, UpstreamConnection, Request], None],
-    monkeypatch: pytest.MonkeyPatch,
+    make_bench: MakeBench, how: Callable[[Bench, FakeLink, Asker], None]
 ) -> None:
-    """It is told, and the connection abandoned at once: nobody knows what was written to it."""
+    """It is told, and the connection closed at once: nobody knows what was written to it."""
     bench = make_bench("connections: 1")
-    connection = bench.busy().connection
-    abandoned = []
-    monkeypatch.setattr(UpstreamConnection, "abandon", lambda self, *, flush: abandoned.append((self, flush)))
-    request = Request(bench.pool("a"), 1)
+    before = bench.busy()
+    before.link.streams = 0
+    request = Asker(bench.pool("a"), 1)
     request.broken = True
-    how(bench, connection, request)
-    assert (request.faults, abandoned) == ([FAULT], [(connection, False)])
+    how(bench, before.link, request)
+    assert (request.faults, request.outcomes, before.link.closed) == ([FAULT], [], True)
 
 
 def test_a_fault_in_leaving_the_queue_is_the_waiting_one_s(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection is abandoned as well."""
+    """The connection is closed as well, and is not kept."""
     bench = make_bench("connections: 1")
     first = bench.busy()
     request = bench.ask()
-    monkeypatch.setattr(type(bench.places), "leave", broken)
-    bench.free(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bench.places), "leave", broken)
+        bench.free(first)
     assert (request.faults, request.outcomes) == ([FAULT], [])
-    transport: Any = first.connection.transport
-    assert isinstance(transport, Transport)
-    assert transport.is_closing()
+    assert (first.link.closed, bench.stats.connections_idle) == (True, 0)
 
 
 @pytest.mark.parametrize("where", ["leave", "dial_for"])
@@ -238,7 +233,7 @@ def test_what_is_idle_of_a_route_before_it_makes_no_room(make_bench: MakeBench) 
 def test_a_fault_of_whoever_is_refused_is_its_own(make_bench: MakeBench) -> None:
     """As with a connection."""
     bench = make_bench("connections: 1")
-    request: Any = Request(bench.pool("a"), 1)
+    request = Asker(bench.pool("a"), 1)
     refuse(request, REFUSED)
     assert (request.error, request.faults) == (REFUSED, [])
     request.broken = True

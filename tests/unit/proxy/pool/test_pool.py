@@ -7,61 +7,62 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.tls_files import Renewed
-from sidecar.observe.metrics import RouteStats
-from sidecar.proxy.exchange.retry_budget import FLOOR
-from sidecar.proxy.http1.upstream import UpstreamConnection
-from sidecar.proxy.pool.pool import Pools
-from sidecar.routing.routes import Route
-from tests.support.clock import FakeClock
-from tests.support.named_source import NamedSource
-from tests.support.pooling import FAULT, Asker, Dials, MakeBench, Request, Transport
+from sidecar.proxy.pool.retry_budget import FLOOR
+from tests.support.pooling import Asker, Bench, Dials, MakeBench
+from tests.support.sides import FAULT, FakeLink
 
 REFUSED = SidecarError(Reason.CONNECT_REFUSED, "Refused.")
-HOSTS = ("a.example.com", "b.example.com", "c.example.com")
+NO_TOKEN = SidecarError(Reason.TOKEN_TIMEOUT, "No token.")
+CAPACITIES = [(1,), (2,), (3,), (1, 3), (3, 1), (2, 3, 1)]
+"""Of one connection after the other."""
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Requests come, leave and end; connections come up, fail and are lost; time passes."""
+    """Requests come, leave and end; connections come up, fail, fill, change and are lost; time passes.
 
-    askers = Bundle("askers")
+    A connection carries one, two or three at once, which the pool learns when it is up: it knows nothing at first, and
+    what it learned of one may be wrong for the next.
+    """
 
-    @initialize(connections=st.integers(1, 3), queue=st.integers(0, 4))
-    def begin(self, connections: int, queue: int) -> None:
-        config = load(
-            "routes:\n  - {name: any, host: '*.example.com', upstream: 'https://{host}'}\n"
-            f"pool: {{connections: {connections}, queue: {queue}}}",
-            environ={},
-        ).config
-        self.clock = FakeClock()
-        self.dials = Dials()
-        self.pools = Pools(
-            self.dials,  # type: ignore[arg-type]  # all that is asked of a Dialer here
-            self.clock,
-            self.dials,
-            settings=config.pool,
-            limits=config.limits,
-        )
-        self.route = Route(config.routes[0], NamedSource("default"))
-        self.stats = self.pools.stats[self.route.name] = RouteStats()
+    @initialize(
+        connections=st.integers(1, 3), queue=st.integers(0, 4), capacities=st.sampled_from(CAPACITIES)
+    )
+    def begin(self, connections: int, queue: int, capacities: tuple[int, ...]) -> None:
+        self.bench = Bench(f"connections: {connections}, queue: {queue}", make_link=self.make_link)
+        self.stats = self.bench.stats
+        self.capacities = capacities
+        self.links: list[FakeLink] = []
+        """All that are open, and those that were closed by the pool and are not gone yet."""
         self.waiting: list[Asker] = []
+        self.fresh: set[Asker] = set()
+        """Those that want a connection which served nobody yet."""
         self.holding: list[Asker] = []
+        self.outdated: dict[FakeLink, int] = {}
+        """How many each had carried when its TLS files changed."""
+        self.closed: dict[FakeLink, int] = {}
         self.count = 0
 
-    @rule(host=st.sampled_from(HOSTS), fresh=st.booleans())
-    def ask(self, host: str, fresh: bool) -> None:
+    def make_link(self, keeper: Any, limits: object) -> FakeLink:
+        link = FakeLink(keeper, capacity=self.capacities[len(self.links) % len(self.capacities)])
+        self.links.append(link)
+        return link
+
+    @rule(host=st.sampled_from("abc"), fresh=st.booleans(), tokenless=st.sampled_from([False, False, True]))
+    def ask(self, host: str, fresh: bool, tokenless: bool) -> None:
         self.count += 1
-        pool = self.pools.get(self.route.destination(host))
+        pool = self.bench.pool(host)
         pool.users += 1
-        asker: Any = Asker(pool, self.count, again=fresh)
-        connection = pool.acquire(asker, fresh=fresh)
-        if connection is not None:
-            assert connection._pool is pool
-            asker.connected(connection)
+        asker = Asker(pool, self.count, again=fresh)
+        asker.tokenless = NO_TOKEN if tokenless else None
+        if fresh:
+            self.fresh.add(asker)
+        if (link := pool.acquire(asker, fresh=fresh)) is not None:
+            assert not fresh
+            asker.connected(link)
         self.waiting.append(asker)
         self.settle()
 
@@ -72,117 +73,172 @@ class PoolMachine(RuleBasedStateMachine):
             if isinstance(outcome, SidecarError):
                 asker.pool.users -= 1
             else:
-                assert not outcome.is_closing()
-                outcome.served += 1
                 self.holding.append(asker)
 
     @rule(index=st.integers(0, 9), fails=st.booleans())
     def dial_ends(self, index: int, fails: bool) -> None:
-        if self.dials.under_way:
+        if self.bench.dials.under_way:
             before = self.stats.connections_opened
-            self.dials.end(index, SidecarError(Reason.CONNECT_REFUSED, "Refused.") if fails else None)
+            self.bench.dials.end(index, REFUSED if fails else None)
             assert self.stats.connections_opened == before + (not fails)
             self.settle()
 
-    @rule(index=st.integers(0, 9), lost=st.booleans())
-    def request_ends(self, index: int, lost: bool) -> None:
+    @rule(index=st.integers(0, 9))
+    def request_ends(self, index: int) -> None:
         if self.holding:
             asker = self.holding.pop(index % len(self.holding))
             asker.pool.users -= 1
-            (connection,) = asker.outcomes
-            assert isinstance(connection, UpstreamConnection)
-            queued = [one for one in self.waiting if one in asker.pool.places.queue]
-            dialled = [one for one in self.waiting if one in asker.pool._waiting]
-            if lost:
-                asker.pool.lost(connection)
-            else:
-                asker.pool.release(connection)
-                # First whoever a connection is dialled for already, then by arrival; retries before all.
+            link, places = asker.link, asker.pool.places
+            queued = [one for one in self.waiting if one in places.queue]
+            dialled = [one for one in self.waiting if one not in places.queue and one.pool is asker.pool]
+            link.streams -= 1
+            asker.pool.release(link)
+            # First whoever a connection is dialled for already, then by arrival; retries before all.
+            if not link.closed and link.generation == asker.pool.generation:
                 if dialled:
-                    assert connection in dialled[0].outcomes
-                elif queued:
-                    first = min(queued, key=self.place_of)
-                    assert (connection in first.outcomes) == (first.pool is asker.pool)
+                    assert dialled[0].outcomes
+                elif queued and link.capacity == 1:
+                    first = places_order(queued)[0]
+                    assert bool(first.outcomes) == (first.pool is asker.pool)
             self.settle()
 
-    def place_of(self, asker: Asker) -> int:
-        return -asker.number if asker.had_its_turn else asker.number
+    @rule(index=st.integers(0, 9))
+    def connection_is_lost(self, index: int) -> None:
+        live = [link for link in self.links if link not in self.closed or link.closed]
+        if live:
+            link = live[index % len(live)]
+            for asker in [one for one in self.holding if one.link is link]:
+                self.holding.remove(asker)
+                asker.pool.users -= 1
+                link.streams -= 1
+            self.links.remove(link)
+            link.gone()
+            self.settle()
+
+    @rule(index=st.integers(0, 9), capacity=st.integers(1, 3))
+    def target_says_how_many_it_takes(self, index: int, capacity: int) -> None:
+        shared = [link for link in self.links if link.capacity > 1 and not link.closed]
+        if shared:
+            link = shared[index % len(shared)]
+            link.capacity = max(2, capacity, link.streams)
+            if link.streams and link.streams < link.capacity:
+                link.keeper.release(link)
+            self.settle()
 
     @rule(index=st.integers(0, 9))
     def app_leaves(self, index: int) -> None:
         if self.waiting:
-            asker: Any = self.waiting.pop(index % len(self.waiting))
+            asker = self.waiting.pop(index % len(self.waiting))
             asker.pool.forget(asker)
             asker.pool.users -= 1
             self.settle()
             assert not asker.outcomes
 
+    @rule(host=st.sampled_from("abc"))
+    def files_change(self, host: str) -> None:
+        pool = self.bench.pool(host)
+        pool.renew()
+        for link in self.links:
+            if link.keeper is pool:
+                self.outdated.setdefault(link, len(link.carried))
+        self.settle()
+
     @rule(seconds=st.sampled_from([0.5, 4.0, 11.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        self.pools.sweep(self.clock.mono())
+        self.bench.sweep(seconds)
         self.settle()
 
     @invariant()
     def bounds_hold(self) -> None:
-        for places in self.pools._places.values():
-            pools = list(places.pools)
-            assert places.open == sum(pool.open for pool in pools) <= places.limit
-            assert self.stats.queued == len(places.queue)
-            fresh = [asker for asker in places.queue if not asker.had_its_turn]
-            assert len(fresh) <= places.queue_limit
-            if places.queue:
-                assert places.open == places.limit
-                assert not any(pool._idle for pool in pools)
-            for pool in pools:
-                assert pool._dialling >= len(pool._waiting)
-            assert self.stats.connections_idle == sum(len(pool._idle) for pool in pools)
-            assert {*places.queue, *(one for pool in pools for one in pool._waiting)} == {*self.waiting}
+        places = self.bench.pool("a").places
+        pools: Any = list(places.pools)
+        assert places.open == sum(pool.open for pool in pools) <= places.limit
+        assert self.stats.queued == len(places.queue)
+        for link in self.links:
+            assert link.streams == sum(one.link is link for one in self.holding) <= link.capacity
+        assert all(len(asker.outcomes) == 1 for asker in self.holding)
+        assert not any(asker.outcomes or asker.faults for asker in self.waiting)
+        if places.queue:
+            assert places.open == places.limit
+            assert not self.stats.connections_idle
+
+    @invariant()
+    def a_connection_that_is_to_end_gets_nothing_new(self) -> None:
+        for link, carried in self.outdated.items():
+            assert len(link.carried) == carried
+        for link in self.links:
+            if link.closed:
+                assert self.closed.setdefault(link, len(link.carried)) == len(link.carried)
+
+    @invariant()
+    def what_is_idle_is_counted(self) -> None:
+        idle = [
+            link
+            for link in self.links
+            if not link.streams and not link.closed and link.generation == link.keeper.generation
+        ]
+        assert self.stats.connections_idle == len(idle)
+
+    @invariant()
+    def nobody_waits_beside_room(self) -> None:
+        """But for one that is sent again, and wants a connection that served nobody yet."""
+        for asker in self.waiting:
+            if asker not in self.fresh:
+                assert not [
+                    link
+                    for link in self.links
+                    if link.keeper is asker.pool
+                    and link.streams < link.capacity
+                    and not link.closed
+                    and link.generation == asker.pool.generation
+                ]
 
     def teardown(self) -> None:
-        for dial in getattr(self, "dials", Dials()).under_way:
-            dial.close()
+        if hasattr(self, "bench"):
+            for dial in self.bench.dials.under_way:
+                dial.close()
+
+
+def places_order(queued: list[Asker]) -> list[Asker]:
+    """As they are to be served: those that had their turn, the last of them first, then by arrival."""
+    return sorted(queued, key=lambda asker: -asker.number if asker.again else asker.number)
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPool.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
-class Told(Transport):
-    """Counts who asks for its socket, which is where a TLS session is read from."""
+def sessions(bench: Bench, times: int = 1) -> list[int]:
+    """How often the session of a new connection is read when its first request has ended."""
+    busy = [bench.busy() for _ in range(times)]
+    for asker in busy:
+        bench.free(asker)
+    for asker in busy:
+        asker.link.gone()
+    return [asker.link.sessions_read for asker in busy]
 
-    asked = 0
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        self.asked += name == "socket"
-        return default
-
-
-def test_a_session_is_read_at_most_every_five_minutes() -> None:
+def test_a_session_is_read_at_most_every_five_minutes(make_bench: MakeBench) -> None:
     """However many connections there are: each reading costs memory that some Pythons never give back."""
-    machine = PoolMachine()
-    machine.begin(connections=3, queue=4)
-    pool = machine.pools.get(machine.route.destination(HOSTS[0]))
-
-    def first_request() -> int:
-        connection = UpstreamConnection(pool, machine.pools.limits)
-        connection.connection_made(transport := Told())
-        connection.served = 1
-        pool.release(connection)
-        return transport.asked
-
-    assert [first_request() for _ in range(5)] == [1, 0, 0, 0, 0]
-    machine.clock.advance(299)
-    assert first_request() == 0
-    machine.clock.advance(1)
-    assert [first_request() for _ in range(2)] == [1, 0]
+    bench = make_bench("connections: 9")
+    # One that is up is read when it is handed over already; nothing is idle meanwhile.
+    assert sum(sessions(bench, 5)) == 1
+    bench.clock.advance(299)
+    assert sessions(bench) == [0]
+    bench.clock.advance(1)
+    assert sum(sessions(bench, 2)) == 1
 
 
 # connections of a bench
 
 
-def closed(request: Request) -> bool:
-    return bool(request.connection.is_closing())
+def closed(request: Asker) -> bool:
+    return bool(request.link.is_closing())
+
+
+def pools_of(bench: Bench) -> list[Any]:
+    """Those that are kept."""
+    return list(bench.places.pools)
 
 
 def test_whoever_has_waited_longest_gets_the_first_connection_that_is_up(make_bench: MakeBench) -> None:
@@ -190,7 +246,7 @@ def test_whoever_has_waited_longest_gets_the_first_connection_that_is_up(make_be
     bench = make_bench("connections: 2")
     first, second = bench.ask(), bench.ask()
     bench.dials.end(1, None)
-    assert (bool(first.connection), second.outcomes) == (True, [])
+    assert (bool(first.link), second.outcomes) == (True, [])
 
 
 def test_the_newest_idle_connection_serves_next_and_is_counted(make_bench: MakeBench) -> None:
@@ -201,8 +257,8 @@ def test_the_newest_idle_connection_serves_next_and_is_counted(make_bench: MakeB
         bench.free(request)
         bench.clock.advance(1.0)
     assert bench.stats.connections_idle == 3
-    requests[2].connection.transport.abort()
-    assert bench.ask().connection is requests[1].connection
+    requests[2].link.abort()
+    assert bench.ask().link is requests[1].link
     assert bench.stats.connections_idle == 1
     bench.sweep(56.9)
     assert not closed(requests[0])
@@ -216,7 +272,7 @@ def test_an_idle_connection_that_is_lost_is_counted_off(make_bench: MakeBench) -
     idle, other = bench.busy(), bench.busy()
     bench.free(idle)
     bench.free(other)
-    idle.connection.connection_lost(None)
+    idle.link.gone()
     assert (bench.stats.connections_idle, bench.places.open) == (1, 1)
 
 
@@ -231,14 +287,14 @@ def test_a_connection_made_under_other_tls_files_serves_nobody_else(make_bench: 
     assert (pool.generation, closed(idle), closed(busy)) == (1, True, False)
     bench.free(busy)
     assert closed(busy)
-    busy.connection.connection_lost(None)
-    idle.connection.connection_lost(None)
+    busy.link.gone()
+    idle.link.gone()
     waits = bench.ask()
     changes = iter([pool.renew])
     bench.dials.meanwhile = lambda: next(changes, bool)()
     opened = bench.stats.connections_opened
     bench.dials.end(0, None)
-    assert (pool.generation, waits.connection.generation, closed(waits)) == (2, 2, False)
+    assert (pool.generation, waits.link.generation, closed(waits)) == (2, 2, False)
     assert (bench.stats.connections_opened - opened, bench.places.open) == (1, 1)
     bench.free(waits)
     assert not closed(waits)
@@ -259,19 +315,10 @@ def test_one_that_nobody_waits_for_any_more_is_not_kept_after_a_change_of_files(
 
 def test_a_change_of_files_ends_the_session_too(make_bench: MakeBench) -> None:
     """The next first request's is read at once."""
-    bench = make_bench("connections: 1")
-    pool = bench.pool("a")
-
-    def asked() -> int:
-        connection = UpstreamConnection(pool, bench.pools.limits)
-        connection.connection_made(transport := Told())
-        connection.generation, connection.served = pool.generation, 1
-        pool.release(connection)
-        return transport.asked
-
-    assert [asked(), asked()] == [1, 0]
-    pool.renew()
-    assert [asked(), asked()] == [1, 0]
+    bench = make_bench("connections: 2")
+    assert sum(sessions(bench, 2)) == 1
+    bench.pool("a").renew()
+    assert sum(sessions(bench, 2)) == 1
 
 
 @pytest.mark.parametrize("how", ["drain", "retire"])
@@ -302,34 +349,22 @@ def test_last_bytes_have_their_time(make_bench: MakeBench) -> None:
     """`timeouts.send`, and not a moment more."""
     bench = make_bench("connections: 1", ", timeouts: {send: 5s}")
     busy = bench.busy()
-    bench.pool("a").flush(busy.connection)
+    bench.pool("a").flush(busy.link)
     bench.sweep(4.9)
     assert not closed(busy)
     bench.sweep(0.1)
     assert closed(busy)
 
 
-def test_a_fault_in_closing_an_idle_one_is_that_one_s(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_in_closing_an_idle_one_is_that_one_s(make_bench: MakeBench) -> None:
     """The others are closed all the same."""
     bench = make_bench("connections: 2")
     first, second = bench.busy(), bench.busy()
     bench.free(first)
     bench.free(second)
-    faults = []
-
-    def close(connection: UpstreamConnection) -> None:
-        if connection is first.connection:
-            raise FAULT
-        connection.transport.abort()
-
-    monkeypatch.setattr(UpstreamConnection, "close", close)
-    monkeypatch.setattr(
-        UpstreamConnection, "fault", lambda connection, fault: faults.append((connection, fault))
-    )
+    first.link.breaks = {"close"}
     bench.sweep(61.0)
-    assert (faults, closed(second)) == ([(first.connection, FAULT)], True)
+    assert (first.link.faults, second.link.faults, closed(second)) == ([FAULT], [], True)
 
 
 def test_what_is_unused_is_forgotten(make_bench: MakeBench) -> None:
@@ -337,17 +372,19 @@ def test_what_is_unused_is_forgotten(make_bench: MakeBench) -> None:
     is not."""
     bench = make_bench("connections: 2")
     busy = bench.busy("b")
-    assert len(bench.pools._pools) == 2
+    assert len(pools_of(bench)) == 2
     bench.sweep(1.0)
-    assert [pool.destination.host for pool in bench.pools._pools.values()] == ["b.example.com"]
+    assert [pool.destination.host for pool in pools_of(bench)] == ["b.example.com"]
     pool = busy.pool
-    busy.connection.connection_lost(None)
+    busy.link.gone()
     assert bench.pools.sweep(bench.clock.mono())
     pool.users -= 1
     assert not bench.pools.sweep(bench.clock.mono())
-    assert (bench.pools._pools, bench.pools._places) == ({}, {bench.route: bench.places})
+    assert pools_of(bench) == []
+    assert bench.pool("a").places is bench.places
+    bench.sweep(1.0)
     bench.pools.retire({bench.route})
-    assert bench.pools._places == {}
+    assert bench.pool("a").places is not bench.places
 
 
 def test_a_route_that_is_gone_is_forgotten_when_its_last_request_has_ended(make_bench: MakeBench) -> None:
@@ -358,10 +395,11 @@ def test_a_route_that_is_gone_is_forgotten_when_its_last_request_has_ended(make_
     bench.dials.changed = [Renewed(bench.route, ok=False)]
     bench.sweep(1.0)
     assert (bench.stats.tls_current, bench.stats.tls_reloads, bench.dials.forgotten) == (None, {}, [])
-    busy.connection.connection_lost(None)
+    busy.link.gone()
     busy.pool.users -= 1
     bench.sweep(1.0)
-    assert (bench.pools._places, bench.dials.forgotten) == ({}, [bench.route])
+    assert bench.dials.forgotten == [bench.route]
+    assert bench.pool("a").places is not bench.places
 
 
 def test_a_quiet_second_renews_no_budget(make_bench: MakeBench) -> None:
@@ -369,17 +407,20 @@ def test_a_quiet_second_renews_no_budget(make_bench: MakeBench) -> None:
     bench = make_bench("connections: 2")
     assert [bench.pool("a").places.may_retry() for _ in range(FLOOR + 1)] == [True] * FLOOR + [False]
     bench.sweep(1.0)
-    assert not bench.pools._pools
+    assert not pools_of(bench)
     assert not bench.pool("a").places.may_retry()
 
 
-def test_a_dial_is_for_the_destination_with_its_session_and_counters(
-    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dial_is_for_the_destination_with_its_session_and_counters(make_bench: MakeBench) -> None:
     """A dial that failed ends the session: the server may have forgotten it."""
     session = object()
-    monkeypatch.setattr("sidecar.net.tls.session_of", lambda _: session)
-    bench = make_bench("connections: 9")
+
+    def make_link(keeper: Any, limits: object) -> FakeLink:
+        link = FakeLink(keeper)
+        link.session = session
+        return link
+
+    bench = make_bench("connections: 9", make_link=make_link)
     destination = bench.pool("a").destination
     first = bench.busy()
     bench.free(first)
@@ -416,7 +457,7 @@ def test_a_dial_that_cannot_be_begun_holds_nothing(
     monkeypatch.setattr(Dials, "spawn", broken)
     with pytest.raises(ZeroDivisionError):
         bench.ask()
-    assert (pool.open, bench.places.open, pool._dialling) == (0, 0, 0)
+    assert (pool.open, bench.places.open, bench.dials.under_way) == (0, 0, [])
 
 
 def broken(*_: object, **__: object) -> None:
@@ -447,12 +488,12 @@ def test_a_fault_in_handing_over_a_new_connection(
     first, second = bench.ask(), bench.ask()
     faults = []
 
-    def fault(connection: UpstreamConnection, error: Exception) -> bool:
+    def fault(connection: FakeLink, error: Exception) -> bool:
         faults.append(error)
         return serves
 
     monkeypatch.setattr(type(bench.pool("a")), "release", broken)
-    monkeypatch.setattr(UpstreamConnection, "fault", fault)
+    monkeypatch.setattr(FakeLink, "fault", fault)
     bench.dials.end(0, None)
     assert (faults, second.outcomes) == ([FAULT], [])
     if serves:

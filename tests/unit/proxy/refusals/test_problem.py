@@ -1,4 +1,4 @@
-"""sidecar.proxy.http1.answers: the sidecar's own answers, byte for byte"""
+"""sidecar.proxy.refusals.problem, and heads.own_answer: the sidecar's own answers, byte for byte"""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import pytest
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.http1.answers import answer, problem, reason_phrase
+from sidecar.proxy.http1.heads import own_answer
+from sidecar.proxy.refusals.problem import fields, problem, reason_phrase
 
 NOW = 1_800_000_000.0
 NOT_ALLOWED = SidecarError(Reason.NOT_ALLOWED, "No …")
@@ -24,13 +25,20 @@ HEAD = (
 
 def test_a_whole_answer() -> None:
     """RFC 9457 and RFC 9209; the connection stays unless it is said to end."""
-    assert answer(NOT_ALLOWED, route="billing", now=NOW, head=False, close=False) == HEAD + b"\r\n" + BODY
+    assert own_answer(NOT_ALLOWED, route="billing", now=NOW, head=False, close=False) == HEAD + b"\r\n" + BODY
 
 
 def test_what_may_be_added() -> None:
-    """No body for HEAD, though its length; what the method should have been; that the connection ends."""
-    made = answer(NOT_ALLOWED, route="billing", now=NOW, head=True, close=True, allow="GET, HEAD")
-    assert made == HEAD + b"Allow: GET, HEAD\r\nConnection: close\r\n\r\n"
+    """No body for HEAD, though its length; that the connection ends."""
+    made = own_answer(NOT_ALLOWED, route="billing", now=NOW, head=True, close=True)
+    assert made == HEAD + b"Connection: close\r\n\r\n"
+
+
+def test_its_lines_are_of_no_wire_format() -> None:
+    """Of which each codec writes its own."""
+    assert fields(NOT_ALLOWED, body=len(BODY), now=NOW) == [
+        (name, value) for name, _, value in (line.partition(b": ") for line in HEAD.split(b"\r\n")[1:-1])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,9 @@ def test_what_may_be_added() -> None:
 )
 def test_when_to_come_back(reason: Reason, asked: float | None, line: bytes) -> None:
     """Whole seconds, at least one, with every 503 and where the error knows."""
-    made = answer(SidecarError(reason, "x", retry_after=asked), route=None, now=NOW, head=True, close=False)
+    made = own_answer(
+        SidecarError(reason, "x", retry_after=asked), route=None, now=NOW, head=True, close=False
+    )
 
     assert (line in made, b"Retry-After" in made) == (True, bool(line))
 
@@ -53,7 +63,7 @@ def test_when_to_come_back(reason: Reason, asked: float | None, line: bytes) -> 
 def test_a_tls_alert_stands_in_proxy_status() -> None:
     """With the parameters of RFC 9209 section 2.3.15."""
     error = SidecarError(Reason.TLS_ALERT, "x", alert=(42, "bad_certificate"))
-    made = answer(error, route=None, now=NOW, head=True, close=False)
+    made = own_answer(error, route=None, now=NOW, head=True, close=False)
     assert (
         b"Proxy-Status: idtoken-sidecar; error=tls_alert_received; alert-id=42; alert-message=bad_certificate; "
         b'details="tls_alert"\r\n'

@@ -1,4 +1,4 @@
-"""sidecar.proxy.admission.explain: what would become of a request, by the code that judges requests"""
+"""sidecar.proxy.explain: what would become of a request, by the code that judges requests"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.config.addresses import parse_listen
 from sidecar.config.load import load
-from sidecar.proxy.admission.explain import explain
+from sidecar.proxy.explain import explain
 
 CONFIG = load(
     """

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.proxy.exchange.retry_budget import FLOOR, WINDOW, RetryBudget
+from sidecar.proxy.pool.retry_budget import FLOOR, WINDOW, RetryBudget
 
 EVENTS = st.lists(
     st.tuples(

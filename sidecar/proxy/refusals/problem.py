@@ -1,7 +1,7 @@
 """The answers that the sidecar makes itself.
 
 Owns their one form: RFC 9457 `application/problem+json` with an RFC 9209 `Proxy-Status`, so that nobody
-mistakes them for the upstream's. Called by the downstream connection. Pure.
+mistakes them for the upstream's. Called by the codecs of the app's side, which write it. Pure.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from sidecar.errors import MEANINGS, SidecarError
+from sidecar.proxy.fields.proxy_status import NAME
 
-NAME = "idtoken-sidecar"
 MEDIA_TYPE = "application/problem+json"
 TYPE = "tag:idtoken-sidecar,2026:"
 """Problem types are `tag:` URIs (RFC 4151): names that resolve nowhere, so nothing has to be hosted."""
@@ -45,28 +45,22 @@ def problem(error: SidecarError, *, route: str | None) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 
-def answer(
-    error: SidecarError, *, route: str | None, now: float, head: bool, close: bool, allow: str | None = None
-) -> bytes:
-    """A whole response. `now` is in Unix seconds; `head` leaves the body out (the request was HEAD)."""
+def fields(error: SidecarError, *, body: int, now: float) -> list[tuple[bytes, bytes]]:
+    """The answer's header lines; `body` is the document's length in bytes, `now` in Unix seconds."""
     meaning = MEANINGS[error.reason]
-    body = problem(error, route=route)
     lines = [
-        f"HTTP/1.1 {meaning.status} {reason_phrase(meaning.status)}",
-        f"Date: {formatdate(now, usegmt=True)}",
-        f"Content-Type: {MEDIA_TYPE}",
-        f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
-        f"Proxy-Status: {NAME}; error={meaning.proxy_status}{_alert(error)}; details={_quoted(error)}",
+        ("Date", formatdate(now, usegmt=True)),
+        ("Content-Type", MEDIA_TYPE),
+        ("Content-Length", str(body)),
+        ("Cache-Control", "no-store"),
+        (
+            "Proxy-Status",
+            f"{NAME}; error={meaning.proxy_status}{_alert(error)}; details={_quoted(error)}",
+        ),
     ]
     if meaning.status == 503 or error.retry_after is not None:
-        lines.append(f"Retry-After: {max(1, math.ceil(error.retry_after or 1.0))}")
-    if allow is not None:
-        lines.append(f"Allow: {allow}")
-    if close:
-        lines.append("Connection: close")
-    head_bytes = "\r\n".join(lines).encode("ascii") + b"\r\n\r\n"
-    return head_bytes if head else head_bytes + body
+        lines.append(("Retry-After", str(max(1, math.ceil(error.retry_after or 1.0)))))
+    return [(name.encode("ascii"), value.encode("ascii")) for name, value in lines]
 
 
 def _quoted(error: SidecarError) -> str:

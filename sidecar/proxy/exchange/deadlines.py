@@ -1,0 +1,132 @@
+"""How long an exchange may take, part by part.
+
+Owns the error of each timeout. Called by the sweep, about once a second for every request under way. Pure: how long
+nothing has moved comes in as an argument. A token and a connection are waited for under limits of their own.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from sidecar.config.models import Limits, Timeouts
+from sidecar.errors import Reason, SidecarError
+
+
+class ExchangeState(Enum):
+    """Where an exchange is; its module's docstring has the diagram."""
+
+    QUEUED = "queued"
+    TOKEN = "token"
+    CONNECT = "connect"
+    SENT = "sent"
+    ANSWERING = "answering"
+    TUNNEL = "tunnel"
+    DONE = "done"
+
+
+QUEUED, TOKEN, CONNECT, SENT, ANSWERING, TUNNEL, DONE = ExchangeState
+"""Names for the hot path: reading a member through its class costs 90 ns."""
+
+_DOING: Final = {
+    QUEUED: "waiting for its turn",
+    TOKEN: "waiting for a token",
+    CONNECT: "waiting for a connection",
+    SENT: "waiting for the upstream",
+    ANSWERING: "being answered",
+}
+
+
+def total(state: ExchangeState, timeouts: Timeouts, elapsed: float) -> SidecarError | None:
+    """The error of an exchange that began `elapsed` seconds ago, if that is over `timeouts.total`."""
+    limit = timeouts.total
+    if limit is None or state is TUNNEL or elapsed < limit:
+        return None
+    return SidecarError(
+        Reason.TOTAL_TIMEOUT,
+        f"The answer was not complete {limit:g} s after the request had come, while it was "
+        f"{_DOING[state]}. If it may take longer, raise the route's `timeouts.total`.",
+    )
+
+
+def stalled(
+    state: ExchangeState,
+    timeouts: Timeouts,
+    limits: Limits,
+    quiet: float,
+    *,
+    app_waits: bool,
+    upstream_waits: bool,
+    request_done: bool,
+) -> SidecarError | None:
+    """The error of an exchange in which nothing has moved for `quiet` seconds, if that is too long.
+
+    `app_waits` says that bytes wait to be taken by the app, `upstream_waits` by the target.
+    """
+    if app_waits:
+        return _client(limits.send_timeout, quiet)
+    if upstream_waits:
+        return _send(timeouts.send, quiet)
+    if state is SENT:
+        if not request_done:
+            return _body(limits.body_timeout, quiet)
+        return _response(timeouts.response, quiet)
+    return _tunnel(timeouts.tunnel_idle, quiet) if state is TUNNEL else _idle(timeouts.idle, quiet)
+
+
+def _client(limit: float, quiet: float) -> SidecarError | None:
+    if quiet < limit:
+        return None
+    return SidecarError(
+        Reason.CLIENT_STALLED,
+        f"The app took none of the bytes that wait for it for {limit:g} s (`limits.send_timeout`).",
+    )
+
+
+def _send(limit: float, quiet: float) -> SidecarError | None:
+    if quiet < limit:
+        return None
+    return SidecarError(
+        Reason.SEND_TIMEOUT,
+        f"The upstream took none of the bytes that wait for it for {limit:g} s. "
+        "Find out what keeps it, or raise the route's `timeouts.send`.",
+    )
+
+
+def _body(limit: float, quiet: float) -> SidecarError | None:
+    if quiet < limit:
+        return None
+    return SidecarError(
+        Reason.BODY_TIMEOUT,
+        f"No byte of the request's body came for {limit:g} s (`limits.body_timeout`).",
+    )
+
+
+def _response(limit: float, quiet: float) -> SidecarError | None:
+    if quiet < limit:
+        return None
+    return SidecarError(
+        Reason.RESPONSE_TIMEOUT,
+        f"The upstream did not answer within {limit:g} s. "
+        "If the service may take longer, raise the route's `timeouts.response`.",
+    )
+
+
+def _tunnel(limit: float, quiet: float) -> SidecarError | None:
+    if quiet < limit:
+        return None
+    return SidecarError(
+        Reason.TUNNEL_IDLE,
+        f"No byte moved in either direction for {limit:g} s. "
+        "If long silences are normal here, raise the route's `timeouts.tunnel_idle`.",
+    )
+
+
+def _idle(limit: float, quiet: float) -> SidecarError | None:
+    if quiet < limit:
+        return None
+    return SidecarError(
+        Reason.IDLE_TIMEOUT,
+        f"No byte moved in either direction for {limit:g} s. "
+        "If long silences are normal here, raise the route's `timeouts.idle`.",
+    )

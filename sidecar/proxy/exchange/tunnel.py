@@ -1,0 +1,47 @@
+"""Requests that become a tunnel: bytes of another protocol, both ways (RFC 9110 section 7.8).
+
+Owns how many there may be, and the two ends of one. Called by an exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, final
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.ports import TunnelEnd
+
+_RETRY: Final = 10.0
+"""Seconds after which to ask again for a tunnel: they live long."""
+
+
+def no_room(tunnels: Collection[object], limit: int) -> SidecarError | None:
+    """The error where there are as many tunnels as there may be."""
+    if len(tunnels) < limit:
+        return None
+    return SidecarError(
+        Reason.TUNNEL_LIMIT,
+        f"{limit} upgraded connections are open already, or asked for (`limits.tunnels`). "
+        "Close some, or raise it.",
+        retry_after=_RETRY,
+    )
+
+
+@final
+class Tunnel:
+    """The two ends of one."""
+
+    __slots__ = ("_half_closed", "app", "upstream")
+
+    def __init__(self, app: TunnelEnd, upstream: TunnelEnd) -> None:
+        self.app = app
+        self.upstream = upstream
+        self._half_closed = False
+
+    def ended(self, other: TunnelEnd) -> bool:
+        """The end opposite of `other` sends nothing more; True keeps `other`'s own direction open, if it still is."""
+        both, self._half_closed = self._half_closed, True
+        if both or not other.tunnel_end():
+            other.tunnel_close()
+            return False
+        return True

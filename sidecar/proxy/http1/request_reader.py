@@ -1,0 +1,420 @@
+"""Reading requests from bytes.
+
+Owns the parser of one connection from the app, and what llhttp leaves to its caller (docs/architecture.md): Host,
+HTTP/0.9, limits, upgrades with a body, methods that are not HTTP's, where a body ends. Made by a
+`DownstreamConnection`, which feeds it and is told what came (`Sink`). No I/O.
+
+    BETWEEN ──first byte──▶ HEAD ──whole, with a body──▶ BODY ──its end──▶ BETWEEN
+       ▲                     └──whole, without one──────────────────────────▲
+       └─ from anywhere ──the bytes stopped making sense, or are no longer wanted──▶ BROKEN
+
+Long because llhttp's callbacks and what is looked at beside them are one reading of the same bytes; what needs no state
+is in `target` and `framing`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import final
+
+import httptools
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.exchange.context import Context
+from sidecar.proxy.fields import headers
+from sidecar.proxy.http1 import framing
+from sidecar.proxy.http1.request import Request, Sink
+from sidecar.proxy.http1.target import (
+    BAD_REQUEST_LINE,
+    HTTP2,
+    TAB,
+    USUAL_CONNECTION,
+    check_fields,
+    check_scheme,
+    check_upgrade,
+    empty_lines,
+    is_request_line,
+    malformed,
+    no_method,
+    not_http,
+    read_target,
+    read_version,
+    with_escapes,
+    without_empty_lines,
+    written_anew,
+)
+from sidecar.proxy.messages import NO_BODY
+from sidecar.proxy.ports import Relay
+
+_PIECE = 64 * 1024
+"""Bytes of a body that are parsed at once: bounds what is held before reading stops."""
+
+_HEAD_END = b"\r\n\r\n"
+
+_VERSION = b" HTTP/1.1\r\n"
+
+
+class ReaderState(Enum):
+    """See the diagram above."""
+
+    BETWEEN = "between"
+    HEAD = "head"
+    BODY = "body"
+    BROKEN = "broken"
+
+
+BETWEEN, HEAD, BODY, BROKEN = ReaderState
+"""Names for the hot path, as in `exchange`."""
+
+
+@final
+class RequestReader:
+    """See the module's docstring."""
+
+    __slots__ = (
+        "_body_bytes",
+        "_body_left",
+        "_chunks",
+        "_context",
+        "_declined",
+        "_fed",
+        "_fields",
+        "_parser",
+        "_raw",
+        "_sink",
+        "_target",
+        "_trailers",
+        "began_mono",
+        "receiving",
+        "state",
+    )
+
+    def __init__(self, sink: Sink, context: Context) -> None:
+        self._sink = sink
+        self._context = context
+        self._parser = httptools.HttpRequestParser(self)
+        self.state: ReaderState = BETWEEN
+        self.began_mono = 0.0
+        """When the first byte of the latest message came; 0 before there was any."""
+        self.receiving: Relay | None = None
+        """The exchange whose body is being read."""
+        # message
+        self._fed = 0
+        self._raw = b""
+        """The head that is being read, as it came: the parser forgives what it should not."""
+        self._declined = False
+        """An upgrade was asked for that is not carried."""
+        self._body_left = framing.CHUNKED
+        """Bytes of the body that are still due, or CHUNKED."""
+        self._body_bytes = 0
+        self._chunks: framing.Chunks | None = None
+        """Where the body ends, if it is a chunked one of which anything came."""
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] = []
+
+    # what the connection asks
+
+    @property
+    def in_message(self) -> bool:
+        """Whether a request has begun and is not whole."""
+        return self.state is HEAD or self.state is BODY
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of a request is here, be it part of its first line."""
+        return self.in_message or bool(self._raw)
+
+    def due(self, waiting: int) -> int:
+        """Bytes of the body that are still to come, as far as they are known, beside the `waiting` ones."""
+        return 0 if self.receiving is None else max(0, self._body_left - waiting)
+
+    def method(self) -> bytes:
+        """The method of the request that has begun, as far as it is known."""
+        return self._parser.get_method() if self.in_message and self._target else b""
+
+    def stop(self) -> None:
+        """Read nothing more."""
+        self.state = BROKEN
+
+    # feeding the parser
+
+    def feed(self, data: bytes) -> bytes:
+        """Read a head or a piece of a body at a time; what comes back must wait, or belongs behind an upgrade."""
+        if self.state is BETWEEN and not self._raw and data.find(_HEAD_END) == len(data) - len(_HEAD_END):
+            # One whole head and nothing else, as most reads are.
+            self._raw = data
+            return self._parse_piece(data)
+        while self.state is not BROKEN:
+            if self.state is BODY:
+                if self._body_left < 0:
+                    if self._chunks is None:
+                        self._chunks = framing.Chunks()
+                    size = self._chunks.end(data, _PIECE)
+                elif not self._body_left:
+                    # Fail closed where the parser waits for more of a body than `framing` has read of its length.
+                    self.give_up(
+                        SidecarError(Reason.INTERNAL, "The sidecar read a body's length in two ways.")
+                    )
+                    break
+                else:
+                    size = min(self._body_left, _PIECE)
+                    self._body_left -= min(size, len(data))
+            else:
+                size = self._head_end(data)
+            if size >= len(data):
+                return self._parse_piece(data)
+            piece, data = data[:size], data[size:]
+            rest = self._parse_piece(piece)
+            if rest or not self._sink.may_parse():
+                return rest + data
+        return b""
+
+    def _head_end(self, data: bytes) -> int:
+        """How much of `data` belongs to the head that is being read, which is kept: its bytes are looked at as a
+        whole."""
+        if not self._raw:
+            end = data.find(_HEAD_END) + 4
+            if end == 4:
+                # Empty lines before the request: all of them at once, or each would cost a copy of the rest.
+                end = data.find(_HEAD_END, empty_lines(data)) + 4
+            if end <= 3:
+                end = len(data)
+            self._raw = data[:end]
+            return end
+        known = len(self._raw)
+        raw = self._raw + data
+        end = raw.find(_HEAD_END, max(0, known - 3)) + 4
+        if end <= 3:
+            end = len(raw)
+        self._raw = raw[:end]
+        return end - known
+
+    def _parse_piece(self, data: bytes) -> bytes:
+        self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._upgrade_asked(data[upgrade.args[0] :])
+        except httptools.HttpParserInvalidMethodError:
+            self.give_up(no_method(self._raw))
+        except httptools.HttpParserInvalidURLError as error:
+            return self._parse_with_escapes(error)
+        except httptools.HttpParserCallbackError:
+            raise  # a fault in a callback of ours, which may be anywhere in the request's life
+        except httptools.HttpParserError as error:
+            self.give_up(not_http(error, self._raw))
+        if self.state is BODY:
+            # Chunk lines and trailers: many small chunks are fine, long lines that bring no byte are not.
+            if self._fed - 17 * self._body_bytes > self._context.limits.head and self._body_left < 0:
+                self.give_up(self._too_large())
+        elif self._raw:
+            self._look_at_start()
+            if self._fed > self._context.limits.head:
+                self.give_up(self._too_large())
+        return b""
+
+    def _parse_with_escapes(self, error: Exception) -> bytes:
+        """Parse what there is of a head again, with escapes in its target in place of bytes that are no ASCII, where
+        those are what the parser can't read. Not before: most heads have none, and are to pay nothing for it."""
+        raw = without_empty_lines(self._raw)
+        if self._fed > self._context.limits.head:
+            self._target = raw.partition(b" ")[2].partition(b" ")[0]
+            self.give_up(self._too_large())
+            return b""
+        head = with_escapes(raw)
+        if head is None:
+            self.give_up(not_http(error, raw))
+            return b""
+        began_mono = self.began_mono
+        self._parser = httptools.HttpRequestParser(self)
+        self._raw = head
+        self._fed = 1
+        self._parser.feed_data(head[:1])
+        self.began_mono = began_mono  # it has no longer than any other
+        return self._parse_piece(head[1:])
+
+    def _look_at_start(self) -> None:
+        """Judge what there is of a head that is not complete: nobody should wait for more of a bad one."""
+        begin = without_empty_lines(self._raw)
+        line, end, _ = begin.partition(b"\r\n")
+        if begin.startswith(b"PRI "):
+            self.give_up(malformed(HTTP2))
+        elif not self.in_message:
+            self._raw = begin
+            if begin not in (b"", b"\r"):
+                self.give_up(malformed(BAD_REQUEST_LINE))
+        elif begin[:1] in (b"\r", b"\n") or (end and not is_request_line(line)):
+            self.give_up(malformed(BAD_REQUEST_LINE))
+
+    def give_up(self, error: SidecarError) -> None:
+        """Read nothing more, and say why."""
+        if self.state is BROKEN:
+            return
+        # An answer to HEAD has no body, however the rest of its request reads.
+        method = b"HEAD" if without_empty_lines(self._raw).startswith(b"HEAD ") else b""
+        began_mono = self.began_mono if self.in_message else self._context.clock.mono()
+        self.state = BROKEN
+        self._sink.broken(Request(began_mono, method, ()), error)
+
+    # the parser's callbacks; raising here would only come out as a parser error
+
+    def on_message_begin(self) -> None:
+        self.began_mono = self._context.clock.mono()
+        if self.state is not BROKEN:
+            self.state = HEAD
+        self._target = b""
+        self._fields = []
+        self._body_left = framing.CHUNKED
+        self._body_bytes = 0
+        self._chunks = None
+        if self._trailers:
+            self._trailers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.state is HEAD:
+            self._fields.append((name, value))
+        elif len(self._trailers) < self._context.limits.headers:
+            self._trailers.append((name, value))
+        else:
+            self.give_up(self._too_many())
+
+    def on_headers_complete(self) -> None:
+        raw, self._raw = self._raw, b""
+        if self.state is BROKEN:
+            return
+        self.state = BODY
+        parser = self._parser
+        has_tab = TAB in raw
+        padded = b" \r\n" in raw or (has_tab and b"\t\r\n" in raw)
+        request = Request(
+            self.began_mono,
+            parser.get_method(),
+            headers.trimmed(self._fields) if padded else self._fields,
+        )
+        try:
+            if not self._read_head(request, raw, has_tab=has_tab):
+                self._declined = True
+                return
+            admitted = self._sink.admit(request)
+        except SidecarError as error:
+            # The connection may go on only where the framing is beyond doubt and no body follows.
+            request.keep_alive = (
+                request.body == NO_BODY
+                and error.reason not in (Reason.BAD_HOST, Reason.MALFORMED_REQUEST)
+                and not parser.should_upgrade()
+                and parser.should_keep_alive()
+            )
+            self._sink.refuse(request, error)
+            return
+        request.keep_alive = parser.should_keep_alive()
+        self._sink.request(request, admitted)
+
+    def _read_head(self, request: Request, raw: bytes, *, has_tab: bool) -> bool:
+        """Read a whole head into `request`; False where its wish to upgrade is declined. Raises SidecarError."""
+        context, owner, method, fields = self._context, self._sink.owner, request.method, request.fields
+        limits = context.limits
+        if (size := len(raw)) > limits.target or size > limits.head or len(fields) > limits.headers:
+            self._check_size(size)
+        end = len(method) + 1 + len(self._target)
+        if raw[end : end + len(_VERSION)] != _VERSION:
+            request.http10 = read_version(raw, method, self._target) == b"1.0"
+        http10 = request.http10
+        request.found = found = headers.survey(fields)
+        wish = found.get(b"upgrade") if self._parser.should_upgrade() else None
+        if wish is not None:
+            check_upgrade(wish, found.get(b"connection", b""))
+            # HTTP/1.0 has no upgrade (RFC 9110 section 7.8).
+            request.upgrade = None if http10 else self._sink.carried(request, self._target, wish)
+            if request.upgrade is None:
+                return False
+        # HTTP/1.0 may come without a Host; a route's own listener says as much.
+        default = b"localhost" if http10 and owner.route is not None else None
+        request.authority, request.path, request.absolute = read_target(
+            method, self._target, found, http10=http10, default_host=default
+        )
+        if request.absolute:
+            check_scheme(self._target, secure=owner.certificate is not None)
+        if (
+            found.get(b"connection") not in USUAL_CONNECTION
+            or b"expect" in found
+            or headers.TWIN in found
+            or has_tab
+        ):
+            check_fields(found, raw)
+        request.body = self._body_left = framing.request_body(found, http10=http10)
+        length = found.get(b"content-length")
+        if (length is not None and not (length.isdigit() and length >= b"1")) or b"max-forwards" in found:
+            request.fields = written_anew(method, fields, found)
+        if request.upgrade is not None and request.body != NO_BODY:
+            raise malformed("A request to upgrade the connection may not have a body here.")
+        request.scheme = owner.origin_scheme
+        request.via = context.via[http10]
+        return True
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self.receiving is not None:
+            self.receiving.request_body(data)
+
+    def on_message_complete(self) -> None:
+        if self.state is not BROKEN:
+            self.state = BETWEEN
+        self._fed = 0
+        if self.receiving is not None:
+            receiving, self.receiving = self.receiving, None
+            self._sink.body_ended(receiving, self._trailers)
+
+    # limits of a head
+
+    def _check_size(self, size: int) -> None:
+        limits = self._context.limits
+        if size > limits.head or len(self._target) > limits.target:
+            raise self._too_large()
+        if len(self._fields) > limits.headers:
+            raise self._too_many()
+
+    def _too_many(self) -> SidecarError:
+        return SidecarError(
+            Reason.HEAD_TOO_LARGE,
+            f"More than {self._context.limits.headers} header lines (`limits.headers`).",
+        )
+
+    def _too_large(self) -> SidecarError:
+        limits = self._context.limits
+        if len(self._target) > limits.target:
+            return SidecarError(
+                Reason.TARGET_TOO_LONG, f"The target is longer than {limits.target} bytes (`limits.target`)."
+            )
+        return SidecarError(
+            Reason.HEAD_TOO_LARGE, f"The head is larger than {limits.head} bytes (`limits.head`)."
+        )
+
+    # upgrades
+
+    def _upgrade_asked(self, rest: bytes) -> bytes:
+        """The parser stopped after a head that asks for an upgrade; returns what of `rest` must wait."""
+        declined = self._head_without_upgrade() if self._declined else b""
+        self._declined = False
+        self._parser = httptools.HttpRequestParser(self)
+        if declined:
+            return self.feed(declined + rest)
+        if self._sink.upgrade_waits():
+            return rest
+        return self.feed(rest) if rest else b""
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was just parsed as it reads without its wish to upgrade: the parser frames its body then."""
+        version = self._parser.get_http_version().encode("ascii")
+        out = [self._parser.get_method(), b" ", self._target, b" HTTP/", version, b"\r\n"]
+        for name, value in self._fields:
+            lower = name.lower()
+            if lower == b"connection":
+                kept = [m for m in headers.list_members(value) if m not in (b"upgrade", b"http2-settings")]
+                value = b", ".join(kept)
+            if lower not in (b"upgrade", b"http2-settings"):
+                out += (name, b":", value, b"\r\n")  # no blank: it must not grow over `limits.head`
+        return b"".join([*out, b"\r\n"])

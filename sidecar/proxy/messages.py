@@ -1,0 +1,59 @@
+"""A request's head, in no wire format.
+
+Owns what an exchange knows of a request: the form that every codec reads it into and every codec writes it from. Made
+by a codec of the app's side once a head is whole. Pure. A body is unframed bytes here; its length is a number, NO_BODY
+or UNKNOWN. An answer's head is not an object: its parts are passed as arguments, since each answer would pay for one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.config.allow import METHODS
+from sidecar.proxy.fields.headers import Fields, Found
+
+NO_BODY: Final = 0
+"""The length of a message that ends with its head."""
+UNKNOWN: Final = -1
+"""The length of a body whose end is known when it comes."""
+
+METHOD_NAMES: Final = {name.encode(): name for name in METHODS}
+"""The methods that are carried."""
+
+IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""RFC 9110 section 9.2.2; TRACE is not carried."""
+
+
+class RequestHead:
+    """The head of one request, as received; a codec's own subclass adds what that codec needs for the answer."""
+
+    __slots__ = (
+        "authority",
+        "began_mono",
+        "body",
+        "fields",
+        "found",
+        "method",
+        "path",
+        "scheme",
+        "upgrade",
+        "via",
+    )
+
+    authority: bytes
+    """The Host as it came, or what stands for it."""
+    began_mono: float
+    """The monotonic second in which its first byte was read."""
+    body: int
+    """The length in bytes, NO_BODY or UNKNOWN."""
+    fields: Fields
+    found: Found
+    method: bytes
+    path: bytes
+    """In origin form."""
+    scheme: bytes
+    """How a URL to the listener begins: `http://` or `https://`."""
+    upgrade: bytes | None
+    """The protocols that the app asks to switch to, of those that are carried."""
+    via: bytes
+    """The `Via` line to append, or empty."""

@@ -1,0 +1,432 @@
+"""The ports of an exchange: what it calls, and what calls it.
+
+Owns the interfaces between the rooms of the proxy, so that an exchange knows no wire format, and a codec knows nothing
+of tokens, routes, retries or deadlines. A connection implements its side itself: nothing is allocated for it.
+
+    the app ── AppSide ◀──▶ Relay (the exchange) ◀──▶ UpstreamSide ── the target
+                                 ▲ connected, not_connected
+                                 │
+                               the pool, which holds Links ◀── Keeper: what a link tells it
+
+Base classes and not `typing.Protocol`: a compiled call through one of those is a look-up by name.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from sidecar.errors import SidecarError
+from sidecar.net.listeners import Owner
+from sidecar.observe.metrics import RouteStats
+from sidecar.proxy.admission.admission import Admitted, Plan
+from sidecar.proxy.faults import Faults
+from sidecar.proxy.fields.headers import Fields, Found
+from sidecar.proxy.messages import RequestHead
+from sidecar.proxy.refusals.refusals import Sample
+from sidecar.routing.routes import Destination
+from sidecar.tokens.token import TokenKey
+
+
+class Loss(Enum):
+    """What is known of a request whose connection is lost."""
+
+    UNTOUCHED = "untouched"
+    """The target has provably not processed it: any method may be sent once more."""
+    STALE = "stale"
+    """The connection had served before, and ended before a byte of the answer: most likely it was closed while idle."""
+    UNKNOWN = "unknown"
+    """It may have been processed."""
+
+
+class TunnelEnd:
+    """One end of a tunnel: a connection whose bytes are of another protocol."""
+
+    __slots__ = ()
+
+    def tunnel_write(self, data: bytes) -> None:
+        """Send bytes of the other protocol."""
+        raise NotImplementedError
+
+    def tunnel_end(self) -> bool:
+        """Say that no more will be sent; False where this end can't be ended by half."""
+        raise NotImplementedError
+
+    def tunnel_close(self) -> None:
+        """Send what is buffered, then close."""
+        raise NotImplementedError
+
+
+class AppSide(TunnelEnd):
+    """What an exchange calls towards the app. Everything is about the request whose turn it is."""
+
+    __slots__ = ()
+
+    is_full: bool
+    """The app takes no more for now: an answer that begins now must wait too."""
+
+    def interim(self, status: int, reason: bytes, fields: Fields) -> None:
+        """An interim answer (1xx)."""
+        raise NotImplementedError
+
+    def head(self, status: int, reason: bytes, fields: Fields, found: Found, body: int) -> None:
+        """The head of the final answer; `body` is the length of what follows, NO_BODY or UNKNOWN."""
+        raise NotImplementedError
+
+    def body(self, data: bytes) -> None:
+        """A piece of the answer's body."""
+        raise NotImplementedError
+
+    def end(self, trailers: Fields) -> None:
+        """The answer is complete."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Write what has gathered; once for each piece of bytes from the target."""
+        raise NotImplementedError
+
+    def switch(self, reason: bytes, fields: Fields, protocol: bytes) -> None:
+        """Answer that the protocol is `protocol` from now on, and become an end of a tunnel."""
+        raise NotImplementedError
+
+    def fail(self, request: RequestHead, error: SidecarError, route: str) -> None:
+        """Answer with the error, in the app's own form: nothing of the answer is out yet but interim ones."""
+        raise NotImplementedError
+
+    def cut(self, error: SidecarError) -> None:
+        """End an answer that has begun, so that the app can tell that it is not whole."""
+        raise NotImplementedError
+
+    def pause_request(self) -> None:
+        """Take no more of the request's body for now."""
+        raise NotImplementedError
+
+    def resume_request(self) -> None:
+        """Take the request's body again."""
+        raise NotImplementedError
+
+    def unsent(self) -> int:
+        """Bytes that wait to be sent to the app."""
+        raise NotImplementedError
+
+    def done(self, exchange: Relay, now_mono: float) -> None:
+        """The exchange is over."""
+        raise NotImplementedError
+
+    def faulted(self, exchange: Relay, fault: Exception) -> None:
+        """The exchange met a fault of the sidecar's own."""
+        raise NotImplementedError
+
+
+class Connection:
+    """A connection from the app, as the proxy keeps count of it."""
+
+    __slots__ = ()
+
+    owner: Owner
+
+    def drain(self, since_mono: float) -> None:
+        """End with the current answer, or with the next one, or where none is asked for, soon after `since_mono`."""
+        raise NotImplementedError
+
+    def close_if_idle(self) -> None:
+        """End now, unless it serves a request, or was just opened and has asked for nothing yet."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once."""
+        raise NotImplementedError
+
+    def sweep(self, now_mono: float) -> None:
+        """End what has taken too long; called about once a second."""
+        raise NotImplementedError
+
+    def fault(self, error: Exception) -> None:
+        """End after a fault of the sidecar's own."""
+        raise NotImplementedError
+
+
+class Connections:
+    """What a connection from the app tells the proxy."""
+
+    __slots__ = ()
+
+    def opened(self, connection: Connection) -> None:
+        """A connection from the app."""
+        raise NotImplementedError
+
+    def closed(self, connection: Connection) -> None:
+        """It is gone; one that met a fault in `opened` may never have been counted."""
+        raise NotImplementedError
+
+    def lost_unused(self, owner: Owner, error: OSError) -> None:
+        """A connection ended by an error before it asked for anything."""
+        raise NotImplementedError
+
+
+class UpstreamSide(TunnelEnd):
+    """What an exchange calls towards the target."""
+
+    __slots__ = ()
+
+    def head(self, request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> None:
+        """The request's head: `path` and `host` as they go out, `bearer` for the headers of the plan."""
+        raise NotImplementedError
+
+    def body(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        raise NotImplementedError
+
+    def end(self, trailers: Fields) -> None:
+        """The request is complete; only for one that has a body."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Write what has gathered; once for each piece of bytes from the app."""
+        raise NotImplementedError
+
+    def cancel(self, *, flush: bool) -> None:
+        """Nothing that still comes is wanted; `flush` sends first what is buffered."""
+        raise NotImplementedError
+
+    def pause_answer(self) -> None:
+        """Take no more of the answer for now."""
+        raise NotImplementedError
+
+    def resume_answer(self) -> None:
+        """Take the answer again."""
+        raise NotImplementedError
+
+    def unsent(self) -> int:
+        """Bytes that wait to be sent to the target."""
+        raise NotImplementedError
+
+    def loss(self) -> Loss:
+        """What would be known of the request if the connection were lost now."""
+        raise NotImplementedError
+
+    def has_vanished(self, seconds: float) -> bool:
+        """Whether the target has acknowledged nothing of what was sent to it for so long."""
+        raise NotImplementedError
+
+
+class Link:
+    """A connection to a target, as a pool holds it."""
+
+    __slots__ = ("capacity", "generation", "idle_since_mono", "served", "streams")
+
+    capacity: int
+    """How many requests it can carry at once."""
+    streams: int
+    """How many it carries."""
+    generation: int
+    """The pool's when it was dialled."""
+    idle_since_mono: float
+
+    served: int
+    """How many requests were begun on it."""
+
+    def open(self, exchange: Relay) -> UpstreamSide:
+        """Carry this exchange; only while `streams` is below `capacity`."""
+        raise NotImplementedError
+
+    def is_closing(self) -> bool:
+        """Whether it can carry no further request."""
+        raise NotImplementedError
+
+    def read_session(self) -> object | None:
+        """The TLS session, for the next connection to resume; None where there is none."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once."""
+        raise NotImplementedError
+
+    def fault(self, fault: Exception) -> bool:
+        """What handles it met a fault: it ends, with what it carries; whether it carried any request."""
+        raise NotImplementedError
+
+
+class Keeper:
+    """What a link tells the pool that holds it."""
+
+    __slots__ = ("destination", "faults", "stats", "token_key", "users")
+
+    destination: Destination
+    stats: RouteStats
+    faults: Faults
+    token_key: TokenKey
+    users: int
+    """Exchanges that hold on to it, whether they have a connection yet or not."""
+
+    def acquire(self, exchange: Relay, *, fresh: bool) -> Link | None:
+        """A connection now, or None: then `connected` or `not_connected` is called, later or at once.
+
+        `fresh` asks for one that served nobody yet: the request has just met a stale one.
+        """
+        raise NotImplementedError
+
+    def forget(self, exchange: Relay) -> None:
+        """The exchange no longer waits."""
+        raise NotImplementedError
+
+    def may_retry(self) -> bool:
+        """Whether one more request may be sent again; counted either way."""
+        raise NotImplementedError
+
+    def expire(self, before_mono: float) -> None:
+        """Close what has been idle since before then."""
+        raise NotImplementedError
+
+    def release(self, link: Link) -> None:
+        """The link can carry another request."""
+        raise NotImplementedError
+
+    def lost(self, link: Link) -> None:
+        """The link is gone."""
+        raise NotImplementedError
+
+    def flush(self, link: Link) -> None:
+        """The link ends once its last bytes are sent; the target has `timeouts.send` to take them."""
+        raise NotImplementedError
+
+    def later_fault(self, link: Any, error: Exception) -> SidecarError | None:
+        """The error of a connection that ended in one of TLS; None for every other end."""
+        raise NotImplementedError
+
+
+class Relay:
+    """What both sides and the pool tell an exchange, and what is told of it."""
+
+    __slots__ = (
+        "admitted",
+        "bearer",
+        "error",
+        "own_share",
+        "pool",
+        "received",
+        "request",
+        "request_done",
+        "sample",
+        "sent",
+        "span",
+        "status",
+    )
+
+    request: RequestHead
+    admitted: Admitted
+    pool: Keeper
+    error: SidecarError | None
+    sent: int
+    received: int
+    bearer: bytes
+    sample: Sample | None
+    span: Any
+    status: int
+    own_share: float
+    request_done: bool
+    """Whether the whole request has come from the app."""
+
+    def had_its_turn(self) -> bool:
+        """Whether it held a connection before, and is to be sent once more."""
+        raise NotImplementedError
+
+    # from the app's side
+
+    def request_body(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        raise NotImplementedError
+
+    def request_end(self, trailers: Fields) -> None:
+        """The request is complete; only for one that has a body."""
+        raise NotImplementedError
+
+    def flush_request(self) -> None:
+        """Send what has gathered; once for each piece of bytes from the app."""
+        raise NotImplementedError
+
+    def app_gone(self, error: SidecarError) -> None:
+        """The app's side is gone or out of patience; the target is told at once."""
+        raise NotImplementedError
+
+    def app_writable(self, yes: bool) -> None:
+        """The app takes bytes again, or does not."""
+        raise NotImplementedError
+
+    # from the upstream's side
+
+    def interim(self, status: int, reason: bytes, fields: Fields) -> None:
+        """An interim answer (1xx)."""
+        raise NotImplementedError
+
+    def answer(self, status: int, reason: bytes, fields: Fields, found: Found, body: int) -> bool:
+        """The head of the final answer; False where it is not wanted: the request is sent again with another token."""
+        raise NotImplementedError
+
+    def answer_body(self, data: bytes) -> None:
+        """A piece of the answer's body."""
+        raise NotImplementedError
+
+    def flush_answer(self) -> None:
+        """Write what has gathered to the app; once for each piece of bytes from the target."""
+        raise NotImplementedError
+
+    def answer_end(self, trailers: Fields) -> bool:
+        """The answer is complete; whether the request was, too."""
+        raise NotImplementedError
+
+    def switch(self, reason: bytes, fields: Fields) -> SidecarError | None:
+        """A 101: become a tunnel, or the error where nobody asked for this one."""
+        raise NotImplementedError
+
+    def upstream_full(self) -> None:
+        """The target takes no more for now."""
+        raise NotImplementedError
+
+    def upstream_writable(self) -> None:
+        """The target takes bytes again."""
+        raise NotImplementedError
+
+    def lost(self, loss: Loss, error: SidecarError | None) -> None:
+        """The connection ended while it carried this request; `error` where it is known why."""
+        raise NotImplementedError
+
+    def failed(self, error: SidecarError) -> None:
+        """What came from the target can't be passed on."""
+        raise NotImplementedError
+
+    def faulted(self, fault: Exception) -> None:
+        """What carried this request met a fault of the sidecar's own."""
+        raise NotImplementedError
+
+    # from the pool
+
+    def connected(self, link: Link) -> None:
+        """The connection that was waited for."""
+        raise NotImplementedError
+
+    def not_connected(self, error: SidecarError) -> None:
+        """The connection that was waited for could not be made."""
+        raise NotImplementedError
+
+    # both ways, once it is a tunnel
+
+    def from_app(self, data: bytes) -> None:
+        """Bytes of the other protocol, for the target."""
+        raise NotImplementedError
+
+    def from_upstream(self, data: bytes) -> None:
+        """Bytes of the other protocol, for the app."""
+        raise NotImplementedError
+
+    def app_ended(self) -> bool:
+        """The app sends nothing more; True keeps the other direction open, if there still is one."""
+        raise NotImplementedError
+
+    def upstream_ended(self) -> bool:
+        """The target sends nothing more; True keeps the other direction open, if there still is one."""
+        raise NotImplementedError
