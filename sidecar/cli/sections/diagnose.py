@@ -95,7 +95,7 @@ def explain(given: Given, url: str, method: str, headers: tuple[str, ...], as_js
     It reads the configuration alone: nothing is sent, and no token is fetched.
     """
     loaded = given.load()
-    from sidecar.proxy.admission.explain import explain as explained
+    from sidecar.proxy.explain import explain as explained
 
     try:
         found = explained(loaded.config, url, headers, method)
