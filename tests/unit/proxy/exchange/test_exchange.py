@@ -1,744 +1,662 @@
-"""sidecar.proxy.exchange.exchange: what a request is told when it takes too long or loses its upstream, and what is held of it for
-another try; everything else of it is in tests/wire"""
+"""sidecar.proxy.exchange.exchange: what both sides are told of a request, when it is sent again, and that what it holds
+is given back once; between real connections it is in tests/wire"""
 
 from __future__ import annotations
 
-import json
-from types import SimpleNamespace
+from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.observe.logs import AccessLog
-from sidecar.proxy.admission.admission import Plan
-from sidecar.proxy.exchange.exchange import Exchange, State
-from sidecar.proxy.faults import Faults, internal
-from sidecar.proxy.fields.headers import drop_table
-from sidecar.proxy.http1 import framing
-from sidecar.proxy.http1.upstream import UpstreamConnection
-from tests.support.pooling import FAULT, MakeBench, Transport
+from sidecar.proxy.exchange.deadlines import ANSWERING, CONNECT, DONE, QUEUED, SENT, TOKEN
+from sidecar.proxy.exchange.exchange import Exchange
+from sidecar.proxy.faults import internal
+from sidecar.proxy.messages import IDEMPOTENT, NO_BODY, UNKNOWN
+from sidecar.proxy.ports import Loss
+from tests.support.exchanges import OK, WITH_TOKEN, Exchanges
+from tests.support.sides import FAULT, FakeApp, FakeLink
 
 ERROR = SidecarError(Reason.SEND_TIMEOUT, "Too slow.")
-LIMITS = {"buffer": 10, "body_timeout": 20.0, "send_timeout": 21.0}
-TIMEOUTS = "timeouts: {connect: 1s, response: 3s, send: 4s, idle: 5s, tunnel_idle: 6s, total: 100s}"
-
-
-class Written(Transport):
-    """Keeps what is written; as TLS is, it can't be closed by half."""
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data: list[bytes] = []
-
-    def write(self, data: Any) -> None:
-        self.data.append(bytes(data))
-
-    def pause_reading(self) -> None:
-        """Not asked about."""
-
-
-class Down:
-    """The app's connection, as an exchange knows it."""
-
-    def __init__(self, bench: Any) -> None:
-        self.transport = Written()
-        self.current: Any = None
-        self.is_leaving = False
-        self.is_full = False
-        self.told: list[tuple[Any, ...]] = []
-        self.proxy: Any = SimpleNamespace(
-            limits=bench.pools.limits.model_copy(update=LIMITS),
-            clock=bench.clock,
-            access_log=AccessLog("off"),
-            outages=SimpleNamespace(note=lambda error, route, _: self.told.append(("noted", error, route))),
-            tracer=None,
-            faults=Faults(),
-            tunnels=set(),
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return lambda *args, **how: self.told.append((name, *args, *sorted(how.items())))
-
-
-class Making:
-    """Exchanges of one route, and connections for them."""
-
-    def __init__(self, make_bench: MakeBench, keys: str = TIMEOUTS) -> None:
-        self.bench = make_bench("connections: 9", f", {keys}")
-        self.pool = self.bench.pool("a")
-        self.down = Down(self.bench)
-
-    def exchange(
-        self,
-        state: State = State.SENT,
-        *,
-        method: bytes = b"GET",
-        body: int = framing.NO_BODY,
-        connected: bool = True,
-    ) -> Any:
-        plan = Plan((), frozenset(), drop_table(frozenset()))
-        made: Any = Exchange(
-            self.down,  # type: ignore[arg-type]
-            (self.pool.destination, b"/x", b"", plan),
-            self.pool,
-            method=method,
-            authority=b"a.example.com",
-            fields=[],
-            found={},
-            body=body,
-            http10=False,
-            keep_alive=True,
-            upgrade=None,
-            began_mono=self.bench.clock.mono(),
-        )
-        made.state = state
-        if connected:
-            made._connection = self.connection(made)
-        return made
-
-    def connection(self, exchange: Any) -> UpstreamConnection:
-        connection = UpstreamConnection(self.pool, self.bench.pools.limits)
-        self.pool.open += 1
-        self.bench.places.open += 1
-        connection.connection_made(Written())
-        connection.begin(exchange)
-        return connection
-
-    @property
-    def answer(self) -> tuple[str, str]:
-        """Reason and detail of the answer that was written."""
-        body = json.loads(self.down.transport.data[-1].partition(b"\r\n\r\n")[2])
-        return body["reason"], body["detail"]
+INVALID_TOKEN = {b"www-authenticate": b'Bearer error="Invalid_Token"'}
 
 
 @pytest.fixture
-def making(make_bench: MakeBench) -> Making:
-    return Making(make_bench)
+def making() -> Exchanges:
+    return Exchanges()
 
 
-OVERDUE = [
-    pytest.param(
-        "total",
-        100.0,
-        Reason.TOTAL_TIMEOUT,
-        "The answer was not complete 100 s after the request had come, while it was waiting for the upstream. If it may take longer, raise the route's `timeouts.total`.",
-        id="total",
-    ),
-    pytest.param(
-        "response",
-        3.0,
-        Reason.RESPONSE_TIMEOUT,
-        "The upstream did not answer within 3 s. If the service may take longer, raise the route's `timeouts.response`.",
-        id="response",
-    ),
-    pytest.param(
-        "body",
-        20.0,
-        Reason.BODY_TIMEOUT,
-        "No byte of the request's body came for 20 s (`limits.body_timeout`).",
-        id="body",
-    ),
-    pytest.param(
-        "send",
-        4.0,
-        Reason.SEND_TIMEOUT,
-        "The upstream took none of the bytes that wait for it for 4 s. Find out what keeps it, or raise the route's `timeouts.send`.",
-        id="send",
-    ),
-    pytest.param(
-        "app",
-        21.0,
-        Reason.CLIENT_STALLED,
-        "The app took none of the bytes that wait for it for 21 s (`limits.send_timeout`).",
-        id="app",
-    ),
-    pytest.param(
-        "app-before",
-        21.0,
-        Reason.CLIENT_STALLED,
-        "The app took none of the bytes that wait for it for 21 s (`limits.send_timeout`).",
-        id="app-before-its-answer",
-    ),
-    pytest.param(
-        "late-send",
-        4.0,
-        Reason.SEND_TIMEOUT,
-        "The upstream took none of the bytes that wait for it for 4 s. Find out what keeps it, or raise the route's `timeouts.send`.",
-        id="send-while-answering",
-    ),
-    pytest.param(
-        "idle",
-        5.0,
-        Reason.IDLE_TIMEOUT,
-        "No byte moved in either direction for 5 s. If long silences are normal here, raise the route's `timeouts.idle`.",
-        id="idle",
-    ),
-    pytest.param(
-        "tunnel",
-        6.0,
-        Reason.TUNNEL_IDLE,
-        "No byte moved in either direction for 6 s. If long silences are normal here, raise the route's `timeouts.tunnel_idle`.",
-        id="tunnel",
-    ),
-]
+# on its way to the target
 
 
-@pytest.mark.parametrize(("what", "limit", "reason", "says"), OVERDUE)
-def test_every_wait_has_its_limit_and_its_words(
-    making: Making, what: str, limit: float, reason: Reason, says: str
-) -> None:
-    """Not a moment before it; by whatever holds things up just now."""
-    state = {
-        "app": State.ANSWERING,
-        "late-send": State.ANSWERING,
-        "idle": State.ANSWERING,
-        "tunnel": State.TUNNEL,
-    }
-    exchange = making.exchange(
-        state.get(what, State.SENT), body=5 if what in ("body", "send") else framing.NO_BODY
-    )
-    exchange._connection.transport.unsent = 1 if what in ("send", "late-send", "app") else 0
-    making.down.transport.unsent = 1 if what in ("app", "app-before") else 0
-    making.down.is_full = what == "app-before"
-    quiet, passed = (0.0, limit) if what == "total" else (limit, 0.0)
-    begun = exchange.began_mono
-    assert exchange.overdue(max(quiet - 0.01, 0.0), begun + max(passed - 0.01, 0.0)) is None
-    error = exchange.overdue(quiet, begun + passed)
-    assert (error.reason, error.detail) == (reason, says)
+def test_on_an_idle_connection_it_is_sent_at_once(making: Exchanges) -> None:
+    """What is written is flushed with what else the app sent: by its connection."""
+    making.keeper.ready = [link := FakeLink()]
+    exchange = making.new(plan=WITH_TOKEN)
+    assert (exchange.state, making.stats.in_flight, making.keeper.users) == (QUEUED, 1, 1)
+    exchange.start()
+    assert exchange.state is SENT
+    assert link.told == [("head", b"GET", b"/x", b"a.example.com", b"Bearer first")]
+    assert (making.keeper.asked, link.carried, making.app.told) == ([False], [exchange], [])
 
 
-def test_what_is_waited_for_elsewhere_has_its_limit_there(making: Making) -> None:
-    """Token and connection; a tunnel has no total."""
-    for state in (State.QUEUED, State.TOKEN, State.CONNECT):
-        assert making.exchange(state, connected=False).overdue(99.0, making.bench.clock.mono()) is None
-    assert making.exchange(State.TUNNEL).overdue(0.0, making.bench.clock.mono() + 999.0) is None
+@pytest.mark.parametrize(
+    ("keys", "host"),
+    [
+        pytest.param("preserve_host: true", b"a.example.com", id="the-app-s-own"),
+        pytest.param("upstream_host: b.example.com", b"b.example.com", id="the-route-s"),
+    ],
+)
+def test_the_host_that_the_target_is_told(keys: str, host: bytes) -> None:
+    """As the destination has it."""
+    _, link = Exchanges(keys).sent()
+    assert link.told[0][3] == host
 
 
-def test_where_nothing_is_said_of_a_total_there_is_none(make_bench: MakeBench) -> None:
-    """By default."""
-    making = Making(make_bench, "timeouts: {response: 3s}")
-    assert making.exchange().overdue(0.0, making.bench.clock.mono() + 1e9) is None
+def test_a_token_is_asked_for_by_the_clock_that_the_request_came_with(making: Exchanges) -> None:
+    """At the start, and again when there is a connection."""
+    exchange = making.new(plan=WITH_TOKEN)
+    came = exchange.request.began_mono
+    making.clock.advance(1.0)
+    exchange.start()
+    assert exchange.state is CONNECT
+    link = making.connect(exchange)
+    assert making.tokens.asked == [(making.keeper.token_key, came)] * 2
+    assert link.told == [("head", b"GET", b"/x", b"a.example.com", b"Bearer first"), ("flush",)]
 
 
-NO_ANSWER = "The upstream closed the connection before it answered."
-RECURS = " If this recurs, its keep-alive time may be below `pool.idle`, or it crashes on this request."
-LOST = [
-    pytest.param(b"POST", 2, "", f"{NO_ANSWER} POST is not sent twice.{RECURS}", id="not-idempotent"),
-    pytest.param(b"GET", 1, "", NO_ANSWER + RECURS, id="a-first-request"),
-    pytest.param(b"GET", 2, "heard", NO_ANSWER + RECURS, id="a-byte-had-come"),
-    pytest.param(b"GET", 2, "retried", NO_ANSWER + RECURS, id="sent-again-already"),
-    pytest.param(b"GET", 2, "not-held", NO_ANSWER + RECURS, id="too-large-to-hold"),
-    pytest.param(
-        b"GET",
-        2,
-        "",
-        f"{NO_ANSWER} It was not sent again: the route's `retry_budget` is spent.{RECURS}",
-        id="budget",
-    ),
-]
+def test_a_request_whose_token_is_the_app_s_has_none(making: Exchanges) -> None:
+    """Nothing is asked of the store, and nothing the target says is put down to a token."""
+    exchange, link = making.sent()
+    assert (exchange.state, exchange.bearer, making.tokens.asked) == (SENT, b"", [])
+    assert link.told[0][-1] == b""
+    exchange.answer(403, b"Forbidden", [], {}, NO_BODY)
+    assert exchange.sample is None
 
 
-@pytest.mark.parametrize(("method", "served", "how", "says"), LOST)
-def test_a_lost_connection_says_why_it_was_not_sent_again(
-    make_bench: MakeBench, method: bytes, served: int, how: str, says: str
-) -> None:
-    """Where nothing of an answer had come."""
-    making = Making(make_bench, "retry_budget: 0")
-    exchange = making.exchange(method=method)
-    connection = exchange._connection
-    connection.served = served
-    connection._fed = 1 if how == "heard" else 0
-    exchange._retried = how == "retried"
-    if how == "not-held":
-        exchange._held = None
-    exchange.upstream_lost(connection)
-    assert making.answer == ("upstream_closed", says)
-    assert making.bench.stats.retries_denied == (1 if "budget" in says else 0)
-    assert exchange.state is State.DONE
+def test_a_token_is_waited_for(making: Exchanges) -> None:
+    """Then a connection, or the error that there is instead; what has ended is told nothing."""
+    making.tokens.value = None
+    served, failed, gone = (making.waiting(plan=WITH_TOKEN) for _ in range(3))
+    assert (served.state, making.keeper.asked, len(making.tokens.waiting)) == (TOKEN, [], 3)
+    first, second, third = making.tokens.waiting
+    gone.app_gone(ERROR)
+    assert making.tokens.waiting == [first, second]
+    third(None)
+    making.keeper.ready = [link := FakeLink()]
+    making.tokens.value = b"Bearer late"
+    first(None)
+    second(ERROR)
+    assert (served.state, link.told[0][-1], link.told[-1]) == (SENT, b"Bearer late", ("flush",))
+    assert (failed.state, making.refusal) == (DONE, ("send_timeout", "Too slow."))
 
 
-def test_a_stale_connection_takes_those_along_that_idle_as_long(making: Making) -> None:
-    """And the request goes out on another, once; the newer ones stay."""
-    old, new = making.bench.busy(), making.bench.busy()
-    making.bench.free(old)
-    making.bench.clock.advance(1.0)
-    exchange = making.exchange()
-    connection = exchange._connection
-    connection.served, connection.idle_since_mono = 2, making.bench.clock.mono()
-    making.bench.clock.advance(1.0)
-    making.bench.free(new)
-    exchange.upstream_lost(connection)
-    assert (exchange.state, making.bench.stats.retries, exchange.had_its_turn) == (State.CONNECT, 1, True)
-    assert (old.connection.is_closing(), new.connection.is_closing()) == (True, False)
-    assert len(making.bench.dials.under_way) == 1
+def test_a_store_that_has_no_room_says_so_at_once(making: Exchanges) -> None:
+    """As with an error later."""
+    making.tokens.value = None
+    making.tokens.error = SidecarError(Reason.TOKEN_TIMEOUT, "Full.")
+    exchange = making.waiting(plan=WITH_TOKEN)
+    assert (exchange.state, making.refusal) == (DONE, ("token_timeout", "Full."))
 
 
-@pytest.mark.parametrize("body", [5, framing.CHUNKED], ids=["length", "chunked"])
-def test_a_body_is_written_in_one_piece_and_held(making: Making, body: int) -> None:
+def test_a_token_that_ran_out_while_a_connection_was_waited_for(making: Exchanges) -> None:
+    """The connection is another's; nothing was written to it."""
+    exchange = making.waiting(plan=WITH_TOKEN)
+    making.tokens.value = None
+    link = making.connect(exchange)
+    assert (exchange.state, link.told, making.keeper.told) == (TOKEN, [], [("release", link)])
+    making.keeper.ready = [FakeLink()]
+    making.tokens.settle(b"Bearer next")
+    assert (exchange.state, exchange.bearer) == (SENT, b"Bearer next")
+
+
+def test_no_connection_is_an_answer(making: Exchanges) -> None:
+    """With the error as it is."""
+    exchange = making.waiting()
+    exchange.not_connected(ERROR)
+    assert making.app.told == [
+        ("fail", exchange.request, ERROR, "any"),
+        ("done", exchange, making.clock.mono()),
+    ]
+    assert (making.stats.refused, exchange.error) == ({"send_timeout": 1}, ERROR)
+
+
+# its body
+
+
+@pytest.mark.parametrize("body", [10, UNKNOWN], ids=["length", "unknown-length"])
+def test_a_body_goes_on_as_it_comes_and_is_held(body: int) -> None:
     """As far as `limits.buffer`, in bytes of the body and 64 for each small piece behind the first; beyond that nothing
-    is held, and nothing sent twice."""
-    making.down.proxy.limits = making.down.proxy.limits.model_copy(update={"buffer": 10 + 64})
-    exchange = making.exchange(body=body)
-    written = exchange._connection.transport.data
-    for data in (b"abcd", b"efghij"):
-        exchange.request_body(data)
+    is held."""
+    making = Exchanges(buffer=10 + 64)
+    exchange, link = making.sent(b"PUT", body=body)
+    exchange.request_body(b"abcd")
+    exchange.request_body(b"efghij")
     exchange.flush_request()
-    exchange.flush_request()
-    chunks = [b"4\r\nabcd\r\n", b"6\r\nefghij\r\n"] if body == framing.CHUNKED else [b"abcd", b"efghij"]
-    assert written == [b"".join(chunks)]
-    assert exchange._held == chunks
+    assert link.told[2:] == [("body", b"abcd"), ("body", b"efghij"), ("flush",)]
+    assert exchange.held is not None
+    assert exchange.held.pieces == [b"abcd", b"efghij"]
     assert (exchange.sent, exchange.progress, exchange.request_done) == (10, 2, False)
     exchange.request_body(b"k")
-    assert exchange._held is None
+    assert exchange.held is None
     exchange.request_end([])
-    exchange.flush_request()
-    assert written[1:] == [b"1\r\nk\r\n0\r\n\r\n" if body == framing.CHUNKED else b"k"]
+    assert link.told[5:] == [("body", b"k"), ("end", [])]
     assert (exchange.sent, exchange.progress, exchange.request_done) == (11, 4, True)
 
 
-def test_a_body_that_has_no_connection_yet_is_held_back(making: Making) -> None:
-    """At `limits.buffer` the app is read no further."""
-    exchange = making.exchange(State.CONNECT, body=framing.CHUNKED, connected=False)
+def test_a_body_that_has_no_connection_yet_is_held_back(making: Exchanges) -> None:
+    """At `limits.buffer` the app is read no further, until there is one: it gets all of it, in one flush."""
+    exchange = making.waiting(b"POST", body=UNKNOWN)
     exchange.request_body(b"abcdefghi")
-    assert making.down.told == []
+    assert making.app.told == []
     exchange.request_body(b"j")
-    assert making.down.told == [("block_body",)]
+    assert making.app.told == [("pause",)]
     exchange.flush_request()
-    assert exchange._held == [b"9\r\nabcdefghi\r\n", b"1\r\nj\r\n"]
+    link = making.connect(exchange)
+    assert making.app.told == [("pause",), ("resume",)]
+    assert link.told[1:] == [("body", b"abcdefghi"), ("body", b"j"), ("flush",)]
 
 
-def test_too_late_is_an_answer_or_a_cut(making: Making) -> None:
-    """Whichever is still possible; both are counted, noted, and end the request once."""
-    stats = making.bench.stats
-    waits, answered = making.exchange(), making.exchange(State.ANSWERING)
-    transport = waits._connection.transport
-    waits.time_out(ERROR)
-    assert making.answer == ("send_timeout", "Too slow.")
-    assert (transport.closed, stats.refused, waits.error) == (True, {"send_timeout": 1}, ERROR)
-    assert making.down.told == [("noted", ERROR, "any"), ("exchange_done", waits, making.bench.clock.mono())]
-    making.down.told.clear()
-    answered._status = 200
-    answered.time_out(ERROR)
-    assert stats.cut == {"send_timeout": 1}
-    assert making.down.told[0] == ("break_off", ("flush", True), ("reset", False))
-    assert stats.requests == {("GET", 504): 1, ("GET", 200): 1}
-    assert (stats.in_flight, making.pool.users) == (0, 0)
+def test_a_body_of_just_the_buffer_is_held(making: Exchanges) -> None:
+    """Before there is a connection and after; what ends it takes nothing of it."""
+    exchange = making.waiting(b"PUT", body=UNKNOWN)
+    exchange.request_body(b"abcdefghij")
+    making.connect(exchange)
+    assert exchange.held is not None
+    exchange.request_end([])
+    assert exchange.held.pieces == [b"abcdefghij"]
+    larger = making.waiting(b"PUT", body=11)
+    larger.request_body(b"abcdefghijk")
+    link = making.connect(larger)
+    assert (larger.held, link.body_got) == (None, b"abcdefghijk")
 
 
-def test_a_cut_that_the_app_could_take_for_an_end_is_a_reset(making: Making) -> None:
-    """And to an app that takes nothing, nothing more is sent."""
-    exchange = making.exchange(State.ANSWERING)
-    exchange._answer_body = framing.UNTIL_CLOSE
-    exchange.time_out(SidecarError(Reason.CLIENT_STALLED, "Stalled."))
-    assert making.down.told[0] == ("break_off", ("flush", False), ("reset", True))
+def test_a_body_that_ended_before_there_is_a_connection_is_whole(making: Exchanges) -> None:
+    """With the trailers that may pass."""
+    exchange = making.waiting(b"PUT", body=UNKNOWN, plan=WITH_TOKEN)
+    exchange.request_body(b"abc")
+    exchange.request_end([(b"X-Sum", b"1 "), (b"Authorization", b"mine"), (b"Host", b"x")])
+    link = making.connect(exchange)
+    assert link.told[1:] == [("body", b"abc"), ("end", [(b"X-Sum", b"1")]), ("flush",)]
 
 
-def test_an_end_that_fails_gives_back_all_the_same(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fault is noted."""
-    exchange = making.exchange()
-
-    def broken(*_: object) -> None:
-        raise FAULT
-
-    monkeypatch.setattr(Exchange, "time_out", broken)
-    monkeypatch.setattr(Exchange, "abort", broken)
-    exchange.end_by_fault(internal())
-    assert (exchange.state, exchange.keep_alive, making.down.proxy.faults.count) == (State.DONE, False, 2)
-    assert (making.bench.stats.in_flight, making.pool.users) == (0, 0)
-
-
-def test_a_fault_is_the_connection_s_of_the_app_while_it_is_answered(making: Making) -> None:
-    """Of one that is not, it is noted."""
-    exchange = making.exchange()
-    exchange.fault(FAULT)
-    assert (making.down.told, making.down.proxy.faults.count) == ([], 1)
-    making.down.current = exchange
-    exchange.fault(FAULT)
-    assert (making.down.told, making.down.proxy.faults.count) == ([("fault", FAULT)], 1)
+def test_a_target_that_takes_no_more_stops_the_app(making: Exchanges) -> None:
+    """And the reverse."""
+    exchange, link = making.sent(b"POST", body=UNKNOWN)
+    making.app.told.clear()
+    exchange.upstream_full()
+    exchange.upstream_writable()
+    assert making.app.told == [("pause",), ("resume",)]
+    link.told.clear()
+    exchange.app_writable(False)
+    exchange.app_writable(True)
+    assert link.told == [("pause",), ("resume",)]
 
 
-@pytest.mark.parametrize("gone", [True, False], ids=["vanished", "there"])
-def test_an_upstream_that_has_vanished_is_not_waited_for(
-    making: Making, monkeypatch: pytest.MonkeyPatch, gone: bool
-) -> None:
-    """After as long as connecting may take; what idles there is closed as well."""
-    asked: list[tuple[object, float]] = []
-
-    def has_vanished(transport: object, seconds: float) -> bool:
-        asked.append((transport, seconds))
-        return gone
-
-    monkeypatch.setattr("sidecar.net.peer.has_vanished", has_vanished)
-    idle = making.bench.busy()
-    making.bench.free(idle)
-    exchange = making.exchange()
-    transport = exchange._connection.transport
-    exchange.look_for_peer(0.9)
-    assert asked == []
-    exchange.look_for_peer(1.0)
-    assert asked == [(transport, 1.0)]
-    assert (transport.closed, idle.connection.is_closing()) == (gone, gone)
-    if gone:
-        assert making.answer == (
-            "response_timeout",
-            "For 1 s the upstream has acknowledged nothing of what was sent to it: its machine, or the network path to "
-            "it, is gone.",
-        )
-    for state in (State.ANSWERING, State.TUNNEL):
-        making.exchange(state).look_for_peer(9.0)
-    making.exchange(connected=False).look_for_peer(9.0)
-    assert len(asked) == 1
+def test_what_has_no_connection_pauses_nothing(making: Exchanges) -> None:
+    """And an app that is full already stops the answer before it begins."""
+    exchange = making.waiting()
+    exchange.app_writable(False)
+    making.app.is_full = True
+    assert making.connect(exchange).told[0] == ("pause",)
 
 
-class Tokens:
-    """The token store, as an exchange asks it."""
-
-    def __init__(self) -> None:
-        self.value: bytes | None = b"Bearer first"
-        self.asked: list[tuple[Any, ...]] = []
-        self.waiting: list[Any] = []
-
-    def bearer(self, *asked: Any) -> bytes | None:
-        self.asked.append(asked)
-        return self.value
-
-    def join(self, key: Any, settled: Any, *, refused: bytes = b"") -> None:
-        self.waiting.append(settled)
-
-    def reject(self, key: Any, value: bytes) -> bool:
-        return True
+# its answer
 
 
-@pytest.fixture
-def sending(make_bench: MakeBench) -> Making:
-    """With all that a request needs to be sent and answered."""
-    making = Making(make_bench)
-    making.down.proxy.tokens = Tokens()
-    making.down.proxy.via = (b"", b"")
-    making.down.owner = SimpleNamespace(origin_scheme=b"http://")
-    return making
+def test_an_answer_is_passed_on_as_it_comes(making: Exchanges) -> None:
+    """Interim ones before it; without what another sidecar's Proxy-Status would say in this one's name."""
+    exchange, link = making.sent()
+    exchange.interim(103, b"Early Hints", [(b"Link", b"</a>")])
+    fields = [(b"Trailer", b"X-Sum")]
+    assert exchange.answer(200, b"Fine", fields, {}, UNKNOWN)
+    exchange.answer_body(b"ab")
+    exchange.flush_answer()
+    exchange.answer_body(b"cd")
+    assert exchange.answer_end([(b"X-Sum", b"1"), (b"Content-Length", b"4")])
+    assert making.app.told == [
+        ("interim", 103, b"Early Hints", [(b"Link", b"</a>")]),
+        ("head", 200, b"Fine", fields, UNKNOWN),
+        ("body", b"ab"),
+        ("flush",),
+        ("body", b"cd"),
+        ("end", [(b"X-Sum", b"1")]),
+        ("done", exchange, making.clock.mono()),
+    ]
+    assert (exchange.state, exchange.error, exchange.side, exchange.held) == (DONE, None, None, None)
+    assert link.told == [("head", b"GET", b"/x", b"a.example.com", b""), ("flush",)]
 
 
-def with_token(exchange: Any) -> Any:
-    """Its route puts a token into Authorization."""
-    destination, path, prefix, _ = exchange.admitted
-    dropped = frozenset({b"authorization"})
-    exchange.admitted = (
-        destination,
-        path,
-        prefix,
-        Plan((b"Authorization",), dropped, drop_table(dropped)),
-    )
-    return exchange
+def test_an_answer_before_the_request_is_whole_says_so(making: Exchanges) -> None:
+    """Its connection can't serve again."""
+    exchange, _ = making.sent(b"POST", body=5)
+    exchange.answer(*OK)
+    assert exchange.answer_end([]) is False
 
 
-OK = (200, b"OK", [(b"Content-Length", b"4")], {b"content-length": b"4"}, 4)
-
-
-def test_whatever_moves_is_progress(sending: Making) -> None:
+def test_whatever_moves_is_progress(making: Exchanges) -> None:
     """By one each: events of both directions never cancel each other out, or going slowly would be a stall."""
-    exchange = sending.exchange(body=framing.CHUNKED)
+    exchange, link = making.sent(body=UNKNOWN)
     for does, seen in (
         (lambda: exchange.request_body(b"abc"), 1),
         (lambda: exchange.interim(103, b"Early Hints", []), 2),
         (lambda: exchange.answer(*OK), 3),
         (lambda: exchange.answer_body(b"ab"), 4),
         (lambda: exchange.answer_body(b"cd"), 5),
-        (lambda: exchange.tunnel_from_app(b"x"), 6),
-        (lambda: exchange.tunnel_from_app(b"yz"), 7),
-        (lambda: exchange.tunnel_from_upstream(b"x"), 8),
-        (lambda: exchange.tunnel_from_upstream(b"yz"), 9),
+        (lambda: exchange.from_app(b"x"), 6),
+        (lambda: exchange.from_app(b"yz"), 7),
+        (lambda: exchange.from_upstream(b"x"), 8),
+        (lambda: exchange.from_upstream(b"yz"), 9),
         (lambda: exchange.request_end([]), 10),
     ):
         does()
-        assert exchange.progress == seen
+        assert exchange.position() == (seen, 0, 0)
     assert (exchange.sent, exchange.received) == (6, 7)
+    link.waiting, making.app.waiting = 3, 4
+    assert exchange.position() == (10, 3, 4)
 
 
-def test_an_interim_answer_goes_before_the_final_one(sending: Making) -> None:
-    """Also where both came in one piece of bytes."""
-    exchange = sending.exchange()
-    exchange.interim(103, b"Early Hints", [(b"Link", b"</a>")])
-    exchange.answer(*OK)
-    exchange.answer_body(b"abcd")
-    exchange.answer_end([])
-    (written,) = sending.down.transport.data
-    assert written == (
-        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd"
-    )
-
-
-def test_bytes_are_counted_for_all_requests_of_a_route(sending: Making) -> None:
-    """In both directions."""
-    for _ in range(2):
-        exchange = sending.exchange(body=5)
-        exchange.request_body(b"abcde")
-        exchange.request_end([])
-        exchange.answer(*OK)
-        exchange.answer_body(b"abcd")
-        exchange.answer_end([])
-    stats = sending.bench.stats
-    assert (stats.bytes_sent, stats.bytes_received) == (10, 8)
-    assert stats.requests == {("GET", 200): 2}
-
-
-def test_a_content_location_is_mapped_as_a_location_is(sending: Making) -> None:
+def test_a_content_location_is_mapped_as_a_location_is(making: Exchanges) -> None:
     """By itself, where no prefix was stripped."""
-    exchange = sending.exchange()
+    exchange, _ = making.sent()
     where = b"https://a.example.com/x"
-    exchange.answer(200, b"OK", [(b"Content-Location", where)], {b"content-location": where}, 0)
-    exchange.flush_answer()
-    assert b"Content-Location: http://a.example.com/x\r\n" in sending.down.transport.data[0]
+    exchange.answer(200, b"OK", [(b"Content-Location", where)], {b"content-location": where}, NO_BODY)
+    assert making.app.told == [
+        ("head", 200, b"OK", [(b"Content-Location", b"http://a.example.com/x")], NO_BODY)
+    ]
 
 
-@pytest.mark.parametrize(("waited", "own"), [(0.0, 0.0), (0.5, 0.5)], ids=["at-once", "later"])
-def test_the_sidecar_s_own_share_ends_when_the_request_is_sent_first(
-    sending: Making, waited: float, own: float
-) -> None:
-    """What the upstream takes is not it, nor what sending once more costs."""
-    exchange = sending.exchange(State.CONNECT, connected=False)
-    clock, stats = sending.bench.clock, sending.bench.stats
-    clock.advance(waited)
-    first = sending.connection(exchange)
-    exchange.connected(first)
-    first.served = 2
-    clock.advance(2.0)
-    exchange.upstream_lost(first)
-    exchange.connected(sending.connection(exchange))
-    clock.advance(3.0)
-    exchange.answer(*OK)
-    exchange.answer_body(b"abcd")
-    exchange.answer_end([])
-    assert (stats.own.sum, stats.total.sum, stats.retries) == (own, waited + 5.0, 1)
+# sent again
 
 
-def test_where_nothing_was_sent_all_of_it_is_the_sidecar_s_own(making: Making) -> None:
-    """The time until the error."""
-    exchange = making.exchange(State.CONNECT, connected=False)
-    making.bench.clock.advance(2.0)
-    exchange.not_connected(ERROR)
-    assert making.bench.stats.own.sum == 2.0
+SENT_AGAIN = [
+    *(
+        pytest.param(loss, m, m in IDEMPOTENT, id=f"{loss.value}-{m.decode()}")
+        for loss in (Loss.STALE,)
+        for m in (*sorted(IDEMPOTENT), b"POST", b"PATCH")
+    ),
+    *(
+        pytest.param(Loss.UNTOUCHED, m, True, id=f"untouched-{m.decode()}")
+        for m in (b"GET", b"POST", b"PATCH")
+    ),
+    *(pytest.param(Loss.UNKNOWN, m, False, id=f"unknown-{m.decode()}") for m in (b"GET", b"POST")),
+]
 
 
-def test_a_token_is_asked_for_by_the_clock_that_the_request_came_with(sending: Making) -> None:
-    """At the start, and again when there is a connection."""
-    exchange = with_token(sending.exchange(State.QUEUED, connected=False))
-    came = exchange.began_mono
-    sending.bench.clock.advance(1.0)
-    exchange.start()
-    assert exchange.state is State.CONNECT
-    connection = sending.connection(exchange)
-    exchange.connected(connection)
-    tokens = sending.down.proxy.tokens
-    assert tokens.asked == [(sending.pool.token_key, came)] * 2
-    assert b"\r\nAuthorization: Bearer first\r\n" in connection.transport.data[0]  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("loss", "method", "again"), SENT_AGAIN)
+def test_what_is_lost_is_sent_again_where_that_can_do_no_harm(loss: Loss, method: bytes, again: bool) -> None:
+    """Once, on a connection that served nobody yet, with its whole body and its trailers."""
+    making = Exchanges(buffer=100)
+    exchange, _ = making.sent(method, body=UNKNOWN)
+    exchange.request_body(b"abc")
+    exchange.request_body(b"de")
+    exchange.request_end([(b"X-Sum", b"1")])
+    exchange.lost(loss, None)
+    if not again:
+        assert (exchange.state, making.refusal[0]) == (DONE, "upstream_closed")
+        assert making.stats.retries == 0
+        return
+    assert (exchange.state, exchange.had_its_turn(), making.keeper.asked) == (CONNECT, True, [False, True])
+    second = making.connect(exchange)
+    assert second.told[1:] == [("body", b"abc"), ("body", b"de"), ("end", [(b"X-Sum", b"1")]), ("flush",)]
+    assert (exchange.state, exchange.sent, making.stats.retries) == (SENT, 5, 1)
+    exchange.lost(loss, None)
+    assert (exchange.state, making.stats.retries, making.refusal[0]) == (DONE, 1, "upstream_closed")
 
 
-def test_a_request_whose_token_is_the_app_s_has_none(sending: Making) -> None:
-    """Nothing is asked of the store, and nothing the target says is laid at a token's door."""
-    idle = sending.bench.busy()
-    sending.bench.free(idle)
-    idle.connection.transport = Written()
-    exchange = sending.exchange(State.QUEUED, connected=False)
-    exchange.start()
-    assert (exchange.state, exchange._bearer, sending.down.proxy.tokens.asked) == (State.SENT, b"", [])
-    exchange.answer(403, b"Forbidden", [], {}, 0)
-    assert exchange._sample is None
-
-
-def test_a_body_of_just_the_buffer_is_held(sending: Making) -> None:
-    """Before there is a connection and after; what ends it is no byte of it."""
-    exchange = sending.exchange(State.CONNECT, body=framing.CHUNKED, connected=False)
-    exchange.request_body(b"abcdefghij")
-    exchange.connected(sending.connection(exchange))
-    assert exchange._held == [b"a\r\nabcdefghij\r\n"]
+def test_half_a_body_is_sent_again_and_the_rest_as_it_comes(making: Exchanges) -> None:
+    """The app does not notice."""
+    exchange, _ = making.sent(b"PUT", body=UNKNOWN)
+    exchange.request_body(b"abc")
+    exchange.lost(Loss.STALE, None)
+    exchange.request_body(b"d" * 64)
+    second = making.connect(exchange)
+    assert second.body_got == b"abc" + b"d" * 64
+    exchange.request_body(b"e")
     exchange.request_end([])
-    assert exchange._held == [b"a\r\nabcdefghij\r\n", b"0\r\n\r\n"]
-    larger = sending.exchange(State.CONNECT, body=11, connected=False)
-    larger.request_body(b"abcdefghijk")
-    larger.connected(sending.connection(larger))
-    assert larger._held is None
+    assert second.told[-2:] == [("body", b"e"), ("end", [])]
+    assert not making.app.said("fail")
 
 
-def test_a_refused_token_is_replaced_once(sending: Making) -> None:
-    """By a request that is whole; a second refusal is the app's to see."""
-    stats = sending.bench.stats
-    found = {b"www-authenticate": b'Bearer error="invalid_token"'}
-    for count in (1, 2):
-        exchange = with_token(sending.exchange())
-        exchange._bearer = b"Bearer first"
-        exchange.interim(103, b"Early Hints", [])
-        assert not exchange.answer(401, b"No", [], found, 0)
-        assert (exchange.state, exchange.had_its_turn, stats.replays) == (State.TOKEN, True, count)
-        exchange.flush_answer()
-        assert sending.down.transport.data == []
-        exchange.state, exchange._connection = State.SENT, sending.connection(exchange)
-        assert exchange.answer(401, b"No", [], found, 0)
-        assert stats.replays == count
-    half = with_token(sending.exchange(body=5))
-    half._bearer = b"Bearer first"
-    assert half.answer(401, b"No", [], found, 0)
+NO_ANSWER = "The upstream closed the connection before it answered."
+RECURS = " If this recurs, its keep-alive time may be below `pool.idle`, or it crashes on this request."
+BUDGET = " It was not sent again: the route's `retry_budget` is spent."
+LOST = [
+    pytest.param(b"POST", Loss.STALE, "", " POST is not sent twice.", id="not-idempotent"),
+    pytest.param(b"POST", Loss.UNKNOWN, "", " POST is not sent twice.", id="a-first-not-idempotent"),
+    pytest.param(b"GET", Loss.UNKNOWN, "", "", id="it-may-have-been-processed"),
+    pytest.param(b"GET", Loss.STALE, "retried", "", id="sent-again-already"),
+    pytest.param(b"PUT", Loss.STALE, "not-held", "", id="too-large-to-hold"),
+    pytest.param(b"PUT", Loss.UNTOUCHED, "not-held", "", id="untouched-and-too-large-to-hold"),
+    pytest.param(b"GET", Loss.STALE, "budget", BUDGET, id="budget"),
+    pytest.param(b"GET", Loss.UNTOUCHED, "budget", BUDGET, id="untouched-and-budget"),
+]
 
 
-def test_the_trace_of_a_request_is_whichever_header_names_it(making: Making) -> None:
-    """Google's own counts where there is no traceparent."""
-    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-    exchange = making.exchange()
-    assert exchange.trace() is None
-    for name, value in (
-        (b"Traceparent", f"00-{trace}-00f067aa0ba902b7-01".encode()),
-        (b"X-Cloud-Trace-Context", f"{trace}/1;o=1".encode()),
-    ):
-        exchange._fields = [(name, value)]
-        assert exchange.trace().trace_id == trace
+@pytest.mark.parametrize(("method", "loss", "how", "why"), LOST)
+def test_a_lost_connection_says_why_it_was_not_sent_again(
+    making: Exchanges, method: bytes, loss: Loss, how: str, why: str
+) -> None:
+    """Where nothing of an answer had come; the budget is asked of what could be sent only."""
+    exchange, _ = making.sent(method, body=UNKNOWN if how == "not-held" else NO_BODY)
+    if how == "retried":
+        exchange.lost(loss, None)
+        making.connect(exchange)
+    elif how == "not-held":
+        exchange.request_body(b"x" * 11)
+    elif how == "budget":
+        making.keeper.budget = 0
+    before = making.keeper.budget
+    exchange.lost(loss, None)
+    assert making.refusal == ("upstream_closed", NO_ANSWER + why + RECURS)
+    assert (exchange.state, making.keeper.budget) == (DONE, before - (how == "budget"))
 
 
-TOO_MANY = (
-    "1 upgraded connections are open already, or asked for (`limits.tunnels`). Close some, or raise it."
-)
+def test_a_loss_whose_cause_is_known_says_it(making: Exchanges) -> None:
+    """Where it is not sent again."""
+    exchange, _ = making.sent()
+    exchange.lost(Loss.UNKNOWN, ERROR)
+    assert (exchange.error, making.refusal) == (ERROR, ("send_timeout", "Too slow."))
+    again, _ = making.sent()
+    again.lost(Loss.STALE, ERROR)
+    assert again.state is CONNECT
 
 
-def test_a_tunnel_more_than_there_may_be_is_told_what_to_do(sending: Making) -> None:
-    """And which limit it was."""
-    down = sending.down
-    down.proxy.limits = down.proxy.limits.model_copy(update={"tunnels": 1})
-    first, second = (sending.exchange(State.QUEUED, connected=False) for _ in range(2))
-    first.upgrade = second.upgrade = b"websocket"
-    first.start()
-    second.start()
-    assert (first.state, second.state) == (State.CONNECT, State.DONE)
-    assert sending.answer == ("tunnel_limit", TOO_MANY)
-
-
-NOT_ASKED = "The upstream answered 101 Switching Protocols with a protocol that was not asked for."
-
-
-@pytest.mark.parametrize(
-    ("asked", "fields"),
-    [
-        pytest.param(b"websocket", [], id="none"),
-        pytest.param(b"websocket", [(b"Upgrade", b"h2c")], id="another"),
-        pytest.param(None, [(b"Upgrade", b"websocket")], id="nothing-was-asked"),
-        pytest.param(None, [], id="nothing-at-all"),
-    ],
-)
-def test_a_switch_is_to_what_was_asked_for(sending: Making, asked: bytes | None, fields: Any) -> None:
-    """Or no switch."""
-    exchange = sending.exchange()
-    exchange.upgrade = asked
-    error = exchange.switch(b"Switching Protocols", fields)
-    assert (error.reason, error.detail) == (Reason.UPGRADE_FAILED, NOT_ASKED)
-    assert (exchange.state, sending.bench.stats.upgrades, sending.down.told) == (State.SENT, 0, [])
-
-
-class Halves(Written):
-    """A transport of which one direction can end, and that knows how it was closed."""
-
-    ended = 0
-    aborted = False
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self.ended += 1
-
-
-def test_tunnels_are_counted_and_end_without_an_error(sending: Making) -> None:
-    """Whoever ends them; what the app had sent still goes to the upstream."""
-    stats, open_ = sending.bench.stats, []
-    for _ in range(3):
-        exchange = sending.exchange()
-        exchange.upgrade = b"websocket"
-        sending.down.proxy.tunnels.add(exchange)
-        assert exchange.switch(b"Switching Protocols", [(b"Upgrade", b"websocket")]) is None
-        open_.append(exchange)
-    assert (stats.upgrades, stats.tunnels, sending.down.told) == (3, 3, [("become_tunnel",)] * 3)
-    by_app, by_upstream, by_both = open_
-    upstream = by_app._connection.transport = Halves()
-    by_app.abort(ERROR)
-    assert (by_app.error, upstream.closed, upstream.aborted) == (None, True, False)
-    by_upstream.upstream_lost(by_upstream._connection)
-    assert (by_upstream.error, stats.tunnels, stats.refused, stats.cut) == (None, 1, {}, {})
-    assert by_both.app_ended() is False  # of a transport that can't be half closed
-    assert by_both._connection.transport.closed
-
-
-def test_a_tunnel_s_directions_end_one_after_the_other(sending: Making) -> None:
-    """The first end is passed on, the second one closes."""
-    exchange = sending.exchange(State.TUNNEL)
-    app = sending.down.transport = Halves()
-    upstream = exchange._connection.transport = Halves()
-    assert exchange.upstream_ended() is True
-    assert (app.ended, app.closed, upstream.ended) == (1, False, 0)
-    assert exchange.app_ended() is False
-    assert (upstream.ended, upstream.closed) == (0, True)
-
-
-def test_an_answer_that_breaks_off_says_why(sending: Making) -> None:
-    """The upstream's end, what TLS said, or what the parser did."""
-    lost, told, malformed = (sending.exchange(State.ANSWERING) for _ in range(3))
-    lost.upstream_lost(lost._connection)
+def test_an_answer_that_breaks_off_says_why(making: Exchanges) -> None:
+    """The upstream's end, what TLS said, or what the parser did; none is sent again."""
+    (lost, _), (told, _), (malformed, _) = (making.answering() for _ in range(3))
+    lost.lost(Loss.STALE, None)
+    assert lost.error is not None
     assert (lost.error.reason, lost.error.detail) == (
         Reason.UPSTREAM_INCOMPLETE,
         "The upstream closed the connection in mid-answer.",
     )
-    told.upstream_lost(told._connection, ERROR)
+    told.lost(Loss.UNKNOWN, ERROR)
     assert told.error is ERROR
-    malformed.upstream_failed(ERROR)
+    malformed.failed(ERROR)
     assert malformed.error is ERROR
-    assert sending.bench.stats.cut == {"upstream_incomplete": 1, "send_timeout": 2}
+    assert making.stats.cut == {"upstream_incomplete": 1, "send_timeout": 2}
+    assert [error for _, error in making.app.said("cut")] == [lost.error, ERROR, ERROR]
 
 
-def test_what_goes_wrong_when_a_token_comes_is_the_app_s_connection_s_fault(
-    sending: Making, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_passed_on_is_an_answer_while_none_has_begun(making: Exchanges) -> None:
+    """And the target's connection is its own to end."""
+    exchange, link = making.sent()
+    exchange.failed(ERROR)
+    assert (making.refusal, link.said("cancel")) == (("send_timeout", "Too slow."), [])
+
+
+def test_a_refused_token_is_replaced_once(making: Exchanges) -> None:
+    """By a request that is whole; a second refusal is the app's to see, and interim answers it has seen."""
+    making.tokens.value = b"Bearer first"
+    exchange, first = making.sent(plan=WITH_TOKEN)
+    exchange.interim(103, b"Early Hints", [])
+    assert not exchange.answer(401, b"No", [], INVALID_TOKEN, NO_BODY)
+    assert (exchange.state, exchange.had_its_turn(), making.stats.replays) == (TOKEN, True, 1)
+    assert (making.tokens.rejected, making.tokens.refused) == ([b"Bearer first"], [b"Bearer first"])
+    assert (making.app.said("head"), first.said("cancel")) == ([], [])
+    making.tokens.settle(b"Bearer second")
+    second = making.connect(exchange)
+    assert second.told[0][-1] == b"Bearer second"
+    assert exchange.answer(401, b"No", [], INVALID_TOKEN, NO_BODY)
+    assert (exchange.state, making.stats.replays, len(making.app.said("head"))) == (ANSWERING, 1, 1)
+    assert making.tokens.rejected == [b"Bearer first", b"Bearer second"]
+
+
+def test_a_body_and_its_trailers_go_with_the_other_token(making: Exchanges) -> None:
+    """All of it, in its order."""
+    exchange, _ = making.sent(b"PUT", body=UNKNOWN, plan=WITH_TOKEN)
+    exchange.request_body(b"abc")
+    exchange.request_end([(b"X-Sum", b"1")])
+    assert not exchange.answer(401, b"No", [], INVALID_TOKEN, NO_BODY)
+    making.tokens.settle(b"Bearer second")
+    link = making.connect(exchange)
+    assert link.told[1:] == [("body", b"abc"), ("end", [(b"X-Sum", b"1")]), ("flush",)]
+
+
+def half(making: Exchanges) -> Exchange:
+    return making.sent(b"PUT", body=5, plan=WITH_TOKEN)[0]
+
+
+def not_held(making: Exchanges) -> Exchange:
+    exchange = making.sent(b"PUT", body=11, plan=WITH_TOKEN)[0]
+    exchange.request_body(b"x" * 11)
+    exchange.request_end([])
+    return exchange
+
+
+def not_idempotent(making: Exchanges) -> Exchange:
+    return making.sent(b"POST", plan=WITH_TOKEN)[0]
+
+
+def to_upgrade(making: Exchanges) -> Exchange:
+    return making.sent(upgrade=b"websocket", plan=WITH_TOKEN)[0]
+
+
+def budget_spent(making: Exchanges) -> Exchange:
+    making.keeper.budget = 0
+    return making.sent(plan=WITH_TOKEN)[0]
+
+
+def not_renewed(making: Exchanges) -> Exchange:
+    making.tokens.renews = False
+    return making.sent(plan=WITH_TOKEN)[0]
+
+
+@pytest.mark.parametrize("made", [half, not_held, not_idempotent, to_upgrade, budget_spent, not_renewed])
+def test_a_refusal_is_passed_on_where_the_request_cannot_be_sent_again(
+    making: Exchanges, made: Callable[[Exchanges], Exchange]
 ) -> None:
+    """The token is known to be bad all the same."""
+    exchange = made(making)
+    assert exchange.answer(401, b"No", [], INVALID_TOKEN, NO_BODY)
+    assert (exchange.state, making.stats.replays) == (ANSWERING, 0)
+    assert making.tokens.rejected == [b"Bearer first"]
+    assert exchange.sample is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "plan"),
+    [
+        pytest.param(401, {}, WITH_TOKEN, id="no-challenge"),
+        pytest.param(401, {b"www-authenticate": b"Basic"}, WITH_TOKEN, id="another-challenge"),
+        pytest.param(403, INVALID_TOKEN, WITH_TOKEN, id="another-status"),
+        pytest.param(401, INVALID_TOKEN, None, id="not-our-token"),
+    ],
+)
+def test_other_refusals_say_nothing_of_the_token(
+    making: Exchanges, status: int, found: Any, plan: Any
+) -> None:
+    """They are the app's."""
+    exchange, _ = making.sent() if plan is None else making.sent(plan=plan)
+    assert exchange.answer(status, b"No", [], found, NO_BODY)
+    assert making.tokens.rejected == []
+
+
+def test_both_ways_of_sending_again_can_meet(making: Exchanges) -> None:
+    """A stale connection, then a stale token: each once."""
+    exchange, _ = making.sent(plan=WITH_TOKEN)
+    exchange.lost(Loss.STALE, None)
+    making.connect(exchange)
+    assert not exchange.answer(401, b"No", [], INVALID_TOKEN, NO_BODY)
+    making.tokens.settle(b"Bearer second")
+    making.connect(exchange)
+    assert exchange.answer(*OK)
+    assert (making.stats.retries, making.stats.replays) == (1, 1)
+
+
+# ends
+
+
+def test_too_late_is_an_answer_or_a_cut(making: Exchanges) -> None:
+    """As is still possible; both are counted, noted, and end the request once."""
+    (waits, first), (answered, second) = making.sent(), making.answering()
+    making.app.told.clear()
+    waits.time_out(ERROR)
+    assert (first.said("cancel"), waits.error) == ([("cancel", False)], ERROR)
+    assert making.app.told == [
+        ("fail", waits.request, ERROR, "any"),
+        ("done", waits, making.clock.mono()),
+    ]
+    making.app.told.clear()
+    answered.time_out(ERROR)
+    assert second.said("cancel") == [("cancel", False)]
+    assert making.app.told == [("cut", ERROR), ("done", answered, making.clock.mono())]
+    assert (making.stats.refused, making.stats.cut) == ({"send_timeout": 1}, {"send_timeout": 1})
+    assert (making.stats.in_flight, making.keeper.users) == (0, 0)
+
+
+def test_an_app_that_takes_nothing_is_sent_no_answer(making: Exchanges) -> None:
+    """Also where none has begun."""
+    stalled = SidecarError(Reason.CLIENT_STALLED, "Stalled.")
+    exchange, _ = making.sent()
+    exchange.time_out(stalled)
+    assert [told[:2] for told in making.app.told] == [("cut", stalled), ("done", exchange)]
+
+
+@pytest.mark.parametrize("state", ["token", "connection"])
+def test_one_that_ends_waits_no_longer(making: Exchanges, state: str) -> None:
+    """Neither for a token nor for a connection."""
+    if state == "token":
+        making.tokens.value = None
+    exchange = making.waiting(plan=WITH_TOKEN)
+    exchange.time_out(ERROR)
+    assert making.tokens.waiting == []
+    assert making.keeper.told == ([("forget", exchange)] if state == "connection" else [])
+
+
+def test_an_app_that_has_gone_is_answered_nothing(making: Exchanges) -> None:
+    """The target is told at once; a second time does nothing."""
+    exchange, link = making.answering()
+    making.app.told.clear()
+    for _ in range(2):
+        exchange.app_gone(ERROR)
+    assert making.app.told == [("done", exchange, making.clock.mono())]
+    assert (link.said("cancel"), exchange.error) == ([("cancel", False)], ERROR)
+    assert (making.stats.in_flight, making.keeper.users, making.stats.requests) == (0, 0, {("GET", 200): 1})
+
+
+def test_what_has_ended_is_not_lost(making: Exchanges) -> None:
+    """By a fault that left its connection behind."""
+    exchange, _ = making.sent()
+    exchange.app_gone(ERROR)
+    making.app.told.clear()
+    exchange.lost(Loss.STALE, None)
+    assert (making.app.told, making.stats.retries) == ([], 0)
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["vanished", "there"])
+def test_an_upstream_that_has_vanished_is_not_waited_for(making: Exchanges, gone: bool) -> None:
+    """After as long as connecting may take; what idles there is closed as well."""
+    exchange, link = making.sent()
+    link.vanished = gone
+    exchange.look_for_peer(0.9)
+    assert link.asked == []
+    exchange.look_for_peer(1.0)
+    assert link.asked == [1.0]
+    assert (link.said("cancel"), making.keeper.told) == (
+        ([("cancel", False)], [("expire", inf)]) if gone else ([], [])
+    )
+    if gone:
+        assert making.refusal == (
+            "response_timeout",
+            "For 1 s the upstream has acknowledged nothing of what was sent to it: its machine, or the network path to "
+            "it, is gone.",
+        )
+
+
+def test_one_on_a_connection_that_was_stale_is_sent_again_when_it_has_vanished(making: Exchanges) -> None:
+    """As after any other end of it."""
+    exchange, link = making.sent()
+    link.vanished, link.lost_now = True, Loss.STALE
+    exchange.look_for_peer(1.0)
+    assert (exchange.state, making.stats.retries, making.app.told) == (CONNECT, 1, [])
+
+
+def test_only_who_waits_for_an_answer_looks_for_its_peer(making: Exchanges) -> None:
+    """What is being answered, or has no connection, has other limits."""
+    (answering, first), (tunnel, second) = making.answering(), making.tunnel()
+    for exchange in (answering, tunnel, making.waiting()):
+        exchange.look_for_peer(9.0)
+    assert (first.asked, second.asked) == ([], [])
+
+
+# faults
+
+
+def test_what_goes_wrong_when_a_token_comes_is_the_app_s_connection_s_fault(making: Exchanges) -> None:
     """The store that tells of it has nothing to do with it."""
-
-    def broken(*_: object) -> None:
-        raise FAULT
-
-    sending.down.proxy.tokens.value = None
-    exchange = with_token(sending.exchange(State.QUEUED, connected=False))
-    exchange.start()
-    monkeypatch.setattr(Exchange, "start", broken)
-    (settled,) = sending.down.proxy.tokens.waiting
-    settled(None)
-    assert sending.down.told == [("fault", FAULT)]
+    making.tokens.value = None
+    exchange = making.waiting(plan=WITH_TOKEN)
+    making.keeper.ready = [link := FakeLink()]
+    link.breaks = {"head"}
+    making.tokens.settle(b"Bearer first")
+    assert making.app.told == [("faulted", exchange, FAULT)]
 
 
-def test_faults_are_told_with_where_they_were(
-    making: Making, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_fault_is_the_app_s_side_s_to_judge(making: Exchanges) -> None:
+    """It knows whose turn it is."""
+    exchange, _ = making.sent()
+    exchange.faulted(FAULT)
+    assert making.app.told == [("faulted", exchange, FAULT)]
+
+
+@pytest.mark.parametrize(
+    ("breaks", "told"),
+    [
+        pytest.param(set(), ["fail", "done"], id="none"),
+        pytest.param({"fail"}, ["done"], id="no-answer-can-be-written"),
+    ],
+)
+def test_an_end_by_a_fault_answers_if_it_can(making: Exchanges, breaks: set[str], told: list[str]) -> None:
+    """And gives back in any case."""
+    exchange, _ = making.sent()
+    making.app.breaks = breaks
+    exchange.end_by_fault(internal())
+    assert [what for what, *_ in making.app.told] == told
+    assert (exchange.state, making.context.faults.count) == (DONE, len(breaks))
+    assert (making.stats.in_flight, making.keeper.users) == (0, 0)
+
+
+@pytest.mark.parametrize("upgrade", [None, b"websocket"])
+def test_an_end_that_fails_gives_back_all_the_same(
+    making: Exchanges, caplog: pytest.LogCaptureFixture, upgrade: bytes | None
 ) -> None:
-    """And with what they were."""
-
-    def broken(*_: object) -> None:
-        raise FAULT
-
-    making.exchange().fault(FAULT)
-    monkeypatch.setattr(Exchange, "time_out", broken)
-    making.exchange().end_by_fault(internal())
+    """Each fault is noted, with where it was; nothing is given back twice."""
+    exchange, link = making.sent(upgrade=upgrade)
+    link.breaks = {"cancel"}
+    making.app.breaks = {"fail", "done"}
+    exchange.end_by_fault(internal())
+    assert (exchange.state, making.stats.in_flight, making.keeper.users) == (DONE, 0, 0)
+    assert making.context.tunnels == set()
     told = [(record.fields["where"], record.exc_info[1]) for record in caplog.records if record.exc_info]  # type: ignore[attr-defined]
-    assert told == [("connection to the upstream", FAULT), ("end of a request", FAULT)]
+    assert told == [("end of a request", FAULT)] * making.context.faults.count
+    assert making.context.faults.count == 2
+    exchange.end_by_fault(internal())
+    assert (making.stats.in_flight, making.keeper.users) == (0, 0)
 
 
-@pytest.mark.parametrize("mode", ["errors", "all", "off"])
-def test_the_access_log_is_asked_who_made_the_answer(sending: Making, mode: Any) -> None:
-    """An upstream's 403 is its own affair, and the sidecar's is an error."""
-    logged: list[int] = []
-    sending.down.proxy.access_log = AccessLog(mode)
-    sending.down.proxy.log_request = lambda exchange, *, status, duration, own: logged.append(status)
-    theirs, ours = sending.exchange(), sending.exchange()
-    theirs.answer(403, b"Forbidden", [], {}, 0)
-    theirs.answer_end([])
-    ours.not_connected(SidecarError(Reason.NO_ROUTE, "Nowhere."))
-    assert logged == {"errors": [404], "all": [403, 404], "off": []}[mode]
+def test_a_fault_while_it_ends_gives_nothing_back_twice(making: Exchanges) -> None:
+    """It has ended already."""
+    exchange, _ = making.sent()
+    making.app.breaks = {"done"}
+    with pytest.raises(ZeroDivisionError):
+        exchange.time_out(ERROR)
+    exchange.end_by_fault(internal())
+    assert (exchange.state, making.stats.in_flight, making.keeper.users) == (DONE, 0, 0)
+    assert making.stats.requests == {("GET", 504): 1}
+
+
+def test_exchanges_of_two_apps_do_not_meet(making: Exchanges) -> None:
+    """Each tells its own side."""
+    other = FakeApp()
+    exchange, _ = making.sent(app=other)
+    exchange.answer(*OK)
+    exchange.answer_end([])
+    assert (making.app.told, len(other.told)) == ([], 3)
+
+
+def test_it_says_where_it_is(making: Exchanges) -> None:
+    """For whoever debugs."""
+    assert repr(making.waiting()) == "<Exchange GET any connect>"
