@@ -51,10 +51,14 @@ class Turns:
         """Until nothing is due."""
         last = self.taken + 100_000
         while self._due:
-            callback, args = self._due.popleft()
-            self.taken += 1
             assert self.taken < last, "turns without end"
-            callback(*args)
+            self.step()
+
+    def step(self) -> None:
+        """The next one alone."""
+        callback, args = self._due.popleft()
+        self.taken += 1
+        callback(*args)
 
 
 class Socket:
@@ -135,6 +139,8 @@ class Upstream:
         """Where an answer is cut."""
         self.end = False
         """Whether the connection ends with the answer."""
+        self.waits = False
+        """Whether it leaves what comes unread."""
         self.requests: list[strict.Request] = []
         self.ambiguous: list[str] = []
         self.lines: list[Line] = []
@@ -147,7 +153,7 @@ class Upstream:
     async def connect(self, destination: Destination, make: Callable[[], Any], *_: object) -> Any:
         """As a Dialer does."""
         protocol = make()
-        line = Line(self._turns, protocol, lambda: self._read(line))
+        line = Line(self._turns, protocol, lambda: self.read(line))
         self.lines = [known for known in self.lines if not known.gone]
         self.lines.append(line)
         return protocol
@@ -159,7 +165,10 @@ class Upstream:
         self._turns.run()
         self.lines.clear()
 
-    def _read(self, line: Line) -> None:
+    def read(self, line: Line) -> None:
+        """Take what came on a connection, unless it waits, and answer every whole request of it."""
+        if self.waits:
+            return
         try:
             requests, line.written = strict.read(line.written)
         except strict.AmbiguousError as what:

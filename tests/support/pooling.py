@@ -76,13 +76,22 @@ class Asker(Relay):
 
 
 class Transport(asyncio.Transport):
-    """Says that it was closed."""
+    """Keeps what is written, and says how it ended."""
 
-    closed = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.closed = False
+        self.aborted = False
+        self.ended = False
+        self.halves = True
+        self.unsent = 0
+        self.high: int | None = None
+        self.paused = 0
+        self.resumed = 0
 
-    unsent = 0
-    high: int | None = None
-    resumed = 0
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.high = high
@@ -90,11 +99,20 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
+    def pause_reading(self) -> None:
+        self.paused += 1
+
     def resume_reading(self) -> None:
         self.resumed += 1
 
+    def can_write_eof(self) -> bool:
+        return self.halves
+
+    def write_eof(self) -> None:
+        self.ended = True
+
     def abort(self) -> None:
-        self.closed = True
+        self.closed = self.aborted = True
 
     def close(self) -> None:
         self.closed = True

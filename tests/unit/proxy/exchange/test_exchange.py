@@ -44,7 +44,7 @@ def test_on_an_idle_connection_it_is_sent_at_once(making: Exchanges) -> None:
 @pytest.mark.parametrize(
     ("keys", "host"),
     [
-        pytest.param("preserve_host: true", b"a.example.com", id="the-app-s-own"),
+        pytest.param("upstream_host: keep", b"a.example.com", id="the-app-s-own"),
         pytest.param("upstream_host: b.example.com", b"b.example.com", id="the-route-s"),
     ],
 )

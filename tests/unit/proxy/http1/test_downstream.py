@@ -14,7 +14,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.net.callers import Callers
 from sidecar.net.listeners import Owner
 from sidecar.proxy.exchange.exchange import Exchange
-from sidecar.proxy.http1 import answers, framing
+from sidecar.proxy.http1 import framing, heads
 from sidecar.proxy.http1.downstream import DownstreamConnection
 from tests.conformance.memory import Line, Memory, make
 from tests.conformance.play import ANSWER
@@ -95,7 +95,7 @@ class App:
 
     def __init__(self, memory: Memory, owner: Owner) -> None:
         self.memory = memory
-        self.connection = DownstreamConnection(memory.proxy, owner)
+        self.connection = DownstreamConnection(memory.proxy.context, memory.proxy, owner)
         self.line = Line(memory.turns, self.connection)
 
     def send(self, *reads: bytes) -> App:
@@ -152,7 +152,7 @@ def call(memory: Memory) -> Call:
     """A connection to a listener: the shared one, or that of the first route."""
 
     def made(*, own: bool = False, is_unix: bool = False, callers: Callers | None = None) -> App:
-        owner = Owner(memory.proxy.admission.table.routes[0] if own else None, is_unix=is_unix)
+        owner = Owner(memory.proxy.context.admission.table.routes[0] if own else None, is_unix=is_unix)
         owner.callers = callers
         return App(memory, owner)
 
@@ -168,9 +168,15 @@ def refusal(
     close: bool = True,
     route: str | None = None,
 ) -> bytes:
-    return answers.answer(
+    return heads.own_answer(
         SidecarError(reason, detail), route=route, now=memory.clock.wall(), head=head, close=close
     )
+
+
+def go_on(app: App) -> None:
+    """Have it go on in the next turn, as after a target that took no more for a while."""
+    app.connection.pause_request()
+    app.connection.resume_request()
 
 
 def cut(data: bytes, at: Iterable[int]) -> list[bytes]:
@@ -211,74 +217,6 @@ async def test_requests_are_the_same_however_they_are_read(
         assert memory.upstream.requests[0].trailers == trailers, end
         assert (app.open, memory.upstream.ambiguous, memory.proxy.faults.count) == (True, [], 0)
         assert app.targets[1] == b"/b"
-
-
-class Parser:
-    """Writes down what is parsed at once."""
-
-    def __init__(self, parser: Any) -> None:
-        self._parser = parser
-        self.fed: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-    def feed_data(self, data: bytes) -> None:
-        self.fed.append(data)
-        self._parser.feed_data(data)
-
-
-def spied(app: App) -> list[bytes]:
-    """What its parser will be fed."""
-    parser: Any = Parser(app.connection._parser)
-    app.connection._parser = parser
-    fed: list[bytes] = parser.fed
-    return fed
-
-
-PARSED = [
-    pytest.param([get() + get(b"/b")], [get(), get(b"/b")], id="a-head-at-a-time"),
-    pytest.param([b"\r\n" * 99 + get()], [b"\r\n" * 99 + get()], id="all-empty-lines-with-the-head"),
-    pytest.param([b"\r\n" * 9 + get() + get(b"/b")], [b"\r\n" * 9 + get(), get(b"/b")], id="and-no-further"),
-    pytest.param([get()[:9], get()[9:]], [get()[:9], get()[9:]], id="what-there-is-of-a-head"),
-    pytest.param(
-        [get()[:-2], get()[-2:] + get(b"/b")], [get()[:-2], get()[-2:], get(b"/b")], id="the-end-of-a-head"
-    ),
-    pytest.param(
-        [b"\r\n\r\nGE", get()[2:] + get(b"/b")],
-        [b"\r\n\r\nGE", get()[2:], get(b"/b")],
-        id="a-head-behind-empty-lines",
-    ),
-    pytest.param(
-        [b"\r", b"\n\r\n" + get() + get(b"/b")],
-        [b"\r", b"\n\r\n", get(), get(b"/b")],
-        id="the-end-of-an-empty-line",
-    ),
-    pytest.param(
-        [CHUNKED + b"5\r\nabcde\r\n0\r\n\r\n" + get()],
-        [CHUNKED, b"5\r\nabcde\r\n0\r\n\r\n", get()],
-        id="all-chunks-that-are-there",
-    ),
-    pytest.param(
-        [CHUNKED + b"0\r\n\r", b"\n\r\n" + get()],
-        [CHUNKED, b"0\r\n\r", b"\n", b"\r\n" + get()],
-        id="the-end-of-chunks",
-    ),
-    pytest.param(
-        [post()[:-5], b"ab", b"cde" + get()],
-        [post()[:-5], b"ab", b"cde", get()],
-        id="what-is-due-of-a-body",
-    ),
-]
-
-
-@pytest.mark.parametrize(("reads", "parsed"), PARSED)
-async def test_what_is_parsed_at_once(call: Call, reads: list[bytes], parsed: list[bytes]) -> None:
-    """A head, or a piece of a body: what follows is looked at from its first byte, and nothing is copied twice."""
-    app = call()
-    fed = spied(app)
-    app.send(*reads)
-    assert fed == parsed
 
 
 M = Reason.MALFORMED_REQUEST
@@ -352,7 +290,7 @@ async def test_what_is_refused_is_told_why_and_the_connection_ends(
     """And what follows is not looked at any more."""
     app = call().send(data, get(b"/b"))
     assert app.got == refusal(memory, reason, detail)
-    assert (app.targets, app.line.ended, app.connection._rest) == ([], True, b"")
+    assert (app.targets, app.line.ended, app.connection.rest) == ([], True, b"")
     assert app.line.reading  # and dropped, or a reset could overtake the answer
 
 
@@ -361,7 +299,7 @@ async def test_as_much_as_the_limits_name_is_allowed(memory: Memory, call: Call)
     head = sized(TARGET, HEAD)
     assert len(head) == HEAD
     assert call().send(head).got == ANSWER
-    memory.proxy.limits = memory.proxy.limits.model_copy(update={"target": 2 * HEAD})
+    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"target": 2 * HEAD})
     assert call().send(head).got == ANSWER
     assert call().send(sized(TARGET, HEAD + 1)).got == refusal(memory, L, TOO_LARGE)
 
@@ -377,10 +315,9 @@ async def test_a_later_head_has_as_much_room_as_the_first(memory: Memory, call: 
 async def test_behind_a_refused_request_nothing_is_parsed_or_kept(memory: Memory, call: Call) -> None:
     """While the refusal waits for its turn, too."""
     app = call()
-    fed = spied(app)
     app.line.deliver(get() + NO_HOST + get(b"/b"))
     app.line.deliver(get(b"/c"))
-    assert (fed, app.connection._rest) == ([get(), NO_HOST], b"")
+    assert app.connection.rest == b""
     memory.settle()
     assert (app.targets, app.line.ended) == ([b"/a"], True)
 
@@ -447,7 +384,8 @@ async def test_so_many_pipelined_requests_wait(memory: Memory, call: Call) -> No
     """`limits.pipelined`; what is behind them is not parsed before one has its answer, nor read."""
     app = call()
     app.line.deliver(get(b"/1") + get(b"/2") + get(b"/3") + get(b"/4") + get(b"/5"))
-    assert (len(app.connection._queue), app.connection._rest) == (2, get(b"/4") + get(b"/5"))
+    assert "queued=2>" in repr(app.connection)
+    assert app.connection.rest == get(b"/4") + get(b"/5")
     assert (app.line.reading, memory.proxy.ledger.unrouted.pipelining_stopped) == (False, 1)
     memory.settle()
     assert app.targets == [b"/1", b"/2", b"/3", b"/4", b"/5"]
@@ -470,7 +408,8 @@ async def test_an_app_that_takes_no_more_is_not_read(memory: Memory, call: Call)
     app.connection.pause_writing()
     memory.settle()
     assert (app.got, app.line.reading) == (ANSWER, False)
-    app.connection._go_on()
+    go_on(app)
+    memory.settle()
     assert not app.line.reading
     app.connection.resume_writing()
     memory.settle()
@@ -513,17 +452,17 @@ async def test_a_request_of_http_1_0_needs_no_host_where_the_listener_is_a_route
 ) -> None:
     """It is asked for as `localhost`."""
     asked: list[dict[str, Any]] = []
-    admit = memory.proxy.admission.admit
+    admit = memory.proxy.context.admission.admit
 
     def asking(*fields: Any, **said: Any) -> Any:
         asked.append(said)
         return admit(*fields, **said)
 
-    monkeypatch.setattr(memory.proxy.admission, "admit", asking)
+    monkeypatch.setattr(memory.proxy.context.admission, "admit", asking)
     app = call(own=True).send(b"GET /a HTTP/1.0\r\n\r\n")
     assert (app.targets, app.got[:15], app.line.gone) == ([b"/a"], b"HTTP/1.1 200 OK", True)
     (said,) = asked
-    assert said["own"] is memory.proxy.admission.table.routes[0]
+    assert said["own"] is memory.proxy.context.admission.table.routes[0]
     del said["own"]
     assert said == {
         "method": b"GET",
@@ -574,7 +513,7 @@ async def test_the_header_that_a_listener_requires_goes_no_further(memory: Memor
 
 async def test_what_is_traced_of_a_request(memory: Memory, call: Call) -> None:
     """Its fields go on as the tracer gives them back, and its end is told of the same span; a refused one has none."""
-    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.context.tracer = memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     app = call().send(get(b"/a", b"X: 1"))
     assert app.request.all(b"traceparent") == [b"00-1"]
     fields = [(b"Host", b"billing.internal"), (b"X", b"1")]
@@ -594,7 +533,7 @@ async def test_a_request_that_began_untraced_ends_so(memory: Memory, call: Call)
     """Whatever is traced by then."""
     app = call()
     app.line.deliver(get())
-    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.context.tracer = memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     memory.settle()
     assert (app.got, told.ended) == (ANSWER, [])
 
@@ -604,7 +543,7 @@ H2C = (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings, X, Y", b"HTTP2-Se
 
 async def test_a_wish_for_h2c_is_declined(memory: Memory, call: Call) -> None:
     """The request is served without it, its body too; what else `Connection` names stays named."""
-    memory.proxy.limits = memory.proxy.limits.model_copy(update={"headers": 9})
+    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"headers": 9})
     head = get(b"/a", *H2C, b"X: 1", b"Y: 2", b"Z: 3", b"Content-Length: 3", method=b"POST")
     for reads in ([head + b"abc" + get(b"/b")], [head, b"ab", b"c" + get(b"/b")]):
         memory.upstream.requests = []
@@ -619,7 +558,7 @@ async def test_a_wish_for_h2c_is_declined(memory: Memory, call: Call) -> None:
 
 async def test_of_a_wish_for_h2c_nothing_is_told(memory: Memory, call: Call) -> None:
     """Nor to the tracer: the request is one that never had it."""
-    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.context.tracer = memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     call().send(get(b"/a", *H2C))
     fields = [(b"Host", b"billing.internal"), (b"Connection", b"x, y")]
     assert told.begun == [("GET", fields, "billing", b"https://billing.example")]
@@ -634,7 +573,9 @@ async def test_a_head_without_its_wish_for_h2c_is_no_larger(memory: Memory, call
         *(b"A%d:x" % n for n in range(60)),
     ]
     head = b"GET /a HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
-    memory.proxy.limits = memory.proxy.limits.model_copy(update={"head": len(head), "headers": 63})
+    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(
+        update={"head": len(head), "headers": 63}
+    )
     assert call().send(head).got == ANSWER
 
 
@@ -658,18 +599,18 @@ async def test_what_follows_a_wish_to_upgrade_waits_for_its_answer(
     app = call()
     for data in reads:
         app.line.deliver(data)
-    assert (app.connection._rest, app.line.reading) == (b"abc", False)
-    memory.upstream._read, read = lambda line: None, memory.upstream._read  # type: ignore[method-assign]
+    assert (app.connection.rest, app.line.reading) == (b"abc", False)
+    memory.upstream.waits = True
     memory.settle()
     (line,) = memory.upstream.lines
     assert b"abc" not in line.written
-    read(line)
+    memory.upstream.waits = False
+    memory.upstream.read(line)
     memory.settle()
     assert (line.written, app.open) == (b"abc", True)
     app.send(b"def")
     assert line.written == b"abcdef"
-    app.connection.block_body()
-    app.connection.unblock_body()
+    go_on(app)
     memory.settle()
     assert app.open
 
@@ -684,7 +625,7 @@ async def test_what_follows_a_wish_that_is_not_granted_is_a_request(memory: Memo
 
 async def test_what_follows_a_wish_that_is_refused_is_a_request(memory: Memory, call: Call) -> None:
     """Where it has its answer before the next is looked at."""
-    memory.proxy.limits = memory.proxy.limits.model_copy(update={"tunnels": 0})
+    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"tunnels": 0})
     app = call().send(UPGRADE + get(b"/b"))
     assert (app.got[:12], app.targets, app.open) == (b"HTTP/1.1 503", [b"/b"], True)
     app.send(UPGRADE)
@@ -698,7 +639,8 @@ async def test_a_connection_with_bytes_that_nobody_wants_is_not_closed_at_once(
     app = call()
     app.line.deliver(UPGRADE + b"abc")
     assert app.connection.current is not None
-    app.connection.current.keep_alive = False
+    asked: Any = app.connection.current.request
+    asked.keep_alive = False
     memory.settle()
     assert (app.got, app.line.ended, app.line.gone) == (CLOSING, True, False)
 
@@ -714,7 +656,8 @@ async def test_requests_that_have_no_turn_any_more_are_ended(memory: Memory, cal
     app = call()
     app.line.deliver(get() + get(b"/b"))
     assert app.connection.current is not None
-    app.connection.current.keep_alive = False
+    asked: Any = app.connection.current.request
+    asked.keep_alive = False
     memory.settle()
     assert (log.details, app.got, app.line.ended) == ([None, NO_TURN], CLOSING, True)
     assert memory.proxy.faults.count == 0
@@ -726,10 +669,10 @@ async def test_an_answer_that_is_cut_is_flushed_before_the_end(memory: Memory, c
     app = call(is_unix=True).send(get())
     assert (app.got, app.line.gone, app.line.reset) == (ANSWER[:-1], True, False)
     app = call()
-    app.connection.break_off(reset=False)
+    app.connection.cut(SidecarError(Reason.IDLE_TIMEOUT, "Quiet."))
     assert (app.line.gone, app.line.reset) == (True, False)
     app = call()
-    app.connection.break_off(reset=False, flush=False)
+    app.connection.cut(SidecarError(Reason.CLIENT_STALLED, "Stalled."))
     assert app.line.reset
 
 
@@ -778,7 +721,7 @@ async def test_a_fault_before_there_is_a_request_is_a_500(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The last answer on its connection; it is logged once, with where it came up."""
-    monkeypatch.setattr(memory.proxy.admission, "admit", breaks)
+    monkeypatch.setattr(memory.proxy.context.admission, "admit", breaks)
     app = call().send(data)
     assert app.got == refusal(memory, Reason.INTERNAL, IN_SIDECAR, head=method == "HEAD")
     assert (app.line.ended, noted(caplog)) == (True, ["connection from the app"])
@@ -811,7 +754,7 @@ async def test_a_fault_when_the_app_leaves(
     """Its request is over all the same."""
     app = call()
     app.line.deliver(get())
-    monkeypatch.setattr(Exchange, "abort", breaks)
+    monkeypatch.setattr(Exchange, "app_gone", breaks)
     app.line.close()
     memory.settle()
     assert (noted(caplog), raised(caplog)) == (["connection from the app"], [ZeroDivisionError])
@@ -829,7 +772,8 @@ async def test_a_fault_ends_all_requests_of_its_connection(
     assert app.got == refusal(memory, Reason.INTERNAL, IN_SIDECAR, route="billing")
     assert log.details == [IN_SIDECAR, NO_TURN, NO_TURN]
     assert (noted(caplog), memory.proxy.faults.count) == (["connection from the app"], 1)
-    assert (app.connection.current, app.connection._queue, app.line.ended) == (None, [], True)
+    assert (app.connection.current, app.line.ended) == (None, True)
+    assert "queued=0>" in repr(app.connection)
 
 
 @pytest.mark.parametrize("behind", [get(b"/b"), post()[:-1]], ids=["whole", "being-read"])
@@ -840,8 +784,7 @@ async def test_a_fault_between_two_requests(
     app = call()
     app.line.deliver(get() + behind)
     while app.connection.current is not None:
-        callback, args = memory.turns._due.popleft()
-        callback(*args)
+        memory.turns.step()
     app.connection.fault(FAULT)
     memory.settle()
     assert app.got == ANSWER + refusal(memory, Reason.INTERNAL, IN_SIDECAR, route="billing")
@@ -854,7 +797,7 @@ async def test_a_fault_in_the_end_by_another_resets(
 ) -> None:
     """Both are logged."""
     app = call()
-    monkeypatch.setattr(DownstreamConnection, "_linger", breaks)
+    monkeypatch.setattr(app.line, "can_write_eof", breaks)
     app.connection.fault(ValueError())
     assert (app.line.gone, app.line.reset) == (True, True)
     assert noted(caplog) == ["connection from the app", "end of a connection from the app"]
@@ -867,12 +810,14 @@ async def test_after_a_fault_no_further_request_is_begun(
     """Though its end failed too, and its turn was to come."""
     app = call()
     app.line.deliver(get(b"/1") + get(b"/2") + get(b"/3") + get(b"/4"))
-    assert app.connection._rest == get(b"/4")
-    memory.turns.call_soon(app.connection._go_on)
-    monkeypatch.setattr(DownstreamConnection, "_linger", breaks)
+    assert app.connection.rest == get(b"/4")
+    go_on(app)
+    monkeypatch.setattr(app.line, "can_write_eof", breaks)
     app.connection.fault(FAULT)
     memory.settle()
-    assert (app.line.reset, b"/4" in app.targets) == (True, False)
+    assert b"/4" not in app.targets
+    app.sweep(2.0)
+    assert app.line.reset
 
 
 async def test_a_head_has_its_time(memory: Memory, call: Call, log: Any) -> None:
@@ -949,7 +894,7 @@ async def test_the_last_bytes_have_the_time_that_the_app_takes_for_them(
 
 async def test_what_has_moved_is_not_quiet(memory: Memory, call: Call) -> None:
     """Where the sweep sees it, however short the timeouts."""
-    memory.proxy.limits = memory.proxy.limits.model_copy(update={"body_timeout": 0.5})
+    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"body_timeout": 0.5})
     app = call().send(post()[:-2])
     app.sweep(0.75)
     assert app.got == b""
@@ -967,14 +912,16 @@ ENDED = [
 
 
 @pytest.mark.parametrize(("data", "left"), ENDED)
-async def test_an_app_that_ended_its_side_while_it_was_not_read(call: Call, data: bytes, left: bool) -> None:
+async def test_an_app_that_ended_its_side_while_it_was_not_read(
+    call: Call, monkeypatch: pytest.MonkeyPatch, data: bytes, left: bool
+) -> None:
     """It has left where that is sure: when bytes of a length are due that it did not send."""
     app = call()
     ours, its = socket.socketpair()
     with ours, its:
-        app.line._extra["socket"] = ours  # type: ignore[attr-defined]
+        monkeypatch.setattr(app.line, "get_extra_info", lambda name: ours)
         app.line.deliver(data)
-        app.connection.block_body()
+        app.connection.pause_request()
         its.shutdown(socket.SHUT_WR)
         app.connection.sweep(app.memory.clock.mono())
     assert app.line.gone == left

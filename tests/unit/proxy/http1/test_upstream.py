@@ -9,7 +9,11 @@ import pytest
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.http1.upstream import UpstreamConnection
-from tests.support.pooling import FAULT, MakeBench, Transport
+from sidecar.proxy.messages import UNKNOWN
+from sidecar.proxy.ports import Loss, Relay
+from tests.support.exchanges import TOKENLESS
+from tests.support.pooling import MakeBench, Transport
+from tests.support.sides import FAULT, request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -21,17 +25,16 @@ TOO_LARGE = (
 )
 
 
-class Served:
+class Served(Relay):
     """An exchange that writes down what it is told; it may have a fault, or want no answer."""
 
-    def __init__(self, method: bytes = b"GET") -> None:
-        self.method = method
+    def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
         self.breaks = ""
         self.takes = True
         self.switches: SidecarError | None = None
 
-    def _tell(self, what: str, *said: Any) -> None:
+    def tell(self, what: str, *said: Any) -> None:
         if self.breaks == what:
             raise FAULT
         if what == "body" and self.told and self.told[-1][0] == "body":
@@ -39,47 +42,47 @@ class Served:
         self.told.append((what, *said))
 
     def answer(self, status: int, reason: bytes, fields: Any, found: Any, body: Any) -> bool:
-        self._tell("answer", status, reason, list(fields))
+        self.tell("answer", status, reason, list(fields))
         return self.takes
 
     def answer_body(self, data: bytes) -> None:
-        self._tell("body", data)
+        self.tell("body", data)
 
     def flush_answer(self) -> None:
         if self.breaks == "flush":
             raise FAULT
 
     def answer_end(self, trailers: Any) -> bool:
-        self._tell("end", list(trailers))
+        self.tell("end", list(trailers))
         return True
 
     def interim(self, status: int, reason: bytes, fields: Any) -> None:
-        self._tell("interim", status, reason, list(fields))
+        self.tell("interim", status, reason, list(fields))
 
     def switch(self, reason: bytes, fields: Any) -> SidecarError | None:
-        self._tell("switch", reason, list(fields))
+        self.tell("switch", reason, list(fields))
         return self.switches
 
-    def tunnel_from_upstream(self, data: bytes) -> None:
-        self._tell("tunnel", data)
+    def from_upstream(self, data: bytes) -> None:
+        self.tell("tunnel", data)
 
     def upstream_ended(self) -> bool:
-        self._tell("ended")
+        self.tell("ended")
         return True
 
     def upstream_full(self) -> None:
-        self._tell("full")
+        self.tell("full")
 
     def upstream_writable(self) -> None:
-        self._tell("writable")
+        self.tell("writable")
 
-    def upstream_failed(self, error: SidecarError) -> None:
-        self._tell("failed", error.reason, error.detail)
+    def failed(self, error: SidecarError) -> None:
+        self.tell("failed", error.reason, error.detail)
 
-    def upstream_lost(self, connection: Any, why: Any = None) -> None:
-        self._tell("lost", connection, why)
+    def lost(self, loss: Loss, error: SidecarError | None) -> None:
+        self.tell("lost", loss, error)
 
-    def fault(self, fault: BaseException) -> None:
+    def faulted(self, fault: BaseException) -> None:
         self.told.append(("fault", fault))
 
 
@@ -98,9 +101,10 @@ class Line:
         self.connection.connection_made(self.transport)
         self.serve(method)
 
-    def serve(self, method: bytes = b"GET") -> Any:
-        self.exchange: Any = Served(method)
-        self.connection.begin(self.exchange)
+    def serve(self, method: bytes = b"GET") -> Served:
+        self.exchange = Served()
+        self.connection.open(self.exchange)
+        self.connection.head(request(method), b"/x", b"a.example.com", TOKENLESS, b"")
         return self.exchange
 
     @property
@@ -345,10 +349,10 @@ def test_whoever_is_served_when_it_is_lost_is_told_why(line: Line, monkeypatch: 
         asked.append((transport, error))
         return why
 
-    monkeypatch.setattr(type(line.pool), "fault", fault)
+    monkeypatch.setattr(type(line.pool), "later_fault", fault)
     reset = ConnectionResetError(104, "reset")
     line.connection.connection_lost(reset)
-    assert line.exchange.told == [("lost", line.connection, why)]
+    assert line.exchange.told == [("lost", Loss.UNKNOWN, why)]
     assert asked == [(line.transport, reset)]
     assert (line.bench.stats.connections_active, line.bench.places.open) == (0, 0)
 
@@ -366,7 +370,7 @@ def test_it_is_lost_by_an_end_or_a_fault(line: Line, error: Exception | None, to
     line.connection.connection_lost(error)
     assert line.exchange.told[0][0] == told
     assert line.exchange.told[0][1:] in (
-        (line.connection, None),
+        (Loss.UNKNOWN, None),
         (Reason.INTERNAL, "A fault in the sidecar; its log has the traceback."),
     )
     assert (line.bench.stats.connections_active, line.bench.places.open) == (0, 0)
@@ -409,7 +413,9 @@ async def test_a_fault_under_a_write_comes_up_after_it(
     (line.connection.pause_writing if breaks == "full" else line.connection.resume_writing)()
     assert (line.exchange.told, line.transport.closed) == ([], False)
     if gone:
-        line.connection._exchange = None
+        line.connection.data_received(OK)
+        assert line.exchange.told == WHOLE
+        line.exchange.told.clear()
     await asyncio.sleep(0)
     assert (line.exchange.told, line.transport.closed) == ([("fault", FAULT)], not gone)
 
@@ -426,11 +432,136 @@ def test_a_fault_met_by_whoever_handles_it(line: Line, caplog: pytest.LogCapture
     assert (record.exc_info or (None, None))[1] is FAULT
 
 
-def test_a_fault_of_one_is_not_the_next_one_s(line: Line) -> None:
+def test_a_fault_of_one_is_not_the_next_one_s(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who had just been given the connection is told that it is lost, and may be sent again."""
-    first, second = line.exchange, line.serve()
-    line.connection._fault(first, FAULT)
-    assert (first.told, second.told) == ([("fault", FAULT)], [("lost", line.connection, None)])
+    first, given = line.exchange, []
+
+    def release(pool: object, connection: object) -> None:
+        given.append(line.serve())
+        raise FAULT
+
+    monkeypatch.setattr(type(line.pool), "release", release)
+    line.connection.data_received(OK)
+    (second,) = given
+    assert (first.told, second.told) == ([*WHOLE, ("fault", FAULT)], [("lost", Loss.STALE, None)])
+
+
+# what an exchange has it write
+
+
+def test_a_request_is_written_in_one_piece(line: Line) -> None:
+    """Its length is among its fields; what has been written is not written again."""
+    head = line.connection
+    head.head(request(b"PUT", [(b"Content-Length", b"5")], body=5), b"/y", b"b.example", TOKENLESS, b"")
+    head.body(b"ab")
+    head.body(b"cde")
+    head.end([])
+    head.flush()
+    head.flush()
+    assert line.transport.written == [b"PUT /y HTTP/1.1\r\nHost: b.example\r\nContent-Length: 5\r\n\r\nabcde"]
+
+
+def test_a_body_of_unknown_length_is_chunked(line: Line) -> None:
+    """With its trailers."""
+    side = line.connection
+    side.head(request(b"PUT", body=UNKNOWN), b"/y", b"b.example", TOKENLESS, b"")
+    side.flush()
+    side.body(b"a" * 17)
+    side.flush()
+    side.end([(b"X-Sum", b"1")])
+    side.flush()
+    assert line.transport.written == [
+        b"PUT /y HTTP/1.1\r\nHost: b.example\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"11\r\n" + b"a" * 17 + b"\r\n",
+        b"0\r\nX-Sum: 1\r\n\r\n",
+    ]
+
+
+def test_what_was_not_written_of_one_request_is_not_the_next_one_s(line: Line) -> None:
+    """An answer may come before all of it was flushed."""
+    line.connection.flush()
+    line.connection.body(b"late")
+    line.connection.data_received(OK)
+    assert line.bench.pool("a").acquire(line.exchange, fresh=False) is line.connection
+    line.serve()
+    line.connection.flush()
+    assert b"late" not in b"".join(line.transport.written)
+
+
+def test_it_carries_one_at_a_time(line: Line) -> None:
+    """As the pool is told."""
+    assert (line.connection.capacity, line.connection.streams, line.connection.is_fresh()) == (1, 1, True)
+    line.connection.data_received(OK)
+    assert line.connection.streams == 0
+    line.pool.acquire(line.exchange, fresh=False)
+    line.serve()
+    assert (line.connection.streams, line.connection.is_fresh()) == (1, False)
+
+
+def test_what_is_known_of_a_request_when_its_connection_is_lost(line: Line) -> None:
+    """A connection that had served before, and says nothing, was most likely closed while idle."""
+    assert line.connection.loss() is Loss.UNKNOWN
+    line.connection.data_received(OK)
+    line.pool.acquire(line.exchange, fresh=False)
+    line.serve()
+    assert line.connection.loss() is Loss.STALE
+    line.connection.data_received(OK[:30])
+    assert line.connection.loss() is Loss.UNKNOWN
+
+
+def test_a_stale_one_takes_those_along_that_idle_as_long(line: Line) -> None:
+    """And the newer ones stay."""
+    old, new = (Line(lambda *_: line.bench) for _ in range(2))
+    old.connection.data_received(OK)
+    line.bench.clock.advance(1.0)
+    line.connection.data_received(OK)
+    assert line.pool.acquire(line.exchange, fresh=False) is line.connection
+    again = line.serve()
+    line.bench.clock.advance(1.0)
+    new.connection.data_received(OK)
+    line.connection.connection_lost(None)
+    assert again.told == [("lost", Loss.STALE, None)]
+    assert (old.transport.closed, new.transport.closed) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("flush", "unsent", "aborted"),
+    [
+        pytest.param(False, 5, True, id="at-once"),
+        pytest.param(True, 0, False, id="after-what-was-sent"),
+        pytest.param(True, 5, False, id="after-what-is-unsent"),
+    ],
+)
+def test_what_is_cancelled_ends_its_connection(line: Line, flush: bool, unsent: int, aborted: bool) -> None:
+    """The last bytes of a tunnel have `timeouts.send`; the exchange is told nothing any more."""
+    line.transport.unsent = unsent
+    line.connection.cancel(flush=flush)
+    assert (line.transport.closed, line.transport.aborted) == (True, aborted)
+    line.connection.data_received(OK)
+    assert (line.exchange.told, line.bench.stats.connections_active) == ([], 0)
+    line.transport.aborted = False
+    line.bench.sweep(line.bench.route.config.timeouts.send)
+    assert line.transport.aborted == (flush and unsent > 0)
+
+
+def test_its_reading_stops_and_goes_on(line: Line) -> None:
+    """As the app takes the answer."""
+    line.connection.pause_answer()
+    line.connection.resume_answer()
+    line.transport.unsent = 7
+    assert (line.transport.paused, line.transport.resumed, line.connection.unsent()) == (1, 1, 7)
+
+
+@pytest.mark.parametrize("halves", [True, False], ids=["by-half", "not-by-half"])
+def test_it_is_an_end_of_a_tunnel(line: Line, halves: bool) -> None:
+    """Which can be ended by half where its transport can."""
+    line.transport.halves = halves
+    line.connection.data_received(SWITCHED)
+    line.connection.tunnel_write(b"abc")
+    assert line.transport.written[-1] == b"abc"
+    assert (line.connection.tunnel_end(), line.transport.ended) == (halves, halves)
+    line.connection.tunnel_close()
+    assert (line.transport.closed, line.transport.aborted) == (True, False)
 
 
 def test_its_buffer_is_what_the_configuration_says(line: Line) -> None:
