@@ -518,3 +518,92 @@ def test_changed_files_renew_the_pools_of_their_route(make_bench: MakeBench) -> 
     bench.sweep(0.0)
     assert closed(idle)
     assert bench.stats.tls_reloads == {"error": 2, "ok": 3}
+
+
+# connections that carry more than one
+
+
+def sharing(make_bench: MakeBench, capacity: int, pool: str = "connections: 1") -> Bench:
+    """Whose connections carry so many."""
+    return make_bench(pool, make_link=lambda keeper, limits: FakeLink(keeper, capacity=capacity))
+
+
+def test_a_connection_is_shared_as_far_as_it_goes(make_bench: MakeBench) -> None:
+    """The one with the least room first; the next waits for room, and is given the first there is."""
+    bench = sharing(make_bench, 2)
+    first = bench.busy()
+    second = bench.ask()
+    assert second.link is first.link
+    third = bench.ask()
+    assert (third.outcomes, bench.stats.queued) == ([], 1)
+    bench.free(second)
+    assert (third.link, first.link.streams) == (first.link, 2)
+    bench.free(first)
+    assert bench.stats.connections_idle == 0
+    bench.free(third)
+    assert bench.stats.connections_idle == 1
+
+
+def test_room_beside_other_requests_is_no_place(make_bench: MakeBench) -> None:
+    """It goes to the first that wants to go there, past one that needs the place itself."""
+    bench = sharing(make_bench, 2)
+    first = bench.busy("a")
+    second = bench.ask("a")
+    elsewhere, later = bench.ask("b"), bench.ask("a")
+    bench.free(second)
+    assert (elsewhere.outcomes, later.link) == ([], first.link)
+    bench.free(later)
+    bench.free(first)
+    assert (first.link.closed, len(bench.dials.under_way)) == (True, 1)
+    bench.dials.end(0, None)
+    assert elsewhere.link.keeper is bench.pool("b")
+
+
+def test_one_that_is_given_back_while_it_is_handed_over_is_idle_once(make_bench: MakeBench) -> None:
+    """Its request's token had run out meanwhile."""
+    bench = sharing(make_bench, 2)
+    asker = bench.ask()
+    asker.tokenless = NO_TOKEN
+    bench.dials.end(0, None)
+    assert (asker.error, bench.stats.connections_idle) == (NO_TOKEN, 1)
+
+
+def test_one_that_a_fault_closed_is_handed_to_nobody_else(make_bench: MakeBench) -> None:
+    """Who waits behind the request that met it waits for another."""
+    bench = sharing(make_bench, 3, "connections: 2")
+    broken_one, other = bench.ask(), bench.ask()
+    broken_one.broken = True
+    bench.dials.end(0, None)
+    assert (broken_one.faults, other.outcomes, bench.stats.connections_idle) == ([FAULT], [], 0)
+    bench.dials.end(0, None)
+    assert other.link.streams == 1
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_what_was_expected_of_a_dial_may_be_wrong(make_bench: MakeBench, capacity: int) -> None:
+    """Those that it can't carry wait for others; those for whom it has room are not dialled for."""
+    capacities = iter([3 if capacity == 1 else 1] + [capacity] * 9)
+    bench = make_bench(
+        "connections: 9", make_link=lambda keeper, limits: FakeLink(keeper, capacity=next(capacities))
+    )
+    before = bench.busy()
+    before.link.gone()
+    askers = [bench.ask() for _ in range(3)]
+    assert len(bench.dials.under_way) == (1 if capacity == 1 else 3)
+    bench.dials.end(0, None)
+    assert [bool(asker.outcomes) for asker in askers] == [True, capacity == 3, capacity == 3]
+    while bench.dials.under_way:
+        bench.dials.end(0, None)
+    assert all(asker.link for asker in askers)
+
+
+def test_a_dial_that_fails_is_the_error_of_all_that_it_was_to_carry(make_bench: MakeBench) -> None:
+    """As far as is known from the last one."""
+    bench = sharing(make_bench, 2, "connections: 9")
+    bench.busy().link.gone()
+    askers = [bench.ask() for _ in range(3)]
+    assert len(bench.dials.under_way) == 2
+    bench.dials.end(0, REFUSED)
+    assert [asker.outcomes for asker in askers] == [[REFUSED], [], []]
+    bench.dials.end(0, REFUSED)
+    assert [asker.outcomes for asker in askers] == [[REFUSED]] * 3
