@@ -68,7 +68,7 @@ class Stage:
         self.faults = _Faults()
         self.destinations = {
             fixed.host.encode(): fixed
-            for route in self.memory.proxy.admission.table.routes
+            for route in self.memory.proxy.context.admission.table.routes
             if (fixed := route.fixed()) is not None
         }
 
@@ -83,7 +83,7 @@ class Stage:
 
     def bearer(self, host: bytes) -> bytes | None:
         """The token that a request to this upstream carries."""
-        return self.memory.proxy.tokens.bearer(self.destinations[host].token_key())
+        return self.memory.proxy.context.tokens.bearer(self.destinations[host].token_key())
 
     def check(self, size: int) -> None:
         """What holds after every play: no fault logged, nothing held on to, no more work than `size` bytes explain."""
