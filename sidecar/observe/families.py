@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.observe.family import Family, Kind, Labels, Samples, declared, family
-from sidecar.observe.log_sink import Loss
+from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.metrics import (
     TOKEN_STATES,
     ListenerStats,
@@ -99,7 +99,7 @@ class MetricsSource(Protocol):
         ...
 
     def loop_stats(self) -> LoopStats: ...
-    def log_lines_lost(self) -> Mapping[Loss, int]:
+    def log_lines_lost(self) -> Mapping[LineLoss, int]:
         """By reason."""
         ...
 

@@ -27,7 +27,7 @@ _AT_ONCE: Final = 64 * 1024
 """Bytes of one write: what a pipe holds."""
 
 
-class Loss(StrEnum):
+class LineLoss(StrEnum):
     """Why a line was not written."""
 
     FULL = "full"
@@ -43,18 +43,18 @@ class Loss(StrEnum):
 _NEWLINE: Final = ord("\n")
 
 _LOSSES: Final = {
-    errno.EPIPE: Loss.GONE,
-    errno.EBADF: Loss.GONE,
-    errno.ECONNRESET: Loss.GONE,
-    errno.ENOSPC: Loss.NO_SPACE,
-    errno.EDQUOT: Loss.NO_SPACE,
-    errno.EFBIG: Loss.NO_SPACE,
+    errno.EPIPE: LineLoss.GONE,
+    errno.EBADF: LineLoss.GONE,
+    errno.ECONNRESET: LineLoss.GONE,
+    errno.ENOSPC: LineLoss.NO_SPACE,
+    errno.EDQUOT: LineLoss.NO_SPACE,
+    errno.EFBIG: LineLoss.NO_SPACE,
 }
 
 
-def loss_of(error: OSError | ValueError) -> Loss:
+def loss_of(error: OSError | ValueError) -> LineLoss:
     """What an error in writing means."""
-    return _LOSSES.get(error.errno or 0, Loss.ERROR) if isinstance(error, OSError) else Loss.GONE
+    return _LOSSES.get(error.errno or 0, LineLoss.ERROR) if isinstance(error, OSError) else LineLoss.GONE
 
 
 @final
@@ -62,14 +62,14 @@ class LogSink:
     """See the module's docstring."""
 
     def __init__(
-        self, descriptor: int, *, tell: Callable[[Mapping[Loss, int]], bytes], bound: int = BOUND
+        self, descriptor: int, *, tell: Callable[[Mapping[LineLoss, int]], bytes], bound: int = BOUND
     ) -> None:
         """`tell` makes the line that says how many were lost; it is called by the thread."""
         self._descriptor = descriptor
         self._tell = tell
         self._bound = bound
-        self.lost = dict.fromkeys(Loss, 0)
-        self._told = dict.fromkeys(Loss, 0)
+        self.lost = dict.fromkeys(LineLoss, 0)
+        self._told = dict.fromkeys(LineLoss, 0)
         self._queue: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
         # Each is written by one side alone, so that neither needs a lock.
         self._put = 0
@@ -81,7 +81,7 @@ class LogSink:
     def put(self, line: bytes) -> None:
         """Have this line written, its newline with it; one caller at a time."""
         if self._put - self._taken + len(line) > self._bound:
-            self.lost[Loss.FULL] += 1
+            self.lost[LineLoss.FULL] += 1
             return
         self._put += len(line)
         self._queue.put(line)
@@ -114,7 +114,7 @@ class LogSink:
                 try:
                     self._write(lines)
                 except Exception:  # noqa: BLE001  # no memory, for one: the next lines may fare better
-                    self.lost[Loss.ERROR] += len(lines)
+                    self.lost[LineLoss.ERROR] += len(lines)
                 self._taken += size
             if entry is not None:
                 entry.set()
@@ -127,7 +127,7 @@ class LogSink:
 
     def _write(self, lines: list[bytes]) -> None:
         error = self._send(lines)
-        if error is None and any(self.lost[loss] > self._told[loss] for loss in Loss):
+        if error is None and any(self.lost[loss] > self._told[loss] for loss in LineLoss):
             lost = dict(self.lost)
             line = self._tell(
                 {loss: lost[loss] - told for loss, told in self._told.items() if lost[loss] > told}

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, final
 
 from sidecar.errors import GONE
 from sidecar.grammar.terminal import printable
-from sidecar.observe.log_sink import LogSink, Loss, loss_of
+from sidecar.observe.log_sink import LineLoss, LogSink, loss_of
 
 if TYPE_CHECKING:
     from sidecar.observe.trace import Trace
@@ -131,7 +131,7 @@ class LogHandler(logging.Handler):
         self._sink = None
         if not waiting and self._descriptor >= 0:
             self._sink = LogSink(self._descriptor, tell=self._loss_line)
-        self.lost: dict[Loss, int] = dict.fromkeys(Loss, 0) if self._sink is None else self._sink.lost
+        self.lost: dict[LineLoss, int] = dict.fromkeys(LineLoss, 0) if self._sink is None else self._sink.lost
         """Lines that were not written, by the reason."""
         self.addFilter(_is_wanted)
 
@@ -166,7 +166,7 @@ class LogHandler(logging.Handler):
         while data:
             data = data[os.write(self._descriptor, data) :]
 
-    def _loss_line(self, lost: Mapping[Loss, int]) -> bytes:
+    def _loss_line(self, lost: Mapping[LineLoss, int]) -> bytes:
         fields = {"lost": sum(lost.values()), **{f"lost_{loss}": count for loss, count in lost.items()}}
         record = _log.makeRecord(
             _log.name, logging.WARNING, __file__, 0, "log lines were lost", (), None, extra={"fields": fields}

@@ -21,7 +21,7 @@ from typing import Final, final
 from sidecar.admin.app import AdminServer
 from sidecar.config.models import Config
 from sidecar.observe.heap import Trimming, own_heap
-from sidecar.observe.log_sink import Loss
+from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.watchdog import Watchdog
 from sidecar.runtime.clock import Clock, process_cpu
 from sidecar.service.build import Parts, inspected
@@ -48,7 +48,7 @@ class Service:
         clock: Clock | None = None,
         jitter: Callable[[], float] | None = None,
         inherited: Iterable[socket.socket] = (),
-        log_lines_lost: Mapping[Loss, int] | None = None,
+        log_lines_lost: Mapping[LineLoss, int] | None = None,
         source: ConfigSource | None = None,
     ) -> None:
         """See `Parts`; `source` is what the configuration is read from again, if it is."""

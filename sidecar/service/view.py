@@ -30,7 +30,7 @@ from sidecar.config.models import Config
 from sidecar.errors import MEANINGS, Source
 from sidecar.observe import logs
 from sidecar.observe.families import CertificateReading
-from sidecar.observe.log_sink import Loss
+from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, TokenStatsTable
 from sidecar.proxy.explain import explain
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
@@ -58,7 +58,7 @@ class View:
         reloader: Reloader,
         *,
         request_quit: Callable[[], None],
-        log_lines_lost: Mapping[Loss, int],
+        log_lines_lost: Mapping[LineLoss, int],
     ) -> None:
         """`log_lines_lost`: by reason, counted by the log's handler."""
         self._parts = parts
@@ -261,7 +261,7 @@ class View:
     def loop_stats(self) -> LoopStats:
         return self._parts.loop_stats
 
-    def log_lines_lost(self) -> Mapping[Loss, int]:
+    def log_lines_lost(self) -> Mapping[LineLoss, int]:
         return self._log_lines_lost
 
     def reload_stats(self) -> ReloadStats:

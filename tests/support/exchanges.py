@@ -11,7 +11,7 @@ from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.exchange.context import Context
-from sidecar.proxy.exchange.exchange import Exchange, begin
+from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.faults import Faults
 from sidecar.proxy.fields import headers
@@ -115,7 +115,6 @@ class Exchanges:
             pools=FakePools(self.keeper),
             tokens=self.tokens,
             ledger=self.ledger,
-            tracer=None,
         )
         self.app = FakeApp()
 
@@ -131,7 +130,7 @@ class Exchanges:
     ) -> Exchange:
         """One that waits for its turn."""
         request = sides.request(method, fields, body=body, upgrade=upgrade, began_mono=self.clock.mono())
-        return begin(
+        return Exchange(
             self.context,
             self.app if app is None else app,
             request,

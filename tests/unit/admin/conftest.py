@@ -12,7 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from sidecar.admin.app import build_app
 from sidecar.admin.exposition import build_registry
-from sidecar.observe.log_sink import Loss
+from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, Stall, TokenStatsTable
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch.threads import FetchThreads
@@ -102,8 +102,8 @@ class FakeSidecar:
         stats.stalls[Stall.BLOCKED] = 1
         return stats
 
-    def log_lines_lost(self) -> dict[Loss, int]:
-        return {Loss.FULL: 4}
+    def log_lines_lost(self) -> dict[LineLoss, int]:
+        return {LineLoss.FULL: 4}
 
     def reload_stats(self) -> ReloadStats:
         """What the test set."""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sidecar.observe import logs
-from sidecar.observe.log_sink import LogSink, Loss
+from sidecar.observe.log_sink import LineLoss, LogSink
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.trace import Trace
 
@@ -464,7 +464,7 @@ def test_lines_behind_a_torn_one_are_lost_for_their_own_reason(monkeypatch: pyte
     sink = LogSink(1, tell=lambda _: b"lost\n")
     for lines in ([b"torn\n"], [b"a\n", b"b\n"], [b"c\n"]):
         sink._send(lines)
-    assert sink.lost == {**dict.fromkeys(Loss, 0), Loss.NO_SPACE: 4}
+    assert sink.lost == {**dict.fromkeys(LineLoss, 0), LineLoss.NO_SPACE: 4}
 
 
 def test_a_line_that_the_encoding_cannot_hold_is_escaped() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sidecar.config.models import Timeouts
 from sidecar.errors import Reason
 from sidecar.proxy.exchange import deadlines
-from sidecar.proxy.exchange.deadlines import ANSWERING, CONNECT, QUEUED, SENT, TOKEN, TUNNEL, State
+from sidecar.proxy.exchange.deadlines import ANSWERING, CONNECT, QUEUED, SENT, TOKEN, TUNNEL, ExchangeState
 from sidecar.proxy.exchange.exchange import Exchange
 from tests.support.exchanges import Exchanges
 from tests.support.sides import FakeLink
@@ -130,7 +130,7 @@ DOING = [
 
 
 @pytest.mark.parametrize(("state", "doing"), DOING)
-def test_the_whole_of_it_has_a_limit(state: State, doing: str) -> None:
+def test_the_whole_of_it_has_a_limit(state: ExchangeState, doing: str) -> None:
     """With what it was doing; a tunnel has none."""
     timeouts = Timeouts.model_validate({"total": "100s"})
     assert deadlines.total(state, timeouts, 99.9) is None

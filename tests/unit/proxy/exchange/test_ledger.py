@@ -176,7 +176,7 @@ def test_a_request_without_an_exchange_is_written_down_as_well() -> None:
 def test_a_span_begins_and_ends_with_its_request() -> None:
     """And goes out with it."""
     making = Exchanges()
-    making.context.tracer = making.ledger.tracer = spans = Spans()  # type: ignore[assignment]
+    making.ledger.tracer = spans = Spans()  # type: ignore[assignment]
     good, _ = making.sent()
     assert list(good.request.fields) == [(b"traceparent", b"00-1")]
     good.answer(*OK)

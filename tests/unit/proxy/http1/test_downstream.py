@@ -513,7 +513,7 @@ async def test_the_header_that_a_listener_requires_goes_no_further(memory: Memor
 
 async def test_what_is_traced_of_a_request(memory: Memory, call: Call) -> None:
     """Its fields go on as the tracer gives them back, and its end is told of the same span; a refused one has none."""
-    memory.proxy.context.tracer = memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     app = call().send(get(b"/a", b"X: 1"))
     assert app.request.all(b"traceparent") == [b"00-1"]
     fields = [(b"Host", b"billing.internal"), (b"X", b"1")]
@@ -533,7 +533,7 @@ async def test_a_request_that_began_untraced_ends_so(memory: Memory, call: Call)
     """Whatever is traced by then."""
     app = call()
     app.line.deliver(get())
-    memory.proxy.context.tracer = memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     memory.settle()
     assert (app.got, told.ended) == (ANSWER, [])
 
@@ -558,7 +558,7 @@ async def test_a_wish_for_h2c_is_declined(memory: Memory, call: Call) -> None:
 
 async def test_of_a_wish_for_h2c_nothing_is_told(memory: Memory, call: Call) -> None:
     """Nor to the tracer: the request is one that never had it."""
-    memory.proxy.context.tracer = memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
+    memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     call().send(get(b"/a", *H2C))
     fields = [(b"Host", b"billing.internal"), (b"Connection", b"x, y")]
     assert told.begun == [("GET", fields, "billing", b"https://billing.example")]

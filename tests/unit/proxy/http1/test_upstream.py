@@ -490,12 +490,12 @@ def test_what_was_not_written_of_one_request_is_not_the_next_one_s(line: Line) -
 
 def test_it_carries_one_at_a_time(line: Line) -> None:
     """As the pool is told."""
-    assert (line.connection.capacity, line.connection.streams, line.connection.is_fresh()) == (1, 1, True)
+    assert (line.connection.capacity, line.connection.streams, line.connection.served) == (1, 1, 1)
     line.connection.data_received(OK)
     assert line.connection.streams == 0
     line.pool.acquire(line.exchange, fresh=False)
     line.serve()
-    assert (line.connection.streams, line.connection.is_fresh()) == (1, False)
+    assert (line.connection.streams, line.connection.served) == (1, 2)
 
 
 def test_what_is_known_of_a_request_when_its_connection_is_lost(line: Line) -> None:

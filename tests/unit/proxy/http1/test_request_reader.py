@@ -1,4 +1,4 @@
-"""sidecar.proxy.http1.reader: what is read of bytes, told to a sink that writes it down; with a connection around it, it is in
+"""sidecar.proxy.http1.request_reader: what is read of bytes, told to a sink that writes it down; with a connection around it, it is in
 test_downstream, tests/wire and tests/conformance"""
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import pytest
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.listeners import Owner
-from sidecar.proxy.http1.reader import BETWEEN, BODY, BROKEN, HEAD, Request, RequestReader, Sink
+from sidecar.proxy.http1.request import Request, Sink
+from sidecar.proxy.http1.request_reader import BETWEEN, BODY, BROKEN, HEAD, RequestReader
 from sidecar.proxy.messages import NO_BODY, UNKNOWN
 from sidecar.proxy.ports import Relay
 from tests.support.exchanges import Exchanges
