@@ -17,8 +17,9 @@ from sidecar.config import credentials as types
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ability_of, refusal
 from sidecar.config.credentials import Credential
+from sidecar.config.groups import Tls
 from sidecar.config.listeners import ListenerConfig
-from sidecar.config.models import RouteConfig, Tls
+from sidecar.config.models import RouteConfig
 from sidecar.config.sharing import refusal_to_share
 from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, detect
 from sidecar.grammar import hosts, networks

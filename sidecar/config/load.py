@@ -20,9 +20,10 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES
+from sidecar.config.groups import Drain
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.misplaced import misplaced_in
-from sidecar.config.models import Config, Drain, RouteConfig
+from sidecar.config.models import Config, RouteConfig
 from sidecar.config.platform import DRAIN, detect_platform
 from sidecar.config.quantities import format_duration
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled

@@ -19,7 +19,7 @@ import aiohappyeyeballs
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar import networks
-from sidecar.net import peer, tls, tls_faults
+from sidecar.net import peer, tls, tls_faults, tls_handshake
 from sidecar.net.backoff import LONGEST_PAUSE, Backoff, Failure
 from sidecar.net.resolver import AddressInfo, Lookup, Resolver
 from sidecar.net.tls_files import Contexts, Renewed
@@ -253,8 +253,8 @@ class Dialer:
             sock.close()
             raise
         try:
-            return await tls.handshake(self._loop, sock, context, side.name, session)
-        except tls.HandshakeError as failure:
+            return await tls_handshake.handshake(self._loop, sock, context, side.name, session)
+        except tls_handshake.HandshakeError as failure:
             error = failure.error
             if isinstance(error, ssl.SSLCertVerificationError):
                 raise tls_faults.certificate_fault(
@@ -263,7 +263,9 @@ class Dialer:
             if isinstance(error, ssl.SSLError) and not isinstance(
                 error, ssl.SSLEOFError | ssl.SSLZeroReturnError
             ):
-                raise tls_faults.handshake_fault(tls.mnemonic(error), side, agreed=failure.agreed) from error
+                raise tls_faults.handshake_fault(
+                    tls_handshake.mnemonic(error), side, agreed=failure.agreed
+                ) from error
             raise tls_faults.closed_in_handshake(side) from error
 
 
@@ -274,7 +276,7 @@ def later_fault(
     if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return None
     version = transport.get_extra_info("socket").version()
-    return tls_faults.later_fault(tls.mnemonic(error), _side(destination), version=version)
+    return tls_faults.later_fault(tls_handshake.mnemonic(error), _side(destination), version=version)
 
 
 def _side(destination: Destination) -> tls_faults.Side:

@@ -1,14 +1,13 @@
 """TLS to an upstream, and on a listener: a small transport over a non-blocking `SSLSocket`.
 
-Owns the handshake and the record layer's reads and writes. Made by `dial` and by the acceptor; its
-protocol is a connection of either side. It does no certificate checks of its own: the `SSLContext` does.
-asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this costs 22.3 (measured side by side,
-docs/decisions).
+Owns the record layer's reads and writes, once `tls_handshake` has shaken hands. Made by `dial` and by the acceptor;
+its protocol is a connection of either side. asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this
+costs 22.3 (measured side by side, docs/decisions).
 
 What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and
 a write may want to read; data may be pending inside OpenSSL that no selector reports; an end without
 close_notify is an error, for it may be an attacker's truncation. Where a write fails, what the other side said
-before is read first: it may be the alert, or the answer, that tells why. These few states are why it is one file.
+before is read first: it may be the alert, or the answer, that tells why.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
 from typing import Any, NamedTuple, final
-
-from sidecar.net.tls_faults import Certificate
 
 _RECORD = 16 * 1024
 _READ = 64 * 1024
@@ -35,130 +31,6 @@ class Session(NamedTuple):
 
     context: ssl.SSLContext
     session: ssl.SSLSession
-
-
-class HandshakeError(Exception):
-    """A handshake failed with `error`, an ssl.SSLError or another OSError, and this is how far it had come."""
-
-    def __init__(self, error: OSError, chain: tuple[Certificate, ...], *, agreed: bool) -> None:
-        super().__init__(error)
-        self.error = error
-        self.chain = chain
-        """What the server sent, as far as it was read; unverified."""
-        self.agreed = agreed
-        """Whether a cipher had been chosen."""
-
-
-async def handshake(
-    loop: asyncio.AbstractEventLoop,
-    sock: socket.socket,
-    context: ssl.SSLContext,
-    server_name: str,
-    session: Session | None,
-) -> ssl.SSLSocket:
-    """Do the client's handshake on a connected, non-blocking socket; raises HandshakeError.
-
-    Takes `sock` over: it is closed when this fails or is cancelled.
-    """
-    try:
-        secured = context.wrap_socket(
-            sock,
-            server_hostname=server_name,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-            session=session.session if session is not None and session.context is context else None,
-        )
-    except OSError as error:
-        # It looks whether the socket is still connected. Before 3.12 it does not close what it had made: nothing may go
-        # on to hold that.
-        sock.close()
-        error.__context__ = None
-        raise HandshakeError(error.with_traceback(None), (), agreed=False) from error
-    try:
-        await _shake(loop, secured)
-    except OSError as error:
-        failure = HandshakeError(error, _presented(secured), agreed=secured.cipher() is not None)
-        secured.close()
-        raise failure from error
-    except BaseException:
-        secured.close()
-        raise
-    return secured
-
-
-async def accept_handshake(
-    loop: asyncio.AbstractEventLoop,
-    sock: socket.socket,
-    context: ssl.SSLContext,
-) -> ssl.SSLSocket:
-    """Do the server's handshake on an accepted, non-blocking socket; raises ssl.SSLError or OSError.
-
-    Takes `sock` over, as `handshake` does.
-    """
-    secured = context.wrap_socket(
-        sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
-    )
-    try:
-        await _shake(loop, secured)
-    except BaseException:
-        secured.close()
-        raise
-    return secured
-
-
-async def speaks_plainly(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:
-    """Whether an accepted caller begins with a letter, as all HTTP methods do and no record of TLS; nothing is taken.
-
-    OpenSSL knows four methods, and calls the others a wrong version of TLS. Raises OSError.
-    """
-    while True:
-        try:
-            return sock.recv(1, socket.MSG_PEEK).isalpha()
-        except (BlockingIOError, InterruptedError):
-            await _ready(loop.add_reader, loop.remove_reader, sock.fileno(), loop)
-
-
-async def _shake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSocket) -> None:
-    while True:
-        try:
-            secured.do_handshake()
-        except ssl.SSLWantReadError:
-            await _ready(loop.add_reader, loop.remove_reader, secured.fileno(), loop)
-        except ssl.SSLWantWriteError:
-            await _ready(loop.add_writer, loop.remove_writer, secured.fileno(), loop)
-        else:
-            return
-
-
-def _presented(sock: ssl.SSLSocket) -> tuple[Certificate, ...]:
-    """The certificates of a handshake that failed, for the words of its error.
-
-    `getpeercert` has none before the handshake is done; what is under it does, and 3.13 made a part of that public.
-    """
-    read = getattr(sock._sslobj, "get_unverified_chain", None)  # type: ignore[attr-defined]  # no name without _
-    return () if read is None else tuple(certificate.get_info() for certificate in read() or ())
-
-
-def mnemonic(error: ssl.SSLError) -> str:
-    """OpenSSL's name for an error, without prefix.
-
-    Python's own table has gaps, such as the alert no_application_protocol; OpenSSL's text is the name in small letters.
-    """
-    if named := getattr(error, "reason", None):
-        return str(named)
-    text = error.args[1] if len(error.args) > 1 else ""
-    return str(text).removeprefix("[SSL] ").rpartition(" (")[0].upper().replace(" ", "_")
-
-
-async def _ready(
-    add: Callable[..., None], remove: Callable[[int], bool], fd: int, loop: asyncio.AbstractEventLoop
-) -> None:
-    ready: asyncio.Future[None] = loop.create_future()
-    add(fd, lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        remove(fd)
 
 
 @final

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Final, cast, final
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.net import peer_credentials, tls
+from sidecar.net import peer_credentials, tls, tls_handshake
 from sidecar.net.callers import peer_refused, peer_unknown
 from sidecar.net.listeners import BACKLOG, Listener, Owner
 from sidecar.observe.metrics import HandshakeFailure, ListenerStats, Pause
@@ -471,14 +471,14 @@ class Acceptor:
 
         timer = everything.clock.call_later(everything.handshake, give_up)
         try:
-            if await tls.speaks_plainly(everything.loop, sock):
+            if await tls_handshake.speaks_plainly(everything.loop, sock):
                 self._failed(HandshakeFailure.PLAIN_HTTP)
                 timer.cancel()
                 await everything.loop.connect_accepted_socket(
                     lambda: everything.make(owner, _plain_http(), True), sock
                 )
                 return
-            secured = await tls.accept_handshake(everything.loop, sock, context)
+            secured = await tls_handshake.accept_handshake(everything.loop, sock, context)
         except OSError as error:
             sock.close()  # where TLS has not taken it over
             self._failed(_handshake_failure(error))
@@ -550,5 +550,5 @@ def _handshake_failure(error: OSError) -> HandshakeFailure:
     if isinstance(error, ssl.SSLCertVerificationError):
         return HandshakeFailure.CLIENT_CERTIFICATE
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return _FAILURES.get(tls.mnemonic(error), HandshakeFailure.OTHER)
+        return _FAILURES.get(tls_handshake.mnemonic(error), HandshakeFailure.OTHER)
     return HandshakeFailure.CLOSED

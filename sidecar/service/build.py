@@ -16,7 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final, final
 
 from sidecar.config.checks import targets_of
-from sidecar.config.models import Config, Limits
+from sidecar.config.groups import Limits
+from sidecar.config.models import Config
 from sidecar.config.sharing import takes_persons
 from sidecar.config.targets import TokenKind
 from sidecar.errors import SidecarError

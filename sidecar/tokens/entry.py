@@ -68,6 +68,15 @@ class TokenStatus(NamedTuple):
     """When the token's life began."""
 
 
+class ReadyState(NamedTuple):
+    """What readiness asks of one key."""
+
+    had_token: bool
+    """Whether it has had a token once."""
+    error: SidecarError | None
+    """What the last fetch failed with, if it did."""
+
+
 @final
 class Entry:
     """One key's token and everything that is going on about it.

@@ -4,7 +4,7 @@ Owns every token of the process, the fetches in flight, their timers and the cal
 calls `bearer` for each request, and `join`/`leave`/`reject` where there is no token or the target refused it;
 health probes call `nudge`; the service calls `pin`, `prefetch` and `close`. It may not decide about time
 (that is `tokens.policy`), talk to an endpoint (`tokens.sources`), or show a token to anyone but the data
-path. It lives on one event loop and has no locks. Long because everything in it moves one state per key.
+path. It lives on one event loop and has no locks.
 
 The rule is the time policy of docs/architecture.md: one fetch for a key however many callers wait; a renewal
 ahead of expiry while the old token is served; the last error at once between failed fetches; and a renewal is
@@ -21,29 +21,20 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from math import inf
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
-from sidecar.errors import Reason, SidecarError
+from sidecar.errors import SidecarError
 from sidecar.observe.metrics import TokenStats
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.tasks import Tasks
-from sidecar.tokens import policy
-from sidecar.tokens.entry import Entry, EntryCache, LastError, TokenStatus
+from sidecar.tokens import no_token, policy
+from sidecar.tokens.entry import Entry, EntryCache, LastError, ReadyState, TokenStatus
 from sidecar.tokens.policy import Instant
 from sidecar.tokens.token import Token, TokenKey, TokenSource
 from sidecar.tokens.waiters import Waiter, Waiters
 
 REJECT_INTERVAL: Final = 30.0
 """Seconds between two renewals of one key that a target's 401 may start."""
-
-
-class ReadyState(NamedTuple):
-    """What readiness asks of one key."""
-
-    had_token: bool
-    """Whether it has had a token once."""
-    error: SidecarError | None
-    """What the last fetch failed with, if it did."""
 
 
 @final
@@ -250,7 +241,7 @@ class TokenStore:
             if entry.last_error is None:
                 return None
         if self._closed:
-            raise _draining()
+            raise no_token.draining()
         if entry.fetch is None:
             self._start(entry)
         if entry.fetch is not None:
@@ -274,7 +265,7 @@ class TokenStore:
             entry.stop()
             entry.fresh_until = -inf
             entry.token = entry.plan = entry.value = None
-            entry.waiters.wake(_draining())
+            entry.waiters.wake(no_token.draining())
         for fetch in fetches:
             fetch.cancel()
         await asyncio.gather(*fetches, return_exceptions=True)
@@ -312,17 +303,12 @@ class TokenStore:
         """The entry of a key that somebody wants a token for, made if there is none; raises
         `SidecarError`."""
         if self._closed:
-            raise _draining()
+            raise no_token.draining()
         entry = self._find(key)
         if entry is not None:
             return entry
         if len(self._busy) >= self._size:
-            raise SidecarError(
-                Reason.OVERLOADED,
-                f"Tokens for {self._size} audiences are being fetched already; raise `token_cache` if so "
-                "many different targets are meant.",
-                retry_after=1.0,
-            )
+            raise no_token.overloaded(self._size)
         entry = self._new(key, pinned=False)
         self._cache.file(entry)
         return entry
@@ -353,10 +339,10 @@ class TokenStore:
             self._failed(entry, error, None, self._clock.mono() - started_mono)
         except asyncio.CancelledError:
             entry.fetch = None
-            entry.waiters.wake(_draining())
+            entry.waiters.wake(no_token.draining())
             raise
         except Exception as fault:  # noqa: BLE001 - logged with its traceback by the report, and told to the waiters
-            self._failed(entry, _internal(key), fault, self._clock.mono() - started_mono)
+            self._failed(entry, no_token.internal(key), fault, self._clock.mono() - started_mono)
         finally:
             if entry.fetch is asyncio.current_task():
                 # What it brought could not be taken in, by a fault: the next use is to ask again, not to wait for this.
@@ -382,7 +368,7 @@ class TokenStore:
             same = True
             plan = policy.same_token(token, plan, now=now, jitter=self._jitter())
         if plan.unusable.has_come(now):
-            raise _expired(token, now)
+            raise no_token.expired(token, now)
         entry.token, entry.plan, entry.value = token, plan, token.bearer
         entry.fresh_until, entry.fresh_until_mono = plan.renew
         entry.had_token = True
@@ -452,40 +438,10 @@ class TokenStore:
             entry.waiters.wake_ready()
         else:
             entry.turned_away_mono = now.mono
-            entry.waiters.wake_late(_too_slow(entry.key, self._wait))
+            entry.waiters.wake_late(no_token.too_slow(entry.key, self._wait))
         self._settle(entry)
 
     def _settle(self, entry: Entry) -> None:
         """Let go of an entry that nothing goes on about; the cache may still keep it."""
         if entry.fetch is None and not entry.waiters and self._busy.get(entry.key) is entry:
             del self._busy[entry.key]
-
-
-def _draining() -> SidecarError:
-    return SidecarError(Reason.DRAINING, "The sidecar is shutting down: no more tokens are handed out.")
-
-
-def _too_slow(key: TokenKey, wait: float) -> SidecarError:
-    return SidecarError(
-        Reason.TOKEN_TIMEOUT,
-        f"No token for {key.audience} came within {wait:g} s (`token_wait`); the fetch goes on. If this lasts, see "
-        "whether the token endpoint can be reached from here.",
-        retry_after=1.0,
-    )
-
-
-def _internal(key: TokenKey) -> SidecarError:
-    return SidecarError(
-        Reason.INTERNAL,
-        f"Fetching a token with credential {key.credential!r} hit a fault in the sidecar; its log has the "
-        "traceback: please report it.",
-    )
-
-
-def _expired(token: Token, now: Instant) -> SidecarError:
-    left = token.expires_at - now.at
-    return SidecarError(
-        Reason.TOKEN_EXPIRED,
-        f"The token that came for {token.audience} has {left:.0f} s to live by this machine's clock, too little to "
-        "be sent on; if the clock is right, the token endpoint hands out old tokens.",
-    )

@@ -13,7 +13,7 @@ ROOT = Path(sidecar.__file__).parent
 TO_BE_RENAMED = {
     "Grant",  # of manifest/grants
     "Plan",  # of manifest/plan, proxy/admission, tokens/policy
-    "Pool",  # of config/models, proxy/pool
+    "Pool",  # of config/groups, proxy/pool
     "State",  # of proxy/exchange, proxy/http1
 }
 """Names that stand for several classes still; none is to be added."""

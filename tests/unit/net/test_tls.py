@@ -16,7 +16,7 @@ import pytest
 from sidecar.config.load import load
 from sidecar.emulator.keys import Authority
 from sidecar.errors import Reason, SidecarError
-from sidecar.net import tls
+from sidecar.net import tls, tls_handshake
 from sidecar.net.dial import Dialer
 from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, RouteTable
@@ -127,8 +127,8 @@ async def test_a_reset_before_the_handshake_is_the_upstreams() -> None:
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         accepted.close()
         descriptor = sock.fileno()
-        with pytest.raises(tls.HandshakeError) as failed:
-            await tls.handshake(loop, sock, ssl.create_default_context(), "localhost", None)
+        with pytest.raises(tls_handshake.HandshakeError) as failed:
+            await tls_handshake.handshake(loop, sock, ssl.create_default_context(), "localhost", None)
     assert isinstance(failed.value.error, ConnectionResetError)
     assert failed.value.chain == ()
     assert failed.value.agreed is False
@@ -336,7 +336,7 @@ async def test_an_alert_behind_a_body_is_no_end(servers: Servers, raw: Raw, size
         lost = await client.lost
     assert (len(client.data), client.ended) == (size, False)
     assert isinstance(lost, ssl.SSLError)
-    assert tls.mnemonic(lost) == "SSLV3_ALERT_BAD_RECORD_MAC"
+    assert tls_handshake.mnemonic(lost) == "SSLV3_ALERT_BAD_RECORD_MAC"
 
 
 @pytest.mark.parametrize("size", [5, 16 * 1024, 40_000], ids=["short", "one-full-record", "several"])
@@ -392,7 +392,7 @@ async def test_a_failed_write_does_not_hide_what_was_said_before(
         lost = await client.lost
     if reading:
         assert isinstance(lost, ssl.SSLError)
-        assert (bytes(client.data), tls.mnemonic(lost)) == (b"why", "SSLV3_ALERT_BAD_RECORD_MAC")
+        assert (bytes(client.data), tls_handshake.mnemonic(lost)) == (b"why", "SSLV3_ALERT_BAD_RECORD_MAC")
     else:
         assert isinstance(lost, OSError)
 
@@ -557,7 +557,7 @@ async def test_a_server_that_resets_right_after_the_handshake(servers: Servers) 
     sock.setblocking(False)
     await loop.sock_connect(sock, ("127.0.0.1", await servers.start(reset)))
     context = ssl.create_default_context(cafile=str(servers.ca_file))
-    secured = await tls.handshake(loop, sock, context, "localhost", None)
+    secured = await tls_handshake.handshake(loop, sock, context, "localhost", None)
     async with asyncio.timeout(LIMIT):
         while _is_connected(secured):  # noqa: ASYNC110  # the kernel tells nobody
             await asyncio.sleep(0.001)

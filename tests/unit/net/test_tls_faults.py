@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.errors import MEANINGS, Reason
-from sidecar.net import tls
+from sidecar.net import tls_handshake
 from sidecar.net.tls_faults import Side, certificate_fault, handshake_fault, later_fault
 
 SIDE = Side("`a.example:443`", "a.example", has_ca_file=False, has_client_certificate=False)
@@ -154,5 +154,5 @@ def test_what_has_no_name_is_a_failure_all_the_same() -> None:
 def test_openssl_s_name_is_found_where_python_has_none() -> None:
     """Its table lacks alerts that are newer than it."""
     error = ssl.SSLError(1, "[SSL] tlsv1 alert no application protocol (_ssl.c:1006)")
-    assert tls.mnemonic(error) == "TLSV1_ALERT_NO_APPLICATION_PROTOCOL"
-    assert tls.mnemonic(ssl.SSLError(1)) == ""
+    assert tls_handshake.mnemonic(error) == "TLSV1_ALERT_NO_APPLICATION_PROTOCOL"
+    assert tls_handshake.mnemonic(ssl.SSLError(1)) == ""

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from sidecar.emulator.keys import Authority
-from sidecar.net import tls
+from sidecar.net import tls, tls_handshake
 
 LIMIT = 60.0
 
@@ -129,7 +129,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     sock = socket.socket()
     sock.setblocking(False)
     await loop.sock_connect(sock, listening.sockets[0].getsockname())
-    secured = await tls.handshake(loop, sock, context, "localhost", None)
+    secured = await tls_handshake.handshake(loop, sock, context, "localhost", None)
     assert isinstance(secured, Scripted)
     assert secured.shakes == []
     client = Client()
@@ -349,7 +349,7 @@ async def test_a_letter_at_the_beginning_is_plain_http(sent: bytes, plain: bool)
         ours.setblocking(False)
         theirs.sendall(sent)
         theirs.shutdown(socket.SHUT_WR)
-        assert await tls.speaks_plainly(asyncio.get_running_loop(), ours) is plain
+        assert await tls_handshake.speaks_plainly(asyncio.get_running_loop(), ours) is plain
         assert ours.recv(100) == sent
 
 

@@ -1,0 +1,197 @@
+"""The groups of keys in a configuration: `tls`, `timeouts`, `pool`, `limits`, `drain` and `tracing`.
+
+Each key has its type, its default and its description here, as the others have in `models`. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from sidecar.config.quantities import Duration, Size
+from sidecar.config.values import Count, CountOrZero, Model, Switch
+from sidecar.grammar import hosts
+from sidecar.grammar.contents import quoted
+
+
+class Tls(Model):
+    """TLS to the upstream; verification can't be switched off. The files are read again when they change."""
+
+    ca_file: str | None = Field(
+        None,
+        description="PEM file of what to trust instead of the system's CAs: roots, CAs below one, or the server's own "
+        "certificate.",
+    )
+    client_cert_file: str | None = Field(None, description="PEM file of a client certificate and its chain.")
+    client_key_file: str | None = Field(None, description="PEM file of the client certificate's key.")
+    server_name: str | None = Field(
+        None, description="Name to ask for and to verify, instead of the upstream's host."
+    )
+    crl_file: str | None = Field(
+        None, description="PEM file of revocation lists (CRLs): what they list is refused."
+    )
+    crl_check: Literal["chain", "leaf"] = Field(
+        "chain",
+        description="Which certificates need a list in `crl_file`: every one in the chain, or the server's own.",
+    )
+    allow_world_readable: Switch = Field(
+        False,
+        description="Use a `client_key_file` that every user of this machine can read. A Kubernetes secret is one "
+        "unless its volume has `defaultMode: 0440`, which needs the pod's `fsGroup`.",
+    )
+
+
+class Timeouts(Model):
+    """How long each phase of a request may take."""
+
+    connect: Duration = Field(5.0, description="Resolving, connecting and the TLS handshake together.", gt=0)
+    dns: Duration | None = Field(
+        None, description="Of that, resolving the upstream's name. Default: as long as `connect`.", gt=0
+    )
+    tls: Duration | None = Field(
+        None, description="Of that, the TLS handshake. Default: as long as `connect`.", gt=0
+    )
+    response: Duration = Field(
+        300.0, description="From the end of the request to the head of the answer.", gt=0
+    )
+    send: Duration = Field(
+        300.0, description="Without the upstream taking a byte of what waits to be sent to it.", gt=0
+    )
+    idle: Duration = Field(300.0, description="Without a byte either way, once the answer has begun.", gt=0)
+    tunnel_idle: Duration = Field(
+        3600.0, description="Without a byte either way on an upgraded connection (WebSocket).", gt=0
+    )
+    total: Duration | None = Field(
+        None,
+        description="From the request's head to the end of its answer, whatever it waits for; upgraded connections are "
+        "not bound by it.",
+        gt=0,
+    )
+
+
+class Pool(Model):
+    """Connections to upstreams, and the queue of requests that wait for one; all of it is per route."""
+
+    connections: Count = Field(
+        1000,
+        description="At most this many at once, to all hosts of a route together; further requests wait in the queue.",
+    )
+    queue: CountOrZero = Field(
+        1000,
+        description="Requests of a route that wait for a connection, at most; more get a 503 (`queue_full`). `0`: none "
+        "waits.",
+    )
+    queue_wait: Duration = Field(
+        10.0, description="How long a request waits there before it gets a 503 (`queue_timeout`).", gt=0
+    )
+    idle: Duration = Field(60.0, description="Close a connection that served nobody for this long.", gt=0)
+
+
+class RoutePool(Model):
+    """A route's own values for the top-level `pool`, key by key."""
+
+    connections: Count | None = Field(None, description="Default, as for the others: the top-level `pool`'s.")
+    queue: CountOrZero | None = Field(None, description="Requests that wait for a connection, at most.")
+    queue_wait: Duration | None = Field(None, description="How long a request waits there.", gt=0)
+    idle: Duration | None = Field(
+        None, description="Close a connection that served nobody for this long.", gt=0
+    )
+
+    def over(self, top: Pool) -> Pool:
+        """What is in force for the route."""
+        return top.model_copy(update={key: value for key, value in self if value is not None})
+
+
+class Drain(Model):
+    """What happens between the signal to stop and the end."""
+
+    min: Duration = Field(
+        2.0,
+        description="Accept connections for this long still, and say `Connection: close` in each answer: the app may "
+        "stop after the sidecar, and leaves its connections without losing a request. Default on Cloud Run and "
+        "Kubernetes: 4s; `max` where that is less.",
+    )
+    max: Duration = Field(
+        8.0,
+        description="Finish what is in flight for at most this long, `min` included. Default on Kubernetes: 25s.",
+    )
+
+
+class Limits(Model):
+    """What one connection may take, and how many there may be."""
+
+    connections: Count = Field(
+        10_000,
+        description="Open connections from apps in all; further ones wait to be accepted. Fewer where the limit of "
+        "open files (`ulimit -n`) leaves no room for as many.",
+    )
+
+    head: Size = Field(65536, description="Size of a request's or an answer's head.", ge=1024)
+    headers: Count = Field(200, description="Header lines of a request or an answer, and of their trailers.")
+    pipelined: Count = Field(
+        16, description="Requests of one connection that are read ahead of their turn; no more is read then."
+    )
+    target: Size = Field(16384, description="Length of a request's target (path and query).", ge=256)
+    buffer: Size = Field(
+        65536,
+        description="Bytes that wait to be sent on a connection before the other side is read no further; as much of a "
+        "request's body is held for a second try.",
+        ge=4096,
+    )
+    tunnels: CountOrZero = Field(
+        1000,
+        description="Upgraded connections (WebSocket) at once, of all routes together, and requests for one; more get "
+        "a 503 (`tunnel_limit`).",
+    )
+    head_timeout: Duration = Field(
+        10.0, description="From a request's first byte to the end of its head.", gt=0
+    )
+    body_timeout: Duration = Field(
+        300.0, description="Without a byte of a request's body that is still due.", gt=0
+    )
+    send_timeout: Duration = Field(
+        300.0, description="Without the app taking a byte of an answer that waits for it.", gt=0
+    )
+    keep_alive: Duration = Field(
+        75.0, description="Without a request on an open connection from the app.", gt=0
+    )
+
+
+def _share(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"{quoted(value)} is not a number from 0 to 1") from None
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+"""A number from 0 to 1."""
+
+
+def _collector(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{quoted(value)} is not a URL such as `http://localhost:4318`")
+    try:
+        hosts.parse_url(value)
+    except ValueError:
+        raise ValueError(
+            f"{quoted(value)} is not a URL such as `http://localhost:4318`, OTLP over HTTP"
+        ) from None
+    if "?" in value or "#" in value:
+        raise ValueError(f"{quoted(value)}: a collector's URL has neither query nor fragment")
+    return value.rstrip("/").removesuffix("/v1/traces")
+
+
+class Tracing(Model):
+    """A span for each request, sent to an OpenTelemetry collector; needs `idtoken-sidecar[otel]`."""
+
+    endpoint: Annotated[str, BeforeValidator(_collector)] | None = Field(
+        None,
+        description="The collector's OTLP/HTTP address, such as `http://localhost:4318`. Without one, no spans.",
+    )
+    sample: Share = Field(
+        1.0,
+        description="Share of the traces that begin here; one that the caller began is kept if it keeps it.",
+    )
+    service_name: str = Field("idtoken-sidecar", description="The spans' `service.name`.", min_length=1)

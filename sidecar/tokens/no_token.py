@@ -1,0 +1,51 @@
+"""Why a caller gets no token, where it is the store that says so. Pure; called by the store alone."""
+
+from __future__ import annotations
+
+from sidecar.errors import Reason, SidecarError
+from sidecar.tokens.policy import Instant
+from sidecar.tokens.token import Token, TokenKey
+
+
+def draining() -> SidecarError:
+    """The store is closed, or about to be."""
+    return SidecarError(Reason.DRAINING, "The sidecar is shutting down: no more tokens are handed out.")
+
+
+def too_slow(key: TokenKey, wait: float) -> SidecarError:
+    """A caller waited for `wait` seconds."""
+    return SidecarError(
+        Reason.TOKEN_TIMEOUT,
+        f"No token for {key.audience} came within {wait:g} s (`token_wait`); the fetch goes on. If this lasts, see "
+        "whether the token endpoint can be reached from here.",
+        retry_after=1.0,
+    )
+
+
+def internal(key: TokenKey) -> SidecarError:
+    """A fetch raised what is no error of its own."""
+    return SidecarError(
+        Reason.INTERNAL,
+        f"Fetching a token with credential {key.credential!r} hit a fault in the sidecar; its log has the "
+        "traceback: please report it.",
+    )
+
+
+def expired(token: Token, now: Instant) -> SidecarError:
+    """A token came that can't be attached any more."""
+    left = token.expires_at - now.at
+    return SidecarError(
+        Reason.TOKEN_EXPIRED,
+        f"The token that came for {token.audience} has {left:.0f} s to live by this machine's clock, too little to "
+        "be sent on; if the clock is right, the token endpoint hands out old tokens.",
+    )
+
+
+def overloaded(size: int) -> SidecarError:
+    """As many keys are being fetched as are kept."""
+    return SidecarError(
+        Reason.OVERLOADED,
+        f"Tokens for {size} audiences are being fetched already; raise `token_cache` if so many different targets are "
+        "meant.",
+        retry_after=1.0,
+    )
