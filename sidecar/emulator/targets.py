@@ -17,6 +17,7 @@ from sidecar.emulator.backend import ADMITTED, Backend
 from sidecar.emulator.checks import check
 from sidecar.emulator.keys import SigningKey
 from sidecar.emulator.kinds import Settings
+from sidecar.emulator.pages import API, FRONT_END, serves_as
 from sidecar.emulator.principals import Principals
 from sidecar.emulator.verdicts import Judge, RefusedError, Verified
 
@@ -55,6 +56,9 @@ class Target:
         self._backend = Backend(name)
         self.app = web.Application(client_max_size=1 << 50, middlewares=[self._front_end])
         self._backend.add_routes(self.app.router)
+        if settings.kind != "open":
+            named = serves_as(API if settings.kind == "googleapis" else FRONT_END)
+            self.app.on_response_prepare.append(named)
         if settings.kind == "googleapis" and settings.service is None:
             settings.service = f"{name}.googleapis.com"
 

@@ -199,7 +199,6 @@ async def test_the_scheme_in_any_case(fixed: Emulator, session: ClientSession) -
 @pytest.mark.parametrize(
     ("headers", "says"),
     [
-        pytest.param([], "empty token", id="missing"),
         pytest.param([("Authorization", "Bearer ")], "empty token", id="empty"),
         pytest.param([bearer("nonsense")], "Unable to parse JWT", id="no-jwt"),
         pytest.param([("Authorization", "Basic dTpw")], "Unable to parse JWT", id="basic"),
@@ -208,14 +207,12 @@ async def test_the_scheme_in_any_case(fixed: Emulator, session: ClientSession) -
         ),
         pytest.param(
             [bearer(signed(NOW, aud="other"))],
-            "JWT audience doesn't match this application "
-            f"('aud' claim (other) doesn't match expected value ({CLIENT_ID}))",
+            "Invalid bearer token. Invalid JWT audience.",
             id="audience",
         ),
         pytest.param(
             [bearer(signed(NOW, aud=CLIENT_ID + "/"))],
-            "JWT audience doesn't match this application "
-            f"('aud' claim ({CLIENT_ID}/) doesn't match expected value ({CLIENT_ID}))",
+            "Invalid bearer token. Invalid JWT audience.",
             id="slash",
         ),
         pytest.param(
@@ -226,8 +223,7 @@ async def test_the_scheme_in_any_case(fixed: Emulator, session: ClientSession) -
         pytest.param([bearer(signed(NOW, aud=CLIENT_ID, exp=NOW))], "JWT has expired", id="expired"),
         pytest.param(
             [bearer(signed(NOW, aud="other"), "Proxy-Authorization")],
-            "JWT audience doesn't match this application "
-            f"('aud' claim (other) doesn't match expected value ({CLIENT_ID}))",
+            "Invalid bearer token. Invalid JWT audience.",
             id="proxy-authorization",
         ),
     ],

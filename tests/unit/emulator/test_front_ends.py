@@ -115,12 +115,12 @@ async def test_a_functions_audience_has_its_name(
         pytest.param(lambda url: signed(NOW, aud=IAP_CLIENT), 200, "", id="id-token"),
         pytest.param(lambda url: self_signed(f"{url}/*"), 200, "", id="self-signed-for-all-paths"),
         pytest.param(lambda url: self_signed(f"{url}/x"), 200, "", id="self-signed-for-this-path"),
-        pytest.param(lambda url: self_signed(f"{url}/y"), 401, "doesn't match", id="for-another-path"),
-        pytest.param(lambda url: self_signed(url), 401, f"aud' claim (http", id="for-the-origin"),  # noqa: F541
+        pytest.param(lambda url: self_signed(f"{url}/y"), 401, "Invalid JWT audience", id="for-another-path"),
+        pytest.param(lambda url: self_signed(url), 401, "Invalid JWT audience", id="for-the-origin"),
         pytest.param(lambda url: self_signed(f"{url}/*", key="other"), 401, "signature", id="another-key"),
         pytest.param(lambda url: self_signed(f"{url}/*", sub="x"), 401, "isn't the issuer", id="for-another"),
         pytest.param(lambda url: self_signed(f"{url}/*", exp=NOW + 3601), 401, "over an hour", id="too-long"),
-        pytest.param(lambda url: signed(NOW, aud="https://x"), 401, IAP_CLIENT, id="wrong-audience"),
+        pytest.param(lambda url: signed(NOW, aud="https://x"), 401, "Invalid JWT audience", id="wrong-audience"),
         pytest.param(
             lambda url: signed(NOW, aud=IAP_CLIENT, email=None), 401, "'email' claim", id="no-email"
         ),
@@ -138,16 +138,43 @@ async def test_iap(google: Emulator, session: ClientSession, token: Any, status:
     assert says in answer.text
 
 
-async def test_iap_sends_browsers_to_sign_in_and_others_away(
-    google: Emulator, session: ClientSession
+@pytest.mark.parametrize("accept", ["text/html", "*/*", "application/json", None])
+@pytest.mark.parametrize(
+    ("method", "extra", "status"),
+    [
+        pytest.param("GET", {}, 302, id="get"),
+        pytest.param("HEAD", {}, 302, id="head"),
+        pytest.param("POST", {}, 401, id="post"),
+        pytest.param("GET", {"X-Requested-With": "XMLHttpRequest"}, 401, id="script-of-a-page"),
+        pytest.param("GET", {"Authorization": "Bearer nonsense"}, 401, id="bad-token"),
+    ],
+)
+async def test_iap_without_a_token_leads_to_the_sign_in(
+    google: Emulator,
+    session: ClientSession,
+    method: str,
+    extra: dict[str, str],
+    status: int,
+    accept: str | None,
 ) -> None:
-    """By what they accept."""
+    """Whatever is accepted: with a cookie, and a body that says why; what can't follow a redirect is told so."""
     target = await google.add_target("t", kind="iap", audience=IAP_CLIENT)
-    browser = await call(session, target, ("Accept", "text/html"))
-    assert browser.status == 302
-    assert browser.headers["Location"].startswith("https://accounts.google.com/o/oauth2/v2/auth?")
-    script = await call(session, target, ("Accept", "*/*"))
-    assert (script.status, script.text) == (401, "Invalid IAP credentials: empty token")
+    headers = extra if accept is None else {**extra, "Accept": accept}
+    skipped = ["Accept"] if accept is None else []
+    async with session.request(
+        method, target.url, headers=headers, allow_redirects=False, skip_auto_headers=skipped
+    ) as answer:
+        assert answer.status == status
+        assert answer.headers["X-Goog-IAP-Generated-Response"] == "true"
+        assert answer.headers["Content-Type"].startswith("text/html")
+        assert answer.headers["Server"] == "Google Frontend"
+        wrong = "Unable to parse JWT" if "Authorization" in extra else "empty token"
+        assert await answer.text() == ("" if method == "HEAD" else f"Invalid IAP credentials: {wrong}")
+        assert answer.headers.get("Location", "").startswith(
+            "https://accounts.google.com/o/oauth2/v2/auth?" if status == 302 else ""
+        )
+        cookies = answer.headers.getall("Set-Cookie", [])
+        assert [cookie.startswith("GCP_IAP_XSRF_NONCE_") for cookie in cookies] == [True] * (status == 302)
 
 
 # ESPv2
