@@ -35,6 +35,8 @@ from sidecar.emulator.targets import Target
 
 NAMES: Final = ("localhost", "*.localhost", "127.0.0.1", "::1")
 """What every TLS target's certificate is good for, beside `NAME.localhost` (OpenSSL takes no `*.localhost`)."""
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+_ANY: Final = ("0.0.0.0", "::")  # noqa: S104  # addresses to compare with
 _HEAD_LIMIT: Final = 1 << 17
 """Bytes of a request line or a header that targets take: more than any proxy in front of them lets through."""
 
@@ -264,7 +266,8 @@ class Emulator:
             self._tls[target.app] = self._server_context((*self._names, f"{name}.localhost", *names))
         await self.start(target.app)
         authority = "localhost" if tls else _bracketed(self._host)
-        target.listens_at("https" if tls else "http", authority, self._ports[target.app])
+        called = None if self._host in _ANY else (*_LOOPBACK, authority, f"{name}.localhost", *self._names, *names)
+        target.listens_at("https" if tls else "http", authority, self._ports[target.app], called)
         self.targets[name] = target
         return target
 

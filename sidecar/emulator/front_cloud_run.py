@@ -1,6 +1,6 @@
 """The front end of Cloud Run and of Cloud Functions.
 
-Owns their verdict and their answers. Called by `checks`; reads headers and the host only. Sources:
+Owns their verdict and their answers. Called by `checks`; reads headers and the path only. Sources:
 https://cloud.google.com/run/docs/authenticating/service-to-service,
 https://cloud.google.com/run/docs/configuring/custom-audiences, https://cloud.google.com/functions/docs/securing,
 and the texts that users report.
@@ -21,7 +21,7 @@ from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, page
 
 def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
     """With both headers only X-Serverless-Authorization counts; one header several times is refused."""
-    if judge.settings.ingress == "internal" or not _is_routed(request, judge):
+    if judge.settings.ingress == "internal":
         raise RefusedError(_answer_404())
     headers = request.headers
     name = next((n for n in ("X-Serverless-Authorization", "Authorization") if n in headers), None)
@@ -39,12 +39,6 @@ def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
     if not judge.permits(verified.email, verified.principal):
         raise RefusedError(_answer_403(request))
     return Admitted(verified)
-
-
-def _is_routed(request: web.Request, judge: Judge) -> bool:
-    """Whether the host's traffic tag, if it has one, is the service's."""
-    tag, dashes, _ = request.host.partition("---")
-    return not dashes or tag in judge.settings.tags
 
 
 def _is_audience(claims: Mapping[str, Any], judge: Judge) -> bool:

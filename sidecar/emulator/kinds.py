@@ -44,6 +44,9 @@ class Settings:
     """The audience it wants: its own URL unless told (a function's: with its name as the path)."""
     callers: Collection[str] | None = None
     """E-mails, or names in IAM, of those who have permission; None: everyone whose token is good."""
+    hosts: Collection[str] = ()
+    """Further values of Host that lead to it, as they come: `billing.example`, `localhost:9000`. Others but its own
+    address are not found (404), as on Google's front ends."""
     custom_audiences: Collection[str] = ()
     """Further audiences, compared exactly."""
     user_tokens: bool = True
@@ -72,7 +75,7 @@ class Settings:
             raise ValueError(
                 f"no kind of target is called {kind!r}; there are {', '.join(get_args(TargetKind))}"
             )
-        known = _OPTIONS[kind] | {"audience", "callers"}
+        known = _OPTIONS[kind] | {"audience", "callers", "hosts"}
         for name in options:
             if name not in known:
                 names = ", ".join(field.name for field in fields(cls) if field.name in known)

@@ -53,6 +53,47 @@ def self_signed(audience: str | None, *, email: str = SA, key: str = SA, **claim
     return signing_key(key).sign({name: value for name, value in whole.items() if value is not None})
 
 
+# How a front end finds the service
+
+
+@pytest.mark.parametrize("kind", ["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis"])
+async def test_a_service_is_found_by_its_host(
+    google: Emulator, session: ClientSession, kind: TargetKind
+) -> None:
+    """Another Host is 404 with Google's page, however good the token; the port counts; `hosts` adds to it."""
+    target = await google.add_target("t", kind=kind)
+    if kind == "googleapis":
+        token = google.principals.issue(f"serviceAccount:{SA}", [CLOUD_PLATFORM], lifetime=60).value
+    else:
+        token = signed(NOW, aud=target.audience)
+    for host, status in (
+        (f"127.0.0.1:{target.port}", 200),
+        (f"LOCALHOST:{target.port}", 200),
+        (f"t.localhost:{target.port}", 200),
+        ("billing.internal", 404),
+        (f"billing.internal:{target.port}", 404),
+        ("localhost", 404),
+        ("localhost:8787", 404),
+    ):
+        answer = await call(session, target, ("Host", host), bearer(token))
+        assert (host, answer.status) == (host, status)
+        if status == 404:
+            assert "<title>Error 404 (Not Found)!!1</title>" in answer.text
+            assert target.requests[-1].refused == 404
+    target.settings.hosts = ["billing.internal"]
+    assert (await call(session, target, ("Host", "billing.internal"), bearer(token))).status == 200
+
+
+async def test_what_listens_everywhere_is_called_by_any_name(session: ClientSession) -> None:
+    """Nobody can know the names that other machines have for it."""
+    async with Emulator(host="0.0.0.0", now=FakeClock(wall=NOW).wall) as emulator:  # noqa: S104
+        target = await emulator.add_target("t")
+        url = f"http://127.0.0.1:{target.port}/"
+        headers = {"Host": f"google:{target.port}", "Authorization": f"Bearer {signed(NOW, aud=target.url)}"}
+        async with session.get(url, headers=headers) as answer:
+            assert answer.status == 200
+
+
 # Cloud Run and functions
 
 
@@ -91,7 +132,7 @@ async def test_a_traffic_tag_is_the_same_service(google: Emulator, session: Clie
     """With the service's own audience; a tag that there is not is not found."""
     target = await google.add_target("t", tags=["canary"])
     for tag, status in (("canary", 200), ("other", 404)):
-        host = ("Host", f"{tag}---t.example")
+        host = ("Host", f"{tag}---t.localhost:{target.port}")
         assert (await call(session, target, host, bearer(signed(NOW, aud=target.url)))).status == status
 
 
