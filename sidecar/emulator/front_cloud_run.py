@@ -16,7 +16,8 @@ from aiohttp import web
 
 from sidecar.emulator.keys import BadTokenError
 from sidecar.emulator.kinds import GCLOUD_CLIENTS
-from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, page
+from sidecar.emulator.pages import plain
+from sidecar.emulator.verdicts import Admitted, Judge, RefusedError
 
 
 def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
@@ -34,7 +35,7 @@ def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
         if not _is_audience(claims, judge):
             raise BadTokenError("wrong audience")
     except BadTokenError as error:
-        raise RefusedError(_answer_401()) from error
+        raise RefusedError(_answer_401(request)) from error
     verified = judge.verified(claims, name)
     if not judge.permits(verified.email, verified.principal):
         raise RefusedError(_answer_403(request))
@@ -57,8 +58,12 @@ def _is_audience(claims: Mapping[str, Any], judge: Judge) -> bool:
     return audience in (*urls, *(f"{url}/" for url in urls), *settings.custom_audiences)
 
 
-def _answer_401() -> web.Response:
-    response = page(401, "Unauthorized", "Your client does not have permission to the requested URL.")
+def _answer_401(request: web.Request) -> web.Response:
+    response = plain(
+        401,
+        "Unauthorized",
+        f"Your client does not have permission to the requested URL {_code(request)}.",
+    )
     response.headers["WWW-Authenticate"] = (
         'Bearer error="invalid_token" error_description="The access token could not be verified"'
     )
@@ -66,9 +71,13 @@ def _answer_401() -> web.Response:
 
 
 def _answer_403(request: web.Request) -> web.Response:
-    url = f"<code>{html.escape(request.path)}</code>"
-    return page(403, "Forbidden", f"Your client does not have permission to get URL {url} from this server.")
+    text = f"Your client does not have permission to get URL {_code(request)} from this server."
+    return plain(403, "Forbidden", text)
 
 
 def _answer_404() -> web.Response:
-    return page(404, "Page not found", "The requested URL was not found on this server.")
+    return plain(404, "Page not found", "The requested URL was not found on this server.")
+
+
+def _code(request: web.Request) -> str:
+    return f"<code>{html.escape(request.path)}</code>"

@@ -20,6 +20,7 @@ from aiohttp import web
 from sidecar.emulator.faults import Endpoint, Fault, claims_for
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER
+from sidecar.emulator.pages import API, application
 from sidecar.emulator.principals import AccessToken, Permission, Principals
 
 CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
@@ -119,7 +120,7 @@ class IAMCredentialsServer:
         self._key = key
         self._principals = principals
         self._now = now
-        self.app = web.Application()
+        self.app = application(API)
         self.app.router.add_post("/v1/projects/-/serviceAccounts/{call}", self._call)
         self.app.router.add_get("/service_accounts/v1/jwk/{email}", self._jwks)
         self.app.router.add_get("/service_accounts/v1/metadata/x509/{email}", self._certificates)

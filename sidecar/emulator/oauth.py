@@ -19,6 +19,7 @@ from sidecar.emulator.accounts import ADC_CLIENT_ID, User, write_private
 from sidecar.emulator.faults import Endpoint, Fault, claims_for
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER, PROJECT
+from sidecar.emulator.pages import API, application
 from sidecar.emulator.principals import Principals
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -59,7 +60,7 @@ class OAuthServer:
         """By refresh token."""
         self._accounts: dict[str, SigningKey | None] = {}
         """None: the account is there, its key is not."""
-        self.app = web.Application()
+        self.app = application(API)
         self.app.router.add_post("/token", self._token)
 
     def write_key(self, path: Path, token_uri: str, *, email: str = KEY_EMAIL) -> Path:

@@ -86,8 +86,14 @@ def plain(status: int, phrase: str, text: str) -> web.Response:
     )
 
 
-def robots() -> Middleware:
-    """A middleware that puts the robot's pages in place of aiohttp's own 404 and 405."""
+def application(server: str) -> web.Application:
+    """An application that says it is `server`, and has the robot's pages in place of aiohttp's own 404 and 405."""
+    app = web.Application(middlewares=[_robots()])
+    app.on_response_prepare.append(serves_as(server))
+    return app
+
+
+def _robots() -> Middleware:
 
     @web.middleware
     async def replaced(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint
 from sidecar.emulator.keys import BadTokenError, SigningKey, signing_key
+from sidecar.emulator.pages import API, application
 from sidecar.emulator.principals import Principals
 
 PROJECT_NUMBER: Final = "123456789012"
@@ -107,7 +108,7 @@ class STSServer:
         """The role that the instance of AWS's has; None for none."""
         self.aws_failure = ""
         """The `Code` that its metadata service gives in place of keys, where it is not empty."""
-        self.app = web.Application()
+        self.app = application(API)
         routes = self.app.router
         routes.add_post("/v1/token", self._token)
         routes.add_get("/subject-token", self._subject_by_url)
