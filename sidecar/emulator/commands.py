@@ -25,8 +25,8 @@ import yaml
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.connecting import EMAIL, Service
 from sidecar.emulator.iam import CLOUD_PLATFORM
+from sidecar.emulator.instance import Platform
 from sidecar.emulator.kinds import TargetKind
-from sidecar.emulator.metadata import Platform
 from sidecar.emulator.running import serve
 
 CONTROL_VARIABLE: Final = "IDTOKEN_EMULATOR_CONTROL"

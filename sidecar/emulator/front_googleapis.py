@@ -12,8 +12,8 @@ from collections.abc import Collection
 
 from aiohttp import web
 
+from sidecar.emulator.instance import PROJECT_NUMBER
 from sidecar.emulator.keys import BadTokenError
-from sidecar.emulator.metadata import PROJECT_NUMBER
 from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, Verified, bearer
 
 _CHALLENGE = 'Bearer realm="https://accounts.google.com/"'

@@ -40,7 +40,11 @@ def check_iap(request: web.Request, judge: Judge) -> Admitted:
         # A Proxy-Authorization that held no valid token isn't for the app.
         return Admitted(verified, ("proxy-authorization",) if name == "Authorization" else ())
     text = f"Invalid IAP credentials: {wrong}"
-    if not names and request.method in ("GET", "HEAD") and headers.get("X-Requested-With") != "XMLHttpRequest":
+    if (
+        not names
+        and request.method in ("GET", "HEAD")
+        and headers.get("X-Requested-With") != "XMLHttpRequest"
+    ):
         raise RefusedError(_sign_in(request, judge, text))
     raise RefusedError(_answer(401, text))
 

@@ -17,8 +17,9 @@ from aiohttp import BasicAuth, web
 
 from sidecar.emulator.accounts import ADC_CLIENT_ID, User, write_private
 from sidecar.emulator.faults import Endpoint, Fault, claims_for
+from sidecar.emulator.instance import PROJECT
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
-from sidecar.emulator.metadata import ISSUER, PROJECT
+from sidecar.emulator.metadata import ISSUER
 from sidecar.emulator.pages import API, application
 from sidecar.emulator.principals import Principals
 

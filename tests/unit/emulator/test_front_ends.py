@@ -56,7 +56,9 @@ def self_signed(audience: str | None, *, email: str = SA, key: str = SA, **claim
 # How a front end finds the service
 
 
-@pytest.mark.parametrize("kind", ["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis"])
+@pytest.mark.parametrize(
+    "kind", ["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis"]
+)
 async def test_a_service_is_found_by_its_host(
     google: Emulator, session: ClientSession, kind: TargetKind
 ) -> None:
@@ -86,7 +88,7 @@ async def test_a_service_is_found_by_its_host(
 
 async def test_what_listens_everywhere_is_called_by_any_name(session: ClientSession) -> None:
     """Nobody can know the names that other machines have for it."""
-    async with Emulator(host="0.0.0.0", now=FakeClock(wall=NOW).wall) as emulator:  # noqa: S104
+    async with Emulator(host="0.0.0.0", now=FakeClock(wall=NOW).wall) as emulator:
         target = await emulator.add_target("t")
         url = f"http://127.0.0.1:{target.port}/"
         headers = {"Host": f"google:{target.port}", "Authorization": f"Bearer {signed(NOW, aud=target.url)}"}
@@ -161,7 +163,9 @@ async def test_a_functions_audience_has_its_name(
         pytest.param(lambda url: self_signed(f"{url}/*", key="other"), 401, "signature", id="another-key"),
         pytest.param(lambda url: self_signed(f"{url}/*", sub="x"), 401, "isn't the issuer", id="for-another"),
         pytest.param(lambda url: self_signed(f"{url}/*", exp=NOW + 3601), 401, "over an hour", id="too-long"),
-        pytest.param(lambda url: signed(NOW, aud="https://x"), 401, "Invalid JWT audience", id="wrong-audience"),
+        pytest.param(
+            lambda url: signed(NOW, aud="https://x"), 401, "Invalid JWT audience", id="wrong-audience"
+        ),
         pytest.param(
             lambda url: signed(NOW, aud=IAP_CLIENT, email=None), 401, "'email' claim", id="no-email"
         ),

@@ -429,7 +429,9 @@ def jwt(message: str) -> dict[str, Any]:
             id="iap-audience-not-told",
         ),
         pytest.param(
-            refused(Target.IAP, 401, "Invalid IAP credentials: Invalid bearer token. Invalid JWT audience.", IAP),
+            refused(
+                Target.IAP, 401, "Invalid IAP credentials: Invalid bearer token. Invalid JWT audience.", IAP
+            ),
             Cause.AUDIENCE_REFUSED,
             "IAP wants its own OAuth client id:",
             id="iap-audience-in-the-newer-words",
