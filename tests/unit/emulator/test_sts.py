@@ -164,6 +164,7 @@ async def test_google_auth_refreshes_a_login(google: Emulator, tmp_path: Path) -
             "invalid_rapt",
         ),
         ({"client_secret": "another"}, {"error": "invalid_client"}, "client secret"),
+        ({"client_id": "another"}, {"error": "invalid_client"}, "client was not found"),
     ],
 )
 async def test_logins_that_have_ended(
@@ -181,6 +182,6 @@ async def test_logins_that_have_ended(
         setattr(user, name, value)
     async with session.post(google.oauth_url, data=form) as answer:
         body = await answer.json()
-        assert answer.status == 400
+        assert answer.status == (401 if error["error"] == "invalid_client" else 400)
     assert error.items() <= body.items()
     assert says in body["error_description"]
