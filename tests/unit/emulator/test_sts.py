@@ -104,6 +104,26 @@ async def exchange(
         ({}, {"grant_type": "password"}, "unsupported_grant_type", "grant_type"),
         ({}, {"requested_token_type": "x"}, "invalid_request", "requested_token_type"),
         ({}, {"audience": "//iam.googleapis.com/x"}, "invalid_request", "full resource name"),
+        (
+            {},
+            {"audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p"},
+            "invalid_request",
+            "full",
+        ),
+        (
+            {},
+            {
+                "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/x"
+            },
+            "invalid_target",
+            "might either be because the pool or provider is disabled or deleted or because it doesn't exist.",
+        ),
+        (
+            {},
+            {"scope": "https://www.googleapis.com/auth/cloud-platfrom"},
+            "invalid_scope",
+            "Invalid OAuth scope",
+        ),
         ({}, {"subject_token_type": "x"}, "invalid_request", "subject_token_type"),
         ({}, {"subject_token": "x.y.z"}, "invalid_grant", "not a valid JWT"),
         ({"iss": "https://other"}, {}, "invalid_grant", "issuer"),
@@ -136,6 +156,23 @@ async def test_what_is_refused(
     status, body = await exchange(session, google, whole | form)
     assert (status, body["error"]) == (400, code)
     assert says in body["error_description"]
+
+
+@pytest.mark.parametrize("how", ["disabled", "deleted"])
+async def test_a_provider_that_is_no_more_is_the_wrong_target(
+    google: Emulator, provider: Provider, tmp_path: Path, how: str
+) -> None:
+    """As google-auth tells it."""
+    file = google.write_federation(tmp_path / "wif.json", provider, google.url_source(provider))
+    await refreshed(file, identity_pool.Credentials)
+    if how == "disabled":
+        provider.disabled = True
+    else:
+        google.sts.remove_provider(provider)
+    with pytest.raises(
+        exceptions.OAuthError, match='Error code invalid_target: The target service indicated by the "aud'
+    ):
+        await refreshed(file, identity_pool.Credentials)
 
 
 async def test_google_auth_refreshes_a_login(google: Emulator, tmp_path: Path) -> None:
