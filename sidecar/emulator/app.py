@@ -166,10 +166,15 @@ class Emulator:
         return Path(self._directory.name) / "ca.pem"
 
     def environment(self) -> dict[str, str]:
-        """What makes google-auth, and so a sidecar, find the metadata server, laid over any other environment."""
+        """What makes Google's libraries, gcloud, and so a sidecar, find the metadata server, laid over any other
+        environment."""
         return {
             "GCE_METADATA_HOST": self.metadata_address,
             "GCE_METADATA_IP": self.metadata_address,
+            # gcloud's name for it (googlecloudsdk/core/credentials/gce_read.py).
+            "GCE_METADATA_ROOT": self.metadata_address,
+            # npm's gcp-metadata otherwise looks for a machine of Google's first (its README).
+            "METADATA_SERVER_DETECTION": "assume-present",
             # Who starts a process may have set these; each would keep it from asking here.
             "GCE_METADATA_MTLS_MODE": "none",
             "NO_GCE_CHECK": "false",

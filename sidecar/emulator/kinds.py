@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, Self, final, get_args
 
 TargetKind = Literal["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis", "open"]
 
-CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
 GCLOUD_CLIENTS: Final = frozenset(
     {
         "32555940559.apps.googleusercontent.com",
@@ -63,8 +62,8 @@ class Settings:
     """E-mails of service accounts whose self-signed JWTs are good."""
     service: str | None = None
     """The API's host name: NAME.googleapis.com unless told."""
-    scopes: Collection[str] = (CLOUD_PLATFORM,)
-    """An access token needs one of them."""
+    scopes: Collection[str] | None = None
+    """An access token needs one of them. None: cloud-platform, or one of the API's own narrower ones, by `service`."""
     enabled: bool = True
     """Whether the caller's project has the API switched on."""
 

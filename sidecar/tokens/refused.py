@@ -158,7 +158,10 @@ def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description
     return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
 
 
-_PROVIDERS: Final = "gcloud iam workload-identity-pools providers list --workload-identity-pool=POOL --location=global --show-deleted"
+_PROVIDERS: Final = shell(
+    *("gcloud", "iam", "workload-identity-pools", "providers", "list"),
+    *("--workload-identity-pool=POOL", "--location=global", "--show-deleted"),
+)
 _NO_PROVIDER: Final = (
     "The pool or the provider that the file names is disabled or deleted, or there is none of that name: "
     f"`{_PROVIDERS}` shows which. Enable it, bring it back with `undelete`, or write the file again."
@@ -205,8 +208,8 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
         return _error(endpoint, answer, Reason.QUOTA_PROJECT_DENIED, hint, status, command=command)
     if "gaia id not found" in message:
         hint = (
-            f"There is no account {endpoint.account}, or one of its delegates is missing: it was deleted, or the e-mail is "
-            "mistyped."
+            f"There is no account {endpoint.account}, or one of its delegates is missing: it was deleted, or the "
+            "e-mail is mistyped."
         )
         return _error(endpoint, answer, Reason.IMPERSONATION_DENIED, hint, status)
     if answer.status in (403, 404):
@@ -263,7 +266,8 @@ _OAUTH_HINTS: Final = {
     "and that this machine's clock is right.",
     "invalid_client": "It does not know {subject}: see that the account exists.",
     "unauthorized_client": "{subject} may not ask for this: see that the account may have ID tokens.",
-    "invalid_scope": "It knows no such scope, or does not accept the audience: check the route's `scopes` or `audience`.",
+    "invalid_scope": "It knows no such scope, or does not accept the audience: check the route's `scopes` or "
+    "`audience`.",
     "invalid_request": "It does not understand the request: check `token_uri` in the key and the route's "
     "`audience`.",
 }

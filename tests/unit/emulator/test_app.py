@@ -155,6 +155,13 @@ async def test_the_environment_is_enough(google: Emulator, ambient: dict[str, st
     assert out.decode().split() == ["emulated-project", EMAIL]
 
 
+async def test_gclouds_and_nodes_names_for_it_are_there_too(google: Emulator) -> None:
+    """gcloud reads GCE_METADATA_ROOT, npm's gcp-metadata whether to look at all."""
+    environment = google.environment()
+    assert environment["GCE_METADATA_ROOT"] == google.metadata_address
+    assert environment["METADATA_SERVER_DETECTION"] == "assume-present"
+
+
 async def test_what_others_verify_with(google: Emulator, session: ClientSession) -> None:
     """Discovery leads to the JWKS, whose key is the certificate's; all may be cached."""
     origin = google.oauth_url.removesuffix("/token")

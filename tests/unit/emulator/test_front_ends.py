@@ -18,7 +18,8 @@ from tests.support.google import signed
 NOW = 1_800_000_000
 SA = "robot@emulated-project.iam.gserviceaccount.com"
 IAP_CLIENT = "1-a.apps.googleusercontent.com"
-CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+SCOPE = "https://www.googleapis.com/auth/"
+CLOUD_PLATFORM = f"{SCOPE}cloud-platform"
 
 
 class Answer(NamedTuple):
@@ -274,6 +275,21 @@ async def test_espv2(
     ("scopes", "switches", "status", "reason"),
     [
         ((CLOUD_PLATFORM,), {}, 200, ""),
+        ((f"{SCOPE}devstorage.read_only",), {}, 200, ""),
+        (
+            (f"{SCOPE}devstorage.read_only",),
+            {"scopes": [CLOUD_PLATFORM]},
+            403,
+            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        ),
+        (
+            (f"{SCOPE}devstorage.read_only",),
+            {"service": "pubsub.googleapis.com"},
+            403,
+            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        ),
+        ((f"{SCOPE}pubsub",), {"service": "pubsub.googleapis.com"}, 200, ""),
+        ((f"{SCOPE}drive",), {"scopes": [f"{SCOPE}drive"]}, 200, ""),
         (("email",), {}, 403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
         ((CLOUD_PLATFORM,), {"enabled": False}, 403, "SERVICE_DISABLED"),
         ((CLOUD_PLATFORM,), {"callers": ["other@example.com"]}, 403, "IAM_PERMISSION_DENIED"),
@@ -305,6 +321,8 @@ async def test_googleapis_take_access_tokens(
     [
         pytest.param(lambda: self_signed("https://storage.googleapis.com/"), 200, id="self-signed"),
         pytest.param(lambda: self_signed(None, scope=CLOUD_PLATFORM), 200, id="self-signed-with-scope"),
+        pytest.param(lambda: self_signed("", scope=CLOUD_PLATFORM), 200, id="self-signed-as-go-does"),
+        pytest.param(lambda: self_signed(""), 401, id="self-signed-for-nothing"),
         pytest.param(lambda: self_signed("https://pubsub.googleapis.com/"), 401, id="for-another-api"),
         pytest.param(lambda: self_signed(None, scope="email"), 403, id="too-narrow"),
         pytest.param(lambda: signed(NOW), 401, id="id-token"),
