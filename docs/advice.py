@@ -138,9 +138,9 @@ ADVICE: dict[Reason, str] = {
     "meanwhile.",
     Reason.TOKEN_RATE_LIMITED: "The sidecar does (Retry-After). Many sidecars on one node that start at once share its "
     "limit.",
-    Reason.TOKEN_DENIED: "The key was deleted or disabled, or its account is gone; `detail` says which. On a metadata "
-    "server: the Workload Identity binding is missing.",
-    Reason.IMPERSONATION_DENIED: "Or there is no such account: Google answers both alike. Run the command in `detail`; a new grant takes some minutes.",
+    Reason.TOKEN_DENIED: "The key was deleted or disabled, its account is gone, or the provider of a workload identity pool "
+    "is disabled or deleted; `detail` says which. On a metadata server: the Workload Identity binding is missing.",
+    Reason.IMPERSONATION_DENIED: "Or there is no such account: Google may answer both alike. Run the command in `detail`; a new grant takes some minutes.",
     Reason.API_DISABLED: "Enable iamcredentials.googleapis.com with the command in `detail`, in the project of the "
     "*caller*.",
     Reason.SCOPE_INSUFFICIENT: "A Compute Engine instance was made with narrow access scopes. Stop it, give it the scope "

@@ -137,10 +137,3 @@ def bearer(value: str) -> str:
     if not token.strip():
         raise BadTokenError("empty token")
     return token.strip()
-
-
-def page(status: int, phrase: str, text: str) -> web.Response:
-    """An error as Google's front ends put it to people."""
-    body = f"<body><h1>Error: {phrase}</h1><h2>{text}</h2></body>"
-    html = f"<html><head><title>{status} {phrase}</title></head>{body}</html>"
-    return web.Response(status=status, text=html, content_type="text/html")

@@ -414,7 +414,7 @@ MEMBER = "serviceAccount:123456789012-compute@developer.gserviceaccount.com"
             f"--member={MEMBER} --role=roles/run.invoker",
         ),
         (hide, "hidden", "ingress settings", "gcloud run services describe"),
-        (iap_audience, "audience_refused", f"IAP wants `{IAP_CLIENT}`", ""),
+        (iap_audience, "audience_refused", "IAP wants its own OAuth client id", ""),
         (iap_role, "permission_missing", "roles/iap.httpsResourceAccessor", f"--member={MEMBER}"),
         (gateway_audience, "audience_refused", "x-google-audiences", "gcloud api-gateway apis describe"),
         (gateway_issuer, "issuer_refused", "x-google-issuer", ""),
