@@ -59,7 +59,7 @@ ADVICE: dict[Reason, str] = {
     "reached by another name than its certificate has, set the route's `tls.server_name`; else somebody else answers.",
     Reason.TLS_SELF_SIGNED: "Trust exactly this certificate by setting the route's `tls.ca_file` to its PEM file. "
     "Verification can't be switched off.",
-    Reason.TLS_UNKNOWN_CA: "`detail` has the issuer. For a private CA set the route's `tls.ca_file` to its certificate. "
+    Reason.TLS_UNKNOWN_CA: "`detail` has the issuer. For a private CA set the route's `tls.ca_file`, or the top-level `ca_file`, to its certificate. "
     "Where it is a public one, the server mostly does not send its intermediate certificates: browsers find them by "
     "themselves, other clients don't.",
     Reason.TLS_BAD_CHAIN: "A certificate above the server's own is no CA, may not have another below it, is not the one "
@@ -87,7 +87,7 @@ ADVICE: dict[Reason, str] = {
     "certificate for some paths only. That is refused: TLS 1.3 knows it no longer (RFC 8446 section 4.1.2). Have it ask at the "
     "beginning of the connection.",
     Reason.TLS_FAILED: "None of the known ways to fail; `detail` has OpenSSL's word for it.",
-    Reason.TLS_FILES: "`detail` names the key, the file and what is wrong with it. A file that turns bad while the "
+    Reason.TLS_FILES: "`detail` names the key, or the variable such as SSL_CERT_FILE, the file and what is wrong with it. A file that turns bad while the "
     "sidecar runs does no harm: what was read before stays in use, and the log says so.",
     Reason.UPSTREAM_CLOSED: "The connection ended before an answer began. Idempotent requests on a reused connection "
     "were tried once more already. If it recurs, the service crashes on this request, or its keep-alive time is below "

@@ -242,7 +242,7 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.TLS_FAILED: Meaning(502, "tls_protocol_error", Source.UPSTREAM, "TLS with the upstream failed"),
     Reason.TLS_FILES: Meaning(
-        503, "proxy_configuration_error", Source.SELF, "A file of the route's `tls` cannot be used"
+        503, "proxy_configuration_error", Source.SELF, "A file for TLS to the upstream cannot be used"
     ),
     Reason.UPSTREAM_CLOSED: Meaning(
         502, "connection_terminated", Source.UPSTREAM, "The upstream closed the connection without an answer"

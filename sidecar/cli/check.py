@@ -138,6 +138,7 @@ def _sources(config: Config, environ: Mapping[str, str], clock: SystemClock) -> 
         environ=environ,
         endpoints=config.endpoints,
         withheld=config.secret_variables,
+        listening=config.listening,
     )
 
 

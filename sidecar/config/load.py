@@ -19,7 +19,7 @@ from sidecar.config import checks
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
-from sidecar.config.credentials import CREDENTIAL_TYPES
+from sidecar.config.credentials import CREDENTIAL_TYPES, File, Gcloud, Metadata, Static
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.misplaced import misplaced_in
 from sidecar.config.models import Config, Drain, RouteConfig
@@ -27,12 +27,17 @@ from sidecar.config.platform import DRAIN, detect_platform
 from sidecar.config.quantities import format_duration
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 from sidecar.config.values import Model
+from sidecar.config.variables import proxy_faults
 from sidecar.grammar.contents import kind_of, place, quoted
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 """Names the file."""
 _NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, f"{PREFIX}URL"})
+
+
+_ASK_BY_NO_PROXY: Final = (Metadata, Gcloud, File, Static)
+"""Credentials that ask nobody on the network, or have a program do it."""
 
 
 class Setting(NamedTuple):
@@ -99,7 +104,8 @@ def load(
         for name in names
     )
     doubtful = [tree.problem(*found) for found in cautions(dict(enumerate(config.routes)))]
-    return Loaded(config, (*_odd_variables(environ), *map(str, sorted(doubtful, key=_order))))
+    warnings = (*_odd_variables(environ), *_odd_proxies(environ, config))
+    return Loaded(config, (*warnings, *map(str, sorted(doubtful, key=_order))))
 
 
 def _secrets(value: Any) -> Iterator[str]:
@@ -122,6 +128,16 @@ def _odd_variables(environ: Mapping[str, str]) -> list[str]:
         f"the environment variable {name} is no setting{nearest(name, known)}"
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "URL_")
+    ]
+
+
+def _odd_proxies(environ: Mapping[str, str], config: Config) -> list[str]:
+    """A warning, since not every call of a credential goes by a proxy; each that does fails and says the same."""
+    if all(isinstance(credential, _ASK_BY_NO_PROXY) for credential in config.credentials.values()):
+        return []
+    return [
+        f"the environment variable {name}, by which token endpoints are asked, can't be followed: {message}"
+        for name, message in proxy_faults(environ, config.listening)
     ]
 
 
@@ -176,9 +192,9 @@ class _Validation:
             self._say((), f"there is no route: {where}, or use `--to URL`", self._tree.file)
         if self._problems:
             raise ConfigError(sorted(self._problems, key=_order))
-        return Config.model_construct(
-            **{**dict(defaults), **parsed, "routes": tuple(routes.values())}, _fields_set=set(data)
-        )
+        whole = {**dict(defaults), **parsed}
+        effective = tuple(_with_top_level(route, whole["ca_file"]) for route in routes.values())
+        return Config.model_construct(**{**whole, "routes": effective}, _fields_set=set(data))
 
     def _listeners(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
         """What concerns listeners; what is BROKEN is left out."""
@@ -293,6 +309,13 @@ class _Validation:
         for finding in findings:
             if spelled(finding.path) not in known:
                 self._say(finding.path, finding.message)
+
+
+def _with_top_level(route: RouteConfig, ca_file: str | None) -> RouteConfig:
+    """The route with what it leaves to the top level: another one there is another configuration of the route."""
+    if ca_file is None or route.tls.ca_file is not None or not route.upstream.startswith("https:"):
+        return route
+    return route.model_copy(update={"tls": route.tls.model_copy(update={"ca_file": ca_file})})
 
 
 @cache

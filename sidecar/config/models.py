@@ -50,7 +50,7 @@ class Tls(Model):
     ca_file: str | None = Field(
         None,
         description="PEM file of what to trust instead of the system's CAs: roots, CAs below one, or the server's own "
-        "certificate.",
+        "certificate. Default: the top-level `ca_file`.",
     )
     client_cert_file: str | None = Field(None, description="PEM file of a client certificate and its chain.")
     client_key_file: str | None = Field(None, description="PEM file of the client certificate's key.")
@@ -492,6 +492,12 @@ class Config(Model):
         """The environment variables whose values are secrets of this configuration: not for other programs."""
         return self._secret_variables
 
+    @property
+    def listening(self) -> tuple[ListenAddress, ...]:
+        """Every address that it listens on, as far as it is written down."""
+        groups = (self.listen, *(route.listen for route in self.routes))
+        return (*self.admin, *(listener.address for group in groups for listener in group))
+
     def remember_secret_variables(self, names: Iterable[str]) -> None:
         """For `load`, which knows where values came from."""
         self._secret_variables = frozenset(names)
@@ -511,6 +517,12 @@ class Config(Model):
     )
     credentials: dict[str, Credential] = Field(
         default_factory=_default_credentials, description="Where tokens come from, by name."
+    )
+    ca_file: str | None = Field(
+        None,
+        description="PEM file of what to trust instead of the system's CAs: for token endpoints, and for upstreams of "
+        "routes without a `tls.ca_file`. Read again when it changes.",
+        min_length=1,
     )
     endpoints: Endpoints = Field(
         Endpoints(), description="Where tokens are asked for, instead of Google's public addresses."

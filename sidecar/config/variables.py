@@ -7,11 +7,13 @@ any other is an error that names the variable and what to set, as a key of the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final, NamedTuple
 
+from sidecar.config.addresses import ListenAddress, leads_to
 from sidecar.grammar import hosts
 from sidecar.grammar.contents import kind_of, quoted
+from sidecar.grammar.proxies import ProxyUrl, is_excepted, parse_proxy
 
 METADATA_VARIABLES: Final = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT")
 """Say where the metadata server is; the first that is set counts, as google-auth reads them."""
@@ -44,3 +46,62 @@ def metadata_address(text: str) -> str:
         shown = "it" if "@" in text else quoted(text)
         raise ValueError(f"{shown} is not host and port: set it to one such as {_EXAMPLES}")
     return str(authority)
+
+
+class ProxySetting(NamedTuple):
+    """A proxy, and the variable that names it."""
+
+    variable: str
+    proxy: ProxyUrl
+
+
+def proxy_for(
+    environ: Mapping[str, str], scheme: str, host: str, port: int, own: Collection[ListenAddress] = ()
+) -> ProxySetting | None:
+    """The proxy for a URL (host in normal form), by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; None for none.
+
+    Small letters go before capitals, and what is empty names none, as in requests and curl. `own` is what this sidecar
+    listens on. ValueError, which names the variable, for one that can't be used.
+    """
+    name = _proxy_variable(environ, scheme)
+    if name is None or is_excepted(_either(environ, "no_proxy")[1].split(","), host, port):
+        return None
+    try:
+        return ProxySetting(name, _usable_proxy(environ[name], own))
+    except ValueError as error:
+        raise ValueError(f"The environment variable {name} can't be followed: {error}") from None
+
+
+def proxy_faults(environ: Mapping[str, str], own: Collection[ListenAddress]) -> Iterator[tuple[str, str]]:
+    """The variables that name a proxy which can't be used, each with what is wrong."""
+    for name in dict.fromkeys(_proxy_variable(environ, scheme) for scheme in ("https", "http")):
+        if name is not None:
+            try:
+                _usable_proxy(environ[name], own)
+            except ValueError as error:
+                yield name, str(error)
+
+
+def _proxy_variable(environ: Mapping[str, str], scheme: str) -> str | None:
+    for name in (f"{scheme}_proxy", "all_proxy"):
+        found, value = _either(environ, name)
+        if value:
+            return found
+    return None
+
+
+def _either(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """A variable's name and value: the one in small letters where it is there, else the one in capitals."""
+    found = name if name in environ else name.upper()
+    return found, environ.get(found, "").strip()
+
+
+def _usable_proxy(text: str, own: Collection[ListenAddress]) -> ProxyUrl:
+    found = parse_proxy(text)
+    listener = next((it for it in own if leads_to(found.host, found.port, it)), None)
+    if listener is not None:
+        raise ValueError(
+            f"it leads to this very sidecar, which listens on {listener} and is no proxy for token endpoints: set it "
+            "for the app alone (`exec --http-proxy` does), or add `.googleapis.com` to NO_PROXY"
+        )
+    return found

@@ -27,6 +27,7 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, Route
 from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock
+from sidecar.runtime.trust import Trust
 
 _ATTEMPT_DELAY = 0.25
 """Seconds before the next address is tried beside the last one (RFC 8305 section 8)."""
@@ -46,12 +47,14 @@ class Dialer:
         *,
         jitter: Callable[[], float],
         lookup: Lookup = socket.getaddrinfo,
+        trust: Trust | None = None,
     ) -> None:
-        """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1."""
+        """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1. `trust` is what
+        upstreams without a `ca_file` are judged by; default: the system's CAs."""
         self._loop = loop
         self._clock = clock
         self._own = own
-        self._contexts = Contexts(clock)
+        self._contexts = Contexts(clock, trust)
         self._resolver = Resolver(loop, lookup)
         self._backoff = Backoff()
         self._jitter = jitter

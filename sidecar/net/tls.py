@@ -21,7 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
-from sidecar.net.tls_faults import Certificate
+from sidecar.grammar.certificates import Certificate
+from sidecar.runtime.trust import presented
 
 _RECORD = 16 * 1024
 _READ = 64 * 1024
@@ -77,7 +78,7 @@ async def handshake(
     try:
         await _shake(loop, secured)
     except OSError as error:
-        failure = HandshakeError(error, _presented(secured), agreed=secured.cipher() is not None)
+        failure = HandshakeError(error, presented(secured), agreed=secured.cipher() is not None)
         secured.close()
         raise failure from error
     except BaseException:
@@ -128,15 +129,6 @@ async def _shake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSocket) -> Non
             await _ready(loop.add_writer, loop.remove_writer, secured.fileno(), loop)
         else:
             return
-
-
-def _presented(sock: ssl.SSLSocket) -> tuple[Certificate, ...]:
-    """The certificates of a handshake that failed, for the words of its error.
-
-    `getpeercert` has none before the handshake is done; what is under it does, and 3.13 made a part of that public.
-    """
-    read = getattr(sock._sslobj, "get_unverified_chain", None)  # type: ignore[attr-defined]  # no name without _
-    return () if read is None else tuple(certificate.get_info() for certificate in read() or ())
 
 
 def mnemonic(error: ssl.SSLError) -> str:

@@ -73,6 +73,7 @@ from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock, SystemClock, process_cpu
 from sidecar.runtime.file_watch import FileWatch
 from sidecar.runtime.tasks import Tasks
+from sidecar.runtime.trust import UnusableCaError, for_token_endpoints, for_upstreams
 from sidecar.service.bindings import Bindings, Plan
 from sidecar.service.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
 from sidecar.tokens.entry import TokenStatus
@@ -176,6 +177,8 @@ class Service:
             environ=environ,
             endpoints=config.endpoints,
             withheld=config.secret_variables,
+            ca_file=config.ca_file,
+            listening=config.listening,
         )
         self._table = RouteTable.compile(config, self._sources)
         self._tokens = TokenStore(
@@ -195,7 +198,13 @@ class Service:
             self._clock,
             lambda credential: self._tokens.renew(self._sources[credential]),
         )
-        self._dialer = Dialer(loop, self.bindings.own_addresses, self._clock, jitter=self._jitter)
+        self._dialer = Dialer(
+            loop,
+            self.bindings.own_addresses,
+            self._clock,
+            jitter=self._jitter,
+            trust=for_upstreams(environ),
+        )
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
         self._tracer = _tracer(config, self.version)
         self._proxy = Proxy(
@@ -240,7 +249,7 @@ class Service:
     async def start(self) -> None:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         try:
-            warnings = _inspect(self.config, self._sources)
+            warnings = _inspect(self.config, self._sources, self._environ)
             self.bindings.bind(self.config, self._table)
             self._check_files(self._table.routes)
             self._admin = AdminServer(
@@ -369,8 +378,7 @@ class Service:
         kept = unchanged(
             self.config.credentials,
             config.credentials,
-            same_surroundings=config.endpoints == self.config.endpoints
-            and config.secret_variables == self.config.secret_variables,
+            same_surroundings=_same_surroundings(config, self.config),
         )
         sources = build_sources(
             config.credentials,
@@ -379,8 +387,10 @@ class Service:
             endpoints=config.endpoints,
             known={name: self._sources[name] for name in kept},
             withheld=config.secret_variables,
+            ca_file=config.ca_file,
+            listening=config.listening,
         )
-        told = _inspect(config, sources)
+        told = _inspect(config, sources, self._environ)
         told += [
             f"`{name}` takes effect at the next start"
             for name in _AT_START
@@ -743,10 +753,10 @@ class Service:
         return ((name, source.threads) for name, source in self._sources.items())
 
 
-def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
+def _inspect(config: Config, sources: Mapping[str, GoogleSource], environ: Mapping[str, str]) -> list[str]:
     """What is wrong with the credentials as far as can be seen without asking anybody: StartError for what can
     never work, warnings for what should not."""
-    warnings = []
+    warnings = _inspect_trust(config, environ)
 
     @cache
     def judged(source: GoogleSource, kind: TokenKind, persons: bool, upstream: str) -> Inspection:
@@ -767,6 +777,21 @@ def _inspect(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
             if found.warning is not None:
                 warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
     return list(dict.fromkeys(warnings))
+
+
+def _inspect_trust(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with the CAs by which token endpoints are judged, where they are named: StartError if it is the
+    configuration that names them, since a credential may ask nobody."""
+    trust = for_token_endpoints(environ, config.ca_file)
+    if not trust.bundles:
+        return []
+    try:
+        trust.context()
+    except UnusableCaError as error:
+        if config.ca_file is not None:
+            raise StartError(f"{error}", EXIT_CONFIG) from error
+        return [f"token endpoints can't be asked by https: {error}"]
+    return []
 
 
 def _tracer(config: Config, version: str) -> Tracer | None:
@@ -807,6 +832,16 @@ def _limits(config: Config) -> Limits:
 
 def _token_files(config: Config) -> dict[str, str]:
     return {name: it.path for name, it in config.credentials.items() if it.type == "file"}
+
+
+def _same_surroundings(one: Config, other: Config) -> bool:
+    """Whether a credential that is the same in both asks the same places in the same way."""
+    return (
+        one.endpoints == other.endpoints
+        and one.secret_variables == other.secret_variables
+        and one.ca_file == other.ca_file
+        and one.listening == other.listening
+    )
 
 
 def _differs(name: str, one: Config, other: Config) -> bool:

@@ -78,3 +78,43 @@ def test_a_blank_says_nothing() -> None:
     assert load(ROUTES, environ=environ).config.routes
     assert MetadataGrant(environ).describe().endswith(" at r:2")
     assert MetadataGrant({"GCE_METADATA_HOST": " "}).describe().endswith(" at metadata.google.internal")
+
+
+PASSWORD = "s3cretWord"
+KEY = "credentials: {default: {type: service_account_key, file: /x.json}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("socks5://proxy:1080", "SOCKS is not spoken here", id="socks"),
+        pytest.param(f"http://me:{PASSWORD}#x@proxy:3128", "write `#` as `%23`", id="hash"),
+        pytest.param(f"me:{PASSWORD}", "not a proxy's URL", id="no-url"),
+        pytest.param("http://localhost:8787", "this very sidecar, which listens on localhost:8787", id="own"),
+        pytest.param(
+            "http://127.0.0.1:9787", "this very sidecar, which listens on localhost:9787", id="admin"
+        ),
+        pytest.param(
+            "http://[::1]:7001", "this very sidecar, which listens on localhost:7001", id="own-port"
+        ),
+    ],
+)
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"])
+def test_a_proxy_that_cannot_be_used_is_told_at_start(variable: str, text: str, says: str) -> None:
+    """Once, by its variable and without its password, where a credential asks by it; the fetch says the same."""
+    routes = "routes: [{name: a, upstream: 'https://a.example', listen: 'localhost:7001'}]\n"
+    (warning,) = load(routes + KEY, environ={variable: text}).warnings
+    assert warning.startswith(
+        f"the environment variable {variable}, by which token endpoints are asked, can't be"
+    )
+    assert says in warning
+    assert PASSWORD[:4] not in warning
+    for credential in ("{type: static, token: x}", "{type: metadata}", "{type: gcloud}"):
+        other = f"{routes}credentials: {{default: {credential}}}\n"
+        assert load(other, environ={variable: text}).warnings == ()
+
+
+@pytest.mark.parametrize("text", ["", " ", "http://proxy:3128", "proxy:3128", "http://localhost:3128"])
+def test_a_proxy_that_can_be_used_is_not(text: str) -> None:
+    """Nor none."""
+    assert load(ROUTES + KEY, environ={"HTTPS_PROXY": text}).warnings == ()

@@ -89,3 +89,39 @@ async def test_a_configuration_is_spelled_once(service: Service) -> None:
     first = await service.configuration()
     assert "https://a.example" in first
     assert await service.configuration() is first
+
+
+@pytest.mark.parametrize(
+    ("top", "environ", "says"),
+    [
+        ("ca_file: /nowhere/ca.pem\n", {}, r"`ca_file` cannot be used \(/nowhere/ca.pem\): no such file"),
+        (
+            "",
+            {"SSL_CERT_FILE": "/nowhere/ca.pem"},
+            r"SSL_CERT_FILE cannot be used \(/nowhere/ca.pem\): no such file",
+        ),
+    ],
+)
+async def test_cas_that_cannot_be_used_end_the_start(top: str, environ: dict[str, str], says: str) -> None:
+    """By the name of what says where they are."""
+    text = f"{top}listen: 'localhost:0'\nadmin: 'localhost:0'\nroutes: [{{name: a, upstream: 'https://a.example', prefetch: off}}]"
+    made = Service(
+        load(text, environ=environ).config, asyncio.get_running_loop(), environ=environ, clock=FakeClock()
+    )
+    with pytest.raises(StartError, match=says):
+        await made.start()
+
+
+async def test_cas_that_only_token_endpoints_are_judged_by_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A credential may ask nobody: what can still work starts."""
+    environ = {"REQUESTS_CA_BUNDLE": "/nowhere/ca.pem"}
+    text = "listen: 'localhost:0'\nadmin: 'localhost:0'\nroutes: [{name: a, upstream: 'https://a.example', prefetch: off}]"
+    made = Service(
+        load(text, environ=environ).config, asyncio.get_running_loop(), environ=environ, clock=FakeClock()
+    )
+    await made.start()
+    made.request_quit()
+    await made.run()
+    assert "token endpoints can't be asked by https: REQUESTS_CA_BUNDLE cannot be used" in caplog.text
