@@ -89,6 +89,17 @@ ADVICE: dict[Reason, str] = {
     Reason.TLS_FAILED: "None of the known ways to fail; `detail` has OpenSSL's word for it.",
     Reason.TLS_FILES: "`detail` names the key, or the variable such as SSL_CERT_FILE, the file and what is wrong with it. A file that turns bad while the "
     "sidecar runs does no harm: what was read before stays in use, and the log says so.",
+    Reason.EGRESS_PROXY_UNREACHABLE: "`detail` says whether its name, its port or the network is the matter. Check that it runs, and "
+    "`egress_proxy`; an upstream that needs no proxy goes into `egress_proxy.except`.",
+    Reason.EGRESS_PROXY_TIMEOUT: "`timeouts.connect` is for all of it: resolving the proxy's name, connecting to it, and its way to the "
+    "upstream. Mostly the proxy can't reach the upstream, and says so later; its log tells.",
+    Reason.EGRESS_PROXY_AUTHENTICATION: "It answered 407. Write its user name and password into the URL, by `${VAR}` and escaped as in a URL. "
+    "Only Basic is spoken: for Negotiate, NTLM or Digest put a proxy such as cntlm between.",
+    Reason.EGRESS_PROXY_DENIED: "It answered 403 or another 4xx: have its administrator allow CONNECT to this host and port. Squid allows port 443 "
+    "alone unless it is told otherwise.",
+    Reason.EGRESS_PROXY_FAILED: "It answered 5xx: it could not resolve or reach the upstream from where it stands. Its log, or `curl -x`, tells more.",
+    Reason.EGRESS_PROXY_MALFORMED: "What answered at that port is no HTTP proxy, or it closed the connection, or it sent something before the tunnel was used. "
+    "Check the port in `egress_proxy`.",
     Reason.UPSTREAM_CLOSED: "The connection ended before an answer began. Idempotent requests on a reused connection "
     "were tried once more already. If it recurs, the service crashes on this request, or its keep-alive time is below "
     "`pool.idle`.",

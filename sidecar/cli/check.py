@@ -165,6 +165,9 @@ async def _without_target(
     destination = _destination(route, host)
     if destination is None:
         return [*steps, Step("token", Verdict.SKIPPED, _FOLLOWS.format(route=route.name))]
+    if destination.proxy is not None:
+        says = f"through {destination.proxy}, which looks up `{destination.host}` by itself"
+        steps.append(Step("egress", Verdict.OK, says))
     key = destination.token_key()
     seen = inspect(source.grant, [key], universe=source.universe, upstream=destination.host)
     if seen.fault is not None:

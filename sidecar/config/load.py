@@ -20,6 +20,7 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES, File, Gcloud, Metadata, Static
+from sidecar.config.egress import EgressProxy, in_force, own_listener_behind, refusal_through_proxy
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.misplaced import misplaced_in
 from sidecar.config.models import Config, Drain, RouteConfig
@@ -181,6 +182,7 @@ class _Validation:
         for variable, message in misplaced_in(self._environ, [*credentials.values()], metadata=says_where):
             self._say((), message, variable)
         self._listeners(routes, {**dict(defaults), **parsed})
+        self._egress(routes, {**dict(defaults), **parsed})
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
         if not self._problems and not routes:
@@ -193,7 +195,7 @@ class _Validation:
         if self._problems:
             raise ConfigError(sorted(self._problems, key=_order))
         whole = {**dict(defaults), **parsed}
-        effective = tuple(_with_top_level(route, whole["ca_file"]) for route in routes.values())
+        effective = tuple(_with_top_level(route, whole) for route in routes.values())
         return Config.model_construct(**{**whole, "routes": effective}, _fields_set=set(data))
 
     def _listeners(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
@@ -207,6 +209,21 @@ class _Validation:
         self._find(checks.check_remote(parsed["allow_remote"] is not False, routes, listeners))
         self._find(checks.check_listeners(routes, listeners))
         self._find(checks.check_loops(routes, shared))
+
+    def _egress(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
+        """What concerns proxies; what is BROKEN is left out."""
+        top = None if parsed["egress_proxy"] is BROKEN else parsed["egress_proxy"]
+        groups = [parsed["listen"], *(route.listen for route in routes.values())]
+        own = [listener.address for group in groups if group is not BROKEN for listener in group]
+        own += [] if parsed["admin"] is BROKEN else parsed["admin"]
+        settings: list[tuple[Path, EgressProxy | None]] = [(("egress_proxy",), top)]
+        settings += [(("routes", index, "egress_proxy"), it.egress_proxy) for index, it in routes.items()]
+        for path, setting in settings:
+            if setting is not None and (why := own_listener_behind(setting, own)) is not None:
+                self._say(path, why)
+        for index, route in routes.items():
+            if (found := refusal_through_proxy(route, in_force(route, top))) is not None:
+                self._say(("routes", index, found[0]), found[1])
 
     def _drain(self, given: Drain) -> Drain:
         """With the platform's own times for what was not given."""
@@ -311,11 +328,14 @@ class _Validation:
                 self._say(finding.path, finding.message)
 
 
-def _with_top_level(route: RouteConfig, ca_file: str | None) -> RouteConfig:
+def _with_top_level(route: RouteConfig, whole: Mapping[str, Any]) -> RouteConfig:
     """The route with what it leaves to the top level: another one there is another configuration of the route."""
-    if ca_file is None or route.tls.ca_file is not None or not route.upstream.startswith("https:"):
-        return route
-    return route.model_copy(update={"tls": route.tls.model_copy(update={"ca_file": ca_file})})
+    update: dict[str, Any] = {}
+    if whole["ca_file"] is not None and route.tls.ca_file is None and route.upstream.startswith("https:"):
+        update["tls"] = route.tls.model_copy(update={"ca_file": whole["ca_file"]})
+    if (egress := in_force(route, whole["egress_proxy"])) is not route.egress_proxy:
+        update["egress_proxy"] = egress
+    return route.model_copy(update=update) if update else route
 
 
 @cache

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
 from sidecar.config.allow import Allow
 from sidecar.config.credentials import Adc, Credential, Endpoints
+from sidecar.config.egress import EgressSetting
 from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_listener
 from sidecar.config.quantities import Duration, Size
 from sidecar.config.targets import CLOUD_PLATFORM
@@ -139,10 +140,6 @@ def _share(value: Any) -> Any:
         raise ValueError(f"{quoted(value)} is not a number from 0 to 1") from None
 
 
-_NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
-"""The last label of what resolvers read as an IPv4 address, not as a name (URL Standard, "ends in a number")."""
-
-
 def _host_pattern(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{quoted(value)} is not a host name")
@@ -150,7 +147,7 @@ def _host_pattern(value: Any) -> str:
         if value == "*":
             raise ValueError("a wildcard needs at least two fixed labels, such as `*.a.run.app`")
         fixed = hosts.normalise(value[2:])
-        if hosts.ip_literal(fixed) is not None or _NUMBER.search(fixed):
+        if hosts.ip_literal(fixed) is not None or hosts.ends_in_number(fixed):
             raise ValueError(
                 f"{quoted(value)} could match IP addresses only, which no wildcard does: list them one by one"
             )
@@ -354,6 +351,10 @@ class RouteConfig(Model):
         description="Protocols that a request may upgrade its connection to, such as `SPDY/3.1` (Kubernetes' exec); "
         "`[]`: none. A wish for any other (h2c, TLS/1.2) is dropped, and the request served without it.",
     )
+    egress_proxy: EgressSetting | None = Field(
+        None,
+        description="HTTP proxy to reach the upstream through, instead of the top-level one; `none`: directly.",
+    )
     allow_private: Switch = Field(
         True,
         description="Connect to private addresses too, as Private Service Connect needs; `false`: public ones only.",
@@ -523,6 +524,11 @@ class Config(Model):
         description="PEM file of what to trust instead of the system's CAs: for token endpoints, and for upstreams of "
         "routes without a `tls.ca_file`. Read again when it changes.",
         min_length=1,
+    )
+    egress_proxy: EgressSetting | None = Field(
+        None,
+        description="HTTP proxy through which upstreams are reached, by CONNECT: a URL, or a mapping with exceptions. "
+        "Not for loopback upstreams, nor for token endpoints, which follow HTTPS_PROXY.",
     )
     endpoints: Endpoints = Field(
         Endpoints(), description="Where tokens are asked for, instead of Google's public addresses."

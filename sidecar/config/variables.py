@@ -74,12 +74,17 @@ def proxy_for(
 
 def proxy_faults(environ: Mapping[str, str], own: Collection[ListenAddress]) -> Iterator[tuple[str, str]]:
     """The variables that name a proxy which can't be used, each with what is wrong."""
-    for name in dict.fromkeys(_proxy_variable(environ, scheme) for scheme in ("https", "http")):
-        if name is not None:
-            try:
-                _usable_proxy(environ[name], own)
-            except ValueError as error:
-                yield name, str(error)
+    for name in followed_proxies(environ):
+        try:
+            _usable_proxy(environ[name], own)
+        except ValueError as error:
+            yield name, str(error)
+
+
+def followed_proxies(environ: Mapping[str, str]) -> list[str]:
+    """The variables that name a proxy, whether that can be used or not."""
+    names = (_proxy_variable(environ, scheme) for scheme in ("https", "http"))
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def _proxy_variable(environ: Mapping[str, str], scheme: str) -> str | None:

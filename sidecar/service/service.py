@@ -41,6 +41,7 @@ from sidecar.admin.status import (
 from sidecar.config.addresses import parse_listen
 from sidecar.config.checks import targets_of
 from sidecar.config.document import shown
+from sidecar.config.egress import told_at_start
 from sidecar.config.models import Config, Limits
 from sidecar.config.sharing import takes_persons
 from sidecar.config.targets import TokenKind
@@ -268,6 +269,8 @@ class Service:
             _log.info(f"credential `{name}`: {found}", extra={"fields": {"credential": name, "found": found}})
         for warning in warnings:
             _log.warning(warning)
+        if (told := told_at_start(self._environ, self.config)) is not None:
+            _log.info(told)
         self._file_watch.start()
         self._pin_and_prefetch()
         self.bindings.tell([route.name for route in self._table.routes], self.version)

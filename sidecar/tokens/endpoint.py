@@ -261,8 +261,8 @@ def proxy_failed(endpoint: Endpoint, setting: ProxySetting, status: int | None) 
     match status:
         case None:
             what = "could not be reached. Check that it runs, and its host and port"
-        case 407:
-            what = "asked for a user name and password (status 407). Write them into its URL, escaped"
+        case 401 | 407:  # 401 is tinyproxy's for credentials that it does not take
+            what = f"wants other credentials (status {status}). Write a user name and password into its URL, escaped"
         case _ if status < 500:
             what = f"refused the way there (status {status}). Have it allow CONNECT to that host"
         case _:

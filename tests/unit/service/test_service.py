@@ -125,3 +125,31 @@ async def test_cas_that_only_token_endpoints_are_judged_by_are_warned_of(
     made.request_quit()
     await made.run()
     assert "token endpoints can't be asked by https: REQUESTS_CA_BUNDLE cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("top", "told"),
+    [
+        ("", ["upstreams are reached directly: HTTPS_PROXY holds for token endpoints only"]),
+        ("egress_proxy: none\n", []),
+        ("egress_proxy: http://p.example:3128\n", []),
+    ],
+)
+async def test_a_proxy_in_the_environment_is_for_no_upstream_and_that_is_told_once(
+    caplog: pytest.LogCaptureFixture, top: str, told: list[str]
+) -> None:
+    """Unless the configuration says something of proxies."""
+    caplog.set_level("INFO")
+    environ = {"HTTPS_PROXY": "http://p.example:3128"}
+    text = (
+        f"{top}listen: 'localhost:0'\nadmin: 'localhost:0'\n"
+        "routes: [{name: a, upstream: 'https://a.example', prefetch: off}, {name: b, upstream: 'https://b.example', prefetch: off}]"
+    )
+    made = Service(
+        load(text, environ=environ).config, asyncio.get_running_loop(), environ=environ, clock=FakeClock()
+    )
+    await made.start()
+    made.request_quit()
+    await made.run()
+    found = [record.message for record in caplog.records if "PROXY" in record.message]
+    assert [message.partition(". ")[0] for message in found] == told

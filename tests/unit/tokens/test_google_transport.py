@@ -334,7 +334,8 @@ async def test_a_proxy_that_cannot_be_used_is_named_with_why(variable: str, text
 @pytest.mark.parametrize(
     ("status", "says"),
     [
-        pytest.param(407, "asked for a user name and password (status 407)", id="407"),
+        pytest.param(407, "wants other credentials (status 407)", id="407"),
+        pytest.param(401, "wants other credentials (status 401)", id="401"),
         pytest.param(403, "refused the way there (status 403)", id="403"),
         pytest.param(502, "did not reach it (status 502)", id="502"),
     ],
