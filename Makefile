@@ -46,7 +46,7 @@ test-pythons: $(VENV)/.dev  ## unit, wire and conformance tests on every support
 # command:Debian package
 PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
          npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk go:golang-go node:nodejs \
-         curl:curl groff:groff-base ip:iproute2
+         curl:curl groff:groff-base ip:iproute2 tinyproxy:tinyproxy squid:squid
 test-all: $(VENV)/.dev  ## the suite with every real part, installed (apt, as root) where it is missing; then test-pythons on the other versions
 	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \
 	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done

@@ -582,3 +582,12 @@ async def test_a_credential_that_cannot_be_looked_at_is_not_called_ok(
     world.environ.update(world.google.environment())
     report = await world.check(METADATA.format(""))
     assert (report.steps[0].name, report.steps[0].verdict) == ("credential", Verdict.OK)
+
+
+async def test_which_proxy_a_route_goes_through(world: World) -> None:
+    """By its address, without its password; what goes directly says nothing of it."""
+    proxied = await world.check("{type: metadata}", ", egress_proxy: 'http://me:s3cret@127.0.0.1:1'")
+    (step,) = (step for step in proxied.steps if step.name == "egress")
+    assert (step.verdict, step.says.partition(",")[0]) == (Verdict.OK, "through http://********@127.0.0.1:1")
+    direct = await world.check("{type: metadata}")
+    assert [step.name for step in direct.steps if step.name == "egress"] == []
