@@ -173,6 +173,8 @@ class Emulator:
             "GCE_METADATA_IP": self.metadata_address,
             # gcloud's name for it (googlecloudsdk/core/credentials/gce_read.py).
             "GCE_METADATA_ROOT": self.metadata_address,
+            # R's gargle reads this one.
+            "GCE_METADATA_URL": self.metadata_address,
             # npm's gcp-metadata otherwise looks for a machine of Google's first (its README).
             "METADATA_SERVER_DETECTION": "assume-present",
             # Who starts a process may have set these; each would keep it from asking here.

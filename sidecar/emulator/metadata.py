@@ -303,8 +303,8 @@ class MetadataServer:
             self._seen.add(email)
             self._principals.add(email)
         is_there = self._principals.find(email) is not None
-        if not self.profile.relays_iam:
-            return None if is_there else _html(not_found(request.path), 404)
+        if not is_there and not self.profile.relays_iam:
+            return _html(not_found(request.path), 404)
         if not is_there:
             words = f"404 Not Found: Not found; Gaia id not found for email {email}\n"
         elif not self.bound:

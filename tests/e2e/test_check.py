@@ -244,7 +244,7 @@ TOKENS = [
     pytest.param(
         FEDERATED,
         misspell_audience,
-        "subject_token_failed",
+        "token_denied",
         "not the full name of a provider",
         "",
         id="sts-audience",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ from aiohttp import ClientSession
 from multidict import CIMultiDict
 
 from sidecar.emulator.app import Emulator
-from sidecar.emulator.keys import decode, signing_key
+from sidecar.emulator.keys import decode, encode, signing_key
 from sidecar.emulator.kinds import GCLOUD_CLIENTS, Settings, TargetKind
 from sidecar.emulator.targets import Target
 from tests.support.clock import FakeClock
@@ -52,6 +53,13 @@ def self_signed(audience: str | None, *, email: str = SA, key: str = SA, **claim
     """A JWT that a service account signed for itself; a claim given as None is left out."""
     whole = {"iss": email, "sub": email, "aud": audience, "iat": NOW, "exp": NOW + 3600, **claims}
     return signing_key(key).sign({name: value for name, value in whole.items() if value is not None})
+
+
+def unnamed(token: str) -> str:
+    """The same JWT without the key's id."""
+    claims = token.split(".")[1]
+    signed = f"{encode(json.dumps({'alg': 'RS256', 'typ': 'JWT'}).encode())}.{claims}"
+    return f"{signed}.{encode(signing_key(SA).sign_bytes(signed.encode()))}"
 
 
 # How a front end finds the service
@@ -323,6 +331,9 @@ async def test_googleapis_take_access_tokens(
         pytest.param(lambda: self_signed(None, scope=CLOUD_PLATFORM), 200, id="self-signed-with-scope"),
         pytest.param(lambda: self_signed("", scope=CLOUD_PLATFORM), 200, id="self-signed-as-go-does"),
         pytest.param(lambda: self_signed(""), 401, id="self-signed-for-nothing"),
+        pytest.param(
+            lambda: unnamed(self_signed("https://storage.googleapis.com/")), 200, id="self-signed-as-ruby-does"
+        ),
         pytest.param(lambda: self_signed("https://pubsub.googleapis.com/"), 401, id="for-another-api"),
         pytest.param(lambda: self_signed(None, scope="email"), 403, id="too-narrow"),
         pytest.param(lambda: signed(NOW), 401, id="id-token"),
