@@ -16,6 +16,7 @@ from sidecar.config.credentials import Credential, Gcloud, Impersonate, Workload
 from sidecar.config.models import Config, RouteConfig
 from sidecar.config.targets import FACTS, Target, TokenKind
 from sidecar.grammar import hosts
+from sidecar.manifest.templates import filled
 from sidecar.proxy.refusals.diagnosis import service_of
 
 OPENID_CREATOR: Final = "roles/iam.serviceAccountOpenIdTokenCreator"
@@ -88,9 +89,9 @@ def as_gcloud(config: Config, member: str) -> str:
 def as_terraform(config: Config, member: str) -> str:
     """Terraform resources of the google provider."""
     grants, unknown = needed(config, member)
-    names: set[str] = set()
+    labels: set[str] = set()
     parts = ["# What the routes of this configuration need, and nothing more. Fill in what is in capitals."]
-    parts += [_terraform_resource(grant, names) for grant in grants]
+    parts += [_terraform_resource(grant, labels) for grant in grants]
     parts += [f"# {item.why}: {item.what}" for item in unknown]
     return "\n\n".join(parts) + "\n"
 
@@ -187,18 +188,18 @@ def _chain(first: str, chain: list[str], kind: TokenKind, why: str) -> list[Gran
 
 
 def _gcloud_line(grant: Grant) -> str:
-    bind = f"--member='{grant.member}' --role={grant.role}"
+    member = f"'{grant.member}'"
     if grant.target is None:
-        return f"gcloud iam service-accounts add-iam-policy-binding {grant.resource} \\\n    {bind}"
-    if grant.target is Target.CLOUD_RUN:
+        text = filled("iam/service-account.sh", account=grant.resource, member=member, role=grant.role)
+    elif grant.target is Target.CLOUD_RUN:
         service, region = service_of(grant.resource)
-        return f"gcloud run services add-iam-policy-binding {service} --region={region} \\\n    {bind}"
-    if grant.target is Target.CLOUD_FUNCTIONS:
-        return (
-            f"gcloud functions add-invoker-policy-binding FUNCTION --region={_region(grant.resource)} \\\n"
-            f"    --member='{grant.member}'"
-        )
-    return f"gcloud iap web add-iam-policy-binding --resource-type=RESOURCE_TYPE --service=SERVICE \\\n    {bind}"
+        text = filled("iam/cloud-run.sh", service=service, region=region, member=member, role=grant.role)
+    elif grant.target is Target.CLOUD_FUNCTIONS:
+        region = _region(grant.resource)
+        text = filled("iam/cloud-functions.sh", service="FUNCTION", region=region, member=member)
+    else:
+        text = filled("iam/iap.sh", service="SERVICE", member=member, role=grant.role)
+    return text.rstrip("\n")
 
 
 def _region(host: str) -> str:
@@ -207,31 +208,36 @@ def _region(host: str) -> str:
     return "-".join(parts[:2]) if len(parts) > 2 and not hosts.ip_literal(host) else "REGION"
 
 
-def _terraform_resource(grant: Grant, names: set[str]) -> str:
-    arguments: list[tuple[str, str]]
+def _terraform_resource(grant: Grant, labels: set[str]) -> str:
+    values = {"role": grant.role, "member": grant.member}
     if grant.target is None:
-        kind = "google_service_account_iam_member"
-        arguments = [("service_account_id", f"projects/-/serviceAccounts/{grant.resource}")]
-        base = grant.resource.partition("@")[0]
+        file, base = "service-account", grant.resource.partition("@")[0]
+        values["account"] = grant.resource
     elif grant.target in (Target.CLOUD_RUN, Target.CLOUD_FUNCTIONS):
-        kind = "google_cloud_run_v2_service_iam_member"
         service, region = service_of(grant.resource)
         if grant.target is Target.CLOUD_FUNCTIONS:
             service, region = "FUNCTION", _region(grant.resource)
-        arguments = [("name", service), ("location", region)]
-        base = service
+        file, base = "cloud-run", service
+        values |= {"service": service, "region": region}
     else:
-        kind = "google_iap_web_backend_service_iam_member"
-        arguments = [("web_backend_service", "SERVICE")]
-        base = grant.resource
-    word = grant.role.rpartition(".")[2]
-    name = "".join(character if character.isalnum() else "_" for character in f"{base}_{word}".lower())
-    unique, number = name, 1
-    while f"{kind}.{unique}" in names:
+        file, base = "iap", grant.resource
+        values["service"] = "SERVICE"
+    label = _label(file, f"{base}_{grant.role.rpartition('.')[2]}", labels)
+    values = {name: _within_hcl(value) for name, value in values.items()}
+    return f"# {grant.why}\n{filled(f'iam/{file}.tf', label=label, **values)}".rstrip("\n")
+
+
+def _label(kind: str, wanted: str, labels: set[str]) -> str:
+    """A name in Terraform that no other resource of its kind has."""
+    name = "".join(character if character.isalnum() else "_" for character in wanted.lower())
+    label, number = name, 1
+    while f"{kind}.{label}" in labels:
         number += 1
-        unique = f"{name}_{number}"
-    names.add(f"{kind}.{unique}")
-    arguments += [("role", grant.role), ("member", grant.member)]
-    width = max(len(key) for key, _ in arguments)
-    body = "\n".join(f"  {key.ljust(width)} = {json.dumps(value)}" for key, value in arguments)
-    return f'# {grant.why}\nresource "{kind}" "{unique}" {{\n{body}\n}}'
+        label = f"{name}_{number}"
+    labels.add(f"{kind}.{label}")
+    return label
+
+
+def _within_hcl(text: str) -> str:
+    """Between the quotes of an HCL string, where `${` and `%{` begin an expression."""
+    return json.dumps(text, ensure_ascii=False)[1:-1].replace("${", "$${").replace("%{", "%%{")

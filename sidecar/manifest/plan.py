@@ -7,10 +7,9 @@ probes come, how long a start may take, and whether the configuration may be wri
 
 from __future__ import annotations
 
-import json
-import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any, Final
 
 import yaml
@@ -98,14 +97,38 @@ class Plan:
         return None
 
 
-def quoted(text: str) -> str:
-    """A YAML scalar, quoted wherever that could matter (a JSON string is one)."""
-    return json.dumps(text, ensure_ascii=False)
+class Written(str):
+    """YAML's literal block, for what a reader is to see as it is."""
+
+    __slots__ = ()
 
 
-def indented(text: str, width: int) -> str:
-    """A block of text at that depth; empty lines stay empty."""
-    return textwrap.indent(text.rstrip("\n"), " " * width)
+class Quoted(str):
+    """A scalar in double quotes, whatever YAML would make of it without."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """With the two above; a list stands deeper than its key only where a template puts it."""
+
+
+_Dumper.add_representer(
+    Written, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, "|")
+)
+_Dumper.add_representer(
+    Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, '"')
+)
+
+
+def as_yaml(value: object, *, width: float = 110) -> str:
+    """A value as YAML, in its own order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def variables(values: Mapping[str, str]) -> str:
+    """A container's `env`, as a list of names and values."""
+    return as_yaml([{"name": name, "value": value} for name, value in values.items()], width=inf)
 
 
 def _base_url(route: RouteConfig, shared: ListenerConfig | None) -> str | None:
