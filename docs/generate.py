@@ -308,7 +308,14 @@ def targets() -> str:
 
 def _plan() -> Plan:
     text = (ROOT / "deploy" / "config.yaml").read_text("utf-8")
-    return Plan(load(text, environ={}).config, text)
+    images = "europe-west1-docker.pkg.dev/my-project/images"
+    return Plan(
+        load(text, environ={}).config,
+        text,
+        image=f"{images}/idtoken-sidecar:{own_version()}",
+        app_image=f"{images}/app:1",
+        project="my-project",
+    )
 
 
 def _component(name: str) -> Callable[[], str]:
@@ -343,9 +350,9 @@ FILES: dict[str, Callable[[], str]] = {
             "config.yaml",
             "sidecar.yaml",
             "pod-monitoring.yaml",
-            "network-policy.yaml",
         )
     },
+    "deploy/gke/network-policy.yaml": kubernetes.network_policy,
     "deploy/compute-engine/idtoken-sidecar.service": lambda: machine.service_unit(_plan()),
     "deploy/compute-engine/idtoken-sidecar.socket": lambda: machine.socket_unit(_plan()),
     "deploy/compose/compose.yaml": lambda: machine.compose(_plan()),
@@ -355,7 +362,9 @@ FILES: dict[str, Callable[[], str]] = {
 
 def _prose(line: str) -> str:
     line = line.removeprefix("    ")
-    is_command = line.startswith(("idtoken-sidecar ", "curl ")) or "?  " in line
+    is_command = (
+        line.startswith(("idtoken-sidecar ", "curl ", "gcloud ", "kubectl ", "docker ")) or "?  " in line
+    )
     return f"    {line}" if is_command else line
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -38,6 +38,7 @@ from sidecar.grammar.terminal import printable
 from sidecar.runtime.regular_files import STANDARD_INPUT, as_text, read, read_standard_input
 
 F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W")
 
 _EXIT_CODES = (
     "\b\nExit codes: 0 done, told to stop · 1 not ready, not verified · 2 configuration · 3 an address can't be used"
@@ -541,20 +542,29 @@ def manifest() -> None:
     """Print what a platform needs to run the sidecar, from your own configuration.
 
     \b
-    idtoken-sidecar manifest cloud-run --config config.yaml > service.yaml
-    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com | sh
+    idtoken-sidecar manifest cloud-run -c config.yaml --project PROJECT --image IMAGE --app-image IMAGE > service.yaml
+    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com
     """
 
 
 def _planned(function: F) -> F:
     """Options that every manifest has, beside the configuration's."""
     for name, default, text in (
-        ("app-image", "", "The app's image."),
-        ("image", "", "The sidecar's image."),
+        ("app-image", "", "The app's image, where it stands in what is printed."),
+        ("image", "", "The sidecar's image, likewise."),
         ("name", "app", "Name of the service, deployment or job."),
     ):
         function = click.option(f"--{name}", metavar=name.upper(), default=default, help=text)(function)
     return _configured(function)
+
+
+_IN_MANIFEST: Final = {
+    "name": (r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", "a name of lower-case letters, digits and `-`"),
+    "image": (r"([A-Za-z0-9][\w.:/@-]*)?", "an image, such as registry.example/idtoken-sidecar:1.0.0"),
+    "app-image": (r"([A-Za-z0-9][\w.:/@-]*)?", "an image, such as registry.example/app:1.0.0"),
+    "project": (r"([a-z][a-z0-9-]{4,28}[a-z0-9])?", "a project's ID, such as my-project"),
+}
+"""By option: what its value has to match, as a whole, and what it is then called."""
 
 
 def _plan(
@@ -564,25 +574,32 @@ def _plan(
     name: str,
     image: str,
     app_image: str,
+    project: str = "",
 ) -> Any:
     from sidecar.config.document import given
     from sidecar.manifest.plan import Plan
 
     loaded = _load(file, to, settings)
     file = file or os.environ.get(CONFIG_VARIABLE)
-    if re.fullmatch(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", name) is None:
-        _give_up(f"--name: {quoted(name)} is not a name of lower-case letters, digits and `-`")
+    given_here = {"name": name, "image": image, "app-image": app_image, "project": project}
+    for option, value in given_here.items():
+        pattern, what = _IN_MANIFEST[option]
+        if re.fullmatch(pattern, value, re.ASCII) is None:
+            _give_up(f"--{option}: {quoted(value)} is not {what}")
     changed = to or any(value is not None for value in settings.values())
     text = given(loaded.config) if changed or not file else _text_of(file)
-    images = {key: value for key, value in (("image", image), ("app_image", app_image)) if value}
-    return Plan(loaded.config, text, name=name, **images)
+    return Plan(loaded.config, text, name=name, image=image, app_image=app_image, project=project)
 
 
 def _print_manifest(write: Callable[[], str]) -> None:
+    click.echo(_written(write), nl=False)
+
+
+def _written(write: Callable[[], W]) -> W:
     from sidecar.manifest.plan import ManifestError
 
     try:
-        click.echo(write(), nl=False)
+        return write()
     except ManifestError as error:
         _give_up(str(error))
 
@@ -591,11 +608,13 @@ def _print_manifest(write: Callable[[], str]) -> None:
 @click.option("--job", is_flag=True, help="A job instead of a service.")
 @click.option("--metrics", is_flag=True, help="With the collector of Managed Service for Prometheus.")
 @click.option("--run-monitoring", is_flag=True, help="Print what that collector reads.")
+@click.option("--project", metavar="PROJECT", default="", help="The ID of the project that it runs in.")
 @_planned
 def manifest_cloud_run(
     job: bool,
     metrics: bool,
     run_monitoring: bool,
+    project: str,
     name: str,
     image: str,
     app_image: str,
@@ -606,10 +625,10 @@ def manifest_cloud_run(
     """A Cloud Run service (or job) with the sidecar as its second container.
 
     \b
-    idtoken-sidecar manifest cloud-run --config config.yaml > service.yaml
+    idtoken-sidecar manifest cloud-run -c config.yaml --project PROJECT --image IMAGE --app-image IMAGE > service.yaml
     gcloud run services replace service.yaml --region=europe-west1
     """
-    plan = _plan(file, to, settings, name, image, app_image)
+    plan = _plan(file, to, settings, name, image, app_image, project)
     from sidecar.manifest import cloud_run
 
     if run_monitoring:
@@ -624,11 +643,15 @@ def manifest_cloud_run(
 @click.option("--job", is_flag=True, help="A Job instead of a Deployment.")
 @click.option("--patch", is_flag=True, help="Only the patch for a workload that is there already.")
 @click.option("--component", metavar="DIR", help="Write a kustomize component into this directory instead.")
+@click.option(
+    "--network-policy", is_flag=True, help="With a NetworkPolicy. It cuts off the app's other traffic too."
+)
 @_planned
 def manifest_gke(
     job: bool,
     patch: bool,
     component: str | None,
+    network_policy: bool,
     name: str,
     image: str,
     app_image: str,
@@ -636,20 +659,22 @@ def manifest_gke(
     to: tuple[str, ...],
     **settings: str | None,
 ) -> None:
-    """A Deployment (or Job) with the sidecar as a native one, its ConfigMap, PodMonitoring and NetworkPolicy.
+    """A Deployment (or Job) with the sidecar as a native one, its ConfigMap and PodMonitoring.
 
     \b
-    idtoken-sidecar manifest gke --config config.yaml | kubectl apply -f -
-    idtoken-sidecar manifest gke --config config.yaml --patch --name billing > sidecar.yaml
+    idtoken-sidecar manifest gke --config config.yaml --image IMAGE --app-image IMAGE | kubectl apply -f -
+    idtoken-sidecar manifest gke --config config.yaml --image IMAGE --patch --name billing > sidecar.yaml
     kubectl patch deployment billing --patch-file=sidecar.yaml
     """
     plan = _plan(file, to, settings, name, image, app_image)
     from sidecar.manifest import kubernetes
 
     if component is not None:
-        _write_files(component, kubernetes.component(plan))
+        _write_files(component, _written(lambda: kubernetes.component(plan, policy=network_policy)))
+    elif patch:
+        _print_manifest(lambda: kubernetes.pod_patch(plan))
     else:
-        _print_manifest(lambda: kubernetes.pod_patch(plan) if patch else kubernetes.whole(plan, job=job))
+        _print_manifest(lambda: kubernetes.whole(plan, job=job, policy=network_policy))
 
 
 def _write_files(directory: str, files: Mapping[str, str]) -> None:
@@ -694,7 +719,8 @@ def manifest_compose(
     """A Compose file for a laptop: the app, the sidecar and a stand-in for Google.
 
     \b
-    idtoken-sidecar manifest compose --config config.yaml > compose.yaml && docker compose up
+    idtoken-sidecar manifest compose --config config.yaml --image IMAGE --app-image IMAGE > compose.yaml
+    docker compose up
     """
     plan = _plan(file, to, settings, name, image, app_image)
     from sidecar.manifest import machine

@@ -34,7 +34,8 @@ _KILLED_AFTER: Final = 10
 
 
 def service(plan: Plan, *, metrics: bool = False) -> str:
-    """A service; with `metrics` the collector of Managed Service for Prometheus beside it."""
+    """A service; with `metrics` the collector of Managed Service for Prometheus beside it. Raises ManifestError."""
+    plan.require("image", "app_image", "project")
     _check_drain(plan)
     dependencies = {plan.name: ["idtoken-sidecar"]}
     if metrics:
@@ -43,6 +44,7 @@ def service(plan: Plan, *, metrics: bool = False) -> str:
     return filled(
         "cloud-run/service.yaml",
         name=plan.name,
+        project=plan.project,
         why_secret=plan.not_in_variables(),
         metrics=metrics,
         dependencies=json.dumps(dependencies),
@@ -55,11 +57,13 @@ def service(plan: Plan, *, metrics: bool = False) -> str:
 
 
 def job(plan: Plan) -> str:
-    """A job: the task is done when the app's container is, which then tells the sidecar to end."""
+    """A job: the task is done when the app's container is, which then has the sidecar end. Raises ManifestError."""
+    plan.require("image", "app_image", "project")
     _check_drain(plan)
     return filled(
         "cloud-run/job.yaml",
         name=plan.name,
+        project=plan.project,
         why_secret=plan.not_in_variables(),
         dependencies=json.dumps({plan.name: ["idtoken-sidecar"]}),
         app_image=plan.app_image,
@@ -97,6 +101,7 @@ def _sidecar(plan: Plan, *, liveness: bool) -> str:
     return filled(
         "cloud-run/container.yaml",
         image=plan.image,
+        project=plan.project,
         arguments=json.dumps(arguments),
         environment=variables(_sidecar_environment(plan)),
         admin_port=plan.admin_port,

@@ -16,8 +16,12 @@ from sidecar.manifest.plan import CONFIG_DIRECTORY, USER, Plan, variables
 from sidecar.manifest.templates import filled
 
 
-def whole(plan: Plan, *, job: bool = False) -> str:
-    """Everything for one app: configuration, workload, monitoring, network policy."""
+def whole(plan: Plan, *, job: bool = False, policy: bool = False) -> str:
+    """Everything for one app: configuration, workload, monitoring, and with `policy` the network policy.
+
+    Raises ManifestError.
+    """
+    plan.require("image", "app_image")
     workload = filled(
         "kubernetes/job.yaml" if job else "kubernetes/deployment.yaml",
         name=plan.name,
@@ -27,11 +31,15 @@ def whole(plan: Plan, *, job: bool = False) -> str:
         app_environment=_app_environment(plan) or "[]",
     )
     config_map = filled("kubernetes/config-map.yaml", configuration=plan.text)
-    return "---\n".join([config_map, workload, pod_monitoring(), network_policy()])
+    return "---\n".join([config_map, workload, pod_monitoring(), *([network_policy()] if policy else [])])
 
 
 def pod_patch(plan: Plan) -> str:
-    """What turns a workload with a pod template (Deployment, StatefulSet, DaemonSet, Job) into one with the sidecar."""
+    """What turns a workload with a pod template (Deployment, StatefulSet, DaemonSet, Job) into one with the sidecar.
+
+    Raises ManifestError.
+    """
+    plan.require("image")
     return filled(
         "kubernetes/patch.yaml",
         name=plan.name,
@@ -41,15 +49,21 @@ def pod_patch(plan: Plan) -> str:
     )
 
 
-def component(plan: Plan) -> Mapping[str, str]:
-    """The files of a kustomize component, by name; it works on every Deployment, StatefulSet, DaemonSet and Job."""
-    return {
-        "kustomization.yaml": filled("kubernetes/kustomization.yaml"),
+def component(plan: Plan, *, policy: bool = False) -> Mapping[str, str]:
+    """The files of a kustomize component, by name; it works on every Deployment, StatefulSet, DaemonSet and Job.
+
+    The app's base URLs are in a ConfigMap, since a patch for any workload can't know its containers' names. Raises
+    ManifestError.
+    """
+    plan.require("image")
+    urls = "".join(f"- {name}={url}\n" for name, url in plan.base_urls().items())
+    files = {
+        "kustomization.yaml": filled("kubernetes/kustomization.yaml", urls=urls or "[]", policy=policy),
         "config.yaml": plan.text.rstrip("\n") + "\n",
         "sidecar.yaml": filled("kubernetes/component.yaml", grace=_grace(plan), sidecar=_sidecar(plan)),
         "pod-monitoring.yaml": pod_monitoring(),
-        "network-policy.yaml": network_policy(),
     }
+    return {**files, "network-policy.yaml": network_policy()} if policy else files
 
 
 def pod_monitoring() -> str:

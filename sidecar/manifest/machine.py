@@ -47,7 +47,11 @@ def socket_unit(plan: Plan) -> str:
 
 
 def compose(plan: Plan) -> str:
-    """A laptop: the app, the sidecar, and a stand-in for Google with a target for each route."""
+    """A laptop: the app, the sidecar, and a stand-in for Google with a target for each route.
+
+    Raises ManifestError.
+    """
+    plan.require("image", "app_image")
     emulated = [route for route in plan.config.routes if not route.is_dynamic]
     targets = [f"--target={route.name}={_emulated_kind(route)}" for route in emulated]
     return filled(

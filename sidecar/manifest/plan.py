@@ -24,6 +24,11 @@ CONFIG_DIRECTORY: Final = "/etc/idtoken-sidecar"
 USER: Final = 65532
 """The numeric user of the image; see Dockerfile."""
 
+_OPTIONS: Final = {
+    "image": "--image IMAGE: the sidecar's, such as europe-west1-docker.pkg.dev/my-project/images/idtoken-sidecar:1",
+    "app_image": "--app-image IMAGE: your app's",
+    "project": "--project PROJECT: the ID of the Google Cloud project, such as my-project",
+}
 _HOLDS_SECRET: Final = {"static": "token", "service_account_key": "json_"}
 
 
@@ -40,9 +45,18 @@ class Plan:
     """The configuration as the user wrote it, YAML."""
     name: str = "app"
     """Of the service, deployment or job."""
-    image: str = "REGION-docker.pkg.dev/PROJECT/images/idtoken-sidecar:VERSION"
-    """The sidecar's."""
-    app_image: str = "REGION-docker.pkg.dev/PROJECT/images/app:VERSION"
+    image: str = ""
+    """The sidecar's; empty where nobody said it."""
+    app_image: str = ""
+    project: str = ""
+    """The Google Cloud project that it runs in."""
+
+    def require(self, *fields: str) -> None:
+        """Raises ManifestError that names the option of each of these fields that is empty."""
+        if missing := [_OPTIONS[field] for field in fields if not getattr(self, field)]:
+            raise ManifestError(
+                "nothing tells what belongs into the manifest. Give it:\n  " + "\n  ".join(missing)
+            )
 
     @property
     def admin_port(self) -> int:
