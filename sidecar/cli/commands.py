@@ -22,7 +22,7 @@ import shutil
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -728,35 +728,81 @@ def manifest_compose(
     _print_manifest(lambda: machine.compose(plan))
 
 
+_PRINCIPAL: Final = r"(serviceAccount|user|group|domain):[^\s'\"\\]+|principal(Set)?://[^\s'\"\\]+"
+_BY_NAME: Final = {
+    "principal": (_PRINCIPAL, "Who a credential is, where its file does not say: CREDENTIAL=PRINCIPAL."),
+    "service": (r"[a-z][a-z0-9_-]*", "The service or function of a route, where its host does not tell."),
+    "region": (r"[a-z]+-[a-z]+[0-9]+", "Where that runs, likewise."),
+    "resource-type": (r"[a-z][a-z-]*", "What IAP is in front of, as gcloud calls it: backend-services."),
+}
+"""By option: what its value has to match, and its help. All are `NAME=VALUE`, or `VALUE` for all."""
+
+
+def _by_name(function: F) -> F:
+    for name, (_, text) in reversed(_BY_NAME.items()):
+        metavar = "[NAME=]VALUE" if name != "principal" else "NAME=VALUE"
+        function = click.option(f"--{name}", metavar=metavar, multiple=True, help=text)(function)
+    return function
+
+
+def _values_by_name(option: str, given: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+    pattern, known, found = _BY_NAME[option][0], list(names), {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        name, value = (name, value) if equals else ("", word)
+        if (name or option == "principal") and name not in known:
+            _give_up(f"--{option}: {quoted(name)} is none of {', '.join(known)}")
+        if re.fullmatch(pattern, value, re.ASCII) is None:
+            _give_up(f"--{option}: {quoted(value)} is no {option.replace('-', ' ')}")
+        found[name] = value
+    return found
+
+
 @manifest.command("iam", epilog=_EXIT_CODES)
 @click.option(
     "--member",
-    default="serviceAccount:APP@PROJECT.iam.gserviceaccount.com",
-    show_default=True,
-    help="Who the sidecar runs as: the principal that `adc` and `metadata` stand for.",
+    metavar="PRINCIPAL",
+    help="Who the sidecar runs as: what `adc` and `metadata` stand for.",
 )
+@_by_name
 @click.option("--terraform", is_flag=True, help="Terraform resources instead of gcloud lines.")
 @_configured
 def manifest_iam(
-    member: str, terraform: bool, file: str | None, to: tuple[str, ...], **settings: str | None
+    member: str | None,
+    principal: tuple[str, ...],
+    service: tuple[str, ...],
+    region: tuple[str, ...],
+    resource_type: tuple[str, ...],
+    terraform: bool,
+    file: str | None,
+    to: tuple[str, ...],
+    **settings: str | None,
 ) -> None:
     """What must be granted for the routes to work, and nothing more.
 
+    It stops where something is missing that the configuration does not tell, and names the option for it.
+
     \b
-    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com
+    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com > grants.sh
+    sh grants.sh
     """
-    loaded = _load(file, to, settings)
-    if (
-        re.fullmatch(r"(serviceAccount|user|group|domain):[^\s'\"\\]+|principal(Set)?://[^\s'\"\\]+", member)
-        is None
-    ):
+    config = _load(file, to, settings).config
+    if member is not None and re.fullmatch(_PRINCIPAL, member, re.ASCII) is None:
         _give_up(
             f"--member: {quoted(member)} is not a principal such as serviceAccount:app@p.iam.gserviceaccount.com"
         )
     from sidecar.manifest import grants
 
+    routes = [route.name for route in config.routes]
+    known = grants.Known(
+        member=member,
+        principals=_values_by_name("principal", principal, config.credentials),
+        services=_values_by_name("service", service, routes),
+        regions=_values_by_name("region", region, routes),
+        resource_types=_values_by_name("resource-type", resource_type, routes),
+    )
     write = grants.as_terraform if terraform else grants.as_gcloud
-    click.echo(write(loaded.config, member), nl=False)
+    _print_manifest(lambda: write(config, known))
 
 
 def _admin(function: F) -> F:

@@ -1,2 +1,2 @@
-gcloud iap web add-iam-policy-binding --resource-type=RESOURCE_TYPE --service=$service \
+gcloud iap web add-iam-policy-binding --resource-type=$resource_type --service=$service \
     --member=$member --role=$role
