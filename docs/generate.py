@@ -322,6 +322,13 @@ def _component(name: str) -> Callable[[], str]:
     return lambda: kubernetes.component(_plan())[name]
 
 
+def chart() -> str:
+    """The Helm chart's description, with the version that this is."""
+    text = (ROOT / "deploy/helm/idtoken-sidecar/Chart.yaml").read_text("utf-8")
+    text = re.sub(r"^version: .*", f"version: {own_version()}", text, flags=re.MULTILINE)
+    return re.sub(r"^appVersion: .*", f'appVersion: "{own_version()}"', text, flags=re.MULTILINE)
+
+
 def security() -> str:
     """docs/security.md: SECURITY.md for the site, with its links as they are from there."""
     text = (ROOT / "SECURITY.md").read_text("utf-8")
@@ -355,6 +362,7 @@ FILES: dict[str, Callable[[], str]] = {
     "deploy/gke/network-policy.yaml": kubernetes.network_policy,
     "deploy/compute-engine/idtoken-sidecar.service": lambda: machine.service_unit(_plan()),
     "deploy/compute-engine/idtoken-sidecar.socket": lambda: machine.socket_unit(_plan()),
+    "deploy/helm/idtoken-sidecar/Chart.yaml": chart,
     "deploy/compose/compose.yaml": lambda: machine.compose(_plan()),
 }
 """What is generated, by path; pages and the files of deploy/ alike."""
