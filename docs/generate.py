@@ -306,12 +306,13 @@ def targets() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _plan() -> Plan:
+def _plan(name: str = "app") -> Plan:
     text = (ROOT / "deploy" / "config.yaml").read_text("utf-8")
     images = "europe-west1-docker.pkg.dev/my-project/images"
     return Plan(
         load(text, environ={}).config,
         text,
+        name=name,
         image=f"{images}/idtoken-sidecar:{own_version()}",
         app_image=f"{images}/app:1",
         project="my-project",
@@ -346,9 +347,9 @@ FILES: dict[str, Callable[[], str]] = {
     "data/share/bash-completion/completions/idtoken-sidecar": lambda: cli.completion_script("bash"),
     "data/share/zsh/site-functions/_idtoken-sidecar": lambda: cli.completion_script("zsh"),
     "data/share/fish/vendor_completions.d/idtoken-sidecar.fish": lambda: cli.completion_script("fish"),
-    "deploy/cloudrun/service.yaml": lambda: cloud_run.service(_plan()),
-    "deploy/cloudrun/service-with-metrics.yaml": lambda: cloud_run.service(_plan(), metrics=True),
-    "deploy/cloudrun/job.yaml": lambda: cloud_run.job(_plan()),
+    "deploy/cloudrun/service.yaml": lambda: cloud_run.service(_plan("my-app")),
+    "deploy/cloudrun/service-with-metrics.yaml": lambda: cloud_run.service(_plan("my-app"), metrics=True),
+    "deploy/cloudrun/job.yaml": lambda: cloud_run.job(_plan("my-app")),
     "deploy/cloudrun/run-monitoring.yaml": lambda: cloud_run.run_monitoring(_plan()),
     **{
         f"deploy/gke/component/{name}": _component(name)

@@ -542,8 +542,8 @@ def manifest() -> None:
     """Print what a platform needs to run the sidecar, from your own configuration.
 
     \b
-    idtoken-sidecar manifest cloud-run -c config.yaml --project PROJECT --image IMAGE --app-image IMAGE > service.yaml
-    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com
+    idtoken-sidecar manifest cloud-run -c config.yaml --name my-app --project PROJECT --image IMAGE --app-image IMAGE
+    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:my-app@p.iam.gserviceaccount.com
     """
 
 
@@ -625,8 +625,7 @@ def manifest_cloud_run(
     """A Cloud Run service (or job) with the sidecar as its second container.
 
     \b
-    idtoken-sidecar manifest cloud-run -c config.yaml --project PROJECT --image IMAGE --app-image IMAGE > service.yaml
-    gcloud run services replace service.yaml --region=europe-west1
+    idtoken-sidecar manifest cloud-run -c config.yaml --name my-app --project PROJECT --image IMAGE --app-image IMAGE
     """
     plan = _plan(file, to, settings, name, image, app_image, project)
     from sidecar.manifest import cloud_run
@@ -783,13 +782,13 @@ def manifest_iam(
     It stops where something is missing that the configuration does not tell, and names the option for it.
 
     \b
-    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com > grants.sh
+    idtoken-sidecar manifest iam -c config.yaml --member serviceAccount:my-app@p.iam.gserviceaccount.com > grants.sh
     sh grants.sh
     """
     config = _load(file, to, settings).config
     if member is not None and re.fullmatch(_PRINCIPAL, member, re.ASCII) is None:
         _give_up(
-            f"--member: {quoted(member)} is not a principal such as serviceAccount:app@p.iam.gserviceaccount.com"
+            f"--member: {quoted(member)} is not a principal such as serviceAccount:my-app@p.iam.gserviceaccount.com"
         )
     from sidecar.manifest import grants
 

@@ -30,13 +30,15 @@ COLLECTOR_IMAGE: Final = (
 _LONGEST_START: Final = 240
 _PERIOD: Final = 2
 """Seconds between two startup probes."""
+_SHORTEST_ACCOUNT: Final = 6
+_LONGEST_ACCOUNT: Final = 30
+"""Characters: https://cloud.google.com/iam/docs/service-accounts-create"""
 _KILLED_AFTER: Final = 10
 
 
 def service(plan: Plan, *, metrics: bool = False) -> str:
     """A service; with `metrics` the collector of Managed Service for Prometheus beside it. Raises ManifestError."""
-    plan.require("image", "app_image", "project")
-    _check_drain(plan)
+    _check(plan)
     dependencies = {plan.name: ["idtoken-sidecar"]}
     if metrics:
         # Stopped in the reverse order: the collector's last scrape still finds the sidecar.
@@ -58,8 +60,7 @@ def service(plan: Plan, *, metrics: bool = False) -> str:
 
 def job(plan: Plan) -> str:
     """A job: the task is done when the app's container is, which then has the sidecar end. Raises ManifestError."""
-    plan.require("image", "app_image", "project")
-    _check_drain(plan)
+    _check(plan)
     return filled(
         "cloud-run/job.yaml",
         name=plan.name,
@@ -79,7 +80,13 @@ def run_monitoring(plan: Plan) -> str:
     return filled("cloud-run/run-monitoring.yaml", admin_port=plan.admin_port)
 
 
-def _check_drain(plan: Plan) -> None:
+def _check(plan: Plan) -> None:
+    plan.require("image", "app_image", "project")
+    if not _SHORTEST_ACCOUNT <= len(plan.name) <= _LONGEST_ACCOUNT:
+        raise ManifestError(
+            f"`{plan.name}` can't be the name of the service account that it runs as, which has {_SHORTEST_ACCOUNT} "
+            f"to {_LONGEST_ACCOUNT} characters: give it another one, such as --name my-app"
+        )
     if plan.config.drain.max >= _KILLED_AFTER:
         raise ManifestError(
             f"`drain.max` is {format_duration(plan.config.drain.max)}, and Cloud Run kills an instance "

@@ -56,7 +56,7 @@ class Known:
     """What the configuration does not tell, as the user said it: by route or credential, under "" for all of them."""
 
     member: str | None = None
-    """Who the process runs as, such as `serviceAccount:app@p.iam.gserviceaccount.com`."""
+    """Who the process runs as, such as `serviceAccount:my-app@p.iam.gserviceaccount.com`."""
     principals: Mapping[str, str] = field(default_factory=dict)
     """Who a credential is by itself."""
     services: Mapping[str, str] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class _Derivation:
             return said
         credential = self._config.credentials[name]
         account = getattr(credential, "account", None)
-        sample = "serviceAccount:app@my-project.iam.gserviceaccount.com"
+        sample = "serviceAccount:my-app@my-project.iam.gserviceaccount.com"
         match credential.type:
             case "metadata" if account not in (None, "default"):
                 return f"serviceAccount:{account}"

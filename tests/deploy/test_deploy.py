@@ -49,7 +49,7 @@ def run(*command: str | Path | None, code: int = 0, directory: Path = ROOT) -> s
 
 IMAGE = "registry.example/idtoken-sidecar:1"
 IMAGES = ("--image", IMAGE, "--app-image", "registry.example/app:1")
-PROJECT = ("--project", "my-project")
+PROJECT = ("--project", "my-project", "--name", "my-app")
 
 
 def manifest(*arguments: str) -> str:
@@ -218,6 +218,11 @@ def test_what_nobody_said_is_an_error_and_not_a_placeholder(
     assert {line.split()[0] for line in said.splitlines() if line.startswith("  --")} == missing
 
 
+def test_a_name_that_no_service_account_can_have_is_an_error() -> None:
+    said = refused("cloud-run", *IMAGES, *PROJECT, "--name", "app", "--to", "https://a-1-uc.a.run.app")
+    assert "6 to 30 characters" in said
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--image", "a b"), ("--app-image", "a\nb: c"), ("--project", "$(id)"), ("--name", "é")],
@@ -275,7 +280,7 @@ def test_cloud_run_knows_every_field(name: str) -> None:
 
 def test_a_field_that_cloud_run_does_not_know_is_found() -> None:
     (document,) = documents((DEPLOY / "cloudrun/service.yaml").read_text("utf-8"))
-    containers(document)["app"]["restartPolicy"] = "Always"
+    containers(document)["my-app"]["restartPolicy"] = "Always"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, schema("cloud-run"))
 
@@ -311,7 +316,7 @@ def test_cloud_run_starts_the_sidecar_first_and_probes_where_it_answers(name: st
     assert config.drain.max < 10
     assert [route.name for route in config.routes] == ["billing", "reports"]
     ports = [container for container, content in found.items() if "ports" in content]
-    assert ports == (["app"] if document["kind"] == "Service" else [])
+    assert ports == (["my-app"] if document["kind"] == "Service" else [])
 
 
 def test_the_collector_reads_the_port_that_the_sidecar_has() -> None:
