@@ -116,7 +116,7 @@ def _either(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class _EitherForm:
+class _ProxyInEitherForm:
     """The schema of a proxy: a URL, `none`, or a mapping."""
 
     @classmethod
@@ -128,7 +128,7 @@ class _EitherForm:
         }
 
 
-EgressSetting = Annotated[EgressProxy, BeforeValidator(_either), _EitherForm]
+EgressSetting = Annotated[EgressProxy, BeforeValidator(_either), _ProxyInEitherForm]
 """A URL, `none`, or a mapping."""
 
 
