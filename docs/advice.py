@@ -59,7 +59,7 @@ ADVICE: dict[Reason, str] = {
     "reached by another name than its certificate has, set the route's `tls.server_name`; else somebody else answers.",
     Reason.TLS_SELF_SIGNED: "Trust exactly this certificate by setting the route's `tls.ca_file` to its PEM file. "
     "Verification can't be switched off.",
-    Reason.TLS_UNKNOWN_CA: "`detail` has the issuer. For a private CA set the route's `tls.ca_file` to its certificate. "
+    Reason.TLS_UNKNOWN_CA: "`detail` has the issuer. For a private CA set the route's `tls.ca_file`, or the top-level `ca_file`, to its certificate. "
     "Where it is a public one, the server mostly does not send its intermediate certificates: browsers find them by "
     "themselves, other clients don't.",
     Reason.TLS_BAD_CHAIN: "A certificate above the server's own is no CA, may not have another below it, is not the one "
@@ -87,8 +87,19 @@ ADVICE: dict[Reason, str] = {
     "certificate for some paths only. That is refused: TLS 1.3 knows it no longer (RFC 8446 section 4.1.2). Have it ask at the "
     "beginning of the connection.",
     Reason.TLS_FAILED: "None of the known ways to fail; `detail` has OpenSSL's word for it.",
-    Reason.TLS_FILES: "`detail` names the key, the file and what is wrong with it. A file that turns bad while the "
+    Reason.TLS_FILES: "`detail` names the key, or the variable such as SSL_CERT_FILE, the file and what is wrong with it. A file that turns bad while the "
     "sidecar runs does no harm: what was read before stays in use, and the log says so.",
+    Reason.EGRESS_PROXY_UNREACHABLE: "`detail` says whether its name, its port or the network is the matter. Check that it runs, and "
+    "`egress_proxy`; an upstream that needs no proxy goes into `egress_proxy.except`.",
+    Reason.EGRESS_PROXY_TIMEOUT: "`timeouts.connect` is for all of it: resolving the proxy's name, connecting to it, and its way to the "
+    "upstream. Mostly the proxy can't reach the upstream, and says so later; its log tells.",
+    Reason.EGRESS_PROXY_AUTHENTICATION: "It answered 407. Write its user name and password into the URL, by `${VAR}` and escaped as in a URL. "
+    "Only Basic is spoken: for Negotiate, NTLM or Digest put a proxy such as cntlm between.",
+    Reason.EGRESS_PROXY_DENIED: "It answered 403 or another 4xx: have its administrator allow CONNECT to this host and port. Squid allows port 443 "
+    "alone unless it is told otherwise.",
+    Reason.EGRESS_PROXY_FAILED: "It answered 5xx: it could not resolve or reach the upstream from where it stands. Its log, or `curl -x`, tells more.",
+    Reason.EGRESS_PROXY_MALFORMED: "What answered at that port is no HTTP proxy, or it closed the connection, or it sent something before the tunnel was used. "
+    "Check the port in `egress_proxy`.",
     Reason.UPSTREAM_CLOSED: "The connection ended before an answer began. Idempotent requests on a reused connection "
     "were tried once more already. If it recurs, the service crashes on this request, or its keep-alive time is below "
     "`pool.idle`.",
@@ -138,9 +149,9 @@ ADVICE: dict[Reason, str] = {
     "meanwhile.",
     Reason.TOKEN_RATE_LIMITED: "The sidecar does (Retry-After). Many sidecars on one node that start at once share its "
     "limit.",
-    Reason.TOKEN_DENIED: "The key was deleted or disabled, or its account is gone; `detail` says which. On a metadata "
-    "server: the Workload Identity binding is missing.",
-    Reason.IMPERSONATION_DENIED: "Or there is no such account: Google answers both alike. Run the command in `detail`; a new grant takes some minutes.",
+    Reason.TOKEN_DENIED: "The key was deleted or disabled, its account is gone, or the provider of a workload identity pool "
+    "is disabled or deleted; `detail` says which. On a metadata server: the Workload Identity binding is missing.",
+    Reason.IMPERSONATION_DENIED: "Or there is no such account: Google may answer both alike. Run the command in `detail`; a new grant takes some minutes.",
     Reason.API_DISABLED: "Enable iamcredentials.googleapis.com with the command in `detail`, in the project of the "
     "*caller*.",
     Reason.SCOPE_INSUFFICIENT: "A Compute Engine instance was made with narrow access scopes. Stop it, give it the scope "

@@ -307,13 +307,28 @@ def targets() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _plan() -> Plan:
+def _plan(name: str = "app") -> Plan:
     text = (ROOT / "deploy" / "config.yaml").read_text("utf-8")
-    return Plan(load(text, environ={}).config, text)
+    images = "europe-west1-docker.pkg.dev/my-project/images"
+    return Plan(
+        load(text, environ={}).config,
+        text,
+        name=name,
+        image=f"{images}/idtoken-sidecar:{own_version()}",
+        app_image=f"{images}/app:1",
+        project="my-project",
+    )
 
 
 def _component(name: str) -> Callable[[], str]:
     return lambda: kubernetes.component(_plan())[name]
+
+
+def chart() -> str:
+    """The Helm chart's description, with the version that this is."""
+    text = (ROOT / "deploy/helm/idtoken-sidecar/Chart.yaml").read_text("utf-8")
+    text = re.sub(r"^version: .*", f"version: {own_version()}", text, flags=re.MULTILINE)
+    return re.sub(r"^appVersion: .*", f'appVersion: "{own_version()}"', text, flags=re.MULTILINE)
 
 
 def security() -> str:
@@ -333,9 +348,9 @@ FILES: dict[str, Callable[[], str]] = {
     "data/share/bash-completion/completions/idtoken-sidecar": lambda: completion_script(cli.main, "bash"),
     "data/share/zsh/site-functions/_idtoken-sidecar": lambda: completion_script(cli.main, "zsh"),
     "data/share/fish/vendor_completions.d/idtoken-sidecar.fish": lambda: completion_script(cli.main, "fish"),
-    "deploy/cloudrun/service.yaml": lambda: cloud_run.service(_plan()),
-    "deploy/cloudrun/service-with-metrics.yaml": lambda: cloud_run.service(_plan(), metrics=True),
-    "deploy/cloudrun/job.yaml": lambda: cloud_run.job(_plan()),
+    "deploy/cloudrun/service.yaml": lambda: cloud_run.service(_plan("my-app")),
+    "deploy/cloudrun/service-with-metrics.yaml": lambda: cloud_run.service(_plan("my-app"), metrics=True),
+    "deploy/cloudrun/job.yaml": lambda: cloud_run.job(_plan("my-app")),
     "deploy/cloudrun/run-monitoring.yaml": lambda: cloud_run.run_monitoring(_plan()),
     **{
         f"deploy/gke/component/{name}": _component(name)
@@ -344,11 +359,12 @@ FILES: dict[str, Callable[[], str]] = {
             "config.yaml",
             "sidecar.yaml",
             "pod-monitoring.yaml",
-            "network-policy.yaml",
         )
     },
+    "deploy/gke/network-policy.yaml": kubernetes.network_policy,
     "deploy/compute-engine/idtoken-sidecar.service": lambda: machine.service_unit(_plan()),
     "deploy/compute-engine/idtoken-sidecar.socket": lambda: machine.socket_unit(_plan()),
+    "deploy/helm/idtoken-sidecar/Chart.yaml": chart,
     "deploy/compose/compose.yaml": lambda: machine.compose(_plan()),
 }
 """What is generated, by path; pages and the files of deploy/ alike."""
@@ -356,7 +372,9 @@ FILES: dict[str, Callable[[], str]] = {
 
 def _prose(line: str) -> str:
     line = line.removeprefix("    ")
-    is_command = line.startswith(("idtoken-sidecar ", "curl ")) or "?  " in line
+    is_command = (
+        line.startswith(("idtoken-sidecar ", "curl ", "gcloud ", "kubectl ", "docker ")) or "?  " in line
+    )
     return f"    {line}" if is_command else line
 
 

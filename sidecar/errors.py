@@ -73,6 +73,12 @@ class Reason(StrEnum):
     TLS_RENEGOTIATION = "tls_renegotiation"
     TLS_FAILED = "tls_failed"
     TLS_FILES = "tls_files"
+    EGRESS_PROXY_UNREACHABLE = "egress_proxy_unreachable"
+    EGRESS_PROXY_TIMEOUT = "egress_proxy_timeout"
+    EGRESS_PROXY_AUTHENTICATION = "egress_proxy_authentication"
+    EGRESS_PROXY_DENIED = "egress_proxy_denied"
+    EGRESS_PROXY_FAILED = "egress_proxy_failed"
+    EGRESS_PROXY_MALFORMED = "egress_proxy_malformed"
     UPSTREAM_CLOSED = "upstream_closed"
     UPSTREAM_MALFORMED = "upstream_malformed"
     UPSTREAM_HEAD_TOO_LARGE = "upstream_head_too_large"
@@ -242,7 +248,25 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.TLS_FAILED: Meaning(502, "tls_protocol_error", Source.UPSTREAM, "TLS with the upstream failed"),
     Reason.TLS_FILES: Meaning(
-        503, "proxy_configuration_error", Source.SELF, "A file of the route's `tls` cannot be used"
+        503, "proxy_configuration_error", Source.SELF, "A file for TLS to the upstream cannot be used"
+    ),
+    Reason.EGRESS_PROXY_UNREACHABLE: Meaning(
+        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy could not be reached"
+    ),
+    Reason.EGRESS_PROXY_TIMEOUT: Meaning(
+        504, "connection_timeout", Source.UPSTREAM, "The egress proxy did not make the way in time"
+    ),
+    Reason.EGRESS_PROXY_AUTHENTICATION: Meaning(
+        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy wants other credentials"
+    ),
+    Reason.EGRESS_PROXY_DENIED: Meaning(
+        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy does not allow this upstream"
+    ),
+    Reason.EGRESS_PROXY_FAILED: Meaning(
+        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy did not reach the upstream"
+    ),
+    Reason.EGRESS_PROXY_MALFORMED: Meaning(
+        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy answered with something else"
     ),
     Reason.UPSTREAM_CLOSED: Meaning(
         502, "connection_terminated", Source.UPSTREAM, "The upstream closed the connection without an answer"

@@ -138,6 +138,7 @@ def _sources(config: Config, environ: Mapping[str, str], clock: SystemClock) -> 
         environ=environ,
         endpoints=config.endpoints,
         withheld=config.secret_variables,
+        listening=config.listening,
     )
 
 
@@ -164,6 +165,9 @@ async def _without_target(
     destination = _destination(route, host)
     if destination is None:
         return [*steps, Step("token", Verdict.SKIPPED, _FOLLOWS.format(route=route.name))]
+    if destination.proxy is not None:
+        says = f"through {destination.proxy}, which looks up `{destination.host}` by itself"
+        steps.append(Step("egress", Verdict.OK, says))
     key = destination.token_key()
     seen = inspect(source.grant, [key], universe=source.universe, upstream=destination.host)
     if seen.fault is not None:

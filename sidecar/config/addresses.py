@@ -80,6 +80,13 @@ def parse_listen(text: object) -> ListenAddress:
     return ListenAddress(authority.host, authority.port)
 
 
+def leads_to(host: str, port: int, listener: ListenAddress) -> bool:
+    """Whether an address (host in normal form) is the listener's, as far as that shows before names are looked up."""
+    is_literal = hosts.ip_literal(host) is not None
+    address = ListenAddress(host if is_literal else "localhost", port)
+    return (hosts.is_loopback(host) and address.clashes(listener)) or (is_literal and address == listener)
+
+
 def parse_listens(value: Any) -> tuple[ListenAddress, ...]:
     """One address of the admin server or a list of them; as mappings they have an `address` and nothing else."""
     if isinstance(value, str | dict):

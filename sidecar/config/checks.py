@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from sidecar.config import credentials as types
-from sidecar.config.addresses import ListenAddress
+from sidecar.config.addresses import ListenAddress, leads_to
 from sidecar.config.combinations import ability_of, refusal
 from sidecar.config.credentials import Credential
 from sidecar.config.groups import Tls
@@ -380,11 +380,8 @@ def check_loops(
     for index, route in routes.items():
         split = urlsplit(route.upstream)
         host, port = split.hostname or "", split.port or (443 if split.scheme == "https" else 80)
-        on_loopback = hosts.is_loopback(host)
-        literal = hosts.ip_literal(host) is not None
-        upstream = ListenAddress(host if literal else "localhost", port)
         for owner, address in listening:
-            if (on_loopback and upstream.clashes(address)) or (literal and upstream == address):
+            if leads_to(host, port, address):
                 found.append(
                     Finding(
                         ("routes", index, "upstream"),

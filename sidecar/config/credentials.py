@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from sidecar.config.quantities import Duration
 from sidecar.config.values import Model, Switch
+from sidecar.config.variables import metadata_address
 from sidecar.grammar import hosts
 from sidecar.grammar.contents import quoted
 
@@ -218,9 +219,9 @@ CREDENTIAL_TYPES: Final[dict[str, type[Model]]] = {
 
 
 def _metadata_address(value: Any) -> str:
-    if not isinstance(value, str) or "/" in value:
+    if not isinstance(value, str):
         raise ValueError(f"{quoted(value)} is not host and port, such as `127.0.0.1:8080`")
-    return str(hosts.parse_authority(value))
+    return metadata_address(value)
 
 
 def _endpoint(value: Any) -> str:

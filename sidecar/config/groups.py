@@ -21,7 +21,7 @@ class Tls(Model):
     ca_file: str | None = Field(
         None,
         description="PEM file of what to trust instead of the system's CAs: roots, CAs below one, or the server's own "
-        "certificate.",
+        "certificate. Default: the top-level `ca_file`.",
     )
     client_cert_file: str | None = Field(None, description="PEM file of a client certificate and its chain.")
     client_key_file: str | None = Field(None, description="PEM file of the client certificate's key.")

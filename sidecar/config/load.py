@@ -19,7 +19,8 @@ from sidecar.config import checks
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
-from sidecar.config.credentials import CREDENTIAL_TYPES
+from sidecar.config.credentials import CREDENTIAL_TYPES, File, Gcloud, Metadata, Static
+from sidecar.config.egress import EgressProxy, in_force, own_listener_behind, refusal_through_proxy
 from sidecar.config.groups import Drain
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.misplaced import misplaced_in
@@ -28,12 +29,17 @@ from sidecar.config.platform import DRAIN, detect_platform
 from sidecar.config.quantities import format_duration
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 from sidecar.config.values import Model
+from sidecar.config.variables import proxy_faults
 from sidecar.grammar.contents import kind_of, place, quoted
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 """Names the file."""
 _NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, f"{PREFIX}URL"})
+
+
+_ASK_BY_NO_PROXY: Final = (Metadata, Gcloud, File, Static)
+"""Credentials that ask nobody on the network, or have a program do it."""
 
 
 class Setting(NamedTuple):
@@ -100,7 +106,8 @@ def load(
         for name in names
     )
     doubtful = [tree.problem(*found) for found in cautions(dict(enumerate(config.routes)))]
-    return Loaded(config, (*_odd_variables(environ), *map(str, sorted(doubtful, key=_order))))
+    warnings = (*_odd_variables(environ), *_odd_proxies(environ, config))
+    return Loaded(config, (*warnings, *map(str, sorted(doubtful, key=_order))))
 
 
 def _secrets(value: Any) -> Iterator[str]:
@@ -123,6 +130,16 @@ def _odd_variables(environ: Mapping[str, str]) -> list[str]:
         f"the environment variable {name} is no setting{nearest(name, known)}"
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "URL_")
+    ]
+
+
+def _odd_proxies(environ: Mapping[str, str], config: Config) -> list[str]:
+    """A warning, since not every call of a credential goes by a proxy; each that does fails and says the same."""
+    if all(isinstance(credential, _ASK_BY_NO_PROXY) for credential in config.credentials.values()):
+        return []
+    return [
+        f"the environment variable {name}, by which token endpoints are asked, can't be followed: {message}"
+        for name, message in proxy_faults(environ, config.listening)
     ]
 
 
@@ -166,6 +183,7 @@ class _Validation:
         for variable, message in misplaced_in(self._environ, [*credentials.values()], metadata=says_where):
             self._say((), message, variable)
         self._listeners(routes, {**dict(defaults), **parsed})
+        self._egress(routes, {**dict(defaults), **parsed})
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
         if not self._problems and not routes:
@@ -177,9 +195,9 @@ class _Validation:
             self._say((), f"there is no route: {where}, or use `--to URL`", self._tree.file)
         if self._problems:
             raise ConfigError(sorted(self._problems, key=_order))
-        return Config.model_construct(
-            **{**dict(defaults), **parsed, "routes": tuple(routes.values())}, _fields_set=set(data)
-        )
+        whole = {**dict(defaults), **parsed}
+        effective = tuple(_with_top_level(route, whole) for route in routes.values())
+        return Config.model_construct(**{**whole, "routes": effective}, _fields_set=set(data))
 
     def _listeners(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
         """What concerns listeners; what is BROKEN is left out."""
@@ -192,6 +210,21 @@ class _Validation:
         self._find(checks.check_remote(parsed["allow_remote"] is not False, routes, listeners))
         self._find(checks.check_listeners(routes, listeners))
         self._find(checks.check_loops(routes, shared))
+
+    def _egress(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
+        """What concerns proxies; what is BROKEN is left out."""
+        top = None if parsed["egress_proxy"] is BROKEN else parsed["egress_proxy"]
+        groups = [parsed["listen"], *(route.listen for route in routes.values())]
+        own = [listener.address for group in groups if group is not BROKEN for listener in group]
+        own += [] if parsed["admin"] is BROKEN else parsed["admin"]
+        settings: list[tuple[Path, EgressProxy | None]] = [(("egress_proxy",), top)]
+        settings += [(("routes", index, "egress_proxy"), it.egress_proxy) for index, it in routes.items()]
+        for path, setting in settings:
+            if setting is not None and (why := own_listener_behind(setting, own)) is not None:
+                self._say(path, why)
+        for index, route in routes.items():
+            if (found := refusal_through_proxy(route, in_force(route, top))) is not None:
+                self._say(("routes", index, found[0]), found[1])
 
     def _drain(self, given: Drain) -> Drain:
         """With the platform's own times for what was not given."""
@@ -294,6 +327,16 @@ class _Validation:
         for finding in findings:
             if spelled(finding.path) not in known:
                 self._say(finding.path, finding.message)
+
+
+def _with_top_level(route: RouteConfig, whole: Mapping[str, Any]) -> RouteConfig:
+    """The route with what it leaves to the top level: another one there is another configuration of the route."""
+    update: dict[str, Any] = {}
+    if whole["ca_file"] is not None and route.tls.ca_file is None and route.upstream.startswith("https:"):
+        update["tls"] = route.tls.model_copy(update={"ca_file": whole["ca_file"]})
+    if (egress := in_force(route, whole["egress_proxy"])) is not route.egress_proxy:
+        update["egress_proxy"] = egress
+    return route.model_copy(update=update) if update else route
 
 
 @cache

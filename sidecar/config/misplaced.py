@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from sidecar.config.credentials import ADC_VARIABLE, CREDENTIAL_TYPES, Adc, Credential, Metadata, User
-from sidecar.grammar import hosts
+from sidecar.config.variables import metadata_address, metadata_variable
 from sidecar.grammar.contents import kind_of
 
 _SECRETS: Final = frozenset(
@@ -23,8 +23,6 @@ _SECRETS: Final = frozenset(
     if field.annotation in (SecretStr, SecretStr | None)
 )
 """Keys of a credential that take contents."""
-METADATA_VARIABLES: Final = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT")
-"""Say where the metadata server is; the first that is set counts, as google-auth reads them."""
 _NAME_MAX: Final = 255
 """Bytes that each name in a path may have (Linux' limits.h)."""
 _TO_A_FILE: Final = "write them to a file, and name that here"
@@ -69,17 +67,12 @@ def misplaced_in(
         )
     if logins and (kind := kind_of(environ.get("CLOUDSDK_CONFIG", ""))) is not None:
         yield "CLOUDSDK_CONFIG", f"contents, not a path ({kind}): the path of gcloud's directory belongs here"
-    name = next((name for name in METADATA_VARIABLES if environ.get(name)), None)
-    if name is not None and not metadata and kinds & {Adc, Metadata} and not _is_authority(environ[name]):
-        yield name, "it is not host and port, such as `169.254.169.254` or `127.0.0.1:8080`"
-
-
-def _is_authority(text: str) -> bool:
-    try:
-        hosts.parse_authority(text)
-    except ValueError:
-        return False
-    return kind_of(text) is None
+    name = metadata_variable(environ)
+    if name is not None and not metadata and kinds & {Adc, Metadata}:
+        try:
+            metadata_address(environ[name])
+        except ValueError as error:
+            yield name, str(error)
 
 
 def _has_long_name(path: str) -> bool:

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
 from sidecar.config.allow import Allow
 from sidecar.config.credentials import Adc, Credential, Endpoints
+from sidecar.config.egress import EgressSetting
 from sidecar.config.groups import Drain, Limits, Pool, RoutePool, Share, Timeouts, Tls, Tracing
 from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_listener
 from sidecar.config.names import NOT_FOR_TOKENS
@@ -30,8 +31,6 @@ from sidecar.grammar.contents import quoted
 __all__ = ["Config", "Drain", "Limits", "Pool", "RouteConfig", "RoutePool", "Timeouts", "Tls", "Tracing"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
-"""The last label of what resolvers read as an IPv4 address, not as a name (URL Standard, "ends in a number")."""
 
 
 def _host_pattern(value: Any) -> str:
@@ -41,7 +40,7 @@ def _host_pattern(value: Any) -> str:
         if value == "*":
             raise ValueError("a wildcard needs at least two fixed labels, such as `*.a.run.app`")
         fixed = hosts.normalise(value[2:])
-        if hosts.ip_literal(fixed) is not None or _NUMBER.search(fixed):
+        if hosts.ip_literal(fixed) is not None or hosts.ends_in_number(fixed):
             raise ValueError(
                 f"{quoted(value)} could match IP addresses only, which no wildcard does: list them one by one"
             )
@@ -245,6 +244,10 @@ class RouteConfig(Model):
         description="Protocols that a request may upgrade its connection to, such as `SPDY/3.1` (Kubernetes' exec); "
         "`[]`: none. A wish for any other (h2c, TLS/1.2) is dropped, and the request served without it.",
     )
+    egress_proxy: EgressSetting | None = Field(
+        None,
+        description="HTTP proxy to reach the upstream through, instead of the top-level one; `none`: directly.",
+    )
     allow_private: Switch = Field(
         True,
         description="Connect to private addresses too, as Private Service Connect needs; `false`: public ones only.",
@@ -300,6 +303,12 @@ class Config(Model):
         """The environment variables whose values are secrets of this configuration: not for other programs."""
         return self._secret_variables
 
+    @property
+    def listening(self) -> tuple[ListenAddress, ...]:
+        """Every address that it listens on, as far as it is written down."""
+        groups = (self.listen, *(route.listen for route in self.routes))
+        return (*self.admin, *(listener.address for group in groups for listener in group))
+
     def remember_secret_variables(self, names: Iterable[str]) -> None:
         """For `load`, which knows where values came from."""
         self._secret_variables = frozenset(names)
@@ -319,6 +328,17 @@ class Config(Model):
     )
     credentials: dict[str, Credential] = Field(
         default_factory=_default_credentials, description="Where tokens come from, by name."
+    )
+    ca_file: str | None = Field(
+        None,
+        description="PEM file of what to trust instead of the system's CAs: for token endpoints, and for upstreams of "
+        "routes without a `tls.ca_file`. Read again when it changes.",
+        min_length=1,
+    )
+    egress_proxy: EgressSetting | None = Field(
+        None,
+        description="HTTP proxy through which upstreams are reached, by CONNECT: a URL, or a mapping with exceptions. "
+        "Not for loopback upstreams, nor for token endpoints, which follow HTTPS_PROXY.",
     )
     endpoints: Endpoints = Field(
         Endpoints(), description="Where tokens are asked for, instead of Google's public addresses."

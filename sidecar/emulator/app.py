@@ -25,9 +25,10 @@ from sidecar.emulator.accounts import User, write_private
 from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.control import Control, Server
 from sidecar.emulator.iam import IAMCredentialsServer
+from sidecar.emulator.instance import PROJECT, Platform
 from sidecar.emulator.keys import Authority, signing_key
 from sidecar.emulator.kinds import Settings, TargetKind
-from sidecar.emulator.metadata import ISSUER, PROJECT, MetadataServer, Platform
+from sidecar.emulator.metadata import ISSUER, MetadataServer
 from sidecar.emulator.oauth import KEY_EMAIL, OAuthServer
 from sidecar.emulator.principals import Principals
 from sidecar.emulator.sts import JWT_TYPES, Provider, STSServer
@@ -35,6 +36,8 @@ from sidecar.emulator.targets import Target
 
 NAMES: Final = ("localhost", "*.localhost", "127.0.0.1", "::1")
 """What every TLS target's certificate is good for, beside `NAME.localhost` (OpenSSL takes no `*.localhost`)."""
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+_ANY: Final = ("0.0.0.0", "::")  # addresses to compare with
 _HEAD_LIMIT: Final = 1 << 17
 """Bytes of a request line or a header that targets take: more than any proxy in front of them lets through."""
 
@@ -163,10 +166,17 @@ class Emulator:
         return Path(self._directory.name) / "ca.pem"
 
     def environment(self) -> dict[str, str]:
-        """What makes google-auth, and so a sidecar, find the metadata server, laid over any other environment."""
+        """What makes Google's libraries, gcloud, and so a sidecar, find the metadata server, laid over any other
+        environment."""
         return {
             "GCE_METADATA_HOST": self.metadata_address,
             "GCE_METADATA_IP": self.metadata_address,
+            # gcloud's name for it (googlecloudsdk/core/credentials/gce_read.py).
+            "GCE_METADATA_ROOT": self.metadata_address,
+            # R's gargle reads this one.
+            "GCE_METADATA_URL": self.metadata_address,
+            # npm's gcp-metadata otherwise looks for a machine of Google's first (its README).
+            "METADATA_SERVER_DETECTION": "assume-present",
             # Who starts a process may have set these; each would keep it from asking here.
             "GCE_METADATA_MTLS_MODE": "none",
             "NO_GCE_CHECK": "false",
@@ -264,7 +274,10 @@ class Emulator:
             self._tls[target.app] = self._server_context((*self._names, f"{name}.localhost", *names))
         await self.start(target.app)
         authority = "localhost" if tls else _bracketed(self._host)
-        target.listens_at("https" if tls else "http", authority, self._ports[target.app])
+        called = (
+            None if self._host in _ANY else (*_LOOPBACK, authority, f"{name}.localhost", *self._names, *names)
+        )
+        target.listens_at("https" if tls else "http", authority, self._ports[target.app], called)
         self.targets[name] = target
         return target
 

@@ -8,6 +8,7 @@ signature, as an app on Cloud Run does, so that nothing here can hand it back. B
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from sidecar.emulator.verdicts import Admitted
 
 ADMITTED: Final = web.RequestKey("admitted", Admitted)
 
+GZIPPED: Final = "grüße " * 10_000
+"""What /gzip says, once it is decompressed."""
 _BLOCK: Final = hashlib.shake_128(b"idtoken-sidecar").digest(64 * 1024)
 """No part of it repeats, so that a proxy that loses, doubles or swaps some of it is found out."""
 
@@ -36,6 +39,7 @@ class Backend:
     def add_routes(self, routes: web.UrlDispatcher) -> None:
         """Every path of the app."""
         routes.add_get("/bytes/{size}", self._bytes)
+        routes.add_get("/gzip", self._gzip)
         routes.add_get("/sse", self._sse)
         routes.add_post("/sse/release", self._release)
         routes.add_get("/ws", self._websocket)
@@ -90,6 +94,11 @@ class Backend:
                     await response.write(block[start : start + most])
         await response.write_eof()
         return response
+
+    async def _gzip(self, _: web.Request) -> web.Response:
+        """Text in gzip, as an app compresses it whatever is accepted."""
+        headers = {"Content-Encoding": "gzip", "Content-Type": "text/plain; charset=utf-8"}
+        return web.Response(body=gzip.compress(GZIPPED.encode(), mtime=0), headers=headers)
 
     async def _sse(self, request: web.Request) -> web.StreamResponse:
         """`?n=` events, each when released, or with `?every=SECONDS` by themselves."""

@@ -24,10 +24,10 @@ import yaml
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.connecting import EMAIL, Service
-from sidecar.emulator.iam import CLOUD_PLATFORM
+from sidecar.emulator.instance import Platform
 from sidecar.emulator.kinds import TargetKind
-from sidecar.emulator.metadata import Platform
 from sidecar.emulator.running import serve
+from sidecar.emulator.scopes import CLOUD_PLATFORM
 
 CONTROL_VARIABLE: Final = "IDTOKEN_EMULATOR_CONTROL"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}

@@ -19,8 +19,9 @@ from typing import Final, Literal, NamedTuple, final, get_args
 
 from aiohttp import ClientSession, ClientTimeout
 
+from sidecar.emulator.instance import PROJECT
 from sidecar.emulator.keys import SigningKey
-from sidecar.emulator.metadata import ISSUER, PROJECT
+from sidecar.emulator.metadata import ISSUER
 from sidecar.emulator.principals import Principals
 
 Service = Literal["scheduler", "tasks", "pubsub", "workflows", "eventarc"]

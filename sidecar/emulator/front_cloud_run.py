@@ -1,6 +1,6 @@
 """The front end of Cloud Run and of Cloud Functions.
 
-Owns their verdict and their answers. Called by `checks`; reads headers and the host only. Sources:
+Owns their verdict and their answers. Called by `checks`; reads headers and the path only. Sources:
 https://cloud.google.com/run/docs/authenticating/service-to-service,
 https://cloud.google.com/run/docs/configuring/custom-audiences, https://cloud.google.com/functions/docs/securing,
 and the texts that users report.
@@ -16,12 +16,13 @@ from aiohttp import web
 
 from sidecar.emulator.keys import BadTokenError
 from sidecar.emulator.kinds import GCLOUD_CLIENTS
-from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, page
+from sidecar.emulator.pages import plain
+from sidecar.emulator.verdicts import Admitted, Judge, RefusedError
 
 
 def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
     """With both headers only X-Serverless-Authorization counts; one header several times is refused."""
-    if judge.settings.ingress == "internal" or not _is_routed(request, judge):
+    if judge.settings.ingress == "internal":
         raise RefusedError(_answer_404())
     headers = request.headers
     name = next((n for n in ("X-Serverless-Authorization", "Authorization") if n in headers), None)
@@ -34,17 +35,11 @@ def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
         if not _is_audience(claims, judge):
             raise BadTokenError("wrong audience")
     except BadTokenError as error:
-        raise RefusedError(_answer_401()) from error
+        raise RefusedError(_answer_401(request)) from error
     verified = judge.verified(claims, name)
     if not judge.permits(verified.email, verified.principal):
         raise RefusedError(_answer_403(request))
     return Admitted(verified)
-
-
-def _is_routed(request: web.Request, judge: Judge) -> bool:
-    """Whether the host's traffic tag, if it has one, is the service's."""
-    tag, dashes, _ = request.host.partition("---")
-    return not dashes or tag in judge.settings.tags
 
 
 def _is_audience(claims: Mapping[str, Any], judge: Judge) -> bool:
@@ -63,8 +58,12 @@ def _is_audience(claims: Mapping[str, Any], judge: Judge) -> bool:
     return audience in (*urls, *(f"{url}/" for url in urls), *settings.custom_audiences)
 
 
-def _answer_401() -> web.Response:
-    response = page(401, "Unauthorized", "Your client does not have permission to the requested URL.")
+def _answer_401(request: web.Request) -> web.Response:
+    response = plain(
+        401,
+        "Unauthorized",
+        f"Your client does not have permission to the requested URL {_code(request)}.",
+    )
     response.headers["WWW-Authenticate"] = (
         'Bearer error="invalid_token" error_description="The access token could not be verified"'
     )
@@ -72,9 +71,13 @@ def _answer_401() -> web.Response:
 
 
 def _answer_403(request: web.Request) -> web.Response:
-    url = f"<code>{html.escape(request.path)}</code>"
-    return page(403, "Forbidden", f"Your client does not have permission to get URL {url} from this server.")
+    text = f"Your client does not have permission to get URL {_code(request)} from this server."
+    return plain(403, "Forbidden", text)
 
 
 def _answer_404() -> web.Response:
-    return page(404, "Page not found", "The requested URL was not found on this server.")
+    return plain(404, "Page not found", "The requested URL was not found on this server.")
+
+
+def _code(request: web.Request) -> str:
+    return f"<code>{html.escape(request.path)}</code>"

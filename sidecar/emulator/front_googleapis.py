@@ -2,7 +2,8 @@
 
 Owns their verdict on access tokens and on self-signed JWTs, and their errors. Called by `checks`; reads headers and
 the path only. Sources: https://cloud.google.com/docs/authentication/token-types,
-https://google.aip.dev/111 (self-signed JWTs), https://google.aip.dev/193 and
+https://google.aip.dev/auth/4111 (self-signed JWTs), golang.org/x/oauth2/google `JWTAccessTokenSourceWithScope` (a scope
+and an empty audience), https://google.aip.dev/193 and
 https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto (errors).
 """
 
@@ -12,8 +13,9 @@ from collections.abc import Collection
 
 from aiohttp import web
 
+from sidecar.emulator.instance import PROJECT_NUMBER
 from sidecar.emulator.keys import BadTokenError
-from sidecar.emulator.metadata import PROJECT_NUMBER
+from sidecar.emulator.scopes import of_api
 from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, Verified, bearer
 
 _CHALLENGE = 'Bearer realm="https://accounts.google.com/"'
@@ -37,10 +39,11 @@ def check_googleapis(request: web.Request, judge: Judge) -> Admitted:
         challenge = f'{_CHALLENGE}, error="invalid_token"'
         refusal = _answer_401(service, message, "ACCESS_TOKEN_TYPE_UNSUPPORTED", challenge)
         raise RefusedError(refusal) from error
-    if scopes is not None and not set(scopes) & set(judge.settings.scopes):
+    accepted = of_api(service) if judge.settings.scopes is None else judge.settings.scopes
+    if scopes is not None and not set(scopes) & set(accepted):
         message = "Request had insufficient authentication scopes."
         refusal = _answer_403(service, message, "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
-        wanted = " ".join(judge.settings.scopes)
+        wanted = " ".join(accepted)
         refusal.headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="insufficient_scope", scope="{wanted}"'
         raise RefusedError(refusal)
     if not judge.settings.enabled:
@@ -69,7 +72,8 @@ def _trust(token: str, judge: Judge) -> tuple[Verified, Collection[str] | None]:
     claims = judge.trust_self_signed(token)
     verified = judge.verified(claims, "Authorization")
     audience, scope = claims.get("aud"), claims.get("scope")
-    if audience is None and isinstance(scope, str):
+    # Go's library writes an empty audience beside the scope.
+    if not audience and isinstance(scope, str):
         return verified, scope.split()
     if audience != f"https://{judge.settings.service}/":
         raise BadTokenError("wrong audience")

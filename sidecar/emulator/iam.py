@@ -1,13 +1,18 @@
 """The IAM Credentials API: tokens of a service account for whoever may act as it.
 
-Owns generateIdToken, generateAccessToken and signJwt with their permission model: the caller, a chain of delegates,
-the target. Composed by `app`. Error texts are Google's own. Sources:
+Owns generateIdToken, generateAccessToken, signJwt and signBlob with their permission model: the caller, a chain of
+delegates, the target. Composed by `app`. Error texts are Google's own. Sources:
 https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts,
-https://cloud.google.com/iam/docs/create-short-lived-credentials-delegated
+https://cloud.google.com/iam/docs/create-short-lived-credentials-delegated; errors: https://google.aip.dev/193 and what
+users report: https://github.com/google-github-actions/auth/issues/340 (a permission that is missing),
+https://github.com/google-github-actions/auth/issues/144 and https://github.com/golang/oauth2/issues/537 (a scope that
+there is not, or none), "Not found; Gaia id not found for email" (an account that there is not).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import math
 from collections import deque
@@ -18,12 +23,16 @@ from typing import Any, Final, NamedTuple, final
 from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint, Fault, claims_for
+from sidecar.emulator.instance import PROJECT_NUMBER
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER
+from sidecar.emulator.pages import API, application
 from sidecar.emulator.principals import AccessToken, Permission, Principals
+from sidecar.emulator.scopes import CLOUD_PLATFORM, IAM
 
-CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
-_SCOPES: Final = frozenset({CLOUD_PLATFORM, "https://www.googleapis.com/auth/iam"})
+SERVICE: Final = "iamcredentials.googleapis.com"
+_SCOPES: Final = frozenset({CLOUD_PLATFORM, IAM})
+_INVALID: Final = "Request contains an invalid argument."
 _RESOURCE: Final = "projects/-/serviceAccounts/"
 _LONGEST: Final = 12 * 3600
 """Seconds ahead that a JWT to sign may expire."""
@@ -37,7 +46,7 @@ class AskedOfIam(NamedTuple):
     caller: str
     delegates: tuple[str, ...]
     wanted: str
-    """Audience, or scopes; empty for signJwt."""
+    """Audience, or scopes; empty for signJwt and signBlob."""
 
 
 class RefusedError(Exception):
@@ -65,7 +74,8 @@ def rpc_error(
         info = {
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": reason,
-            "domain": "iam.googleapis.com",
+            # Of permissions IAM speaks, of the rest the service's infrastructure (google/api/error_reason.proto).
+            "domain": "iam.googleapis.com" if reason == "IAM_PERMISSION_DENIED" else "googleapis.com",
         }
         error["details"] = [{**info, "metadata": dict(metadata or {})}]
     return {"error": error}
@@ -73,18 +83,34 @@ def rpc_error(
 
 def api_disabled(project: str = "123456789012") -> Fault:
     """The API is not enabled in the caller's project."""
+    activation = f"https://console.developers.google.com/apis/api/{SERVICE}/overview?project={project}"
     message = (
         f"IAM Service Account Credentials API has not been used in project {project} before or it is disabled. Enable "
-        f"it by visiting https://console.developers.google.com/apis/api/iamcredentials.googleapis.com/overview then "
-        "retry."
+        f"it by visiting {activation} then retry. If you enabled this API recently, wait a few minutes for the action "
+        "to propagate to our systems and retry."
     )
-    metadata = {"service": "iamcredentials.googleapis.com", "consumer": f"projects/{project}"}
+    metadata = {
+        "service": SERVICE,
+        "serviceTitle": "IAM Service Account Credentials API",
+        "consumer": f"projects/{project}",
+        "containerInfo": project,
+        "activationUrl": activation,
+    }
     return _fault(403, "PERMISSION_DENIED", message, "SERVICE_DISABLED", metadata)
 
 
 def quota_exhausted() -> Fault:
     """Too many calls."""
-    return _fault(429, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Generate token requests'.")
+    message = (
+        "Quota exceeded for quota metric 'Generate credentials' and limit 'Generate credentials per minute' of service "
+        f"'{SERVICE}' for consumer 'project_number:{PROJECT_NUMBER}'."
+    )
+    metadata = {
+        "service": SERVICE,
+        "consumer": f"projects/{PROJECT_NUMBER}",
+        "quota_metric": f"{SERVICE}/generate_credentials",
+    }
+    return _fault(429, "RESOURCE_EXHAUSTED", message, "RATE_LIMIT_EXCEEDED", metadata)
 
 
 def quota_project_denied() -> Fault:
@@ -93,7 +119,8 @@ def quota_project_denied() -> Fault:
         "Caller does not have required permission to use project quota-project. Grant the caller the "
         "roles/serviceusage.serviceUsageConsumer role, or a custom role with the serviceusage.services.use permission."
     )
-    return _fault(403, "PERMISSION_DENIED", message, "USER_PROJECT_DENIED")
+    metadata = {"service": SERVICE, "consumer": "projects/quota-project"}
+    return _fault(403, "PERMISSION_DENIED", message, "USER_PROJECT_DENIED", metadata)
 
 
 def _fault(
@@ -119,7 +146,7 @@ class IAMCredentialsServer:
         self._key = key
         self._principals = principals
         self._now = now
-        self.app = web.Application()
+        self.app = application(API)
         self.app.router.add_post("/v1/projects/-/serviceAccounts/{call}", self._call)
         self.app.router.add_get("/service_accounts/v1/jwk/{email}", self._jwks)
         self.app.router.add_get("/service_accounts/v1/metadata/x509/{email}", self._certificates)
@@ -154,19 +181,14 @@ class IAMCredentialsServer:
         if scheme.lower() == "bearer":
             token = self._principals.introspect(value) or self._self_signed(value)
         if token is None:
-            raise RefusedError(
-                401,
-                "UNAUTHENTICATED",
-                "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other "
-                "valid authentication credential.",
-                "ACCESS_TOKEN_EXPIRED" if value else "CREDENTIALS_MISSING",
-            )
+            raise RefusedError(401, "UNAUTHENTICATED", *_UNAUTHENTICATED[bool(value)])
         if not _SCOPES & set(token.scopes):
             raise RefusedError(
                 403,
                 "PERMISSION_DENIED",
                 "Request had insufficient authentication scopes.",
                 "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+                {"service": SERVICE},
             )
         return token
 
@@ -176,9 +198,10 @@ class IAMCredentialsServer:
             email = read(value).get("iss")
             if not isinstance(email, str) or self._principals.find(email) is None:
                 return None
-            claims = signing_key(email).verify(value)
+            claims = signing_key(email).verify(value, named=False)
         except BadTokenError:
             return None
+        # Go writes an empty audience beside the scope.
         scope, expires_at = claims.get("scope"), claims.get("exp")
         if not isinstance(scope, str) or not isinstance(expires_at, int) or expires_at <= self._now():
             return None
@@ -196,9 +219,9 @@ class IAMCredentialsServer:
             case "generateAccessToken":
                 scopes = body.get("scope")
                 if not isinstance(scopes, list) or not scopes or not all(isinstance(s, str) for s in scopes):
-                    raise RefusedError(
-                        400, "INVALID_ARGUMENT", "Request contains an invalid argument: scope."
-                    )
+                    raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
+                if not self._principals.knows(scopes):
+                    raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
                 wanted = " ".join(scopes)
                 life = _lifetime(body.get("lifetime", "3600s"))
                 self._permit(caller.member, delegates, email, "getAccessToken")
@@ -211,6 +234,12 @@ class IAMCredentialsServer:
                 self._permit(caller.member, delegates, email, "signJwt")
                 key = signing_key(email)
                 found = {"keyId": key.kid, "signedJwt": key.sign(claims_for(claims, fault))}
+            case "signBlob":
+                wanted = ""
+                data = self._blob(body)
+                self._permit(caller.member, delegates, email, "signBlob")
+                key = signing_key(email)
+                found = {"keyId": key.kid, "signedBlob": base64.b64encode(key.sign_bytes(data)).decode()}
             case _:
                 raise RefusedError(404, "NOT_FOUND", f"Method not found: {method}")
         if fault is not None and fault.kind == "garbage":
@@ -219,7 +248,7 @@ class IAMCredentialsServer:
         return found
 
     def _permit(self, member: str, delegates: tuple[str, ...], email: str, permission: Permission) -> None:
-        """Each may act as the next; PERMISSION_DENIED as Google words it, also for an account that is not there."""
+        """Each may act as the next; PERMISSION_DENIED or NOT_FOUND as Google words them."""
         for on in delegates:
             self._need(member, "implicitDelegation", on)
             member = f"serviceAccount:{on}"
@@ -227,7 +256,9 @@ class IAMCredentialsServer:
 
     def _need(self, member: str, permission: Permission, on: str) -> None:
         account = self._principals.find(on)
-        if account is None or account.disabled or not self._principals.may(member, permission, on=on):
+        if account is None:
+            raise RefusedError(404, "NOT_FOUND", f"Not found; Gaia id not found for email {on}")
+        if account.disabled or not self._principals.may(member, permission, on=on):
             name = f"iam.serviceAccounts.{permission}"
             raise RefusedError(
                 403,
@@ -264,11 +295,17 @@ class IAMCredentialsServer:
             raise RefusedError(400, "INVALID_ARGUMENT", "The exp claim is more than 12 hours in the future.")
         return claims
 
+    def _blob(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return base64.b64decode(self._text(body, "payload"), validate=True)
+        except binascii.Error:
+            raise RefusedError(400, "INVALID_ARGUMENT", _INVALID) from None
+
     @staticmethod
     def _text(body: Mapping[str, Any], name: str) -> str:
         found = body.get(name)
         if not isinstance(found, str) or not found:
-            raise RefusedError(400, "INVALID_ARGUMENT", f"Request contains an invalid argument: {name}.")
+            raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
         return found
 
     # what verifies self-signed JWTs
@@ -281,10 +318,29 @@ class IAMCredentialsServer:
         return web.json_response({key.kid: key.certificate_pem()})
 
 
+_EXPECTED: Final = (
+    "Expected OAuth 2 access token, login cookie or other valid authentication credential. See "
+    "https://developers.google.com/identity/sign-in/web/devconsole-project."
+)
+_UNAUTHENTICATED: Final = {
+    False: (
+        f"Request is missing required authentication credential. {_EXPECTED}",
+        "CREDENTIALS_MISSING",
+        {"service": SERVICE},
+    ),
+    True: (
+        f"Request had invalid authentication credentials. {_EXPECTED}",
+        "ACCESS_TOKEN_EXPIRED",
+        {"service": SERVICE},
+    ),
+}
+"""By whether there was a token."""
+
+
 def _delegates(body: Mapping[str, Any]) -> tuple[str, ...]:
     found = body.get("delegates") or []
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise RefusedError(400, "INVALID_ARGUMENT", "Request contains an invalid argument: delegates.")
+        raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
     # The API's own form, and the bare e-mails that gcloud sends.
     return tuple(name.removeprefix(_RESOURCE) for name in found)
 

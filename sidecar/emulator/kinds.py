@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, Self, final, get_args
 
 TargetKind = Literal["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis", "open"]
 
-CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
 GCLOUD_CLIENTS: Final = frozenset(
     {
         "32555940559.apps.googleusercontent.com",
@@ -44,6 +43,9 @@ class Settings:
     """The audience it wants: its own URL unless told (a function's: with its name as the path)."""
     callers: Collection[str] | None = None
     """E-mails, or names in IAM, of those who have permission; None: everyone whose token is good."""
+    hosts: Collection[str] = ()
+    """Further values of Host that lead to it, as they come: `billing.example`, `localhost:9000`. Others but its own
+    address are not found (404), as on Google's front ends."""
     custom_audiences: Collection[str] = ()
     """Further audiences, compared exactly."""
     user_tokens: bool = True
@@ -60,8 +62,8 @@ class Settings:
     """E-mails of service accounts whose self-signed JWTs are good."""
     service: str | None = None
     """The API's host name: NAME.googleapis.com unless told."""
-    scopes: Collection[str] = (CLOUD_PLATFORM,)
-    """An access token needs one of them."""
+    scopes: Collection[str] | None = None
+    """An access token needs one of them. None: cloud-platform, or one of the API's own narrower ones, by `service`."""
     enabled: bool = True
     """Whether the caller's project has the API switched on."""
 
@@ -72,7 +74,7 @@ class Settings:
             raise ValueError(
                 f"no kind of target is called {kind!r}; there are {', '.join(get_args(TargetKind))}"
             )
-        known = _OPTIONS[kind] | {"audience", "callers"}
+        known = _OPTIONS[kind] | {"audience", "callers", "hosts"}
         for name in options:
             if name not in known:
                 names = ", ".join(field.name for field in fields(cls) if field.name in known)

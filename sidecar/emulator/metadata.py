@@ -9,34 +9,37 @@ expires. Source: https://cloud.google.com/compute/docs/metadata/predefined-metad
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from typing import Final, Literal, NamedTuple, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from sidecar.emulator.faults import GARBAGE, Endpoint, Fault, claims_for
+from sidecar.emulator.instance import (
+    INSTANCE_ID,
+    NAME,
+    PROJECT,
+    PROJECT_NUMBER,
+    ZONE,
+    Node,
+    Platform,
+    etag,
+    find,
+    tree,
+    written,
+)
 from sidecar.emulator.keys import SigningKey
-from sidecar.emulator.principals import Principals
+from sidecar.emulator.pages import not_allowed, not_found, robot
+from sidecar.emulator.principals import AccessToken, Principals
+from sidecar.emulator.scopes import CLOUD_PLATFORM
 
-PROJECT: Final = "emulated-project"
-PROJECT_NUMBER: Final = 123456789012
 EMAIL: Final = f"{PROJECT_NUMBER}-compute@developer.gserviceaccount.com"
-SUBJECT: Final = "107517467455664443766"
 ISSUER: Final = "https://accounts.google.com"
-SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
-
-Platform = Literal[
-    "compute_engine",
-    "gke",
-    "cloud_run",
-    "cloud_functions",
-    "app_engine",
-    "app_engine_flexible",
-    "cloud_build",
-]
 
 
 class Profile(NamedTuple):
@@ -50,12 +53,13 @@ class Profile(NamedTuple):
     """Whether a full token has the claim `google.compute_engine`."""
     email_always: bool = True
     """Whether a token has the e-mail whatever `format` says; Compute Engine wants `full`."""
-    aliases: tuple[str, ...] = ("default",)
+    relays_iam: bool = False
+    """Whether it asks IAM for each token, and repeats in plain text what that answers (GKE)."""
 
 
 PROFILES: Final[dict[Platform, Profile]] = {
     "compute_engine": Profile(EMAIL, "Metadata Server for VM", describes_instance=True, email_always=False),
-    "gke": Profile(f"workload@{PROJECT}.iam.gserviceaccount.com", "GKE Metadata Server"),
+    "gke": Profile(f"workload@{PROJECT}.iam.gserviceaccount.com", "GKE Metadata Server", relays_iam=True),
     "cloud_run": Profile(EMAIL, "Metadata Server for Serverless"),
     "cloud_functions": Profile(f"{PROJECT}@appspot.gserviceaccount.com", "Metadata Server for Serverless"),
     "app_engine": Profile(f"{PROJECT}@appspot.gserviceaccount.com", "Metadata Server for Serverless"),
@@ -72,15 +76,14 @@ PROFILES: Final[dict[Platform, Profile]] = {
 """By what is documented and reported; what is not known is as on Compute Engine."""
 
 _ROOT: Final = "/computeMetadata/v1"
-_ACCOUNTS: Final = f"{_ROOT}/instance/service-accounts"
 _COMPUTE_ENGINE: Final = {
     "instance_confidentiality": 0,
     "instance_creation_timestamp": 1_700_000_000,
-    "instance_id": "1234567890123456789",
-    "instance_name": "emulated",
+    "instance_id": str(INSTANCE_ID),
+    "instance_name": NAME,
     "project_id": PROJECT,
     "project_number": PROJECT_NUMBER,
-    "zone": "us-central1-a",
+    "zone": ZONE,
 }
 _LICENSES: Final = ["1000205"]
 
@@ -127,7 +130,7 @@ class MetadataServer:
         """E-mails of further attached accounts, each to be asked for by its name."""
         self.bound = True
         """GKE: whether the Kubernetes account may act as the Google one; otherwise tokens are refused (403)."""
-        self.scopes: tuple[str, ...] = (SCOPE,)
+        self.scopes: tuple[str, ...] = (CLOUD_PLATFORM,)
         """The access scopes of the instance: no access token has others."""
         self.universe: str | None = "googleapis.com"
         """None: a server that does not know the question yet (404)."""
@@ -140,76 +143,109 @@ class MetadataServer:
         self._key = key
         self._principals = principals
         self._now = now
-        self._cache: dict[tuple[str, str, str, bool], tuple[str, float]] = {}
+        self._ids: dict[tuple[str, str, str, bool], tuple[str, float]] = {}
+        self._access: dict[tuple[str, tuple[str, ...]], AccessToken] = {}
+        self._seen: set[str] = set()
+        """E-mails that were put into the directory; one that is missing there now was deleted."""
+        self._attributes: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._platform = platform
         self.app = web.Application(middlewares=[self._guard])
         routes = self.app.router
         routes.add_get("/", self._ping)
-        routes.add_get(f"{_ROOT}/project/project-id", self._project)
-        routes.add_get(f"{_ROOT}/project/numeric-project-id", self._project_number)
-        routes.add_get(f"{_ROOT}/universe/universe-domain", self._universe)
-        routes.add_get(f"{_ACCOUNTS}/", self._accounts)
-        routes.add_get(f"{_ACCOUNTS}/{{account}}/", self._account)
-        routes.add_get(f"{_ACCOUNTS}/{{account}}/email", self._email)
-        routes.add_get(f"{_ACCOUNTS}/{{account}}/identity", self._identity)
-        routes.add_get(f"{_ACCOUNTS}/{{account}}/token", self._token)
-        routes.add_get("/{path:.*}", self._unknown)
+        accounts = f"{_ROOT}/instance/service-accounts"
+        routes.add_get(f"{accounts}/{{account}}/identity", self._identity)
+        routes.add_get(f"{accounts}/{{account}}/token", self._token)
+        routes.add_route("*", "/{path:.*}", self._entry)
 
     def forget(self) -> None:
         """Drop the cached tokens, as the real server does around their expiry."""
-        self._cache.clear()
+        self._ids.clear()
+        self._access.clear()
+
+    def set_attribute(self, name: str, value: str) -> None:
+        """Set one of the instance's own attributes; whoever waits for a change is answered."""
+        self._attributes[name] = value
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self.counts[request.path] += 1
         self.requests.append(Seen(request.path, request.query.get("audience"), request.headers))
         if "X-Forwarded-For" in request.headers:
-            return _text("X-Forwarded-For header is not allowed.\n", status=403)
+            return self._refused(request, 403, "X-Forwarded-For header is not allowed.")
         # The ping alone is answered without: it is how clients find out whom they are talking to.
         if request.path != "/" and request.headers.get("Metadata-Flavor") != "Google":
-            return _text("Missing Metadata-Flavor:Google header.\n", status=403)
+            if self.profile.relays_iam:
+                return self._named(_plain('Missing required header "Metadata-Flavor": "Google"\n', 403))
+            return self._refused(request, 403, "Missing Metadata-Flavor:Google header.")
         if request.path.endswith(("/identity", "/token")):
             answer = await handler(request)
         else:
             answer = await self.endpoint.pass_by(request) or await handler(request)
+        return self._named(answer)
+
+    def _named(self, answer: web.StreamResponse) -> web.StreamResponse:
         if answer.headers.get("Server") == _SERVER:
             answer.headers["Server"] = self.profile.server
         return answer
 
+    def _refused(self, request: web.Request, status: int, why: str) -> web.StreamResponse:
+        url = f"Your client does not have permission to get URL <code>{request.path}</code> from this server."
+        return self._named(_html(robot(status, f"{url} {why}"), status))
+
     async def _ping(self, _: web.Request) -> web.Response:
         return _text("computeMetadata/\n")
 
-    async def _project(self, _: web.Request) -> web.Response:
-        return _text(PROJECT)
+    async def _entry(self, request: web.Request) -> web.Response:
+        """Whatever is not a token: a value, or a directory, whose address ends in a slash."""
+        if request.method not in ("GET", "HEAD"):
+            return _html(not_allowed(request.method, request.path), 405)
+        try:
+            node = find(self._root(), request.path)
+        except KeyError:
+            return _html(not_found(request.path), 404)
+        if isinstance(node, Mapping) and not request.path.endswith("/"):
+            query = f"?{request.query_string}" if request.query_string else ""
+            answer = _html("", 301)
+            answer.headers["Location"] = f"http://{request.host}{request.path}/{query}"
+            return answer
+        return await self._value(request)
 
-    async def _project_number(self, _: web.Request) -> web.Response:
-        return _text(str(PROJECT_NUMBER))
+    async def _value(self, request: web.Request) -> web.Response:
+        query = request.query
+        recursive = query.get("recursive", "").lower() == "true"
 
-    async def _universe(self, _: web.Request) -> web.Response:
-        return _not_found() if self.universe is None else _text(self.universe)
+        def now() -> tuple[str, bool]:
+            return written(self._root(), request.path, recursive=recursive, alt=query.get("alt", "").lower())
 
-    async def _unknown(self, _: web.Request) -> web.Response:
-        return _not_found()
+        text, is_json = now()
+        if query.get("wait_for_change", "").lower() == "true":
+            known = query.get("last_etag") or etag(text)
+            seconds = float(query.get("timeout_sec", "inf"))
+            try:
+                async with asyncio.timeout(None if math.isinf(seconds) else seconds):
+                    while etag(text) == known:
+                        await self._changed.wait()
+                        text, is_json = now()
+            except TimeoutError:
+                pass  # then the value is given as it is
+        answer = _answer(text, "application/json" if is_json else "application/text")
+        answer.headers["ETag"] = etag(text)
+        return answer
+
+    def _root(self) -> Mapping[str, Node]:
+        accounts = [] if self.email is None else ["default", self.email]
+        scopes: dict[str, Sequence[str]] = {name: self.scopes for name in (*accounts, *self.others)}
+        return {"computeMetadata": {"v1": tree(self._platform, scopes, self._attributes, self.universe)}}
 
     def _known(self, request: web.Request) -> str | None:
+        """The e-mail of the account that was asked for; None where there is none."""
         account = request.match_info["account"]
         if account in ("default", self.email):
             return self.email
         return account if account in self.others else None
-
-    async def _accounts(self, _: web.Request) -> web.Response:
-        emails = [] if self.email is None else ["default", self.email]
-        return _text("".join(f"{name}/\n" for name in [*emails, *self.others]))
-
-    async def _account(self, request: web.Request) -> web.Response:
-        if (email := self._known(request)) is None:
-            return _not_found()
-        if request.query.get("recursive", "").lower() != "true":
-            return _text("aliases\nemail\nidentity\nscopes\ntoken\n")
-        return _json({"aliases": ["default"], "email": email, "scopes": [SCOPE]})
-
-    async def _email(self, request: web.Request) -> web.Response:
-        email = self._known(request)
-        return _not_found() if email is None else _text(email)
 
     async def _meet(self, request: web.Request) -> tuple[web.Response | None, Fault | None]:
         answer, fault = await self.endpoint.meet(request)
@@ -223,17 +259,64 @@ class MetadataServer:
         if answer is not None:
             return answer
         if (email := self._known(request)) is None:
-            return _not_found()
+            return _html(not_found(request.path), 404)
         if fault is not None and fault.kind == "garbage":
             return _json({"token_type": "Bearer"})
-        if not self.bound:
-            return _unbound(email)
+        if (refused := self._relayed(request, email, "access", "getAccessToken")) is not None:
+            return refused
         wanted = [scope for scope in request.query.get("scopes", "").split(",") if scope] or self.scopes
-        scopes = [scope for scope in wanted if scope in self.scopes or SCOPE in self.scopes]
-        self._principals.add(email)
-        token = self._principals.issue(f"serviceAccount:{email}", scopes, lifetime=self.token_lifetime)
-        expires = int(self.token_lifetime) - 1
-        return _json({"access_token": token.value, "expires_in": expires, "token_type": "Bearer"})
+        if not self._principals.knows(wanted):
+            return self._no_scope()
+        scopes = tuple(scope for scope in wanted if scope in self.scopes or CLOUD_PLATFORM in self.scopes)
+        now = self._now()
+        token = self._access.get((email, scopes))
+        if token is None or token.expires_at - now <= self.cache_margin:
+            token = self._principals.issue(f"serviceAccount:{email}", scopes, lifetime=self.token_lifetime)
+            self._access[email, scopes] = token
+        # The whole life is told as a second less: 3599.
+        left = max(0, min(math.ceil(token.expires_at - now), int(self.token_lifetime)) - 1)
+        return _json({"access_token": token.value, "expires_in": left, "token_type": "Bearer"})
+
+    def _no_scope(self) -> web.Response:
+        """For a scope that there is not. On Cloud Run 500: https://github.com/googleapis/google-auth-library-ruby/pull/277
+        (several scopes in one word); GKE has IAM's words; elsewhere the token endpoint's, which nobody has published.
+        """
+        if self.profile.relays_iam:
+            words = "IAM returned 400 Bad Request: Request contains an invalid argument."
+            return _plain(f"Unable to generate access token; {words}\n", 400)
+        if self.profile.server == _SERVERLESS:
+            return _plain("Internal Server Error\n", 500)
+        return _json(
+            {
+                "error": "invalid_scope",
+                "error_description": "Invalid OAuth scope or ID token audience provided.",
+            },
+            400,
+        )
+
+    def _relayed(self, request: web.Request, email: str, kind: str, permission: str) -> web.Response | None:
+        """The refusal where the account was deleted, or, on GKE, may not be acted as. GKE has these texts:
+        https://github.com/camunda/camunda/issues/31106 (403); a misspelt account, "IAM returned 404 Not Found: Not
+        found; Gaia id not found for email", in the troubleshooting pages of several public repositories.
+        """
+        if email not in self._seen:
+            self._seen.add(email)
+            self._principals.add(email)
+        is_there = self._principals.find(email) is not None
+        if not is_there and not self.profile.relays_iam:
+            return _html(not_found(request.path), 404)
+        if not is_there:
+            words = f"404 Not Found: Not found; Gaia id not found for email {email}\n"
+        elif not self.bound:
+            words = (
+                f"403 Forbidden: Permission 'iam.serviceAccounts.{permission}' denied on resource (or it may not "
+                "exist).\nThis error could be caused by a missing IAM policy binding on the target IAM service account."
+                "\nFor more information, refer to the Workload Identity documentation:\n\thttps://cloud.google.com/"
+                "kubernetes-engine/docs/how-to/workload-identity#authenticating_to\n\n"
+            )
+        else:
+            return None
+        return _plain(f"Unable to generate {kind} token; IAM returned {words}", int(words[:3]))
 
     async def _identity(self, request: web.Request) -> web.Response:
         query = request.query
@@ -245,31 +328,32 @@ class MetadataServer:
         if answer is not None:
             return answer
         if (email := self._known(request)) is None:
-            return _not_found()
-        if not self.bound:
-            return _unbound(email)
+            return _html(not_found(request.path), 404)
+        if (refused := self._relayed(request, email, "identity", "getOpenIdToken")) is not None:
+            return refused
         if not audience:
-            return _text("non-empty audience parameter required\n", status=400)
+            return _html("non-empty audience parameter required\n", 400)
         if fault is not None and fault.kind == "garbage":
             return _jwt(GARBAGE)
         now = self._now()
         if fault is not None:
             return _jwt(self._key.sign(claims_for(self._claims(audience, email, form, licenses, now), fault)))
         held = (email, audience, form, licenses)
-        token, expires_at = self._cache.get(held, ("", 0.0))
+        token, expires_at = self._ids.get(held, ("", 0.0))
         if expires_at - now <= self.cache_margin:
             token = self._key.sign(self._claims(audience, email, form, licenses, now))
-            self._cache[held] = (token, now + self.token_lifetime)
+            self._ids[held] = (token, now + self.token_lifetime)
         return _jwt(token)
 
     def _claims(self, audience: str, email: str, form: str, licenses: bool, now: float) -> dict[str, object]:
+        subject = self._principals.add(email).unique_id
         claims: dict[str, object] = {
             "aud": audience,
-            "azp": SUBJECT,
+            "azp": subject,
             "exp": int(now + self.token_lifetime),
             "iat": int(now),
             "iss": ISSUER,
-            "sub": SUBJECT,
+            "sub": subject,
         }
         if form == "full" or self.profile.email_always:
             claims |= {"email": email, "email_verified": True}
@@ -280,10 +364,7 @@ class MetadataServer:
 
 
 _SERVER: Final = "Metadata Server for VM"
-
-
-def _unbound(email: str) -> web.Response:
-    return _text(f"Unable to generate access token; IAM returned 403 Forbidden: {email}\n", status=403)
+_SERVERLESS: Final = "Metadata Server for Serverless"
 
 
 def _answer(body: str, content_type: str, status: int = 200) -> web.Response:
@@ -298,17 +379,22 @@ def _answer(body: str, content_type: str, status: int = 200) -> web.Response:
     return web.Response(status=status, body=body.encode(), headers=headers)
 
 
-def _text(text: str, *, status: int = 200) -> web.Response:
-    return _answer(text, "application/text" if status == 200 else "text/html; charset=UTF-8", status)
+def _text(text: str) -> web.Response:
+    return _answer(text, "application/text")
 
 
-def _json(value: object) -> web.Response:
-    return _answer(json.dumps(value), "application/json")
+def _html(text: str, status: int) -> web.Response:
+    return _answer(text, "text/html; charset=UTF-8", status)
+
+
+def _plain(text: str, status: int) -> web.Response:
+    """As GKE's server, which is written in Go, puts its errors."""
+    return _answer(text, "text/plain; charset=utf-8", status)
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return _answer(json.dumps(value, separators=(",", ":")), "application/json", status)
 
 
 def _jwt(token: str) -> web.Response:
     return _answer(token, "text/html")
-
-
-def _not_found() -> web.Response:
-    return _text("<title>Error 404 (Not Found)!!1</title>\n", status=404)

@@ -8,10 +8,13 @@ https://cloud.google.com/iam/docs/service-account-permissions.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, final
+
+from sidecar.emulator.scopes import KNOWN
 
 Permission = Literal["getOpenIdToken", "getAccessToken", "signJwt", "signBlob", "implicitDelegation"]
 """Below `iam.serviceAccounts.`"""
@@ -60,14 +63,16 @@ class Principals:
     """The directory; `now` gives Unix seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
+        self.scopes: set[str] = set(KNOWN)
+        """Those that there are; add what is missing."""
         self._now = now
         self._accounts: dict[str, ServiceAccount] = {}
         self._bindings: set[tuple[str, str, str]] = set()
         self._tokens: dict[str, AccessToken] = {}
 
     def add(self, email: str, *, unique_id: str | None = None) -> ServiceAccount:
-        """The service account of this e-mail, made if there is none."""
-        number = unique_id or f"1{len(self._accounts):020d}"
+        """The service account of this e-mail, made if there is none, with a number that is its own."""
+        number = unique_id or f"1{int(hashlib.sha256(email.encode()).hexdigest(), 16) % 10**20:020d}"
         return self._accounts.setdefault(email, ServiceAccount(email, number))
 
     def find(self, email: str) -> ServiceAccount | None:
@@ -90,6 +95,10 @@ class Principals:
         """Whether `member` has the permission on the service account `on`, itself or with all of its pool."""
         pool = member.replace("principal://", "principalSet://").partition("/subject/")[0] + "/*"
         return any((name, permission, on) in self._bindings for name in (member, pool))
+
+    def knows(self, scopes: Iterable[str]) -> bool:
+        """Whether each of these is a scope that there is."""
+        return self.scopes.issuperset(scopes)
 
     def issue(self, member: str, scopes: Iterable[str], *, lifetime: float) -> AccessToken:
         """A new access token for `member`, good for `lifetime` seconds."""

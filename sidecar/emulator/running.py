@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar, final
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.connecting import Called
+from sidecar.emulator.instance import Platform
 from sidecar.emulator.kinds import TargetKind
-from sidecar.emulator.metadata import Platform
 from sidecar.emulator.targets import Target
 
 _T = TypeVar("_T")

@@ -3,7 +3,9 @@
 Owns the token exchange (RFC 8693), the providers it trusts, and stand-ins for where subject tokens come from: a URL,
 and the metadata service of AWS. Composed by `app`. Subject tokens are really verified, signed AWS requests too.
 Sources: https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token, google-auth's `identity_pool.py` and
-`aws.py`; AWS Signature Version 4.
+`aws.py`; AWS Signature Version 4. A provider that is disabled, deleted or never was: `invalid_target`
+(https://github.com/google-github-actions/auth/issues/161 and 370); a name that can't be one's: `invalid_request`
+(https://github.com/google-github-actions/auth/issues/211).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint
 from sidecar.emulator.keys import BadTokenError, SigningKey, signing_key
+from sidecar.emulator.pages import API, application
 from sidecar.emulator.principals import Principals
 
 PROJECT_NUMBER: Final = "123456789012"
@@ -36,6 +39,12 @@ AWS_REGION: Final = "eu-west-1"
 _SESSION: Final = "emulated-imds-session"
 _STALE: Final = 3600
 """Seconds after its `iat` at which a subject token no longer signs in."""
+
+
+_PROVIDER: Final = re.compile(
+    r"//iam\.googleapis\.com/(?:projects/[0-9]+/)?locations/[a-z0-9-]+/work(?:load|force)(?:Identity)?Pools/"
+    r"[a-z0-9-]+/providers/[a-z0-9-]+"
+)
 
 
 class RefusedExchangeError(Exception):
@@ -57,6 +66,9 @@ class Provider:
     issuer: str = "https://idp.emulated.example"
     condition: Callable[[Mapping[str, Any]], bool] = lambda claims: True
     """Its attribute condition."""
+    disabled: bool = False
+    """It, or its pool."""
+    deleted: bool = False
 
     @property
     def audience(self) -> str:
@@ -107,7 +119,7 @@ class STSServer:
         """The role that the instance of AWS's has; None for none."""
         self.aws_failure = ""
         """The `Code` that its metadata service gives in place of keys, where it is not empty."""
-        self.app = web.Application()
+        self.app = application(API)
         routes = self.app.router
         routes.add_post("/v1/token", self._token)
         routes.add_get("/subject-token", self._subject_by_url)
@@ -121,6 +133,10 @@ class STSServer:
         provider = Provider(pool, name)
         self._providers[provider.audience] = provider
         return provider
+
+    def remove_provider(self, provider: Provider) -> None:
+        """Delete it; its identity provider goes on giving subject tokens."""
+        provider.deleted = True
 
     def subject_token(self, provider: Provider, subject: str = "workload", **claims: Any) -> str:
         """A token of `provider`'s for one of its identities, good for an hour."""
@@ -162,14 +178,9 @@ class STSServer:
             raise RefusedExchangeError("unsupported_grant_type", "Invalid grant_type.")
         if form.get("requested_token_type") != ACCESS_TOKEN:
             raise RefusedExchangeError("invalid_request", "Invalid requested_token_type.")
-        provider = self._providers.get(form.get("audience", ""))
-        if provider is None:
-            raise RefusedExchangeError(
-                "invalid_request",
-                'Invalid value for "audience". This value should be the full resource name of the Identity Provider. '
-                "See https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token for the list of possible "
-                "formats.",
-            )
+        provider = self._provider(form.get("audience", ""))
+        if not self._principals.knows(form.get("scope", "").split()):
+            raise RefusedExchangeError("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
         kind, subject_token = form.get("subject_token_type"), form.get("subject_token", "")
         if kind in JWT_TYPES:
             claims = self._jwt(provider, subject_token)
@@ -182,6 +193,23 @@ class STSServer:
                 "unauthorized_client", "The given credential is rejected by the attribute condition."
             )
         return provider.principal(str(claims["sub"]))
+
+    def _provider(self, audience: str) -> Provider:
+        if _PROVIDER.fullmatch(audience) is None:
+            raise RefusedExchangeError(
+                "invalid_request",
+                'Invalid value for "audience". This value should be the full resource name of the Identity Provider. '
+                "See https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token for the list of possible "
+                "formats.",
+            )
+        provider = self._providers.get(audience)
+        if provider is None or provider.disabled or provider.deleted:
+            raise RefusedExchangeError(
+                "invalid_target",
+                'The target service indicated by the "audience" parameters is invalid. This might either be because '
+                "the pool or provider is disabled or deleted or because it doesn't exist.",
+            )
+        return provider
 
     def _jwt(self, provider: Provider, token: str) -> Mapping[str, Any]:
         try:

@@ -31,6 +31,7 @@ _URL: Final = re.compile(
     r"(https?)://([!$-.0-;=@-\[\]_a-z~]+)(?:[/?#][!#-;=?-\[\]_a-z~]*)?", re.IGNORECASE | re.ASCII
 )
 
+_NUMBER: Final = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 
 
@@ -106,6 +107,12 @@ def ip_literal(host: str) -> IPAddress | None:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]") if "%" not in host else "")
     except ValueError:
         return None
+
+
+def ends_in_number(host: str) -> bool:
+    """Whether resolvers may read a host in normal form as an IPv4 address, by its last label (URL Standard, "ends in a
+    number"): `2130706433` and `0x7f.1` are names here, and 127.0.0.1 to many of them."""
+    return _NUMBER.search(host) is not None
 
 
 def spelling(address: IPAddress) -> str:

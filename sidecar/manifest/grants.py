@@ -9,6 +9,8 @@ Token Creator), https://cloud.google.com/iam/docs/workload-identity-federation.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from sidecar.config.checks import targets_of
@@ -16,6 +18,8 @@ from sidecar.config.credentials import Credential, Gcloud, Impersonate, Workload
 from sidecar.config.models import Config, RouteConfig
 from sidecar.config.targets import FACTS, Target, TokenKind
 from sidecar.grammar import hosts
+from sidecar.manifest.plan import ManifestError
+from sidecar.manifest.templates import filled
 from sidecar.proxy.refusals.diagnosis import service_of
 
 OPENID_CREATOR: Final = "roles/iam.serviceAccountOpenIdTokenCreator"
@@ -31,46 +35,56 @@ class Grant(NamedTuple):
     target: Target | None
     """What kind of target the resource is; None: a service account."""
     resource: str
-    """The service account's e-mail, or the target's host."""
+    """The service account's e-mail; for a target its service's or function's name."""
     why: str
     """For which route or credential."""
+    region: str = ""
+    """Where a service or function runs."""
+    resource_type: str = ""
+    """What IAP is in front of."""
 
 
 class Unknown(NamedTuple):
-    """What must be granted, and can't be told from the configuration."""
+    """What must be granted, and is not a role that can be given here."""
 
     why: str
     what: str
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the configuration does not tell, as the user said it: by route or credential, under "" for all of them."""
+
+    member: str | None = None
+    """Who the process runs as, such as `serviceAccount:my-app@p.iam.gserviceaccount.com`."""
+    principals: Mapping[str, str] = field(default_factory=dict)
+    """Who a credential is by itself."""
+    services: Mapping[str, str] = field(default_factory=dict)
+    regions: Mapping[str, str] = field(default_factory=dict)
+    resource_types: Mapping[str, str] = field(default_factory=dict)
+
+
 Found = tuple[list[Grant], list[Unknown]]
 
 
-def needed(config: Config, member: str) -> Found:
-    """Every grant once; `member` is who the process runs as, such as `serviceAccount:app@p.iam.gserviceaccount.com`."""
-    grants: dict[tuple[str, str, str], Grant] = {}
-    unknown: list[Unknown] = []
+def needed(config: Config, known: Known) -> Found:
+    """Every grant once. Raises ManifestError with all that has to be said for them, and by which option."""
+    derivation = _Derivation(config, known)
     for route in config.routes:
-        credential = config.credentials[route.credential]
-        kind = TokenKind(route.token)
-        caller = _acts_as(config.credentials, credential, member)
-        for host, target in targets_of(route).items():
-            for item in _on_target(route, target, host, caller):
-                if isinstance(item, Unknown):
-                    unknown.append(item)
-                else:
-                    grants.setdefault((item.member, item.role, item.resource), item)
-        for grant in _on_accounts(config, route.credential, credential, kind, member):
-            grants.setdefault((grant.member, grant.role, grant.resource), grant)
-    return list(grants.values()), list(dict.fromkeys(unknown))
+        derivation.add(route)
+    if derivation.missing:
+        options = "\n  ".join(dict.fromkeys(derivation.missing))
+        raise ManifestError(
+            f"the configuration does not tell all that the grants need. Give it:\n  {options}"
+        )
+    return list(derivation.grants.values()), list(dict.fromkeys(derivation.unknown))
 
 
-def as_gcloud(config: Config, member: str) -> str:
-    """A shell script of gcloud lines; what has to be filled in is in capitals."""
-    grants, unknown = needed(config, member)
+def as_gcloud(config: Config, known: Known) -> str:
+    """A shell script of gcloud lines with nothing left to fill in. Raises ManifestError."""
+    grants, unknown = needed(config, known)
     lines = [
-        "# What the routes of this configuration need, and nothing more. Fill in what is in capitals.",
-        "# A new grant takes some minutes.",
+        "# What the routes of this configuration need, and nothing more. A new grant takes some minutes.",
         "set -eu",
     ]
     for grant in grants:
@@ -85,153 +99,206 @@ def as_gcloud(config: Config, member: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_terraform(config: Config, member: str) -> str:
-    """Terraform resources of the google provider."""
-    grants, unknown = needed(config, member)
-    names: set[str] = set()
-    parts = ["# What the routes of this configuration need, and nothing more. Fill in what is in capitals."]
-    parts += [_terraform_resource(grant, names) for grant in grants]
+def as_terraform(config: Config, known: Known) -> str:
+    """Terraform resources of the google provider, with nothing left to fill in. Raises ManifestError."""
+    grants, unknown = needed(config, known)
+    labels: set[str] = set()
+    parts = ["# What the routes of this configuration need, and nothing more."]
+    parts += [_terraform_resource(grant, labels) for grant in grants]
     parts += [f"# {item.why}: {item.what}" for item in unknown]
     return "\n\n".join(parts) + "\n"
 
 
-def _acts_as(credentials: dict[str, Credential], credential: Credential, member: str) -> str:
-    """Whom a target sees."""
-    if isinstance(credential, Impersonate):
-        return f"serviceAccount:{credential.service_account}"
-    if isinstance(credential, WorkloadIdentityFederation):
-        return f"serviceAccount:{credential.service_account or 'SERVICE_ACCOUNT_OF_THE_FILE'}"
-    if isinstance(credential, Gcloud):
-        if credential.service_account is not None:
+class _Derivation:
+    """From routes to grants; what is missing is collected, so that all of it is said at once."""
+
+    def __init__(self, config: Config, known: Known) -> None:
+        self._config = config
+        self._known = known
+        self.grants: dict[tuple[str, str, str, str], Grant] = {}
+        self.unknown: list[Unknown] = []
+        self.missing: list[str] = []
+
+    def add(self, route: RouteConfig) -> None:
+        """The grants of one route."""
+        credential = self._config.credentials[route.credential]
+        kind = TokenKind(route.token)
+        for host, target in targets_of(route).items():
+            if target is not Target.OTHER:
+                self._on_target(route, target, host, self._acts_as(route.credential))
+        self._on_accounts(route.credential, credential, kind)
+
+    def _grant(self, grant: Grant) -> None:
+        self.grants.setdefault((grant.member, grant.role, grant.resource, grant.region), grant)
+
+    def _acts_as(self, name: str) -> str:
+        """Whom a target sees."""
+        credential = self._config.credentials[name]
+        if isinstance(credential, Impersonate):
             return f"serviceAccount:{credential.service_account}"
-        return f"user:{credential.account or 'YOU@EXAMPLE.COM'}"
-    return _runs_as(credential, member)
+        if isinstance(credential, WorkloadIdentityFederation):
+            return f"serviceAccount:{self._federated_account(name, credential)}"
+        if isinstance(credential, Gcloud) and credential.service_account is not None:
+            return f"serviceAccount:{credential.service_account}"
+        return self._runs_as(name)
 
+    def _federated_account(self, name: str, credential: WorkloadIdentityFederation) -> str:
+        if credential.service_account is None:
+            self.missing.append(
+                f"`service_account` of credential {name} in the configuration: the one in its file"
+            )
+        return credential.service_account or ""
 
-def _runs_as(credential: Credential, member: str) -> str:
-    """Who a credential is by itself."""
-    match credential.type:
-        case "metadata":
-            account = getattr(credential, "account", "default")
-            return member if account == "default" else f"serviceAccount:{account}"
-        case "user" | "gcloud":
-            account = getattr(credential, "account", None)
-            return f"user:{account or 'YOU@EXAMPLE.COM'}"
-        case "service_account_key":
-            return "serviceAccount:KEY_ACCOUNT@PROJECT.iam.gserviceaccount.com"
-        case "workload_identity_federation":
-            return "principalSet://iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/*"
-        case "file" | "static":
-            return "MEMBER"
-    return member
+    def _runs_as(self, name: str) -> str:
+        """Who a credential is by itself."""
+        if (said := self._known.principals.get(name)) is not None:
+            return said
+        credential = self._config.credentials[name]
+        account = getattr(credential, "account", None)
+        sample = "serviceAccount:my-app@my-project.iam.gserviceaccount.com"
+        match credential.type:
+            case "metadata" if account not in (None, "default"):
+                return f"serviceAccount:{account}"
+            case "metadata" | "adc":
+                if self._known.member is None:
+                    self.missing.append(f"--member PRINCIPAL: who the sidecar runs as, such as {sample}")
+                return self._known.member or ""
+            case "user" | "gcloud":
+                if account is not None:
+                    return f"user:{account}"
+                sample = "user:you@example.com"
+            case "workload_identity_federation":
+                sample = "principalSet://iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/*"
+        self.missing.append(f"--principal {name}=PRINCIPAL: who credential {name} is, such as {sample}")
+        return ""
 
+    def _said(self, option: str, said: Mapping[str, str], route: str, what: str) -> str:
+        value = said.get(route, said.get(""))
+        if value is None:
+            self.missing.append(f"--{option} {route}=VALUE: {what} (or --{option} VALUE for all routes)")
+        return value or ""
 
-def _on_target(route: RouteConfig, target: Target, host: str, caller: str) -> list[Grant | Unknown]:
-    facts = FACTS[target]
-    why = f"route {route.name}: {facts.title}"
-    match target:
-        case Target.CLOUD_RUN:
-            return [Grant(caller, "roles/run.invoker", target, host, why)]
-        case Target.CLOUD_FUNCTIONS:
-            return [Grant(caller, "roles/run.invoker", target, host, why)]
-        case Target.IAP:
-            return [Grant(caller, facts.role, target, host, why)]
-        case Target.GOOGLEAPIS:
-            return [
-                Unknown(why, f"grant {caller} the API's own role: {facts.grant.replace('MEMBER', caller)}")
-            ]
-        case Target.API_GATEWAY | Target.ENDPOINTS:
-            if TokenKind(route.token) is TokenKind.SELF_SIGNED_JWT:
-                issuer = f"`{caller.partition(':')[2]}`"
-            else:
+    def _on_target(self, route: RouteConfig, target: Target, host: str, caller: str) -> None:
+        facts = FACTS[target]
+        why = f"route {route.name}: {facts.title}"
+        match target:
+            case Target.CLOUD_RUN | Target.CLOUD_FUNCTIONS:
+                service, region = self._place(route, target, host)
+                self._grant(Grant(caller, "roles/run.invoker", target, service, why, region=region))
+            case Target.IAP:
+                service = self._said(
+                    "service", self._known.services, route.name, f"what serves {host} behind IAP"
+                )
+                types = "backend-services, app-engine, …: what IAP is in front of there"
+                kind = self._said("resource-type", self._known.resource_types, route.name, types)
+                self._grant(Grant(caller, facts.role, target, service, why, resource_type=kind))
+            case Target.GOOGLEAPIS:
+                grant = facts.grant.replace("MEMBER", caller)
+                self.unknown.append(Unknown(why, f"grant {caller} the API's own role: {grant}"))
+            case Target.API_GATEWAY | Target.ENDPOINTS:
                 issuer = "`https://accounts.google.com`"
-            return [Unknown(why, f"no role: its OpenAPI document names the issuer {issuer} and the audience")]
-        case Target.OTHER:
-            return []
+                if TokenKind(route.token) is TokenKind.SELF_SIGNED_JWT:
+                    issuer = f"`{caller.partition(':')[2]}`"
+                what = f"no role: its OpenAPI document names the issuer {issuer} and the audience"
+                self.unknown.append(Unknown(why, what))
+
+    def _place(self, route: RouteConfig, target: Target, host: str) -> tuple[str, str]:
+        """Name and region of a service or function: what was said, else what its host tells."""
+        told = (None, _region(host)) if target is Target.CLOUD_FUNCTIONS else _told(host)
+        what = "function" if target is Target.CLOUD_FUNCTIONS else "service"
+        service, region = told
+        # What the host tells is right for its route; a value for all routes is for the others.
+        services, regions = self._known.services, self._known.regions
+        if service is None or route.name in services:
+            service = self._said("service", services, route.name, f"the name of the {what} at {host}")
+        if region is None or route.name in regions:
+            region = self._said("region", regions, route.name, f"where the {what} at {host} runs")
+        return service, region
+
+    def _on_accounts(self, name: str, credential: Credential, kind: TokenKind) -> None:
+        """What each step of acting as another account needs."""
+        why = f"credential {name}"
+        if isinstance(credential, Impersonate):
+            chain = [*credential.delegates, credential.service_account]
+            self._chain(self._acts_as(credential.source), chain, kind, why)
+            # The source's own token is an access token: it calls the IAM Credentials API with it.
+            source = self._config.credentials[credential.source]
+            self._on_accounts(credential.source, source, TokenKind.ACCESS)
+        elif isinstance(credential, Gcloud) and credential.service_account is not None:
+            self._chain(self._runs_as(name), [*credential.delegates, credential.service_account], kind, why)
+        elif isinstance(credential, WorkloadIdentityFederation):
+            account = self._federated_account(name, credential)
+            # This role has everything in it that ID tokens and access tokens take.
+            self._grant(Grant(self._runs_as(name), FEDERATED, None, account, why))
+
+    def _chain(self, first: str, chain: list[str], kind: TokenKind, why: str) -> None:
+        caller = first
+        for account in chain:
+            last = account == chain[-1]
+            role = OPENID_CREATOR if last and kind is TokenKind.ID else TOKEN_CREATOR
+            self._grant(Grant(caller, role, None, account, why))
+            caller = f"serviceAccount:{account}"
 
 
-def _on_accounts(
-    config: Config, name: str, credential: Credential, kind: TokenKind, member: str
-) -> list[Grant]:
-    """What each step of acting as another account needs."""
-    why = f"credential {name}"
-    if isinstance(credential, Impersonate):
-        source = config.credentials[credential.source]
-        first = _acts_as(config.credentials, source, member)
-        chain = [*credential.delegates, credential.service_account]
-        # The source's own token is an access token: it calls the IAM Credentials API with it.
-        return [
-            *_chain(first, chain, kind, why),
-            *_on_accounts(config, credential.source, source, TokenKind.ACCESS, member),
-        ]
-    if isinstance(credential, Gcloud) and credential.service_account is not None:
-        first = f"user:{credential.account or 'YOU@EXAMPLE.COM'}"
-        return _chain(first, [*credential.delegates, credential.service_account], kind, why)
-    if isinstance(credential, WorkloadIdentityFederation):
-        account = credential.service_account or "SERVICE_ACCOUNT_OF_THE_FILE"
-        federated = _runs_as(credential, member)
-        # This role has everything in it that ID tokens and access tokens take.
-        return [Grant(federated, FEDERATED, None, account, why)]
-    return []
+def _told(host: str) -> tuple[str | None, str | None]:
+    """Name and region of a Cloud Run service, as far as its host tells them."""
+    service, region = service_of(host)
+    return None if service == "SERVICE" else service, None if region == "REGION" else region
 
 
-def _chain(first: str, chain: list[str], kind: TokenKind, why: str) -> list[Grant]:
-    grants = []
-    caller = first
-    for account in chain:
-        last = account == chain[-1]
-        role = OPENID_CREATOR if last and kind is TokenKind.ID else TOKEN_CREATOR
-        grants.append(Grant(caller, role, None, account, why))
-        caller = f"serviceAccount:{account}"
-    return grants
+def _region(host: str) -> str | None:
+    """Of a function's host, `REGION-PROJECT.cloudfunctions.net`."""
+    parts = host.partition(".")[0].split("-")
+    return "-".join(parts[:2]) if len(parts) > 2 and not hosts.ip_literal(host) else None
 
 
 def _gcloud_line(grant: Grant) -> str:
-    bind = f"--member='{grant.member}' --role={grant.role}"
-    if grant.target is None:
-        return f"gcloud iam service-accounts add-iam-policy-binding {grant.resource} \\\n    {bind}"
-    if grant.target is Target.CLOUD_RUN:
-        service, region = service_of(grant.resource)
-        return f"gcloud run services add-iam-policy-binding {service} --region={region} \\\n    {bind}"
-    if grant.target is Target.CLOUD_FUNCTIONS:
-        return (
-            f"gcloud functions add-invoker-policy-binding FUNCTION --region={_region(grant.resource)} \\\n"
-            f"    --member='{grant.member}'"
-        )
-    return f"gcloud iap web add-iam-policy-binding --resource-type=RESOURCE_TYPE --service=SERVICE \\\n    {bind}"
+    values = {"member": f"'{grant.member}'"}
+    if grant.target is not Target.CLOUD_FUNCTIONS:
+        values["role"] = grant.role
+    return filled(f"iam/{_FILES[grant.target]}.sh", **values, **_place_of(grant)).rstrip("\n")
 
 
-def _region(host: str) -> str:
-    """Of a function's host, `REGION-PROJECT.cloudfunctions.net`."""
-    parts = host.partition(".")[0].split("-")
-    return "-".join(parts[:2]) if len(parts) > 2 and not hosts.ip_literal(host) else "REGION"
+def _terraform_resource(grant: Grant, labels: set[str]) -> str:
+    # A function of the second generation is a Cloud Run service, and what lets one in is the same.
+    file = "cloud-run" if grant.target is Target.CLOUD_FUNCTIONS else _FILES[grant.target]
+    values = {"role": grant.role, "member": grant.member, **_place_of(grant)}
+    values.pop("resource_type", None)
+    base = grant.resource.partition("@")[0]
+    label = _label(file, f"{base}_{grant.role.rpartition('.')[2]}", labels)
+    values = {name: _within_hcl(value) for name, value in values.items()}
+    return f"# {grant.why}\n{filled(f'iam/{file}.tf', label=label, **values)}".rstrip("\n")
 
 
-def _terraform_resource(grant: Grant, names: set[str]) -> str:
-    arguments: list[tuple[str, str]]
-    if grant.target is None:
-        kind = "google_service_account_iam_member"
-        arguments = [("service_account_id", f"projects/-/serviceAccounts/{grant.resource}")]
-        base = grant.resource.partition("@")[0]
-    elif grant.target in (Target.CLOUD_RUN, Target.CLOUD_FUNCTIONS):
-        kind = "google_cloud_run_v2_service_iam_member"
-        service, region = service_of(grant.resource)
-        if grant.target is Target.CLOUD_FUNCTIONS:
-            service, region = "FUNCTION", _region(grant.resource)
-        arguments = [("name", service), ("location", region)]
-        base = service
-    else:
-        kind = "google_iap_web_backend_service_iam_member"
-        arguments = [("web_backend_service", "SERVICE")]
-        base = grant.resource
-    word = grant.role.rpartition(".")[2]
-    name = "".join(character if character.isalnum() else "_" for character in f"{base}_{word}".lower())
-    unique, number = name, 1
-    while f"{kind}.{unique}" in names:
+_FILES: Final = {
+    None: "service-account",
+    Target.CLOUD_RUN: "cloud-run",
+    Target.CLOUD_FUNCTIONS: "cloud-functions",
+    Target.IAP: "iap",
+}
+"""The template of a grant on each kind of resource."""
+
+
+def _place_of(grant: Grant) -> dict[str, str]:
+    match grant.target:
+        case None:
+            return {"account": grant.resource}
+        case Target.IAP:
+            return {"service": grant.resource, "resource_type": grant.resource_type}
+    return {"service": grant.resource, "region": grant.region}
+
+
+def _label(kind: str, wanted: str, labels: set[str]) -> str:
+    """A name in Terraform that no other resource of its kind has."""
+    name = "".join(character if character.isalnum() else "_" for character in wanted.lower())
+    label, number = name, 1
+    while f"{kind}.{label}" in labels:
         number += 1
-        unique = f"{name}_{number}"
-    names.add(f"{kind}.{unique}")
-    arguments += [("role", grant.role), ("member", grant.member)]
-    width = max(len(key) for key, _ in arguments)
-    body = "\n".join(f"  {key.ljust(width)} = {json.dumps(value)}" for key, value in arguments)
-    return f'# {grant.why}\nresource "{kind}" "{unique}" {{\n{body}\n}}'
+        label = f"{name}_{number}"
+    labels.add(f"{kind}.{label}")
+    return label
+
+
+def _within_hcl(text: str) -> str:
+    """Between the quotes of an HCL string, where `${` and `%{` begin an expression."""
+    return json.dumps(text, ensure_ascii=False)[1:-1].replace("${", "$${").replace("%{", "%%{")

@@ -7,10 +7,9 @@ probes come, how long a start may take, and whether the configuration may be wri
 
 from __future__ import annotations
 
-import json
-import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any, Final
 
 import yaml
@@ -25,6 +24,11 @@ CONFIG_DIRECTORY: Final = "/etc/idtoken-sidecar"
 USER: Final = 65532
 """The numeric user of the image; see Dockerfile."""
 
+_OPTIONS: Final = {
+    "image": "--image IMAGE: the sidecar's, such as europe-west1-docker.pkg.dev/my-project/images/idtoken-sidecar:1",
+    "app_image": "--app-image IMAGE: your app's",
+    "project": "--project PROJECT: the ID of the Google Cloud project, such as my-project",
+}
 _HOLDS_SECRET: Final = {"static": "token", "service_account_key": "json_"}
 
 
@@ -41,9 +45,18 @@ class Plan:
     """The configuration as the user wrote it, YAML."""
     name: str = "app"
     """Of the service, deployment or job."""
-    image: str = "REGION-docker.pkg.dev/PROJECT/images/idtoken-sidecar:VERSION"
-    """The sidecar's."""
-    app_image: str = "REGION-docker.pkg.dev/PROJECT/images/app:VERSION"
+    image: str = ""
+    """The sidecar's; empty where nobody said it."""
+    app_image: str = ""
+    project: str = ""
+    """The Google Cloud project that it runs in."""
+
+    def require(self, *fields: str) -> None:
+        """Raises ManifestError that names the option of each of these fields that is empty."""
+        if missing := [_OPTIONS[field] for field in fields if not getattr(self, field)]:
+            raise ManifestError(
+                "nothing tells what belongs into the manifest. Give it:\n  " + "\n  ".join(missing)
+            )
 
     @property
     def admin_port(self) -> int:
@@ -98,14 +111,38 @@ class Plan:
         return None
 
 
-def quoted(text: str) -> str:
-    """A YAML scalar, quoted wherever that could matter (a JSON string is one)."""
-    return json.dumps(text, ensure_ascii=False)
+class Written(str):
+    """YAML's literal block, for what a reader is to see as it is."""
+
+    __slots__ = ()
 
 
-def indented(text: str, width: int) -> str:
-    """A block of text at that depth; empty lines stay empty."""
-    return textwrap.indent(text.rstrip("\n"), " " * width)
+class Quoted(str):
+    """A scalar in double quotes, whatever YAML would make of it without."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """With the two above; a list stands deeper than its key only where a template puts it."""
+
+
+_Dumper.add_representer(
+    Written, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, "|")
+)
+_Dumper.add_representer(
+    Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, '"')
+)
+
+
+def as_yaml(value: object, *, width: float = 110) -> str:
+    """A value as YAML, in its own order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def variables(values: Mapping[str, str]) -> str:
+    """A container's `env`, as a list of names and values."""
+    return as_yaml([{"name": name, "value": value} for name, value in values.items()], width=inf)
 
 
 def _base_url(route: RouteConfig, shared: ListenerConfig | None) -> str | None:

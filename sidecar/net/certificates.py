@@ -12,7 +12,7 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Iterable, Mapping
-from typing import Final, final
+from typing import final
 
 from sidecar.config.listeners import ListenerTls
 from sidecar.grammar.contents import place
@@ -20,9 +20,7 @@ from sidecar.grammar.key_files import exposed
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.file_watch import FileWatch, stamp
 from sidecar.runtime.regular_files import Read, read
-
-FILE_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of a file of certificates, keys or revocations. The system's CAs are under 300 KiB, large CRLs some MiB."""
+from sidecar.runtime.trust import FILE_LIMIT
 
 _log = logging.getLogger(__name__)
 

@@ -2,8 +2,9 @@
 
 Owns everything between a host name and a connected transport: resolution, the rules of `networks` for every address
 that it gave and for the one that was connected to, happy eyeballs (RFC 8305) with what failed lately last (`backoff`),
-TLS with its contexts. Called by the pool, in a task of its own; every way it can fail is a SidecarError, and nothing of
-the request was sent.
+TLS with its contexts. Before an upstream may stand a proxy (`egress`): then the proxy's addresses are judged, and of
+the upstream what shows without its own. Called by the pool, in a task of its own; every way it can fail is a
+SidecarError, and nothing of the request was sent.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, final
+from typing import Any, Final, NamedTuple, TypeVar, final
 
 import aiohappyeyeballs
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar import networks
-from sidecar.net import peer, tls, tls_faults, tls_handshake
+from sidecar.net import egress, peer, tls, tls_faults, tls_handshake
 from sidecar.net.backoff import LONGEST_PAUSE, Backoff, Failure
 from sidecar.net.resolver import AddressInfo, Lookup, Resolver
 from sidecar.net.tls_files import Contexts, Renewed
@@ -27,6 +28,7 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, Route
 from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock
+from sidecar.runtime.trust import Trust
 
 _ATTEMPT_DELAY = 0.25
 """Seconds before the next address is tried beside the last one (RFC 8305 section 8)."""
@@ -46,12 +48,14 @@ class Dialer:
         *,
         jitter: Callable[[], float],
         lookup: Lookup = socket.getaddrinfo,
+        trust: Trust | None = None,
     ) -> None:
-        """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1."""
+        """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1. `trust` is what
+        upstreams without a `ca_file` are judged by; default: the system's CAs."""
         self._loop = loop
         self._clock = clock
         self._own = own
-        self._contexts = Contexts(clock)
+        self._contexts = Contexts(clock, trust)
         self._resolver = Resolver(loop, lookup)
         self._backoff = Backoff()
         self._jitter = jitter
@@ -96,12 +100,7 @@ class Dialer:
         name = _name(destination)
         try:
             async with asyncio.timeout(timeouts.connect):
-                async with dial.begin(
-                    Reason.DNS_TIMEOUT, f"resolving `{destination.host}`", "dns", timeouts.dns
-                ):
-                    infos = await self._resolve(dial)
-                async with dial.begin(Reason.CONNECT_TIMEOUT, f"connecting to {name}", "connect", None):
-                    sock = await self._connect(dial, infos)
+                sock = await self._reach(dial) if destination.proxy is None else await self._tunnel(dial)
                 if destination.tls:
                     doing = f"the TLS handshake with {name}"
                     async with dial.begin(Reason.TLS_TIMEOUT, doing, "tls", timeouts.tls):
@@ -127,13 +126,55 @@ class Dialer:
             raise
         return protocol
 
+    async def _reach(self, dial: _Dial) -> socket.socket:
+        """A socket that is connected to the upstream, or to the proxy before it."""
+        hop, timeouts = dial.hop, dial.destination.route.config.timeouts
+        async with dial.begin(hop.reason(Reason.DNS_TIMEOUT), f"resolving `{hop.host}`", "dns", timeouts.dns):
+            infos = await self._resolve(dial)
+        async with dial.begin(
+            hop.reason(Reason.CONNECT_TIMEOUT), f"connecting to {hop.name}", "connect", None
+        ):
+            return await self._connect(dial, infos)
+
+    async def _tunnel(self, dial: _Dial) -> socket.socket:
+        """A socket at whose other end the proxy passes everything on to the upstream.
+
+        An upstream that the proxy does not reach is not asked for in a storm either.
+        """
+        destination, proxy = dial.destination, dial.destination.proxy
+        assert proxy is not None  # noqa: S101 - for mypy
+        if (why := egress.forbidden(destination)) is not None:
+            raise _not_dialled(destination, f"{destination.host}: {why}")
+        name = _name(destination)
+        key = (proxy.host, proxy.port, destination.host, destination.port)
+        self._plan(dial, [key], f"{dial.hop.name} made no way to {name}")
+        try:
+            sock = await self._reach(dial)
+        except BaseException:
+            self._backoff.not_made([key])
+            raise
+        began_mono = self._clock.mono()
+        failure = Failure(Reason.EGRESS_PROXY_TIMEOUT, "no answer in time")
+        try:
+            doing = f"asking {dial.hop.name} for the way to {name}"
+            async with dial.begin(Reason.EGRESS_PROXY_TIMEOUT, doing, "connect", None):
+                await egress.open_tunnel(self._loop, sock, destination, proxy)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, SidecarError):
+                failure = Failure(error.reason, error.detail.partition(". ")[0])
+            self._failed(key, failure, began_mono)
+            raise
+        self._backoff.worked(key)
+        return sock
+
     async def _resolve(self, dial: _Dial) -> list[AddressInfo]:
-        destination = dial.destination
-        host = destination.host
+        hop = dial.hop
+        host = hop.host
         self._plan(dial, [host], f"`{host}` could not be resolved")
         began_mono = self._clock.mono()
         try:
-            infos = await self._resolver.addresses(host, destination.port)
+            infos = await self._resolver.addresses(host, hop.port)
         except OSError as error:
             if error.errno in descriptors.EXHAUSTED:
                 self._backoff.not_made([host])
@@ -141,17 +182,17 @@ class Dialer:
             failure = Failure(Reason.DNS_FAILED, error.strerror or str(error))
             self._failed(host, failure, began_mono)
             raise SidecarError(
-                Reason.DNS_FAILED,
+                hop.reason(Reason.DNS_FAILED),
                 f"`{host}` could not be resolved ({failure.words}). "
-                "Check the route's `upstream` and the resolver of this machine.",
+                f"Check the route's `{hop.key}` and the resolver of this machine.",
             ) from error
         except asyncio.CancelledError:
             self._failed(host, Failure(Reason.DNS_TIMEOUT, "no answer in time"), began_mono)
             raise
         self._backoff.worked(host)
-        whys = [self._forbidden(destination, info[4]) for info in infos]
+        whys = [self._forbidden(hop, info[4]) for info in infos]
         if all(whys):
-            raise _not_dialled(destination, "; ".join(why for why in whys if why))
+            raise hop.not_dialled(dial.destination, "; ".join(why for why in whys if why))
         return [info for info, why in zip(infos, whys, strict=True) if why is None]
 
     def _plan(self, dial: _Dial, addresses: Sequence[Hashable], what: str) -> tuple[int, ...]:
@@ -161,13 +202,13 @@ class Dialer:
         if plan.failure is None:
             return plan.order
         dial.held_back = True
-        reason, words = plan.failure
+        reason, words = dial.hop.reason(plan.failure.reason), plan.failure.words
         under_way = plan.wait > LONGEST_PAUSE
         then = "another try is under way" if under_way else f"the next one is made in {plan.wait:.2f} s"
         raise SidecarError(
             reason,
             f"{what} ({words}) {plan.since:.2f} s ago, after several failures in a row; {then}. "
-            "Check that the service is up, and what the route's `upstream` names.",
+            f"Check that {dial.hop.what} is up, and what the route's `{dial.hop.key}` names.",
         )
 
     def _failed(self, address: Hashable, failure: Failure, began_mono: float) -> None:
@@ -176,18 +217,16 @@ class Dialer:
             address, failure, began_mono=began_mono, now_mono=now_mono, jitter=self._jitter()
         )
 
-    def _forbidden(self, destination: Destination, address: Sequence[Any]) -> str | None:
+    def _forbidden(self, hop: _Hop, address: Sequence[Any]) -> str | None:
         """Why a socket address is not dialled, with the address; None if it may be."""
-        config = destination.route.config
-        rules = networks.rules_for(destination.host, allow_private=config.allow_private)
         why = networks.forbidden_address(
-            str(address[0]), int(address[1]), rules, own=self._own, is_here=is_here
+            str(address[0]), int(address[1]), hop.rules, own=self._own, is_here=is_here
         )
         return None if why is None else f"{address[0]}: {why}"
 
     async def _connect(self, dial: _Dial, infos: list[AddressInfo]) -> socket.socket:
-        destination = dial.destination
-        name = _name(destination)
+        hop = dial.hop
+        name = hop.name
         order = self._plan(dial, [info[4] for info in infos], f"{name} could not be connected to")
         attempted: list[Hashable] = []
         shortage: OSError | None = None
@@ -221,12 +260,12 @@ class Dialer:
                 raise descriptors.none_left(f"connecting to {name}", shortage) from error
             failure = _connect_failure(error)
             raise SidecarError(
-                failure.reason,
+                hop.reason(failure.reason),
                 f"{name} could not be connected to ({failure.words}). "
-                "Check that the service is up and that the route's `upstream` names its port.",
+                f"Check that {hop.what} is up and that the route's `{hop.key}` names its port.",
             ) from error
         else:
-            address = _settled(sock, name)
+            address = _settled(sock, hop)
             # Those that began before it and are slower; what began later only lost the race.
             winner = next((i for i, tried in enumerate(attempted) if tried == address), 0)
             self._backoff.worked(address)
@@ -236,8 +275,8 @@ class Dialer:
                 self._failed(tried, failure, began_mono)
         try:
             # The peer is what counts: a kernel may connect to another address than the one it was given.
-            if (why := self._forbidden(destination, address)) is not None:
-                raise _not_dialled(destination, why)
+            if (why := self._forbidden(hop, address)) is not None:
+                raise hop.not_dialled(dial.destination, why)
         except SidecarError:
             sock.close()
             raise
@@ -280,13 +319,59 @@ def later_fault(
 
 
 def _side(destination: Destination) -> tls_faults.Side:
-    settings = destination.route.config.tls
+    settings, proxy = destination.route.config.tls, destination.proxy
     return tls_faults.Side(
-        _name(destination),
+        _name(destination) if proxy is None else f"{_name(destination)} (through the proxy `{proxy}`)",
         settings.server_name or destination.host,
         has_ca_file=settings.ca_file is not None,
         has_client_certificate=settings.client_cert_file is not None,
     )
+
+
+class _Hop(NamedTuple):
+    """What a socket is connected to: the upstream, or the proxy before it."""
+
+    host: str
+    port: int
+    rules: networks.Rules
+    name: str
+    what: str
+    """In a sentence: "the service"."""
+    key: str
+    """Of the route, that names it."""
+
+    def reason(self, reason: Reason) -> Reason:
+        """What a failure of an upstream is called here: a proxy's are told apart from it."""
+        return reason if self.key == "upstream" else _OF_PROXY.get(reason, reason)
+
+    def not_dialled(self, destination: Destination, why: str) -> SidecarError:
+        """Every address is one that is never connected to."""
+        if self.key == "upstream":
+            return _not_dialled(destination, why)
+        return SidecarError(
+            Reason.EGRESS_PROXY_UNREACHABLE,
+            f"Route `{destination.route.name}`: `{self.host}` resolves to an address that is never dialled ({why}). "
+            "Check its `egress_proxy`.",
+        )
+
+
+_OF_PROXY: Final = {
+    Reason.DNS_TIMEOUT: Reason.EGRESS_PROXY_TIMEOUT,
+    Reason.CONNECT_TIMEOUT: Reason.EGRESS_PROXY_TIMEOUT,
+    Reason.DNS_FAILED: Reason.EGRESS_PROXY_UNREACHABLE,
+    Reason.CONNECT_REFUSED: Reason.EGRESS_PROXY_UNREACHABLE,
+    Reason.CONNECT_FAILED: Reason.EGRESS_PROXY_UNREACHABLE,
+}
+
+
+def _first_hop(destination: Destination) -> _Hop:
+    proxy = destination.proxy
+    if proxy is None:
+        rules = networks.rules_for(destination.host, allow_private=destination.route.config.allow_private)
+        return _Hop(destination.host, destination.port, rules, _name(destination), "the service", "upstream")
+    # Proxies have private addresses as a rule, and some stand on this machine.
+    rules = networks.rules_for(proxy.host, allow_private=True)
+    return _Hop(proxy.host, proxy.port, rules, f"`{proxy}`", "the proxy", "egress_proxy")
 
 
 class _Dial:
@@ -294,6 +379,7 @@ class _Dial:
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
+        self.hop = _first_hop(destination)
         self.held_back = False
         """It was too early for another dial."""
 
@@ -316,7 +402,7 @@ class _Dial:
         )
 
 
-def _settled(sock: socket.socket, name: str) -> Any:
+def _settled(sock: socket.socket, hop: _Hop) -> Any:
     """Where a socket is connected to, its options set; one that was reset meanwhile is closed."""
     try:
         # Linux sets them on a socket that was reset, too; other systems don't.
@@ -326,8 +412,8 @@ def _settled(sock: socket.socket, name: str) -> Any:
     except OSError as error:
         sock.close()
         raise SidecarError(
-            Reason.CONNECT_FAILED,
-            f"{name} reset the connection as soon as it was made. Check that the service is up.",
+            hop.reason(Reason.CONNECT_FAILED),
+            f"{hop.name} reset the connection as soon as it was made. Check that {hop.what} is up.",
         ) from error
 
 

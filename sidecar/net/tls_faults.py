@@ -12,16 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import formatdate
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.errors import Reason, SidecarError
-
-Certificate = Mapping[str, Any]
-"""A certificate in the form of `ssl.SSLSocket.getpeercert()`."""
+from sidecar.grammar.certificates import NO_TRUSTED_CA, Certificate, issuer, shown
 
 _NAMES_SHOWN: Final = 5
-_NAME_SHOWN: Final = 253
-"""Characters of a name: as many as a host name has at most."""
 
 
 class Side(NamedTuple):
@@ -41,7 +37,7 @@ _VERIFY: Final[Mapping[int, Reason]] = {
     18: Reason.TLS_SELF_SIGNED,
     23: Reason.TLS_REVOKED,
     # the issuer is missing, or nothing that is trusted is above it
-    **dict.fromkeys((2, 19, 20, 21, 27, 28), Reason.TLS_UNKNOWN_CA),
+    **dict.fromkeys(NO_TRUSTED_CA - {18}, Reason.TLS_UNKNOWN_CA),
     # host, e-mail address, IP address
     **dict.fromkeys((62, 63, 64), Reason.TLS_WRONG_NAME),
     # no list, one that can't be read or verified, one whose time is over, or whose scope is another
@@ -262,12 +258,15 @@ def _too_old(side: Side) -> SidecarError:
 
 
 def _unknown_ca(of: str, chain: Sequence[Certificate], side: Side) -> str:
-    issuer = _common_name(chain[-1].get("issuer", ())) if chain else ""
     where = "in the route's `tls.ca_file`" if side.has_ca_file else "trusted here"
-    says = f"{of} was issued by {f'`{_shown(issuer)}`' if issuer else 'a CA'}, which is not {where}"
+    says = f"{of} was issued by {issuer(chain) or 'a CA'}, which is not {where}"
     if len(chain) == 1:
         says += "; if that is an intermediate CA, have the server send its certificate too, which it did not"
-    how = "add its certificate to that file" if side.has_ca_file else "set the route's `tls.ca_file`"
+    how = (
+        "add its certificate to that file"
+        if side.has_ca_file
+        else "set the route's `tls.ca_file`, or the top-level `ca_file`"
+    )
     return f"{says}. Verification can't be switched off: for a private CA {how}."
 
 
@@ -292,20 +291,7 @@ def _names(certificate: Certificate) -> str:
     if not names:
         return " and has no names at all" if certificate else ""
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f" but for {', '.join(f'`{_shown(name)}`' for name in names[:_NAMES_SHOWN])}{more}"
-
-
-def _shown(name: str) -> str:
-    """A name as the other side has put it into its certificate, unverified: so much of it as a host name may have, and
-    nothing that drives a terminal, ends the quotes or turns the direction of writing."""
-    text = "".join(c if c.isprintable() and c != "`" else "?" for c in name[:_NAME_SHOWN])
-    return text if len(name) <= _NAME_SHOWN else f"{text}…"
-
-
-def _common_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """The last part of a distinguished name, which is the most telling where there is no common name."""
-    pairs = [pair for part in name for pair in part]
-    return next((value for key, value in pairs if key == "commonName"), pairs[-1][1] if pairs else "")
+    return f" but for {', '.join(f'`{shown(name)}`' for name in names[:_NAMES_SHOWN])}{more}"
 
 
 def _words(mnemonic: str) -> str:

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple, final
 
 from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import place
 from sidecar.grammar.key_files import exposed
-from sidecar.net.certificates import FILE_LIMIT, expiry
+from sidecar.net.certificates import expiry
 from sidecar.routing.routes import Route
-from sidecar.runtime import verification
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.file_watch import Stamp, stamp
 from sidecar.runtime.regular_files import read
+from sidecar.runtime.trust import FILE_LIMIT, Bundle, Trust, UnusableCaError, words_of
 
 EVERY: Final = 1.0
 """Seconds between two looks at one route's files: a stat each, of some microseconds."""
@@ -43,27 +43,39 @@ class Renewed(NamedTuple):
 class _Made:
     """A context, and what its files were when it was made."""
 
-    __slots__ = ("client_expires_at", "context", "looked_mono", "stamps")
+    __slots__ = ("client_expires_at", "context", "looked_mono", "settings", "stamps", "trust")
 
-    def __init__(self, settings: Tls, stamps: _Stamps, looked_mono: float) -> None:
-        self.stamps = stamps
+    def __init__(self, settings: Tls, trust: Trust, looked_mono: float) -> None:
+        self.settings = settings
+        self.trust = trust
         self.looked_mono = looked_mono
-        self.make(settings)
+        # Before the files are read: a change in between is found by the next look.
+        self.stamps = self.stamps_now()
+        self.make()
 
-    def make(self, settings: Tls) -> None:
+    def make(self) -> None:
         """From what the files hold now; raises TLS_FILES with everything as it was."""
-        self.context = make_context(settings)
-        file = settings.client_cert_file
+        self.context = make_context(self.settings, self.trust)
+        file = self.settings.client_cert_file
         self.client_expires_at = None if file is None else expiry(file)
+
+    def stamps_now(self) -> _Stamps:
+        """Of all files that it is made from."""
+        trusted = self.trust.files if self.settings.ca_file is None else ()
+        return tuple(stamp(file) for file in (*_files(self.settings), *trusted))
 
 
 @final
 class Contexts:
     """The TLS context of every route."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, trust: Trust | None = None) -> None:
+        """`trust` is what upstreams without a `ca_file` are judged by."""
         self._clock = clock
-        self._system: ssl.SSLContext | None = None
+        self._trust = trust or Trust()
+        self._shared: _Made | None = None
+        """Of all routes without files of their own."""
+        self._sharing: set[Route] = set()
         self._made: dict[Route, _Made] = {}
         self._renewed: list[Renewed] = []
 
@@ -71,27 +83,31 @@ class Contexts:
         """Drop what is kept for routes that are gone."""
         for route in routes:
             self._made.pop(route, None)
+            self._sharing.discard(route)
 
     def of(self, route: Route) -> ssl.SSLContext:
         """The context to dial with now; raises TLS_FILES where there never was one that could be made."""
         settings = route.config.tls
         if not _files(settings):
-            if self._system is None:
-                self._system = make_context(Tls())
-            return self._system
+            if self._shared is None:
+                self._shared = _Made(settings, self._trust, self._clock.mono())
+            elif self._trust.files:
+                self._look(self._shared, self._sharing)
+            self._sharing.add(route)
+            return self._shared.context
         made = self._made.get(route)
         if made is None:
-            # Before the files are read: a change in between is found by the next look.
-            stamps = _stamps(settings)
-            made = self._made[route] = _Made(settings, stamps, self._clock.mono())
+            made = self._made[route] = _Made(settings, self._trust, self._clock.mono())
         else:
-            self._look(route, made)
+            self._look(made, (route,))
         return made.context
 
     def look(self) -> list[Renewed]:
         """Look at all files; what was found changed since the last call, while dialling too."""
         for route, made in self._made.items():
-            self._look(route, made)
+            self._look(made, (route,))
+        if self._shared is not None and self._trust.files:
+            self._look(self._shared, self._sharing)
         found, self._renewed = self._renewed, []
         return found
 
@@ -104,47 +120,46 @@ class Contexts:
             if made.client_expires_at is not None
         }
 
-    def _look(self, route: Route, made: _Made) -> None:
+    def _look(self, made: _Made, routes: Collection[Route]) -> None:
         now_mono = self._clock.mono()
         if now_mono - made.looked_mono < EVERY:
             return
         made.looked_mono = now_mono
-        stamps = _stamps(route.config.tls)
+        stamps = made.stamps_now()
         if stamps == made.stamps:
             return
         made.stamps = stamps
         try:
-            made.make(route.config.tls)
+            made.make()
         except SidecarError as error:
-            fields = {"route": route.name, "reason": str(error.reason), "detail": error.detail}
-            _log.warning(
-                f"changed TLS files not used: what was read before stays (route `{route.name}`: {error.detail})",
-                extra={"fields": fields},
-            )
-            self._renewed.append(Renewed(route, ok=False))
+            for route in routes:
+                fields = {"route": route.name, "reason": str(error.reason), "detail": error.detail}
+                _log.warning(
+                    f"changed TLS files not used: what was read before stays (route `{route.name}`: {error.detail})",
+                    extra={"fields": fields},
+                )
+                self._renewed.append(Renewed(route, ok=False))
         else:
-            _log.info(
-                f"changed TLS files in use by route `{route.name}`", extra={"fields": {"route": route.name}}
-            )
-            self._renewed.append(Renewed(route, ok=True))
+            for route in routes:
+                _log.info(
+                    f"changed TLS files in use by route `{route.name}`",
+                    extra={"fields": {"route": route.name}},
+                )
+                self._renewed.append(Renewed(route, ok=True))
 
 
-def make_context(settings: Tls) -> ssl.SSLContext:
-    """A client context: TLS 1.2 or newer, hostname checked, ALPN http/1.1, the system's CAs or the given ones.
+def make_context(settings: Tls, trust: Trust | None = None) -> ssl.SSLContext:
+    """A client context: TLS 1.2 or newer, hostname checked, ALPN http/1.1; with the route's own CAs, else those of
+    `trust`, which are the system's by default.
 
     Raises TLS_FILES for a file that can't be used.
     """
+    if settings.ca_file is not None:
+        trust = Trust(Bundle("The route's `tls.ca_file`", settings.ca_file))
     try:
-        if settings.ca_file is not None:
-            read(settings.ca_file, FILE_LIMIT)  # OpenSSL would wait for a pipe, and read a device for ever
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as error:
-        raise _unusable("ca_file", settings.ca_file, error) from error
-    context.verify_flags = verification.FLAGS
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    # RFC 9525 section 2: a common name is no name of a server's. OpenSSL would take one where there is no other.
-    context.hostname_checks_common_name = False
+        context = (trust or Trust()).context()
+    except UnusableCaError as error:
+        raise SidecarError(Reason.TLS_FILES, f"{error}.") from error
     context.set_alpn_protocols(["http/1.1"])
     if settings.crl_file is not None:
         _load_crl(context, settings.crl_file, whole_chain=settings.crl_check == "chain")
@@ -199,18 +214,11 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
 def _unusable(key: str, file: str | None, why: OSError | str) -> SidecarError:
     if isinstance(why, ssl.SSLError):
         words = why.reason.lower().replace("_", " ") if why.reason else "it is no PEM file of that kind"
-    elif isinstance(why, OSError):
-        text = why.strerror or "it cannot be read"
-        words = text[0].lower() + text[1:]
     else:
-        words = why
+        words = why if isinstance(why, str) else words_of(why)
     return SidecarError(Reason.TLS_FILES, f"The route's `tls.{key}` cannot be used ({place(file)}): {words}.")
 
 
 def _files(settings: Tls) -> tuple[str, ...]:
     files = (settings.ca_file, settings.crl_file, settings.client_cert_file, settings.client_key_file)
     return tuple(file for file in files if file is not None)
-
-
-def _stamps(settings: Tls) -> _Stamps:
-    return tuple(stamp(file) for file in _files(settings))

@@ -11,8 +11,9 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from sidecar.grammar.certificates import Certificate
 from sidecar.net.tls import Session
-from sidecar.net.tls_faults import Certificate
+from sidecar.runtime.trust import presented
 
 
 class HandshakeError(Exception):
@@ -55,7 +56,7 @@ async def handshake(
     try:
         await _shake(loop, secured)
     except OSError as error:
-        failure = HandshakeError(error, _presented(secured), agreed=secured.cipher() is not None)
+        failure = HandshakeError(error, presented(secured), agreed=secured.cipher() is not None)
         secured.close()
         raise failure from error
     except BaseException:
@@ -106,15 +107,6 @@ async def _shake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSocket) -> Non
             await _ready(loop.add_writer, loop.remove_writer, secured.fileno(), loop)
         else:
             return
-
-
-def _presented(sock: ssl.SSLSocket) -> tuple[Certificate, ...]:
-    """The certificates of a handshake that failed, for the words of its error.
-
-    `getpeercert` has none before the handshake is done; what is under it does, and 3.13 made a part of that public.
-    """
-    read = getattr(sock._sslobj, "get_unverified_chain", None)  # type: ignore[attr-defined]  # no name without _
-    return () if read is None else tuple(certificate.get_info() for certificate in read() or ())
 
 
 def mnemonic(error: ssl.SSLError) -> str:

@@ -106,6 +106,7 @@ class Destination:
         "host_header",
         "origin",
         "port",
+        "proxy",
         "route",
         "target",
         "tls",
@@ -119,6 +120,10 @@ class Destination:
         self.tls = split.scheme == "https"
         self.host = hosts.normalise(split.hostname or "")
         self.port = split.port or (443 if self.tls else 80)
+        self.proxy = (
+            None if config.egress_proxy is None else config.egress_proxy.proxy_for(self.host, self.port)
+        )
+        """The HTTP proxy to reach it through; None: directly."""
         default_port = self.port == (443 if self.tls else 80)
         self.authority = str(hosts.Authority(self.host, None if default_port else self.port)).encode("ascii")
         self.origin = f"{split.scheme}://".encode("ascii") + self.authority

@@ -35,6 +35,7 @@ from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock, SystemClock
 from sidecar.runtime.file_watch import FileWatch
 from sidecar.runtime.tasks import Tasks
+from sidecar.runtime.trust import UnusableCaError, for_token_endpoints, for_upstreams
 from sidecar.service.bindings import Bindings
 from sidecar.service.start_error import EXIT_CONFIG, StartError
 from sidecar.tokens.fetch.source import GoogleSource
@@ -99,7 +100,9 @@ class Parts:
         self.file_watch = FileWatch(
             token_files(config), self.clock, lambda credential: self.tokens.renew(self.sources[credential])
         )
-        self.dialer = Dialer(loop, self.bindings.own_addresses, self.clock, jitter=jitter)
+        self.dialer = Dialer(
+            loop, self.bindings.own_addresses, self.clock, jitter=jitter, trust=for_upstreams(environ)
+        )
         self.tracer = _tracer(config, self.version)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
         self.proxy = self._proxy(config)
@@ -133,6 +136,8 @@ class Parts:
             endpoints=config.endpoints,
             known=known,
             withheld=config.secret_variables,
+            ca_file=config.ca_file,
+            listening=config.listening,
         )
 
     def admission(self, table: RouteTable) -> Admission:
@@ -168,10 +173,10 @@ class Parts:
         self.tokens.prefetch(keys)
 
 
-def inspected(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
+def inspected(config: Config, sources: Mapping[str, GoogleSource], environ: Mapping[str, str]) -> list[str]:
     """Look at the credentials, without a request to anyone: StartError for what can never work, warnings for what
     should not."""
-    warnings = []
+    warnings = _inspected_trust(config, environ)
 
     @cache
     def judged(source: GoogleSource, kind: TokenKind, persons: bool, upstream: str) -> Inspection:
@@ -192,6 +197,21 @@ def inspected(config: Config, sources: Mapping[str, GoogleSource]) -> list[str]:
             if found.warning is not None:
                 warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
     return list(dict.fromkeys(warnings))
+
+
+def _inspected_trust(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with the CAs by which token endpoints are judged, where they are named: StartError if it is the
+    configuration that names them, else a warning, since a credential may ask no endpoint."""
+    trust = for_token_endpoints(environ, config.ca_file)
+    if not trust.bundles:
+        return []
+    try:
+        trust.context()
+    except UnusableCaError as error:
+        if config.ca_file is not None:
+            raise StartError(f"{error}", EXIT_CONFIG) from error
+        return [f"token endpoints can't be asked by https: {error}"]
+    return []
 
 
 def _tracer(config: Config, version: str) -> Tracer | None:

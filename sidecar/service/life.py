@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Final, final
 
 from sidecar.admin.app import AdminServer
+from sidecar.config.egress import told_at_start
 from sidecar.config.models import Config
 from sidecar.observe.heap import Trimming, own_heap
 from sidecar.observe.log_sink import LineLoss
@@ -74,7 +75,7 @@ class Service:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         parts = self.parts
         try:
-            warnings = inspected(parts.config, parts.sources)
+            warnings = inspected(parts.config, parts.sources, parts.environ)
             parts.bindings.bind(parts.config, parts.table)
             parts.check_tls_files(parts.table.routes)
             sockets = [listener.socket for listener in parts.bindings.admin]
@@ -92,6 +93,8 @@ class Service:
             _log.info(f"credential `{name}`: {found}", extra={"fields": {"credential": name, "found": found}})
         for warning in warnings:
             _log.warning(warning)
+        if (told := told_at_start(parts.environ, parts.config)) is not None:
+            _log.info(told)
         parts.file_watch.start()
         parts.pin_and_prefetch()
         parts.bindings.tell([route.name for route in parts.table.routes], parts.version)

@@ -51,7 +51,7 @@ class Switch:
         """
         parts = self._parts
         sources = parts.sources_of(config, self._kept_sources(config))
-        told = inspected(config, sources)
+        told = inspected(config, sources, parts.environ)
         told += [
             f"`{name}` takes effect at the next start"
             for name in _AT_START
@@ -83,8 +83,7 @@ class Switch:
         kept = unchanged(
             old.credentials,
             config.credentials,
-            same_surroundings=config.endpoints == old.endpoints
-            and config.secret_variables == old.secret_variables,
+            same_surroundings=_same_surroundings(old, config),
         )
         return {name: self._parts.sources[name] for name in kept}
 
@@ -161,3 +160,13 @@ class Switch:
                     f"route `{route.name}` is required, and no token came for it within {PREFETCH_LIMIT:.0f} s",
                     EXIT_REQUIRED,
                 )
+
+
+def _same_surroundings(one: Config, other: Config) -> bool:
+    """Whether a credential that is the same in both asks the same places in the same way."""
+    return (
+        one.endpoints == other.endpoints
+        and one.secret_variables == other.secret_variables
+        and one.ca_file == other.ca_file
+        and one.listening == other.listening
+    )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
+from sidecar.config.credentials import ADC_VARIABLE
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import kind_of, place
 from sidecar.grammar.hosts import Url, is_loopback, parse_url
@@ -18,6 +19,15 @@ from sidecar.grammar.key_files import exposed
 from sidecar.runtime.regular_files import read
 from sidecar.tokens.miswritten import loaded, no_object, of_another_kind
 
+_BY_ADC: Final = f"`type: adc`, and {ADC_VARIABLE} to its path"
+_SETTINGS: Final[Mapping[str, str]] = {
+    "service_account": "`type: service_account_key`",
+    "authorized_user": "`type: user`",
+    "external_account": "`type: workload_identity_federation`",
+    "external_account_authorized_user": _BY_ADC,
+    "impersonated_service_account": _BY_ADC,
+}
+"""What a file is for in the configuration, by its own `type`."""
 FILE_LIMIT: Final = 256 * 1024
 """Bytes of a credential file; a key is under 3 KiB."""
 
@@ -73,6 +83,14 @@ def type_of(info: Mapping[str, Any]) -> str:
     """The `type` in a credential, or a word for one that has none."""
     found = info.get("type")
     return found if isinstance(found, str) and re.fullmatch(r"[a-z_]{1,40}", found) else "unknown"
+
+
+def refuse_type(info: Mapping[str, Any], where: str, wanted: str) -> NoReturn:
+    """Raise CREDENTIAL_INVALID: the file is of another type than `wanted`; with the `type:` that it is for."""
+    found = type_of(info)
+    setting = _SETTINGS.get(found)
+    advice = "" if setting is None else f" For this file set {setting}."
+    invalid(where, f"it is a credential of type {found}, not {wanted}.{advice}")
 
 
 def quota_project_in(info: Mapping[str, Any]) -> str | None:

@@ -31,6 +31,9 @@ SHORT_LIFE = 900.0
 """Seconds: whole lives under this are renewed after three quarters, which meets `RENEW_BEFORE` exactly
 here."""
 MINIMUM_LIFE = 30.0
+WHOLE_SECONDS = 2.0
+"""Seconds by which one access token's expiry can differ from answer to answer: `expires_in` is whole seconds, and
+counts from another receipt each time."""
 ASK_AGAIN = 30.0
 """Seconds until a token that should have been new is asked for again; doubled by a full jitter."""
 ASK_AGAIN_FLOOR = 1.0
@@ -109,6 +112,14 @@ def schedule(token: Token, *, now: Instant, jitter: float) -> Plan:
     else:
         renew = _ask_again(unusable, now=now, jitter=jitter)
     return Plan(renew, unusable)
+
+
+def is_new(token: Token, held: Token) -> bool:
+    """Whether a token that has just come outlives the one that is here. The same text is the same token, unless its
+    expiry is far from what it was: then this machine's clock was set in between, and the last answer counts.
+    """
+    rounding = WHOLE_SECONDS if token.bearer == held.bearer else 0.0
+    return token.expires_at > held.expires_at + rounding
 
 
 def same_token(token: Token, previous: Plan, *, now: Instant, jitter: float) -> Plan:

@@ -15,13 +15,16 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
+from sidecar.config.addresses import ListenAddress
 from sidecar.config.combinations import ABILITIES, cannot_give
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import place
 from sidecar.runtime.clock import Clock
+from sidecar.runtime.trust import for_token_endpoints
 from sidecar.tokens.credential_file import read_text
 from sidecar.tokens.fetch.grant import Grant, mismatch
+from sidecar.tokens.fetch.outward import Outward
 from sidecar.tokens.fetch.source import DEFAULT_SECONDS, GoogleSource
 from sidecar.tokens.fetch.threads import DEFAULT_LIMIT, FetchThreads
 from sidecar.tokens.grants.adc import AdcGrant, well_known_file
@@ -64,16 +67,20 @@ def build_sources(
     threads: int = DEFAULT_LIMIT,
     known: Mapping[str, GoogleSource] | None = None,
     withheld: Collection[str] = (),
+    ca_file: str | None = None,
+    listening: Collection[ListenAddress] = (),
 ) -> dict[str, GoogleSource]:
     """A source for each credential, by its name. Nothing is sent yet: the first fetch does that.
 
     `known` are sources of credentials that have not changed: they are used again, with what they found out.
     `seconds` is the deadline of a fetch, where the credential has none of its own; `threads` is how many fetches of
     one credential run at once. `withheld` are variables that hold secrets of the configuration: no program sees them,
-    unless its credential names them.
+    unless its credential names them. `ca_file` is whose certificates token endpoints may show, instead of what the
+    environment says. `listening` is what the sidecar listens on: no proxy of its own.
     """
     addresses = Addresses() if endpoints is None else Addresses(**dict(endpoints))
     addresses = addresses._replace(programs=passed_on(environ, EXECUTABLES, withheld=withheld))
+    outward = Outward(environ, for_token_endpoints(environ, ca_file), tuple(listening))
     known = known or {}
     grants: dict[str, Grant] = {name: source.grant for name, source in known.items()}
     for name in credentials:
@@ -88,6 +95,7 @@ def build_sources(
             FetchThreads(name, limit=threads),
             seconds=_deadline(name, credentials, seconds),
             universe=environ.get(UNIVERSE) or None,
+            outward=outward,
         )
         for name in credentials
     }

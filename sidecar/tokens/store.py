@@ -356,14 +356,14 @@ class TokenStore:
         same = False
         if held is None or plan is None:
             plan = policy.schedule(token, now=now, jitter=self._jitter())
-        elif token.expires_at > held.expires_at or (
+        elif policy.is_new(token, held) or (
             (entry.withheld or entry.refused) and token.bearer != held.bearer
         ):
             plan = policy.schedule(token, now=now, jitter=self._jitter())
         else:
             # Replicas of an endpoint can disagree: an older token than the one that is here is no news
             # either.
-            if token.expires_at < held.expires_at:
+            if token.expires_at < held.expires_at or token.bearer == held.bearer:
                 token = held
             same = True
             plan = policy.same_token(token, plan, now=now, jitter=self._jitter())

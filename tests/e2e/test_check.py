@@ -244,7 +244,7 @@ TOKENS = [
     pytest.param(
         FEDERATED,
         misspell_audience,
-        "subject_token_failed",
+        "token_denied",
         "not the full name of a provider",
         "",
         id="sts-audience",
@@ -414,7 +414,7 @@ MEMBER = "serviceAccount:123456789012-compute@developer.gserviceaccount.com"
             f"--member={MEMBER} --role=roles/run.invoker",
         ),
         (hide, "hidden", "ingress settings", "gcloud run services describe"),
-        (iap_audience, "audience_refused", f"IAP wants `{IAP_CLIENT}`", ""),
+        (iap_audience, "audience_refused", "IAP wants its own OAuth client id", ""),
         (iap_role, "permission_missing", "roles/iap.httpsResourceAccessor", f"--member={MEMBER}"),
         (gateway_audience, "audience_refused", "x-google-audiences", "gcloud api-gateway apis describe"),
         (gateway_issuer, "issuer_refused", "x-google-issuer", ""),
@@ -582,3 +582,12 @@ async def test_a_credential_that_cannot_be_looked_at_is_not_called_ok(
     world.environ.update(world.google.environment())
     report = await world.check(METADATA.format(""))
     assert (report.steps[0].name, report.steps[0].verdict) == ("credential", Verdict.OK)
+
+
+async def test_which_proxy_a_route_goes_through(world: World) -> None:
+    """By its address, without its password; what goes directly says nothing of it."""
+    proxied = await world.check("{type: metadata}", ", egress_proxy: 'http://me:s3cret@127.0.0.1:1'")
+    (step,) = (step for step in proxied.steps if step.name == "egress")
+    assert (step.verdict, step.says.partition(",")[0]) == (Verdict.OK, "through http://********@127.0.0.1:1")
+    direct = await world.check("{type: metadata}")
+    assert [step.name for step in direct.steps if step.name == "egress"] == []

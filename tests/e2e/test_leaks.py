@@ -555,6 +555,8 @@ def test_contents_on_the_command_line(tmp_path: Path, form: str) -> None:
         ["explain", *configured, "-X", secret, "http://a.localhost/"],
         ["explain", *configured, "-H", secret, "http://a.localhost/"],
         ["manifest", "gke", *configured, "--name", secret],
+        ["manifest", "gke", *configured, "--image", secret],
+        ["manifest", "cloud-run", *configured, "--project", secret],
         ["manifest", "iam", *configured, "--member", secret],
         ["wait", "--admin", secret],
         ["wait", "--timeout", secret],

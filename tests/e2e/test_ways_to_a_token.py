@@ -17,7 +17,8 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from sidecar.emulator.metadata import PROFILES, Platform
+from sidecar.emulator.instance import Platform
+from sidecar.emulator.metadata import PROFILES
 from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.emulator.running import EmulatorThread
 from sidecar.emulator.sts import AWS_TYPE, Provider

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -17,14 +17,16 @@ from sidecar.grammar.contents import place, quoted
 if TYPE_CHECKING:
     from sidecar.manifest.plan import Plan
 
+W = TypeVar("W")
+
 
 @click.group()
 def manifest() -> None:
     """Print what a platform needs to run the sidecar, from your own configuration.
 
     \b
-    idtoken-sidecar manifest cloud-run --config config.yaml > service.yaml
-    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com | sh
+    idtoken-sidecar manifest cloud-run -c config.yaml --name my-app --project PROJECT --image IMAGE --app-image IMAGE
+    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:my-app@p.iam.gserviceaccount.com
     """
 
 
@@ -33,36 +35,53 @@ def _planned(command: Callable[..., None]) -> Callable[..., None]:
 
     @configured
     @wraps(command)
-    def called(given: Given, *, name: str, image: str, app_image: str, **others: Any) -> None:
-        command(_plan(given, name, image, app_image), **others)
+    def called(
+        given: Given, *, name: str, image: str, app_image: str, project: str = "", **others: Any
+    ) -> None:
+        command(_plan(given, name, image, app_image, project), **others)
 
     function: Callable[..., None] = called
     for option, default, text in (
-        ("app-image", "", "The app's image."),
-        ("image", "", "The sidecar's image."),
+        ("app-image", "", "The app's image, where it stands in what is printed."),
+        ("image", "", "The sidecar's image, likewise."),
         ("name", "app", "Name of the service, deployment or job."),
     ):
         function = click.option(f"--{option}", metavar=option.upper(), default=default, help=text)(function)
     return function
 
 
-def _plan(given: Given, name: str, image: str, app_image: str) -> Plan:
+_IN_MANIFEST: Final = {
+    "name": (r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", "a name of lower-case letters, digits and `-`"),
+    "image": (r"([A-Za-z0-9][\w.:/@-]*)?", "an image, such as registry.example/idtoken-sidecar:1.0.0"),
+    "app-image": (r"([A-Za-z0-9][\w.:/@-]*)?", "an image, such as registry.example/app:1.0.0"),
+    "project": (r"([a-z][a-z0-9-]{4,28}[a-z0-9])?", "a project's ID, such as my-project"),
+}
+"""By option: what its value has to match, as a whole, and what it is then called."""
+
+
+def _plan(given: Given, name: str, image: str, app_image: str, project: str) -> Plan:
     from sidecar.config.document import given as written
     from sidecar.manifest.plan import Plan
 
     loaded = given.load()
-    if re.fullmatch(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", name) is None:
-        give_up(f"--name: {quoted(name)} is not a name of lower-case letters, digits and `-`")
+    given_here = {"name": name, "image": image, "app-image": app_image, "project": project}
+    for option, value in given_here.items():
+        pattern, what = _IN_MANIFEST[option]
+        if re.fullmatch(pattern, value, re.ASCII) is None:
+            give_up(f"--{option}: {quoted(value)} is not {what}")
     text = written(loaded.config) if given.to or given.flags or not given.file else given.text()
-    images = {key: value for key, value in (("image", image), ("app_image", app_image)) if value}
-    return Plan(loaded.config, text, name=name, **images)
+    return Plan(loaded.config, text, name=name, image=image, app_image=app_image, project=project)
 
 
 def _print(write: Callable[[], str]) -> None:
+    click.echo(_written(write), nl=False)
+
+
+def _written(write: Callable[[], W]) -> W:
     from sidecar.manifest.plan import ManifestError
 
     try:
-        click.echo(write(), nl=False)
+        return write()
     except ManifestError as error:
         give_up(str(error))
 
@@ -71,13 +90,13 @@ def _print(write: Callable[[], str]) -> None:
 @click.option("--job", is_flag=True, help="A job instead of a service.")
 @click.option("--metrics", is_flag=True, help="With the collector of Managed Service for Prometheus.")
 @click.option("--run-monitoring", is_flag=True, help="Print what that collector reads.")
+@click.option("--project", metavar="PROJECT", default="", help="The ID of the project that it runs in.")
 @_planned
 def manifest_cloud_run(plan: Plan, job: bool, metrics: bool, run_monitoring: bool) -> None:
     """A Cloud Run service (or job) with the sidecar as its second container.
 
     \b
-    idtoken-sidecar manifest cloud-run --config config.yaml > service.yaml
-    gcloud run services replace service.yaml --region=europe-west1
+    idtoken-sidecar manifest cloud-run -c config.yaml --name my-app --project PROJECT --image IMAGE --app-image IMAGE
     """
     from sidecar.manifest import cloud_run
 
@@ -93,21 +112,26 @@ def manifest_cloud_run(plan: Plan, job: bool, metrics: bool, run_monitoring: boo
 @click.option("--job", is_flag=True, help="A Job instead of a Deployment.")
 @click.option("--patch", is_flag=True, help="Only the patch for a workload that is there already.")
 @click.option("--component", metavar="DIR", help="Write a kustomize component into this directory instead.")
+@click.option(
+    "--network-policy", is_flag=True, help="With a NetworkPolicy. It cuts off the app's other traffic too."
+)
 @_planned
-def manifest_gke(plan: Plan, job: bool, patch: bool, component: str | None) -> None:
-    """A Deployment (or Job) with the sidecar as a native one, its ConfigMap, PodMonitoring and NetworkPolicy.
+def manifest_gke(plan: Plan, job: bool, patch: bool, component: str | None, network_policy: bool) -> None:
+    """A Deployment (or Job) with the sidecar as a native one, its ConfigMap and PodMonitoring.
 
     \b
-    idtoken-sidecar manifest gke --config config.yaml | kubectl apply -f -
-    idtoken-sidecar manifest gke --config config.yaml --patch --name billing > sidecar.yaml
+    idtoken-sidecar manifest gke --config config.yaml --image IMAGE --app-image IMAGE | kubectl apply -f -
+    idtoken-sidecar manifest gke --config config.yaml --image IMAGE --patch --name billing > sidecar.yaml
     kubectl patch deployment billing --patch-file=sidecar.yaml
     """
     from sidecar.manifest import kubernetes
 
     if component is not None:
-        _write_files(component, kubernetes.component(plan))
+        _write_files(component, _written(lambda: kubernetes.component(plan, policy=network_policy)))
+    elif patch:
+        _print(lambda: kubernetes.pod_patch(plan))
     else:
-        _print(lambda: kubernetes.pod_patch(plan) if patch else kubernetes.whole(plan, job=job))
+        _print(lambda: kubernetes.whole(plan, job=job, policy=network_policy))
 
 
 def _write_files(directory: str, files: Mapping[str, str]) -> None:
@@ -141,40 +165,87 @@ def manifest_compose(plan: Plan) -> None:
     """A Compose file for a laptop: the app, the sidecar and a stand-in for Google.
 
     \b
-    idtoken-sidecar manifest compose --config config.yaml > compose.yaml && docker compose up
+    idtoken-sidecar manifest compose --config config.yaml --image IMAGE --app-image IMAGE > compose.yaml
+    docker compose up
     """
     from sidecar.manifest import machine
 
     _print(lambda: machine.compose(plan))
 
 
+_PRINCIPAL: Final = r"(serviceAccount|user|group|domain):[^\s'\"\\]+|principal(Set)?://[^\s'\"\\]+"
+_BY_NAME: Final = {
+    "principal": (_PRINCIPAL, "Who a credential is, where its file does not say: CREDENTIAL=PRINCIPAL."),
+    "service": (r"[a-z][a-z0-9_-]*", "The service or function of a route, where its host does not tell."),
+    "region": (r"[a-z]+-[a-z]+[0-9]+", "Where that runs, likewise."),
+    "resource-type": (r"[a-z][a-z-]*", "What IAP is in front of, as gcloud calls it: backend-services."),
+}
+"""By option: what its value has to match, and its help. All are `NAME=VALUE`, or `VALUE` for all."""
+
+
+def _by_name(function: Callable[..., None]) -> Callable[..., None]:
+    for name, (_, text) in reversed(_BY_NAME.items()):
+        metavar = "[NAME=]VALUE" if name != "principal" else "NAME=VALUE"
+        function = click.option(f"--{name}", metavar=metavar, multiple=True, help=text)(function)
+    return function
+
+
+def _values_by_name(option: str, given: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+    pattern, known, found = _BY_NAME[option][0], list(names), {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        name, value = (name, value) if equals else ("", word)
+        if (name or option == "principal") and name not in known:
+            give_up(f"--{option}: {quoted(name)} is none of {', '.join(known)}")
+        if re.fullmatch(pattern, value, re.ASCII) is None:
+            give_up(f"--{option}: {quoted(value)} is no {option.replace('-', ' ')}")
+        found[name] = value
+    return found
+
+
 @manifest.command("iam", epilog=EXIT_CODES)
 @click.option(
     "--member",
-    default="serviceAccount:APP@PROJECT.iam.gserviceaccount.com",
-    show_default=True,
-    help="Who the sidecar runs as: the principal that `adc` and `metadata` stand for.",
+    metavar="PRINCIPAL",
+    help="Who the sidecar runs as: what `adc` and `metadata` stand for.",
 )
+@_by_name
 @click.option("--terraform", is_flag=True, help="Terraform resources instead of gcloud lines.")
 @configured
-def manifest_iam(given: Given, member: str, terraform: bool) -> None:
+def manifest_iam(
+    given: Given,
+    member: str | None,
+    principal: tuple[str, ...],
+    service: tuple[str, ...],
+    region: tuple[str, ...],
+    resource_type: tuple[str, ...],
+    terraform: bool,
+) -> None:
     """What must be granted for the routes to work, and nothing more.
 
+    It stops where something is missing that the configuration does not tell, and names the option for it.
+
     \b
-    idtoken-sidecar manifest iam --config config.yaml --member serviceAccount:app@p.iam.gserviceaccount.com
+    idtoken-sidecar manifest iam -c config.yaml --member serviceAccount:my-app@p.iam.gserviceaccount.com > grants.sh
+    sh grants.sh
     """
-    loaded = given.load()
-    if (
-        re.fullmatch(r"(serviceAccount|user|group|domain):[^\s'\"\\]+|principal(Set)?://[^\s'\"\\]+", member)
-        is None
-    ):
+    config = given.load().config
+    if member is not None and re.fullmatch(_PRINCIPAL, member, re.ASCII) is None:
         give_up(
-            f"--member: {quoted(member)} is not a principal such as serviceAccount:app@p.iam.gserviceaccount.com"
+            f"--member: {quoted(member)} is not a principal such as serviceAccount:my-app@p.iam.gserviceaccount.com"
         )
     from sidecar.manifest import grants
 
+    routes = [route.name for route in config.routes]
+    known = grants.Known(
+        member=member,
+        principals=_values_by_name("principal", principal, config.credentials),
+        services=_values_by_name("service", service, routes),
+        regions=_values_by_name("region", region, routes),
+        resource_types=_values_by_name("resource-type", resource_type, routes),
+    )
     write = grants.as_terraform if terraform else grants.as_gcloud
-    click.echo(write(loaded.config, member), nl=False)
+    _print(lambda: write(config, known))
 
 
 @click.command()

@@ -260,7 +260,9 @@ def _not_carried(method: bytes, target: bytes) -> SidecarError:
         host = target.decode("ascii", "replace").rpartition("@")[2].rpartition(":")[0]
         what = (
             "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. "
-            f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service."
+            f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service. "
+            "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a "
+            "proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost."
         )
     elif method == b"TRACE":
         what = "TRACE is not carried: its answer would repeat the token to whoever asks."

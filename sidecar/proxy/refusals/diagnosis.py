@@ -244,6 +244,7 @@ def _hidden(refused: Refused) -> Diagnosis | None:
 
 _IAP_PHRASES: Final = (
     ("audience doesn't match", Cause.AUDIENCE_REFUSED),
+    ("Invalid JWT audience", Cause.AUDIENCE_REFUSED),
     ("'email' claim", Cause.EMAIL_MISSING),
     ("empty token", Cause.TOKEN_UNSEEN),
     ("expired", Cause.TOKEN_TOO_OLD),

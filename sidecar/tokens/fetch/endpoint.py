@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, final
 
+from sidecar.config.variables import ProxySetting
 from sidecar.errors import Reason, SidecarError
+from sidecar.grammar.certificates import Certificate, issuer
 from sidecar.grammar.moments import from_http_date
 
 CLOCK_TOLERANCE: Final = 60.0
@@ -23,6 +25,12 @@ CLOCK_TOLERANCE: Final = 60.0
 IMPOSTOR: Final = "Check that no captive portal, proxy or other service answers in its place."
 NETWORK: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
 """What to do when an endpoint of Google's can't be reached."""
+
+SET_CA: Final = (
+    "set `ca_file` at the top level of the configuration, or SSL_CERT_FILE (for upstreams as well) or "
+    "REQUESTS_CA_BUNDLE, to a PEM file with its CA."
+)
+"""What to do where a CA is not trusted."""
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,60}")
 _OAUTH_CODE = re.compile(r"[a-z_]{1,40}")
@@ -56,8 +64,7 @@ class Fault(Enum):
     RESET = "closed the connection before its answer was complete"
     NO_NAME = "has a name that could not be resolved"
     NO_PATH = "could not be reached"
-    TLS = "did not pass the TLS handshake or the check of its certificate"
-    PROXY = "could not be reached through the configured proxy"
+    TLS = "did not pass the TLS handshake"
 
 
 class Endpoint(NamedTuple):
@@ -213,6 +220,57 @@ def unreachable(endpoint: Endpoint, fault: Fault) -> SidecarError:
         Reason.TOKEN_ENDPOINT_UNREACHABLE,
         f"{capital(endpoint.name)} {fault.value}. {endpoint.absent}",
         command=_instead(endpoint),
+    )
+
+
+def untrusted(endpoint: Endpoint, trust: str, chain: Sequence[Certificate]) -> SidecarError:
+    """Nothing that is trusted stands above the endpoint's certificate; `trust` says what is, `chain` is what came."""
+    ca = issuer(chain) or "of its certificate"
+    return SidecarError(
+        Reason.TOKEN_ENDPOINT_UNREACHABLE,
+        f"The CA {ca} is not trusted, so {endpoint.name} was sent nothing: certificates are judged by {trust}. If a "
+        f"proxy on the way opens TLS, {SET_CA} Verification can't be switched off.",
+    )
+
+
+def bad_certificate(endpoint: Endpoint, message: str) -> SidecarError:
+    """The certificate was refused for another reason, which OpenSSL calls `message`."""
+    return SidecarError(
+        Reason.TOKEN_ENDPOINT_UNREACHABLE,
+        f"The certificate of {endpoint.name} was not accepted ({message}). Check this machine's clock, and that no "
+        "proxy or captive portal answers in its place. Verification can't be switched off.",
+    )
+
+
+def no_cas(endpoint: Endpoint, why: str) -> SidecarError:
+    """The CAs that are named can't be used, for the reason in `why`: the endpoint was not asked."""
+    return SidecarError(
+        Reason.TOKEN_ENDPOINT_UNREACHABLE,
+        f"{capital(endpoint.name)} was not asked, since there is no CA to judge it by: {why}. Mend that file, or unset "
+        "what names it.",
+    )
+
+
+def proxy_unusable(endpoint: Endpoint, why: str) -> SidecarError:
+    """The environment names a proxy that can't be used, for the reason in `why`: it was not asked."""
+    return SidecarError(Reason.TOKEN_ENDPOINT_UNREACHABLE, f"{capital(endpoint.name)} was not asked. {why}.")
+
+
+def proxy_failed(endpoint: Endpoint, setting: ProxySetting, status: int | None) -> SidecarError:
+    """The proxy was not reached, or it made no tunnel and answered `status`."""
+    match status:
+        case None:
+            what = "could not be reached. Check that it runs, and its host and port"
+        case 401 | 407:  # 401 is tinyproxy's for credentials that it does not take
+            what = f"wants other credentials (status {status}). Write a user name and password into its URL, escaped"
+        case _ if status < 500:
+            what = f"refused the way there (status {status}). Have it allow CONNECT to that host"
+        case _:
+            what = f"did not reach it (status {status}). See whether the proxy can resolve that host"
+    return SidecarError(
+        Reason.TOKEN_ENDPOINT_UNREACHABLE,
+        f"{capital(endpoint.name)} was not asked: the proxy {setting.proxy}, which {setting.variable} names, {what}, "
+        "or add it to NO_PROXY if it needs no proxy.",
     )
 
 

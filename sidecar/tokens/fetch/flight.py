@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 
 from sidecar.runtime.clock import Clock
 from sidecar.tokens.fetch.endpoint import Endpoint
+from sidecar.tokens.fetch.outward import NOTHING_SAID, Outward
 
 if TYPE_CHECKING:
     from sidecar.tokens.fetch.transport import GoogleTransport
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 class Flight:
     """One fetch; `seconds` is the time for all of it."""
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
+    def __init__(self, clock: Clock, seconds: float, outward: Outward = NOTHING_SAID) -> None:
         self.clock = clock
+        self._outward = outward
         self.seconds = seconds
         self.endpoint: Endpoint | None = None
         """Who is being asked; None before it is known."""
@@ -51,6 +53,7 @@ class Flight:
             seconds=self.seconds,
             deadline_mono=self._deadline_mono,
             origin=origin,
+            outward=self._outward,
             proxies=proxies,
         )
         self._transports.append(transport)

@@ -39,6 +39,15 @@ def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
 
 
 def _refused_by_metadata(endpoint: Endpoint, answer: Answer) -> SidecarError:
+    if answer.status == 404 and b"Gaia id not found" in answer.data:
+        # GKE's server asks IAM for each token, and repeats what that answers.
+        return _error(
+            endpoint,
+            answer,
+            Reason.NO_SERVICE_ACCOUNT,
+            "There is no such Google service account: what the annotation iam.gke.io/gcp-service-account names is "
+            "misspelt or deleted (`kubectl get serviceaccount NAME -o yaml`).",
+        )
     if answer.status == 404 and endpoint.served:
         return _error(
             endpoint,
@@ -67,7 +76,7 @@ def _refused_by_metadata(endpoint: Endpoint, answer: Answer) -> SidecarError:
         endpoint,
         answer,
         Reason.TOKEN_DENIED,
-        "Check the route's `audience`: it must be one that Google issues.",
+        "Check the route's `audience` or `scopes`: it must be one that Google issues.",
     )
 
 
@@ -127,6 +136,17 @@ def _refused_login(endpoint: Endpoint, answer: Answer, code: str) -> SidecarErro
 
 
 def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description: str) -> SidecarError:
+    if code == "invalid_target":
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, _NO_PROVIDER, code, command=_PROVIDERS)
+    if code == "invalid_scope":
+        hint = "It knows no such scope: check the route's `scopes`."
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, code)
+    if 'value for "audience"' in description:
+        hint = (
+            "The `audience` in the file is not the full name of a provider: write the file again with `gcloud iam "
+            "workload-identity-pools create-cred-config`."
+        )
+        return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, code)
     for phrase, hint in _EXCHANGE_HINTS:
         if phrase in description:
             return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
@@ -138,12 +158,16 @@ def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description
     return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
 
 
+_PROVIDERS: Final = shell(
+    *("gcloud", "iam", "workload-identity-pools", "providers", "list"),
+    *("--workload-identity-pool=POOL", "--location=global", "--show-deleted"),
+)
+_NO_PROVIDER: Final = (
+    "The pool or the provider that the file names is disabled or deleted, or there is none of that name: "
+    f"`{_PROVIDERS}` shows which. Enable it, bring it back with `undelete`, or write the file again."
+)
+
 _EXCHANGE_HINTS: Final = (
-    (
-        'value for "audience"',
-        "The `audience` in the file is not the full name of a provider: write the file again with `gcloud iam "
-        "workload-identity-pools create-cred-config`.",
-    ),
     (
         "stale to sign-in",
         "The subject token was issued too long ago: see that whoever writes it writes it anew, and that this "
@@ -182,6 +206,12 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
             f"it, or choose another with `{command}` (with `adc`, GOOGLE_CLOUD_QUOTA_PROJECT counts before that)."
         )
         return _error(endpoint, answer, Reason.QUOTA_PROJECT_DENIED, hint, status, command=command)
+    if "gaia id not found" in message:
+        hint = (
+            f"There is no account {endpoint.account}, or one of its delegates is missing: it was deleted, or the "
+            "e-mail is mistyped."
+        )
+        return _error(endpoint, answer, Reason.IMPERSONATION_DENIED, hint, status)
     if answer.status in (403, 404):
         return _impersonation_denied(endpoint, answer, reason or status)
     hint = (
@@ -236,7 +266,8 @@ _OAUTH_HINTS: Final = {
     "and that this machine's clock is right.",
     "invalid_client": "It does not know {subject}: see that the account exists.",
     "unauthorized_client": "{subject} may not ask for this: see that the account may have ID tokens.",
-    "invalid_scope": "It does not accept the audience: check the route's `audience`.",
+    "invalid_scope": "It knows no such scope, or does not accept the audience: check the route's `scopes` or "
+    "`audience`.",
     "invalid_request": "It does not understand the request: check `token_uri` in the key and the route's "
     "`audience`.",
 }

@@ -18,6 +18,7 @@ from sidecar.runtime.clock import Clock
 from sidecar.tokens.fetch.endpoint import not_a_token, too_slow
 from sidecar.tokens.fetch.flight import Flight
 from sidecar.tokens.fetch.grant import Fetched, Grant, ask
+from sidecar.tokens.fetch.outward import NOTHING_SAID, Outward
 from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.token import Token, TokenKey
 from sidecar.tokens.universe import refuse_unexpected
@@ -39,6 +40,7 @@ class GoogleSource:
         *,
         seconds: float = DEFAULT_SECONDS,
         universe: str | None = None,
+        outward: Outward = NOTHING_SAID,
     ) -> None:
         self.name = name
         self.grant = grant
@@ -48,6 +50,7 @@ class GoogleSource:
         self.universe = universe
         """The universe domain that is meant here, where the environment says so."""
         self.threads = threads
+        self._outward = outward
         self.clock_ahead: float | None = None
         """How far (seconds) this machine's clock was ahead of the last endpoint's, where that said its time."""
 
@@ -56,7 +59,7 @@ class GoogleSource:
 
     async def mint(self, key: TokenKey) -> Token:
         """See `TokenSource.mint`."""
-        flight = Flight(self._clock, self.seconds)
+        flight = Flight(self._clock, self.seconds, self._outward)
         outcome: Token | SidecarError
         try:
             async with asyncio.timeout(self.seconds):

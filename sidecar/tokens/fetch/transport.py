@@ -1,9 +1,9 @@
 """The transport that google-auth is given.
 
 Owns every HTTP exchange with a token endpoint: connections, one deadline for the whole fetch, the limit on
-bodies, and what may go through a proxy. Called by google-auth's credentials and by the metadata source, in a
-worker thread; `abort` is called from the event loop. It may not retry, follow a redirect or log:
-google-auth's own transport logs assertions at DEBUG.
+bodies. Which proxy it goes through, and whose certificates are good, `outward` says. Called by google-auth's
+credentials and by the metadata source, in a worker thread; `abort` is called from the event loop. It may not retry,
+follow a redirect or log: google-auth's own transport logs assertions at DEBUG.
 
 The rule: only an answer with status 200 is returned. Every fault and every other status is raised as a
 `SidecarError`, which google-auth's loops do not know: they catch `TransportError` and retryable statuses and
@@ -13,29 +13,42 @@ sleep 15 to 30 s between their tries, while our retry policy is `tokens.policy` 
 from __future__ import annotations
 
 import http.client
+import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import urlsplit, urlunsplit
 
+from sidecar.config.variables import ProxySetting
 from sidecar.errors import SidecarError
-from sidecar.grammar.hosts import is_loopback, parse_url
-from sidecar.runtime import descriptors, verification
+from sidecar.grammar import hosts
+from sidecar.grammar.certificates import NO_TRUSTED_CA
+from sidecar.grammar.hosts import parse_url
+from sidecar.grammar.proxies import ProxyUrl
+from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock
+from sidecar.runtime.trust import Trust, UnusableCaError, presented
 from sidecar.tokens.fetch.endpoint import (
     Answer,
     Endpoint,
     Fault,
+    bad_certificate,
     compressed,
     has_flavor,
+    no_cas,
     no_flavor,
     not_http,
+    proxy_failed,
+    proxy_unusable,
     too_large,
     too_slow,
     unreachable,
+    untrusted,
 )
+from sidecar.tokens.fetch.outward import NOTHING_SAID, Outward
 from sidecar.tokens.fetch.refused import refused
 
 if TYPE_CHECKING:
@@ -44,6 +57,8 @@ if TYPE_CHECKING:
 BODY_LIMIT: Final = 64 * 1024
 """Bytes. A metadata server's token is under 4 KiB; an OAuth answer or error under 8 KiB."""
 _CHUNK: Final = 8 * 1024
+_NO_TUNNEL: Final = re.compile(r"Tunnel connection failed: ([1-9][0-9]{2})\b")
+"""What `http.client` says of an answer to CONNECT."""
 
 
 @final
@@ -64,6 +79,7 @@ class GoogleTransport:
         clock: Clock,
         seconds: float,
         deadline_mono: float,
+        outward: Outward = NOTHING_SAID,
         origin: str | None = None,
         proxies: bool = False,
     ) -> None:
@@ -76,18 +92,19 @@ class GoogleTransport:
         """google-auth looks for it here, to mount its adapter for metadata servers over mTLS."""
         self.session.headers["Accept-Encoding"] = "identity"
         self.session.headers["User-Agent"] = "idtoken-sidecar"
-        # Or requests would look for the endpoint's host in ~/.netrc.
-        self.session.auth = lambda request: request
+        # What the environment says is `outward`'s; requests would also look for the endpoint's host in ~/.netrc.
+        self.session.trust_env = False
         self._endpoint = endpoint
         self._clock = clock
         self._seconds = seconds
         self._deadline_mono = deadline_mono
         self._origin = origin
+        self._outward = outward
         self._proxies = proxies
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._aborted = False
-        adapter = _watched_adapter(self._watch)
+        adapter = _watched_adapter(self._watch, outward.trust)
         self.session.mount("http://", adapter)
         self.session.mount("https://", adapter)
 
@@ -125,7 +142,6 @@ class GoogleTransport:
         parts = urlsplit(url)
         if self._origin is not None and parts.scheme == "http":
             parts = parts._replace(netloc=self._origin)
-        self.session.trust_env = self._proxies and not is_loopback(parse_url(url).authority.host)
         return urlunsplit(parts)
 
     def _exchange(
@@ -145,6 +161,10 @@ class GoogleTransport:
         if left <= 0 or self._aborted:
             return too_slow(self._endpoint, self._seconds)
         try:
+            setting = self._outward.proxy_for(parse_url(url)) if self._proxies else None
+        except ValueError as error:
+            return proxy_unusable(self._endpoint, str(error))
+        try:
             with self.session.request(
                 method,
                 url,
@@ -153,6 +173,7 @@ class GoogleTransport:
                 timeout=left,
                 allow_redirects=False,
                 stream=True,
+                proxies=None if setting is None else {urlsplit(url).scheme: _written(setting.proxy)},
                 **kwargs,
             ) as response:
                 if response.headers.get("Content-Encoding", "identity").strip().lower() not in (
@@ -164,9 +185,10 @@ class GoogleTransport:
                 if data is None:
                     return too_large(self._endpoint, BODY_LIMIT)
                 answer = Answer(response.status_code, response.headers, data, received_at=self._clock.wall())
+        except UnusableCaError as error:
+            return no_cas(self._endpoint, str(error))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            # Beside requests' own: a proxy's URL or a CA bundle of the environment that is none, which is quoted in it.
-            return self._fault(error)
+            return self._fault(error, setting)
         if answer.status != 200:
             return refused(self._endpoint, answer)
         return answer if has_flavor(self._endpoint, answer) else no_flavor(self._endpoint, answer)
@@ -181,25 +203,31 @@ class GoogleTransport:
                 return None
         return bytes(data)
 
-    def _fault(self, error: BaseException) -> SidecarError:
-        """What a failed exchange means; looks at the kinds of errors in the chain and at none of their
-        texts."""
+    def _fault(self, error: BaseException, setting: ProxySetting | None) -> SidecarError:
+        """What a failed exchange means; looks at the kinds of errors in the chain and at none of their texts, but for
+        the status with which a proxy made no tunnel."""
         import requests
 
         if self._aborted:
             return too_slow(self._endpoint, self._seconds)
         chain = []
-        found: BaseException | None = error
-        while found is not None:
-            chain.append(found)
-            found = found.__cause__ or found.__context__
+        at: BaseException | None = error
+        while at is not None:
+            chain.append(at)
+            at = at.__cause__ or at.__context__
         for link in chain:
             hidden = descriptors.shortage() if isinstance(link, socket.gaierror) else None
             if isinstance(link, OSError) and (hidden is not None or link.errno in descriptors.EXHAUSTED):
                 return descriptors.none_left(f"asking {self._endpoint.name}", hidden or link)
+        if setting is not None and isinstance(chain[0], requests.exceptions.ProxyError):
+            statuses = (_NO_TUNNEL.match(str(link)) for link in chain if type(link) is OSError)
+            found = next((int(match[1]) for match in statuses if match is not None), None)
+            return proxy_failed(self._endpoint, setting, found)
+        for link in chain:
+            if isinstance(link, ssl.SSLCertVerificationError):
+                return self._not_accepted(link)
         # In this order: a refused connection is a kind of timeout to urllib3.
         faults: tuple[tuple[tuple[type[BaseException], ...], Fault], ...] = (
-            ((requests.exceptions.ProxyError,), Fault.PROXY),
             ((socket.gaierror,), Fault.NO_NAME),
             ((requests.exceptions.SSLError,), Fault.TLS),
             ((ConnectionRefusedError,), Fault.REFUSED),
@@ -214,6 +242,11 @@ class GoogleTransport:
             return not_http(self._endpoint)
         return unreachable(self._endpoint, Fault.NO_PATH)
 
+    def _not_accepted(self, error: ssl.SSLCertVerificationError) -> SidecarError:
+        if error.verify_code in NO_TRUSTED_CA:
+            return untrusted(self._endpoint, str(self._outward.trust), getattr(error, "presented", ()))
+        return bad_certificate(self._endpoint, error.verify_message)
+
     def _watch(self, sock: socket.socket) -> None:
         with self._lock:
             self._sockets.append(sock)
@@ -222,27 +255,60 @@ class GoogleTransport:
             self.abort()
 
 
-def _watched_adapter(watch: Callable[[socket.socket], None]) -> requests.adapters.HTTPAdapter:
+def _written(proxy: ProxyUrl) -> str:
+    """A proxy's URL for requests: a secret, where there are a user name and a password."""
+    user = f"{proxy.userinfo}@" if proxy.userinfo else ""
+    return f"{'https' if proxy.secure else 'http'}://{user}{hosts.Authority(proxy.host, proxy.port)}"
+
+
+class _Shaking(ssl.SSLSocket):
+    """Keeps what a server showed that was not accepted: once it has failed, urllib3 has closed it."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except ssl.SSLCertVerificationError as error:
+            error.presented = presented(self)  # type: ignore[attr-defined]
+            raise
+
+
+def _watched_adapter(watch: Callable[[socket.socket], None], trust: Trust) -> requests.adapters.HTTPAdapter:
     """An adapter that tells of each socket it connects, since a blocked read ends only when its socket is shut down;
-    and that verifies certificates as everything else here does."""
+    and that judges certificates by `trust`, those of a proxy too, as everything else here does."""
     from requests.adapters import HTTPAdapter
-    from urllib3.util.ssl_ import create_urllib3_context
+
+    def context() -> ssl.SSLContext:
+        # One for each pool of connections: a client certificate would stay in it.
+        made = trust.context()
+        made.sslsocket_class = _Shaking
+        return made
 
     class WatchedAdapter(HTTPAdapter):
+        def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+            host, settings = super().build_connection_pool_key_attributes(request, verify, cert)
+            if host["scheme"] == "https":
+                settings["ssl_context"] = context()
+            return host, settings
+
+        def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+            """Here requests would add the CAs of certifi."""
+
+        def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
+            if proxy.startswith("https:"):
+                settings["proxy_ssl_context"] = context()
+            return super().proxy_manager_for(proxy, **settings)
+
         def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
             pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
             make = type(pool).ConnectionCls
 
             def connection(*args: Any, **kwargs: Any) -> Any:
-                if pool.scheme == "https" and kwargs.get("ssl_context") is None:
-                    kwargs["ssl_context"] = context = create_urllib3_context()
-                    context.verify_flags = verification.FLAGS
                 made = make(*args, **kwargs)
                 connect = made.connect
 
                 def connect_watched() -> None:
                     connect()
-                    watch(made.sock)
+                    watch(getattr(made.sock, "socket", made.sock))  # what is under TLS in a proxy's TLS
 
                 made.connect = connect_watched
                 return made

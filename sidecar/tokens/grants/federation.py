@@ -19,10 +19,10 @@ from sidecar.tokens.credential_file import (
     invalid,
     parse,
     quota_project_in,
+    refuse_type,
     require,
     require_safe_url,
     require_url,
-    type_of,
 )
 from sidecar.tokens.fetch.endpoint import NETWORK, Answer, Endpoint, Protocol
 from sidecar.tokens.fetch.flight import Flight
@@ -153,10 +153,7 @@ class FederationGrant(Grant):
     def _info(self) -> dict[str, Any]:
         info = {**parse(self._read(), self._where)}
         if info.get("type") != "external_account":
-            invalid(
-                self._where,
-                f"it is a credential of type {type_of(info)}, not one for workload identity federation.",
-            )
+            refuse_type(info, self._where, "one for workload identity federation")
         if self._token_url is not None:
             info["token_url"] = self._token_url
         require(info, _FIELDS, self._where, AGAIN)

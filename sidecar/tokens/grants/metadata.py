@@ -18,8 +18,8 @@ from typing import Final, final
 from urllib.parse import quote, urlencode
 
 from sidecar.config.credentials import is_email
-from sidecar.config.misplaced import METADATA_VARIABLES
 from sidecar.config.targets import CLOUD_PLATFORM
+from sidecar.config.variables import metadata_address, metadata_variable
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import place
 from sidecar.tokens.fetch.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital
@@ -202,7 +202,6 @@ class MetadataGrant(Grant):
 
 def metadata_host(environ: Mapping[str, str]) -> str:
     """Host and port of the metadata server: google-auth's rule, less its reading of the variables at
-    import."""
-    return next(
-        (found for name in METADATA_VARIABLES if (found := environ.get(name))), "metadata.google.internal"
-    )
+    import. ValueError for what the configuration refuses where a credential follows it."""
+    name = metadata_variable(environ)
+    return "metadata.google.internal" if name is None else metadata_address(environ[name])

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Final, final
 
 from sidecar.grammar.contents import place
-from sidecar.tokens.credential_file import read_text
+from sidecar.tokens.credential_file import read_text, refuse_type, type_of
 from sidecar.tokens.fetch.endpoint import Endpoint, Protocol
 from sidecar.tokens.fetch.flight import Flight
 from sidecar.tokens.fetch.grant import Fetched, Grant
+from sidecar.tokens.miswritten import loaded
 
 _AROUND: Final = "\ufeff \t\r\n"
 """What editors and shells leave around a token."""
@@ -36,15 +37,22 @@ class ReadyToken(Grant):
 
     def look(self) -> bool:
         """See `Grant.look`; what the token says is looked at when it is asked for."""
-        self._read()
+        self._token()
         return True
 
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """See `Grant.id_token`."""
         return Fetched(
-            self._read().strip(_AROUND),
+            self._token(),
             Endpoint(f"{self._where}", Protocol.LOCAL, "the account that it was made for", ""),
         )
+
+    def _token(self) -> str:
+        text = self._read()
+        # A credential's file is named here where a token's belongs: what its `type:` is shows in it.
+        if isinstance(found := loaded(text), dict) and type_of(found) != "unknown":
+            refuse_type(found, self._where, "a token")
+        return text.strip(_AROUND)
 
 
 def token_file(path: str) -> ReadyToken:

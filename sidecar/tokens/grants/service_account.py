@@ -13,7 +13,7 @@ from typing import Any, Final, final
 
 from sidecar.config.credentials import is_email
 from sidecar.config.targets import CLOUD_PLATFORM
-from sidecar.tokens.credential_file import host_of, invalid, parse, require, require_safe_url, type_of
+from sidecar.tokens.credential_file import host_of, invalid, parse, refuse_type, require, require_safe_url
 from sidecar.tokens.fetch.endpoint import NETWORK, Endpoint, Protocol
 from sidecar.tokens.fetch.flight import Flight
 from sidecar.tokens.fetch.grant import (
@@ -172,7 +172,7 @@ class KeyGrant(Grant):
 def check_key(info: Mapping[str, Any], where: str) -> None:
     """Raise CREDENTIAL_INVALID unless this is a service account key whose token endpoint may be asked."""
     if info.get("type", "service_account") != "service_account":
-        invalid(where, f"it is a credential of type {type_of(info)}, not a service account key.")
+        refuse_type(info, where, "a service account key")
     require(info, _FIELDS, where, _AGAIN)
     if not is_email(info["client_email"]):
         invalid(where, "its `client_email` is not an e-mail address.")

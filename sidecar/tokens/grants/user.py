@@ -15,12 +15,11 @@ from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.credential_file import (
     host_of,
-    invalid,
     parse,
     quota_project_in,
+    refuse_type,
     require,
     require_safe_url,
-    type_of,
 )
 from sidecar.tokens.fetch.endpoint import NETWORK, Answer, Endpoint, Protocol
 from sidecar.tokens.fetch.flight import Flight
@@ -103,7 +102,7 @@ class UserGrant(Grant):
     def _info(self) -> Mapping[str, Any]:
         info = parse(self._read(), self._where)
         if info.get("type") != "authorized_user":
-            invalid(self._where, f"it is a credential of type {type_of(info)}, not a person's login.")
+            refuse_type(info, self._where, "a person's login")
         require(info, _FIELDS, self._where, f"Log in again with `{self._login}`.")
         self.check()
         return info

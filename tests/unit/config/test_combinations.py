@@ -246,7 +246,7 @@ def test_chains_of_credentials(credentials: str, says: str) -> None:
         ("{sts: 'http://10.0.0.1/'}", "`http://` is for loopback only"),
         ("{iam_credentials: 'https://u:p@x.example'}", "is not a URL"),
         ("{iam_credentials: 'https://x.example?y'}", "neither query nor fragment"),
-        ("{metadata: 'http://127.0.0.1'}", "is not host and port"),
+        ("{metadata: 'http://127.0.0.1/x'}", "is not host and port"),
         ("{oauht: 'https://x'}", "did you mean `oauth`?"),
     ],
 )

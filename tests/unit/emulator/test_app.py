@@ -155,6 +155,13 @@ async def test_the_environment_is_enough(google: Emulator, ambient: dict[str, st
     assert out.decode().split() == ["emulated-project", EMAIL]
 
 
+async def test_gclouds_and_nodes_names_for_it_are_there_too(google: Emulator) -> None:
+    """gcloud reads GCE_METADATA_ROOT, npm's gcp-metadata whether to look at all."""
+    environment = google.environment()
+    assert environment["GCE_METADATA_ROOT"] == google.metadata_address
+    assert environment["METADATA_SERVER_DETECTION"] == "assume-present"
+
+
 async def test_what_others_verify_with(google: Emulator, session: ClientSession) -> None:
     """Discovery leads to the JWKS, whose key is the certificate's; all may be cached."""
     origin = google.oauth_url.removesuffix("/token")
@@ -290,3 +297,22 @@ async def test_time_comes_from_now(session: ClientSession) -> None:
             clock.advance(advance)
             async with session.get(target.url, headers=headers) as answer:
                 assert answer.status == status
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/token", "/v1/token"])
+async def test_no_server_says_that_it_is_aiohttp(session: ClientSession, google: Emulator, path: str) -> None:
+    """Whatever is asked: each has the name of the real one, and its page for what there is not."""
+    await google.add_target("run")
+    await google.add_target("api", kind="googleapis")
+    for url in (
+        f"http://{google.metadata_address}",
+        google.oauth_url.removesuffix("/token"),
+        google.sts_url.removesuffix("/v1/token"),
+        google.iam_url,
+        *(target.url for target in google.targets.values()),
+    ):
+        for method in ("GET", "POST", "PATCH"):
+            async with session.request(method, url + path) as answer:
+                assert "Python" not in answer.headers["Server"], url
+                assert "404: Not Found" not in await answer.text()
+                assert "405: Method Not Allowed" not in await answer.text()

@@ -13,7 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.callers import refuse_other_machines
-from sidecar.emulator.metadata import SCOPE
+from sidecar.emulator.scopes import CLOUD_PLATFORM as SCOPE
 from tests.support.google import DEFAULT, FLAVOR
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ from aiohttp import ClientSession
 from multidict import CIMultiDict
 
 from sidecar.emulator.app import Emulator
-from sidecar.emulator.keys import decode, signing_key
+from sidecar.emulator.keys import decode, encode, signing_key
 from sidecar.emulator.kinds import GCLOUD_CLIENTS, Settings, TargetKind
 from sidecar.emulator.targets import Target
 from tests.support.clock import FakeClock
@@ -18,7 +19,8 @@ from tests.support.google import signed
 NOW = 1_800_000_000
 SA = "robot@emulated-project.iam.gserviceaccount.com"
 IAP_CLIENT = "1-a.apps.googleusercontent.com"
-CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+SCOPE = "https://www.googleapis.com/auth/"
+CLOUD_PLATFORM = f"{SCOPE}cloud-platform"
 
 
 class Answer(NamedTuple):
@@ -51,6 +53,56 @@ def self_signed(audience: str | None, *, email: str = SA, key: str = SA, **claim
     """A JWT that a service account signed for itself; a claim given as None is left out."""
     whole = {"iss": email, "sub": email, "aud": audience, "iat": NOW, "exp": NOW + 3600, **claims}
     return signing_key(key).sign({name: value for name, value in whole.items() if value is not None})
+
+
+def unnamed(token: str) -> str:
+    """The same JWT without the key's id."""
+    claims = token.split(".")[1]
+    signed = f"{encode(json.dumps({'alg': 'RS256', 'typ': 'JWT'}).encode())}.{claims}"
+    return f"{signed}.{encode(signing_key(SA).sign_bytes(signed.encode()))}"
+
+
+# How a front end finds the service
+
+
+@pytest.mark.parametrize(
+    "kind", ["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis"]
+)
+async def test_a_service_is_found_by_its_host(
+    google: Emulator, session: ClientSession, kind: TargetKind
+) -> None:
+    """Another Host is 404 with Google's page, however good the token; the port counts; `hosts` adds to it."""
+    target = await google.add_target("t", kind=kind)
+    if kind == "googleapis":
+        token = google.principals.issue(f"serviceAccount:{SA}", [CLOUD_PLATFORM], lifetime=60).value
+    else:
+        token = signed(NOW, aud=target.audience)
+    for host, status in (
+        (f"127.0.0.1:{target.port}", 200),
+        (f"LOCALHOST:{target.port}", 200),
+        (f"t.localhost:{target.port}", 200),
+        ("billing.internal", 404),
+        (f"billing.internal:{target.port}", 404),
+        ("localhost", 404),
+        ("localhost:8787", 404),
+    ):
+        answer = await call(session, target, ("Host", host), bearer(token))
+        assert (host, answer.status) == (host, status)
+        if status == 404:
+            assert "<title>Error 404 (Not Found)!!1</title>" in answer.text
+            assert target.requests[-1].refused == 404
+    target.settings.hosts = ["billing.internal"]
+    assert (await call(session, target, ("Host", "billing.internal"), bearer(token))).status == 200
+
+
+async def test_what_listens_everywhere_is_called_by_any_name(session: ClientSession) -> None:
+    """Nobody can know the names that other machines have for it."""
+    async with Emulator(host="0.0.0.0", now=FakeClock(wall=NOW).wall) as emulator:
+        target = await emulator.add_target("t")
+        url = f"http://127.0.0.1:{target.port}/"
+        headers = {"Host": f"google:{target.port}", "Authorization": f"Bearer {signed(NOW, aud=target.url)}"}
+        async with session.get(url, headers=headers) as answer:
+            assert answer.status == 200
 
 
 # Cloud Run and functions
@@ -91,7 +143,7 @@ async def test_a_traffic_tag_is_the_same_service(google: Emulator, session: Clie
     """With the service's own audience; a tag that there is not is not found."""
     target = await google.add_target("t", tags=["canary"])
     for tag, status in (("canary", 200), ("other", 404)):
-        host = ("Host", f"{tag}---t.example")
+        host = ("Host", f"{tag}---t.localhost:{target.port}")
         assert (await call(session, target, host, bearer(signed(NOW, aud=target.url)))).status == status
 
 
@@ -115,12 +167,14 @@ async def test_a_functions_audience_has_its_name(
         pytest.param(lambda url: signed(NOW, aud=IAP_CLIENT), 200, "", id="id-token"),
         pytest.param(lambda url: self_signed(f"{url}/*"), 200, "", id="self-signed-for-all-paths"),
         pytest.param(lambda url: self_signed(f"{url}/x"), 200, "", id="self-signed-for-this-path"),
-        pytest.param(lambda url: self_signed(f"{url}/y"), 401, "doesn't match", id="for-another-path"),
-        pytest.param(lambda url: self_signed(url), 401, f"aud' claim (http", id="for-the-origin"),  # noqa: F541
+        pytest.param(lambda url: self_signed(f"{url}/y"), 401, "Invalid JWT audience", id="for-another-path"),
+        pytest.param(lambda url: self_signed(url), 401, "Invalid JWT audience", id="for-the-origin"),
         pytest.param(lambda url: self_signed(f"{url}/*", key="other"), 401, "signature", id="another-key"),
         pytest.param(lambda url: self_signed(f"{url}/*", sub="x"), 401, "isn't the issuer", id="for-another"),
         pytest.param(lambda url: self_signed(f"{url}/*", exp=NOW + 3601), 401, "over an hour", id="too-long"),
-        pytest.param(lambda url: signed(NOW, aud="https://x"), 401, IAP_CLIENT, id="wrong-audience"),
+        pytest.param(
+            lambda url: signed(NOW, aud="https://x"), 401, "Invalid JWT audience", id="wrong-audience"
+        ),
         pytest.param(
             lambda url: signed(NOW, aud=IAP_CLIENT, email=None), 401, "'email' claim", id="no-email"
         ),
@@ -138,16 +192,43 @@ async def test_iap(google: Emulator, session: ClientSession, token: Any, status:
     assert says in answer.text
 
 
-async def test_iap_sends_browsers_to_sign_in_and_others_away(
-    google: Emulator, session: ClientSession
+@pytest.mark.parametrize("accept", ["text/html", "*/*", "application/json", None])
+@pytest.mark.parametrize(
+    ("method", "extra", "status"),
+    [
+        pytest.param("GET", {}, 302, id="get"),
+        pytest.param("HEAD", {}, 302, id="head"),
+        pytest.param("POST", {}, 401, id="post"),
+        pytest.param("GET", {"X-Requested-With": "XMLHttpRequest"}, 401, id="script-of-a-page"),
+        pytest.param("GET", {"Authorization": "Bearer nonsense"}, 401, id="bad-token"),
+    ],
+)
+async def test_iap_without_a_token_leads_to_the_sign_in(
+    google: Emulator,
+    session: ClientSession,
+    method: str,
+    extra: dict[str, str],
+    status: int,
+    accept: str | None,
 ) -> None:
-    """By what they accept."""
+    """Whatever is accepted: with a cookie, and a body that says why; what can't follow a redirect is told so."""
     target = await google.add_target("t", kind="iap", audience=IAP_CLIENT)
-    browser = await call(session, target, ("Accept", "text/html"))
-    assert browser.status == 302
-    assert browser.headers["Location"].startswith("https://accounts.google.com/o/oauth2/v2/auth?")
-    script = await call(session, target, ("Accept", "*/*"))
-    assert (script.status, script.text) == (401, "Invalid IAP credentials: empty token")
+    headers = extra if accept is None else {**extra, "Accept": accept}
+    skipped = ["Accept"] if accept is None else []
+    async with session.request(
+        method, target.url, headers=headers, allow_redirects=False, skip_auto_headers=skipped
+    ) as answer:
+        assert answer.status == status
+        assert answer.headers["X-Goog-IAP-Generated-Response"] == "true"
+        assert answer.headers["Content-Type"].startswith("text/html")
+        assert answer.headers["Server"] == "Google Frontend"
+        wrong = "Unable to parse JWT" if "Authorization" in extra else "empty token"
+        assert await answer.text() == ("" if method == "HEAD" else f"Invalid IAP credentials: {wrong}")
+        assert answer.headers.get("Location", "").startswith(
+            "https://accounts.google.com/o/oauth2/v2/auth?" if status == 302 else ""
+        )
+        cookies = answer.headers.getall("Set-Cookie", [])
+        assert [cookie.startswith("GCP_IAP_XSRF_NONCE_") for cookie in cookies] == [True] * (status == 302)
 
 
 # ESPv2
@@ -202,6 +283,21 @@ async def test_espv2(
     ("scopes", "switches", "status", "reason"),
     [
         ((CLOUD_PLATFORM,), {}, 200, ""),
+        ((f"{SCOPE}devstorage.read_only",), {}, 200, ""),
+        (
+            (f"{SCOPE}devstorage.read_only",),
+            {"scopes": [CLOUD_PLATFORM]},
+            403,
+            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        ),
+        (
+            (f"{SCOPE}devstorage.read_only",),
+            {"service": "pubsub.googleapis.com"},
+            403,
+            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        ),
+        ((f"{SCOPE}pubsub",), {"service": "pubsub.googleapis.com"}, 200, ""),
+        ((f"{SCOPE}drive",), {"scopes": [f"{SCOPE}drive"]}, 200, ""),
         (("email",), {}, 403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
         ((CLOUD_PLATFORM,), {"enabled": False}, 403, "SERVICE_DISABLED"),
         ((CLOUD_PLATFORM,), {"callers": ["other@example.com"]}, 403, "IAM_PERMISSION_DENIED"),
@@ -233,6 +329,11 @@ async def test_googleapis_take_access_tokens(
     [
         pytest.param(lambda: self_signed("https://storage.googleapis.com/"), 200, id="self-signed"),
         pytest.param(lambda: self_signed(None, scope=CLOUD_PLATFORM), 200, id="self-signed-with-scope"),
+        pytest.param(lambda: self_signed("", scope=CLOUD_PLATFORM), 200, id="self-signed-as-go-does"),
+        pytest.param(lambda: self_signed(""), 401, id="self-signed-for-nothing"),
+        pytest.param(
+            lambda: unnamed(self_signed("https://storage.googleapis.com/")), 200, id="self-signed-as-ruby-does"
+        ),
         pytest.param(lambda: self_signed("https://pubsub.googleapis.com/"), 401, id="for-another-api"),
         pytest.param(lambda: self_signed(None, scope="email"), 403, id="too-narrow"),
         pytest.param(lambda: signed(NOW), 401, id="id-token"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from google.auth import compute_engine
+from google.auth.transport.requests import Request
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from sidecar.emulator.iam import CLOUD_PLATFORM, api_disabled, quota_exhausted, quota_project_denied
+from sidecar.emulator.iam import SERVICE, api_disabled, quota_exhausted, quota_project_denied
 from sidecar.emulator.keys import BadTokenError, read, signing_key
+from sidecar.emulator.scopes import CLOUD_PLATFORM
 
 CALLER = "caller@p.iam.gserviceaccount.com"
 HOP = "hop@p.iam.gserviceaccount.com"
@@ -53,6 +57,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "generateIdToken": {"audience": AUDIENCE, "includeEmail": True},
     "generateAccessToken": {"scope": [CLOUD_PLATFORM], "lifetime": "600s"},
     "signJwt": {"payload": "{}"},
+    "signBlob": {"payload": "YWJj"},
 }
 
 
@@ -96,10 +101,12 @@ async def test_an_id_token_has_its_email_on_request(session: ClientSession, dire
 async def test_an_access_token_is_the_targets(session: ClientSession, directory: Emulator) -> None:
     """With the scopes and the life that were asked for."""
     directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
-    _, body = await call(session, directory, "generateAccessToken", {"scope": ["a", "b"], "lifetime": "10s"})
+    _, body = await call(
+        session, directory, "generateAccessToken", {"scope": ["openid", "email"], "lifetime": "10s"}
+    )
     token = directory.principals.introspect(body["accessToken"])
     assert token is not None
-    assert (token.member, token.scopes) == (f"serviceAccount:{TARGET}", ("a", "b"))
+    assert (token.member, token.scopes) == (f"serviceAccount:{TARGET}", ("openid", "email"))
     assert body["expireTime"].endswith("Z")
     assert "." not in body["expireTime"]
 
@@ -156,11 +163,15 @@ async def test_all_of_a_pool_may_be_granted_a_role(session: ClientSession, direc
         ("generateIdToken", "{", 400),
         ("generateIdToken", {"audience": AUDIENCE, "delegates": "x"}, 400),
         ("generateAccessToken", {"scope": []}, 400),
-        ("generateAccessToken", {"scope": ["a"], "lifetime": "3601s"}, 400),
-        ("generateAccessToken", {"scope": ["a"], "lifetime": "soon"}, 400),
+        ("generateAccessToken", {"scope": ["email"], "lifetime": "3601s"}, 400),
+        ("generateAccessToken", {"scope": ["email"], "lifetime": "soon"}, 400),
         ("signJwt", {"payload": "[]"}, 400),
         ("signJwt", {"payload": '{"exp": 9999999999999}'}, 400),
-        ("signBlob", {"payload": "x"}, 404),
+        ("generateAccessToken", {"scope": ["https://www.googleapis.com/auth/cloud-platfrom"]}, 400),
+        ("generateAccessToken", {"scope": ["https://svc-abc-uc.a.run.app"]}, 400),
+        ("signBlob", {"payload": "x"}, 400),
+        ("signBlob", {}, 400),
+        ("signRock", {"payload": "x"}, 404),
     ],
 )
 async def test_what_makes_no_sense_is_an_invalid_argument(
@@ -168,7 +179,67 @@ async def test_what_makes_no_sense_is_an_invalid_argument(
 ) -> None:
     """Before anything is handed out."""
     directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
-    assert (await call(session, directory, method, body))[0] == status
+    found, answer = await call(session, directory, method, body)
+    assert found == status
+    assert answer["error"]["status"] == ("INVALID_ARGUMENT" if status == 400 else "NOT_FOUND")
+
+
+async def test_an_account_that_there_is_not_is_not_found(session: ClientSession, directory: Emulator) -> None:
+    """By the name that was sent; so is a delegate."""
+    nobody = "typo@p.iam.gserviceaccount.com"
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    said = {"code": 404, "message": f"Not found; Gaia id not found for email {nobody}", "status": "NOT_FOUND"}
+    for method, body in BODIES.items():
+        assert await call(session, directory, method, body, email=nobody) == (404, {"error": said})
+        hop = {"delegates": [f"projects/-/serviceAccounts/{nobody}"]}
+        assert await call(session, directory, method, body | hop) == (404, {"error": said})
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "metadata"),
+    [
+        (api_disabled("1"), "SERVICE_DISABLED", {"consumer": "projects/1", "service": SERVICE}),
+        (quota_exhausted(), "RATE_LIMIT_EXCEEDED", {"service": SERVICE}),
+        (quota_project_denied(), "USER_PROJECT_DENIED", {"service": SERVICE}),
+    ],
+)
+async def test_what_the_infrastructure_refuses_has_its_domain(
+    session: ClientSession, directory: Emulator, fault: Fault, reason: str, metadata: dict[str, str]
+) -> None:
+    """AIP-193: reason and domain say who speaks, the metadata of what; only permissions are IAM's own."""
+    directory.iam.endpoint.fail(fault)
+    _, body = await call(session, directory, "generateIdToken", BODIES["generateIdToken"])
+    (info,) = body["error"]["details"]
+    assert (info["reason"], info["domain"]) == (reason, "googleapis.com")
+    assert metadata.items() <= info["metadata"].items()
+
+
+async def test_google_auths_older_way_to_an_id_token_signs_a_blob(google: Emulator) -> None:
+    """Its default on Compute Engine: an assertion that IAM signs, which names no key, for the older token address."""
+    email = str(google.metadata.email)
+    google.principals.add(email)
+    google.principals.grant(f"serviceAccount:{email}", CREATOR, on=email)
+
+    def ask() -> str:
+        send = Request()
+
+        def elsewhere(url: str, *args: Any, **kwargs: Any) -> Any:
+            url = url.replace(f"https://{SERVICE}", google.iam_url)
+            url = url.replace("https://www.googleapis.com", google.oauth_url.removesuffix("/token"))
+            return send(url, *args, **kwargs)
+
+        credentials = compute_engine.IDTokenCredentials(
+            elsewhere, AUDIENCE, service_account_email=email, use_metadata_identity_endpoint=False
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            metadata = "google.auth.compute_engine._metadata"
+            patch.setattr(f"{metadata}._GCE_METADATA_HOST", google.metadata_address)
+            credentials.refresh(elsewhere)
+        return str(credentials.token)
+
+    claims = signing_key("google").verify(await asyncio.to_thread(ask))
+    assert (claims["aud"], claims["email"]) == (AUDIENCE, email)
+    assert google.iam.asked[-1].method == "signBlob"
 
 
 async def test_who_calls_needs_a_token_with_the_scope(session: ClientSession, directory: Emulator) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
+from sidecar.emulator.instance import PROJECT, Platform
 from sidecar.emulator.keys import read, signing_key
-from sidecar.emulator.metadata import EMAIL, PROFILES, PROJECT, SCOPE, SUBJECT, Platform
+from sidecar.emulator.metadata import EMAIL, PROFILES
+from sidecar.emulator.scopes import CLOUD_PLATFORM as SCOPE
 from tests.support.clock import FakeClock
 from tests.support.google import DEFAULT, FLAVOR
 
@@ -68,14 +73,14 @@ async def test_who_does_not_ask_as_google_does_is_refused(
         pytest.param(
             f"{DEFAULT}?recursive=true",
             "application/json",
-            f'{{"aliases": ["default"], "email": "{EMAIL}", "scopes": ["{SCOPE}"]}}',
+            f'{{"aliases":["default"],"email":"{EMAIL}","scopes":["{SCOPE}"]}}',
             id="account",
         ),
         pytest.param(DEFAULT, "application/text", "aliases\nemail\nidentity\nscopes\ntoken\n", id="list"),
         pytest.param(
             f"{DEFAULT}token?scopes={SCOPE}",
             "application/json",
-            '{"access_token": "ya29.emulated", "expires_in": 3599, "token_type": "Bearer"}',
+            '{"access_token":"ya29.emulated","expires_in":3599,"token_type":"Bearer"}',
             id="access-token",
         ),
     ],
@@ -91,11 +96,233 @@ async def test_answers_carry_the_flavor_and_their_type(
         assert answer.headers["Metadata-Flavor"] == "Google"
 
 
-@pytest.mark.parametrize("path", ["/computeMetadata/v1/nothing", "/computeMetadata/v1/instance/"])
+@pytest.mark.parametrize(
+    "path", ["/computeMetadata/v1/nothing", "/computeMetadata/v1/instance/id/x", "/latest/meta-data/"]
+)
 async def test_what_there_is_not_is_404(session: ClientSession, metadata_url: str, path: str) -> None:
-    """An unknown path is 404 with the flavor."""
+    """An unknown path is 404 with the flavor, and with Google's page."""
     async with session.get(metadata_url + path, headers=FLAVOR) as answer:
         assert (answer.status, answer.headers["Metadata-Flavor"]) == (404, "Google")
+        assert answer.headers["Content-Type"] == "text/html; charset=UTF-8"
+        assert f"The requested URL <code>{path}</code> was not found" in await answer.text()
+
+
+async def test_the_page_for_what_there_is_not_has_the_published_length(
+    session: ClientSession, metadata_url: str
+) -> None:
+    """https://github.com/googleapis/gcp-metadata/issues/657 shows the head of this very answer."""
+    url = f"{metadata_url}/computeMetadata/v1/universe/universe_domain"
+    async with session.get(url, headers=FLAVOR) as answer:
+        assert answer.headers["Content-Length"] == "1604"
+
+
+async def test_only_get_is_answered(session: ClientSession, metadata_url: str) -> None:
+    """Anything else is 405 with Google's page."""
+    async with session.post(f"{metadata_url}{DEFAULT}token", headers=FLAVOR) as answer:
+        assert (answer.status, answer.headers["Server"]) == (405, "Metadata Server for VM")
+        assert "The request method <code>POST</code> is inappropriate for the URL" in await answer.text()
+
+
+@pytest.mark.parametrize("platform", PROFILES)
+async def test_a_directory_without_its_slash_leads_there(session: ClientSession, platform: Platform) -> None:
+    """npm's gcp-metadata looks for a metadata server by asking for `instance`, and follows."""
+    async with Emulator(platform=platform) as google:
+        root = f"http://{google.metadata_address}/computeMetadata/v1"
+        for path in ("instance", "project", "instance/service-accounts/default", "instance/attributes"):
+            url = f"{root}/{path}"
+            async with session.get(f"{url}?recursive=true", headers=FLAVOR, allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"]) == (301, f"{url}/?recursive=true")
+                assert answer.headers["Metadata-Flavor"] == "Google"
+                assert answer.headers["Content-Type"].startswith("text/html")
+            async with session.get(url, headers=FLAVOR) as answer:
+                assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("instance/id", "1234567890123456789", id="id"),
+        pytest.param("instance/id?alt=json", "1234567890123456789", id="id-as-json"),
+        pytest.param("instance/zone", "projects/123456789012/zones/us-central1-a", id="zone"),
+        pytest.param("instance/zone?alt=json", '"projects/123456789012/zones/us-central1-a"', id="as-json"),
+        pytest.param("instance/name", "emulated", id="name"),
+        pytest.param(
+            "instance/hostname", "emulated.us-central1-a.c.emulated-project.internal", id="hostname"
+        ),
+        pytest.param("instance/attributes/", "colour\n", id="attributes"),
+        pytest.param("instance/attributes/colour", "blue", id="attribute"),
+        pytest.param("instance/attributes/?recursive=true", '{"colour":"blue"}', id="attributes-as-json"),
+        pytest.param("instance/attributes/?recursive=true&alt=text", "colour blue\n", id="as-text"),
+        pytest.param("", "instance/\nproject/\nuniverse/\n", id="root"),
+        pytest.param(
+            "project/?recursive=true",
+            '{"attributes":{},"numericProjectId":123456789012,"projectId":"emulated-project"}',
+            id="project",
+        ),
+        pytest.param(
+            "instance/service-accounts/default/?recursive=true&alt=text",
+            f"aliases default\nemail {EMAIL}\nscopes {SCOPE}\n",
+            id="account-as-text",
+        ),
+        pytest.param("instance/service-accounts/default/aliases", "default\n", id="aliases"),
+        pytest.param("instance/service-accounts/default/scopes", f"{SCOPE}\n", id="scopes"),
+        pytest.param(
+            "instance/service-accounts/default/scopes?alt=json", f'["{SCOPE}"]', id="scopes-as-json"
+        ),
+        pytest.param(
+            "instance/service-accounts/?recursive=true",
+            "{"
+            + ",".join(
+                f'"{name}":{{"aliases":["default"],"email":"{EMAIL}","scopes":["{SCOPE}"]}}'
+                for name in (EMAIL, "default")
+            )
+            + "}",
+            id="accounts",
+        ),
+    ],
+)
+async def test_every_entry_has_its_forms(
+    session: ClientSession, google: Emulator, metadata_url: str, path: str, expected: str
+) -> None:
+    """As text, as JSON and recursively; each with an ETag and with the type that its form has."""
+    google.metadata.set_attribute("colour", "blue")
+    async with session.get(f"{metadata_url}/computeMetadata/v1/{path}", headers=FLAVOR) as answer:
+        assert await answer.text() == expected
+        is_json = "alt=json" in path or ("recursive" in path and "alt=text" not in path)
+        assert answer.headers["Content-Type"] == ("application/json" if is_json else "application/text")
+        assert re.fullmatch("[0-9a-f]{16}", answer.headers["ETag"])
+
+
+@pytest.mark.parametrize("platform", ["cloud_run", "cloud_functions", "app_engine", "cloud_build"])
+async def test_what_is_serverless_has_a_region_and_no_machine(
+    session: ClientSession, platform: Platform
+) -> None:
+    """https://cloud.google.com/run/docs/container-contract#metadata-server"""
+    async with Emulator(platform=platform) as google:
+        url = f"http://{google.metadata_address}/computeMetadata/v1/instance/"
+        async with session.get(url, headers=FLAVOR) as answer:
+            assert (await answer.text()).split() == [
+                "attributes/",
+                "id",
+                "region",
+                "service-accounts/",
+                "zone",
+            ]
+
+
+async def test_a_change_is_waited_for(session: ClientSession, google: Emulator, metadata_url: str) -> None:
+    """`wait_for_change` answers once the value is another than the one of `last_etag`, or when the time is up."""
+    google.metadata.set_attribute("colour", "blue")
+    url = f"{metadata_url}/computeMetadata/v1/instance/attributes/colour?wait_for_change=true"
+
+    async def ask(more: str) -> tuple[str, str]:
+        async with session.get(url + more, headers=FLAVOR) as answer:
+            return await answer.text(), answer.headers["ETag"]
+
+    first, tag = await ask("&last_etag=0")
+    assert first == "blue"
+    assert await ask(f"&last_etag={tag}&timeout_sec=0") == ("blue", tag)
+
+    async def change() -> None:
+        await ask("&last_etag=0")
+        google.metadata.set_attribute("other", "x")
+        google.metadata.set_attribute("colour", "red")
+
+    (text, other), _ = await asyncio.gather(ask(f"&last_etag={tag}"), change())
+    assert (text, other != tag) == ("red", True)
+
+
+@pytest.mark.parametrize("lifetime", [3600.0, 60.0])
+async def test_an_access_token_comes_back_until_shortly_before_its_expiry(
+    session: ClientSession, lifetime: float
+) -> None:
+    """By its account and scopes, with what is left of its life; then another one comes."""
+    clock = FakeClock()
+    async with Emulator(now=clock.wall, token_lifetime=lifetime) as google:
+        margin = google.metadata.cache_margin
+
+        async def ask(**query: str) -> tuple[str, int]:
+            url = f"http://{google.metadata_address}{DEFAULT}token"
+            async with session.get(url, params=query, headers=FLAVOR) as answer:
+                body = await answer.json()
+                return body["access_token"], body["expires_in"]
+
+        first = await ask()
+        assert first[1] == lifetime - 1
+        clock.advance(lifetime - margin - 1)
+        assert await ask() == (first[0], margin)
+        assert (await ask(scopes="openid"))[0] != first[0]
+        clock.advance(1)
+        later = await ask()
+        assert (later[0] != first[0], later[1]) == (True, lifetime - 1)
+        google.metadata.forget()
+        assert (await ask())[0] != later[0]
+
+
+@pytest.mark.parametrize("what", ["identity?audience=a&format=full", "token"])
+async def test_gke_repeats_what_iam_answers(session: ClientSession, what: str) -> None:
+    """Without a binding 403, naming the permission; for an account that there is not 404."""
+    kind, permission = ("identity", "getOpenIdToken") if "aud" in what else ("access", "getAccessToken")
+    async with Emulator(platform="gke") as google:
+        url = f"http://{google.metadata_address}{DEFAULT}{what}"
+        google.metadata.bound = False
+        async with session.get(url, headers=FLAVOR) as answer:
+            assert (answer.status, answer.content_type) == (403, "text/plain")
+            assert (await answer.text()).startswith(
+                f"Unable to generate {kind} token; IAM returned 403 Forbidden: Permission "
+                f"'iam.serviceAccounts.{permission}' denied on resource (or it may not exist).\nThis error could be "
+                "caused by a missing IAM policy binding on the target IAM service account.\n"
+            )
+        email = str(google.metadata.email)
+        google.principals.remove(email)
+        async with session.get(url, headers=FLAVOR) as answer:
+            assert (answer.status, await answer.text()) == (
+                404,
+                f"Unable to generate {kind} token; IAM returned 404 Not Found: Not found; Gaia id not found for "
+                f"email {email}\n",
+            )
+        async with session.get(url) as answer:
+            assert await answer.text() == 'Missing required header "Metadata-Flavor": "Google"\n'
+
+
+@pytest.mark.parametrize(("platform", "status"), [("compute_engine", 400), ("gke", 400), ("cloud_run", 500)])
+async def test_a_misspelt_scope_gets_no_token(
+    session: ClientSession, platform: Platform, status: int
+) -> None:
+    """Nor do several in one word."""
+    async with Emulator(platform=platform) as google:
+        for scopes in (SCOPE.replace("platform", "platfrom"), f"{SCOPE} openid"):
+            url = f"http://{google.metadata_address}{DEFAULT}token"
+            async with session.get(url, params={"scopes": scopes}, headers=FLAVOR) as answer:
+                assert answer.status == status
+        google.principals.scopes.add(SCOPE.replace("platform", "platfrom"))
+        async with session.get(
+            url, params={"scopes": SCOPE.replace("platform", "platfrom")}, headers=FLAVOR
+        ) as answer:
+            assert answer.status == 200
+
+
+async def test_each_account_has_one_number(session: ClientSession, google: Emulator, tmp_path: Path) -> None:
+    """The `sub` of its tokens, whoever gives them, and in its key file; no two have the same."""
+    other = "other@p.iam.gserviceaccount.com"
+    google.metadata.others.append(other)
+    found = {}
+    for account in (EMAIL, other):
+        url = f"http://{google.metadata_address}/computeMetadata/v1/instance/service-accounts/{account}/identity"
+        async with session.get(url, params={"audience": "a"}, headers=FLAVOR) as answer:
+            found[account] = read(await answer.text())["sub"]
+        google.principals.grant("user:me@example.com", "roles/iam.serviceAccountTokenCreator", on=account)
+        bearer = google.principals.issue("user:me@example.com", [SCOPE], lifetime=60).value
+        async with session.post(
+            f"{google.iam_url}/v1/projects/-/serviceAccounts/{account}:generateIdToken",
+            json={"audience": "a"},
+            headers={"Authorization": f"Bearer {bearer}"},
+        ) as answer:
+            assert read((await answer.json())["token"])["sub"] == found[account]
+        key = json.loads(google.write_key(tmp_path / "key.json", email=account).read_text("utf-8"))
+        assert key["client_id"] == found[account]
+    assert len(set(found.values())) == 2
+    assert all(re.fullmatch("1[0-9]{20}", number) for number in found.values())
 
 
 async def test_without_an_account_nothing_of_it_is_found(
@@ -125,7 +352,7 @@ async def test_claims_of_the_full_format(session: ClientSession, google: Emulato
     claims = read(await identity(session, google))
     instance = claims["google"]["compute_engine"]
     assert claims["aud"] == AUDIENCE
-    assert claims["sub"] == claims["azp"] == SUBJECT
+    assert claims["sub"] == claims["azp"] == google.principals.add(EMAIL).unique_id
     assert (claims["email"], claims["email_verified"]) == (EMAIL, True)
     assert claims["exp"] - claims["iat"] == 3600
     assert instance["project_id"] == PROJECT
@@ -235,7 +462,7 @@ async def test_further_accounts_are_asked_for_by_name(session: ClientSession, go
     google.metadata.others.append(other)
     accounts = f"http://{google.metadata_address}/computeMetadata/v1/instance/service-accounts/"
     async with session.get(accounts, headers=FLAVOR) as answer:
-        assert await answer.text() == f"default/\n{EMAIL}/\n{other}/\n"
+        assert await answer.text() == f"{EMAIL}/\ndefault/\n{other}/\n"
     for account, email in (("default", EMAIL), (other, other)):
         async with session.get(
             f"{accounts}{account}/identity?audience=a&format=full", headers=FLAVOR
@@ -243,17 +470,6 @@ async def test_further_accounts_are_asked_for_by_name(session: ClientSession, go
             assert read(await answer.text())["email"] == email
     async with session.get(f"{accounts}nobody@x/identity?audience=a", headers=FLAVOR) as answer:
         assert answer.status == 404
-
-
-async def test_a_kubernetes_account_that_is_not_bound_is_refused(session: ClientSession) -> None:
-    """403 for tokens of either kind, as GKE's metadata server answers."""
-    async with Emulator(platform="gke") as google:
-        google.metadata.bound = False
-        for what in ("identity?audience=a", "token"):
-            async with session.get(
-                f"http://{google.metadata_address}{DEFAULT}{what}", headers=FLAVOR
-            ) as answer:
-                assert answer.status == 403
 
 
 async def test_an_instance_gives_no_more_than_its_scopes(session: ClientSession, google: Emulator) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from google.auth.exceptions import RefreshError
+from google.auth.transport.requests import Request
+from google.oauth2 import service_account
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from sidecar.emulator.keys import SigningKey, read, signing_key
+from sidecar.emulator.keys import SigningKey, encode, read, signing_key
 from sidecar.emulator.oauth import GRANT, KEY_EMAIL, TOKEN_AUDIENCE
+from sidecar.emulator.scopes import CLOUD_PLATFORM
 from tests.support.clock import FakeClock
 
 SHORT_LIVED = (
@@ -20,6 +25,7 @@ SHORT_LIVED = (
     "Check your iat and exp values in the JWT claim."
 )
 NOW = 1_800_000_000
+DRIVE = "https://www.googleapis.com/auth/drive"
 
 
 @pytest.fixture
@@ -84,9 +90,9 @@ async def test_a_target_audience_gets_an_id_token(
 
 async def test_a_scope_gets_an_access_token(session: ClientSession, fixed: Emulator, key: SigningKey) -> None:
     """Without a target audience the scope decides, and the answer is an access token."""
-    status, body = await grant(session, fixed, assertion(key, target_audience=None, scope="a b"))
+    status, body = await grant(session, fixed, assertion(key, target_audience=None, scope="openid email"))
     assert (status, body["token_type"], body["expires_in"]) == (200, "Bearer", 3599)
-    assert list(fixed.oauth.asked) == ["a b"]
+    assert list(fixed.oauth.asked) == ["openid email"]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +125,12 @@ async def test_a_scope_gets_an_access_token(session: ClientSession, fixed: Emula
             id="two-audiences",
         ),
         pytest.param(
+            {"target_audience": None, "scope": "https://www.googleapis.com/auth/cloud-platfrom"},
+            "invalid_scope",
+            "Invalid OAuth scope or ID token audience provided.",
+            id="misspelt-scope",
+        ),
+        pytest.param(
             {"iss": "x@example.com"}, "invalid_grant", "Invalid grant: account not found", id="another-name"
         ),
         pytest.param({"iss": ["x"]}, "invalid_grant", "Invalid grant: account not found", id="no-name"),
@@ -135,6 +147,85 @@ async def test_what_is_wrong_with_the_claims_is_said(
     """A signed assertion with a wrong claim is refused in Google's words."""
     status, body = await grant(session, fixed, assertion(key, **claims))
     assert (status, body) == (400, {"error": code, "error_description": description})
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        pytest.param("https://www.googleapis.com/oauth2/v4/token", id="older"),
+        pytest.param("https://accounts.google.com/o/oauth2/token", id="oldest"),
+        pytest.param(None, id="where-it-is-sent"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/token", "/oauth2/v4/token", "/o/oauth2/token"])
+async def test_an_assertion_may_be_for_any_of_the_addresses(
+    session: ClientSession, fixed: Emulator, key: SigningKey, audience: str | None, path: str
+) -> None:
+    """Of the token endpoint: Go and Java sign for the key file's `token_uri`; the older paths answer, too."""
+    url = fixed.oauth_url.removesuffix("/token") + path
+    form = {"grant_type": GRANT, "assertion": assertion(key, aud=audience or url)}
+    async with session.post(url, data=form) as answer:
+        assert (answer.status, set(await answer.json())) == (200, {"id_token"})
+
+
+@pytest.mark.parametrize(
+    ("kid", "status"), [pytest.param(None, 200, id="none"), pytest.param("x" * 40, 400, id="another's")]
+)
+async def test_an_assertion_needs_no_key_id(
+    session: ClientSession, fixed: Emulator, key: SigningKey, kid: str | None, status: int
+) -> None:
+    """npm's gtoken, gcloud-aio-auth and Ruby's googleauth send none; a wrong one is a wrong signature."""
+    header = {"alg": "RS256", "typ": "JWT"} | ({"kid": kid} if kid else {})
+    claims = assertion(key).split(".")[1]
+    signed = f"{encode(json.dumps(header).encode())}.{claims}"
+    signature = encode(key.sign_bytes(signed.encode()))
+    found, body = await grant(session, fixed, f"{signed}.{signature}")
+    assert found == status
+    if status == 400:
+        assert body == {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+
+
+async def test_acting_as_a_user_wants_to_be_allowed(google: Emulator, tmp_path: Path) -> None:
+    """Domain-wide delegation, by google-auth: for no account, another scope, or nobody, there is no token."""
+    google.oauth.add_user("boss@example.com")
+    credentials = service_account.Credentials.from_service_account_file(
+        str(google.write_key(tmp_path / "key.json")), scopes=[DRIVE]
+    )
+
+    async def ask(subject: str, scope: str = DRIVE) -> str:
+        asking = credentials.with_subject(subject).with_scopes([scope])
+        await asyncio.to_thread(asking.refresh, Request())
+        return str(asking.token)
+
+    with pytest.raises(RefreshError, match="unauthorized_client: Client is unauthorized to retrieve"):
+        await ask("boss@example.com")
+    google.oauth.delegate([DRIVE])
+    token = google.principals.introspect(await ask("boss@example.com"))
+    assert token is not None
+    assert (token.member, token.scopes) == ("user:boss@example.com", (DRIVE,))
+    with pytest.raises(RefreshError, match="unauthorized_client"):
+        await ask("boss@example.com", CLOUD_PLATFORM)
+    with pytest.raises(RefreshError, match="invalid_grant: Invalid email or User ID"):
+        await ask("nobody@example.com")
+
+
+async def test_a_login_gives_no_more_than_was_consented_to(fixed: Emulator, session: ClientSession) -> None:
+    """A refresh may ask for fewer scopes, and for no others."""
+    user = fixed.oauth.add_user("me@example.com")
+    form = {
+        "grant_type": "refresh_token",
+        "client_id": user.client_id,
+        "client_secret": user.client_secret,
+        "refresh_token": user.refresh_token,
+    }
+    for scope, status in ((CLOUD_PLATFORM, 200), (DRIVE, 400), (f"{CLOUD_PLATFORM} {DRIVE}", 400)):
+        async with session.post(fixed.oauth_url, data=form | {"scope": scope}) as answer:
+            body = await answer.json()
+            assert answer.status == status
+        if status == 200:
+            assert (body["scope"], "id_token" in body) == (CLOUD_PLATFORM, False)
+        else:
+            assert body == {"error": "invalid_scope", "error_description": "Bad Request"}
 
 
 @pytest.mark.parametrize("offset", [pytest.param(300, id="ahead"), pytest.param(-3899, id="behind")])

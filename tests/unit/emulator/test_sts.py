@@ -104,6 +104,26 @@ async def exchange(
         ({}, {"grant_type": "password"}, "unsupported_grant_type", "grant_type"),
         ({}, {"requested_token_type": "x"}, "invalid_request", "requested_token_type"),
         ({}, {"audience": "//iam.googleapis.com/x"}, "invalid_request", "full resource name"),
+        (
+            {},
+            {"audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p"},
+            "invalid_request",
+            "full",
+        ),
+        (
+            {},
+            {
+                "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/x"
+            },
+            "invalid_target",
+            "might either be because the pool or provider is disabled or deleted or because it doesn't exist.",
+        ),
+        (
+            {},
+            {"scope": "https://www.googleapis.com/auth/cloud-platfrom"},
+            "invalid_scope",
+            "Invalid OAuth scope",
+        ),
         ({}, {"subject_token_type": "x"}, "invalid_request", "subject_token_type"),
         ({}, {"subject_token": "x.y.z"}, "invalid_grant", "not a valid JWT"),
         ({"iss": "https://other"}, {}, "invalid_grant", "issuer"),
@@ -138,6 +158,23 @@ async def test_what_is_refused(
     assert says in body["error_description"]
 
 
+@pytest.mark.parametrize("how", ["disabled", "deleted"])
+async def test_a_provider_that_is_no_more_is_the_wrong_target(
+    google: Emulator, provider: Provider, tmp_path: Path, how: str
+) -> None:
+    """As google-auth tells it."""
+    file = google.write_federation(tmp_path / "wif.json", provider, google.url_source(provider))
+    await refreshed(file, identity_pool.Credentials)
+    if how == "disabled":
+        provider.disabled = True
+    else:
+        google.sts.remove_provider(provider)
+    with pytest.raises(
+        exceptions.OAuthError, match='Error code invalid_target: The target service indicated by the "aud'
+    ):
+        await refreshed(file, identity_pool.Credentials)
+
+
 async def test_google_auth_refreshes_a_login(google: Emulator, tmp_path: Path) -> None:
     """The ID token is for the client that logged in, the access token the person's."""
     user = google.oauth.add_user("me@example.com")
@@ -164,6 +201,7 @@ async def test_google_auth_refreshes_a_login(google: Emulator, tmp_path: Path) -
             "invalid_rapt",
         ),
         ({"client_secret": "another"}, {"error": "invalid_client"}, "client secret"),
+        ({"client_id": "another"}, {"error": "invalid_client"}, "client was not found"),
     ],
 )
 async def test_logins_that_have_ended(
@@ -181,6 +219,6 @@ async def test_logins_that_have_ended(
         setattr(user, name, value)
     async with session.post(google.oauth_url, data=form) as answer:
         body = await answer.json()
-        assert answer.status == 400
+        assert answer.status == (401 if error["error"] == "invalid_client" else 400)
     assert error.items() <= body.items()
     assert says in body["error_description"]

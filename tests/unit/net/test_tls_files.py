@@ -16,6 +16,7 @@ from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.tls_files import Contexts, make_context
 from sidecar.routing.routes import Route, RouteTable
+from sidecar.runtime.trust import for_upstreams
 from tests.support.clock import FakeClock
 from tests.support.openssl import authority, issue, revocations, write
 
@@ -66,7 +67,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
     ),
     "ca-file-is-text": (
         lambda d: Tls(ca_file=str(write(d / "ca", b"hello"))),
-        "`tls.ca_file` cannot be used ({d}/ca): no certificate or crl found.",
+        "`tls.ca_file` cannot be used ({d}/ca): it holds no certificate in PEM.",
     ),
     "no-key": (
         lambda d: pair(d, CLIENT.pem, None),
@@ -297,3 +298,65 @@ def test_files_that_are_gone_are_a_change_that_does_no_harm(
     ]
     with pytest.raises(SidecarError):
         contexts.of(route(file))
+
+
+def environment(file: Path, clock: FakeClock) -> Contexts:
+    return Contexts(clock, for_upstreams({"SSL_CERT_FILE": str(file)}))
+
+
+def test_changes_of_the_top_levels_file_are_found(tmp_path: Path) -> None:
+    """As those of a route's own, which goes before it; plain http has neither."""
+    clock, file = FakeClock(), write(tmp_path / "top.pem", CA.pem)
+    text = (
+        f"ca_file: '{file}'\nroutes:\n- {{name: a, upstream: 'https://a.example'}}\n"
+        f"- {{name: b, upstream: 'https://b.example', tls: {{ca_file: '{write(tmp_path / 'own.pem', CA.pem)}'}}}}\n"
+        "- {name: c, upstream: 'http://localhost:1'}\n"
+    )
+    config = load(text, environ={}).config
+    files = [route.tls.ca_file for route in config.routes]
+    assert files == [str(file), str(tmp_path / "own.pem"), None]
+    a, b, _ = RouteTable.compile(config).routes
+    contexts = Contexts(clock)
+    first = [contexts.of(route) for route in (a, b)]
+    write(file, authority("another CA, with a longer name").pem)
+    clock.advance(1.0)
+    assert [found.route for found in contexts.look()] == [a]
+    assert [contexts.of(route) is was for route, was in zip((a, b), first, strict=True)] == [False, True]
+
+
+def test_changes_of_what_the_environment_names_are_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For all routes without a file of their own, which go on sharing one context."""
+    caplog.set_level(logging.INFO)
+    clock, file = FakeClock(), write(tmp_path / "ca.pem", CA.pem)
+    contexts, one, other, own = environment(file, clock), route(None), route(None), route(file)
+    first = contexts.of(one)
+    assert contexts.of(other) is first
+    mine = contexts.of(own)
+    assert mine is not first
+    write(file, authority("another CA, with a longer name").pem)
+    clock.advance(1.0)
+    found = contexts.look()
+    assert {renewed.route for renewed in found} == {one, other, own}
+    assert all(renewed.ok for renewed in found)
+    second = contexts.of(one)
+    assert second is not first
+    assert contexts.of(other) is second
+    contexts.forget([other, own])
+    file.unlink()
+    clock.advance(1.0)
+    assert contexts.of(one) is second
+    assert [(renewed.route, renewed.ok) for renewed in contexts.look()] == [(one, False)]
+    assert f"SSL_CERT_FILE cannot be used ({file}): no such file or directory." in caplog.text
+
+
+def test_what_the_environment_names_and_is_not_there_is_named(tmp_path: Path) -> None:
+    """At start, where an upstream is judged by it."""
+    contexts = environment(tmp_path / "gone.pem", FakeClock())
+    with pytest.raises(
+        SidecarError, match=r"SSL_CERT_FILE cannot be used \(.*/gone\.pem\): no such"
+    ) as caught:
+        contexts.of(route(None))
+    assert caught.value.reason is Reason.TLS_FILES
+    contexts.of(route(write(tmp_path / "ca.pem", CA.pem)))

@@ -133,13 +133,17 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         lambda: read(b"CONNECT", b"a.example:443"),
         Reason.METHOD_NOT_CARRIED,
         "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
-        "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service.",
+        "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service. "
+        "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a proxy: at its "
+        "own `listen`, by its `path_prefix`, or as NAME.localhost.",
     ),
     "connect-with-a-password": (
         lambda: read(b"CONNECT", b"u:s3cret@a.example:443"),
         Reason.METHOD_NOT_CARRIED,
         "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
-        "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service.",
+        "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service. "
+        "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a proxy: at its "
+        "own `listen`, by its `path_prefix`, or as NAME.localhost.",
     ),
     "the-last-hop": (
         lambda: target.written_anew(b"OPTIONS", [], {b"max-forwards": b"0"}),
@@ -157,7 +161,9 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         Reason.METHOD_NOT_CARRIED,
         "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
         "http://[::1\N{REPLACEMENT CHARACTER}]/… instead of https://[::1\N{REPLACEMENT CHARACTER}]/…: "
-        "the sidecar itself speaks https to the service.",
+        "the sidecar itself speaks https to the service. "
+        "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a proxy: at its "
+        "own `listen`, by its `path_prefix`, or as NAME.localhost.",
     ),
     "trace": (
         lambda: read(b"TRACE", b"/"),

@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
         lambda: verify(20, LEAF, LEAF),
         Reason.TLS_UNKNOWN_CA,
         "The certificate of `a.example:443` was issued by `Acme CA 2`, which is not trusted here. "
-        "Verification can't be switched off: for a private CA set the route's `tls.ca_file`.",
+        "Verification can't be switched off: for a private CA set the route's `tls.ca_file`, or the top-level `ca_file`.",
         None,
     ),
     "unknown-ca-of-a-leaf-alone": (
@@ -101,7 +101,7 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
         Reason.TLS_UNKNOWN_CA,
         "The certificate of `a.example:443` was issued by `Acme CA 2`, which is not trusted here; if that "
         "is an intermediate CA, have the server send its certificate too, which it did not. Verification "
-        "can't be switched off: for a private CA set the route's `tls.ca_file`.",
+        "can't be switched off: for a private CA set the route's `tls.ca_file`, or the top-level `ca_file`.",
         None,
     ),
     "unknown-ca-with-a-file": (
@@ -116,21 +116,21 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
         lambda: verify(20, LEAF, NAMELESS),
         Reason.TLS_UNKNOWN_CA,
         "The certificate of `a.example:443` was issued by `Acme`, which is not trusted here. Verification "
-        "can't be switched off: for a private CA set the route's `tls.ca_file`.",
+        "can't be switched off: for a private CA set the route's `tls.ca_file`, or the top-level `ca_file`.",
         None,
     ),
     "unknown-ca-without-a-name": (
         lambda: verify(20, LEAF, {}),
         Reason.TLS_UNKNOWN_CA,
         "The certificate of `a.example:443` was issued by a CA, which is not trusted here. Verification "
-        "can't be switched off: for a private CA set the route's `tls.ca_file`.",
+        "can't be switched off: for a private CA set the route's `tls.ca_file`, or the top-level `ca_file`.",
         None,
     ),
     "unknown-ca-without-a-chain": (
         lambda: verify(20),
         Reason.TLS_UNKNOWN_CA,
         "The certificate of `a.example:443` was issued by a CA, which is not trusted here. Verification "
-        "can't be switched off: for a private CA set the route's `tls.ca_file`.",
+        "can't be switched off: for a private CA set the route's `tls.ca_file`, or the top-level `ca_file`.",
         None,
     ),
     "revoked": (

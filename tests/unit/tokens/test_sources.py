@@ -353,3 +353,42 @@ def test_a_credential_is_a_regular_file_of_bounded_size(tmp_path: Path, kind: st
         asyncio.run(mint())
     assert caught.value.reason is Reason.CREDENTIAL_INVALID
     assert says in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("holds", "setting"),
+    [
+        ("service_account", "`type: service_account_key`"),
+        ("authorized_user", "`type: user`"),
+        ("external_account", "`type: workload_identity_federation`"),
+        ("external_account_authorized_user", "`type: adc`, and GOOGLE_APPLICATION_CREDENTIALS to its path"),
+        ("impersonated_service_account", "`type: adc`, and GOOGLE_APPLICATION_CREDENTIALS to its path"),
+    ],
+)
+@pytest.mark.parametrize(
+    "configured", ["service_account_key", "user", "workload_identity_federation", "file"]
+)
+async def test_a_file_of_another_type_is_told_with_the_type_to_set(
+    tmp_path: Path, holds: str, setting: str, configured: str
+) -> None:
+    """Wherever the configuration says one thing and the file another."""
+    if configured in setting:
+        return
+    file = tmp_path / "credential.json"
+    file.write_text(json.dumps({"type": holds, "client_email": "a@b.example", "secret": "s3cret"}))
+    file.chmod(0o600)
+    key = "path" if configured == "file" else "file"
+    config = load(
+        f"credentials: {{default: {{type: {configured}, {key}: '{file}'}}}}\n"
+        "routes: [{name: a, upstream: 'https://a.a.run.app'}]\n",
+        environ={},
+    ).config
+    source = build_sources(config.credentials, clock=clock(), environ={})["default"]
+    with pytest.raises(SidecarError) as caught:
+        await source.mint(TokenKey(source, "https://a.a.run.app", TokenKind.ID, True))
+    assert caught.value.reason is Reason.CREDENTIAL_INVALID
+    assert f"it is a credential of type {holds}, not " in caught.value.detail
+    assert caught.value.detail.endswith(f" For this file set {setting}.")
+    assert "s3cret" not in caught.value.detail
+    with pytest.raises(SidecarError):
+        source.grant.look()

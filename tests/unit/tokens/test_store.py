@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import weakref
@@ -137,6 +138,74 @@ def fault(
     reason: Reason = Reason.TOKEN_ENDPOINT_UNREACHABLE, retry_after: float | None = None
 ) -> SidecarError:
     return SidecarError(reason, "The test said so.", retry_after=retry_after)
+
+
+# the same access token again
+
+
+class Caching:
+    """A metadata server's access tokens: the same one until `margin` seconds before it expires, its life told in whole
+    seconds."""
+
+    def __init__(self, world: World, life: float, margin: float) -> None:
+        self.made = 0
+        self._world = world
+        self._life = life
+        self._margin = margin
+        self._expires_at = 0.0
+
+    def __call__(self, scopes: str) -> Token:
+        now = self._world.clock.wall()
+        if self._expires_at - now <= self._margin:
+            self.made += 1
+            self._expires_at = now + self._life
+        left = float(int(self._expires_at - now))
+        return Token.opaque(f"t{self.made}", scopes=scopes, received_at=now, expires_at=now + left)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, 0.9])
+async def test_an_access_token_that_comes_back_is_no_new_one(world: World, offset: float) -> None:
+    """Though its expiry, counted from whole seconds at each receipt, can seem a little later than before: its plan is
+    the old one's, and its last usable moment stays."""
+    world.source.answer = Caching(world, HOUR, 60.0)
+    world.clock.advance(offset)
+    await world.fetched()
+    (before,) = world.store.status()
+    await world.advance(HOUR - 225.0 + 0.7, step=0.7)
+    (after,) = world.store.status()
+    assert len(world.source.calls) == 2
+    assert (after.expires_at, after.issued_at) == (before.expires_at, before.issued_at)
+    assert after.renew_at is not None
+    assert 29.0 <= after.renew_at - world.clock.wall() <= 60.0
+
+
+@pytest.mark.parametrize(
+    ("life", "margin", "refused_from", "refused_to"),
+    [
+        pytest.param(HOUR, 240.0, 0.0, 0.0, id="as-google"),
+        pytest.param(HOUR, 60.0, 0.0, 0.0, id="a-minute-before"),
+        pytest.param(HOUR, 10.0, 19.0, 24.0, id="later-than-a-token-may-be-sent"),
+        pytest.param(60.0, 18.0, 0.0, 0.0, id="the-stand-ins-short-life"),
+        pytest.param(60.0, 4.0, 1.0, 5.0, id="short-and-late"),
+    ],
+)
+async def test_who_caches_for_too_long_makes_a_gap(
+    world: World, life: float, margin: float, refused_from: float, refused_to: float
+) -> None:
+    """In seconds of a life without a token: what is between the endpoint's margin and the last usable moment (30 s, or a
+    tenth of the life), and a pause of up to 3 s; nothing where the margin is the longer one, as Google's is."""
+    world.source.answer = source = Caching(world, life, margin)
+    await world.fetched()
+    step, gap, elapsed = min(life / 240, 0.5), 0.0, 0.0
+    while source.made < 3:
+        await world.advance(step)
+        elapsed += step
+        if world.store.bearer(KEY) is None:
+            gap += step
+            with contextlib.suppress(SidecarError):
+                world.store.join(KEY, Caller())
+    assert refused_from <= gap / 2 <= refused_to, gap
+    assert elapsed >= 2 * (life - max(margin, life / 4, 225.0 if life == HOUR else 0.0)) - 3
 
 
 # one fetch for all

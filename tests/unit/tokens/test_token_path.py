@@ -227,6 +227,7 @@ async def test_errors_of_a_key(google: Emulator, make: Make, tmp_path: Path) -> 
     google.oauth.delete_account()
     with pytest.raises(SidecarError, match=r"token_denied: .*There is no service account key-holder@"):
         await make(credential).get()
+    google.principals.add(KEY_EMAIL)
     google.oauth.revoke_key()
     with pytest.raises(SidecarError, match=r"token_denied: .*The key of service account key-holder@"):
         await make(credential).get()

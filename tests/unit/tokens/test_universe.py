@@ -107,7 +107,12 @@ class Universes:
         return build_sources(
             credentials,
             clock=SystemClock(asyncio.get_running_loop()),
-            environ={**self.google.environment(), "CLOUDSDK_CONFIG": str(self.directory / "none"), **environ},
+            environ={
+                **self.google.environment(),
+                "CLOUDSDK_CONFIG": str(self.directory / "none"),
+                "https_proxy": f"http://{self.proxy.origin}",
+                **environ,
+            },
             endpoints=Endpoints(oauth=self.google.oauth_url, iam_credentials=iam, sts=sts),
             seconds=60.0,
         )["x"]
@@ -139,12 +144,7 @@ class Universes:
 
 
 @pytest.fixture
-def universes(
-    google: Emulator, tmp_path: Path, raw: RawEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> Universes:
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "all_proxy", "http_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("https_proxy", f"http://{raw.origin}")
+def universes(google: Emulator, tmp_path: Path, raw: RawEndpoint) -> Universes:
     return Universes(google, tmp_path, raw)
 
 

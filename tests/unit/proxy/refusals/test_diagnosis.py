@@ -430,6 +430,14 @@ def jwt(message: str) -> dict[str, Any]:
         ),
         pytest.param(
             refused(
+                Target.IAP, 401, "Invalid IAP credentials: Invalid bearer token. Invalid JWT audience.", IAP
+            ),
+            Cause.AUDIENCE_REFUSED,
+            "IAP wants its own OAuth client id:",
+            id="iap-audience-in-the-newer-words",
+        ),
+        pytest.param(
+            refused(
                 Target.IAP, 403, "", IAP, claims={"email": None, "iss": SA}, kind=TokenKind.SELF_SIGNED_JWT
             ),
             Cause.PERMISSION_MISSING,

@@ -42,7 +42,7 @@ def answer(status: int, body: object = b"", **headers: str) -> Answer:
     [
         pytest.param(404, Reason.NO_SERVICE_ACCOUNT, "attach a service account", id="404"),
         pytest.param(403, Reason.TOKEN_DENIED, "roles/iam.workloadIdentityUser", id="403"),
-        pytest.param(400, Reason.TOKEN_DENIED, "`audience`", id="400"),
+        pytest.param(400, Reason.TOKEN_DENIED, "Check the route's `audience` or `scopes`", id="400"),
         pytest.param(429, Reason.TOKEN_RATE_LIMITED, "after a pause", id="429"),
         pytest.param(408, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="408"),
         pytest.param(500, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="500"),
@@ -143,6 +143,16 @@ def test_what_stands_in_a_command_is_quoted_for_the_shell(caller: str) -> None:
         ),
         pytest.param(400, {"error": "invalid_request"}, Reason.TOKEN_DENIED, "`token_uri`", id="request"),
         pytest.param(
+            400,
+            {
+                "error": "invalid_scope",
+                "error_description": "Invalid OAuth scope or ID token audience provided.",
+            },
+            Reason.TOKEN_DENIED,
+            "check the route's `scopes` or `audience`",
+            id="scope-or-audience",
+        ),
+        pytest.param(
             400, {"error": "some_new_code"}, Reason.TOKEN_DENIED, "some_new_code", id="unknown-code"
         ),
         pytest.param(
@@ -231,9 +241,38 @@ def test_refusals_of_a_login(body: object, reason: Reason, hint: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "description", "hint"),
+    [
+        pytest.param(
+            "invalid_target",
+            'The target service indicated by the "audience" parameters is invalid. This might either be because the '
+            "pool or provider is disabled or deleted or because it doesn't exist.",
+            "The pool or the provider that the file names is disabled or deleted, or there is none of that name",
+            id="no-provider",
+        ),
+        pytest.param("invalid_target", "", "The pool or the provider", id="no-provider-in-other-words"),
+        pytest.param(
+            "invalid_request",
+            'Invalid value for "audience".',
+            "not the full name of a provider",
+            id="audience",
+        ),
+        pytest.param("invalid_scope", "Invalid OAuth scope", "check the route's `scopes`", id="scope"),
+    ],
+)
+def test_an_exchange_that_is_refused_for_no_fault_of_the_subject_token(
+    code: str, description: str, hint: str
+) -> None:
+    """Does not blame it: the token's issuer and audience would be looked at in vain."""
+    error = refused(STS, answer(400, {"error": code, "error_description": description}))
+    assert error.reason is Reason.TOKEN_DENIED
+    assert hint in error.detail
+    assert "subject token" not in error.detail
+
+
+@pytest.mark.parametrize(
     ("description", "hint"),
     [
-        pytest.param('Invalid value for "audience".', "write the file again", id="audience"),
         pytest.param("ID Token issued at 1 is stale to sign-in.", "issued too long ago", id="stale"),
         pytest.param(
             "The given credential is rejected by the attribute condition.",
@@ -259,6 +298,16 @@ def test_a_refusal_by_another_providers_source() -> None:
     assert "`credential_source`" in error.detail
 
 
+@pytest.mark.parametrize("kind", ["access", "identity"])
+def test_gkes_server_repeats_that_there_is_no_such_account(kind: str) -> None:
+    """Then no account is missing here, but the one that is named is misspelt."""
+    body = f"Unable to generate {kind} token; IAM returned 404 Not Found: Not found; Gaia id not found for email a@b\n"
+    error = refused(METADATA, answer(404, body.encode(), metadata_flavor="Google"))
+    assert error.reason is Reason.NO_SERVICE_ACCOUNT
+    assert "the annotation iam.gke.io/gcp-service-account names is misspelt or deleted" in error.detail
+    assert "attach a service account" not in error.detail
+
+
 def rpc(status: str, message: str = "", reason: str = "", consumer: object = None) -> dict[str, object]:
     """A google.rpc.Status as Google's REST gives it."""
     info = {
@@ -281,6 +330,14 @@ def rpc(status: str, message: str = "", reason: str = "", consumer: object = Non
             "does not accept the access token of user:me@example.com",
             "",
             id="bearer",
+        ),
+        pytest.param(
+            404,
+            rpc("NOT_FOUND", "Not found; Gaia id not found for email a@b"),
+            Reason.IMPERSONATION_DENIED,
+            "There is no account a@b, or one of its delegates is missing",
+            "",
+            id="no-account",
         ),
         pytest.param(
             403,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import logging
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from sidecar.config.addresses import parse_listen
 from sidecar.errors import Reason, SidecarError
 from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.trust import for_token_endpoints
 from sidecar.tokens.fetch.endpoint import Answer, Endpoint, Protocol
+from sidecar.tokens.fetch.outward import Outward
 from sidecar.tokens.fetch.transport import BODY_LIMIT, GoogleTransport
 from tests.support import openssl
 from tests.support.openssl import Issued, authority, issue
@@ -24,14 +29,23 @@ SECRET = "assertion-that-nobody-may-see"
 
 
 def transport(
-    *, seconds: float = 60.0, origin: str | None = None, proxies: bool = False, endpoint: Endpoint = ENDPOINT
+    *,
+    seconds: float = 60.0,
+    origin: str | None = None,
+    proxies: bool = False,
+    endpoint: Endpoint = ENDPOINT,
+    environ: Mapping[str, str] | None = None,
+    ca_file: Path | None = None,
+    own: tuple[str, ...] = (),
 ) -> GoogleTransport:
+    trust = for_token_endpoints(environ or {}, None if ca_file is None else str(ca_file))
     clock = SystemClock(asyncio.get_running_loop())
     return GoogleTransport(
         endpoint,
         clock=clock,
         seconds=seconds,
         deadline_mono=clock.mono() + seconds,
+        outward=Outward(environ or {}, trust, tuple(parse_listen(text) for text in own)),
         origin=origin,
         proxies=proxies,
     )
@@ -166,20 +180,26 @@ async def test_which_certificates_are_good_depends_on_no_version_of_python(
     file = openssl.write(tmp_path / "ca.pem", ca.pem)
     endpoint = ENDPOINT._replace(protocol=Protocol.OAUTH)  # of whose answers no Metadata-Flavor is asked
     async with openssl.s_server(tmp_path, issue(ca)) as server:
-        it = transport(endpoint=endpoint)
-        it.session.verify = str(file)
+        it = transport(endpoint=endpoint, ca_file=file)
         assert (await call(it, f"https://localhost:{server.port}/")).status == 200
 
 
 async def test_a_certificate_of_a_strangers_ca_is_refused(tmp_path: Path) -> None:
     """And one for another name."""
     file = openssl.write(tmp_path / "ca.pem", ROOT.pem)
-    for shown in (issue(BARE), issue(ROOT, ("other.example",))):
+    for shown, says in (
+        (issue(BARE), "The CA `as openssl req -x509 makes it` is not trusted"),
+        (
+            issue(ROOT, ("other.example",)),
+            "The certificate of the endpoint was not accepted (Hostname mismatch",
+        ),
+    ):
         async with openssl.s_server(tmp_path, shown) as server:
-            it = transport()
-            it.session.verify = str(file)
-            with pytest.raises(SidecarError, match="TLS handshake"):
-                await call(it, f"https://localhost:{server.port}/")
+            with pytest.raises(SidecarError) as caught:
+                await call(transport(ca_file=file), f"https://localhost:{server.port}/")
+            assert caught.value.reason is Reason.TOKEN_ENDPOINT_UNREACHABLE
+            assert caught.value.detail.startswith(says)
+            assert caught.value.__context__ is None
 
 
 async def test_tls_to_what_does_not_speak_it(raw: RawEndpoint) -> None:
@@ -237,17 +257,13 @@ async def test_the_given_origin_takes_the_place_of_the_host(raw: RawEndpoint) ->
 async def test_proxies(
     raw: RawEndpoint,
     unused_tcp_port: int,
-    monkeypatch: pytest.MonkeyPatch,
     url: str,
     proxies: bool,
     goes: bool,
 ) -> None:
     """HTTP_PROXY counts for endpoints on the network, and never for a metadata server or loopback."""
-    monkeypatch.setenv("http_proxy", f"http://{raw.origin}")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
     raw.behaviour = http(200, b"from the proxy")
-    it = transport(proxies=proxies)
+    it = transport(proxies=proxies, environ={"http_proxy": f"http://{raw.origin}"})
     if goes:
         assert (await call(it, url)).data == b"from the proxy"
         assert raw.requests[0].startswith("GET http://token.example/x HTTP/1.1")
@@ -257,6 +273,123 @@ async def test_proxies(
         assert raw.requests == []
 
 
+@pytest.mark.parametrize(
+    ("environ", "goes"),
+    [
+        pytest.param({"HTTP_PROXY": "http://{proxy}"}, True, id="capitals"),
+        pytest.param({"HTTP_PROXY": "http://{dead}", "http_proxy": "http://{proxy}"}, True, id="small-first"),
+        pytest.param({"HTTP_PROXY": "http://{proxy}", "http_proxy": ""}, False, id="small-and-empty-is-none"),
+        pytest.param({"ALL_PROXY": "{proxy}"}, True, id="all-without-a-scheme"),
+        pytest.param({"HTTPS_PROXY": "http://{proxy}"}, False, id="another-scheme's"),
+        pytest.param({"ALL_PROXY": "http://{proxy}", "NO_PROXY": "x, .invalid"}, False, id="excepted"),
+        pytest.param(
+            {"ALL_PROXY": "http://{proxy}", "no_proxy": "other.example"}, True, id="another-excepted"
+        ),
+    ],
+)
+async def test_which_variable_counts(
+    raw: RawEndpoint, unused_tcp_port: int, environ: dict[str, str], goes: bool
+) -> None:
+    """As requests and curl read them: what is set for this process and no other's."""
+    raw.behaviour = http(200, b"from the proxy")
+    given = {
+        name: text.format(proxy=raw.origin, dead=f"127.0.0.1:{unused_tcp_port}")
+        for name, text in environ.items()
+    }
+    it = transport(proxies=True, environ=given)
+    if goes:
+        assert (await call(it, "http://token.invalid/")).data == b"from the proxy"
+        return
+    with pytest.raises(SidecarError, match="name that could not be resolved"):
+        await call(it, "http://token.invalid/")
+    assert raw.requests == []
+
+
+PASSWORD = "s3cretWord"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(f"socks5://me:{PASSWORD}@127.0.0.1:1080", "SOCKS is not spoken here", id="socks"),
+        pytest.param("ftp://proxy.example", "not with another scheme", id="ftp"),
+        pytest.param(f"http://me:{PASSWORD}#x@proxy.example:1", "write `#` as `%23`", id="hash"),
+        pytest.param("http://proxy.example:port", "not a proxy's URL", id="no-url"),
+        pytest.param("http://localhost:8787", "leads to this very sidecar, which listens on", id="own"),
+        pytest.param("127.0.0.1:8787/", "leads to this very sidecar, which listens on", id="own-address"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+async def test_a_proxy_that_cannot_be_used_is_named_with_why(variable: str, text: str, says: str) -> None:
+    """By its variable, without its password; and the endpoint is not asked without it."""
+    it = transport(proxies=True, environ={variable: text}, own=("localhost:8787",))
+    with pytest.raises(SidecarError) as caught:
+        await call(it, "https://token.invalid/")
+    assert caught.value.reason is Reason.TOKEN_ENDPOINT_UNREACHABLE
+    assert f"The environment variable {variable} can't be followed: " in caught.value.detail
+    assert says in caught.value.detail
+    assert PASSWORD[:4] not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        pytest.param(407, "wants other credentials (status 407)", id="407"),
+        pytest.param(401, "wants other credentials (status 401)", id="401"),
+        pytest.param(403, "refused the way there (status 403)", id="403"),
+        pytest.param(502, "did not reach it (status 502)", id="502"),
+    ],
+)
+async def test_what_a_proxy_says_is_told(raw: RawEndpoint, status: int, says: str) -> None:
+    """With its address and the variable that names it, and without the password."""
+    raw.behaviour = http(status)
+    it = transport(proxies=True, environ={"HTTPS_PROXY": f"http://me:{PASSWORD}%23@{raw.origin}"})
+    with pytest.raises(SidecarError) as caught:
+        await call(it, "https://token.invalid/")
+    assert f"the proxy http://********@{raw.origin}, which HTTPS_PROXY names, {says}" in caught.value.detail
+    assert PASSWORD[:4] not in "".join(traceback.format_exception(caught.value))
+    sent = base64.b64encode(f"me:{PASSWORD}#".encode()).decode()
+    assert f"\r\nProxy-Authorization: Basic {sent}\r\n" in raw.requests[0] + "\r\n"
+
+
+async def test_a_proxy_that_is_not_there(unused_tcp_port: int) -> None:
+    """Is named as such."""
+    it = transport(proxies=True, environ={"HTTPS_PROXY": f"http://127.0.0.1:{unused_tcp_port}"})
+    with pytest.raises(SidecarError, match="which HTTPS_PROXY names, could not be reached"):
+        await call(it, "https://token.invalid/")
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+async def test_whose_certificates_are_good(tmp_path: Path, variable: str) -> None:
+    """What the environment names, and no CA beside it that came with requests; `ca_file` goes before it."""
+    ours = openssl.write(tmp_path / "ours.pem", ROOT.pem)
+    other = openssl.write(tmp_path / "other.pem", BARE.pem)
+    endpoint = ENDPOINT._replace(protocol=Protocol.OAUTH)
+    async with openssl.s_server(tmp_path, issue(ROOT)) as server:
+        url = f"https://localhost:{server.port}/"
+        it = transport(endpoint=endpoint, environ={variable: str(ours)})
+        assert (await call(it, url)).status == 200
+        it = transport(endpoint=endpoint, environ={variable: str(other)}, ca_file=ours)
+        assert (await call(it, url)).status == 200
+        with pytest.raises(SidecarError) as caught:
+            await call(transport(environ={variable: str(other)}), url)
+    assert caught.value.detail.startswith("The CA `root` is not trusted")
+    assert f"judged by {variable} ({other})" in caught.value.detail
+    assert "set `ca_file` at the top level" in caught.value.detail
+
+
+async def test_cas_that_cannot_be_had_are_named(tmp_path: Path) -> None:
+    """By variable and path; nothing is asked without them."""
+    for environ, says in (
+        ({"REQUESTS_CA_BUNDLE": f"{tmp_path}/gone.pem"}, "REQUESTS_CA_BUNDLE cannot be used"),
+        ({"SSL_CERT_DIR": f"{tmp_path}"}, "SSL_CERT_DIR cannot be used"),
+    ):
+        with pytest.raises(SidecarError, match=says) as caught:
+            await call(transport(environ=environ), "https://127.0.0.1:1/")
+        assert caught.value.reason is Reason.TOKEN_ENDPOINT_UNREACHABLE
+        assert str(tmp_path) in caught.value.detail
+
+
 async def test_nothing_is_sent_from_netrc(
     raw: RawEndpoint, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -264,9 +397,10 @@ async def test_nothing_is_sent_from_netrc(
     file = tmp_path_factory.mktemp("home") / "netrc"
     file.write_text(f"machine token.example login me password {SECRET}\n")
     monkeypatch.setenv("NETRC", str(file))
-    monkeypatch.setenv("http_proxy", f"http://{raw.origin}")
     raw.behaviour = http(200, b"x")
-    await call(transport(proxies=True), "http://token.example/")
+    await call(
+        transport(proxies=True, environ={"http_proxy": f"http://{raw.origin}"}), "http://token.example/"
+    )
     assert "authorization" not in raw.requests[0].lower()
 
 

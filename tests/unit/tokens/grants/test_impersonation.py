@@ -90,6 +90,7 @@ async def test_one_that_iam_does_not_know_any_more_is_fetched_once_more(
     it = source(google, acting)
     await it.mint(key())
     google.principals._tokens.clear()
+    google.metadata.forget()
     await it.mint(key())
     google.iam.endpoint.fail(Fault("status", code=401))
     with pytest.raises(SidecarError, match="token_denied: The IAM Credentials API"):
@@ -290,10 +291,10 @@ async def test_an_iam_that_misbehaves(
         "reset": Reason.TOKEN_ENDPOINT_UNREACHABLE,
     }
     if what is TokenKind.ACCESS and kind in ("wrong_audience", "no_exp", "expired"):
-        await source(google, acting).mint(key("scope", what))
+        await source(google, acting).mint(key("email", what))
         return
     with pytest.raises(SidecarError) as caught:
-        await source(google, acting).mint(key("https://a", what))
+        await source(google, acting).mint(key("email" if what is TokenKind.ACCESS else "https://a", what))
     assert caught.value.reason is reasons[kind]
     assert caught.value.__context__ is None
 

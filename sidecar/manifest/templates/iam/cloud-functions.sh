@@ -1,0 +1,2 @@
+gcloud functions add-invoker-policy-binding $service --region=$region \
+    --member=$member

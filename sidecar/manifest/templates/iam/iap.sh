@@ -1,0 +1,2 @@
+gcloud iap web add-iam-policy-binding --resource-type=$resource_type --service=$service \
+    --member=$member --role=$role

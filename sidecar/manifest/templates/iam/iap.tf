@@ -1,0 +1,5 @@
+resource "google_iap_web_backend_service_iam_member" "$label" {
+  web_backend_service = "$service"
+  role                = "$role"
+  member              = "$member"
+}

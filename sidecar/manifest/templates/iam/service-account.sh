@@ -1,0 +1,2 @@
+gcloud iam service-accounts add-iam-policy-binding $account \
+    --member=$member --role=$role

@@ -1,0 +1,84 @@
+// google-auth-library for Java, as Debian has it.
+import com.google.auth.oauth2.AccessToken;
+import com.google.auth.oauth2.ComputeEngineCredentials;
+import com.google.auth.oauth2.GoogleCredentials;
+import com.google.auth.oauth2.IdTokenCredentials;
+import com.google.auth.oauth2.IdTokenProvider;
+import com.google.auth.oauth2.ServiceAccountCredentials;
+import com.google.auth.oauth2.UserCredentials;
+import com.google.gson.Gson;
+import com.google.gson.JsonObject;
+import java.io.FileInputStream;
+import java.io.FileReader;
+import java.net.URI;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.Map;
+
+public class Auth {
+  static String env(String name) {
+    return System.getenv(name);
+  }
+
+  static Map<String, Object> found(String name, Object value) {
+    Map<String, Object> made = new HashMap<>();
+    made.put(name, value);
+    return made;
+  }
+
+  static String access(GoogleCredentials credentials) throws Exception {
+    return credentials.createScoped(Arrays.asList(env("SCOPE"))).refreshAccessToken().getTokenValue();
+  }
+
+  static String idToken(GoogleCredentials credentials) throws Exception {
+    IdTokenCredentials made =
+        IdTokenCredentials.newBuilder()
+            .setIdTokenProvider((IdTokenProvider) credentials)
+            .setTargetAudience(env("AUDIENCE"))
+            .setOptions(Arrays.asList(IdTokenProvider.Option.FORMAT_FULL))
+            .build();
+    made.refresh();
+    return made.getIdToken().getTokenValue();
+  }
+
+  static Map<String, Object> run(String way) throws Exception {
+    switch (way) {
+      case "metadata_access":
+        return found("access_token", access(GoogleCredentials.getApplicationDefault()));
+      case "metadata_id":
+        return found("id_token", idToken(ComputeEngineCredentials.create()));
+      case "metadata_tree":
+        return found("said", ComputeEngineCredentials.create().getAccount());
+      case "key_access":
+        return found("access_token", access(GoogleCredentials.fromStream(new FileInputStream(env("KEY_FILE")))));
+      case "key_id":
+        return found("id_token", idToken(ServiceAccountCredentials.fromStream(new FileInputStream(env("KEY_FILE")))));
+      case "login":
+        JsonObject info = new Gson().fromJson(new FileReader(env("LOGIN_FILE")), JsonObject.class);
+        UserCredentials user =
+            UserCredentials.newBuilder()
+                .setClientId(info.get("client_id").getAsString())
+                .setClientSecret(info.get("client_secret").getAsString())
+                .setRefreshToken(info.get("refresh_token").getAsString())
+                .setTokenServerUri(URI.create(env("OAUTH_URL")))
+                .build();
+        AccessToken token = user.refreshAccessToken();
+        return found("access_token", token.getTokenValue());
+      default:
+        throw new IllegalArgumentException(way);
+    }
+  }
+
+  public static void main(String[] ways) {
+    for (String way : ways) {
+      Map<String, Object> answer;
+      try {
+        answer = run(way);
+      } catch (Exception error) {
+        answer = found("error", error.toString());
+      }
+      answer.put("way", way);
+      System.out.println(new Gson().toJson(answer));
+    }
+  }
+}

@@ -1,0 +1,44 @@
+# Ruby's googleauth, as Debian has it.
+require "googleauth"
+require "json"
+
+def key(**options)
+  made = Google::Auth::ServiceAccountCredentials.make_creds(json_key_io: File.open(ENV["KEY_FILE"]), **options)
+  # Its address of Google's is fixed; what its assertions are for stays so.
+  made.token_credential_uri = ENV["OAUTH_URL"].sub(%r{/token$}, "/oauth2/v4/token")
+  made
+end
+
+WAYS = {
+  "metadata_access" => lambda {
+    made = Google::Auth::GCECredentials.new
+    raise "no metadata server is found" unless Google::Auth::GCECredentials.on_gce?
+    { access_token: made.fetch_access_token!["access_token"] }
+  },
+  "metadata_id" => lambda {
+    made = Google::Auth::GCECredentials.new(target_audience: ENV["AUDIENCE"])
+    { id_token: made.fetch_access_token!["id_token"] }
+  },
+  "key_access" => -> { { access_token: key(scope: ENV["SCOPE"]).fetch_access_token!["access_token"] } },
+  "key_id" => -> { { id_token: key(target_audience: ENV["AUDIENCE"]).fetch_access_token!["id_token"] } },
+  "self_signed" => lambda {
+    made = Google::Auth::ServiceAccountJwtHeaderCredentials.make_creds(json_key_io: File.open(ENV["KEY_FILE"]))
+    headers = made.apply({ jwt_aud_uri: ENV["API_AUDIENCE"] })
+    { self_signed: (headers[:authorization] || headers["authorization"]).split(" ")[1] }
+  },
+  "login" => lambda {
+    made = Google::Auth::UserRefreshCredentials.make_creds(json_key_io: File.open(ENV["LOGIN_FILE"]), scope: ENV["SCOPE"])
+    made.token_credential_uri = ENV["OAUTH_URL"]
+    { access_token: made.fetch_access_token!["access_token"] }
+  }
+}.freeze
+
+ARGV.each do |way|
+  found = begin
+    WAYS.fetch(way).call
+  rescue StandardError => e
+    { error: "#{e.class}: #{e.message}" }
+  end
+  puts JSON.generate({ way: way, **found })
+  $stdout.flush
+end

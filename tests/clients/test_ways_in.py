@@ -1,0 +1,112 @@
+"""HTTP clients of many languages through every way into the sidecar: nothing is lost, mixed up or changed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.backend import GZIPPED, sha256_of_bytes
+from sidecar.emulator.targets import Target
+from tests.clients.http_clients import CLIENTS, Client
+from tests.clients.results import keep
+from tests.support.sidecar import Start, clean_environment
+
+LIMIT = 240.0
+BODY: Final = bytes(range(250)) * 80_000
+UP: Final = hashlib.sha256(BODY).hexdigest()
+
+
+def is_echo(found: Any, **expected: Any) -> bool:
+    """Whether an echo says that the target verified the token, and got what was sent."""
+    return bool(found["verified"]) and expected.items() <= found.items()
+
+
+JUDGES: Final[dict[str, Callable[[Any], bool]]] = {
+    "up": lambda found: is_echo(found, body_sha256=UP, body_length=len(BODY)),
+    "down": lambda found: found == sha256_of_bytes(len(BODY)),
+    "chunked": lambda found: is_echo(found, body_sha256=hashlib.sha256(b"abc").hexdigest()),
+    "gzip": lambda found: found == GZIPPED,
+    "sse": lambda found: found == "".join(f"id: {n}\ndata: event {n}\n\n" for n in range(3)),
+    "parallel": lambda found: [one["path"] for one in found] == [f"/n{n}" for n in range(50)],
+    # As the client escapes it, or the sidecar where the client sends it raw: the case of the digits is its own.
+    "utf8": lambda found: is_echo(found) and found["path"].upper() == "/GR%C3%BC%C3%9FE?X=%C3%BC",
+    "websocket": lambda found: found == ["grüße", hashlib.sha256(BODY[:300_000]).hexdigest()],
+}
+
+
+def each() -> list[Any]:
+    """Every client by every way, with the reason not to run it here."""
+    found = []
+    for name, client in CLIENTS.items():
+        marks = []
+        if not client.always and os.environ.get("IDTOKEN_TEST_ALL") is None:
+            marks = [pytest.mark.skip(reason="run by `make test-all`")]
+        elif missing := client.missing:
+            marks = [pytest.mark.skip(reason=f"not installed here ({', '.join(missing)}): {client.package}")]
+        found += [pytest.param(name, way, id=f"{name}-{way}", marks=marks) for way in client.ways]
+    return found
+
+
+@pytest.fixture
+async def billing(google: Emulator) -> Target:
+    """A target that verifies."""
+    return await google.add_target("billing")
+
+
+async def run(client: Client, environ: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What each task brought."""
+    process = await asyncio.create_subprocess_exec(
+        *client.command,
+        env=clean_environment(**environ, **dict(client.environ)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(LIMIT):
+            out, err = await process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    lines = [json.loads(line) for line in out.decode().splitlines() if line.startswith("{")]
+    assert lines, err.decode()[-3000:]
+    return {line.pop("way"): line for line in lines}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "way"), each())
+async def test_a_client_loses_nothing(start: Start, billing: Target, name: str, way: str) -> None:
+    """Whatever it is written in: the target verifies each request, and gets and gives every byte."""
+    client = CLIENTS[name]
+    sidecar = await start(
+        f"routes:\n  - {{name: billing, host: billing.internal, upstream: '{billing.url}', "
+        "path_prefix: /billing, listen: localhost:0}"
+    )
+    here = f"http://127.0.0.1:{sidecar.port}"
+    bases = {
+        "listener": f"http://localhost:{await sidecar.own_port('billing')}",
+        "prefix": f"{here}/billing",
+        "host": here,
+        "proxy": "http://billing.internal",
+    }
+    environ = {
+        "BASE": bases[way],
+        "HOST": "billing.internal" if way == "host" else "",
+        "PROXY": here if way == "proxy" else "",
+    }
+    found = await run(client, environ)
+    wrong = {}
+    for task in client.tasks_by(way):
+        brought = found.get(task, {"error": "it was not run"})
+        if "error" in brought:
+            wrong[task] = brought["error"]
+        elif not JUDGES[task](brought["found"]):
+            wrong[task] = str(brought["found"])[:500]
+    keep(name, way, {task: task not in wrong for task in client.tasks_by(way)})
+    assert wrong == {}
