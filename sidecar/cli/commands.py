@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from sidecar.config.checks import nearest
-from sidecar.config.load import CONFIG_VARIABLE, SETTINGS, ConfigError, Loaded, load
+from sidecar.config.load import CONFIG_VARIABLE, PREFIX, SETTINGS, ConfigError, Loaded, load
 from sidecar.config.tree import MAX_SIZE
 from sidecar.grammar.contents import kind_of, place, quoted
 from sidecar.grammar.terminal import printable
@@ -745,18 +745,32 @@ def _admin(function: F) -> F:
     )
 
 
+_ADMIN_VARIABLE = f"{PREFIX}ADMIN"
+
+
 def _admin_address(admin: str | None, file: str | None) -> Any:
     from sidecar.config.addresses import parse_listens
     from sidecar.config.models import Config
 
     file = file or os.environ.get(CONFIG_VARIABLE)
-    text = admin or os.environ.get("IDTOKEN_SIDECAR_ADMIN")
+    text = admin or os.environ.get(_ADMIN_VARIABLE)
     if text is None and file:
         return _load(file, (), {}).config.admin[0]
     try:
-        return parse_listens(text)[0] if text else Config().admin[0]
-    except ValueError as error:
-        _give_up(f"--admin: {error}")
+        return parse_listens(_read_as_setting(text))[0] if text else Config().admin[0]
+    except (ValueError, IndexError) as error:
+        _give_up(f"{'--admin' if admin else _ADMIN_VARIABLE}: {error}")
+
+
+def _read_as_setting(text: str) -> Any:
+    """A flag's or variable's value as `run` reads it: YAML, so that a list is one. What is no YAML is an address."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, list) else text
 
 
 @main.command(epilog=_EXIT_CODES)

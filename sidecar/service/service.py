@@ -77,6 +77,7 @@ from sidecar.runtime.tasks import Tasks
 from sidecar.runtime.trust import UnusableCaError, for_token_endpoints, for_upstreams
 from sidecar.service.bindings import Bindings, Plan
 from sidecar.service.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
+from sidecar.tokens.credential_file import is_project
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch_threads import FetchThreads
 from sidecar.tokens.google_source import GoogleSource
@@ -810,12 +811,19 @@ def _tracer(config: Config, version: str) -> Tracer | None:
 
 
 def _access_log(config: Config, environ: Mapping[str, str]) -> AccessLog:
+    # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
+    project = environ.get("GOOGLE_CLOUD_PROJECT", "").strip()
+    if project and not is_project(project):
+        _log.warning(
+            "GOOGLE_CLOUD_PROJECT is not the ID of a project: log lines name their traces without one. Set it to an ID "
+            "such as `my-project`, or unset it"
+        )
+        project = ""
     return AccessLog(
         config.access_log,
         log_query=config.log_query,
         sample=config.access_log_sample,
-        # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
-        project=environ.get("GOOGLE_CLOUD_PROJECT", ""),
+        project=project,
     )
 
 
