@@ -17,12 +17,12 @@ import click
 from sidecar.cli.output import give_up
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import nearest
-from sidecar.config.load import CONFIG_VARIABLE, SETTINGS, ConfigError, Loaded, load
+from sidecar.config.load import CONFIG_VARIABLE, PREFIX, SETTINGS, ConfigError, Loaded, load
 from sidecar.config.tree import MAX_SIZE
 from sidecar.grammar.contents import kind_of, place, quoted
 from sidecar.runtime.regular_files import STANDARD_INPUT, as_text, read, read_standard_input
 
-_ADMIN_VARIABLE: Final = "IDTOKEN_SIDECAR_ADMIN"
+_ADMIN_VARIABLE: Final = f"{PREFIX}ADMIN"
 
 
 class Given(NamedTuple):
@@ -128,9 +128,20 @@ def _admin_address(admin: str | None, file: str | None) -> ListenAddress:
     if text is None and file:
         return Given(file, (), {}).load().config.admin[0]
     try:
-        return parse_listens(text)[0] if text else Config().admin[0]
-    except ValueError as error:
-        give_up(f"--admin: {error}")
+        return parse_listens(_read_as_setting(text))[0] if text else Config().admin[0]
+    except (ValueError, IndexError) as error:
+        give_up(f"{'--admin' if admin else _ADMIN_VARIABLE}: {error}")
+
+
+def _read_as_setting(text: str) -> Any:
+    """A flag's or variable's value as `run` reads it: YAML, so that a list is one. What is no YAML is an address."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return found if isinstance(found, list) else text
 
 
 def complete_route(context: click.Context, _: click.Parameter, begun: str) -> list[str]:

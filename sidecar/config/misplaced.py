@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from sidecar.config.credentials import ADC_VARIABLE, CREDENTIAL_TYPES, Adc, Credential, Metadata, User
-from sidecar.config.variables import metadata_address, metadata_variable
+from sidecar.config.variables import MTLS_MODE, metadata_address, metadata_variable, mutual_tls
 from sidecar.grammar.contents import kind_of
 
 _SECRETS: Final = frozenset(
@@ -67,6 +67,11 @@ def misplaced_in(
         )
     if logins and (kind := kind_of(environ.get("CLOUDSDK_CONFIG", ""))) is not None:
         yield "CLOUDSDK_CONFIG", f"contents, not a path ({kind}): the path of gcloud's directory belongs here"
+    if kinds & {Adc, Metadata}:
+        try:
+            mutual_tls(environ)
+        except ValueError as error:
+            yield MTLS_MODE, str(error)
     name = metadata_variable(environ)
     if name is not None and not metadata and kinds & {Adc, Metadata}:
         try:

@@ -17,6 +17,7 @@ from sidecar.grammar.proxies import ProxyUrl, is_excepted, parse_proxy
 
 METADATA_VARIABLES: Final = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT")
 """Say where the metadata server is; the first that is set counts, as google-auth reads them."""
+MTLS_MODE: Final = "GCE_METADATA_MTLS_MODE"
 _EXAMPLES: Final = "`169.254.169.254` or `127.0.0.1:8080`"
 
 
@@ -46,6 +47,15 @@ def metadata_address(text: str) -> str:
         shown = "it" if "@" in text else quoted(text)
         raise ValueError(f"{shown} is not host and port: set it to one such as {_EXAMPLES}")
     return str(authority)
+
+
+def mutual_tls(environ: Mapping[str, str]) -> bool:
+    """Whether the metadata server is to be asked over mutual TLS, by google-auth's GCE_METADATA_MTLS_MODE; ValueError
+    with a sentence for a mode that there is not."""
+    mode = environ.get(MTLS_MODE, "").strip().lower() or "none"
+    if mode not in ("strict", "default", "none"):
+        raise ValueError(f"{quoted(mode)} is no mode: set it to `strict`, `default` or `none`, or unset it")
+    return mode != "none"
 
 
 class ProxySetting(NamedTuple):

@@ -38,6 +38,7 @@ from sidecar.runtime.tasks import Tasks
 from sidecar.runtime.trust import UnusableCaError, for_token_endpoints, for_upstreams
 from sidecar.service.bindings import Bindings
 from sidecar.service.start_error import EXIT_CONFIG, StartError
+from sidecar.tokens.credential_file import is_project
 from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.renewals import Renewals
 from sidecar.tokens.sources import Inspection, build_sources, inspect
@@ -146,12 +147,19 @@ class Parts:
 
     def access_log(self, config: Config) -> AccessLog:
         """The access log as a configuration wants it."""
+        # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
+        project = self.environ.get("GOOGLE_CLOUD_PROJECT", "").strip()
+        if project and not is_project(project):
+            _log.warning(
+                "GOOGLE_CLOUD_PROJECT is not the ID of a project: log lines name their traces without one. Set it to an "
+                "ID such as `my-project`, or unset it"
+            )
+            project = ""
         return AccessLog(
             config.access_log,
             log_query=config.log_query,
             sample=config.access_log_sample,
-            # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
-            project=self.environ.get("GOOGLE_CLOUD_PROJECT", ""),
+            project=project,
         )
 
     def check_tls_files(self, routes: Iterable[Route]) -> None:

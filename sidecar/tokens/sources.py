@@ -80,7 +80,7 @@ def build_sources(
     """
     addresses = Addresses() if endpoints is None else Addresses(**dict(endpoints))
     addresses = addresses._replace(programs=passed_on(environ, EXECUTABLES, withheld=withheld))
-    outward = Outward(environ, for_token_endpoints(environ, ca_file), tuple(listening))
+    outward = Outward(environ, for_token_endpoints(environ, ca_file), listening)
     known = known or {}
     grants: dict[str, Grant] = {name: source.grant for name, source in known.items()}
     for name in credentials:
@@ -94,7 +94,7 @@ def build_sources(
             clock,
             FetchThreads(name, limit=threads),
             seconds=_deadline(name, credentials, seconds),
-            universe=environ.get(UNIVERSE) or None,
+            universe=environ.get(UNIVERSE, "").strip() or None,
             outward=outward,
         )
         for name in credentials

@@ -89,3 +89,25 @@ def test_a_sidecar_reads_standard_input_once(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert again.stdout == b"unchanged\n", again.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        pytest.param(
+            "[localhost:1, unix:/tmp/x.sock]", "nothing answers at localhost:1", id="a-list-as-run-takes-it"
+        ),
+        pytest.param("localhost", "IDTOKEN_SIDECAR_ADMIN: `localhost` has no port", id="no-port"),
+    ],
+)
+def test_commands_read_the_admin_variable_as_run_does(tmp_path: Path, value: str, says: str) -> None:
+    """And name it where it is wrong: there is no `--admin`."""
+    found = subprocess.run(
+        [*COMMAND, "healthcheck"],
+        env=clean_environment(IDTOKEN_SIDECAR_ADMIN=value),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert says in found.stderr

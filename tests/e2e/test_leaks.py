@@ -525,7 +525,9 @@ def test_contents_in_the_environment(tmp_path: Path, variable: str, words: list[
     options = [] if named else ["--config", "c.yaml"]
     found = run_command(with_options(words, *options), tmp_path, **{variable: secret})
     assert found.returncode == 2, found.stdout + found.stderr
-    assert (variable if words != ["wait"] else "--") in found.stderr
+    assert (
+        "--config" if (words, variable) == (["wait"], "IDTOKEN_SIDECAR_CONFIG") else variable
+    ) in found.stderr
     refute_contents(secret, found.stdout + found.stderr)
     assert "Traceback" not in found.stderr
 

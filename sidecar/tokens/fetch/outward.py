@@ -6,9 +6,8 @@ The rule: a proxy that can't be used is an error, and never another way round it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Final, final
 
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.variables import ProxySetting, proxy_for
@@ -16,14 +15,21 @@ from sidecar.grammar.hosts import Url, is_loopback
 from sidecar.runtime.trust import Trust
 
 
-class Outward(NamedTuple):
-    """The way out, for all credentials."""
+@final
+class Outward:
+    """The way out, for all credentials. Its text form has nothing of the environment, where passwords stand."""
 
-    environ: Mapping[str, str] = MappingProxyType({})
-    trust: Trust = Trust()
-    """Whose certificates are good there."""
-    own: tuple[ListenAddress, ...] = ()
-    """What this sidecar listens on: it is no proxy for its own calls."""
+    __slots__ = ("_own", "_proxies", "trust")
+
+    def __init__(self, environ: Mapping[str, str], trust: Trust, own: Collection[ListenAddress] = ()) -> None:
+        """`own` is what this sidecar listens on: it is no proxy for its own calls."""
+        self._proxies = {name: value for name, value in environ.items() if name.lower().endswith("_proxy")}
+        self.trust = trust
+        """Whose certificates are good."""
+        self._own = tuple(own)
+
+    def __repr__(self) -> str:
+        return f"<Outward {self.trust}>"
 
     def proxy_for(self, url: Url) -> ProxySetting | None:
         """The proxy for an endpoint, by HTTPS_PROXY and its kin; None for loopback. ValueError for one that can't be
@@ -32,8 +38,8 @@ class Outward(NamedTuple):
         if is_loopback(host):
             return None
         port = url.authority.port or (443 if url.scheme == "https" else 80)
-        return proxy_for(self.environ, url.scheme, host, port, self.own)
+        return proxy_for(self._proxies, url.scheme, host, port, self._own)
 
 
-NOTHING_SAID = Outward()
+NOTHING_SAID: Final = Outward({}, Trust())
 """Directly."""

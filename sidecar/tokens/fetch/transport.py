@@ -19,6 +19,7 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -278,16 +279,18 @@ def _watched_adapter(watch: Callable[[socket.socket], None], trust: Trust) -> re
     from requests.adapters import HTTPAdapter
 
     def context() -> ssl.SSLContext:
-        # One for each pool of connections: a client certificate would stay in it.
         made = trust.context()
         made.sslsocket_class = _Shaking
         return made
+
+    shared = cache(context)
 
     class WatchedAdapter(HTTPAdapter):
         def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
             host, settings = super().build_connection_pool_key_attributes(request, verify, cert)
             if host["scheme"] == "https":
-                settings["ssl_context"] = context()
+                # A client certificate would stay in one that is shared.
+                settings["ssl_context"] = context() if cert else shared()
             return host, settings
 
         def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
@@ -295,7 +298,7 @@ def _watched_adapter(watch: Callable[[socket.socket], None], trust: Trust) -> re
 
         def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
             if proxy.startswith("https:"):
-                settings["proxy_ssl_context"] = context()
+                settings["proxy_ssl_context"] = shared()
             return super().proxy_manager_for(proxy, **settings)
 
         def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:

@@ -49,7 +49,7 @@ class AdcGrant(IndirectGrant):
         addresses: Addresses = Addresses(),  # noqa: B008 - immutable
     ) -> None:
         self._environ = environ
-        quota_project = environ.get(QUOTA_PROJECT) or None
+        quota_project = environ.get(QUOTA_PROJECT, "").strip() or None
         self._addresses = addresses._replace(quota_project=quota_project)
         # Kept, since these keep what they found out.
         self._metadata: MetadataGrant | None = None

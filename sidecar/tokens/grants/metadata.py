@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 from sidecar.config.credentials import is_email
 from sidecar.config.targets import CLOUD_PLATFORM
-from sidecar.config.variables import metadata_address, metadata_variable
+from sidecar.config.variables import metadata_address, metadata_variable, mutual_tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import place
 from sidecar.tokens.fetch.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital
@@ -67,7 +67,7 @@ class MetadataGrant(Grant):
         what calls with its access token are counted against; `login` is the command that gives a credential where there
         is no metadata server."""
         self._origin = address or metadata_host(environ)
-        self._mutual_tls = environ.get("GCE_METADATA_MTLS_MODE", "none").lower() in ("strict", "default")
+        self._mutual_tls = mutual_tls(environ)
         self._account = account
         self._licenses = licenses
         self._iam = iam or IamCredentials()

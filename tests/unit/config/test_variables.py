@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.config.load import ConfigError, load
-from sidecar.config.variables import metadata_address
+from sidecar.config.variables import metadata_address, mutual_tls
 from sidecar.tokens.grants.metadata import MetadataGrant
 
 ROUTES = "routes: [{name: a, upstream: 'https://a.example'}]\n"
@@ -118,3 +118,24 @@ def test_a_proxy_that_cannot_be_used_is_told_at_start(variable: str, text: str, 
 def test_a_proxy_that_can_be_used_is_not(text: str) -> None:
     """Nor none."""
     assert load(ROUTES + KEY, environ={"HTTPS_PROXY": text}).warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["", " ", "none", "NONE", "strict", " Default "])
+def test_modes_of_mutual_tls(mode: str) -> None:
+    """google-auth's."""
+    environ = {"GCE_METADATA_MTLS_MODE": mode}
+    assert load(ROUTES, environ=environ).config.routes
+    assert mutual_tls(environ) is (mode.strip().lower() in ("strict", "default"))
+
+
+def test_a_mode_of_mutual_tls_that_there_is_not() -> None:
+    """It was taken for none, so that a metadata server was asked in plaintext where somebody wanted TLS."""
+    for mode in ("on", "required", "true"):
+        with pytest.raises(
+            ConfigError, match=rf"GCE_METADATA_MTLS_MODE: `{mode}` is no mode: set it to `strict`"
+        ):
+            load(ROUTES, environ={"GCE_METADATA_MTLS_MODE": mode})
+    assert load(
+        f"{ROUTES}credentials: {{default: {{type: static, token: x}}}}\n",
+        environ={"GCE_METADATA_MTLS_MODE": "on"},
+    )

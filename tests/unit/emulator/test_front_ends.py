@@ -332,7 +332,9 @@ async def test_googleapis_take_access_tokens(
         pytest.param(lambda: self_signed("", scope=CLOUD_PLATFORM), 200, id="self-signed-as-go-does"),
         pytest.param(lambda: self_signed(""), 401, id="self-signed-for-nothing"),
         pytest.param(
-            lambda: unnamed(self_signed("https://storage.googleapis.com/")), 200, id="self-signed-as-ruby-does"
+            lambda: unnamed(self_signed("https://storage.googleapis.com/")),
+            200,
+            id="self-signed-as-ruby-does",
         ),
         pytest.param(lambda: self_signed("https://pubsub.googleapis.com/"), 401, id="for-another-api"),
         pytest.param(lambda: self_signed(None, scope="email"), 403, id="too-narrow"),

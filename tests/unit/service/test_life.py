@@ -74,3 +74,14 @@ async def test_a_proxy_in_the_environment_is_for_no_upstream_and_that_is_told_on
     await made.run()
     found = [record.message for record in caplog.records if "PROXY" in record.message]
     assert [message.partition(". ")[0] for message in found] == told
+
+
+@pytest.mark.parametrize(("project", "warned"), [("my-project", False), ("", False), ("my project", True)])
+async def test_a_project_that_is_none_names_no_trace(
+    caplog: pytest.LogCaptureFixture, project: str, warned: bool
+) -> None:
+    """Its log lines would name traces that are not there; the variable is named once."""
+    environ = {"GOOGLE_CLOUD_PROJECT": project}
+    text = "listen: 'localhost:0'\nadmin: 'localhost:0'\nroutes: [{name: a, upstream: 'https://a.example', prefetch: off}]"
+    Service(load(text, environ={}).config, asyncio.get_running_loop(), environ=environ, clock=FakeClock())
+    assert ("GOOGLE_CLOUD_PROJECT is not the ID of a project" in caplog.text) is warned

@@ -539,3 +539,11 @@ def test_what_is_a_universe_is_a_host(text: str) -> None:
     if is_universe(text):
         assert set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.")
         assert universe_at(f"https://sts.{text}/x") in (text, "googleapis.com")
+
+
+async def test_blanks_around_what_the_environment_says_change_nothing(universes: Universes) -> None:
+    """A variable of an env file may have them."""
+    universes.google.metadata.universe = OTHER
+    source = universes.source({"x": Metadata(type="metadata")}, GOOGLE_CLOUD_UNIVERSE_DOMAIN=f" {OTHER} ")
+    assert source.universe == OTHER
+    await source.mint(ID)
