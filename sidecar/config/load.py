@@ -20,7 +20,8 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES, File, Gcloud, Metadata, Static
-from sidecar.config.egress import EgressProxy, in_force, own_listener_behind, refusal_through_proxy
+from sidecar.config.egress import EgressProxy
+from sidecar.config.egress_rules import in_force, own_listener_behind, refusal_through_proxy
 from sidecar.config.groups import Drain
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.misplaced import misplaced_in

@@ -151,8 +151,8 @@ class Parts:
         project = self.environ.get("GOOGLE_CLOUD_PROJECT", "").strip()
         if project and not is_project(project):
             _log.warning(
-                "GOOGLE_CLOUD_PROJECT is not the ID of a project: log lines name their traces without one. Set it to an "
-                "ID such as `my-project`, or unset it"
+                "GOOGLE_CLOUD_PROJECT is not the ID of a project: log lines name their traces without one. Set it to "
+                "an ID such as `my-project`, or unset it"
             )
             project = ""
         return AccessLog(

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Final, final
 
 from sidecar.admin.app import AdminServer
-from sidecar.config.egress import told_at_start
+from sidecar.config.egress_rules import told_at_start
 from sidecar.config.models import Config
 from sidecar.observe.heap import Trimming, own_heap
 from sidecar.observe.log_sink import LineLoss

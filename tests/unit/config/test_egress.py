@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sidecar.config.document import json_schema, shown
-from sidecar.config.egress import told_at_start
+from sidecar.config.egress_rules import told_at_start
 from sidecar.config.load import ConfigError, load
 from sidecar.routing.routes import RouteTable
 
