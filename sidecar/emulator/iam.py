@@ -273,13 +273,13 @@ class IAMCredentialsServer:
         now = self._now()
         claims: dict[str, object] = {
             "aud": audience,
-            "azp": email if body.get("useEmailAzp") is True else account.unique_id,
+            "azp": email if _is_on(body, "useEmailAzp") else account.unique_id,
             "exp": int(now + self.token_lifetime),
             "iat": int(now),
             "iss": ISSUER,
             "sub": account.unique_id,
         }
-        if body.get("includeEmail") is True:
+        if _is_on(body, "includeEmail"):
             claims |= {"email": email, "email_verified": True}
         return self._key.sign(claims_for(claims, fault))
 
@@ -335,6 +335,11 @@ _UNAUTHENTICATED: Final = {
     ),
 }
 """By whether there was a token."""
+
+
+def _is_on(body: Mapping[str, Any], name: str) -> bool:
+    """JSON's true, or the text: google-auth writes that outside of googleapis.com (`google/oauth2/_client.py`)."""
+    return body.get(name) in (True, "true")
 
 
 def _delegates(body: Mapping[str, Any]) -> tuple[str, ...]:

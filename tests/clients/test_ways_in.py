@@ -108,5 +108,5 @@ async def test_a_client_loses_nothing(start: Start, billing: Target, name: str, 
             wrong[task] = brought["error"]
         elif not JUDGES[task](brought["found"]):
             wrong[task] = str(brought["found"])[:500]
-    keep(name, way, {task: task not in wrong for task in client.tasks_by(way)})
+    keep(f"http-{name}", way, {task: task not in wrong for task in client.tasks_by(way)})
     assert wrong == {}

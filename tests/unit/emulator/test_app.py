@@ -89,12 +89,12 @@ async def test_google_auth_gets_an_access_token_with_a_key(
 ) -> None:
     """service_account.Credentials asks for scopes and gets an access token."""
     file = google.write_key(tmp_path / "key.json")
-    credentials = service_account.Credentials.from_service_account_file(file, scopes=["a", "b"])
+    credentials = service_account.Credentials.from_service_account_file(file, scopes=["openid", "email"])
     await asyncio.to_thread(credentials.refresh, transport)
     issued = google.principals.introspect(credentials.token)
     assert issued is not None
     assert issued.member == f"serviceAccount:{KEY_EMAIL}"
-    assert list(google.oauth.asked) == ["a b"]
+    assert list(google.oauth.asked) == ["openid email"]
 
 
 async def test_google_auth_understands_the_errors(

@@ -231,6 +231,23 @@ async def test_iap_without_a_token_leads_to_the_sign_in(
         assert [cookie.startswith("GCP_IAP_XSRF_NONCE_") for cookie in cookies] == [True] * (status == 302)
 
 
+async def test_iap_tells_the_app_who_calls(google: Emulator, session: ClientSession) -> None:
+    """In headers of its own (https://cloud.google.com/iap/docs/identity-howto); what a caller claims is replaced."""
+    target = await google.add_target("t", kind="iap", audience=IAP_CLIENT)
+    number = google.principals.add(SA).unique_id
+    for token, email, subject in (
+        (signed(NOW, aud=IAP_CLIENT, sub="42"), "caller@example.com", "42"),
+        (self_signed(f"{target.url}/*"), SA, number),
+    ):
+        forged = ("x-goog-authenticated-user-email", "accounts.google.com:boss@example.com")
+        answer = await call(session, target, bearer(token), forged)
+        told = [line for line in answer.body["headers"] if "authenticated" in line[0].lower()]
+        assert told == [
+            ["X-Goog-Authenticated-User-Email", f"accounts.google.com:{email}"],
+            ["X-Goog-Authenticated-User-ID", f"accounts.google.com:{subject}"],
+        ]
+
+
 # ESPv2
 
 

@@ -98,6 +98,14 @@ async def test_an_id_token_has_its_email_on_request(session: ClientSession, dire
     assert read(without["token"])["azp"] == TARGET
 
 
+async def test_switches_may_be_text(session: ClientSession, directory: Emulator) -> None:
+    """google-auth's call outside of googleapis.com writes `"true"` (google/oauth2/_client.py), and is answered alike."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", ID_CREATOR, on=TARGET)
+    body = {"audience": AUDIENCE, "includeEmail": "true", "useEmailAzp": "true"}
+    claims = read((await call(session, directory, "generateIdToken", body))[1]["token"])
+    assert (claims["email"], claims["azp"]) == (TARGET, TARGET)
+
+
 async def test_an_access_token_is_the_targets(session: ClientSession, directory: Emulator) -> None:
     """With the scopes and the life that were asked for."""
     directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
