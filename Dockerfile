@@ -33,13 +33,15 @@ RUN PYTHONPATH=/opt/idtoken-sidecar python3 -m pip install --quiet --no-deps --n
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/idtoken-sidecar
 
 FROM ${BASE}${BASE_DIGEST}
-ARG VERSION=unknown
+ARG BASE
+ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="idtoken-sidecar" \
       org.opencontainers.image.description="ID tokens for calls to Google Cloud services: your app calls localhost" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}"
 COPY --from=build /opt/idtoken-sidecar /opt/idtoken-sidecar
 ENV PYTHONPATH=/opt/idtoken-sidecar PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532

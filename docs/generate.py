@@ -324,6 +324,12 @@ def _component(name: str) -> Callable[[], str]:
     return lambda: kubernetes.component(_plan())[name]
 
 
+def dockerfile() -> str:
+    """The Dockerfile, with the version that the image's label has."""
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    return re.sub(r"^ARG VERSION=.*", f"ARG VERSION={own_version()}", text, flags=re.MULTILINE)
+
+
 def chart() -> str:
     """The Helm chart's description, with the version that this is."""
     text = (ROOT / "deploy/helm/idtoken-sidecar/Chart.yaml").read_text("utf-8")
@@ -364,6 +370,7 @@ FILES: dict[str, Callable[[], str]] = {
     "deploy/gke/network-policy.yaml": kubernetes.network_policy,
     "deploy/compute-engine/idtoken-sidecar.service": lambda: machine.service_unit(_plan()),
     "deploy/compute-engine/idtoken-sidecar.socket": lambda: machine.socket_unit(_plan()),
+    "Dockerfile": dockerfile,
     "deploy/helm/idtoken-sidecar/Chart.yaml": chart,
     "deploy/compose/compose.yaml": lambda: machine.compose(_plan()),
 }

@@ -55,7 +55,7 @@ class Plan:
         """Raises ManifestError that names the option of each of these fields that is empty."""
         if missing := [_OPTIONS[field] for field in fields if not getattr(self, field)]:
             raise ManifestError(
-                "nothing tells what belongs into the manifest. Give it:\n  " + "\n  ".join(missing)
+                "the manifest needs what the configuration does not tell. Give it:\n  " + "\n  ".join(missing)
             )
 
     @property

@@ -133,7 +133,7 @@ def verified_call(sidecar: dict[str, Any], app: dict[str, Any], config: str | No
 
 def called(url: str) -> str:
     """Once the app listens."""
-    patience = Retry(total=60, connect=60, redirect=0, status=0, backoff_factor=0.1, backoff_max=0.5)
+    patience = Retry(total=60, connect=60, read=0, redirect=0, status=0, backoff_factor=0.1, backoff_max=0.5)
     with requests.Session() as session:
         session.mount("http://", HTTPAdapter(max_retries=patience))
         answer = session.get(url, timeout=LIMIT)
