@@ -10,9 +10,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from typing import Final
 
 from sidecar.grammar.certificates import Certificate
 from sidecar.net.tls import Session
+from sidecar.observe.metrics import HandshakeFailure
 from sidecar.runtime.trust import presented
 
 
@@ -129,3 +131,31 @@ async def _ready(
         await ready
     finally:
         remove(fd)
+
+
+_FAILURES: Final = {
+    "HTTP_REQUEST": HandshakeFailure.PLAIN_HTTP,
+    "HTTPS_PROXY_REQUEST": HandshakeFailure.PLAIN_HTTP,
+    **dict.fromkeys(
+        "UNSUPPORTED_PROTOCOL WRONG_VERSION_NUMBER NO_SHARED_CIPHER VERSION_TOO_LOW NO_PROTOCOLS_AVAILABLE "
+        "NO_SUITABLE_SIGNATURE_ALGORITHM UNKNOWN_PROTOCOL NO_SHARED_GROUP INAPPROPRIATE_FALLBACK "
+        "TLSV1_ALERT_PROTOCOL_VERSION BAD_PROTOCOL_VERSION_NUMBER".split(),
+        HandshakeFailure.PROTOCOL,
+    ),
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": HandshakeFailure.CLIENT_CERTIFICATE,
+    **dict.fromkeys(
+        "TLSV1_ALERT_UNKNOWN_CA SSLV3_ALERT_CERTIFICATE_UNKNOWN SSLV3_ALERT_BAD_CERTIFICATE "
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED TLSV1_ALERT_ACCESS_DENIED TLSV1_UNRECOGNIZED_NAME".split(),
+        HandshakeFailure.REJECTED,
+    ),
+}
+"""OpenSSL's names for what goes wrong."""
+
+
+def failure_of(error: OSError) -> HandshakeFailure:
+    """Why a listener's handshake failed, as it is counted."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return HandshakeFailure.CLIENT_CERTIFICATE
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return _FAILURES.get(mnemonic(error), HandshakeFailure.OTHER)
+    return HandshakeFailure.CLOSED

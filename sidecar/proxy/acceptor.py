@@ -54,17 +54,10 @@ _SHORT: Final = {
     errno.ENOMEM: Pause.MEMORY,
 }
 _PASSED_OVER: Final = frozenset(
-    (
-        *(
-            errno.ECONNABORTED,
-            errno.EPERM,
-            errno.EPROTO,
-            errno.ENOPROTOOPT,
-            errno.ENETDOWN,
-            errno.ENETUNREACH,
-        ),
-        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET, errno.EOPNOTSUPP, errno.ETIMEDOUT),
-    )
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED EPERM EPROTO ENOPROTOOPT ENETDOWN ENETUNREACH EHOSTDOWN EHOSTUNREACH ENONET EOPNOTSUPP ETIMEDOUT"
+    ).split()
 )
 """Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
 
@@ -223,7 +216,7 @@ class Acceptors:
     def lost_unused(self, owner: Owner, error: OSError) -> None:
         """A connection ended by an error before its first request: by an alert, where its caller does not trust it."""
         if owner.certificate is not None and isinstance(error, ssl.SSLError):
-            reason = _handshake_failure(error)
+            reason = tls_handshake.failure_of(error)
             if reason is not HandshakeFailure.CLOSED:
                 named = (acceptor.name for acceptor in self._acceptors.values() if acceptor.owner is owner)
                 self.handshake_failed(reason, next(named, None))
@@ -481,7 +474,7 @@ class Acceptor:
             secured = await tls_handshake.accept_handshake(everything.loop, sock, context)
         except OSError as error:
             sock.close()  # where TLS has not taken it over
-            self._failed(_handshake_failure(error))
+            self._failed(tls_handshake.failure_of(error))
         except asyncio.CancelledError:
             sock.close()
             if not is_late:
@@ -516,39 +509,3 @@ def _plain_http() -> SidecarError:
         Reason.MALFORMED_REQUEST,
         "This listener serves https, and the request came in plain http: write `https://` before its address.",
     )
-
-
-_FAILURES: Final = {
-    "HTTP_REQUEST": HandshakeFailure.PLAIN_HTTP,
-    "HTTPS_PROXY_REQUEST": HandshakeFailure.PLAIN_HTTP,
-    **dict.fromkeys(
-        (
-            *("UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER", "NO_SHARED_CIPHER", "VERSION_TOO_LOW"),
-            *(
-                "NO_PROTOCOLS_AVAILABLE",
-                "NO_SUITABLE_SIGNATURE_ALGORITHM",
-                "UNKNOWN_PROTOCOL",
-                "NO_SHARED_GROUP",
-            ),
-            *("INAPPROPRIATE_FALLBACK", "TLSV1_ALERT_PROTOCOL_VERSION", "BAD_PROTOCOL_VERSION_NUMBER"),
-        ),
-        HandshakeFailure.PROTOCOL,
-    ),
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": HandshakeFailure.CLIENT_CERTIFICATE,
-    **dict.fromkeys(
-        (
-            *("TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_CERTIFICATE_UNKNOWN", "SSLV3_ALERT_BAD_CERTIFICATE"),
-            *("SSLV3_ALERT_CERTIFICATE_EXPIRED", "TLSV1_ALERT_ACCESS_DENIED", "TLSV1_UNRECOGNIZED_NAME"),
-        ),
-        HandshakeFailure.REJECTED,
-    ),
-}
-"""OpenSSL's names for what goes wrong."""
-
-
-def _handshake_failure(error: OSError) -> HandshakeFailure:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return HandshakeFailure.CLIENT_CERTIFICATE
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return _FAILURES.get(tls_handshake.mnemonic(error), HandshakeFailure.OTHER)
-    return HandshakeFailure.CLOSED

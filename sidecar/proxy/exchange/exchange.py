@@ -9,8 +9,8 @@ Made by a connection from the app, which is its `AppSide`; the pool gives it a `
                  ▲________│________│   └─▶ TUNNEL ────▶ DONE
                   replay, before the first byte of an answer was passed on; and from anywhere ─▶ DONE
 
-Timeouts are in `deadlines`, what is held for replay in `held`, tunnels in `tunnel`, what is written down at the end
-in `ledger`.
+Timeouts are in `deadlines`, which `sweep` holds it to; what is held for replay in `held`, tunnels in `tunnel`, what is
+written down at the end in `ledger`.
 
 Hot path, on a token hit and an idle connection: no await, no task, no timer, no closure. All of the sidecar's own
 Python takes 14 µs for a small request (both parsers, without sockets), of some 36 µs with the kernel's share;
@@ -19,12 +19,11 @@ benchmarks/ has the numbers.
 
 from __future__ import annotations
 
-from math import inf
 from typing import final
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy.admission.admission import Admitted
-from sidecar.proxy.exchange import deadlines, tunnel
+from sidecar.proxy.exchange import tunnel
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.deadlines import (
     ANSWERING,
@@ -36,7 +35,7 @@ from sidecar.proxy.exchange.deadlines import (
     TUNNEL,
     ExchangeState,
 )
-from sidecar.proxy.exchange.held import NOTHING, HeldBody
+from sidecar.proxy.exchange.held import NOTHING, HeldBody, why_not_again
 from sidecar.proxy.exchange.tunnel import Tunnel
 from sidecar.proxy.fields import headers, mapping, proxy_status, upgrades
 from sidecar.proxy.messages import IDEMPOTENT, METHOD_NAMES, NO_BODY, RequestHead
@@ -163,7 +162,7 @@ class Exchange(Relay):
         if self.state is DONE:
             return
         tunnelled = self.state is TUNNEL
-        self._let_go(flush=tunnelled)
+        self.let_go(flush=tunnelled)
         self._finish(None if tunnelled else error)
 
     # from the token store and the pool
@@ -326,10 +325,11 @@ class Exchange(Relay):
         elif error is not None:
             self._fail(error)
         else:
+            why = why_not_again(self.request.method, loss, self._retried, self.held)
             self._fail(
                 SidecarError(
                     Reason.UPSTREAM_CLOSED,
-                    f"The upstream closed the connection before it answered.{self._why_not_again(loss)} "
+                    f"The upstream closed the connection before it answered.{why} "
                     "If this recurs, its keep-alive time may be below `pool.idle`, or it crashes on this request.",
                 )
             )
@@ -393,55 +393,9 @@ class Exchange(Relay):
     def app_ended(self) -> bool:
         return self._tunnel is not None and self.side is not None and self._tunnel.ended(self.side)
 
-    # what the sweep asks
-
-    def position(self) -> tuple[int, int, int]:
-        """A value that changes whenever anything moves: what came, and what waits to be sent to either side."""
-        return self.progress, self._unsent(), self.app.unsent()
-
-    def overdue(self, quiet: float, now_mono: float) -> SidecarError | None:
-        """The error of an exchange in which nothing has moved for `quiet` seconds, if that is too long, or which has
-        had its `timeouts.total`."""
-        timeouts = self.pool.destination.route.config.timeouts
-        error = deadlines.total(self.state, timeouts, now_mono - self.request.began_mono)
-        if error is not None or self.state not in (SENT, ANSWERING, TUNNEL):
-            return error
-        return deadlines.stalled(
-            self.state,
-            timeouts,
-            self.context.limits,
-            quiet,
-            # While the app is full of earlier answers, this one is not read.
-            app_waits=self.app.is_full if self.state is SENT else self.app.unsent() > 0,
-            upstream_waits=self._unsent() > 0,
-            request_done=self.request_done,
-        )
-
-    def _unsent(self) -> int:
-        return 0 if self.side is None else self.side.unsent()
-
-    def look_for_peer(self, quiet: float) -> None:
-        """Where nothing has moved for as long as connecting may take: see whether the upstream is there at all."""
-        side = self.side
-        limit = self.pool.destination.route.config.timeouts.connect
-        if self.state is not SENT or side is None or quiet < limit or not side.has_vanished(limit):
-            return
-        # The idle ones lead to the same peer: none of them is to cost a request as much again.
-        self.pool.expire(inf)
-        loss = side.loss()
-        self._let_go()
-        self.lost(
-            loss,
-            SidecarError(
-                Reason.RESPONSE_TIMEOUT,
-                f"For {limit:g} s the upstream has acknowledged nothing of what was sent to it: its machine, or "
-                "the network path to it, is gone.",
-            ),
-        )
-
     def time_out(self, error: SidecarError) -> None:
         """Give up, with the answer that is still possible."""
-        self._let_go()
+        self.let_go()
         if self.state in (ANSWERING, TUNNEL) or error.reason is Reason.CLIENT_STALLED:
             self._cut(error)
         else:
@@ -454,14 +408,6 @@ class Exchange(Relay):
         if loss is Loss.UNKNOWN or self._retried or self.held is None:
             return False
         return (loss is Loss.UNTOUCHED or self.request.method in IDEMPOTENT) and self.pool.may_retry()
-
-    def _why_not_again(self, loss: Loss) -> str:
-        method = self.request.method
-        if method not in IDEMPOTENT:
-            return f" {method.decode()} is not sent twice."
-        if loss is not Loss.UNKNOWN and not self._retried and self.held is not None:
-            return " It was not sent again: the route's `retry_budget` is spent."
-        return ""
 
     def _refused_token(self, found: headers.Found) -> bool:
         """Whether a 401 is about the token, and this request starts over with a new one."""
@@ -485,7 +431,8 @@ class Exchange(Relay):
         self._await_token(self.bearer)
         return True
 
-    def _let_go(self, *, flush: bool = False) -> None:
+    def let_go(self, *, flush: bool = False) -> None:
+        """Wait for nothing any more, and cancel what is under way."""
         if self.state is TOKEN:
             self.context.tokens.leave(self.pool.token_key, self._token_settled)
         elif self.state is CONNECT:

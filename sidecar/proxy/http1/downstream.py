@@ -30,16 +30,16 @@ from sidecar.net.listeners import Owner
 from sidecar.net.tls import TlsTransport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted
+from sidecar.proxy.exchange import sweep
 from sidecar.proxy.exchange.admitting import admit
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
-from sidecar.proxy.fields import headers, upgrades
+from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import heads
 from sidecar.proxy.http1.answer_writer import AnswerWriter
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.request_reader import RequestReader
-from sidecar.proxy.http1.target import read_target
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Connection, Connections, Relay
 
@@ -281,22 +281,6 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         else:
             receiving.error = error  # for its turn
 
-    def carried(self, request: Request, target: bytes, wish: bytes) -> bytes | None:
-        """What of a wish to upgrade the request's route carries.
-
-        None where it is declined: the head is then parsed again as one that never had it, and judged as such. A server
-        may ignore it (RFC 9110 section 7.8), and clients send it along with every request without needing it (Java's
-        h2c, TLS/1.2 of Apache's HttpClient).
-        """
-        try:
-            authority, path, absolute = read_target(request.method, target, request.found)
-        except SidecarError:
-            return None
-        known = self.context.admission.upgrades(
-            authority, path, absolute=absolute, own=self.owner.route, local_socket=self.owner.is_unix
-        )
-        return upgrades.carried(wish, known)
-
     def upgrade_waits(self) -> bool:
         if self._queue:
             return True
@@ -500,18 +484,18 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         quiet = now_mono - self._quiet_since_mono
         exchange = self.current
         if exchange is not None:
-            if (position := exchange.position()) != self._seen_position:
+            if (position := sweep.position(exchange)) != self._seen_position:
                 self._seen_position = position
                 self._quiet_since_mono = now_mono
                 quiet = 0.0
-            if (error := exchange.overdue(quiet, now_mono)) is not None:
+            if (error := sweep.overdue(exchange, quiet, now_mono)) is not None:
                 exchange.time_out(error)
             elif not self.transport.is_reading() and peer.has_left(
                 self.transport, self.reader.due(len(self.rest))
             ):
                 self.transport.abort()
             else:
-                exchange.look_for_peer(quiet)
+                sweep.look_for_peer(exchange, quiet)
         else:
             self._sweep_idle(quiet, now_mono)
 

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.config.models import Timeouts
 from sidecar.errors import Reason
-from sidecar.proxy.exchange import deadlines
+from sidecar.proxy.exchange import deadlines, sweep
 from sidecar.proxy.exchange.deadlines import ANSWERING, CONNECT, QUEUED, SENT, TOKEN, TUNNEL, ExchangeState
 from sidecar.proxy.exchange.exchange import Exchange
 from tests.support.exchanges import Exchanges
@@ -114,8 +114,8 @@ def test_every_wait_has_its_limit_and_its_words(
     making = Exchanges()
     exchange, _ = made(making)
     now_mono = making.clock.mono()
-    assert exchange.overdue(limit - 0.01, now_mono) is None
-    error = exchange.overdue(limit, now_mono)
+    assert sweep.overdue(exchange, limit - 0.01, now_mono) is None
+    error = sweep.overdue(exchange, limit, now_mono)
     assert error is not None
     assert (error.reason, error.detail) == (reason, says)
 
@@ -149,8 +149,8 @@ def test_the_limit_of_the_whole_counts_from_the_first_byte() -> None:
     making = Exchanges()
     exchange, _ = making.sent()
     began_mono = exchange.request.began_mono
-    assert exchange.overdue(0.0, began_mono + 99.9) is None
-    error = exchange.overdue(0.0, began_mono + 100.0)
+    assert sweep.overdue(exchange, 0.0, began_mono + 99.9) is None
+    error = sweep.overdue(exchange, 0.0, began_mono + 100.0)
     assert error is not None
     assert error.reason is Reason.TOTAL_TIMEOUT
 
@@ -159,14 +159,14 @@ def test_where_nothing_is_said_of_a_total_there_is_none() -> None:
     """By default."""
     making = Exchanges("timeouts: {response: 3s}")
     exchange, _ = making.sent()
-    assert exchange.overdue(0.0, making.clock.mono() + 1e9) is None
+    assert sweep.overdue(exchange, 0.0, making.clock.mono() + 1e9) is None
 
 
 def test_what_is_waited_for_elsewhere_has_its_limit_there() -> None:
     """Its turn, a token and a connection; a tunnel has no total."""
     making = Exchanges()
     now_mono = making.clock.mono()
-    assert making.new().overdue(99.0, now_mono) is None
-    assert making.waiting().overdue(99.0, now_mono) is None
+    assert sweep.overdue(making.new(), 99.0, now_mono) is None
+    assert sweep.overdue(making.waiting(), 99.0, now_mono) is None
     tunnel, _ = making.tunnel()
-    assert tunnel.overdue(0.0, now_mono + 999.0) is None
+    assert sweep.overdue(tunnel, 0.0, now_mono + 999.0) is None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.exchange import sweep
 from sidecar.proxy.exchange.deadlines import ANSWERING, CONNECT, DONE, QUEUED, SENT, TOKEN
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
@@ -251,10 +252,10 @@ def test_whatever_moves_is_progress(making: Exchanges) -> None:
         (lambda: exchange.request_end([]), 10),
     ):
         does()
-        assert exchange.position() == (seen, 0, 0)
+        assert sweep.position(exchange) == (seen, 0, 0)
     assert (exchange.sent, exchange.received) == (6, 7)
     link.waiting, making.app.waiting = 3, 4
-    assert exchange.position() == (10, 3, 4)
+    assert sweep.position(exchange) == (10, 3, 4)
 
 
 def test_a_content_location_is_mapped_as_a_location_is(making: Exchanges) -> None:
@@ -551,9 +552,9 @@ def test_an_upstream_that_has_vanished_is_not_waited_for(making: Exchanges, gone
     """After as long as connecting may take; what idles there is closed as well."""
     exchange, link = making.sent()
     link.vanished = gone
-    exchange.look_for_peer(0.9)
+    sweep.look_for_peer(exchange, 0.9)
     assert link.asked == []
-    exchange.look_for_peer(1.0)
+    sweep.look_for_peer(exchange, 1.0)
     assert link.asked == [1.0]
     assert (link.said("cancel"), making.keeper.told) == (
         ([("cancel", False)], [("expire", inf)]) if gone else ([], [])
@@ -570,7 +571,7 @@ def test_one_on_a_connection_that_was_stale_is_sent_again_when_it_has_vanished(m
     """As after any other end of it."""
     exchange, link = making.sent()
     link.vanished, link.lost_now = True, Loss.STALE
-    exchange.look_for_peer(1.0)
+    sweep.look_for_peer(exchange, 1.0)
     assert (exchange.state, making.stats.retries, making.app.told) == (CONNECT, 1, [])
 
 
@@ -578,7 +579,7 @@ def test_only_who_waits_for_an_answer_looks_for_its_peer(making: Exchanges) -> N
     """What is being answered, or has no connection, has other limits."""
     (answering, first), (tunnel, second) = making.answering(), making.tunnel()
     for exchange in (answering, tunnel, making.waiting()):
-        exchange.look_for_peer(9.0)
+        sweep.look_for_peer(exchange, 9.0)
     assert (first.asked, second.asked) == ([], [])
 
 
