@@ -9,8 +9,8 @@ Made by a connection from the app, which is its `AppSide`; the pool gives it a `
                  ▲________│________│   └─▶ TUNNEL ────▶ DONE
                   replay, before the first byte of an answer was passed on; and from anywhere ─▶ DONE
 
-Timeouts are in `deadlines`, which `sweep` holds it to; what is held for replay in `held`, tunnels in `tunnel`, what is
-written down at the end in `ledger`.
+Timeouts are in `deadlines`, which `sweep` holds it to; what may be sent again in `replay` and `held`, tunnels in
+`tunnel`, what is written down at the end in `ledger`.
 
 Hot path, on a token hit and an idle connection: no await, no task, no timer, no closure. All of the sidecar's own
 Python takes 14 µs for a small request (both parsers, without sockets), of some 36 µs with the kernel's share;
@@ -23,7 +23,7 @@ from typing import final
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy.admission.admission import Admitted
-from sidecar.proxy.exchange import tunnel
+from sidecar.proxy.exchange import replay, tunnel
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.deadlines import (
     ANSWERING,
@@ -35,10 +35,10 @@ from sidecar.proxy.exchange.deadlines import (
     TUNNEL,
     ExchangeState,
 )
-from sidecar.proxy.exchange.held import NOTHING, HeldBody, why_not_again
+from sidecar.proxy.exchange.held import NOTHING, HeldBody
 from sidecar.proxy.exchange.tunnel import Tunnel
 from sidecar.proxy.fields import headers, mapping, proxy_status, upgrades
-from sidecar.proxy.messages import IDEMPOTENT, METHOD_NAMES, NO_BODY, RequestHead
+from sidecar.proxy.messages import METHOD_NAMES, NO_BODY, RequestHead
 from sidecar.proxy.ports import AppSide, Link, Loss, Relay, UpstreamSide
 from sidecar.proxy.refusals.diagnosis import may_tell
 from sidecar.proxy.refusals.refusals import Sample
@@ -317,7 +317,7 @@ class Exchange(Relay):
                     Reason.UPSTREAM_INCOMPLETE, "The upstream closed the connection in mid-answer."
                 )
             )
-        elif self._may_retry(loss):
+        elif not self._retried and replay.after_loss(self.request, loss, self.held) and self.pool.may_retry():
             self._retried = True
             self.pool.stats.retries += 1
             self.start()
@@ -325,7 +325,7 @@ class Exchange(Relay):
         elif error is not None:
             self._fail(error)
         else:
-            why = why_not_again(self.request.method, loss, self._retried, self.held)
+            why = replay.why_not(self.request, loss, self.held, retried=self._retried)
             self._fail(
                 SidecarError(
                     Reason.UPSTREAM_CLOSED,
@@ -403,25 +403,15 @@ class Exchange(Relay):
 
     # inside
 
-    def _may_retry(self, loss: Loss) -> bool:
-        """Whether sending twice can do no harm, and most likely does good."""
-        if loss is Loss.UNKNOWN or self._retried or self.held is None:
-            return False
-        return (loss is Loss.UNTOUCHED or self.request.method in IDEMPOTENT) and self.pool.may_retry()
-
     def _refused_token(self, found: headers.Found) -> bool:
         """Whether a 401 is about the token, and this request starts over with a new one."""
-        if not self.bearer or b"invalid_token" not in found.get(b"www-authenticate", b"").lower():
+        if not self.bearer or not replay.calls_token_invalid(found):
             return False
         renewing = self.context.tokens.reject(self.pool.token_key, self.bearer)
-        request = self.request
         if (
             not renewing
             or self._replayed
-            or not self.request_done
-            or self.held is None
-            or request.method not in IDEMPOTENT
-            or request.upgrade is not None
+            or not replay.after_refusal(self.request, self.held, request_done=self.request_done)
             or not self.pool.may_retry()
         ):
             return False

@@ -1,6 +1,6 @@
 """A request's body, as long as it may have to be sent again.
 
-Owns its pieces, how much memory they take, and the words where it is not sent again. Made by an exchange. Pure.
+Owns its pieces and how much memory they take. Made by an exchange. Pure.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import Final, final
 
 from sidecar.proxy.fields.headers import Fields
-from sidecar.proxy.messages import IDEMPOTENT
-from sidecar.proxy.ports import Loss
 
 _OF_A_PIECE: Final = 64
 """Bytes of memory that a piece takes beside its own: an object, its place in a list. They count for small ones that
@@ -40,12 +38,3 @@ class HeldBody:
 
 NOTHING: Final = HeldBody()
 """The body of every request that has none; nothing is ever added to it."""
-
-
-def why_not_again(method: bytes, loss: Loss, retried: bool, held: HeldBody | None) -> str:
-    """Why a request was not sent again after its connection was lost, for the middle of its error; may be empty."""
-    if method not in IDEMPOTENT:
-        return f" {method.decode()} is not sent twice."
-    if loss is not Loss.UNKNOWN and not retried and held is not None:
-        return " It was not sent again: the route's `retry_budget` is spent."
-    return ""

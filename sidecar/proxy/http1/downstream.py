@@ -35,11 +35,12 @@ from sidecar.proxy.exchange.admitting import admit
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
-from sidecar.proxy.fields import headers
+from sidecar.proxy.fields import headers, upgrades
 from sidecar.proxy.http1 import heads
 from sidecar.proxy.http1.answer_writer import AnswerWriter
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.request_reader import RequestReader
+from sidecar.proxy.http1.target import read_target
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Connection, Connections, Relay
 
@@ -280,6 +281,22 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
             receiving.time_out(error)
         else:
             receiving.error = error  # for its turn
+
+    def carried(self, request: Request, target: bytes, wish: bytes) -> bytes | None:
+        """What of a wish to upgrade the request's route carries.
+
+        None where it is declined: the head is then parsed again as one that never had it, and judged as such. A server
+        may ignore it (RFC 9110 section 7.8), and clients send it along with every request without needing it (Java's
+        h2c, TLS/1.2 of Apache's HttpClient).
+        """
+        try:
+            authority, path, absolute = read_target(request.method, target, request.found)
+        except SidecarError:
+            return None
+        known = self.context.admission.upgrades(
+            authority, path, absolute=absolute, own=self.owner.route, local_socket=self.owner.is_unix
+        )
+        return upgrades.carried(wish, known)
 
     def upgrade_waits(self) -> bool:
         if self._queue:

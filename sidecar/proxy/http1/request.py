@@ -64,6 +64,10 @@ class Sink:
         """Whether what follows a head that asks for an upgrade has to wait for its answer."""
         raise NotImplementedError
 
+    def carried(self, request: Request, target: bytes, wish: bytes) -> bytes | None:
+        """What of a wish to upgrade is carried; None where it is declined."""
+        raise NotImplementedError
+
     def body_ended(self, receiving: Relay, trailers: headers.Fields) -> None:
         """The request is complete."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ import httptools
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.exchange.context import Context
-from sidecar.proxy.fields import headers, upgrades
+from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import framing
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.target import (
@@ -328,7 +328,7 @@ class RequestReader:
         if wish is not None:
             check_upgrade(wish, found.get(b"connection", b""))
             # HTTP/1.0 has no upgrade (RFC 9110 section 7.8).
-            request.upgrade = None if http10 else self._carried(request, wish)
+            request.upgrade = None if http10 else self._sink.carried(request, self._target, wish)
             if request.upgrade is None:
                 return False
         # HTTP/1.0 may come without a Host; a route's own listener says as much.
@@ -354,23 +354,6 @@ class RequestReader:
         request.scheme = owner.origin_scheme
         request.via = context.via[http10]
         return True
-
-    def _carried(self, request: Request, wish: bytes) -> bytes | None:
-        """What of a wish to upgrade the request's route carries.
-
-        None where it is declined: the head is then parsed again as one that never had it, and judged as such. A server
-        may ignore it (RFC 9110 section 7.8), and clients send it along with every request without needing it (Java's
-        h2c, TLS/1.2 of Apache's HttpClient).
-        """
-        owner = self._sink.owner
-        try:
-            authority, path, absolute = read_target(request.method, self._target, request.found)
-        except SidecarError:
-            return None
-        known = self._context.admission.upgrades(
-            authority, path, absolute=absolute, own=owner.route, local_socket=owner.is_unix
-        )
-        return upgrades.carried(wish, known)
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
