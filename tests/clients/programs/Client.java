@@ -34,7 +34,9 @@ public class Client {
   }
 
   static HttpRequest.Builder request(String path) {
-    HttpRequest.Builder builder = HttpRequest.newBuilder(URI.create(BASE + path));
+    // Through a proxy it would write what is not ASCII as question marks.
+    URI uri = URI.create(URI.create(BASE + path).toASCIIString());
+    HttpRequest.Builder builder = HttpRequest.newBuilder(uri);
     return HOST.isEmpty() ? builder : builder.header("Host", HOST);
   }
 

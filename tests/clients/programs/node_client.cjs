@@ -72,5 +72,6 @@ const clients = {
     }
     console.log(JSON.stringify({way, ...found}));
   }
-  process.exit(0);
+  // Not before all of it is written: a pipe takes it bit by bit.
+  process.stdout.write('', () => process.exit(0));
 })();
