@@ -259,11 +259,7 @@ class Dialer:
                 self._backoff.not_made([info[4] for info in infos])
                 raise descriptors.none_left(f"connecting to {name}", shortage) from error
             failure = _connect_failure(error)
-            raise SidecarError(
-                hop.reason(failure.reason),
-                f"{name} could not be connected to ({failure.words}). "
-                f"Check that {hop.what} is up and that the route's `{hop.key}` names its port.",
-            ) from error
+            raise _not_connected(hop, failure) from error
         else:
             address = _settled(sock, hop)
             # Those that began before it and are slower; what began later only lost the race.
@@ -273,13 +269,10 @@ class Dialer:
         finally:
             for tried in attempted:
                 self._failed(tried, failure, began_mono)
-        try:
-            # The peer is what counts: a kernel may connect to another address than the one it was given.
-            if (why := self._forbidden(hop, address)) is not None:
-                raise hop.not_dialled(dial.destination, why)
-        except SidecarError:
+        # The peer is what counts: a kernel may connect to another address than the one it was given.
+        if (why := self._forbidden(hop, address)) is not None:
             sock.close()
-            raise
+            raise hop.not_dialled(dial.destination, why)
         return sock
 
     async def _handshake(
@@ -415,6 +408,14 @@ def _settled(sock: socket.socket, hop: _Hop) -> Any:
             hop.reason(Reason.CONNECT_FAILED),
             f"{hop.name} reset the connection as soon as it was made. Check that {hop.what} is up.",
         ) from error
+
+
+def _not_connected(hop: _Hop, failure: Failure) -> SidecarError:
+    return SidecarError(
+        hop.reason(failure.reason),
+        f"{hop.name} could not be connected to ({failure.words}). "
+        f"Check that {hop.what} is up and that the route's `{hop.key}` names its port.",
+    )
 
 
 def _connect_failure(error: OSError) -> Failure:

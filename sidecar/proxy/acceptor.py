@@ -482,11 +482,8 @@ class Acceptor:
             task.uncancel()
             self._failed(HandshakeFailure.TIMEOUT)
         else:
-            if (
-                owner.is_outdated
-                and owner.certificate is not None
-                and owner.certificate.context is not context
-            ):
+            certificate = owner.certificate
+            if owner.is_outdated and certificate is not None and certificate.context is not context:
                 # The client certificate was judged by CAs that are others now.
                 secured.close()
                 self._failed(HandshakeFailure.CLIENT_CERTIFICATE)

@@ -31,7 +31,7 @@ Places = Iterable[tuple[ListenAddress, str | None]]
 def explain(
     config: Config, url: str, lines: Sequence[str], method: str = "GET", *, places: Places | None = None
 ) -> dict[str, Any]:
-    """What would become of a request for `url` with header `lines` (`Name: value`).
+    """Test a request for `url` with header `lines` (`Name: value`).
 
     `places` are the listeners as bound; without them, those of the configuration. ValueError with a sentence for what
     is no request.
@@ -72,12 +72,7 @@ def explain(
         else:
             match = match_own(own, authority, any_host=False)
     except SidecarError as error:
-        return {
-            "taken": False,
-            "status": error.status,
-            "reason": str(error.reason),
-            "says": error.detail,
-        }
+        return {"taken": False, "status": error.status, "reason": str(error.reason), "says": error.detail}
     host = authority.decode("ascii", "replace")
     return _taken(admitted, found, way=_way(match, host, absolute=absolute), host=host)
 

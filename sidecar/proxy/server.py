@@ -49,11 +49,9 @@ class Proxy(Connections):
         tokens: TokenStore,
         pools: Pools,
         limits: Limits,
-        pseudonym: bytes | None,
         access_log: AccessLog,
         tracer: Tracer | None = None,
     ) -> None:
-        """`pseudonym` is this instance's name in `Via`, None for no such line."""
         self.clock = clock
         self.pools = pools
         self.faults = pools.faults
@@ -69,7 +67,7 @@ class Proxy(Connections):
             tokens=tokens,
             ledger=self.ledger,
         )
-        if pseudonym is not None:
+        if (pseudonym := admission.pseudonym) is not None:
             self.context.via = (b"Via: 1.1 %b\r\n" % pseudonym, b"Via: 1.0 %b\r\n" % pseudonym)
         self._leaving_since_mono = inf
         self.acceptors = Acceptors(

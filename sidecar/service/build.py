@@ -123,7 +123,6 @@ class Parts:
                 limits=config.limits,
             ),
             limits=limits(config),
-            pseudonym=self._pseudonym,
             access_log=self.access_log(config),
             tracer=self.tracer,
         )

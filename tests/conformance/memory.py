@@ -295,7 +295,6 @@ async def make(text: str = ROUTE) -> Memory:
         tokens=tokens,
         pools=pools,
         limits=config.limits,
-        pseudonym=b"sidecar-under-test",
         access_log=AccessLog("off"),
     )
     return Memory(proxy, turns, upstream, clock, tasks)

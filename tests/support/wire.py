@@ -295,7 +295,6 @@ routes:
             tokens=self.tokens,
             pools=self.pools,
             limits=config.limits,
-            pseudonym=b"sidecar-under-test" if config.via else None,
             access_log=AccessLog("off"),
         )
         self.table = table

@@ -70,7 +70,7 @@ class Admission:
     def __init__(self, table: RouteTable, *, pseudonym: bytes | None) -> None:
         """`pseudonym` is this instance's name in Via, or None where no Via is sent."""
         self.table = table
-        self._pseudonym = pseudonym
+        self.pseudonym = pseudonym
         self._plans = {
             (route, target): plans(route.config, target) for route in table.routes for target in Target
         }
@@ -121,8 +121,8 @@ class Admission:
         route = destination.route
         if not route.config.allow_cross_site and (b"origin" in found or b"sec-fetch-site" in found):
             guard.refuse_browser(found, authority, scheme)
-        if self._pseudonym is not None and b"via" in found:
-            guard.refuse_loop(found, self._pseudonym)
+        if self.pseudonym is not None and b"via" in found:
+            guard.refuse_loop(found, self.pseudonym)
         usual, watched, conflict, allowed = self._plans[route, destination.target]
         if prefix:
             path = _stripped(path, prefix)

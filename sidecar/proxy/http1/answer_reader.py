@@ -297,7 +297,7 @@ class AnswerReader:
         elif self.refusal is None:
             self.refusal = self._too_large()
 
-    def on_headers_complete(self) -> None:  # noqa: C901  # hot path: no calls that could be spared
+    def on_headers_complete(self) -> None:  # hot path: no calls that could be spared
         self._in_head = False
         relay = self._relay
         if relay is None or self._complete or self.refusal is not None:
@@ -314,23 +314,10 @@ class AnswerReader:
             http10 = self._parser.get_http_version() == "1.0"
         found = headers.survey(self.fields)
         if b"connection" in found and headers.is_long_list(found[b"connection"]):
-            self.refusal = SidecarError(
-                Reason.UPSTREAM_HEAD_TOO_LARGE,
-                f"The answer's `Connection` names more than {headers.MOST_MEMBERS} headers, and nobody needs as many.",
-            )
+            self.refusal = _too_many_nominated()
             return
         if status < 200:
-            self._interim += 1
-            self._look_at_interim(found, status)
-            if status == 101 and http10:
-                # HTTP/1.0 has no 1xx and no upgrade (RFC 9110 sections 15.2 and 7.8): what follows may be anything.
-                self.refusal = malformed("it switches protocols in HTTP/1.0")
-            if status == 101 or self.refusal is not None:
-                return
-            if self._interim > _MAX_INTERIM:
-                self.refusal = malformed(f"more than {_MAX_INTERIM} interim answers")
-            else:
-                relay.interim(status, self.reason, self.fields)
+            self._interim_head(relay, found, status, http10=http10)
             return
         if len(self.fields) > self._header_limit or (
             self._fed > self._head_limit and _size(self.fields) > self._head_limit
@@ -361,11 +348,21 @@ class AnswerReader:
             if status == 204 and b"transfer-encoding" in found:
                 self.reusable = False  # it may send its last chunk still
 
-    def _look_at_interim(self, found: headers.Found, status: int) -> None:
+    def _interim_head(self, relay: Relay, found: headers.Found, status: int, *, http10: bool) -> None:
+        self._interim += 1
         try:
             framing.response_body(found, status=status, head=False, http10=False)
         except SidecarError as error:
             self.refusal = error
+            return
+        if status == 101:
+            if http10:
+                # HTTP/1.0 has no 1xx and no upgrade (RFC 9110 sections 15.2 and 7.8): what follows may be anything.
+                self.refusal = malformed("it switches protocols in HTTP/1.0")
+        elif self._interim > _MAX_INTERIM:
+            self.refusal = malformed(f"more than {_MAX_INTERIM} interim answers")
+        else:
+            relay.interim(status, self.reason, self.fields)
 
     def _wrong_first_line(self, status: int) -> str | None:
         """What llhttp lets pass in a first line and HTTP/1.1 does not."""
@@ -390,6 +387,13 @@ class AnswerReader:
             if self.trailers and not self._parser.should_keep_alive():
                 # A `Connection: close` among them: the parser would take no further answer.
                 self.reusable = False
+
+
+def _too_many_nominated() -> SidecarError:
+    return SidecarError(
+        Reason.UPSTREAM_HEAD_TOO_LARGE,
+        f"The answer's `Connection` names more than {headers.MOST_MEMBERS} headers, and nobody needs as many.",
+    )
 
 
 def malformed(what: str) -> SidecarError:
