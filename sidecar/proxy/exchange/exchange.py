@@ -226,6 +226,8 @@ class Exchange(Relay):
             if held.size > context.limits.buffer:
                 self.held = None
             self.app.resume_request()
+        elif self._retried or self._replayed:
+            self.app.resume_request()  # the connection before may have been full
 
     # from the upstream's side
 
@@ -362,6 +364,8 @@ class Exchange(Relay):
 
     def switch(self, reason: bytes, fields: headers.Fields) -> SidecarError | None:
         wrong = upgrades.refusal(self.request.upgrade, self.request.fields, fields)
+        if wrong is None and self.side is None:
+            wrong = "to a request that had ended"
         if wrong is not None or self.side is None:
             return SidecarError(
                 Reason.UPGRADE_FAILED, f"The upstream answered 101 Switching Protocols {wrong}."

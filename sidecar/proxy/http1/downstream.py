@@ -150,6 +150,7 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         self._seen_position: tuple[int, ...] = ()
         """Where things stood at the last sweep."""
         # answer
+        self.asked = Request(self._quiet_since_mono, b"", ())
         self._out: list[bytes] = []
         self._framing = NO_BODY
 
