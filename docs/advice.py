@@ -204,3 +204,28 @@ CAUSES: dict[Cause, str] = {
     Cause.UNEXPLAINED: "None of the known ways to refuse a token: mostly the app's own 401 or 403. Logged at INFO.",
 }
 """Complete, like `ADVICE`."""
+
+WHOSE: dict[str, tuple[str, str]] = {
+    "adc": (
+        "what Application Default Credentials find: one of the files below, else the metadata server",
+        "everywhere; the default",
+    ),
+    "metadata": (
+        "the attached service account, or another one of the instance",
+        "Compute Engine, GKE, Cloud Run, functions, App Engine, Cloud Build",
+    ),
+    "impersonate": (
+        "a service account that another credential may act as, through delegates if need be",
+        "everywhere",
+    ),
+    "workload_identity_federation": (
+        "an identity of AWS, GitHub Actions or another provider, which may act as a service account",
+        "outside Google Cloud",
+    ),
+    "service_account_key": ("the key's account", "where none of the above can be had"),
+    "user": ("a person, by `gcloud auth application-default login`", "a laptop"),
+    "gcloud": ("whom gcloud is logged in as, or a service account that this person may act as", "a laptop"),
+    "file": ("a token in a file that another program renews", "Kubernetes, Vault"),
+    "static": ("a literal token", "tests"),
+}
+"""Each type of credential: whose tokens it gives, and where it works."""
