@@ -42,10 +42,19 @@ def test_yaml_blocks_are_configurations(block: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Relative ones; none leads to another machine's path."""
-    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
+    """Relative ones, to a file and to a heading of it; none leads to another machine's path."""
+    for link in re.findall(r"\]\(([^)\s]+)", page.read_text("utf-8")):
         if not link.startswith(("http://", "https://")):
-            assert (page.parent / link).exists(), link
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target.read_text("utf-8")), link
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings of a page, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
