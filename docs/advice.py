@@ -63,7 +63,7 @@ ADVICE: dict[Reason, str] = {
     "Where it is a public one, the server mostly does not send its intermediate certificates: browsers find them by "
     "themselves, other clients don't.",
     Reason.TLS_BAD_CHAIN: "A certificate above the server's own is no CA, may not have another below it, is not the one "
-    "that signed, or uses a key or digest that is too weak; `detail` says which. The service's owner has to mend it.",
+    "that signed, or uses a key or digest that is too weak; `detail` says which. The service's owner has to fix it.",
     Reason.TLS_REVOKED: "The route's `tls.crl_file` lists the certificate, or a CA above it. Do not go on with it: its "
     "key may be in other hands. The service needs a new certificate.",
     Reason.TLS_CRL_UNUSABLE: "`tls.crl_file` has no list of the CA that issued the certificate, or an old one. Put the "

@@ -132,7 +132,7 @@ def errors() -> str:
     lines += [
         "## When the target refuses\n",
         "A target's own 401, 403 or 404, or IAP's redirect to its sign-in, goes to the app untouched. What it means is logged once a minute (`target refused`,",
-        "with the command that mends it), counted in `idtoken_sidecar_upstream_refusals_total`, and stands in",
+        "with the command that fixes it), counted in `idtoken_sidecar_upstream_refusals_total`, and stands in",
         "`/status.json` as the route's `last_refusal`. `idtoken-sidecar check --online` says the same.\n",
         "| reason | |",
         "|---|---|",

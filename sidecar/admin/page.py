@@ -388,7 +388,7 @@ def _reason(reason: str) -> str:
 
 
 def _command(problem: Document) -> str:
-    """The line of shell that mends it, unless the sentence before has it already."""
+    """The line of shell that fixes it, unless the sentence before has it already."""
     command = problem["command"]
     return f"<br><code>$ {escape(command)}</code>" if command and command not in problem["detail"] else ""
 

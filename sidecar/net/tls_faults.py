@@ -161,7 +161,7 @@ def certificate_fault(
             )
         case Reason.TLS_BAD_CHAIN:
             says = (
-                f"The chain of certificates of {side.address} does not hold ({message}). Have the service's owner mend "
+                f"The chain of certificates of {side.address} does not hold ({message}). Have the service's owner fix "
                 "it; verification can't be switched off."
             )
         case _:

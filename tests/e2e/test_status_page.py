@@ -135,7 +135,7 @@ async def test_a_token_with_an_absurd_time_harms_its_own_route_only(
 
 @needs_chromium
 async def test_failing(google: Emulator, start: Start, page: Browser) -> None:
-    """What is wrong, for which token, and the command that mends it."""
+    """What is wrong, for which token, and the command that fixes it."""
     billing, reports = await targets(google)
     credentials = (
         f"endpoints: {{iam_credentials: '{google.iam_url}'}}\n"

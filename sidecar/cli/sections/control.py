@@ -56,7 +56,7 @@ def wait(address: ListenAddress, timeout: str) -> None:
 def healthcheck(address: ListenAddress, live: bool) -> None:
     """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes.
 
-    It says which tokens are missing, too. That does not change the exit code: to restart a sidecar mends no token.
+    It says which tokens are missing, too. That does not change the exit code: to restart a sidecar fixes no token.
     """
     shortfall = ""
     if live:
@@ -78,7 +78,7 @@ def renew(address: ListenAddress, route: str | None) -> None:
     \b
     idtoken-sidecar renew billing
 
-    For when the cause of failed fetches is mended: otherwise the sidecar tries again by itself. The tokens that it has
+    For when the cause of failed fetches is fixed: otherwise the sidecar tries again by itself. The tokens that it has
     are used until others are there. The same can be asked for every five seconds.
     """
     from urllib.parse import urlencode

@@ -38,7 +38,7 @@ def check_(
     idtoken-sidecar check --config config.yaml --online billing --path /healthz
 
     Looks at the credential, the token and its claims, and the clock; what fails is shown with the command that
-    mends it. No token is printed.
+    fixes it. No token is printed.
     """
     from sidecar.runtime.hardening import Process
 

@@ -1,7 +1,7 @@
-"""What a target's own 401, 403 or 404 means, or IAP's redirect to its sign-in, and what mends it.
+"""What a target's own 401, 403 or 404 means, or IAP's redirect to its sign-in, and what fixes it.
 
 Owns the known ways in which Google's front ends refuse a request that has a token, each with its reason and the
-command that mends it. Called by `refusals` for an answer that goes to the app untouched, and so by `check
+command that fixes it. Called by `refusals` for an answer that goes to the app untouched, and so by `check
 --online`. Pure. It sees the beginning of the answer's body and the claims of the token that was sent, and quotes
 of both only what it knows the form of. Sources: the pages named in config/targets; the texts that users report
 (docs/targets.md).
@@ -76,7 +76,7 @@ class Diagnosis(NamedTuple):
     detail: str
     """A sentence or two: what happened, and what to do."""
     command: str = ""
-    """The line of shell that mends it, with what could not be known in capitals."""
+    """The line of shell that fixes it, with what could not be known in capitals."""
 
 
 def may_tell(status: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bool:

@@ -151,7 +151,7 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
         lambda: verify(26, LEAF),
         Reason.TLS_BAD_CHAIN,
         "The chain of certificates of `a.example:443` does not hold (what OpenSSL says). Have the "
-        "service's owner mend it; verification can't be switched off.",
+        "service's owner fix it; verification can't be switched off.",
         None,
     ),
     "other": (

@@ -312,7 +312,7 @@ def info(reason: str) -> dict[str, Any]:
     ],
 )
 def test_what_it_means(answer: Refused, cause: Cause, says: str, command: str) -> None:
-    """Its cause, a sentence with what to do, and the command that mends it with the names that are known."""
+    """Its cause, a sentence with what to do, and the command that fixes it with the names that are known."""
     assert diagnose(answer) == Diagnosis(cause, says, command)
 
 
