@@ -252,8 +252,8 @@ def _alert(alert: tuple[int, str], side: Side, *, agreed: bool) -> SidecarError:
 def _too_old(side: Side) -> SidecarError:
     return SidecarError(
         Reason.TLS_PROTOCOL_TOO_OLD,
-        f"{side.address} speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put a front end "
-        "before it.",
+        f"{side.address} speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put a newer "
+        f"front end in front of it.",
     )
 
 

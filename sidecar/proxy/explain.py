@@ -31,7 +31,7 @@ Places = Iterable[tuple[ListenAddress, str | None]]
 def explain(
     config: Config, url: str, lines: Sequence[str], method: str = "GET", *, places: Places | None = None
 ) -> dict[str, Any]:
-    """What would become of a request for `url` with header `lines` (`Name: value`).
+    """Test a request for `url` with header `lines` (`Name: value`).
 
     `places` are the listeners as bound; without them, those of the configuration. ValueError with a sentence for what
     is no request.

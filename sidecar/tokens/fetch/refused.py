@@ -170,7 +170,7 @@ _NO_PROVIDER: Final = (
 _EXCHANGE_HINTS: Final = (
     (
         "stale to sign-in",
-        "The subject token was issued too long ago: see that whoever writes it writes it anew, and that this "
+        "The subject token was issued too long ago: check that the program that writes it renews it, and that this "
         "machine's clock is right.",
     ),
     (

@@ -178,15 +178,15 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
     "too-old": (
         lambda: handshake_fault("UNSUPPORTED_PROTOCOL", PLAIN, agreed=False),
         Reason.TLS_PROTOCOL_TOO_OLD,
-        "`a.example:443` speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put "
-        "a front end before it.",
+        "`a.example:443` speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put a newer "
+        "front end in front of it.",
         None,
     ),
     "too-old-by-its-alert": (
         lambda: handshake_fault("TLSV1_ALERT_PROTOCOL_VERSION", PLAIN, agreed=False),
         Reason.TLS_PROTOCOL_TOO_OLD,
-        "`a.example:443` speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put "
-        "a front end before it.",
+        "`a.example:443` speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put a newer "
+        "front end in front of it.",
         None,
     ),
     "other-handshake": (

@@ -98,7 +98,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN),
             Cause.PERMISSION_MISSING,
-            "Cloud Run knows the caller and does not let it in, or saw no token: "
+            "Cloud Run knows the caller but does not let it in, or saw no token: "
             "serviceAccount:robot@p.iam.gserviceaccount.com needs roles/run.invoker on it: `gcloud run services "
             "add-iam-policy-binding billing --region=REGION "
             "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/run.invoker`. A new grant "
@@ -110,7 +110,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "me@example.com"}),
             Cause.PERMISSION_MISSING,
-            "Cloud Run knows the caller and does not let it in, or saw no token: user:me@example.com needs "
+            "Cloud Run knows the caller but does not let it in, or saw no token: user:me@example.com needs "
             "roles/run.invoker on it: `gcloud run services add-iam-policy-binding billing --region=REGION "
             "--member=user:me@example.com --role=roles/run.invoker`. A new grant takes some minutes.",
             "gcloud run services add-iam-policy-binding billing --region=REGION --member=user:me@example.com "
@@ -120,7 +120,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "x; rm -rf /"}),
             Cause.PERMISSION_MISSING,
-            "Cloud Run knows the caller and does not let it in, or saw no token: MEMBER needs roles/run.invoker "
+            "Cloud Run knows the caller but does not let it in, or saw no token: MEMBER needs roles/run.invoker "
             "on it: `gcloud run services add-iam-policy-binding billing --region=REGION --member=MEMBER "
             "--role=roles/run.invoker`. A new grant takes some minutes.",
             "gcloud run services add-iam-policy-binding billing --region=REGION --member=MEMBER "
@@ -140,7 +140,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_FUNCTIONS, 403, FORBIDDEN, authority="us-central1-p.cloudfunctions.net"),
             Cause.PERMISSION_MISSING,
-            "Cloud Run functions knows the caller and does not let it in, or saw no token: "
+            "Cloud Run functions knows the caller but does not let it in, or saw no token: "
             "serviceAccount:robot@p.iam.gserviceaccount.com needs roles/run.invoker (1st gen: "
             "roles/cloudfunctions.invoker) on it: `gcloud functions add-invoker-policy-binding FUNCTION "
             "--region=REGION --member=serviceAccount:robot@p.iam.gserviceaccount.com`. A new grant takes some "
@@ -166,16 +166,16 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: JWT 'email' claim isn't a string"),
             Cause.EMAIL_MISSING,
-            "IAP wants an e-mail in the token, and this one has none. Tokens that the sidecar gets have one; "
-            "one that comes ready (`file`, `static`) is to be made with it (`--include-email`, `includeEmail`).",
+            "IAP requires an e-mail in the token, and this one has none. Tokens that the sidecar fetches have one. "
+            "Make those of `file` and `static` with it (`--include-email`, `includeEmail`).",
             "",
             id="iap-email",
         ),
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: empty token", IAP),
             Cause.TOKEN_UNSEEN,
-            "IAP saw no token: something on the way takes the header off. Set the route's `header` to "
-            "`proxy-authorization`, or look at the proxies between.",
+            "IAP saw no token: something on the way removes the header. Set the route's `header` to "
+            "`proxy-authorization`, or check the proxies in between.",
             "",
             id="iap-empty",
         ),
@@ -189,7 +189,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.IAP, 403, "<h1>Error: Forbidden</h1>", IAP),
             Cause.PERMISSION_MISSING,
-            "IAP knows the caller and does not let it in: serviceAccount:robot@p.iam.gserviceaccount.com needs "
+            "IAP knows the caller but does not let it in: serviceAccount:robot@p.iam.gserviceaccount.com needs "
             "roles/iap.httpsResourceAccessor: `gcloud iap web add-iam-policy-binding "
             "--resource-type=RESOURCE_TYPE --service=SERVICE "
             "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/iap.httpsResourceAccessor`.",
@@ -210,9 +210,9 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.API_GATEWAY, 403, {"code": 403, "message": "Audiences in Jwt are not allowed"}),
             Cause.AUDIENCE_REFUSED,
-            "The token is for `https://billing-abc123def4-uc.a.run.app`, which the API does not list: set the "
-            "route's `audience` to one of its `x-google-audiences`; without those it is `https://` and the "
-            "managed service's name.",
+            "The token is for `https://billing-abc123def4-uc.a.run.app`, which the API does not list. Set the route's "
+            "`audience` to one of its `x-google-audiences`; if it has none, to `https://` and the managed service's "
+            "name.",
             "gcloud api-gateway apis describe API --format='value(managedService)'",
             id="gateway-audience",
         ),
@@ -247,7 +247,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt is missing"}),
             Cause.TOKEN_UNSEEN,
-            "The gateway saw no token: see the route's `header`, and proxies between.",
+            "The gateway saw no token: check the route's `header`, and the proxies in between.",
             "",
             id="jwt-missing",
         ),
@@ -263,8 +263,8 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("ACCESS_TOKEN_SCOPE_INSUFFICIENT")),
             Cause.SCOPE_MISSING,
-            "The access token lacks a scope that this API wants: add it to the route's `scopes`. A Compute "
-            "Engine instance gives no more than its own access scopes.",
+            "The access token lacks a scope that this API requires: add it to the route's `scopes`. A Compute Engine "
+            "instance gives its own access scopes at most.",
             "",
             id="api-scope",
         ),
@@ -279,7 +279,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("IAM_PERMISSION_DENIED")),
             Cause.PERMISSION_MISSING,
-            "The caller lacks a role of this API's: `gcloud projects add-iam-policy-binding PROJECT "
+            "The caller lacks a role for this API: `gcloud projects add-iam-policy-binding PROJECT "
             "--member=MEMBER --role=ROLE`. The answer's body names the permission.",
             "gcloud projects add-iam-policy-binding PROJECT --member=MEMBER --role=ROLE",
             id="api-role",
