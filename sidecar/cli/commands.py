@@ -135,8 +135,8 @@ def main(context: click.Context) -> None:
 
     \b
     something is wrong?   idtoken-sidecar check --online --config config.yaml
-    what would happen?    idtoken-sidecar explain http://billing.localhost:8787/x --config config.yaml
-    what does it do now?  http://localhost:9787/
+    test a request:       idtoken-sidecar explain http://billing.localhost:8787/x --config config.yaml
+    see what it does:     http://localhost:9787/
     """
     if os.environ.get("NO_COLOR"):
         context.color = False

@@ -81,10 +81,10 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "<h1>Error: Unauthorized</h1>"),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (the service's own URL, `https://SERVICE-….run.app` without a path "
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (the service's own URL, `https://SERVICE-….run.app` without a path "
             "(also under a traffic tag's URL, behind a load balancer or a domain of its own), or one of its "
-            "custom audiences), and that `token` is a kind that it takes.",
+            "custom audiences), and that `token` is a kind that it accepts.",
             "",
             id="run-token",
         ),
@@ -200,10 +200,10 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "Invalid IAP credentials: Unable to parse JWT", IAP),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (the service's own URL, `https://SERVICE-….run.app` without a path "
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (the service's own URL, `https://SERVICE-….run.app` without a path "
             "(also under a traffic tag's URL, behind a load balancer or a domain of its own), or one of its "
-            "custom audiences), and that `token` is a kind that it takes.",
+            "custom audiences), and that `token` is a kind that it accepts.",
             "",
             id="iap-before-cloud-run",
         ),
@@ -219,8 +219,8 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"code": 401, "message": "Jwt issuer is not configured"}),
             Cause.ISSUER_REFUSED,
-            "The API does not trust the token's issuer: its `x-google-issuer` is to be "
-            "`https://accounts.google.com`, or the route's `token` another kind.",
+            "The API does not trust the token's issuer: set its `x-google-issuer` to "
+            "`https://accounts.google.com`, or the route's `token` to another kind.",
             "",
             id="endpoints-issuer",
         ),
@@ -232,8 +232,8 @@ def info(reason: str) -> dict[str, Any]:
                 kind=TokenKind.SELF_SIGNED_JWT,
             ),
             Cause.ISSUER_REFUSED,
-            "The API does not trust the token's issuer: its `x-google-issuer` is to be the service account's "
-            "e-mail, or the route's `token` another kind.",
+            "The API does not trust the token's issuer: set its `x-google-issuer` to the service account's "
+            "e-mail, or the route's `token` to another kind.",
             "",
             id="endpoints-issuer-self-signed",
         ),
@@ -254,9 +254,9 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt verification fails"}),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (what `x-google-audiences` of the API lists; without that, "
-            "`https://` and the service's name), and that `token` is a kind that it takes.",
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (what `x-google-audiences` of the API lists; without that, "
+            "`https://` and the service's name), and that `token` is a kind that it accepts.",
             "",
             id="jwt",
         ),
@@ -287,9 +287,9 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.GOOGLEAPIS, 401, {"error": {"code": 401}}),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (none for an access token, which has `scopes`; for a self-signed JWT "
-            "`https://SERVICE.googleapis.com/`), and that `token` is a kind that it takes.",
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (none for an access token, which has `scopes`; for a self-signed JWT "
+            "`https://SERVICE.googleapis.com/`), and that `token` is a kind that it accepts.",
             "",
             id="api",
         ),
@@ -394,7 +394,7 @@ def jwt(message: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.IAP, 302, "", {**IAP, "location": "https://accounts.google.com/o/oauth2/v2/auth"}),
             Cause.SIGN_IN,
-            "answered 302, and not the target: it saw no token that it takes",
+            "answered 302, and not the target: it saw no token that it accepts",
             id="iap-sign-in",
         ),
         pytest.param(
