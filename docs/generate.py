@@ -17,7 +17,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from docs.advice import ADVICE, CAUSES
+from docs.advice import ADVICE, CAUSES, WHOSE
 from sidecar.cli import commands as cli
 from sidecar.cli.sections.deploy import completion_script
 from sidecar.config.allow import Allow
@@ -132,7 +132,7 @@ def errors() -> str:
     lines += [
         "## When the target refuses\n",
         "A target's own 401, 403 or 404, or IAP's redirect to its sign-in, goes to the app untouched. What it means is logged once a minute (`target refused`,",
-        "with the command that mends it), counted in `idtoken_sidecar_upstream_refusals_total`, and stands in",
+        "with the command that fixes it), counted in `idtoken_sidecar_upstream_refusals_total`, and stands in",
         "`/status.json` as the route's `last_refusal`. `idtoken-sidecar check --online` says the same.\n",
         "| reason | |",
         "|---|---|",
@@ -284,6 +284,9 @@ def targets() -> str:
         "    gcloud iam service-accounts add-iam-policy-binding SERVICE_ACCOUNT --member=PRINCIPAL_SET \\\n"
         "        --role=roles/iam.workloadIdentityUser                  # federated identities\n"
         "    gcloud services enable iamcredentials.googleapis.com\n",
+        "## Credentials\n",
+        "Each route names one of `credentials`; `default` is used where it names none.\n",
+        _table_of_credentials(),
         "## Which credential can give which token for which target\n",
         "`id`, `access`, `self_signed_jwt` are the values of a route's `token`. What is not in a cell is refused, when the\n"
         "configuration is read or, where a file decides, at start. `adc` is whatever it finds.\n",
@@ -305,6 +308,12 @@ def targets() -> str:
                     reasons.setdefault(why.partition(";")[0], []).append(f"{abilities.title}/{kind}/{target}")
     parts += [f"- {why[:1].upper()}{why[1:]}." for why in reasons]
     return "\n".join(parts) + "\n"
+
+
+def _table_of_credentials() -> str:
+    """Whose token each type gives, and where it works; in the order in which to try them."""
+    rows = [f"| `{name}` | {whose} | {where} |" for name, (whose, where) in WHOSE.items()]
+    return "\n".join(["| `type` | whose token | where |", "|---|---|---|", *rows]) + "\n"
 
 
 def _plan(name: str = "app") -> Plan:

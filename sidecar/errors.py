@@ -396,7 +396,7 @@ class SidecarError(Exception):
     `detail` is a full sentence for a person: what happened, with which host, file or option, and what to
     do next. It never holds a token, a key, or bytes of an answer that could be one. `retry_after` is in
     seconds from now: how long the other side asked to be left alone, where it said so. `command` is the line
-    of shell that mends it, where there is one; what it could not know stands in it in capitals. `alert` is the
+    of shell that fixes it, where there is one; what it could not know stands in it in capitals. `alert` is the
     TLS alert that the upstream sent, number and name, for the parameters of RFC 9209 section 2.3.15.
     """
 

@@ -216,7 +216,7 @@ PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
     ("GET", "/page.css", pages.style, "of the status page"),
     ("GET", "/page.js", pages.script, "of the status page"),
     ("GET", "/events", pages.events, "the status page's changes, as server-sent events"),
-    ("POST", "/explain", pages.explain, "what would happen to a request; from this machine only"),
+    ("POST", "/explain", pages.explain, "test a request; from this machine only"),
     ("GET", "/healthz/live", probes.live, "200 while the process can answer"),
     ("GET", "/healthz/ready", probes.ready, "200 while traffic may come, else 503 with the reasons"),
     ("GET", "/healthz/startup", probes.startup, "200 once it has been ready"),

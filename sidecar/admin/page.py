@@ -211,7 +211,7 @@ def _way(way: Document) -> str:
 
 def _tokens(tokens: Sequence[Document], note: Note) -> str:
     if not tokens:
-        return "<h2>Tokens</h2>\n<p>None yet: they are fetched when they are first needed.</p>"
+        return "<h2>Tokens</h2>\n<p>None yet. The sidecar fetches a token when it is first needed.</p>"
     cards = _drawn(tokens[:_SHOWN_TOKENS], _token, _broken_card, note)
     more = len(tokens) - _SHOWN_TOKENS
     rest = (
@@ -332,10 +332,10 @@ def _path(values: Sequence[float | None], top: float) -> str:
 def _errors(document: Document, note: Note) -> str:
     recent = document["errors"]
     if not recent:
-        return "<h2>Errors</h2>\n<p>None: the sidecar has answered nothing by itself.</p>"
+        return "<h2>Errors</h2>\n<p>None. The sidecar has made no answers of its own.</p>"
     rows = _drawn(recent, _error, _broken_line, note)
     return f"""<h2>Errors</h2>
-<p class="soft">What the sidecar has answered by itself, by route and reason.</p>
+<p class="soft">Answers that the sidecar made itself, by route and reason.</p>
 <div class="scroll"><table><thead><tr><th scope="col">route</th><th scope="col">count</th><th scope="col">first</th>
 <th scope="col">last</th><th scope="col">status</th><th scope="col">reason</th><th scope="col">what to do</th></tr></thead><tbody>{rows}</tbody></table></div>"""
 
@@ -358,9 +358,9 @@ def _explain(asked: Document | None, said: Document | None) -> str:
             for key, value in said.items()
             if key != "taken"
         )
-        verdict = "A route takes it." if said["taken"] else "No: it would be refused."
+        verdict = "A route takes this request." if said["taken"] else "The sidecar would refuse this request."
         answer = f'<p role="status" class="{"good" if said["taken"] else "bad"}">{verdict}</p><dl>{rows}</dl>'
-    return f"""<h2 id="explain">What would happen to a request?</h2>
+    return f"""<h2 id="explain">Test a request</h2>
 <form method="post" action="/explain#explain">
 <label for="url">URL that the app calls</label>
 <input id="url" name="url" value="{url}" placeholder="http://billing.localhost:8787/invoices" required maxlength="2000">
@@ -388,7 +388,7 @@ def _reason(reason: str) -> str:
 
 
 def _command(problem: Document) -> str:
-    """The line of shell that mends it, unless the sentence before has it already."""
+    """The line of shell that fixes it, unless the sentence before has it already."""
     command = problem["command"]
     return f"<br><code>$ {escape(command)}</code>" if command and command not in problem["detail"] else ""
 

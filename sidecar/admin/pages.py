@@ -75,7 +75,7 @@ async def html(request: web.Request) -> web.Response:
 
 
 async def explain(request: web.Request) -> web.Response:
-    """The page, with what would happen to the request that the form describes.
+    """The page, with the test of the request that the form describes.
 
     Only for this machine, as every POST: what it answers is no secret, but it costs more than a look. One at a time.
     """

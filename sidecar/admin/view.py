@@ -63,7 +63,7 @@ class AdminView(Protocol):
         ...
 
     async def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
-        """What would happen to a request; see `explain.explain`. ValueError with a sentence where it is not one."""
+        """Test a request; see `explain.explain`. ValueError with a sentence where it is not one."""
         ...
 
     def fault(self, error: Exception, where: str) -> None:

@@ -1,11 +1,11 @@
-"""`check` and `token`: whether each route will work, and what mends it where not.
+"""`check` and `token`: whether each route will work, and what fixes it where not.
 
 Owns the steps and their verdicts: the credential that was found, a token that was minted, its claims as the target
 wants them, the clock, and, if asked for, one request to the target. Called by the commands, in a process of its own.
 A token is held here and nowhere shown but by `token`. What the sidecar itself answered, and what it made of a target's
 refusal, is read from the service's own objects: bytes that passed through can make a verdict worse, never better, and
 are not repeated. The rule: every step that fails has the reason code that log, metric and answer share, and the
-command that mends it where there is one.
+command that fixes it where there is one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Step(NamedTuple):
     says: str
     reason: str = ""
     command: str = ""
-    """What mends it, in a shell."""
+    """What fixes it, in a shell."""
 
 
 class RouteReport(NamedTuple):

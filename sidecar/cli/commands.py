@@ -35,25 +35,25 @@ _SECTIONS: Final = {
         ("exec", "cli.sections.run:exec_", "Run a command with a sidecar beside it."),
     ),
     "Find out what is wrong": (
-        ("check", "cli.sections.diagnose:check_", "Will each route work? Get a token, ask its target."),
-        ("explain", "cli.sections.diagnose:explain", "Say what would happen to a request. Sends nothing."),
+        ("check", "cli.sections.diagnose:check_", "Test each route: get a token, ask its target."),
+        ("explain", "cli.sections.diagnose:explain", "Test a request. Sends nothing."),
         ("token", "cli.sections.diagnose:token", "Print a route's token, or its claims."),
         ("config", "cli.sections.diagnose:config", "Validate or show a configuration, print its schema."),
     ),
     "Talk to one that runs": (
         ("wait", "cli.sections.control:wait", "Wait until it is ready."),
         ("healthcheck", "cli.sections.control:healthcheck", "Exit with 0 if it is ready."),
-        ("renew", "cli.sections.control:renew", "Have it fetch tokens now."),
-        ("reload", "cli.sections.control:reload_", "Have it read its configuration again."),
-        ("quit", "cli.sections.control:quit_", "Have it finish what is in flight and end."),
+        ("renew", "cli.sections.control:renew", "Make it fetch tokens now."),
+        ("reload", "cli.sections.control:reload_", "Make it read its configuration again."),
+        ("quit", "cli.sections.control:quit_", "Make it finish and end."),
     ),
     "Deploy it": (
         ("manifest", "cli.sections.deploy:manifest", "Print what a platform needs, and the grants."),
         ("completion", "cli.sections.deploy:completion", "Print a shell's completion script."),
     ),
     "Try it without Google Cloud": (
-        ("demo", "cli.sections.offline:demo", "Show the whole job on this machine."),
-        ("emulator", "emulator.commands:emulator", "Be Google on this machine."),
+        ("demo", "cli.sections.offline:demo", "Show every feature on this machine."),
+        ("emulator", "emulator.commands:emulator", "Emulate Google on this machine."),
     ),
 }
 """The sections of `--help`: of each command the name, where it is in the package, and its line."""
@@ -135,8 +135,8 @@ def main(context: click.Context) -> None:
 
     \b
     something is wrong?   idtoken-sidecar check --online --config config.yaml
-    what would happen?    idtoken-sidecar explain http://billing.localhost:8787/x --config config.yaml
-    what does it do now?  http://localhost:9787/
+    test a request:       idtoken-sidecar explain http://billing.localhost:8787/x --config config.yaml
+    see what it does:     http://localhost:9787/
     """
     if os.environ.get("NO_COLOR"):
         context.color = False

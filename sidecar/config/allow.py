@@ -80,7 +80,9 @@ class Allow(Model):
     """What is let through; the rest is answered 403, and nothing is sent. See docs/allow.md."""
 
     methods: Annotated[tuple[str, ...], BeforeValidator(_methods), _LIST] = Field(
-        (), description="Methods, such as `[GET, HEAD]`; none implies another. Default: all that are carried."
+        (),
+        description="Methods, such as `[GET, HEAD]`. None implies another. Default: all that the sidecar "
+        "forwards.",
     )
     paths: Annotated[tuple[str, ...], BeforeValidator(_paths), _LIST] = Field(
         (),

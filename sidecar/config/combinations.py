@@ -133,7 +133,7 @@ _NOT_TAKEN: Final[dict[tuple[TokenKind, Target], str]] = {
     (
         ACCESS,
         Target.OTHER,
-    ): "whoever gets an access token can use it against Google's APIs, so it goes to these only: "
+    ): "anyone who has an access token can use it against Google's APIs, so it goes to these only: "
     "set `target: googleapis` if that is what answers at this upstream",
     (SELF_SIGNED, Target.CLOUD_RUN): "Cloud Run takes no self-signed JWTs",
     (SELF_SIGNED, Target.CLOUD_FUNCTIONS): "Cloud Run functions take no self-signed JWTs",

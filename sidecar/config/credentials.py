@@ -61,8 +61,8 @@ def _account(value: Any) -> Any:
 
 class Adc(Model):
     """Application Default Credentials, in google-auth's order: the file that GOOGLE_APPLICATION_CREDENTIALS names,
-    the file that `gcloud auth application-default login` writes, the metadata server. Whatever type of credential
-    the file holds is used like the type of the same name below."""
+    the file that `gcloud auth application-default login` writes, the metadata server. The file's `type` decides how
+    it is used: like the type of the same name below."""
 
     type: Literal["adc"]
 
@@ -105,8 +105,8 @@ class ServiceAccountKey(Model):
 
 
 class Impersonate(Model):
-    """Another service account, as whom `source` may act: the IAM Credentials API makes its tokens, with the e-mail
-    in each. `source` needs `roles/iam.serviceAccountOpenIdTokenCreator` on it for ID tokens, and
+    """Another service account that `source` may act as. The IAM Credentials API makes its tokens, with the e-mail in
+    each. `source` needs `roles/iam.serviceAccountOpenIdTokenCreator` on it for ID tokens, and
     `roles/iam.serviceAccountTokenCreator` for the other kinds. The universe domain is that of `source`."""
 
     type: Literal["impersonate"]
@@ -137,14 +137,15 @@ class WorkloadIdentityFederation(Model):
         (),
         description="Names of environment variables that the file's executable is to see, beside `HOME`, `PATH`, "
         "`LANG`, `LC_*`, `TZ`, `TMPDIR`, `USER`, those of proxies and CA files, `GOOGLE_*`, `CLOUDSDK_*`, `AWS_*` and "
-        "`GCE_METADATA_*`. What a secret of the configuration comes from it sees only if it is named here.",
+        "`GCE_METADATA_*`. It sees a variable that a secret of the configuration comes from only if you name it "
+        "here.",
     )
 
 
 class User(Model):
     """A person's login (`gcloud auth application-default login`), for development. Its ID token is for gcloud's client
-    id, whatever the audience, so it is for Cloud Run and functions only; with `impersonate` on top it serves every
-    target."""
+    id, whatever the audience, so it works for Cloud Run and functions only. With `impersonate` on top it works for
+    every target."""
 
     type: Literal["user"]
     file: str | None = Field(None, description="Path of the file. Default: gcloud's own.", min_length=1)
@@ -159,8 +160,8 @@ class Gcloud(Model):
     )
     service_account: ServiceAccountEmail | None = Field(
         None,
-        description="E-mail of the service account to act as (`--impersonate-service-account`): every audience then "
-        "works, with the e-mail in the token.",
+        description="E-mail of the service account to act as (`--impersonate-service-account`): then every audience "
+        "works, and the token has the e-mail.",
     )
     delegates: tuple[ServiceAccountEmail, ...] = Field((), description="Service accounts in between.")
     command: str = Field("gcloud", description="The executable, by name or path.", min_length=1)
@@ -178,15 +179,15 @@ class Gcloud(Model):
 
 
 class File(Model):
-    """A token that someone else renews: a projected Kubernetes token, a Vault agent. Read again when it changes, and
-    before it expires."""
+    """A token that another program renews, such as a projected Kubernetes token or a Vault agent. The file is read
+    again when it changes, and before the token expires."""
 
     type: Literal["file"]
     path: str = Field(description="Path of the file; it holds the token and nothing else.", min_length=1)
 
 
 class Static(Model):
-    """A literal token, for tests. It expires when it says so."""
+    """A literal token, for tests. It is used until it expires."""
 
     type: Literal["static"]
     token: SecretStr = Field(description="The token itself, such as `${TOKEN}`.", min_length=1)

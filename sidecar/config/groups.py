@@ -29,7 +29,7 @@ class Tls(Model):
         None, description="Name to ask for and to verify, instead of the upstream's host."
     )
     crl_file: str | None = Field(
-        None, description="PEM file of revocation lists (CRLs): what they list is refused."
+        None, description="PEM file of revocation lists (CRLs). Certificates on them are refused."
     )
     crl_check: Literal["chain", "leaf"] = Field(
         "chain",
@@ -53,19 +53,21 @@ class Timeouts(Model):
         None, description="Of that, the TLS handshake. Default: as long as `connect`.", gt=0
     )
     response: Duration = Field(
-        300.0, description="From the end of the request to the head of the answer.", gt=0
+        300.0, description="From the end of the request to the start of the answer.", gt=0
     )
     send: Duration = Field(
-        300.0, description="Without the upstream taking a byte of what waits to be sent to it.", gt=0
+        300.0, description="While the upstream takes no byte of what waits to be sent.", gt=0
     )
-    idle: Duration = Field(300.0, description="Without a byte either way, once the answer has begun.", gt=0)
+    idle: Duration = Field(
+        300.0, description="Without a byte in either direction, after the answer has begun.", gt=0
+    )
     tunnel_idle: Duration = Field(
-        3600.0, description="Without a byte either way on an upgraded connection (WebSocket).", gt=0
+        3600.0, description="Without a byte in either direction on an upgraded connection (WebSocket).", gt=0
     )
     total: Duration | None = Field(
         None,
-        description="From the request's head to the end of its answer, whatever it waits for; upgraded connections are "
-        "not bound by it.",
+        description="From the request's head to the end of the answer, with all waiting. Not for upgraded "
+        "connections.",
         gt=0,
     )
 
@@ -75,28 +77,33 @@ class Pool(Model):
 
     connections: Count = Field(
         1000,
-        description="At most this many at once, to all hosts of a route together; further requests wait in the queue.",
+        description="At most this many connections at once, to all hosts of a route together. Further requests wait "
+        "in the queue.",
     )
     queue: CountOrZero = Field(
         1000,
-        description="Requests of a route that wait for a connection, at most; more get a 503 (`queue_full`). `0`: none "
-        "waits.",
+        description="How many requests of a route may wait for a connection. Further ones get a 503 (`queue_full`). "
+        "`0`: none may wait.",
     )
     queue_wait: Duration = Field(
-        10.0, description="How long a request waits there before it gets a 503 (`queue_timeout`).", gt=0
+        10.0,
+        description="How long a request may wait for a connection before it gets a 503 (`queue_timeout`).",
+        gt=0,
     )
-    idle: Duration = Field(60.0, description="Close a connection that served nobody for this long.", gt=0)
+    idle: Duration = Field(60.0, description="Close a connection that was idle for this long.", gt=0)
 
 
 class RoutePool(Model):
     """A route's own values for the top-level `pool`, key by key."""
 
-    connections: Count | None = Field(None, description="Default, as for the others: the top-level `pool`'s.")
-    queue: CountOrZero | None = Field(None, description="Requests that wait for a connection, at most.")
-    queue_wait: Duration | None = Field(None, description="How long a request waits there.", gt=0)
-    idle: Duration | None = Field(
-        None, description="Close a connection that served nobody for this long.", gt=0
+    connections: Count | None = Field(
+        None,
+        description="At most this many connections. Default for this and the "
+        "following keys: the top-level `pool`.",
     )
+    queue: CountOrZero | None = Field(None, description="How many requests may wait for a connection.")
+    queue_wait: Duration | None = Field(None, description="How long a request waits there.", gt=0)
+    idle: Duration | None = Field(None, description="Close a connection that was idle for this long.", gt=0)
 
     def over(self, top: Pool) -> Pool:
         """What is in force for the route."""
@@ -108,8 +115,8 @@ class Drain(Model):
 
     min: Duration = Field(
         2.0,
-        description="Accept connections for this long still, and say `Connection: close` in each answer: the app may "
-        "stop after the sidecar, and leaves its connections without losing a request. Default on Cloud Run and "
+        description="Go on accepting connections for this long, with `Connection: close` in each answer: so an app "
+        "that stops after the sidecar loses no request. Default on Cloud Run and "
         "Kubernetes: 4s; `max` where that is less.",
     )
     max: Duration = Field(
@@ -119,39 +126,39 @@ class Drain(Model):
 
 
 class Limits(Model):
-    """What one connection may take, and how many there may be."""
+    """How much one connection may use, and how many connections there may be."""
 
     connections: Count = Field(
         10_000,
-        description="Open connections from apps in all; further ones wait to be accepted. Fewer where the limit of "
-        "open files (`ulimit -n`) leaves no room for as many.",
+        description="Open connections from apps, on all listeners together. Further ones wait to be accepted. Fewer "
+        "if the limit of open files (`ulimit -n`) leaves no room.",
     )
 
     head: Size = Field(65536, description="Size of a request's or an answer's head.", ge=1024)
     headers: Count = Field(200, description="Header lines of a request or an answer, and of their trailers.")
     pipelined: Count = Field(
-        16, description="Requests of one connection that are read ahead of their turn; no more is read then."
+        16, description="Requests of one connection that are read ahead, while earlier ones are answered."
     )
     target: Size = Field(16384, description="Length of a request's target (path and query).", ge=256)
     buffer: Size = Field(
         65536,
-        description="Bytes that wait to be sent on a connection before the other side is read no further; as much of a "
-        "request's body is held for a second try.",
+        description="Bytes that may wait to be sent on a connection: at this limit the sidecar stops reading from the "
+        "other side. It also holds this much of a request's body for a second try.",
         ge=4096,
     )
     tunnels: CountOrZero = Field(
         1000,
-        description="Upgraded connections (WebSocket) at once, of all routes together, and requests for one; more get "
-        "a 503 (`tunnel_limit`).",
+        description="Upgraded connections (WebSocket) at once, of all routes together. Further ones get a 503 "
+        "(`tunnel_limit`).",
     )
     head_timeout: Duration = Field(
         10.0, description="From a request's first byte to the end of its head.", gt=0
     )
     body_timeout: Duration = Field(
-        300.0, description="Without a byte of a request's body that is still due.", gt=0
+        300.0, description="Without a byte of a request's body that is still to come.", gt=0
     )
     send_timeout: Duration = Field(
-        300.0, description="Without the app taking a byte of an answer that waits for it.", gt=0
+        300.0, description="While the app takes no byte of an answer that waits for it.", gt=0
     )
     keep_alive: Duration = Field(
         75.0, description="Without a request on an open connection from the app.", gt=0
@@ -192,6 +199,7 @@ class Tracing(Model):
     )
     sample: Share = Field(
         1.0,
-        description="Share of the traces that begin here; one that the caller began is kept if it keeps it.",
+        description="Share of the traces to keep that begin here. For a trace that the caller began, the caller "
+        "decides.",
     )
     service_name: str = Field("idtoken-sidecar", description="The spans' `service.name`.", min_length=1)

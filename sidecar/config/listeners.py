@@ -114,11 +114,12 @@ _RequiredHeaders = Annotated[
 
 
 class Peers(Model):
-    """Whose processes may call by a Unix socket, as the kernel tells (SO_PEERCRED); either list is enough."""
+    """Which users' processes may call through a Unix socket. The kernel says who calls (SO_PEERCRED). A caller needs
+    to be in one of the lists."""
 
     uid: _Ids = Field((), description="Users, by number or name; one or a list.")
     gid: _Ids = Field(
-        (), description="Groups, by number or name; the process's own group or one of its further ones."
+        (), description="Groups, by number or name: the process's own group or a supplementary one."
     )
 
 
@@ -128,7 +129,9 @@ class ListenerTls(Model):
     cert_file: str = Field(description="PEM file of the certificate and its chain.", min_length=1)
     key_file: str = Field(description="PEM file of the certificate's key.", min_length=1)
     client_ca_file: str | None = Field(
-        None, description="PEM file of the CAs whose client certificates are asked for. Without it, none is."
+        None,
+        description="PEM file of the CAs whose client certificates callers must show. Without it, callers need "
+        "none.",
     )
     allow_world_readable: Switch = Field(
         False, description="Use a key file that every user of this machine can read."

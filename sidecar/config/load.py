@@ -251,7 +251,7 @@ class _Validation:
         known = len(self._problems)
         route = self._one(RouteConfig, value, path)
         if route is BROKEN and isinstance(value, dict):
-            # What is right about it is still compared with the rest, so that a file need not be mended twice.
+            # What is right about it is still compared with the rest, so that a file need not be fixed twice.
             wrong = {
                 problem.path.removeprefix(spelled(path) + ".").split(".")[0]
                 for problem in self._problems[known:]

@@ -173,10 +173,10 @@ class RouteConfig(Model):
     )
     wildcard_audience: Literal["own", "shared"] = Field(
         "own",
-        description="`shared`: send one and the same token (a fixed `audience`, an access token, a person's ID token) "
-        "to every host that a wildcard matches. Each of them could use it at the others.",
+        description="`shared`: send the same token (a fixed `audience`, an access token, a person's ID token) to "
+        "every host that a wildcard matches. Each of these hosts could use it at the others.",
     )
-    credential: str = Field("default", description="Which of `credentials` to ask for the token.")
+    credential: str = Field("default", description="Which of `credentials` the token comes from.")
     target: Literal[
         "auto",
         "cloud_run",
@@ -188,7 +188,8 @@ class RouteConfig(Model):
         "other",
     ] = Field(
         "auto",
-        description="What judges the token; decides about defaults, see docs/targets.md. `auto`: by the host.",
+        description="The kind of Google service, which decides about defaults: see docs/targets.md. `auto`: known by "
+        "the host.",
     )
     token: Literal["id", "access", "self_signed_jwt"] = Field(
         "id", description="Kind of token: an ID token, an access token (Google APIs), a self-signed JWT."
@@ -209,8 +210,8 @@ class RouteConfig(Model):
     )
     listen: ListenerConfigs = Field(
         (),
-        description="Listeners of the route's own: everything arriving there is its. Addresses, or mappings "
-        "(docs/listeners.md).",
+        description="The route's own listeners: every request that arrives there goes to this route. Addresses, or "
+        "mappings (docs/listeners.md).",
     )
     upstream_host: Annotated[str, BeforeValidator(_upstream_host)] = Field(
         "upstream",
@@ -223,26 +224,27 @@ class RouteConfig(Model):
     )
     retry_budget: Share = Field(
         0.1,
-        description="Share of the route's requests that may be sent once more (a stale connection, a refused token), "
-        "beside one a second; `0`: none.",
+        description="Share of the route's requests that may be sent a second time (after a stale connection or a "
+        "refused token), besides one a second. `0`: none.",
     )
     prefetch: Switch = Field(True, description="Fetch the token at start; see `startup`.")
     required: Switch = Field(
         False,
-        description="No service without this route: be unready until its token came, and end with exit code 4 if it "
-        "has not come within `startup_wait`.",
+        description="Don't serve without this route: stay unready until its token is there, and end with exit code 4 "
+        "if it is not there within `startup_wait`.",
     )
     allow_plaintext: Switch = Field(
         False,
-        description="Send the token to an `http://` upstream that is not loopback. Whoever listens can use it.",
+        description="Send the token to an `http://` upstream that is not loopback. Anyone who can read that traffic "
+        "can use it.",
     )
     allow: Allow | None = Field(
-        None, description="What is let through, by method and path. Default: everything. See docs/allow.md."
+        None, description="Which methods and paths may pass. Default: all. See docs/allow.md."
     )
     upgrades: Annotated[tuple[str, ...], BeforeValidator(_upgrades)] = Field(
         ("websocket",),
         description="Protocols that a request may upgrade its connection to, such as `SPDY/3.1` (Kubernetes' exec); "
-        "`[]`: none. A wish for any other (h2c, TLS/1.2) is dropped, and the request served without it.",
+        "`[]`: none. Any other (h2c, TLS/1.2) is dropped, and the request is served without the upgrade.",
     )
     egress_proxy: EgressSetting | None = Field(
         None,
@@ -323,7 +325,7 @@ class Config(Model):
     )
     allow_remote: Switch = Field(
         False,
-        description="Let `listen` name addresses that other machines reach. Whoever reaches one calls with this "
+        description="Let `listen` name addresses that other machines reach. Everyone who reaches one calls with this "
         "identity.",
     )
     credentials: dict[str, Credential] = Field(
@@ -341,50 +343,53 @@ class Config(Model):
         "Not for loopback upstreams, nor for token endpoints, which follow HTTPS_PROXY.",
     )
     endpoints: Endpoints = Field(
-        Endpoints(), description="Where tokens are asked for, instead of Google's public addresses."
+        Endpoints(), description="Where to get tokens, instead of from Google's public addresses."
     )
     routes: tuple[RouteConfig, ...] = Field((), description="The targets.")
     via: Switch = Field(
-        True, description="Append `Via` to requests; without it, loops are found by address only."
+        True, description="Add `Via` to requests. Without it, a loop is found by its address only."
     )
     token_wait: Duration = Field(
         10.0, description="How long a request waits for a token before it gets a 503.", gt=0
     )
     startup: Literal["wait", "serve"] = Field(
         "wait",
-        description="`wait`: be ready once every prefetched token came. `serve`: be ready as soon as it listens; only "
-        "`required` routes are waited for.",
+        description="`wait`: ready when every prefetched token is there. `serve`: ready as soon as the sidecar "
+        "listens and the `required` routes have their tokens.",
     )
     startup_wait: Duration = Field(
         60.0,
-        description="Be ready after this long even where a token is still missing, unless it is `required`.",
+        description="Be ready after this time even if a token is still missing, unless its route is `required`.",
     )
     drain: Drain = Field(Drain(), description="What happens on SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severity to log."
+        "info", description="The lowest severity to log."
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json` (Google Cloud's LogEntry fields), `text`, or `auto`: text on a terminal."
     )
     access_log: Annotated[Literal["off", "errors", "all"], BeforeValidator(word)] = Field(
         "errors",
-        description="Which requests are logged: none, 5xx and the sidecar's own refusals, or all. Refusals of a route "
-        "for one reason have a line a minute, with the count; `all` has a line for each, unless `access_log_sample` is "
-        "below 1.",
+        description="Which requests to log: none, only 5xx and the sidecar's own refusals, or all. `errors` logs "
+        "refusals of a route for one reason once a minute, with the count; `all` logs each, unless "
+        "`access_log_sample` is below 1.",
     )
     access_log_sample: Share = Field(
         1.0,
-        description="Share of the good requests that `access_log: all` logs, such as 0.01. Each 5xx of a service is "
-        "logged, and of the sidecar's own refusals one a minute for a route and reason.",
+        description="Share of the successful requests that `access_log: all` logs, such as 0.01. Every 5xx of a "
+        "service is still logged, and the sidecar's own refusals once a minute for a route and reason.",
     )
     log_query: Switch = Field(False, description="Log query strings too. They often hold secrets.")
     core_dumps: Switch = Field(
         False,
-        description="Let a crash leave a core dump, and debuggers attach. Both show every token and key.",
+        description="Allow core dumps and debuggers. Both show every token and key.",
     )
-    limits: Limits = Field(Limits(), description="What one connection may take, and how many there may be.")
+    limits: Limits = Field(
+        Limits(), description="How much one connection may use, and how many connections there may be."
+    )
     pool: Pool = Field(Pool(), description="Connections to upstreams and the queue for them, per route.")
     tracing: Tracing = Field(Tracing(), description="OpenTelemetry spans.")
     token_cache: Count = Field(
-        1000, description="Tokens of wildcard routes that are kept; fixed audiences come on top."
+        1000,
+        description="How many tokens of wildcard routes to keep. Tokens of fixed audiences are always kept.",
     )

@@ -31,7 +31,7 @@ def takes_persons(route: RouteConfig, target: Target) -> bool:
 
 
 def refusal_to_share(route: RouteConfig, credential: Credential | None) -> tuple[str, str] | None:
-    """The key to mend and what is wrong, where a wildcard would share a token and the route does not say so, or says so
+    """The key to fix and what is wrong, where a wildcard would share a token and the route does not say so, or says so
     and has nothing to share; else None."""
     if route.wildcard_audience == "shared":
         if route.is_dynamic and (route.is_wildcard or len(route.host) > 1):

@@ -34,7 +34,7 @@ BROKEN: Final = type("_Broken", (), {"__repr__": lambda _: "<broken>"})()
 
 
 class Problem(NamedTuple):
-    """One thing to mend, and where."""
+    """One thing to fix, and where."""
 
     where: str
     """`config.yaml:12:5`, a flag, or a variable."""

@@ -42,7 +42,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     type=click.IntRange(0, 65000),
     default=0,
     metavar="PORT",
-    help="First of the ports in a row, metadata server first. Default: free ones.",
+    help="The first of consecutive ports, beginning with the metadata server's. Default: free ports.",
 )
 @click.option(
     "--target",
@@ -52,22 +52,28 @@ _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     help=f"A target service; repeatable. KIND is one of {', '.join(get_args(TargetKind))}. "
     "Default: `service=cloud_run`.",
 )
-@click.option("--tls", is_flag=True, help="Have the targets speak TLS, by a CA of the stand-in's own.")
 @click.option(
-    "--token-lifetime", default="1h", show_default=True, metavar="TIME", help="Of every token: 20s, 5m, 1h."
+    "--tls", is_flag=True, help="Make the targets speak TLS, with certificates of the emulator's own CA."
+)
+@click.option(
+    "--token-lifetime",
+    default="1h",
+    show_default=True,
+    metavar="TIME",
+    help="How long every token is valid: 20s, 5m, 1h.",
 )
 @click.option(
     "--platform",
     type=click.Choice(get_args(Platform)),
     default="compute_engine",
     show_default=True,
-    help="Whose metadata server to be.",
+    help="Which platform's metadata server to emulate.",
 )
 @click.option(
     "--write",
     "directory",
     metavar="DIR",
-    help="Write an environment, credential files and a sidecar's configuration there.",
+    help="Write environment variables, credential files and a sidecar's configuration there.",
 )
 @click.pass_context
 def emulator(
@@ -80,13 +86,14 @@ def emulator(
     platform: Platform,
     directory: str | None,
 ) -> None:
-    """Be Google on this machine until Ctrl-C: metadata server, OAuth, STS, IAM Credentials, targets that verify.
+    """Emulate Google on this machine until Ctrl-C: metadata server, OAuth, STS, IAM Credentials, and services that
+    verify tokens.
 
     \b
     idtoken-sidecar emulator --target billing=cloud_run --target reports=iap --write emulated
     . emulated/env && idtoken-sidecar run --config emulated/config.yaml
 
-    For tests and for trying things: its tokens are good here and nowhere else.
+    For tests and first steps. Its tokens are valid here only.
     """
     if context.invoked_subcommand is not None:
         return
@@ -217,31 +224,31 @@ def _route(google: Emulator, name: str) -> dict[str, Any]:
 @click.option(
     "--as", "service", type=click.Choice(get_args(Service)), required=True, help="Which service calls."
 )
-@click.option("--to", "url", required=True, metavar="URL", help="What it calls.")
+@click.option("--to", "url", required=True, metavar="URL", help="The URL to call.")
 @click.option("--audience", help="The token's audience. Default: the URL.")
-@click.option("--email", default=EMAIL, show_default=True, help="The service account that it calls as.")
+@click.option("--email", default=EMAIL, show_default=True, help="The service account to call as.")
 @click.option(
-    "--data", default="{}", show_default=True, help="What it sends: the body, or the message in it."
+    "--data", default="{}", show_default=True, help="The data to send: the body, or the message in it."
 )
 @click.option(
-    "--ca-file", metavar="FILE", help="A CA to trust beside the system's. Default: the stand-in's own."
+    "--ca-file", metavar="FILE", help="A CA to trust besides the system's. Default: the emulator's."
 )
 @click.option(
     "--control",
     envvar=CONTROL_VARIABLE,
     required=True,
     metavar="URL",
-    help=f"The control address that the stand-in prints. [{CONTROL_VARIABLE}]",
+    help=f"The control address that the emulator prints. [{CONTROL_VARIABLE}]",
 )
 def call(
     service: str, url: str, audience: str | None, email: str, data: str, ca_file: str | None, control: str
 ) -> None:
-    """Have a connecting service call a target with an ID token of its own, from a running stand-in.
+    """Make a connecting service call a target with its own ID token, from a running emulator.
 
     \b
     idtoken-sidecar emulator call --as scheduler --to http://127.0.0.1:8085/run --audience http://127.0.0.1:8085
 
-    Prints what was answered; exits with 1 unless that is a 2xx.
+    Prints the answer. Exits with 1 unless it is a 2xx.
     """
     asked: dict[str, str] = {"service": service, "url": url, "email": email, "data": data}
     if ca_file is not None:

@@ -19,8 +19,8 @@ def exposed(file: str, mode: int, *, switch: str = "allow_world_readable") -> st
     """
     if not mode & stat.S_IROTH:
         return None
-    mend = command("chmod", "o-r", file) or "chmod o-r FILE"
+    fix = command("chmod", "o-r", file) or "chmod o-r FILE"
     return (
-        f"every user of this machine can read it: `{mend}`, for a Kubernetes secret `defaultMode: 0440` and "
+        f"every user of this machine can read it: `{fix}`, for a Kubernetes secret `defaultMode: 0440` and "
         f"the pod's `fsGroup`; or set `{switch}: true`"
     )

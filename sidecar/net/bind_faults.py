@@ -1,7 +1,7 @@
 """Why an address cannot be listened on, and what to do about it.
 
 Owns the sentence for each error of bind(2) and of what `listeners` finds in its place. Called by `bindings`. Pure: what
-it must know of this machine comes in. The rule: no two causes that are mended differently share a sentence. Sources:
+it must know of this machine comes in. The rule: no two causes that are fixed differently share a sentence. Sources:
 bind(2), ip(7), ipv6(7), unix(7).
 """
 
@@ -96,4 +96,4 @@ def _shown(what: str, *words: str) -> str:
 def _other(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "no more files may be open. Raise the limit (`ulimit -n`)."
-    return f"{error.strerror or error}. Choose another address, or mend that."
+    return f"{error.strerror or error}. Choose another address, or fix that."

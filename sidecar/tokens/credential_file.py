@@ -136,7 +136,7 @@ def host_of(url: str) -> str:
 
 
 def invalid(where: str, what: str, *, command: str = "") -> NoReturn:
-    """Raise CREDENTIAL_INVALID: `what` is wrong with the credential in `where`; `command` mends it."""
+    """Raise CREDENTIAL_INVALID: `what` is wrong with the credential in `where`; `command` fixes it."""
     raise SidecarError(
         Reason.CREDENTIAL_INVALID, f"The credential in {where} cannot be used: {what}", command=command
     )

@@ -1,8 +1,8 @@
-"""What stands where a credential's JSON belongs, and how to mend it.
+"""What stands where a credential's JSON belongs, and how to fix it.
 
 Owns the mistakes that are made on the way of a credential's file to here: by editors, shells, env files, Kubernetes
 secrets, and by taking another of Google's files. Called by `credential_file` and `service_account`. Pure. The rule: a
-mistake is named and not mended silently, since the same file is given to other programs too; nothing of the contents is
+mistake is named and not fixed silently, since the same file is given to other programs too; nothing of the contents is
 quoted. Sources: RFC 8259; Google's files as gcloud and the console write them.
 """
 

@@ -1,7 +1,7 @@
 """Fetching tokens at once because an operator asks for it.
 
 Owns how often that may be asked for. Called by the service for `POST /renew` and the command `renew`, when a cause has
-been mended and the next try would come too late. It keeps no token. The rule: one fetch in `INTERVAL` for a key,
+been fixed and the next try would come too late. It keeps no token. The rule: one fetch in `INTERVAL` for a key,
 so that no script makes of this a load on the token endpoint.
 """
 

@@ -231,7 +231,7 @@ class TokenStore:
     async def renew_now(self, key: TokenKey) -> SidecarError | None:
         """Fetch this key's token now, whatever is here and whatever pause it is in; why that failed, or None.
 
-        A fetch that is under way may have begun before the cause was mended: where it fails, another one is made.
+        A fetch that is under way may have begun before the cause was fixed: where it fails, another one is made.
         Raises `SidecarError` while shutting down.
         """
         entry = self._entry(key)

@@ -147,6 +147,23 @@ def test_the_version_stands_in_one_place() -> None:
             assert len(found) == (1 if name == "pyproject.toml" else 0), name
 
 
+def test_the_changelog_begins_with_this_version() -> None:
+    """Under its heading with a date, unless something newer is unreleased; with what to change when one comes to it."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    headings = [line for line in re.findall(r"^## (.+)$", text, re.MULTILINE) if line != "Unreleased"]
+    assert re.fullmatch(rf"{re.escape(VERSION)} \(\d{{4}}-\d\d-\d\d\)", headings[0])
+    assert "### Upgrade notes" in text
+
+
+def test_documents_and_manifests_name_the_image_of_this_version() -> None:
+    """Those that `make docs` does not write, too."""
+    for name in tracked():
+        if name.startswith(("docs/", "deploy/")) and name.endswith((".md", ".yaml")):
+            text = (ROOT / name).read_text("utf-8")
+            named = re.findall(r"/idtoken-sidecar:(\d[\w.]*)", text) + re.findall(r"newTag: (\S+)", text)
+            assert set(named) <= {VERSION}, name
+
+
 # the bill of materials
 
 

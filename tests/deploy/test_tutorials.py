@@ -20,6 +20,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from sidecar.emulator.running import EmulatorThread
+from sidecar.service.build import own_version
 from tests.deploy.test_deploy import (
     DEPLOY,
     KUBECTL,
@@ -150,7 +151,7 @@ def test_cloud_run_ends_in_a_verified_call(tmp_path: Path) -> None:
     app, sidecar = spec["containers"]
     assert (app["image"], sidecar["image"]) == (
         f"{VARIABLES['IMAGES']}/example-app:1",
-        f"{VARIABLES['IMAGES']}/idtoken-sidecar:0.1.0",
+        f"{VARIABLES['IMAGES']}/idtoken-sidecar:{own_version()}",
     )
     assert verified_call(sidecar, app, None, tmp_path).startswith("billing answered 200\n")
 

@@ -203,16 +203,15 @@ def test_other_yaml_is_yaml(page: Path) -> None:
         assert yaml.safe_load(block)
 
 
-def test_the_laptops_tutorial_does_what_it_says(tmp_path: Path) -> None:
-    """Its blocks are run in one shell, as a reader would, but for the ports, which are this test's."""
-    text = (ROOT / "docs/tutorials/laptop.md").read_text("utf-8")
-    script = "".join(block for norun, block in FENCED.findall(text) if not norun)
-    assert script.count("idtoken-sidecar") == 6
+def run_blocks(page: Path, home: Path, commands: int) -> str:
+    """What the blocks of `page` print, run in one shell as a reader would, but for the ports, which are the test's."""
+    script = "".join(block for norun, block in FENCED.findall(page.read_text("utf-8")) if not norun)
+    assert script.count("idtoken-sidecar") == commands
     proxy, admin = free_port(), free_port()
     script = script.replace(":8787", f":{proxy}")
     environ = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
+        "HOME": str(home),
         "IDTOKEN_SIDECAR_LISTEN": f"localhost:{proxy}",
         "IDTOKEN_SIDECAR_ADMIN": f"localhost:{admin}",
     }
@@ -222,16 +221,27 @@ def test_the_laptops_tutorial_does_what_it_says(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=180,
-        cwd=tmp_path,
+        cwd=home,
         env=environ,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "routes:" in done.stdout
     assert '"target": "billing"' in done.stdout
     assert '"verified": {"audience": "http' in done.stdout
-    assert "biling.internal" in done.stdout
-    assert "billing" in done.stdout.rsplit("biling.internal", 1)[1], "the nearest route is named"
+    return done.stdout
+
+
+def test_the_readmes_first_call_does_what_it_says(tmp_path: Path) -> None:
+    """In a new directory, without Google Cloud."""
+    run_blocks(ROOT / "README.md", tmp_path, commands=2)
+
+
+def test_the_laptops_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    """Its blocks start the stand-in and a sidecar, call through it, and see it refuse."""
+    printed = run_blocks(ROOT / "docs/tutorials/laptop.md", tmp_path, commands=6)
+    assert "routes:" in printed
+    assert "biling.internal" in printed
+    assert "billing" in printed.rsplit("biling.internal", 1)[1], "the nearest route is named"
 
 
 def test_the_site_builds(tmp_path: Path) -> None:

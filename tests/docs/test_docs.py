@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from docs import generate
+from docs.advice import WHOSE
 from sidecar.cli.commands import main
 from sidecar.config.allow import Allow
+from sidecar.config.credentials import CREDENTIAL_TYPES
 from sidecar.config.listeners import ListenerTls
 from sidecar.config.load import load
 from sidecar.config.models import Drain, Limits, Pool, Timeouts, Tls, Tracing
@@ -40,10 +42,19 @@ def test_yaml_blocks_are_configurations(block: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Relative ones; none leads to another machine's path."""
-    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
+    """Relative ones, to a file and to a heading of it; none leads to another machine's path."""
+    for link in re.findall(r"\]\(([^)\s]+)", page.read_text("utf-8")):
         if not link.startswith(("http://", "https://")):
-            assert (page.parent / link).exists(), link
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target.read_text("utf-8")), link
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings of a page, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -90,6 +101,16 @@ def test_every_line_of_the_threat_model_has_its_test(line: str) -> None:
         text = (ROOT / path).read_text("utf-8")
         assert f"def {name}(" in text, name
         assert not case or case in cases or f'id="{case}"' in text, case
+
+
+def test_the_readme_is_short() -> None:
+    """A page to read in five minutes; what is longer stands in docs/."""
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
+
+
+def test_every_type_of_credential_says_whose_token_it_gives() -> None:
+    """In the table of docs/targets.md."""
+    assert WHOSE.keys() == CREDENTIAL_TYPES.keys()
 
 
 def test_generated_pages_are_current() -> None:

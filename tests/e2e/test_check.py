@@ -1,4 +1,4 @@
-"""Every known failure has its explanation: the stand-in fails that way, and `check` says what it is and what mends it.
+"""Every known failure has its explanation: the stand-in fails that way, and `check` says what it is and what fixes it.
 
 The list is that of Google's libraries and front ends; each row is reached through the whole of the sidecar's own
 code, in this process: sources, store, data path, diagnosis.
@@ -315,7 +315,7 @@ async def test_tokens_that_cannot_be_had(
     command: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    """The reason, a sentence with what to do, and the command that mends it."""
+    """The reason, a sentence with what to do, and the command that fixes it."""
     done = prepare(world.google, world.directory)
     if inspect.isawaitable(done):
         await done
@@ -550,7 +550,7 @@ NOT_THERE = {
 async def test_a_credential_that_is_not_there_has_failed(
     world: World, what: str, unused_tcp_port: int
 ) -> None:
-    """It is no "credential ok" before a token that failed; where a login mends it, the command is that."""
+    """It is no "credential ok" before a token that failed; where a login fixes it, the command is that."""
     credential, reason, command = NOT_THERE[what]
     if what == "adc-named":
         world.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(world.directory / "gone.json")

@@ -65,7 +65,7 @@ def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_its_files_make_a_sidecar_work_with_every_target(emulator: Running) -> None:
-    """The configuration it writes is whole; `check --online` finds nothing to mend."""
+    """The configuration it writes is whole; `check --online` finds nothing to fix."""
     config = str(emulator.directory / "config.yaml")
     found = command("check", "--config", config, "--online", **emulator.environ)
     assert found.returncode == 0, found.stdout + found.stderr

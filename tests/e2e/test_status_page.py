@@ -135,7 +135,7 @@ async def test_a_token_with_an_absurd_time_harms_its_own_route_only(
 
 @needs_chromium
 async def test_failing(google: Emulator, start: Start, page: Browser) -> None:
-    """What is wrong, for which token, and the command that mends it."""
+    """What is wrong, for which token, and the command that fixes it."""
     billing, reports = await targets(google)
     credentials = (
         f"endpoints: {{iam_credentials: '{google.iam_url}'}}\n"
@@ -223,12 +223,12 @@ async def test_explain(google: Emulator, start: Start, page: Browser) -> None:
     )
     await page.until("location.pathname == '/explain' && document.readyState == 'complete'")
     said = await page.text("section[aria-label=Explain]")
-    assert "No: it would be refused." in said
+    assert "The sidecar would refuse this request." in said
     assert "header_conflict" in said
     assert await page.run("document.querySelector('#headers').value") == "Authorization: Basic <b>eA==</b>"
     await page.run("document.querySelector('#headers').value = ''; document.querySelector('form').submit()")
     await page.until(
-        "document.querySelector('section[aria-label=Explain]').innerText.includes('A route takes it.')"
+        "document.querySelector('section[aria-label=Explain]').innerText.includes('A route takes this request.')"
     )
     assert "billing" in await page.text("section[aria-label=Explain] dl")
 
@@ -321,7 +321,7 @@ async def test_the_form_is_taken(google: Emulator, start: Start) -> None:
     form = f"url=http%3A%2F%2Fbilling.localhost%3A{sidecar.port}%2Fx&headers=".encode()
     status, text = await explain("application/x-www-form-urlencoded; charset=utf-8", form)
     assert status == 200
-    assert "A route takes it." in text
+    assert "A route takes this request." in text
     assert (await explain("text/plain", form))[0] == 415
     assert (await explain("application/x-www-form-urlencoded", b"url=" + b"x" * 200_000))[0] == 413
 

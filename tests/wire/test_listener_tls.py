@@ -394,7 +394,7 @@ async def test_other_client_certificates_end_the_connections_that_are_open(
 
 
 def test_a_broken_pair_leaves_the_old_one_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With a warning that says what is wrong; when it is mended, the new one counts."""
+    """With a warning that says what is wrong; when it is fixed, the new one counts."""
     settings = files(tmp_path, Authority())
     certificate = Certificate(settings)
     old = certificate.context

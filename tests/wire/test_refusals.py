@@ -50,7 +50,7 @@ async def connected(wire: Wire) -> tuple[End, End]:
 
 
 async def test_a_refusal_passes_untouched_and_is_explained(wire: Wire, log: pytest.LogCaptureFixture) -> None:
-    """The app gets every byte of it; log, counter and status share the reason, and name what mends it."""
+    """The app gets every byte of it; log, counter and status share the reason, and name what fixes it."""
     await wire.start("target: cloud_run")
     app, upstream = await connected(wire)
     answer = await exchange(app, upstream, FORBIDDEN)

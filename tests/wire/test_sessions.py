@@ -94,5 +94,5 @@ async def test_a_second_connection_resumes_the_session(
     ],
 )
 def test_where_a_reading_loses_memory_there_are_not_many(python: tuple[int, ...], most: float) -> None:
-    """By the versions in which CPython mended it (issue 116810)."""
+    """By the versions in which CPython fixed it (issue 116810)."""
     assert sessions_to_read(python) == most

@@ -152,7 +152,7 @@ async def test_a_request_under_way_ends_on_its_old_connection(
 async def test_files_that_cannot_be_used_do_no_harm(
     wire: Wire, tmp_path: Path, secured: Secured, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old ones stay in use, connections stay open; it is said once, and counted; the next change mends it."""
+    """The old ones stay in use, connections stay open; it is said once, and counted; the next change fixes it."""
     first, second = issue(CA), issue(CA)
     mounted = Mounted(tmp_path, swap=True)
     mounted.put(first)

@@ -233,7 +233,7 @@ PASSED_ON = [
 
 @pytest.mark.parametrize(("method", "answer"), PASSED_ON)
 async def test_other_refusals_pass_untouched(wire: Wire, method: bytes, answer: bytes) -> None:
-    """Nothing is sent twice that might have been done, or that a new token can't mend."""
+    """Nothing is sent twice that might have been done, or that a new token can't fix."""
     await wire.start()
     app = await wire.app()
     await app.send(GET.replace(b"GET", method).replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n"))

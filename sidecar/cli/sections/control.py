@@ -52,11 +52,11 @@ def wait(address: ListenAddress, timeout: str) -> None:
 
 @click.command(epilog=EXIT_CODES)
 @with_admin
-@click.option("--live", is_flag=True, help="Ask whether it lives, not whether it is ready.")
+@click.option("--live", is_flag=True, help="Check whether it is alive, not whether it is ready.")
 def healthcheck(address: ListenAddress, live: bool) -> None:
     """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes.
 
-    It says which tokens are missing, too. That does not change the exit code: to restart a sidecar mends no token.
+    It also says which tokens are missing. They don't change the exit code, because a restart would not bring them.
     """
     shortfall = ""
     if live:
@@ -73,13 +73,14 @@ def healthcheck(address: ListenAddress, live: bool) -> None:
 @with_admin
 @click.argument("route", required=False, shell_complete=complete_route)
 def renew(address: ListenAddress, route: str | None) -> None:
-    """Have a sidecar fetch the tokens of a route now, or of all routes, and say what came of it.
+    """Make a sidecar fetch the tokens of a route, or of all routes, now. It prints the result.
 
     \b
     idtoken-sidecar renew billing
 
-    For when the cause of failed fetches is mended: otherwise the sidecar tries again by itself. The tokens that it has
-    are used until others are there. The same can be asked for every five seconds.
+    Use it when you have fixed the cause of failed fetches and don't want to wait: the sidecar also tries again by
+    itself. It uses the tokens that it has until the new ones are there. It takes one such call in five seconds for a
+    token.
     """
     from urllib.parse import urlencode
 
@@ -104,12 +105,13 @@ def renew(address: ListenAddress, route: str | None) -> None:
 @click.command("reload", epilog=EXIT_CODES)
 @with_admin
 def reload_(address: ListenAddress) -> None:
-    """Tell a sidecar to read its configuration again, and say what came of it.
+    """Make a sidecar read its configuration again. It prints the result.
 
     \b
     idtoken-sidecar reload && echo "in force"
 
-    It does so by itself when its file changes, and on SIGHUP. One that can't be used leaves the old one in force.
+    It also does so by itself when the file changes, and on SIGHUP. If the new configuration can't be used, the old
+    one stays in force.
     """
     reply = _ask(address, "POST", "/reload", timeout=60.0)
     result, detail = reply.document.get("result", ""), reply.document.get("detail")
@@ -123,7 +125,7 @@ def reload_(address: ListenAddress) -> None:
 @click.command("quit", epilog=EXIT_CODES)
 @with_admin
 def quit_(address: ListenAddress) -> None:
-    """Tell a sidecar to finish what is in flight and end; for jobs whose work is done."""
+    """Make a sidecar finish what is under way and end; for jobs whose work is done."""
     reply = _ask(address, "POST", "/quit", timeout=5.0)
     if reply.status >= 300:
         fail(f"refused ({reply.status}): {one_line(reply.text.strip())}")

@@ -42,8 +42,8 @@ def _planned(command: Callable[..., None]) -> Callable[..., None]:
 
     function: Callable[..., None] = called
     for option, default, text in (
-        ("app-image", "", "The app's image, where it stands in what is printed."),
-        ("image", "", "The sidecar's image, likewise."),
+        ("app-image", "", "The app's image."),
+        ("image", "", "The sidecar's image."),
         ("name", "app", "Name of the service, deployment or job."),
     ):
         function = click.option(f"--{option}", metavar=option.upper(), default=default, help=text)(function)
@@ -88,9 +88,9 @@ def _written(write: Callable[[], W]) -> W:
 
 @manifest.command("cloud-run", epilog=EXIT_CODES)
 @click.option("--job", is_flag=True, help="A job instead of a service.")
-@click.option("--metrics", is_flag=True, help="With the collector of Managed Service for Prometheus.")
-@click.option("--run-monitoring", is_flag=True, help="Print what that collector reads.")
-@click.option("--project", metavar="PROJECT", default="", help="The ID of the project that it runs in.")
+@click.option("--metrics", is_flag=True, help="Add the collector of Managed Service for Prometheus.")
+@click.option("--run-monitoring", is_flag=True, help="Print that collector's configuration.")
+@click.option("--project", metavar="PROJECT", default="", help="The ID of the project to run in.")
 @_planned
 def manifest_cloud_run(plan: Plan, job: bool, metrics: bool, run_monitoring: bool) -> None:
     """A Cloud Run service (or job) with the sidecar as its second container.
@@ -110,10 +110,10 @@ def manifest_cloud_run(plan: Plan, job: bool, metrics: bool, run_monitoring: boo
 
 @manifest.command("gke", epilog=EXIT_CODES)
 @click.option("--job", is_flag=True, help="A Job instead of a Deployment.")
-@click.option("--patch", is_flag=True, help="Only the patch for a workload that is there already.")
+@click.option("--patch", is_flag=True, help="Print only a patch for an existing workload.")
 @click.option("--component", metavar="DIR", help="Write a kustomize component into this directory instead.")
 @click.option(
-    "--network-policy", is_flag=True, help="With a NetworkPolicy. It cuts off the app's other traffic too."
+    "--network-policy", is_flag=True, help="Add a NetworkPolicy. It also blocks the app's other traffic."
 )
 @_planned
 def manifest_gke(plan: Plan, job: bool, patch: bool, component: str | None, network_policy: bool) -> None:
@@ -175,10 +175,16 @@ def manifest_compose(plan: Plan) -> None:
 
 _PRINCIPAL: Final = r"(serviceAccount|user|group|domain):[^\s'\"\\]+|principal(Set)?://[^\s'\"\\]+"
 _BY_NAME: Final = {
-    "principal": (_PRINCIPAL, "Who a credential is, where its file does not say: CREDENTIAL=PRINCIPAL."),
-    "service": (r"[a-z][a-z0-9_-]*", "The service or function of a route, where its host does not tell."),
-    "region": (r"[a-z]+-[a-z]+[0-9]+", "Where that runs, likewise."),
-    "resource-type": (r"[a-z][a-z-]*", "What IAP is in front of, as gcloud calls it: backend-services."),
+    "principal": (
+        _PRINCIPAL,
+        "The principal of a credential whose file does not name it: CREDENTIAL=PRINCIPAL.",
+    ),
+    "service": (r"[a-z][a-z0-9_-]*", "The service or function of a route, if its host does not name it."),
+    "region": (r"[a-z]+-[a-z]+[0-9]+", "The region of that service, if the host does not name it."),
+    "resource-type": (
+        r"[a-z][a-z-]*",
+        "The type of resource behind IAP, as gcloud calls it: backend-services.",
+    ),
 }
 """By option: what its value has to match, and its help. All are `NAME=VALUE`, or `VALUE` for all."""
 
@@ -207,7 +213,7 @@ def _values_by_name(option: str, given: Sequence[str], names: Iterable[str]) -> 
 @click.option(
     "--member",
     metavar="PRINCIPAL",
-    help="Who the sidecar runs as: what `adc` and `metadata` stand for.",
+    help="Who the sidecar runs as: the account of `adc` and `metadata`.",
 )
 @_by_name
 @click.option("--terraform", is_flag=True, help="Terraform resources instead of gcloud lines.")
@@ -221,9 +227,9 @@ def manifest_iam(
     resource_type: tuple[str, ...],
     terraform: bool,
 ) -> None:
-    """What must be granted for the routes to work, and nothing more.
+    """Print the grants that the routes need, and no more.
 
-    It stops where something is missing that the configuration does not tell, and names the option for it.
+    If the configuration does not say enough, it stops and names the option that you must add.
 
     \b
     idtoken-sidecar manifest iam -c config.yaml --member serviceAccount:my-app@p.iam.gserviceaccount.com > grants.sh
@@ -252,7 +258,7 @@ def manifest_iam(
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script of a shell; it knows commands, options and the names of routes.
+    """Print the completion script of a shell. It completes commands, options and the names of routes.
 
     \b
     idtoken-sidecar completion bash > /etc/bash_completion.d/idtoken-sidecar

@@ -23,22 +23,26 @@ _COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red", "skipped
     epilog="\b\nExit codes: 0 every route will work · 1 one will not · 2 configuration",
 )
 @click.argument("routes", nargs=-1, shell_complete=complete_route)
-@click.option("--online", is_flag=True, help="Send a request to each target too: HEAD, then GET if need be.")
-@click.option("--path", default="/", show_default=True, help="What to ask the targets for, with --online.")
-@click.option("--host", metavar="HOST", help="The host to stand for, where a route follows the request's.")
+@click.option(
+    "--online", is_flag=True, help="Also send a request to each target: HEAD, then GET if necessary."
+)
+@click.option(
+    "--path", default="/", show_default=True, help="The path to request from the targets, with --online."
+)
+@click.option("--host", metavar="HOST", help="The host to use, for a wildcard route.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @configured
 def check_(
     given: Given, routes: tuple[str, ...], online: bool, path: str, host: str | None, as_json: bool
 ) -> None:
-    """Get a token for each route (or ROUTES) and say whether its target will take it.
+    """Test each route (or ROUTES): get a token, and say whether its target will accept it.
 
     \b
     idtoken-sidecar check --config config.yaml
     idtoken-sidecar check --config config.yaml --online billing --path /healthz
 
     Looks at the credential, the token and its claims, and the clock; what fails is shown with the command that
-    mends it. No token is printed.
+    fixes it. No token is printed.
     """
     from sidecar.runtime.hardening import Process
 
@@ -86,13 +90,13 @@ def _print_report(report: dict[str, Any]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @configured
 def explain(given: Given, url: str, method: str, headers: tuple[str, ...], as_json: bool) -> None:
-    """Say which route would take a request for URL, by which way in, and which header it would get.
+    """Test a request: which route would take URL, by which way in, and which header it would get.
 
     \b
     idtoken-sidecar explain --config config.yaml http://billing.localhost:8787/invoices
     idtoken-sidecar explain -c config.yaml http://localhost:8787/x -H 'Host: billing.internal' -H 'Authorization: x'
 
-    It reads the configuration alone: nothing is sent, and no token is fetched.
+    It reads the configuration only: it sends nothing and fetches no token.
     """
     loaded = given.load()
     from sidecar.proxy.explain import explain as explained
@@ -113,10 +117,10 @@ def explain(given: Given, url: str, method: str, headers: tuple[str, ...], as_js
 @click.command(epilog=EXIT_CODES)
 @click.argument("route", shell_complete=complete_route)
 @click.option("--claims", is_flag=True, help="Print the token's claims and not the token.")
-@click.option("--host", metavar="HOST", help="The host to stand for, where the route follows the request's.")
+@click.option("--host", metavar="HOST", help="The host to use, for a wildcard route.")
 @configured
 def token(given: Given, route: str, claims: bool, host: str | None) -> None:
-    """Print a token of ROUTE, for use by hand.
+    """Print a token of ROUTE, to use by hand.
 
     \b
     curl -H "Authorization: Bearer $(idtoken-sidecar token billing --config config.yaml)" https://…

@@ -12,7 +12,7 @@ from sidecar.cli.output import EXIT_CODES
 @click.command(epilog=EXIT_CODES)
 @click.option("--once", is_flag=True, help="Do it once and exit: 0 if every call was verified.")
 def demo(once: bool) -> None:
-    """Show the whole job on this machine, against an embedded stand-in for Google."""
+    """Show every feature on this machine, against an embedded emulator of Google."""
     from sidecar.cli.demo import show_all
 
     sys.exit(show_all(once=once))

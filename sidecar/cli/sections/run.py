@@ -43,7 +43,7 @@ def run(given: Given) -> None:
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     epilog=EXIT_CODES + " · 126, 127 the command can't be run, was not found · else the command's own",
 )
-@click.option("--http-proxy", is_flag=True, help="Set HTTP_PROXY too, and a NO_PROXY that spares loopback.")
+@click.option("--http-proxy", is_flag=True, help="Also set HTTP_PROXY, and NO_PROXY for loopback.")
 @click.option(
     "--wait/--no-wait", default=True, help="Wait until the sidecar is ready (at most startup_wait)."
 )
@@ -52,7 +52,7 @@ def run(given: Given) -> None:
     "named",
     metavar="NAME",
     multiple=True,
-    help="Let COMMAND see this variable, though the sidecar's secrets come from it; may be repeated.",
+    help="Let COMMAND see this variable although a secret of the sidecar comes from it; repeatable.",
 )
 @configured
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -65,12 +65,12 @@ def exec_(
     idtoken-sidecar exec --config config.yaml -- python app.py
     idtoken-sidecar exec --to billing=https://svc-abc-uc.a.run.app -- sh -c 'curl $IDTOKEN_SIDECAR_URL_BILLING'
 
-    COMMAND finds IDTOKEN_SIDECAR_URL, and for each route IDTOKEN_SIDECAR_URL_NAME (upper case, `-` as `_`) with a
-    port of its own. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
+    COMMAND gets IDTOKEN_SIDECAR_URL, and for each route IDTOKEN_SIDECAR_URL_NAME (upper case, `-` as `_`) with its
+    own port. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
     Logs go to stderr: stdout is the command's.
 
-    COMMAND sees the environment, but not the sidecar's settings (IDTOKEN_SIDECAR_*), nor the variables that secrets of
-    the configuration come from by ${NAME}: name those that it needs with --pass-env.
+    COMMAND does not see the sidecar's settings (IDTOKEN_SIDECAR_*), nor the variables that secrets of the
+    configuration come from (${NAME}). Name those that it needs with --pass-env.
     """
     from sidecar.runtime.hardening import Process
 

@@ -265,7 +265,7 @@ def _not_carried(method: bytes, target: bytes) -> SidecarError:
             "proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost."
         )
     elif method == b"TRACE":
-        what = "TRACE is not carried: its answer would repeat the token to whoever asks."
+        what = "TRACE is not forwarded: its answer would show the token to the caller."
     else:
         what = f"The method `{method.decode('ascii', 'replace')}` is not carried."
     return SidecarError(Reason.METHOD_NOT_CARRIED, what)

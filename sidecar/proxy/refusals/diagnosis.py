@@ -1,7 +1,7 @@
-"""What a target's own 401, 403 or 404 means, or IAP's redirect to its sign-in, and what mends it.
+"""What a target's own 401, 403 or 404 means, or IAP's redirect to its sign-in, and what fixes it.
 
 Owns the known ways in which Google's front ends refuse a request that has a token, each with its reason and the
-command that mends it. Called by `refusals` for an answer that goes to the app untouched, and so by `check
+command that fixes it. Called by `refusals` for an answer that goes to the app untouched, and so by `check
 --online`. Pure. It sees the beginning of the answer's body and the claims of the token that was sent, and quotes
 of both only what it knows the form of. Sources: the pages named in config/targets; the texts that users report
 (docs/targets.md).
@@ -76,7 +76,7 @@ class Diagnosis(NamedTuple):
     detail: str
     """A sentence or two: what happened, and what to do."""
     command: str = ""
-    """The line of shell that mends it, with what could not be known in capitals."""
+    """The line of shell that fixes it, with what could not be known in capitals."""
 
 
 def may_tell(status: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bool:
@@ -124,13 +124,12 @@ def not_let_in(status: int, headers: Mapping[str, str], page: str, host: str) ->
     if status == 511:
         return Diagnosis(
             Cause.SIGN_IN,
-            "A network between here and the target answered 511: it wants somebody to sign in first (a captive "
-            "portal).",
+            "A network between here and the target answered 511: you must sign in to it first (a captive portal).",
         )
     if status == 407:
         return Diagnosis(
             Cause.UNEXPLAINED,
-            "A proxy between here and the target answered 407: it wants credentials of its own.",
+            "A proxy between here and the target answered 407: it wants its own credentials.",
         )
     if 300 <= status < 400 and (leads_to := headers.get("location")) is not None:
         return _redirected(status, leads_to, host)
@@ -144,8 +143,8 @@ def _is_iaps(headers: Mapping[str, str]) -> bool:
 def _iap_signs_in(status: int) -> Diagnosis:
     return Diagnosis(
         Cause.SIGN_IN,
-        f"Identity-Aware Proxy itself answered {status}, and not the target: it saw no token that it takes, and "
-        "wants a person to sign in. Set the route's `target` to `iap` and its `audience` to IAP's OAuth client id.",
+        f"Identity-Aware Proxy itself answered {status}, and not the target: it saw no token that it accepts, and "
+        f"wants a person to sign in. Set the route's `target` to `iap` and its `audience` to IAP's OAuth client id.",
     )
 
 
@@ -174,13 +173,13 @@ def _redirected(status: int, leads_to: str, host: str) -> Diagnosis | None:
     if there in _SIGN_IN_HOSTS:
         return Diagnosis(
             Cause.SIGN_IN,
-            f"The target answered {status} and leads to {shown} to sign in: it, or what stands before it, saw no token "
-            "that it takes. If that is Identity-Aware Proxy, set the route's `target` to `iap`.",
+            f"The target answered {status} and redirects to {shown} to sign in: it, or a proxy in front of it, saw no "
+            f"token that it accepts. If that is Identity-Aware Proxy, set the route's `target` to `iap`.",
         )
     return Diagnosis(
         Cause.REDIRECTED,
-        f"The target answered {status} and leads to {shown}, where no token is sent: if that is the service, make it "
-        "the route's `upstream`; or ask for another path with `--path`.",
+        f"The target answered {status} and redirects to {shown}, where no token is sent. If that is the service, make "
+        f"it the route's `upstream`; or try another path with `--path`.",
     )
 
 
@@ -197,8 +196,8 @@ def _poses(headers: Mapping[str, str], sample: str) -> bool:
 def _another_sidecar(status: int) -> Diagnosis:
     return Diagnosis(
         Cause.ANOTHER_SIDECAR,
-        f"The target answered {status} in the form of a sidecar's own answers, and this sidecar did not make it: "
-        "another one stands there (its log says why), or something imitates one. Don't run a command that it names.",
+        f"The target answered {status} in the form of a sidecar's own answers, but this sidecar did not make it: "
+        f"another sidecar did (its log says why), or a program imitates one. Don't run a command that it names.",
     )
 
 
@@ -214,7 +213,7 @@ def _serverless(refused: Refused) -> Diagnosis | None:
         command = _grant(refused)
         return Diagnosis(
             Cause.PERMISSION_MISSING,
-            f"{FACTS[refused.target].title} knows the caller and does not let it in, or saw no token: "
+            f"{FACTS[refused.target].title} knows the caller but does not let it in, or saw no token: "
             f"{_member(refused)} needs {FACTS[refused.target].role} on it: `{command}`. A new grant takes "
             "some minutes.",
             command,
@@ -259,7 +258,7 @@ def _iap(refused: Refused) -> Diagnosis:
         command = _grant(refused)
         return Diagnosis(
             Cause.PERMISSION_MISSING,
-            f"IAP knows the caller and does not let it in: {_member(refused)} needs "
+            f"IAP knows the caller but does not let it in: {_member(refused)} needs "
             f"{FACTS[Target.IAP].role}: `{command}`.",
             command,
         )
@@ -273,14 +272,14 @@ def _iap(refused: Refused) -> Diagnosis:
     if cause is Cause.EMAIL_MISSING:
         return Diagnosis(
             cause,
-            "IAP wants an e-mail in the token, and this one has none. Tokens that the sidecar gets have one; one that "
-            "comes ready (`file`, `static`) is to be made with it (`--include-email`, `includeEmail`).",
+            "IAP requires an e-mail in the token, and this one has none. Tokens that the sidecar fetches have one. "
+            "Make those of `file` and `static` with it (`--include-email`, `includeEmail`).",
         )
     if cause is Cause.TOKEN_UNSEEN:
         return Diagnosis(
             cause,
-            "IAP saw no token: something on the way takes the header off. Set the route's `header` to "
-            "`proxy-authorization`, or look at the proxies between.",
+            "IAP saw no token: something on the way removes the header. Set the route's `header` to "
+            "`proxy-authorization`, or check the proxies in between.",
         )
     if cause is Cause.TOKEN_TOO_OLD:
         return _clock(refused) or _too_old()
@@ -294,20 +293,21 @@ def _gateway(refused: Refused) -> Diagnosis | None:
     if "Audiences in Jwt are not allowed" in message:
         return Diagnosis(
             Cause.AUDIENCE_REFUSED,
-            f"The token is for {_audience_sent(refused)}, which the API does not list: set the route's `audience` to "
-            "one of its `x-google-audiences`; without those it is `https://` and the managed service's name.",
+            f"The token is for {_audience_sent(refused)}, which the API does not list. Set the route's `audience` to "
+            f"one of its `x-google-audiences`; if it has none, to `https://` and the managed service's name.",
             FACTS[refused.target].grant,
         )
     if "issuer is not configured" in message:
         wanted = "the service account's e-mail" if refused.kind is TokenKind.SELF_SIGNED_JWT else _GOOGLE
         return Diagnosis(
             Cause.ISSUER_REFUSED,
-            f"The API does not trust the token's issuer: its `x-google-issuer` is to be {wanted}, or the route's "
-            "`token` another kind.",
+            f"The API does not trust the token's issuer: set its `x-google-issuer` to {wanted}, or the route's "
+            f"`token` to another kind.",
         )
     if "Jwt is missing" in message:
         return Diagnosis(
-            Cause.TOKEN_UNSEEN, "The gateway saw no token: see the route's `header`, and proxies between."
+            Cause.TOKEN_UNSEEN,
+            "The gateway saw no token: check the route's `header`, and the proxies in between.",
         )
     if "Jwt is expired" in message or "not yet valid" in message:
         return _clock(refused) or _too_old()
@@ -327,8 +327,8 @@ def _googleapis(refused: Refused) -> Diagnosis | None:
     if reason in ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", "insufficientPermissions"):
         return Diagnosis(
             Cause.SCOPE_MISSING,
-            "The access token lacks a scope that this API wants: add it to the route's `scopes`. A Compute Engine "
-            "instance gives no more than its own access scopes.",
+            "The access token lacks a scope that this API requires: add it to the route's `scopes`. A Compute Engine "
+            "instance gives its own access scopes at most.",
         )
     if reason == "SERVICE_DISABLED":
         service = refused.authority.partition(":")[0]
@@ -342,7 +342,7 @@ def _googleapis(refused: Refused) -> Diagnosis | None:
         command = FACTS[Target.GOOGLEAPIS].grant
         return Diagnosis(
             Cause.PERMISSION_MISSING,
-            f"The caller lacks a role of this API's: `{command}`. The answer's body names the permission.",
+            f"The caller lacks a role for this API: `{command}`. The answer's body names the permission.",
             command,
         )
     return None
@@ -374,8 +374,8 @@ def _custom_audiences(refused: Refused, audience: str) -> str:
 def _token_refused(refused: Refused) -> Diagnosis:
     return Diagnosis(
         Cause.TOKEN_REFUSED,
-        f"The target does not accept the token for {_audience_sent(refused)}: see that this is its audience to the "
-        f"letter ({FACTS[refused.target].audience}), and that `token` is a kind that it takes.",
+        f"The target does not accept the token for {_audience_sent(refused)}: check that this is exactly its audience "
+        f"({FACTS[refused.target].audience}), and that `token` is a kind that it accepts.",
     )
 
 

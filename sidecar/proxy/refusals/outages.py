@@ -218,8 +218,8 @@ class Outages:
             "refused": outage.refused,
             "untold": untold or None,
         }
-        mend = f" To mend it: {last.command}" if last.command and last.command not in last.detail else ""
-        cause = f"{status} {last.reason}: {last.detail}{mend}"
+        fix = f" To fix it: {last.command}" if last.command and last.command not in last.detail else ""
+        cause = f"{status} {last.reason}: {last.detail}{fix}"
         level = logging.WARNING
         if not outage.is_told:
             level = logging.ERROR

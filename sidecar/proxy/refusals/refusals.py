@@ -111,5 +111,5 @@ class Refusals:
             f"target refused a request of route `{name}` with {sample.status} {found.cause}: {found.detail}"
         )
         if found.command and found.command not in found.detail:
-            says += f" To mend it: {found.command}"
+            says += f" To fix it: {found.command}"
         _log.log(level, says, extra={"fields": fields})

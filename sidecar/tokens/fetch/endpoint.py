@@ -246,7 +246,7 @@ def no_cas(endpoint: Endpoint, why: str) -> SidecarError:
     """The CAs that are named can't be used, for the reason in `why`: the endpoint was not asked."""
     return SidecarError(
         Reason.TOKEN_ENDPOINT_UNREACHABLE,
-        f"{capital(endpoint.name)} was not asked, since there is no CA to judge it by: {why}. Mend that file, or unset "
+        f"{capital(endpoint.name)} was not asked, since there is no CA to judge it by: {why}. Fix that file, or unset "
         "what names it.",
     )
 

@@ -1,7 +1,7 @@
-"""What a token endpoint's refusals mean, and what mends them.
+"""What a token endpoint's refusals mean, and what fixes them.
 
 Owns the known failures of each endpoint (metadata server, OAuth, logins, the Security Token Service, IAM
-Credentials), each with its reason, a sentence and the command that mends it. Called by the transport for every status
+Credentials), each with its reason, a sentence and the command that fixes it. Called by the transport for every status
 but 200. Pure. The rule of `endpoint` holds: nothing of a body is quoted; codes and phrases are compared, and only
 what has a known form (a project, an upper-case code) is repeated. Sources: the texts that Google's endpoints answer
 with, as users report them (docs/errors.md).
@@ -170,7 +170,7 @@ _NO_PROVIDER: Final = (
 _EXCHANGE_HINTS: Final = (
     (
         "stale to sign-in",
-        "The subject token was issued too long ago: see that whoever writes it writes it anew, and that this "
+        "The subject token was issued too long ago: check that the program that writes it renews it, and that this "
         "machine's clock is right.",
     ),
     (

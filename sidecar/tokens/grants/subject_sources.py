@@ -100,7 +100,7 @@ def failed(detail: str) -> NoReturn:
     raise SidecarError(Reason.SUBJECT_TOKEN_FAILED, detail)
 
 
-def text_of(file: str, what: str, where: str, mend: str = "") -> str:
+def text_of(file: str, what: str, where: str, fix: str = "") -> str:
     """The text of a file that the one in `where` names; raises SUBJECT_TOKEN_FAILED. google-auth and OpenSSL would wait
     for a pipe, and read a device for ever."""
     why = ""
@@ -115,7 +115,7 @@ def text_of(file: str, what: str, where: str, mend: str = "") -> str:
         why = (error.strerror or "it cannot be read").lower()
     if why:
         failed(f"{named} cannot be used: {why}.")
-    failed(f"{named} is not there: {mend or 'see that what writes it runs, and that it is mounted here'}.")
+    failed(f"{named} is not there: {fix or 'see that what writes it runs, and that it is mounted here'}.")
 
 
 @final

@@ -239,7 +239,7 @@ def test_a_socket_that_another_process_has_put_in_its_place_is_left_alone(bound:
 
 
 def test_a_listener_s_settings_are_what_its_configuration_says() -> None:
-    """Its certificate is the one that was read for it; a plain one asks nobody for anything."""
+    """Its certificate is the one that was read for it; a plain one needs no certificate."""
     certificate: Any = object()
     config = ListenerConfig.model_validate({"address": "127.0.0.1:1", "connections": 7})
     assert settings_of(config, certificate) == (None, 7, certificate)

@@ -1,4 +1,4 @@
-"""sidecar.proxy.explain: what would become of a request, by the code that judges requests"""
+"""sidecar.proxy.explain: what happens to a request, by the code that judges requests"""
 
 from __future__ import annotations
 

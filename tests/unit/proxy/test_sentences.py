@@ -168,7 +168,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "trace": (
         lambda: read(b"TRACE", b"/"),
         Reason.METHOD_NOT_CARRIED,
-        "TRACE is not carried: its answer would repeat the token to whoever asks.",
+        "TRACE is not forwarded: its answer would show the token to the caller.",
     ),
     "another-method": (
         lambda: read(b"PURGE\xff", b"/"),

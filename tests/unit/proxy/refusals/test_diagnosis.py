@@ -81,10 +81,10 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "<h1>Error: Unauthorized</h1>"),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (the service's own URL, `https://SERVICE-….run.app` without a path "
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (the service's own URL, `https://SERVICE-….run.app` without a path "
             "(also under a traffic tag's URL, behind a load balancer or a domain of its own), or one of its "
-            "custom audiences), and that `token` is a kind that it takes.",
+            "custom audiences), and that `token` is a kind that it accepts.",
             "",
             id="run-token",
         ),
@@ -98,7 +98,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN),
             Cause.PERMISSION_MISSING,
-            "Cloud Run knows the caller and does not let it in, or saw no token: "
+            "Cloud Run knows the caller but does not let it in, or saw no token: "
             "serviceAccount:robot@p.iam.gserviceaccount.com needs roles/run.invoker on it: `gcloud run services "
             "add-iam-policy-binding billing --region=REGION "
             "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/run.invoker`. A new grant "
@@ -110,7 +110,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "me@example.com"}),
             Cause.PERMISSION_MISSING,
-            "Cloud Run knows the caller and does not let it in, or saw no token: user:me@example.com needs "
+            "Cloud Run knows the caller but does not let it in, or saw no token: user:me@example.com needs "
             "roles/run.invoker on it: `gcloud run services add-iam-policy-binding billing --region=REGION "
             "--member=user:me@example.com --role=roles/run.invoker`. A new grant takes some minutes.",
             "gcloud run services add-iam-policy-binding billing --region=REGION --member=user:me@example.com "
@@ -120,7 +120,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 403, FORBIDDEN, claims={"email": "x; rm -rf /"}),
             Cause.PERMISSION_MISSING,
-            "Cloud Run knows the caller and does not let it in, or saw no token: MEMBER needs roles/run.invoker "
+            "Cloud Run knows the caller but does not let it in, or saw no token: MEMBER needs roles/run.invoker "
             "on it: `gcloud run services add-iam-policy-binding billing --region=REGION --member=MEMBER "
             "--role=roles/run.invoker`. A new grant takes some minutes.",
             "gcloud run services add-iam-policy-binding billing --region=REGION --member=MEMBER "
@@ -140,7 +140,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_FUNCTIONS, 403, FORBIDDEN, authority="us-central1-p.cloudfunctions.net"),
             Cause.PERMISSION_MISSING,
-            "Cloud Run functions knows the caller and does not let it in, or saw no token: "
+            "Cloud Run functions knows the caller but does not let it in, or saw no token: "
             "serviceAccount:robot@p.iam.gserviceaccount.com needs roles/run.invoker (1st gen: "
             "roles/cloudfunctions.invoker) on it: `gcloud functions add-invoker-policy-binding FUNCTION "
             "--region=REGION --member=serviceAccount:robot@p.iam.gserviceaccount.com`. A new grant takes some "
@@ -166,16 +166,16 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: JWT 'email' claim isn't a string"),
             Cause.EMAIL_MISSING,
-            "IAP wants an e-mail in the token, and this one has none. Tokens that the sidecar gets have one; "
-            "one that comes ready (`file`, `static`) is to be made with it (`--include-email`, `includeEmail`).",
+            "IAP requires an e-mail in the token, and this one has none. Tokens that the sidecar fetches have one. "
+            "Make those of `file` and `static` with it (`--include-email`, `includeEmail`).",
             "",
             id="iap-email",
         ),
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: empty token", IAP),
             Cause.TOKEN_UNSEEN,
-            "IAP saw no token: something on the way takes the header off. Set the route's `header` to "
-            "`proxy-authorization`, or look at the proxies between.",
+            "IAP saw no token: something on the way removes the header. Set the route's `header` to "
+            "`proxy-authorization`, or check the proxies in between.",
             "",
             id="iap-empty",
         ),
@@ -189,7 +189,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.IAP, 403, "<h1>Error: Forbidden</h1>", IAP),
             Cause.PERMISSION_MISSING,
-            "IAP knows the caller and does not let it in: serviceAccount:robot@p.iam.gserviceaccount.com needs "
+            "IAP knows the caller but does not let it in: serviceAccount:robot@p.iam.gserviceaccount.com needs "
             "roles/iap.httpsResourceAccessor: `gcloud iap web add-iam-policy-binding "
             "--resource-type=RESOURCE_TYPE --service=SERVICE "
             "--member=serviceAccount:robot@p.iam.gserviceaccount.com --role=roles/iap.httpsResourceAccessor`.",
@@ -200,27 +200,27 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 401, "Invalid IAP credentials: Unable to parse JWT", IAP),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (the service's own URL, `https://SERVICE-….run.app` without a path "
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (the service's own URL, `https://SERVICE-….run.app` without a path "
             "(also under a traffic tag's URL, behind a load balancer or a domain of its own), or one of its "
-            "custom audiences), and that `token` is a kind that it takes.",
+            "custom audiences), and that `token` is a kind that it accepts.",
             "",
             id="iap-before-cloud-run",
         ),
         pytest.param(
             refused(Target.API_GATEWAY, 403, {"code": 403, "message": "Audiences in Jwt are not allowed"}),
             Cause.AUDIENCE_REFUSED,
-            "The token is for `https://billing-abc123def4-uc.a.run.app`, which the API does not list: set the "
-            "route's `audience` to one of its `x-google-audiences`; without those it is `https://` and the "
-            "managed service's name.",
+            "The token is for `https://billing-abc123def4-uc.a.run.app`, which the API does not list. Set the route's "
+            "`audience` to one of its `x-google-audiences`; if it has none, to `https://` and the managed service's "
+            "name.",
             "gcloud api-gateway apis describe API --format='value(managedService)'",
             id="gateway-audience",
         ),
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"code": 401, "message": "Jwt issuer is not configured"}),
             Cause.ISSUER_REFUSED,
-            "The API does not trust the token's issuer: its `x-google-issuer` is to be "
-            "`https://accounts.google.com`, or the route's `token` another kind.",
+            "The API does not trust the token's issuer: set its `x-google-issuer` to "
+            "`https://accounts.google.com`, or the route's `token` to another kind.",
             "",
             id="endpoints-issuer",
         ),
@@ -232,8 +232,8 @@ def info(reason: str) -> dict[str, Any]:
                 kind=TokenKind.SELF_SIGNED_JWT,
             ),
             Cause.ISSUER_REFUSED,
-            "The API does not trust the token's issuer: its `x-google-issuer` is to be the service account's "
-            "e-mail, or the route's `token` another kind.",
+            "The API does not trust the token's issuer: set its `x-google-issuer` to the service account's "
+            "e-mail, or the route's `token` to another kind.",
             "",
             id="endpoints-issuer-self-signed",
         ),
@@ -247,24 +247,24 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt is missing"}),
             Cause.TOKEN_UNSEEN,
-            "The gateway saw no token: see the route's `header`, and proxies between.",
+            "The gateway saw no token: check the route's `header`, and the proxies in between.",
             "",
             id="jwt-missing",
         ),
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt verification fails"}),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (what `x-google-audiences` of the API lists; without that, "
-            "`https://` and the service's name), and that `token` is a kind that it takes.",
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (what `x-google-audiences` of the API lists; without that, "
+            "`https://` and the service's name), and that `token` is a kind that it accepts.",
             "",
             id="jwt",
         ),
         pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("ACCESS_TOKEN_SCOPE_INSUFFICIENT")),
             Cause.SCOPE_MISSING,
-            "The access token lacks a scope that this API wants: add it to the route's `scopes`. A Compute "
-            "Engine instance gives no more than its own access scopes.",
+            "The access token lacks a scope that this API requires: add it to the route's `scopes`. A Compute Engine "
+            "instance gives its own access scopes at most.",
             "",
             id="api-scope",
         ),
@@ -279,7 +279,7 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("IAM_PERMISSION_DENIED")),
             Cause.PERMISSION_MISSING,
-            "The caller lacks a role of this API's: `gcloud projects add-iam-policy-binding PROJECT "
+            "The caller lacks a role for this API: `gcloud projects add-iam-policy-binding PROJECT "
             "--member=MEMBER --role=ROLE`. The answer's body names the permission.",
             "gcloud projects add-iam-policy-binding PROJECT --member=MEMBER --role=ROLE",
             id="api-role",
@@ -287,9 +287,9 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.GOOGLEAPIS, 401, {"error": {"code": 401}}),
             Cause.TOKEN_REFUSED,
-            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: see that this "
-            "is its audience to the letter (none for an access token, which has `scopes`; for a self-signed JWT "
-            "`https://SERVICE.googleapis.com/`), and that `token` is a kind that it takes.",
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (none for an access token, which has `scopes`; for a self-signed JWT "
+            "`https://SERVICE.googleapis.com/`), and that `token` is a kind that it accepts.",
             "",
             id="api",
         ),
@@ -312,7 +312,7 @@ def info(reason: str) -> dict[str, Any]:
     ],
 )
 def test_what_it_means(answer: Refused, cause: Cause, says: str, command: str) -> None:
-    """Its cause, a sentence with what to do, and the command that mends it with the names that are known."""
+    """Its cause, a sentence with what to do, and the command that fixes it with the names that are known."""
     assert diagnose(answer) == Diagnosis(cause, says, command)
 
 
@@ -394,7 +394,7 @@ def jwt(message: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.IAP, 302, "", {**IAP, "location": "https://accounts.google.com/o/oauth2/v2/auth"}),
             Cause.SIGN_IN,
-            "answered 302, and not the target: it saw no token that it takes",
+            "answered 302, and not the target: it saw no token that it accepts",
             id="iap-sign-in",
         ),
         pytest.param(

@@ -57,7 +57,7 @@ def house(caplog: pytest.LogCaptureFixture) -> House:
 
 
 def test_ten_minutes_of_refusals_are_a_dozen_lines(house: House) -> None:
-    """400 a second: one ERROR with route, reason, cause and mend; one WARNING a minute; one INFO at the end."""
+    """400 a second: one ERROR with route, reason, cause and fix; one WARNING a minute; one INFO at the end."""
     for second in range(600):
         house.refuse(UNREACHABLE, 4)
         if second == 0:
@@ -91,7 +91,7 @@ def test_the_command_that_mends_it_is_in_the_message(house: House) -> None:
     assert house.told() == [
         (
             "ERROR",
-            "route `billing` refuses requests with 503 token_denied: Not allowed. To mend it: gcloud grant it",
+            "route `billing` refuses requests with 503 token_denied: Not allowed. To fix it: gcloud grant it",
         )
     ]
 

@@ -71,7 +71,7 @@ def test_a_tls_alert_stands_in_proxy_status() -> None:
 
 
 def test_a_problem_names_only_what_there_is() -> None:
-    """The route where one was met, the command where one mends it."""
+    """The route where one was met, the command where one fixes it."""
     bare = json.loads(problem(SidecarError(Reason.LOOP, "x"), route=None))
     assert {"route", "command"}.isdisjoint(bare)
     assert json.loads(problem(SidecarError(Reason.LOOP, "x", command="y"), route="a")) == {

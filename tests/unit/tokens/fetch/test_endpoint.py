@@ -420,7 +420,7 @@ def rpc(status: str, message: str = "", reason: str = "", consumer: object = Non
     ],
 )
 def test_refusals_of_iam(status: int, body: object, reason: Reason, hint: str, command: str) -> None:
-    """Each has the command that mends it, with the caller, the account and the project filled in where they are known;
+    """Each has the command that fixes it, with the caller, the account and the project filled in where they are known;
     a project that is none is not repeated into a command."""
     error = refused(IAM, answer(status, body))
     assert (error.reason, error.command) == (reason, command)

@@ -542,7 +542,7 @@ CERTIFICATES: Mapping[str, tuple[Mapping[str, Any], object, str]] = {
 
 @pytest.mark.parametrize("what", CERTIFICATES)
 async def test_a_certificate_that_cannot_be_had(federation: Federation, what: str) -> None:
-    """Its configuration is looked for where google-auth does; what is missing is named, with its mend."""
+    """Its configuration is looked for where google-auth does; what is missing is named, with its fix."""
     certificate, config, says = CERTIFICATES[what]
     federation.environ["CLOUDSDK_CONFIG"] = str(federation.directory)
     federation.write({"certificate": certificate})

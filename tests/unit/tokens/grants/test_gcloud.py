@@ -266,7 +266,7 @@ def test_who_gcloud_is(
 async def test_what_gcloud_says_has_its_reason(
     gcloud: Gcloud, body: str, reason: Reason, command: str
 ) -> None:
-    """And the command that mends it; nothing of what it printed."""
+    """And the command that fixes it; nothing of what it printed."""
     gcloud.says(body)
     with pytest.raises(SidecarError) as caught:
         await mint(gcloud, account="me@example.com", service_account=SA)
