@@ -20,8 +20,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, final
 
-from sidecar.config.addresses import parse_listen
-from sidecar.config.base_urls import VARIABLE, base_url, variable
+from sidecar.config.base_urls import VARIABLE, variable
 from sidecar.config.listeners import ListenerConfig, plain_listener
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
@@ -98,27 +97,20 @@ def environment(
     """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for. See
     `passed_on` for the rest."""
     config, bindings = service.parts.config, service.parts.bindings
-    secure = bindings.secure()
-    base = _url(bindings.shared(), secure)
+    base, urls = bindings.url(), bindings.urls(config.routes)
     child = passed_on(environ, config.secret_variables, named)
     if base is not None:
         child[VARIABLE] = base
     for route in config.routes:
-        own = _url(bindings.of_route(route.name), secure) or base
-        if own is not None:
-            child[variable(route.name)] = own
+        url = urls.get(route.name) or bindings.url(route.name) or base
+        if url is not None:
+            child[variable(route.name)] = url
     if http_proxy and base is not None:
         child["HTTP_PROXY"] = child["http_proxy"] = base
         before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
         kept = [entry for entry in (part.strip() for part in before.split(",")) if entry]
         child["NO_PROXY"] = child["no_proxy"] = ",".join(dict.fromkeys([*kept, *_SPARED]))
     return child
-
-
-def _url(addresses: Sequence[str], secure: Collection[str]) -> str | None:
-    """A base URL for bound addresses, or None where all are Unix sockets; `secure` are those that serve https."""
-    urls = (base_url(parse_listen(it), "https" if it in secure else "http") for it in addresses)
-    return next((url for url in urls if url is not None), None)
 
 
 @final

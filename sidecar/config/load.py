@@ -347,11 +347,10 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
-    """Routes for `--to [NAME=]URL`. A single one without a file also answers on the listener itself."""
+    """Routes for `--to [NAME=]URL`."""
     routes = data.setdefault("routes", []) if to else []
     if not isinstance(routes, list):
         return
-    alone = len(to) == 1 and not routes
     for target in to:
         name, separator, url = target.partition("=")
         if not separator or "://" in name:
@@ -361,13 +360,12 @@ def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
         at: Path = ("routes", len(routes))
         source = "--to" if kind_of(url) or kind_of(name) else f"--to {place(target)}"
         tree.put(at, source)
-        route = {
-            "name": tree.add_text((*at, "name"), source, name or _name_for(url, taken)),
-            "upstream": tree.add_text((*at, "upstream"), source, url),
-        }
-        if alone:
-            route["path_prefix"] = "/"
-        routes.append(route)
+        routes.append(
+            {
+                "name": tree.add_text((*at, "name"), source, name or _name_for(url, taken)),
+                "upstream": tree.add_text((*at, "upstream"), source, url),
+            }
+        )
 
 
 def _is_internal(part: int | str) -> bool:

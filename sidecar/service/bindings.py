@@ -13,9 +13,10 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, final
 
-from sidecar.config.addresses import ListenAddress
+from sidecar.config.addresses import ListenAddress, parse_listen
+from sidecar.config.base_urls import base_url, urls
 from sidecar.config.listeners import ListenerConfig, ListenerTls
-from sidecar.config.models import Config
+from sidecar.config.models import Config, RouteConfig
 from sidecar.net import bind_faults, certificates, listeners
 from sidecar.net.certificates import Certificate, Certificates
 from sidecar.net.listeners import Listener, Settings
@@ -154,6 +155,18 @@ class Bindings:
     def secure(self) -> set[str]:
         """Those of all listeners that serve https."""
         return {str(use.listener) for use in self.uses if use.settings.certificate is not None}
+
+    def url(self, route: str | None = None) -> str | None:
+        """The base URL of a route's own listener, or of the shared one; None where no TCP port is."""
+        secure = self.secure()
+        bound = self.shared() if route is None else self.of_route(route)
+        urls = (base_url(parse_listen(it), "https" if it in secure else "http") for it in bound)
+        return next((url for url in urls if url is not None), None)
+
+    def urls(self, routes: Sequence[RouteConfig]) -> dict[str, str]:
+        """The base URL to call each route by, by name; see `base_urls.urls`."""
+        own = {route.name: url for route in routes if (url := self.url(route.name)) is not None}
+        return urls(routes, shared=self.url(), own=own)
 
     def tell(self, routes: Sequence[str], version: str) -> None:
         """Log where the sidecar can be reached, and what can be reached from other machines."""

@@ -77,6 +77,7 @@ class Service:
         try:
             warnings = inspected(parts.config, parts.sources, parts.environ)
             parts.bindings.bind(parts.config, parts.table)
+            parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
             sockets = [listener.socket for listener in parts.bindings.admin]
             self._admin = AdminServer(self.view, sockets, parts.clock)

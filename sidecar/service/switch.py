@@ -118,6 +118,7 @@ class Switch:
         parts.file_watch.watch(token_files(config))
         parts.pin_and_prefetch()
         surplus = parts.bindings.adopt(plan)
+        table.urls = parts.bindings.urls(config.routes)
         for use in plan.stay:
             parts.proxy.reassign(*use)
         for listener in surplus:

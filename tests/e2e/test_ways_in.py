@@ -38,6 +38,31 @@ async def test_the_target_verifies_every_way_in(google: Emulator, start: Start, 
     assert echo["verified"]["email"]
 
 
+async def test_localhost_is_the_only_routes_and_a_second_route_ends_that(
+    google: Emulator, start: Start
+) -> None:
+    """The first call of README; from the second route on, the 404 says how each is called."""
+    billing = await google.add_target("billing")
+    one = f"  - {{name: billing, upstream: '{billing.url}'}}"
+    sidecar = await start(f"routes:\n{one}")
+    status, _, body = await ask(sidecar.port, "GET", "/invoices")
+    assert (status, json.loads(body)["path"]) == (200, "/invoices")
+    (route,) = (await sidecar.status())["routes"]
+    assert route["url"] == f"http://localhost:{sidecar.port}"
+    assert {"kind": "localhost", "use": f"http://127.0.0.1:{sidecar.port}/"} in route["ways_in"]
+    assert (await ask(sidecar.port, "GET", "/invoices", host="evil.example"))[0] == 404
+
+    sidecar = await start(
+        f"routes:\n{one}\n  - {{name: own, upstream: '{billing.url}', listen: 'localhost:0'}}"
+    )
+    status, _, body = await ask(sidecar.port, "GET", "/invoices")
+    assert status == 404
+    assert json.loads(body)["detail"] == (
+        "No route has host `localhost`. Call a route by its own URL. "
+        f"`billing`: http://billing.localhost:{sidecar.port}/ · `own`: http://localhost:{await sidecar.own_port('own')}/"
+    )
+
+
 async def test_own_listeners_are_the_routes_alone(google: Emulator, start: Start, tmp_path: Path) -> None:
     """A TCP port and a Unix socket, mode 0660; strangers' names are refused on the port."""
     billing = await google.add_target("billing")
