@@ -18,10 +18,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, final
+from dataclasses import replace
+from typing import Any, Final, final
 
+from sidecar.config import own_ports
 from sidecar.config.base_urls import VARIABLE, variable
-from sidecar.config.listeners import ListenerConfig, plain_listener
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
 from sidecar.grammar.contents import place
@@ -56,28 +57,27 @@ _WNOTHREAD: Final = 0x20000000
 anybody but their own PID 1."""
 
 
-def with_own_listeners(config: Config) -> Config:
-    """The same configuration with a loopback port for every route that has none.
+def beside_a_command(config: Config) -> Config:
+    """The same configuration as `exec` uses it: so that several can run side by side, each with little to say.
 
-    Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`. It asks for
-    the same header as the shared listener; where that tells processes apart, or asks for a client certificate, there is
-    no such port, which can't.
+    What it does not set is another default: `listen` and `admin` take other ports where theirs are taken, and only
+    warnings are logged. Every route that has no port gets one, unless the shared listener tells its callers apart,
+    which a port can't (`own_ports.why_none`).
     """
-    if any(listener.peers is not None or _asks_for_certificate(listener) for listener in config.listen):
-        return config
-    asked = next((listener.require_header for listener in config.listen if listener.require_header), None)
-    port = plain_listener("localhost:0").model_copy(update={"require_header": asked})
-    routes = []
-    for route in config.routes:
-        has_port = any(listener.address.path is None for listener in route.listen)
-        if not route.is_dynamic and not has_port:
-            route = route.model_copy(update={"listen": (*route.listen, port)})
-        routes.append(route)
-    return config.model_copy(update={"routes": tuple(routes)})
-
-
-def _asks_for_certificate(listener: ListenerConfig) -> bool:
-    return listener.tls is not None and listener.tls.client_ca_file is not None
+    update: dict[str, Any] = {}
+    if "listen" not in config.model_fields_set:
+        update["listen"] = tuple(
+            it.model_copy(update={"address": replace(it.address, auto=True)}) for it in config.listen
+        )
+    if "admin" not in config.model_fields_set:
+        update["admin"] = tuple(replace(address, auto=True) for address in config.admin)
+    if "log_level" not in config.model_fields_set:
+        update["log_level"] = "warning"
+    if own_ports.why_none(config.listen) is None:
+        taken = [*(it.address for it in config.listen), *config.admin]
+        routes = own_ports.with_own(config.routes, config.listen)
+        update["routes"] = tuple(own_ports.numbered(routes, taken))
+    return config.model_copy(update=update)
 
 
 def passed_on(environ: Mapping[str, str], secret: Collection[str], named: Collection[str]) -> dict[str, str]:

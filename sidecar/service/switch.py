@@ -75,7 +75,7 @@ class Switch:
         self._take(config, table, sources, fetched=fetched, plan=plan)
         for use in plan.bound:
             await parts.proxy.serve(*use)
-        parts.bindings.tell([route.name for route in table.routes], parts.version)
+        parts.bindings.tell([route.name for route in table.routes], parts.version, table.urls)
         return told
 
     def _kept_sources(self, config: Config) -> dict[str, GoogleSource]:
