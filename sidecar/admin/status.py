@@ -46,6 +46,8 @@ class RouteStatus(NamedTuple):
     """What the sidecar refuses this route's requests with."""
     ways_in: Sequence[tuple[str, str]]
     """See `ways_in`."""
+    url: str | None = None
+    """The base URL to call it by; None where it has none, such as a route whose upstream follows the request's host."""
 
 
 class RouteTraffic(NamedTuple):
@@ -165,6 +167,7 @@ def ways_in(
     *,
     dynamic: bool,
     path_prefix: str | None,
+    only: bool = False,
     shared: Sequence[str],
     own: Sequence[str],
     secure: Collection[str] = (),
@@ -172,9 +175,9 @@ def ways_in(
     """Every way to call a route, as (kind, what to write).
 
     `hosts` are all that select the route, wildcards included; `dynamic` says that its upstream follows the
-    request's host, which leaves out the ways that have none. `shared` and `own` are the bound addresses of
-    the shared listener and of the route's own, `secure` those of both that serve https; a way that is a URL needs a TCP
-    one among the shared.
+    request's host, which leaves out the ways that have none; `only`, that it has the whole shared listener.
+    `shared` and `own` are the bound addresses of the shared listener and of the route's own, `secure` those of both
+    that serve https; a way that is a URL needs a TCP one among the shared.
     """
 
     def base_of(address: str) -> str:
@@ -185,6 +188,8 @@ def ways_in(
         if not dynamic:
             scheme, port = base.partition(":")[0], base.rpartition(":")[2]
             ways.append(("name", f"{scheme}://{name}.localhost:{port}/"))
+            if only:
+                ways.append(("localhost", f"{base}/"))
             if path_prefix is not None:
                 ways.append(("path_prefix", f"{base}/{path_prefix.strip('/')}".rstrip("/") + "/"))
         ways += [("http_proxy", f"http://{host}/ with HTTP_PROXY={base}") for host in hosts]
@@ -200,6 +205,7 @@ def _is_well(route: RouteStatus) -> bool:
 def _route(route: RouteStatus) -> dict[str, Any]:
     return {
         "name": route.name,
+        "url": route.url,
         "upstream": route.upstream,
         "audience": route.audience,
         "credential": route.credential,

@@ -41,6 +41,7 @@ _SECTIONS: Final = {
         ("config", "cli.sections.diagnose:config", "Validate or show a configuration, print its schema."),
     ),
     "Talk to one that runs": (
+        ("urls", "cli.sections.control:urls", "Say by which URL each route is called."),
         ("wait", "cli.sections.control:wait", "Wait until it is ready."),
         ("healthcheck", "cli.sections.control:healthcheck", "Exit with 0 if it is ready."),
         ("renew", "cli.sections.control:renew", "Make it fetch tokens now."),

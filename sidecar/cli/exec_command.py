@@ -18,11 +18,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, final
+from dataclasses import replace
+from typing import Any, Final, final
 
-from sidecar.config.addresses import parse_listen
-from sidecar.config.base_urls import VARIABLE, base_url, variable
-from sidecar.config.listeners import ListenerConfig, plain_listener
+from sidecar.config import own_ports
+from sidecar.config.base_urls import VARIABLE, variable
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
 from sidecar.grammar.contents import place
@@ -57,28 +57,27 @@ _WNOTHREAD: Final = 0x20000000
 anybody but their own PID 1."""
 
 
-def with_own_listeners(config: Config) -> Config:
-    """The same configuration with a loopback port for every route that has none.
+def beside_a_command(config: Config) -> Config:
+    """The same configuration as `exec` uses it: so that several can run side by side, each with little to say.
 
-    Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`. It asks for
-    the same header as the shared listener; where that tells processes apart, or asks for a client certificate, there is
-    no such port, which can't.
+    What it does not set is another default: `listen` and `admin` take other ports where theirs are taken, and only
+    warnings are logged. Every route that has no port gets one, unless the shared listener tells its callers apart,
+    which a port can't (`own_ports.why_none`).
     """
-    if any(listener.peers is not None or _asks_for_certificate(listener) for listener in config.listen):
-        return config
-    asked = next((listener.require_header for listener in config.listen if listener.require_header), None)
-    port = plain_listener("localhost:0").model_copy(update={"require_header": asked})
-    routes = []
-    for route in config.routes:
-        has_port = any(listener.address.path is None for listener in route.listen)
-        if not route.is_dynamic and not has_port:
-            route = route.model_copy(update={"listen": (*route.listen, port)})
-        routes.append(route)
-    return config.model_copy(update={"routes": tuple(routes)})
-
-
-def _asks_for_certificate(listener: ListenerConfig) -> bool:
-    return listener.tls is not None and listener.tls.client_ca_file is not None
+    update: dict[str, Any] = {}
+    if "listen" not in config.model_fields_set:
+        update["listen"] = tuple(
+            it.model_copy(update={"address": replace(it.address, auto=True)}) for it in config.listen
+        )
+    if "admin" not in config.model_fields_set:
+        update["admin"] = tuple(replace(address, auto=True) for address in config.admin)
+    if "log_level" not in config.model_fields_set:
+        update["log_level"] = "warning"
+    if own_ports.why_none(config.listen) is None:
+        taken = [*(it.address for it in config.listen), *config.admin]
+        routes = own_ports.with_own(config.routes, config.listen)
+        update["routes"] = tuple(own_ports.numbered(routes, taken))
+    return config.model_copy(update=update)
 
 
 def passed_on(environ: Mapping[str, str], secret: Collection[str], named: Collection[str]) -> dict[str, str]:
@@ -98,27 +97,20 @@ def environment(
     """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for. See
     `passed_on` for the rest."""
     config, bindings = service.parts.config, service.parts.bindings
-    secure = bindings.secure()
-    base = _url(bindings.shared(), secure)
+    base, urls = bindings.url(), bindings.urls(config.routes)
     child = passed_on(environ, config.secret_variables, named)
     if base is not None:
         child[VARIABLE] = base
     for route in config.routes:
-        own = _url(bindings.of_route(route.name), secure) or base
-        if own is not None:
-            child[variable(route.name)] = own
+        url = urls.get(route.name) or bindings.url(route.name) or base
+        if url is not None:
+            child[variable(route.name)] = url
     if http_proxy and base is not None:
         child["HTTP_PROXY"] = child["http_proxy"] = base
         before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
         kept = [entry for entry in (part.strip() for part in before.split(",")) if entry]
         child["NO_PROXY"] = child["no_proxy"] = ",".join(dict.fromkeys([*kept, *_SPARED]))
     return child
-
-
-def _url(addresses: Sequence[str], secure: Collection[str]) -> str | None:
-    """A base URL for bound addresses, or None where all are Unix sockets; `secure` are those that serve https."""
-    urls = (base_url(parse_listen(it), "https" if it in secure else "http") for it in addresses)
-    return next((url for url in urls if url is not None), None)
 
 
 @final

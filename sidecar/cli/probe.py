@@ -20,8 +20,10 @@ from sidecar.config.addresses import ListenAddress
 _TIMEOUT = 5.0
 _POLL = 0.1
 _QUIET = 1.0
-_LONGEST = 256 * 1024
+LONGEST_REPLY = 256 * 1024
 """Bytes of a reply: a reload tells of every mistake in a configuration."""
+LONGEST_STATUS = 16 * 1024 * 1024
+"""Bytes of /status.json: thousands of routes."""
 
 
 class Reply(NamedTuple):
@@ -51,10 +53,12 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(address: ListenAddress, method: str, path: str, *, timeout: float = _TIMEOUT) -> Reply:
+def ask(
+    address: ListenAddress, method: str, path: str, *, timeout: float = _TIMEOUT, longest: int = LONGEST_REPLY
+) -> Reply:
     """One request to the admin server; raises OSError or http.client.HTTPException where it can't be had.
 
-    `timeout` is for the whole, in seconds. Another program may have the port: an answer has at most 256 KiB.
+    `timeout` is for the whole, in seconds. Another program may have the port: an answer has at most `longest` bytes.
     """
     connection: http.client.HTTPConnection
     if address.path is not None:
@@ -67,11 +71,11 @@ def ask(address: ListenAddress, method: str, path: str, *, timeout: float = _TIM
         with _ended_after(timeout, connection.sock):
             connection.request(method, path, headers={"Accept": "application/json"})
             response = connection.getresponse()
-            text = response.read(_LONGEST + 1)
+            text = response.read(longest + 1)
     finally:
         connection.close()
-    if len(text) > _LONGEST:
-        raise http.client.HTTPException(f"an answer of more than {_LONGEST} bytes")
+    if len(text) > longest:
+        raise http.client.HTTPException(f"an answer of more than {longest} bytes")
     return Reply(response.status, text.decode("utf-8", "replace"))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -24,6 +24,8 @@ class ListenAddress:
     host: str = ""
     port: int = 0
     path: str | None = None
+    auto: bool = False
+    """The port is a wish: where it is taken, the system picks another."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -49,6 +51,10 @@ class ListenAddress:
         if self.path is not None:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+AUTO: Final = ListenAddress("localhost", auto=True)
+"""What `auto` means in a `listen`; `own_ports` gives it its number."""
 
 
 def parse_listen(text: object) -> ListenAddress:

@@ -394,7 +394,15 @@ def check_loops(
 
 def check_listeners(routes: Mapping[int, RouteConfig], shared: Sequence[ListenerConfig]) -> list[Finding]:
     """Settings of listeners that can't be kept there."""
-    return [
+    beside_auto = [
+        Finding(
+            ("listen", number),
+            "beside the shared listeners, `auto` has no settings: its ports require their header",
+        )
+        for number, listener in enumerate(shared)
+        if listener.address.auto and not listener.is_plain
+    ]
+    return beside_auto + [
         Finding((*at, "peers"), "only a Unix socket tells which process calls: use `address: unix:/path`")
         if listener.peers.uid or listener.peers.gid
         else Finding((*at, "peers"), "nobody is named, so nobody could call: give `uid` or `gid`")

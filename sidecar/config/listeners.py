@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from sidecar.config.addresses import EXAMPLES, ListenAddress, parse_listen
+from sidecar.config.addresses import AUTO, EXAMPLES, ListenAddress, parse_listen
 from sidecar.config.names import NOT_FOR_CALLERS
 from sidecar.config.values import Count, Model, Switch
 from sidecar.grammar.contents import HIDDEN, quoted
@@ -143,10 +143,13 @@ class ListenerConfig(Model):
 
     address: Annotated[
         ListenAddress,
-        BeforeValidator(lambda value: value if isinstance(value, ListenAddress) else parse_listen(value)),
+        BeforeValidator(lambda value: value if isinstance(value, ListenAddress) else _address(value)),
         PlainSerializer(str, return_type=str),
         WithJsonSchema({"type": "string", "examples": list(EXAMPLES)}),
-    ] = Field(description="`localhost:PORT` (both loopbacks), an address with its port, or `unix:/path`.")
+    ] = Field(
+        description="`localhost:PORT` (both loopbacks), an address with its port, `unix:/path`, or `auto`: a port of "
+        "the route's own."
+    )
     require_header: _RequiredHeaders | None = Field(
         None,
         description='Headers that each request must have, such as `{X-Local-Caller: "${SECRET}"}`; else 403. They are '
@@ -178,9 +181,13 @@ class ListenerConfig(Model):
         return "http" if self.tls is None else "https"
 
 
-def plain_listener(text: str) -> ListenerConfig:
+def plain_listener(text: object) -> ListenerConfig:
     """The listener that an address alone means; ValueError where it is not one."""
-    return ListenerConfig(address=parse_listen(text))
+    return ListenerConfig(address=_address(text))
+
+
+def _address(text: object) -> ListenAddress:
+    return AUTO if text == "auto" else parse_listen(text)
 
 
 def _listeners(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, final, get_args
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from sidecar.config import checks
+from sidecar.config import checks, own_ports
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
@@ -197,8 +197,17 @@ class _Validation:
         if self._problems:
             raise ConfigError(sorted(self._problems, key=_order))
         whole = {**dict(defaults), **parsed}
-        effective = tuple(_with_top_level(route, whole) for route in routes.values())
+        routed = [_with_top_level(route, whole) for route in routes.values()]
+        effective = tuple(self._with_ports(routed, whole))
         return Config.model_construct(**{**whole, "routes": effective}, _fields_set=set(data))
+
+    def _with_ports(self, routes: list[RouteConfig], whole: dict[str, Any]) -> list[RouteConfig]:
+        """The routes with the ports that `auto` gives them; `listen` is the shared listeners alone from then on."""
+        shared = tuple(it for it in whole["listen"] if not it.address.auto)
+        if len(shared) < len(whole["listen"]):
+            whole["listen"] = shared = shared or Config().listen
+            routes = own_ports.with_own(routes, shared)
+        return own_ports.numbered(routes, [*(it.address for it in shared), *whole["admin"]])
 
     def _listeners(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
         """What concerns listeners; what is BROKEN is left out."""
@@ -210,6 +219,8 @@ class _Validation:
         self._find(checks.check_clashes(routes, shared))
         self._find(checks.check_remote(parsed["allow_remote"] is not False, routes, listeners))
         self._find(checks.check_listeners(routes, listeners))
+        if any(it.address.auto for it in listeners) and (why := own_ports.why_none(listeners)) is not None:
+            self._say(("listen",), f"{why}: name the listener of each route under its own `listen`")
         self._find(checks.check_loops(routes, shared))
 
     def _egress(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
@@ -347,11 +358,10 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
-    """Routes for `--to [NAME=]URL`. A single one without a file also answers on the listener itself."""
+    """Routes for `--to [NAME=]URL`."""
     routes = data.setdefault("routes", []) if to else []
     if not isinstance(routes, list):
         return
-    alone = len(to) == 1 and not routes
     for target in to:
         name, separator, url = target.partition("=")
         if not separator or "://" in name:
@@ -361,13 +371,12 @@ def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
         at: Path = ("routes", len(routes))
         source = "--to" if kind_of(url) or kind_of(name) else f"--to {place(target)}"
         tree.put(at, source)
-        route = {
-            "name": tree.add_text((*at, "name"), source, name or _name_for(url, taken)),
-            "upstream": tree.add_text((*at, "upstream"), source, url),
-        }
-        if alone:
-            route["path_prefix"] = "/"
-        routes.append(route)
+        routes.append(
+            {
+                "name": tree.add_text((*at, "name"), source, name or _name_for(url, taken)),
+                "upstream": tree.add_text((*at, "upstream"), source, url),
+            }
+        )
 
 
 def _is_internal(part: int | str) -> bool:

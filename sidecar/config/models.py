@@ -210,8 +210,8 @@ class RouteConfig(Model):
     )
     listen: ListenerConfigs = Field(
         (),
-        description="The route's own listeners: every request that arrives there goes to this route. Addresses, or "
-        "mappings (docs/listeners.md).",
+        description="The route's own listeners: every request that arrives there goes to this route. Addresses, mappings "
+        "(docs/listeners.md), or `auto`: a port of localhost, see the top-level `listen`.",
     )
     upstream_host: Annotated[str, BeforeValidator(_upstream_host)] = Field(
         "upstream",
@@ -318,7 +318,8 @@ class Config(Model):
     listen: ListenerConfigs = Field(
         default_factory=_default_listen,
         description="The shared listener: `localhost:PORT` (both loopbacks), an address, `unix:/path`, a mapping "
-        "(docs/listeners.md), or a list of these.",
+        "(docs/listeners.md), or a list of these. `auto`, also beside others: each route gets a port of its own too, "
+        "8801 and up in the order of the file, another one where that is taken; `idtoken-sidecar urls` shows them.",
     )
     admin: ListenAddresses = Field(
         default_factory=_default_admin, description="The admin server: probes, metrics, status, quit."

@@ -15,9 +15,9 @@ from typing import Any, Final
 import yaml
 from pydantic import SecretStr
 
-from sidecar.config.addresses import ListenAddress
+from sidecar.config.base_urls import configured_urls, variable
 from sidecar.config.listeners import ListenerConfig
-from sidecar.config.models import Config, RouteConfig
+from sidecar.config.models import Config
 
 ADMIN_PORT: Final = 9787
 CONFIG_DIRECTORY: Final = "/etc/idtoken-sidecar"
@@ -75,12 +75,7 @@ class Plan:
 
     def base_urls(self) -> dict[str, str]:
         """For the app: the variable of each route, as `exec` names it, and the base URL to call."""
-        shared = next((it for it in self.config.listen if it.address.path is None), None)
-        found = {}
-        for route in self.config.routes:
-            if not route.is_dynamic and (url := _base_url(route, shared)) is not None:
-                found["IDTOKEN_SIDECAR_URL_" + route.name.upper().replace("-", "_")] = url
-        return found
+        return {variable(name): url for name, url in configured_urls(self.config).items()}
 
     def settings(self) -> dict[str, Any]:
         """The configuration as YAML data, for platforms where a variable for each setting is the simplest.
@@ -143,19 +138,3 @@ def as_yaml(value: object, *, width: float = 110) -> str:
 def variables(values: Mapping[str, str]) -> str:
     """A container's `env`, as a list of names and values."""
     return as_yaml([{"name": name, "value": value} for name, value in values.items()], width=inf)
-
-
-def _base_url(route: RouteConfig, shared: ListenerConfig | None) -> str | None:
-    own = next((it for it in route.listen if it.address.path is None and it.address.port), None)
-    if own is not None:
-        return f"{own.scheme}://{_dialled(own.address)}"
-    if shared is None:
-        return None
-    if route.path_prefix is not None:
-        return f"{shared.scheme}://{_dialled(shared.address)}{route.path_prefix.rstrip('/')}"
-    return f"{shared.scheme}://{route.name}.localhost:{shared.address.port}"
-
-
-def _dialled(address: ListenAddress) -> str:
-    host = "localhost" if address.host in ("localhost", "127.0.0.1", "0.0.0.0", "::1", "::") else address.host
-    return f"{host}:{address.port}"

@@ -15,6 +15,7 @@ import pwd
 import socket
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 from sidecar.config.addresses import ListenAddress
@@ -171,9 +172,19 @@ def inherited(sock: socket.socket) -> Listener:
 def bind(address: ListenAddress, there: list[Listener] | None = None) -> list[Listener]:
     """Listening sockets for one address: two for `localhost` where the host has IPv6, else one.
 
-    What is among `there`, which listens already, is taken out of it and not bound. On OSError all is as it was.
+    What is among `there`, which listens already, is taken out of it and not bound. On OSError all is as it was. Where
+    the port of an `auto` address is taken, the system picks another.
     """
     waiting = there if there is not None else []
+    try:
+        return _bind(address, waiting)
+    except OSError as error:
+        if not address.auto or error.errno != errno.EADDRINUSE:
+            raise
+    return [it._replace(address=address) for it in _bind(replace(address, port=0), waiting)]
+
+
+def _bind(address: ListenAddress, waiting: list[Listener]) -> list[Listener]:
     if address.path is not None:
         return [_take(waiting, address, address.path) or _listener(address, _bind_unix(address.path))]
     found: list[Listener] = []

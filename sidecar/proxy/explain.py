@@ -116,6 +116,8 @@ def _way(match: Match, host: str, *, absolute: bool) -> str:
             return f"path_prefix {match.prefix.decode('ascii') or '/'}"
         case Way.NAME:
             return "its name under .localhost"
+        case Way.ONLY:
+            return "the only route: it has all that is asked of localhost"
     return f"HTTP_PROXY, or Host: {host}" if absolute else f"Host: {host}"
 
 

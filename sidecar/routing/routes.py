@@ -9,8 +9,9 @@ route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 sec
 What a route has written comes first, the most specific before the others: its `host`, exactly · its name under
 `.localhost` · a wildcard, the longest first · `path_prefix`, the longest first, and only under a loopback name or an
 IP literal (`hosts.is_own_address`): no page can rebind those (DNS rebinding), and a stranger's name must not find a way
-in. What nobody has written comes last: the host of a fixed upstream, unless it is loopback. It is the route's that has
-no `host`; where all that share it have one, it is nobody's.
+in. A configuration's only route (`only_route`) is found there by every path. What nobody has written comes
+last: the host of a fixed upstream, unless it is loopback. It is the route's that has no `host`; where all that share it
+have one, it is nobody's.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum, auto
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 from urllib.parse import urlsplit
 
+from sidecar.config.base_urls import configured_urls, only_route
 from sidecar.config.models import Config, RouteConfig
 from sidecar.config.sharing import takes_persons
 from sidecar.config.targets import CLOUD_PLATFORM, Target, TokenKind, default_audience, detect
@@ -37,6 +39,9 @@ _MEMO_SIZE = 1024
 _BESIDE = 8
 """Names on each side of a misspelt one, by their beginnings and by their ends, that it is compared with: difflib takes
 50 µs for a pair of long ones, and a caller that asks for hosts that no route has would hold up all others."""
+
+_LISTED: Final = 10
+"""Routes that a 404 lists: what reads an answer to its end is a person."""
 
 
 @final
@@ -166,6 +171,8 @@ class Way(StrEnum):
     NAME = auto()
     WILDCARD = auto()
     PREFIX = auto()
+    ONLY = auto()
+    """It is the only route, and the Host is loopback or an address."""
     UPSTREAM = auto()
     """By its upstream's host, which nobody wrote as `host`."""
     LISTENER = auto()
@@ -184,8 +191,11 @@ class Match(NamedTuple):
 class RouteTable:
     """All routes, compiled."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], urls: Mapping[str, str]) -> None:
+        """`urls` are the base URLs to call routes by, by name."""
         self.routes = tuple(routes)
+        self.urls = urls
+        """The service replaces them by those that were bound; only answers to what met no route tell of them."""
         self._exact: dict[str, tuple[Route, Way]] = {}
         suffixes: list[tuple[str, Route]] = []
         for route in self.routes:
@@ -211,7 +221,11 @@ class RouteTable:
             ),
             key=lambda entry: -len(entry[0]),
         )
+        if only_route([route.config for route in self.routes]) is not None:
+            self._prefixes = [(b"/", self.routes[0])]
         self._memo: dict[bytes, Match] = {}
+        self._rooted: dict[bytes, Match] = {}
+        """The same, where a path was asked for and any path will do."""
         self._known: tuple[_Spellings, _Spellings] | None = None
         """The routes' names, and these with all hosts; made when the first request misses."""
 
@@ -230,7 +244,7 @@ class RouteTable:
         """
         kept = {(route.config, route.source): route for route in known}
         found = ((route, None if sources is None else sources[route.credential]) for route in config.routes)
-        return cls(kept.get(it) or Route(*it) for it in found)
+        return cls((kept.get(it) or Route(*it) for it in found), configured_urls(config))
 
     def match(self, authority: bytes, path: bytes) -> Match:
         """The match for a request to the shared listener.
@@ -240,27 +254,27 @@ class RouteTable:
         """
         if (known := self._memo.get(authority)) is not None:
             return known
+        if path and (known := self._rooted.get(authority)) is not None:
+            return known
         host = request_host(authority)
         if (found := self._by_written_host(host)) is not None:
-            return self._remember(authority, Match(found[0].destination(host), b"", found[1]))
+            return _remember(self._memo, authority, Match(found[0].destination(host), b"", found[1]))
         by_prefix = bool(self._prefixes) and (hosts.is_loopback(host) or hosts.is_own_address(host))
         if by_prefix:
             for prefix, route in self._prefixes if path else ():
                 if prefix == b"/":
-                    return Match(route.destination(host), b"", Way.PREFIX)
+                    match = Match(route.destination(host), b"", self._root_way(route))
+                    return match if len(self._prefixes) > 1 else _remember(self._rooted, authority, match)
                 if _begins(path, prefix):
                     return Match(route.destination(host), prefix, Way.PREFIX)
         if (owner := self._upstreams.get(host)) is None:
             raise self._no_route(host, path)
         match = Match(owner.destination(host), b"", Way.UPSTREAM)
         # Where the path decides as well, the host alone is not to be remembered.
-        return match if by_prefix else self._remember(authority, match)
+        return match if by_prefix else _remember(self._memo, authority, match)
 
-    def _remember(self, authority: bytes, match: Match) -> Match:
-        if len(self._memo) >= _MEMO_SIZE:
-            self._memo.clear()
-        self._memo[authority] = match
-        return match
+    def _root_way(self, route: Route) -> Way:
+        return Way.ONLY if route.config.path_prefix is None else Way.PREFIX
 
     def hosts_of(self, route: Route) -> list[str]:
         """Every Host that selects a route, wildcards as configured; without its name under `.localhost`."""
@@ -285,13 +299,29 @@ class RouteTable:
             what = f"`{host}` is no host to call this listener by, since web pages may get here by it: use `localhost`."
         else:
             what = f"No route has host `{host}`."
-        if (route := self._nearest(host)) is not None:
+        is_bare = host == "localhost" or hosts.is_own_address(host)
+        if is_bare or (hosts.is_loopback(host) and self._nearest(host) is None):
+            hint = self._listed()
+        elif (route := self._nearest(host)) is not None:
             name = () if route.dynamic else (f"{route.name}.localhost",)
             ways = ", ".join(f"`{entry}`" for entry in (*self.hosts_of(route), *name))
             hint = f"The nearest route is `{route.name}`, which takes {ways}."
         else:
             hint = "No configured route is near; routes take their `host` and `NAME.localhost`."
         return SidecarError(Reason.NO_ROUTE, f"{what} {hint}")
+
+    def _listed(self) -> str:
+        """How each route is called, for an app that has called none."""
+        first = self.routes[:_LISTED]
+        calls = [f"`{route.name}`: {self._call(route)}" for route in first]
+        more = len(self.routes) - len(first)
+        rest = f" · and {more} more, which `idtoken-sidecar urls` lists" if more else ""
+        return f"Call a route by its own URL. {' · '.join(calls)}{rest}"
+
+    def _call(self, route: Route) -> str:
+        if (url := self.urls.get(route.name)) is not None:
+            return f"{url}/"
+        return f"`Host: {next(iter(self.hosts_of(route)), f'{route.name}.localhost')}`"
 
     def _prefix_of_another_host(self, host: str, path: bytes) -> SidecarError | None:
         """The error for a path of a known prefix under a name for which no prefix holds, as `host.docker.internal`."""
@@ -341,6 +371,13 @@ class _Spellings:
         alike = dict.fromkeys(self._forwards[max(0, begin - _BESIDE) : begin + _BESIDE])
         alike.update((other[::-1], None) for other in self._backwards[max(0, end - _BESIDE) : end + _BESIDE])
         return alike
+
+
+def _remember(memo: dict[bytes, Match], authority: bytes, match: Match) -> Match:
+    if len(memo) >= _MEMO_SIZE:
+        memo.clear()
+    memo[authority] = match
+    return match
 
 
 def match_own(route: Route, authority: bytes, *, any_host: bool) -> Match:

@@ -11,11 +11,12 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
-from sidecar.config.addresses import ListenAddress
+from sidecar.config.addresses import ListenAddress, parse_listen
+from sidecar.config.base_urls import base_url, urls
 from sidecar.config.listeners import ListenerConfig, ListenerTls
-from sidecar.config.models import Config
+from sidecar.config.models import Config, RouteConfig
 from sidecar.net import bind_faults, certificates, listeners
 from sidecar.net.certificates import Certificate, Certificates
 from sidecar.net.listeners import Listener, Settings
@@ -24,6 +25,10 @@ from sidecar.runtime.clock import Clock
 from sidecar.service.start_error import EXIT_BIND, EXIT_CONFIG, StartError
 
 _log = logging.getLogger(__name__)
+
+
+_TOLD: Final = 10
+"""Routes whose URLs are in the log's line at start."""
 
 
 class Use(NamedTuple):
@@ -86,13 +91,19 @@ class Bindings:
     def plan(self, config: Config, table: RouteTable) -> ListenPlan:
         """Bind what another configuration lacks; raises StartError with everything as it was."""
         plan = ListenPlan([], [], self._read_certificates(config, table))
+        kept = self._kept_ports(table)
         free: dict[ListenAddress, list[list[Listener]]] = {}
         for group in _groups(self.uses):
-            free.setdefault(group[0].address, []).append(group)
+            if group not in kept.values():
+                free.setdefault(group[0].address, []).append(group)
         missing: list[tuple[ListenAddress, Route | None, Settings]] = []
         for it, route in _asked(config, table):
             settings = _settings(it, route, plan.certificates)
-            if groups := free.get(it.address):
+            if it.address.auto and route is not None and (own := kept.pop(route.name, None)) is not None:
+                plan.stay.extend(
+                    Use(listener._replace(address=it.address), route, settings) for listener in own
+                )
+            elif groups := free.get(it.address):
                 plan.stay.extend(Use(listener, route, settings) for listener in groups.pop(0))
             else:
                 missing.append((it.address, route, settings))
@@ -108,6 +119,14 @@ class Bindings:
             plan.drop()
             raise
         return plan
+
+    def _kept_ports(self, table: RouteTable) -> dict[str, list[Listener]]:
+        """By route, the listeners of the port that `auto` gave it: what calls it there goes on to."""
+        asked = {route.name for route in table.routes if any(it.address.auto for it in route.config.listen)}
+        names = {use.listener.socket: use.route.name for use in self.uses if use.route is not None}
+        groups = (group for group in _groups(self.uses) if group[0].address.auto)
+        by_name = ((names.get(group[0].socket, ""), group) for group in groups)
+        return {name: group for name, group in by_name if name in asked}
 
     def _bound_beside(self, address: ListenAddress, what: str, left: list[Listener]) -> Sequence[Listener]:
         """The listeners of an address: those `left` of the old configuration, or new ones beside them."""
@@ -155,7 +174,19 @@ class Bindings:
         """Those of all listeners that serve https."""
         return {str(use.listener) for use in self.uses if use.settings.certificate is not None}
 
-    def tell(self, routes: Sequence[str], version: str) -> None:
+    def url(self, route: str | None = None) -> str | None:
+        """The base URL of a route's own listener, or of the shared one; None where no TCP port is."""
+        secure = self.secure()
+        bound = self.shared() if route is None else self.of_route(route)
+        urls = (base_url(parse_listen(it), "https" if it in secure else "http") for it in bound)
+        return next((url for url in urls if url is not None), None)
+
+    def urls(self, routes: Sequence[RouteConfig]) -> dict[str, str]:
+        """The base URL to call each route by, by name; see `base_urls.urls`."""
+        own = {route.name: url for route in routes if (url := self.url(route.name)) is not None}
+        return urls(routes, shared=self.url(), own=own)
+
+    def tell(self, routes: Sequence[str], version: str, urls: Mapping[str, str]) -> None:
         """Log where the sidecar can be reached, and what can be reached from other machines."""
         for listener, _, _ in self.uses:
             if listener.address.is_remote:
@@ -179,6 +210,12 @@ class Bindings:
             f"listening on {on} for {served}, admin on {', '.join(where['admin'])}",
             extra={"fields": {**where, "routes": list(routes), "version": version}},
         )
+        if urls:
+            first = list(urls.items())[:_TOLD]
+            calls = ", ".join(f"{name} at {url}" for name, url in first)
+            more = len(urls) - len(first)
+            rest = f", and {more} more (`idtoken-sidecar urls`)" if more else ""
+            _log.info(f"call {calls}{rest}", extra={"fields": {"urls": dict(first)}})
 
     def _read_certificates(self, config: Config, table: RouteTable) -> dict[ListenerTls, Certificate]:
         """What the listeners of a configuration show; StartError for files that can't be used."""

@@ -77,6 +77,7 @@ class Service:
         try:
             warnings = inspected(parts.config, parts.sources, parts.environ)
             parts.bindings.bind(parts.config, parts.table)
+            parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
             sockets = [listener.socket for listener in parts.bindings.admin]
             self._admin = AdminServer(self.view, sockets, parts.clock)
@@ -97,7 +98,8 @@ class Service:
             _log.info(told)
         parts.file_watch.start()
         parts.pin_and_prefetch()
-        parts.bindings.tell([route.name for route in parts.table.routes], parts.version)
+        routes = [route.name for route in parts.table.routes]
+        parts.bindings.tell(routes, parts.version, parts.table.urls)
         self.view.start()
         self._watchdog.start()
         # What lives now lives on: the collector need not look at it again, and forks of its pages are spared.

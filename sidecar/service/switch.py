@@ -75,7 +75,7 @@ class Switch:
         self._take(config, table, sources, fetched=fetched, plan=plan)
         for use in plan.bound:
             await parts.proxy.serve(*use)
-        parts.bindings.tell([route.name for route in table.routes], parts.version)
+        parts.bindings.tell([route.name for route in table.routes], parts.version, table.urls)
         return told
 
     def _kept_sources(self, config: Config) -> dict[str, GoogleSource]:
@@ -118,6 +118,7 @@ class Switch:
         parts.file_watch.watch(token_files(config))
         parts.pin_and_prefetch()
         surplus = parts.bindings.adopt(plan)
+        table.urls = parts.bindings.urls(config.routes)
         for use in plan.stay:
             parts.proxy.reassign(*use)
         for listener in surplus:

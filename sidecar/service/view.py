@@ -25,6 +25,7 @@ from sidecar.admin.status import (
     ways_in,
 )
 from sidecar.config.addresses import parse_listen
+from sidecar.config.base_urls import only_route
 from sidecar.config.document import shown
 from sidecar.config.models import Config
 from sidecar.errors import MEANINGS, Source
@@ -203,10 +204,12 @@ class View:
                 parts.table.hosts_of(route),
                 dynamic=route.dynamic,
                 path_prefix=config.path_prefix,
+                only=only_route(parts.config.routes) is not None,
                 shared=parts.bindings.shared(),
                 own=parts.bindings.of_route(route.name),
                 secure=parts.bindings.secure(),
             ),
+            url=parts.table.urls.get(route.name),
         )
 
     def _refusing(self, route: Route) -> Refusing | None:

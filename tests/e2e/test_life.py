@@ -306,6 +306,20 @@ async def test_exec_runs_a_command_with_its_sidecar(google: Emulator) -> None:
     assert (code, out) == (7, f"{billing.url} True\n"), err
 
 
+async def test_two_execs_run_side_by_side_and_say_nothing(google: Emulator) -> None:
+    """Nothing is set: each takes ports that are free, and only the command speaks."""
+    billing = await google.add_target("billing")
+    script = (
+        "import json, os, subprocess, sys, urllib.request as r;"
+        "json.load(r.urlopen(os.environ['IDTOKEN_SIDECAR_URL_BILLING'] + '/x'))['verified']['audience'];"
+        "json.load(r.urlopen(os.environ['IDTOKEN_SIDECAR_URL'] + '/x'))['verified']['audience'];"
+        "sys.exit(len(sys.argv) > 1 and subprocess.call(sys.argv[1:]))"
+    )
+    one = (COMMAND[0], "-c", script)
+    begin = ("exec", "--to", f"billing={billing.url}", "--")
+    assert await command(*begin, *one, *COMMAND, *begin, *one, **google.environment()) == (0, "", "")
+
+
 async def test_exec_sets_the_proxy_variables_when_asked(google: Emulator) -> None:
     """With loopback and the metadata server spared, and what was in NO_PROXY kept."""
     script = "import os; print(os.environ['HTTP_PROXY'] == os.environ['IDTOKEN_SIDECAR_URL'], os.environ['NO_PROXY'])"

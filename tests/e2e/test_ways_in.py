@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.emulator.app import Emulator
-from tests.support.sidecar import COMMAND, Start, ask, clean_environment
+from tests.support.sidecar import COMMAND, Start, ask, clean_environment, command
 
 CASES = [
     pytest.param("GET /x", "billing.internal", id="host"),
@@ -36,6 +36,52 @@ async def test_the_target_verifies_every_way_in(google: Emulator, start: Start, 
     echo = json.loads(body)
     assert (status, echo["path"], echo["verified"]["audience"]) == (200, "/x", billing.url)
     assert echo["verified"]["email"]
+
+
+async def test_localhost_is_the_only_routes_and_a_second_route_ends_that(
+    google: Emulator, start: Start
+) -> None:
+    """The first call of README; from the second route on, the 404 says how each is called."""
+    billing = await google.add_target("billing")
+    one = f"  - {{name: billing, upstream: '{billing.url}'}}"
+    sidecar = await start(f"routes:\n{one}")
+    status, _, body = await ask(sidecar.port, "GET", "/invoices")
+    assert (status, json.loads(body)["path"]) == (200, "/invoices")
+    (route,) = (await sidecar.status())["routes"]
+    assert route["url"] == f"http://localhost:{sidecar.port}"
+    assert {"kind": "localhost", "use": f"http://127.0.0.1:{sidecar.port}/"} in route["ways_in"]
+    assert (await ask(sidecar.port, "GET", "/invoices", host="evil.example"))[0] == 404
+
+    sidecar = await start(
+        f"routes:\n{one}\n  - {{name: own, upstream: '{billing.url}', listen: 'localhost:0'}}"
+    )
+    status, _, body = await ask(sidecar.port, "GET", "/invoices")
+    assert status == 404
+    assert json.loads(body)["detail"] == (
+        "No route has host `localhost`. Call a route by its own URL. "
+        f"`billing`: http://billing.localhost:{sidecar.port}/ · `own`: http://localhost:{await sidecar.own_port('own')}/"
+    )
+
+
+async def test_every_route_has_a_url_by_auto(google: Emulator, start: Start) -> None:
+    """Told at start, by `urls` and in /status.json; each is the route's alone."""
+    targets = {name: await google.add_target(name) for name in ("billing", "reports")}
+    routes = "".join(f"  - {{name: {name}, upstream: '{target.url}'}}\n" for name, target in targets.items())
+    sidecar = await start(f"routes:\n{routes}", "--listen", "[localhost:0, auto]")
+    told = (await sidecar.logged("call billing at http://localhost:"))["urls"]
+    admin = ("--admin", f"localhost:{sidecar.admin_port}")
+    code, out, err = await command("urls", "--json", *admin)
+    assert (code, err, json.loads(out)) == (0, "", told)
+    assert {route["name"]: route["url"] for route in (await sidecar.status())["routes"]} == told
+    for name, target in targets.items():
+        status, _, body = await ask(int(told[name].rpartition(":")[2]), "GET", "/x")
+        assert (status, json.loads(body)["verified"]["audience"]) == (200, target.url)
+    assert await command("urls", "billing", *admin) == (0, f"billing  {told['billing']}\n", "")
+    assert await command("urls", "biling", *admin) == (
+        1,
+        "",
+        "no route is called `biling` there; did you mean `billing`?\n",
+    )
 
 
 async def test_own_listeners_are_the_routes_alone(google: Emulator, start: Start, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Talk to one that runs: `wait`, `healthcheck`, `renew`, `reload` and `quit`."""
+"""Talk to one that runs: `urls`, `wait`, `healthcheck`, `renew`, `reload` and `quit`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import NoReturn
 
@@ -9,22 +10,62 @@ import click
 
 from sidecar.cli.options import complete_route, with_admin
 from sidecar.cli.output import EXIT_CODES, fail, give_up, one_line, say
-from sidecar.cli.probe import Reply, ask, readiness, wait_until_ready
+from sidecar.cli.probe import LONGEST_REPLY, LONGEST_STATUS, Reply, ask, readiness, wait_until_ready
 from sidecar.config.addresses import ListenAddress
+from sidecar.config.checks import nearest
+from sidecar.grammar.contents import quoted
 
 
-def _ask(address: ListenAddress, method: str, path: str, timeout: float) -> Reply:
+def _ask(
+    address: ListenAddress, method: str, path: str, timeout: float, *, longest: int = LONGEST_REPLY
+) -> Reply:
     """What the admin server answers; ends the process where nothing does."""
     import http.client
 
     try:
-        return ask(address, method, path, timeout=timeout)
+        return ask(address, method, path, timeout=timeout, longest=longest)
     except (OSError, http.client.HTTPException) as error:
         fail(f"nothing answers at {address} ({one_line(str(error))})")
 
 
 def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
     fail(f"what answers at {address} ({reply.status}) is no sidecar's admin server")
+
+
+@click.command(epilog=EXIT_CODES)
+@with_admin
+@click.argument("routes", nargs=-1, shell_complete=complete_route)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def urls(address: ListenAddress, routes: tuple[str, ...], as_json: bool) -> None:
+    """Say by which URL each route (or ROUTES) of a running sidecar is called.
+
+    \b
+    idtoken-sidecar urls
+    curl "$(idtoken-sidecar urls billing --json | jq -r .billing)/invoices"
+
+    With `listen: auto`, each has a port of its own. Other ways in are on the status page, the admin server's `/`.
+    """
+    found = _ask(address, "GET", "/status.json", timeout=5.0, longest=LONGEST_STATUS)
+    rows = found.document.get("routes")
+    if not isinstance(rows, list):
+        _fail_as_another(address, found)
+    calls = {
+        row["name"]: row.get("url")
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("name"), str)
+    }
+    for name in routes:
+        if name not in calls:
+            fail(f"no route is called {quoted(name)} there{nearest(name, calls)}")
+    shown = {name: url for name, url in calls.items() if not routes or name in routes}
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    width = max((len(name) for name in shown), default=0)
+    for name, url in shown.items():
+        say(
+            f"{name:<{width}}  {one_line(url) if isinstance(url, str) else 'no URL: it is called by its host'}"
+        )
 
 
 @click.command(epilog=EXIT_CODES)

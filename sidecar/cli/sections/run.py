@@ -67,7 +67,9 @@ def exec_(
 
     COMMAND gets IDTOKEN_SIDECAR_URL, and for each route IDTOKEN_SIDECAR_URL_NAME (upper case, `-` as `_`) with its
     own port. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
-    Logs go to stderr: stdout is the command's.
+
+    Addresses that you don't set give way where they are taken, so several can run side by side. Only warnings are
+    logged, to stderr, unless you set --log-level: stdout is the command's.
 
     COMMAND does not see the sidecar's settings (IDTOKEN_SIDECAR_*), nor the variables that secrets of the
     configuration come from (${NAME}). Name those that it needs with --pass-env.
@@ -76,8 +78,8 @@ def exec_(
 
     process = Process()
     loaded = given.load()
-    from sidecar.cli.exec_command import Child, with_own_listeners
+    from sidecar.cli.exec_command import Child, beside_a_command
     from sidecar.cli.run import leave, serve
 
     child = Child(command, os.environ, process=process, http_proxy=http_proxy, wait=wait, named=named)
-    leave(serve(with_own_listeners(loaded.config), loaded.warnings, os.environ, child, process=process))
+    leave(serve(beside_a_command(loaded.config), loaded.warnings, os.environ, child, process=process))

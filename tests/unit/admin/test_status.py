@@ -49,6 +49,7 @@ ROUTE = RouteStatus(
     refusal=LastRefusal(Diagnosis(Cause.HIDDEN, "It is hidden.", "gcloud run"), 404, NOW - 2.0),
     refusing=Refusing(Reason.TOKEN_TIMEOUT, "No token came.", "", NOW - 60.0, NOW - 1.0, 240),
     ways_in=[("host", "Host: billing.internal")],
+    url="http://localhost:8801",
 )
 TRAFFIC = Traffic(
     samples=[TrafficSample(NOW - 5.0, 10.0, 0.5, 0.001, 0.01, None)],
@@ -113,6 +114,7 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                     "good_since": 0,
                 },
                 "ways_in": [{"kind": "host", "use": "Host: billing.internal"}],
+                "url": "http://localhost:8801",
             }
         ],
         "tokens": [

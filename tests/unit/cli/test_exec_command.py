@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.cli.exec_command import passed_on, with_own_listeners
+from sidecar.cli.exec_command import beside_a_command, passed_on
 from sidecar.config.load import load
 
 TLS = "cert_file: /c.pem, key_file: /k.pem"
@@ -24,8 +24,24 @@ TLS = "cert_file: /c.pem, key_file: /k.pem"
 def test_no_port_is_added_that_asks_less_of_its_callers(listen: str, added: bool) -> None:
     """Than the shared listener does: one on loopback tells neither processes apart nor client certificates."""
     text = f"listen: [{listen}]\nroutes: [{{name: a, upstream: 'https://a.example'}}]"
-    made = with_own_listeners(load(text, environ={}).config)
+    made = beside_a_command(load(text, environ={}).config)
     assert bool(made.routes[0].listen) is added
+
+
+def test_what_is_not_set_has_other_defaults_beside_a_command() -> None:
+    """Addresses that give way where they are taken, and a log of warnings only; what is set stays."""
+    routes = "routes: [{name: a, upstream: 'https://a.example'}]"
+    made = beside_a_command(load(routes, environ={}).config)
+    addresses = [made.listen[0].address, made.routes[0].listen[0].address, *made.admin]
+    assert [(str(it), it.auto) for it in addresses] == [
+        ("localhost:8787", True),
+        ("localhost:8801", True),
+        ("localhost:9787", True),
+    ]
+    assert made.log_level == "warning"
+    given = load(f"listen: localhost:1\nadmin: localhost:2\nlog_level: info\n{routes}", environ={}).config
+    made = beside_a_command(given)
+    assert (made.listen, made.admin, made.log_level) == (given.listen, given.admin, "info")
 
 
 def test_what_a_command_sees_of_the_environment() -> None:

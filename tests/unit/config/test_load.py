@@ -80,9 +80,9 @@ def test_unknown_variables_are_warned_about() -> None:
 
 
 def test_to_adds_routes() -> None:
-    """Named after the host's first label, or as given; unique; alone it also answers on the listener itself."""
+    """Named after the host's first label, or as given; unique; written down as a file would have them."""
     (alone,) = load(None, environ={}, to=["https://svc-abc-uc.a.run.app"]).config.routes
-    assert (alone.name, alone.default_host, alone.path_prefix) == ("svc-abc-uc", "svc-abc-uc.a.run.app", "/")
+    assert (alone.name, alone.default_host, alone.path_prefix) == ("svc-abc-uc", "svc-abc-uc.a.run.app", None)
     local = load(None, environ={}, to=["http://localhost:3000", "http://localhost:3001"]).config.routes
     assert [(route.name, route.default_host) for route in local] == [
         ("localhost", None),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
-from sidecar.routing.routes import RouteTable, match_own
+from sidecar.routing.routes import RouteTable, Way, match_own
 
 TABLE = """
 routes:
@@ -139,6 +139,94 @@ def test_the_proxy_way_is_for_no_prefix() -> None:
         for host in (b"localhost", b"10.1.2.4"):
             with pytest.raises(SidecarError):
                 table.match(host, b"")
+
+
+ONE = "routes: [{name: billing, upstream: 'https://billing-abc.a.example'}]"
+TWO = """
+routes:
+  - {name: billing, upstream: "https://billing-abc.a.example"}
+  - {name: reports, upstream: "https://reports.example", listen: "localhost:8802"}
+  - {name: prefixed, upstream: "https://prefixed.example", path_prefix: /p}
+  - {name: services, host: "*.run.app", upstream: "https://{host}"}
+"""
+
+
+@pytest.mark.parametrize(
+    "given", [(ONE, ()), (None, ("billing=https://billing-abc.a.example",))], ids=["file", "--to"]
+)
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8787", "127.0.0.1:8787", "[::1]", "10.1.2.3", "x.localhost"]
+)
+def test_a_route_that_is_the_only_one_has_all_that_is_asked_of_localhost(
+    given: tuple[str | None, tuple[str, ...]], host: str
+) -> None:
+    """However it was configured: every path is its, as it stands."""
+    table = RouteTable.compile(load(given[0], environ={}, to=given[1]).config)
+    for path in (b"/", b"/invoices", b"/invoices"):
+        match = table.match(host.encode(), path)
+        assert (match.destination.route.name, match.prefix, match.way) == ("billing", b"", Way.ONLY)
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        pytest.param("evil.example", "/", id="a-stranger"),
+        pytest.param("localhost.evil.example", "/", id="a-stranger-in-disguise"),
+        pytest.param("host.docker.internal", "/", id="a-name-of-this-machine"),
+        pytest.param("0.0.0.0", "/", id="the-unspecified-address"),
+        pytest.param("[::]", "/", id="the-unspecified-address-of-ipv6"),
+        pytest.param("[::ffff:7f00:1]", "/", id="loopback-in-disguise"),
+        pytest.param("2130706433", "/", id="a-number-that-resolvers-take-for-loopback"),
+        pytest.param("localhost", "", id="the-proxy-way"),
+    ],
+)
+def test_the_only_route_is_found_under_no_name_that_a_page_could_rebind(host: str, path: str) -> None:
+    """DNS rebinding; and what an app asks of its HTTP proxy says by its host what it means, also after another got in."""
+    table = RouteTable.compile(load(ONE, environ={}).config)
+    for known in (host, "localhost"):
+        table.match(b"localhost", b"/")
+        with pytest.raises(SidecarError) as caught:
+            table.match(known.encode(), path.encode() if known == host else b"")
+        assert caught.value.reason is Reason.NO_ROUTE
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        pytest.param(
+            "{name: services, host: '*.run.app', upstream: 'https://{host}'}", id="follows-the-host"
+        ),
+        pytest.param(
+            "{name: a, upstream: 'https://a.example', path_prefix: /a}", id="its-prefix-says-what-is-its"
+        ),
+        pytest.param(
+            "{name: a, upstream: 'https://a.example'}, {name: b, upstream: 'https://b.example'}", id="two"
+        ),
+    ],
+)
+def test_otherwise_localhost_alone_says_nothing(routes: str) -> None:
+    """Default deny."""
+    with pytest.raises(SidecarError):
+        RouteTable.compile(load(f"routes: [{routes}]", environ={}).config).match(b"localhost", b"/x")
+
+
+@pytest.mark.parametrize("host", ["localhost:8787", "127.0.0.1:8787", "[::1]:8787"])
+def test_a_404_for_localhost_lists_how_each_route_is_called(host: str) -> None:
+    """Its own port first, else the prefix, else its name; the nearest spelling of `localhost` would say nothing."""
+    with pytest.raises(SidecarError) as caught:
+        RouteTable.compile(load(TWO, environ={}).config).match(host.encode(), b"/x")
+    assert caught.value.detail.endswith(
+        "Call a route by its own URL. `billing`: http://billing.localhost:8787/ · `reports`: http://localhost:8802/ · "
+        "`prefixed`: http://localhost:8787/p/ · `services`: `Host: *.run.app`"
+    )
+
+
+def test_a_404_lists_ten_routes_at_most(large: RouteTable) -> None:
+    """And says where the others are."""
+    with pytest.raises(SidecarError) as caught:
+        large.match(b"localhost", b"/")
+    assert caught.value.detail.count("localhost:8787/") == 10
+    assert caught.value.detail.endswith("· and 590 more, which `idtoken-sidecar urls` lists")
 
 
 def test_a_404_names_the_nearest_route(table: RouteTable) -> None:

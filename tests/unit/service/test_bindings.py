@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from sidecar.config.load import load
+from sidecar.config.models import Config
 from sidecar.routing.routes import RouteTable
 from sidecar.service.bindings import Bindings
 from sidecar.service.start_error import EXIT_BIND, StartError
@@ -80,3 +81,31 @@ def test_causes_of_unix_sockets(key: str, directory: Path) -> None:
             assert says in refusal(key, f"unix:{directory}/{name}")
     left = {entry.name for entry in directory.iterdir()}
     assert left == {"live", "full", "datagrams", "file", "link"}
+
+
+def auto(*names: str) -> Config:
+    """A configuration whose routes all have ports of their own."""
+    routes = ", ".join(f"{{name: {name}, upstream: 'https://{name}.example'}}" for name in names)
+    return load(f"listen: [localhost:0, auto]\nadmin: localhost:0\nroutes: [{routes}]", environ={}).config
+
+
+def test_a_port_of_auto_that_is_taken_is_replaced_and_stays_its_routes() -> None:
+    """Another program may have it; and whatever the order of the routes is after a reload, who calls a route's port
+    goes on to reach that route."""
+    first, other = auto("a", "b"), auto("new", "b", "a")
+    sources = {"default": NamedSource("default")}
+    bindings = Bindings(FakeClock(), ())
+    with ExitStack() as stack:
+        with suppress(OSError):  # taken is what it is to be
+            stack.enter_context(socket.create_server(("127.0.0.1", 8801)))
+        stack.callback(bindings.close)
+        bindings.bind(first, RouteTable.compile(first, sources))
+        before = bindings.urls(first.routes)
+        assert before["a"] != "http://localhost:8801"
+        assert len({*before.values(), bindings.url()}) == 3
+        bindings.adopt(bindings.plan(other, RouteTable.compile(other, sources)))
+        after = bindings.urls(other.routes)
+        assert {name: after[name] for name in before} == before
+        assert after["new"] not in before.values()
+        for url in after.values():
+            socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))).close()
