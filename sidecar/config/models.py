@@ -210,8 +210,8 @@ class RouteConfig(Model):
     )
     listen: ListenerConfigs = Field(
         (),
-        description="The route's own listeners: every request that arrives there goes to this route. Addresses, mappings "
-        "(docs/listeners.md), or `auto`: a port of localhost, see the top-level `listen`.",
+        description="The route's own listeners: every request that arrives there goes to this route. Addresses, "
+        "mappings (docs/listeners.md), or `auto`: a port of localhost, see the top-level `listen`.",
     )
     upstream_host: Annotated[str, BeforeValidator(_upstream_host)] = Field(
         "upstream",
