@@ -221,7 +221,7 @@ def _hops_left(text: bytes) -> bytes:
     if not int(text):
         raise SidecarError(
             Reason.METHOD_NOT_CARRIED,
-            "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none to tell of. "
+            "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none. "
             "Leave that header out to ask the service.",
         )
     return b"%d" % (int(text) - 1)

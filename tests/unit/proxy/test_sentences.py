@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "the-last-hop": (
         lambda: target.written_anew(b"OPTIONS", [], {b"max-forwards": b"0"}),
         Reason.METHOD_NOT_CARRIED,
-        "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none to tell of. Leave that "
+        "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none. Leave that "
         "header out to ask the service.",
     ),
     "no-number-of-hops": (
