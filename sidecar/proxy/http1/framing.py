@@ -134,7 +134,7 @@ def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http
         if not _is_chunked(found[b"transfer-encoding"]):
             raise SidecarError(
                 Reason.UPSTREAM_MALFORMED,
-                "The upstream answered with a transfer coding other than `chunked`, which nobody asked for.",
+                "The upstream answered with a transfer coding other than `chunked`, which was not asked for.",
             )
         if http10:
             raise SidecarError(
