@@ -69,8 +69,8 @@ _PASSED_OVER: Final = frozenset(
 """Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
 
 Make = Callable[[Owner, SidecarError | None, bool], asyncio.Protocol]
-"""The protocol for a connection of this owner; with an error, each of its requests is answered by that, or it is told
-so at once, whatever it sends."""
+"""The protocol for a connection of this owner; with an error, each of its requests is answered by that, or the
+connection itself at once, whatever it sends."""
 
 
 @final
