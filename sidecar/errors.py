@@ -140,7 +140,7 @@ MEANINGS: dict[Reason, Meaning] = {
         400, "http_request_error", Source.APP, "The Host is missing, repeated or malformed"
     ),
     Reason.HEADER_CONFLICT: Meaning(
-        400, "http_request_denied", Source.APP, "The app set the header the token goes in"
+        400, "http_request_denied", Source.APP, "The app set the header that the token goes in"
     ),
     Reason.CALLER_REFUSED: Meaning(403, "http_request_denied", Source.APP, "The caller is not allowed"),
     Reason.NO_ROUTE: Meaning(404, "destination_not_found", Source.APP, "No route for this host"),
@@ -157,13 +157,11 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.EXPECTATION_FAILED: Meaning(
         417, "http_request_error", Source.APP, "The expectation is not supported"
     ),
-    Reason.METHOD_NOT_CARRIED: Meaning(501, "http_request_denied", Source.APP, "The method is not carried"),
+    Reason.METHOD_NOT_CARRIED: Meaning(501, "http_request_denied", Source.APP, "The method is not supported"),
     Reason.CODING_NOT_CARRIED: Meaning(
-        501, "http_request_error", Source.APP, "The transfer coding is not carried"
+        501, "http_request_error", Source.APP, "The transfer coding is not supported"
     ),
-    Reason.LOOP: Meaning(
-        508, "proxy_loop_detected", Source.APP, "The request came round to this instance again"
-    ),
+    Reason.LOOP: Meaning(508, "proxy_loop_detected", Source.APP, "The request came back to this instance"),
     Reason.CLIENT_GONE: Meaning(GONE, "connection_terminated", Source.APP, "The app left before the answer"),
     Reason.CLIENT_STALLED: Meaning(
         GONE, "connection_write_timeout", Source.APP, "The app stopped taking the answer"
@@ -175,7 +173,7 @@ MEANINGS: dict[Reason, Meaning] = {
         504, "dns_timeout", Source.UPSTREAM, "Resolving the upstream's name took too long"
     ),
     Reason.ADDRESS_FORBIDDEN: Meaning(
-        502, "destination_ip_prohibited", Source.UPSTREAM, "The upstream's address may not be dialled"
+        502, "destination_ip_prohibited", Source.UPSTREAM, "The upstream's address is forbidden"
     ),
     Reason.CONNECT_REFUSED: Meaning(
         502, "connection_refused", Source.UPSTREAM, "The upstream refused the connection"
@@ -199,25 +197,25 @@ MEANINGS: dict[Reason, Meaning] = {
         502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is for another name"
     ),
     Reason.TLS_SELF_SIGNED: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is signed by itself"
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is self-signed"
     ),
     Reason.TLS_UNKNOWN_CA: Meaning(
         502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is from an unknown CA"
     ),
     Reason.TLS_BAD_CHAIN: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's chain of certificates does not hold"
+        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's chain of certificates is not valid"
     ),
     Reason.TLS_REVOKED: Meaning(
         502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is revoked"
     ),
     Reason.TLS_CRL_UNUSABLE: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The list of revoked certificates does not serve"
+        502, "tls_certificate_error", Source.UPSTREAM, "The list of revoked certificates can't be used"
     ),
     Reason.TLS_CERTIFICATE: Meaning(
         502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate was not accepted"
     ),
     Reason.TLS_PROTOCOL_TOO_OLD: Meaning(
-        502, "tls_protocol_error", Source.UPSTREAM, "The upstream speaks no TLS 1.2"
+        502, "tls_protocol_error", Source.UPSTREAM, "The upstream does not support TLS 1.2"
     ),
     Reason.TLS_NO_COMMON_CIPHER: Meaning(
         502,
@@ -226,16 +224,16 @@ MEANINGS: dict[Reason, Meaning] = {
         "The upstream shares no cipher, group or signature with this side",
     ),
     Reason.TLS_CLIENT_CERTIFICATE_MISSING: Meaning(
-        502, "tls_alert_received", Source.UPSTREAM, "The upstream wants a client certificate"
+        502, "tls_alert_received", Source.UPSTREAM, "The upstream requires a client certificate"
     ),
     Reason.TLS_CLIENT_CERTIFICATE_REFUSED: Meaning(
-        502, "tls_alert_received", Source.UPSTREAM, "The upstream does not take the client certificate"
+        502, "tls_alert_received", Source.UPSTREAM, "The upstream rejects the client certificate"
     ),
     Reason.TLS_ALERT: Meaning(
         502, "tls_alert_received", Source.UPSTREAM, "The upstream broke TLS off with an alert"
     ),
     Reason.TLS_NOT_SPOKEN: Meaning(
-        502, "tls_protocol_error", Source.UPSTREAM, "The upstream speaks no TLS on this port"
+        502, "tls_protocol_error", Source.UPSTREAM, "The upstream does not speak TLS on this port"
     ),
     Reason.TLS_CLOSED: Meaning(
         502,
@@ -254,10 +252,10 @@ MEANINGS: dict[Reason, Meaning] = {
         502, "destination_unavailable", Source.UPSTREAM, "The egress proxy could not be reached"
     ),
     Reason.EGRESS_PROXY_TIMEOUT: Meaning(
-        504, "connection_timeout", Source.UPSTREAM, "The egress proxy did not make the way in time"
+        504, "connection_timeout", Source.UPSTREAM, "The egress proxy did not connect in time"
     ),
     Reason.EGRESS_PROXY_AUTHENTICATION: Meaning(
-        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy wants other credentials"
+        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy requires other credentials"
     ),
     Reason.EGRESS_PROXY_DENIED: Meaning(
         502, "destination_unavailable", Source.UPSTREAM, "The egress proxy does not allow this upstream"
@@ -284,7 +282,7 @@ MEANINGS: dict[Reason, Meaning] = {
         502, "http_response_incomplete", Source.UPSTREAM, "The upstream's answer was cut off"
     ),
     Reason.UPGRADE_FAILED: Meaning(
-        502, "http_upgrade_failed", Source.UPSTREAM, "The upstream switched to a protocol nobody asked for"
+        502, "http_upgrade_failed", Source.UPSTREAM, "The upstream switched to another protocol"
     ),
     Reason.RESPONSE_TIMEOUT: Meaning(
         504, "http_response_timeout", Source.UPSTREAM, "The upstream did not answer in time"
@@ -293,12 +291,14 @@ MEANINGS: dict[Reason, Meaning] = {
         504, "connection_write_timeout", Source.UPSTREAM, "The upstream stopped taking the request"
     ),
     Reason.TUNNEL_IDLE: Meaning(
-        504, "connection_read_timeout", Source.UPSTREAM, "The upgraded connection stood still"
+        504, "connection_read_timeout", Source.UPSTREAM, "The upgraded connection was idle too long"
     ),
     Reason.TOTAL_TIMEOUT: Meaning(
         504, "http_response_timeout", Source.UPSTREAM, "Request and answer together took too long"
     ),
-    Reason.IDLE_TIMEOUT: Meaning(504, "connection_read_timeout", Source.UPSTREAM, "The upstream fell silent"),
+    Reason.IDLE_TIMEOUT: Meaning(
+        504, "connection_read_timeout", Source.UPSTREAM, "The upstream stopped sending"
+    ),
     Reason.CREDENTIAL_NOT_FOUND: Meaning(
         503, "proxy_configuration_error", Source.TOKEN, "No credential was found"
     ),

@@ -144,7 +144,7 @@ class _RequestHandler(web.RequestHandler):
         self.logger.error("fault in the admin server", exc_info=exc)
         if request.writer.output_size:
             raise ConnectionError("the answer has begun")
-        return _problem(status, "The sidecar has met a fault of its own; its log says which.")
+        return _problem(status, "The sidecar has an internal fault; its log says which.")
 
 
 async def _index(request: web.Request) -> web.Response:

@@ -37,7 +37,7 @@ _STATES: Final = {
 
 
 def sections(document: Document, configuration: str, note: Note) -> dict[str, str]:
-    """The parts that change, by the id of their element; `note` is told of a row that can't be drawn."""
+    """The parts that change, by the id of their element; `note` is called for a row that can't be drawn."""
     return {
         "state": _state(document),
         "routes": _routes(document["routes"], note),

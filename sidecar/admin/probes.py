@@ -42,7 +42,8 @@ async def startup(request: web.Request) -> web.Response:
 def _answer(
     request: web.Request, word: str, *, good: bool, reasons: list[str], shortfall: str = ""
 ) -> web.Response:
-    """`shortfall` is told beside, and changes nothing: a platform that unplugs the sidecar for it fixes no token."""
+    """`shortfall` is added to the text, and does not change the status: to restart the sidecar would bring no
+    token."""
     status = 200 if good else 503
     if "application/json" in request.headers.get("Accept", "").lower():
         told = {"shortfall": shortfall} if shortfall else {}

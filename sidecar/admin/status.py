@@ -22,7 +22,7 @@ from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.tokens.entry import TokenState, TokenStatus
 
 Note = Callable[[Exception, str], None]
-"""Told of a fault, and where it came up."""
+"""Called with a fault, and where it happened."""
 
 Row = TypeVar("Row")
 
@@ -96,7 +96,7 @@ def document(
     now: float,
     note: Note,
 ) -> dict[str, Any]:
-    """The document at wall-clock time `now`; `note` is told of a row that can't be written."""
+    """The document at wall-clock time `now`; `note` is called for a row that can't be written."""
     return {
         "version": process.version,
         "now": _moment(now),

@@ -21,7 +21,7 @@ _TIMEOUT = 5.0
 _POLL = 0.1
 _QUIET = 1.0
 LONGEST_REPLY = 256 * 1024
-"""Bytes of a reply: a reload tells of every mistake in a configuration."""
+"""Bytes of a reply: a reload reports every mistake in a configuration."""
 LONGEST_STATUS = 16 * 1024 * 1024
 """Bytes of /status.json: thousands of routes."""
 

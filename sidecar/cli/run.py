@@ -113,9 +113,7 @@ async def _serve(
         if service.readiness.is_draining:
             logs.flush(_LAST_LINES / 10)
             os._exit(128 + number)
-        _log.info(
-            f"signal {number.name}: the sidecar is told to stop", extra={"fields": {"signal": number.name}}
-        )
+        _log.info(f"signal {number.name}: the sidecar stops", extra={"fields": {"signal": number.name}})
         # A person at a terminal does not wait for an app to stop.
         service.request_quit(at_once=number == signal.SIGINT)
         systemd.notify(environ, "STOPPING=1")

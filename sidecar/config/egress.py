@@ -33,7 +33,7 @@ def _url(value: Any) -> SecretStr:
         raise ValueError(f"{quoted(value)} is not a proxy's URL, such as `http://proxy.example:3128`")
     proxy = parse_proxy(text)
     if proxy.secure:
-        raise ValueError("TLS to the proxy itself is not spoken here: name a port where it takes `http://`")
+        raise ValueError("TLS to the proxy itself is not supported: name a port where it accepts `http://`")
     if HIDDEN in proxy.userinfo:
         raise ValueError(
             "its user name and password are what stands in print for a secret, and not the secret"

@@ -53,7 +53,7 @@ def own_listener_behind(setting: EgressProxy, listening: Collection[ListenAddres
 
 
 def told_at_start(environ: Mapping[str, str], config: Config) -> str | None:
-    """What to tell of proxies at start, where one direction has one and the other has none; else None."""
+    """What to log about proxies at start, if one direction has one and the other has none; else None."""
     direct = [route for route in config.routes if not _is_on_loopback(route)]
     followed = followed_proxies(environ)
     nothing_said = config.egress_proxy is None and all(it.egress_proxy is None for it in config.routes)

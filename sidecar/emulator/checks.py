@@ -16,7 +16,7 @@ from sidecar.emulator.verdicts import Admitted, Judge
 
 
 def check(request: web.Request, judge: Judge) -> Admitted:
-    """Who calls, and what the app is told; raises RefusedError."""
+    """Who calls, and the headers for the app; raises RefusedError."""
     match judge.settings.kind:
         case "cloud_run" | "cloud_functions":
             return check_cloud_run(request, judge)

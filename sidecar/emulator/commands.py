@@ -197,7 +197,7 @@ def _write(google: Emulator, directory: Path) -> Path:
         "routes": [_route(google, name) for name in google.targets],
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False), "utf-8")
-    # Last: whoever waits for it finds the others there.
+    # Last: a program that waits for this file finds the others there.
     variables = _environment(google).items()
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables)
     (directory / "env").write_text(text, "utf-8")

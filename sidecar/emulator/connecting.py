@@ -34,7 +34,7 @@ _SECONDS: Final = 60.0
 
 
 class Called(NamedTuple):
-    """What became of a call; never the token."""
+    """The result of a call; never the token."""
 
     status: int
     body: str

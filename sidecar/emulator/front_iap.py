@@ -52,7 +52,7 @@ def check_iap(request: web.Request, judge: Judge) -> Admitted:
 
 
 def _told(claims: Mapping[str, Any], verified: Verified, judge: Judge) -> tuple[tuple[str, str], ...]:
-    """Who calls, as the app is told; IAP's own signed assertion is not among it."""
+    """The headers that tell the app who calls; without IAP's signed assertion."""
     email = verified.email or ""
     subject = (
         judge.principals.add(email).unique_id

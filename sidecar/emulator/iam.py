@@ -1,4 +1,4 @@
-"""The IAM Credentials API: tokens of a service account for whoever may act as it.
+"""The IAM Credentials API: tokens of a service account for principals that may act as it.
 
 Owns generateIdToken, generateAccessToken, signJwt and signBlob with their permission model: the caller, a chain of
 delegates, the target. Composed by `app`. Error texts are Google's own. Sources:

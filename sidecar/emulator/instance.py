@@ -1,4 +1,4 @@
-"""What a metadata server tells of its instance, as a tree, and the ways in which it is written.
+"""What a metadata server says about its instance, as a tree, and the ways in which that is written.
 
 Owns the entries of each platform and their forms: a value, a directory, `recursive=true`, `alt=json|text`, the ETag.
 Pure. Used by `metadata`, which answers with it. Sources:

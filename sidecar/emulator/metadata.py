@@ -164,7 +164,7 @@ class MetadataServer:
         self._access.clear()
 
     def set_attribute(self, name: str, value: str) -> None:
-        """Set one of the instance's own attributes; whoever waits for a change is answered."""
+        """Set one of the instance's own attributes; requests that wait for a change are answered."""
         self._attributes[name] = value
         self._changed.set()
         self._changed = asyncio.Event()

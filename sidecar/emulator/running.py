@@ -91,7 +91,7 @@ class EmulatorThread:
         except BaseException as error:
             if self._started.done():
                 raise
-            # The caller waits for it, and is told.
+            # The caller waits for it, and gets the error.
             self._started.set_exception(error)
 
     async def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""Certificates of the other side that were not accepted, as a message tells of them.
+"""Certificates of the other side that were not accepted, as error messages describe them.
 
 Owns what is quoted of a certificate that nobody has verified, and which of OpenSSL's verdicts are about its CA. Called
 by `net.tls_faults` for upstreams and by `tokens.fetch.endpoint` for token endpoints. Pure.

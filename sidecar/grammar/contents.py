@@ -101,7 +101,7 @@ def heard(text: str, known: Iterable[str] = ()) -> str:
     """What another program says of its failure, for a message: without the `known` values that it may repeat, and
     without what is known or looks like a secret. What is left of it is its words."""
     text = text[:_HEARD]
-    # The longest first: one may be a part of another. Paths and short words are what is told apart by.
+    # The longest first: one may be a part of another. Paths and short words are not secrets.
     for value in sorted(known, key=len, reverse=True):
         if len(value) >= _KNOWN_MIN and not value.startswith("/"):
             text = text.replace(value, HIDDEN)

@@ -61,7 +61,7 @@ def parse_proxy(text: str) -> ProxyUrl:
     if (match := _SCHEME.match(plain)) is not None:
         scheme, plain = match[1].lower(), plain[match.end() :]
         if scheme.startswith("socks"):
-            raise ValueError(f"SOCKS is not spoken here: name an HTTP proxy, such as {_EXAMPLE}")
+            raise ValueError(f"SOCKS is not supported: name an HTTP proxy, such as {_EXAMPLE}")
         if scheme not in _PORTS:
             raise ValueError(
                 f"a proxy's URL begins with `http://`, not with another scheme: name one such as {_EXAMPLE}"

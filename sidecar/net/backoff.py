@@ -7,7 +7,7 @@ Two rules, since two things are wanted. *Order*: what failed lately comes last, 
 to 30 s after many; then one dial, and no other, tries it in its old place again. So a dead address at the head of a DNS
 answer costs one happy-eyeballs delay (RFC 8305) now and then, not one for each connection. *Pace*: where all addresses
 have failed, the first three dials are free; after that there is one at a time, and a pause of at most a quarter of a
-second between two. Who comes in between is told what the last one was told, unless that is old. So an upstream that is
+second between two. A dial in between gets the last error, unless that is old. So an upstream that is
 down is not stormed, and one that has come back is found within that pause.
 """
 

@@ -45,7 +45,7 @@ class Callers:
 
     @property
     def by_peer(self) -> bool:
-        """Whether processes are told apart."""
+        """Whether it depends on the process who may call."""
         return self._uids is not None
 
     @property
@@ -76,7 +76,7 @@ class Callers:
         return self.without(fields)
 
     def without(self, fields: Sequence[tuple[bytes, bytes]]) -> Lines:
-        """The fields, or trailers, without those that callers are told apart by, in any spelling."""
+        """The fields, or trailers, without the headers that callers must send, in any spelling."""
         return [field for field in fields if field[0].lower().replace(b"_", b"-") not in self._dropped]
 
 

@@ -334,7 +334,7 @@ class _Hop(NamedTuple):
     """Of the route, that names it."""
 
     def reason(self, reason: Reason) -> Reason:
-        """What a failure of an upstream is called here: a proxy's are told apart from it."""
+        """What an upstream's failure is called here: a proxy's failures have their own reasons."""
         return reason if self.key == "upstream" else _OF_PROXY.get(reason, reason)
 
     def not_dialled(self, destination: Destination, why: str) -> SidecarError:

@@ -2,7 +2,8 @@
 
 Owns CONNECT (RFC 9110 section 9.3.6) and what the proxy's answer means. Called by `dial` once it is connected to the
 proxy; what goes through the tunnel is its affair. The rule: nothing of a request is sent before the proxy has said 2xx
-and nothing else: a byte behind that would be read as the upstream's. Of what the proxy says only the status is told,
+and nothing else: a byte behind that would be read as the upstream's. Of the proxy's answer only the status is
+reported,
 since its words could be anything.
 """
 

@@ -67,7 +67,7 @@ class TlsTransport(asyncio.Transport):
         protocol.connection_made(self)
         try:
             self.resume_reading()
-        except Exception as error:  # noqa: BLE001  # the protocol has been told of a beginning: it is told of the end
+        except Exception as error:  # noqa: BLE001  # the protocol saw a beginning, so it sees an end
             self._fail(error)
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class TlsTransport(asyncio.Transport):
     # what the protocol calls
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """Send now what can be sent, keep the rest; the protocol is told when too much is kept."""
+        """Send now what can be sent, keep the rest; the protocol is asked to pause when too much is kept."""
         if self._lost or self._closing or not data or self._write_error is not None:
             return
         if not self._unsent:
@@ -231,7 +231,8 @@ class TlsTransport(asyncio.Transport):
     def _more(self, first: bytes) -> bytes:
         """The records that are there already, as one piece; an end or an error among them comes up next time.
 
-        An error is kept: OpenSSL tells of a fatal alert once, and calls the connection properly ended from then on.
+        An error is kept: OpenSSL reports a fatal alert once, and from then on says that the connection ended
+        properly.
         """
         pieces = [first]
         for _ in range(_READS_AT_ONCE):

@@ -161,7 +161,7 @@ def certificate_fault(
             )
         case Reason.TLS_BAD_CHAIN:
             says = (
-                f"The chain of certificates of {side.address} does not hold ({message}). Have the service's owner fix "
+                f"The chain of certificates of {side.address} is not valid ({message}). Have the service's owner fix "
                 "it; verification can't be switched off."
             )
         case _:
@@ -252,7 +252,8 @@ def _alert(alert: tuple[int, str], side: Side, *, agreed: bool) -> SidecarError:
 def _too_old(side: Side) -> SidecarError:
     return SidecarError(
         Reason.TLS_PROTOCOL_TOO_OLD,
-        f"{side.address} speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put a newer "
+        f"{side.address} does not support TLS 1.2 or newer, and older versions are not supported here. Update it, or "
+        f"put a newer "
         f"front end in front of it.",
     )
 

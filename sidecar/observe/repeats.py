@@ -1,4 +1,4 @@
-"""How often alike events are told: the first at once, the next ones once a minute, with how many were left out.
+"""How often similar events are logged: the first at once, the next ones once a minute, with how many were left out.
 
 Owns that rule for all log lines that traffic or a failing peer could repeat without end. The module that logs keeps a
 `Pace` for each kind of event, or `Paces` where the kinds come with the events. Pure: time comes in as an argument.

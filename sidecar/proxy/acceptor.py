@@ -10,7 +10,7 @@ holds the callers, and accepting goes on when a connection ends.
                                                                  a moment passed──▶ READING
 
 accept(2): Linux passes errors of the new connection on (ECONNABORTED and the network's); those are skipped. A full
-table leaves the listening socket readable, so whoever polls it meanwhile spins.
+table leaves the listening socket readable, so a loop that polls it meanwhile spins.
 
 Faults: whatever is raised for one connection ends that one; what is raised for a listener leaves the others alone, and
 is tried again as after a shortage.
@@ -62,8 +62,8 @@ _PASSED_OVER: Final = frozenset(
 """Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
 
 Make = Callable[[Owner, SidecarError | None, bool], asyncio.Protocol]
-"""The protocol for a connection of this owner; with an error, each of its requests is answered by that, or it is told
-so at once, whatever it sends."""
+"""The protocol for a connection of this owner; with an error, each of its requests is answered by that, or the
+connection itself at once, whatever it sends."""
 
 
 @final
@@ -96,7 +96,7 @@ class Acceptors:
         self._limit = limit
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self.paused_listeners = 0
-        """Kept by them: what is told of it may fail."""
+        """Kept by them: what is reported about it may fail."""
         self._short: Pause | None = None
         self._in_shortage = False
         """Since the first failure, until a connection could be accepted again."""

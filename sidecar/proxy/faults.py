@@ -1,8 +1,9 @@
 """Faults of the sidecar's own: exceptions that no code expected, running out of memory or stack among them.
 
-Owns how one is told: one log entry with the traceback, and a count. The guards at the edges of the data path call it:
+Owns how one is reported: one log entry with the traceback, and a count. The guards at the edges of the data path
+call it:
 where asyncio calls a protocol, where a pool or the sweep goes from one connection to the next. Each guard then ends the
-one connection that the fault met. It may not raise, whatever became of memory.
+one connection that the fault met. It may not raise, even without memory.
 """
 
 from __future__ import annotations
@@ -50,5 +51,5 @@ class Faults:
 
 
 def internal() -> SidecarError:
-    """What the app is told of a fault."""
+    """The error that the app gets after a fault."""
     return SidecarError(Reason.INTERNAL, "A fault in the sidecar; its log has the traceback.")

@@ -300,7 +300,7 @@ class Keeper:
 
 
 class Relay:
-    """What both sides and the pool tell an exchange, and what is told of it."""
+    """What both sides and the pool report to an exchange, and what is reported about it."""
 
     __slots__ = (
         "admitted",
@@ -350,7 +350,7 @@ class Relay:
         raise NotImplementedError
 
     def app_gone(self, error: SidecarError) -> None:
-        """The app's side is gone or out of patience; the target is told at once."""
+        """The app's side is gone or out of patience; the request is cancelled at the target at once."""
         raise NotImplementedError
 
     def app_writable(self, yes: bool) -> None:

@@ -71,8 +71,8 @@ class Trust:
     def __init__(
         self, bundle: Bundle | None = None, *, file: Bundle | None = None, directory: Bundle | None = None
     ) -> None:
-        """`bundle` is all there is, a file or a directory; without it `file` and `directory` take the place of the
-        system's own, each of its own kind."""
+        """`bundle`, a file or a directory, replaces all of the system's CAs; without it `file` and `directory`
+        replace the system's file and directory."""
         self._bundle = bundle
         self._file = file
         self._directory = directory

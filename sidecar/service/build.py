@@ -240,8 +240,8 @@ def limits(config: Config) -> Limits:
     if possible is None or possible >= limits.connections:
         return limits
     _log.warning(
-        "fewer connections are accepted than `limits.connections`: the process may not open as many files. "
-        "Raise that (`ulimit -n`, `LimitNOFILE=`), or lower `limits.connections`.",
+        "fewer connections are accepted than `limits.connections`, because the process may not open as many files. "
+        "Raise that limit (`ulimit -n`, `LimitNOFILE=`), or lower `limits.connections`.",
         extra={"fields": {"limit": limits.connections, "possible": possible}},
     )
     return limits.model_copy(update={"connections": possible})

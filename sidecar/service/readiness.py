@@ -1,7 +1,7 @@
 """Whether a sidecar is ready for traffic, and otherwise why not.
 
 Called by `life`, by probes through `view`, and by `exec`. The rule: it is ready once it listens and every route that is
-to be prefetched has had its token, or `startup_wait` is over; from then on until it is told to stop. It never depends
+to be prefetched has had its token, or `startup_wait` is over; from then on until it is asked to stop. It never depends
 on targets.
 """
 

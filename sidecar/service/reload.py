@@ -1,6 +1,7 @@
 """Reading the configuration again while the sidecar runs.
 
-Owns what starts it (the file changed, SIGHUP, `POST /reload`), that it happens once at a time, and what is told of it.
+Owns what starts it (the file changed, SIGHUP, `POST /reload`), that only one runs at a time, and what is logged
+about it.
 Called by `life` and `view`; `switch` does the rest. The rule: a configuration is judged whole before anything changes,
 and one that can't be used leaves the old one in force, with a log line, a metric and the status page saying so.
 """
@@ -121,7 +122,7 @@ class Reloader:
         self.error = (outcome.detail, now_at) if failed else None
 
     def _tell(self, outcome: Reloaded) -> None:
-        """One bad file is told of once, though the watch, SIGHUP and `POST /reload` may all see it."""
+        """One bad file is logged once, although the watch, SIGHUP and `POST /reload` may all see it."""
         if outcome.result != "error":
             self._told = None
             unchanged = outcome.result == "unchanged"

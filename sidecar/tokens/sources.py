@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _FOR_GOOD: Final = frozenset({Reason.SELF_IMPERSONATION, Reason.CREDENTIAL_MISMATCH})
 _GRACE: Final = 2.0
-"""Seconds that a fetch outlives the command it waits for, to say what became of it."""
+"""Seconds that a fetch outlives the command it waits for, to report its result."""
 
 
 class Inspection(NamedTuple):

@@ -282,7 +282,7 @@ async def test_http2_is_named(wire: Wire, preface: bytes) -> None:
     await wire.start()
     app = await wire.app()
     await app.send(preface)
-    assert b"HTTP/2 is not spoken here" in (await app.answer()).body
+    assert b"HTTP/2 and gRPC are not supported here" in (await app.answer()).body
 
 
 SHORT = [case for case in REFUSED if len(case.values[0]) < 1000]

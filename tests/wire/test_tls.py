@@ -101,7 +101,7 @@ CASES: dict[str, tuple[Shown, str, str, str]] = {
     "path-too-long": (_below(TOO_DEEP, NOT_TWO), "tls_bad_chain", "tls_certificate_error", "path length"),
     "signature-of-another": (
         Shown(issue(FORGED), (MIDDLE,)),
-        *("tls_bad_chain", "tls_certificate_error", "does not hold"),
+        *("tls_bad_chain", "tls_certificate_error", "is not valid"),
     ),
     "weak-key": (
         Shown(issue(TRUSTED, key=WEAK), options=("-cipher", "DEFAULT@SECLEVEL=0")),

@@ -2,7 +2,7 @@
 
 Owns the comparison. Called by `admission` for routes that have `allow`, with the target in the very bytes that are
 sent; for routes without it nothing is asked. Pure. Rule: docs/allow.md. Methods are judged before paths; what two
-parsers could read differently is refused and never put right.
+parsers could read differently is refused and never corrected.
 """
 
 from __future__ import annotations

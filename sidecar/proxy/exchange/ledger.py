@@ -1,6 +1,6 @@
 """What is written down of every request that is over.
 
-Owns the counters that a request's end moves, and what is told of it: the access log, the span, outages, refusals. Every
+Owns the counters that a request's end moves, and what is reported: the access log, the span, outages, refusals. Every
 request ends here once, whether it got an exchange (`finished`) or was refused before it had one (`refused`).
 """
 

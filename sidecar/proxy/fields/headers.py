@@ -111,7 +111,8 @@ NOT_IN_TRAILERS = (
     }
 )
 """Framing, routing, authentication, what modifies a request, and content description: too late, or dangerous, in a
-trailer (RFC 7230 section 4.1.2 lists them). Whoever merges trailers into the header section would act on them."""
+trailer (RFC 7230 section 4.1.2 lists them). A server that merges trailers into the header section would act on
+them."""
 
 
 def _spellings(names: Iterable[bytes]) -> dict[bytes, bytes]:

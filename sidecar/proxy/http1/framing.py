@@ -46,7 +46,7 @@ class Chunks:
 
     def end(self, data: bytes, size: int) -> int:
         """How many of the first `size` bytes of `data` to parse: all of them, or as far as to the body's end, or to the
-        end of the 1024th chunk in them: each is held by itself, and whoever holds them says when it is enough."""
+        end of the 1024th chunk in them: each is held by itself, and the holder says when it is enough."""
         size = min(size, len(data))
         if (at := self._left) >= size:
             self._left -= size
@@ -134,7 +134,7 @@ def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http
         if not _is_chunked(found[b"transfer-encoding"]):
             raise SidecarError(
                 Reason.UPSTREAM_MALFORMED,
-                "The upstream answered with a transfer coding other than `chunked`, which nobody asked for.",
+                "The upstream answered with a transfer coding other than `chunked`, which was not asked for.",
             )
         if http10:
             raise SidecarError(

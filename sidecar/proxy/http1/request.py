@@ -1,4 +1,4 @@
-"""A request as HTTP/1 reads it, and who is told of it.
+"""A request as HTTP/1 reads it, and who gets it.
 
 Owns the form of a head with what HTTP/1's answer depends on, and the port between `request_reader` and the connection.
 """
@@ -38,7 +38,7 @@ class Request(RequestHead):
 
 
 class Sink:
-    """What a reader tells of what it has read, and asks."""
+    """What a reader reports, and what it asks."""
 
     __slots__ = ()
 

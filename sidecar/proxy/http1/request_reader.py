@@ -2,7 +2,7 @@
 
 Owns the parser of one connection from the app, and what llhttp leaves to its caller (docs/architecture.md): Host,
 HTTP/0.9, limits, upgrades with a body, methods that are not HTTP's, where a body ends. Made by a
-`DownstreamConnection`, which feeds it and is told what came (`Sink`). No I/O.
+`DownstreamConnection`, which feeds it and gets what came (`Sink`). No I/O.
 
     BETWEEN ──first byte──▶ HEAD ──whole, with a body──▶ BODY ──its end──▶ BETWEEN
        ▲                     └──whole, without one──────────────────────────▲

@@ -32,7 +32,7 @@ request."""
 
 
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
-HTTP2 = "HTTP/2 is not spoken here; clients need HTTP/1.1 (gRPC is not carried)."
+HTTP2 = "HTTP/2 and gRPC are not supported here; use HTTP/1.1."
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
 TAB, _HASH, _PERCENT, _DOT = b"\t#%."
@@ -221,7 +221,7 @@ def _hops_left(text: bytes) -> bytes:
     if not int(text):
         raise SidecarError(
             Reason.METHOD_NOT_CARRIED,
-            "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none to tell of. "
+            "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none. "
             "Leave that header out to ask the service.",
         )
     return b"%d" % (int(text) - 1)
@@ -267,5 +267,5 @@ def _not_carried(method: bytes, target: bytes) -> SidecarError:
     elif method == b"TRACE":
         what = "TRACE is not forwarded: its answer would show the token to the caller."
     else:
-        what = f"The method `{method.decode('ascii', 'replace')}` is not carried."
+        what = f"The method `{method.decode('ascii', 'replace')}` is not supported."
     return SidecarError(Reason.METHOD_NOT_CARRIED, what)

@@ -230,7 +230,7 @@ class UpstreamConnection(asyncio.Protocol, Link, UpstreamSide):
         if exchange is not None:
             self._leave()
         try:
-            # Before the place is given away: whoever is to be sent once more has had its turn.
+            # Before the place is given away: a request that is sent a second time has had its turn.
             if exchange is None:
                 pass
             elif exc is None or isinstance(exc, OSError):

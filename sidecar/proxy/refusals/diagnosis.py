@@ -129,7 +129,7 @@ def not_let_in(status: int, headers: Mapping[str, str], page: str, host: str) ->
     if status == 407:
         return Diagnosis(
             Cause.UNEXPLAINED,
-            "A proxy between here and the target answered 407: it wants its own credentials.",
+            "A proxy between here and the target answered 407: it requires its own credentials.",
         )
     if 300 <= status < 400 and (leads_to := headers.get("location")) is not None:
         return _redirected(status, leads_to, host)

@@ -4,7 +4,8 @@ Owns the errors of every route, grouped by reason, and which routes refuse reque
 and by `server.Proxy` for each request that ends with an error of ours, and by the sweep, once a second, which sees
 routes recover; read by the status page, the access log and `check`. It decides nothing about a request.
 
-The rules: one ERROR when a route begins to refuse, one INFO when it answers again; in between each reason is told once
+The rules: one ERROR when a route begins to refuse, one INFO when it answers again; in between each reason is logged
+once
 a minute, with the count. An error of one request alone (its upstream hung up, it took too long) makes no outage until
 it is the third in a row. The app's own errors and a drain make none. Errors are grouped, so that a flood of one hides
 no other. A good answer costs nothing here.
@@ -108,7 +109,7 @@ class _Outage:
         """Good answers of the route when it refused last."""
         self.is_told = False
         self.reasons: set[Reason] = set()
-        """Those that were told of."""
+        """Those that were logged."""
 
 
 @final

@@ -97,7 +97,7 @@ class Refusals:
         untold = self._paces.take((name, found.cause), now_mono)
         if untold is None:
             return
-        # An app's own 403 is its business; it is told of once a minute all the same, for whoever wonders.
+        # An app's own 403 is its business. It is still logged once a minute, for people who look for the cause.
         level = logging.INFO if found.cause is Cause.UNEXPLAINED else logging.WARNING
         fields = {
             "route": name,

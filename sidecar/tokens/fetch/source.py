@@ -24,7 +24,7 @@ from sidecar.tokens.token import Token, TokenKey
 from sidecar.tokens.universe import refuse_unexpected
 
 DEFAULT_SECONDS: Final = 8.0
-"""For a whole fetch: less than the default `token_wait`, so that callers who wait are told what failed."""
+"""For a whole fetch: less than the default `token_wait`, so that waiting callers learn what failed."""
 
 
 @final

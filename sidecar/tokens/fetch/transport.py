@@ -274,7 +274,8 @@ class _Shaking(ssl.SSLSocket):
 
 
 def _watched_adapter(watch: Callable[[socket.socket], None], trust: Trust) -> requests.adapters.HTTPAdapter:
-    """An adapter that tells of each socket it connects, since a blocked read ends only when its socket is shut down;
+    """An adapter that reports each socket that it connects, since a blocked read ends only when its socket is shut
+    down;
     and that judges certificates by `trust`, those of a proxy too, as everything else here does."""
     from requests.adapters import HTTPAdapter
 

@@ -90,9 +90,9 @@ def test_what_is_printed_loads_again() -> None:
 @pytest.mark.parametrize(
     ("top", "says"),
     [
-        ("socks5://p:1080", "egress_proxy.url: SOCKS is not spoken here"),
+        ("socks5://p:1080", "egress_proxy.url: SOCKS is not supported"),
         ("ftp://p", "egress_proxy.url: a proxy's URL begins with `http://`"),
-        ("https://p:3129", "egress_proxy.url: TLS to the proxy itself is not spoken here"),
+        ("https://p:3129", "egress_proxy.url: TLS to the proxy itself is not supported"),
         ("'http://me:s3cret#x@p:3128'", "egress_proxy.url: its user name or password has a character"),
         ("http://169.254.169.254:80", "egress_proxy.url: `169.254.169.254` is never connected to"),
         ("http://metadata.google.internal", "is never connected to"),

@@ -87,7 +87,7 @@ KEY = "credentials: {default: {type: service_account_key, file: /x.json}}\n"
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        pytest.param("socks5://proxy:1080", "SOCKS is not spoken here", id="socks"),
+        pytest.param("socks5://proxy:1080", "SOCKS is not supported", id="socks"),
         pytest.param(f"http://me:{PASSWORD}#x@proxy:3128", "write `#` as `%23`", id="hash"),
         pytest.param(f"me:{PASSWORD}", "not a proxy's URL", id="no-url"),
         pytest.param("http://localhost:8787", "this very sidecar, which listens on localhost:8787", id="own"),

@@ -38,8 +38,8 @@ def test_what_is_read(text: str, proxy: ProxyUrl) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        pytest.param("socks5://me:{secret}@proxy:1080", "SOCKS is not spoken here", id="socks5"),
-        pytest.param("socks5h://proxy:1080", "SOCKS is not spoken here", id="socks5h"),
+        pytest.param("socks5://me:{secret}@proxy:1080", "SOCKS is not supported", id="socks5"),
+        pytest.param("socks5h://proxy:1080", "SOCKS is not supported", id="socks5h"),
         pytest.param("ftp://me:{secret}@proxy", "not with another scheme", id="ftp"),
         pytest.param("http://", "not a proxy's URL", id="nothing"),
         pytest.param("http://:3128", "not a proxy's URL", id="no-host"),

@@ -92,7 +92,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "http-2": (
         lambda: raising(target.not_http(ValueError("x"), b"\r\nPRI * HTTP/2.0\r\n")),
         Reason.MALFORMED_REQUEST,
-        NOT_HTTP + "HTTP/2 is not spoken here; clients need HTTP/1.1 (gRPC is not carried).",
+        NOT_HTTP + "HTTP/2 and gRPC are not supported here; use HTTP/1.1.",
     ),
     "parser": (
         lambda: raising(target.not_http(ValueError("Invalid header token"), b"GET / HTTP/1.1\r\n")),
@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "the-last-hop": (
         lambda: target.written_anew(b"OPTIONS", [], {b"max-forwards": b"0"}),
         Reason.METHOD_NOT_CARRIED,
-        "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none to tell of. Leave that "
+        "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none. Leave that "
         "header out to ask the service.",
     ),
     "no-number-of-hops": (
@@ -173,7 +173,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "another-method": (
         lambda: read(b"PURGE\xff", b"/"),
         Reason.METHOD_NOT_CARRIED,
-        "The method `PURGE\N{REPLACEMENT CHARACTER}` is not carried.",
+        "The method `PURGE\N{REPLACEMENT CHARACTER}` is not supported.",
     ),
     "https-without-tls": (
         lambda: target.check_scheme(b"HTTPS://a/", secure=False),
@@ -266,7 +266,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "answer-coding": (
         lambda: response({b"transfer-encoding": b"gzip"}),
         Reason.UPSTREAM_MALFORMED,
-        "The upstream answered with a transfer coding other than `chunked`, which nobody asked for.",
+        "The upstream answered with a transfer coding other than `chunked`, which was not asked for.",
     ),
     "answer-http-1.0-coding": (
         lambda: response({b"transfer-encoding": b"chunked"}, http10=True),

@@ -150,7 +150,7 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
     "bad-chain": (
         lambda: verify(26, LEAF),
         Reason.TLS_BAD_CHAIN,
-        "The chain of certificates of `a.example:443` does not hold (what OpenSSL says). Have the "
+        "The chain of certificates of `a.example:443` is not valid (what OpenSSL says). Have the "
         "service's owner fix it; verification can't be switched off.",
         None,
     ),
@@ -178,14 +178,16 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
     "too-old": (
         lambda: handshake_fault("UNSUPPORTED_PROTOCOL", PLAIN, agreed=False),
         Reason.TLS_PROTOCOL_TOO_OLD,
-        "`a.example:443` speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put a newer "
+        "`a.example:443` does not support TLS 1.2 or newer, and older versions are not supported here. Update it, or "
+        "put a newer "
         "front end in front of it.",
         None,
     ),
     "too-old-by-its-alert": (
         lambda: handshake_fault("TLSV1_ALERT_PROTOCOL_VERSION", PLAIN, agreed=False),
         Reason.TLS_PROTOCOL_TOO_OLD,
-        "`a.example:443` speaks no TLS 1.2 or newer, and older ones are not spoken here. Update it, or put a newer "
+        "`a.example:443` does not support TLS 1.2 or newer, and older versions are not supported here. Update it, or "
+        "put a newer "
         "front end in front of it.",
         None,
     ),

@@ -240,7 +240,7 @@ REFUSED = [
     pytest.param(
         b"PRI * HTTP/2.0\r\nX",
         M,
-        INVALID + "HTTP/2 is not spoken here; clients need HTTP/1.1 (gRPC is not carried).",
+        INVALID + "HTTP/2 and gRPC are not supported here; use HTTP/1.1.",
         id="http-2",
     ),
     pytest.param(

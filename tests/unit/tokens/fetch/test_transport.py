@@ -311,7 +311,7 @@ PASSWORD = "s3cretWord"
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        pytest.param(f"socks5://me:{PASSWORD}@127.0.0.1:1080", "SOCKS is not spoken here", id="socks"),
+        pytest.param(f"socks5://me:{PASSWORD}@127.0.0.1:1080", "SOCKS is not supported", id="socks"),
         pytest.param("ftp://proxy.example", "not with another scheme", id="ftp"),
         pytest.param(f"http://me:{PASSWORD}#x@proxy.example:1", "write `#` as `%23`", id="hash"),
         pytest.param("http://proxy.example:port", "not a proxy's URL", id="no-url"),
