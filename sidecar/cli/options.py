@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from sidecar.cli.near_misses import SettingOption
 from sidecar.cli.output import give_up
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import nearest
@@ -93,6 +94,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
         function = click.option(
             setting.flag,
             f"set_{setting.name}",
+            cls=SettingOption,
             metavar="YAML",
             help=f"{setting.description} [{setting.variable}]",
         )(function)

@@ -23,13 +23,18 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": _DIALECT, **schema, "title": "idtoken-sidecar"}
 
 
-def shown(config: Config) -> str:
-    """The configuration with every default, as YAML that `load` reads."""
-    plain = _plain(config.model_dump(by_alias=True, exclude_none=True))
-    plain["routes"] = [
-        {key: value for key, value in route.items() if value not in ([], {})} for route in plain["routes"]
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration with every default, as plain values; secrets are hidden."""
+    found: dict[str, Any] = _plain(config.model_dump(by_alias=True, exclude_none=True))
+    found["routes"] = [
+        {key: value for key, value in route.items() if value not in ([], {})} for route in found["routes"]
     ]
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+    return found
+
+
+def shown(config: Config) -> str:
+    """The same as YAML that `load` reads."""
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=110)
 
 
 def given(config: Config) -> str:
