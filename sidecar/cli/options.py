@@ -43,8 +43,11 @@ class Given(NamedTuple):
         except OSError as error:
             give_up(str(error))
         except ConfigError as error:
-            hint = "Every key is in config.example.yaml; `idtoken-sidecar config schema` prints their schema."
-            give_up(f"{error}\n{hint}")
+            by_key = any(problem.is_of_key for problem in error.problems)
+            hint = (
+                "\n`idtoken-sidecar config schema` prints every key with its description." if by_key else ""
+            )
+            give_up(f"{error}{hint}")
 
     def read(self) -> Loaded:
         """The configuration; raises ConfigError, and OSError with a sentence."""

@@ -6,10 +6,11 @@ one does not load again; every other copy does, to the same configuration.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import yaml
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from sidecar.config.models import Config
 from sidecar.grammar.contents import HIDDEN
@@ -21,6 +22,20 @@ def json_schema() -> dict[str, Any]:
     """The schema of a file, for editors and validators; values may also be `${VAR}` references."""
     schema = Config.model_json_schema(by_alias=True)
     return {"$schema": _DIALECT, **schema, "title": "idtoken-sidecar"}
+
+
+def files_of(value: Any) -> Iterator[str]:
+    """The files that a configuration names, or a part of one."""
+    if isinstance(value, BaseModel):
+        is_credential = "type" in type(value).model_fields
+        for name, item in value:
+            if name.endswith("_file") or (is_credential and name in ("file", "path")):
+                yield from [item] if isinstance(item, str) else []
+            else:
+                yield from files_of(item)
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from files_of(item)
 
 
 def plain(config: Config) -> dict[str, Any]:

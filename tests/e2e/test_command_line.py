@@ -301,3 +301,26 @@ def test_what_a_running_one_says_comes_as_json_too(
     with listening(body, status) as address:
         done = run(words, "--json", "--admin", address)
     assert (done.returncode, json.loads(done.stdout)) == (0 if status == 200 else 1, found)
+
+
+def test_validate_warns_of_files_that_are_not_there(tmp_path: Path) -> None:
+    """Each once; what is there is not named. And the schema is pointed at only where a key is wrong."""
+    there, file = tmp_path / "there.pem", tmp_path / "config.yaml"
+    there.write_text("")
+    file.write_text(
+        "ca_file: /nowhere/ca.pem\ncredentials: {default: {type: file, path: /nowhere/token}}\n"
+        f"routes: [{{name: a, upstream: 'https://a.example', tls: {{crl_file: {there}}}}}]"
+    )
+    done = run("config", "validate", "--config", str(file))
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "warning: there is no file /nowhere/token, which the configuration names",
+        "warning: there is no file /nowhere/ca.pem, which the configuration names",
+    ]
+    file.write_text("routes: [{name: a, upstream: nonsense}]")
+    assert "schema" not in run("config", "validate", "--config", str(file)).stderr
+    file.write_text("rutes: []")
+    assert (
+        "`idtoken-sidecar config schema` prints every key"
+        in run("config", "validate", "--config", str(file)).stderr
+    )

@@ -14,7 +14,7 @@ from sidecar.cli.near_misses import Command, Group
 from sidecar.cli.options import Given, check_route_names, complete_route, configured
 from sidecar.cli.output import EXIT_CODES, columns, give_up, patience, say
 from sidecar.config.load import ConfigError, Loaded
-from sidecar.grammar.contents import quoted
+from sidecar.grammar.contents import place, quoted
 from sidecar.grammar.terminal import printable
 
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "cyan"}
@@ -171,12 +171,19 @@ def validate(given: Given, as_json: bool) -> None:
     \b
     idtoken-sidecar config validate --config config.yaml
     """
+    from sidecar.config.document import files_of
+
     loaded = _read_for_json(given) if as_json else given.load()
     names = [route.name for route in loaded.config.routes]
+    missing = dict.fromkeys(file for file in files_of(loaded.config) if not os.path.exists(file))
+    warnings = [
+        *loaded.warnings,
+        *(f"there is no file {place(file)}, which the configuration names" for file in missing),
+    ]
     if as_json:
-        click.echo(json.dumps({"valid": True, "routes": names, "warnings": loaded.warnings}, indent=2))
+        click.echo(json.dumps({"valid": True, "routes": names, "warnings": warnings}, indent=2))
         return
-    for warning in loaded.warnings:
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"valid: {len(names)} route(s): {', '.join(names)}")
 
