@@ -17,8 +17,8 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from docs.advice import ADVICE, CAUSES, WHOSE
 from sidecar.cli import commands as cli
+from sidecar.cli.advice import ADVICE, CAUSES, WHOSE
 from sidecar.cli.sections.deploy import completion_script
 from sidecar.config.allow import Allow
 from sidecar.config.combinations import ABILITIES, refusal

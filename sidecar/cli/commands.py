@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import click
 
+from sidecar.cli.near_misses import Group
 from sidecar.cli.output import EXIT_CODES
 from sidecar.grammar.contents import kind_of
 
@@ -38,6 +39,7 @@ _SECTIONS: Final = {
         ("check", "cli.sections.diagnose:check_", "Test each route: get a token, ask its target."),
         ("explain", "cli.sections.diagnose:explain", "Test a request. Sends nothing."),
         ("token", "cli.sections.diagnose:token", "Print a route's token, or its claims."),
+        ("help", "cli.sections.explanations:help_", "Say what a reason means, and what to do."),
         ("config", "cli.sections.diagnose:config", "Validate or show a configuration, print its schema."),
     ),
     "Talk to one that runs": (
@@ -88,7 +90,7 @@ def _quoted_contents(message: str, words: Sequence[str]) -> str | None:
     return None
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """The commands of `_SECTIONS`, each imported only where it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from sidecar.cli.near_misses import SettingOption
 from sidecar.cli.output import give_up
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import nearest
@@ -42,8 +43,11 @@ class Given(NamedTuple):
         except OSError as error:
             give_up(str(error))
         except ConfigError as error:
-            hint = "Every key is in config.example.yaml; `idtoken-sidecar config schema` prints their schema."
-            give_up(f"{error}\n{hint}")
+            by_key = any(problem.is_of_key for problem in error.problems)
+            hint = (
+                "\n`idtoken-sidecar config schema` prints every key with its description." if by_key else ""
+            )
+            give_up(f"{error}{hint}")
 
     def read(self) -> Loaded:
         """The configuration; raises ConfigError, and OSError with a sentence."""
@@ -93,6 +97,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
         function = click.option(
             setting.flag,
             f"set_{setting.name}",
+            cls=SettingOption,
             metavar="YAML",
             help=f"{setting.description} [{setting.variable}]",
         )(function)

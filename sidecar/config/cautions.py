@@ -8,10 +8,12 @@ The order of the ways in is that of `routes`; what two routes claim wholly is an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
 
-from sidecar.config.checks import Finding
+from sidecar.config.checks import Finding, targets_of
 from sidecar.config.models import RouteConfig
 from sidecar.config.sharing import shares_token
+from sidecar.config.targets import Target
 from sidecar.grammar import hosts
 
 _SHOWN = 3
@@ -25,7 +27,21 @@ def cautions(routes: Mapping[int, RouteConfig]) -> list[Finding]:
         *_under_prefixes(routes),
         *_before_prefixes(routes),
         *_shared_tokens(routes),
+        *_paths_in_audiences(routes),
     ]
+
+
+def _paths_in_audiences(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:
+    """Audiences that Cloud Run takes only where a service has been given them."""
+    for index, route in routes.items():
+        split = urlsplit(route.audience or "")
+        if split.path in ("", "/") or not split.scheme or Target.CLOUD_RUN not in targets_of(route).values():
+            continue
+        yield Finding(
+            ("routes", index, "audience"),
+            f"it has a path, and Cloud Run takes a service's URL without one: write `{split.scheme}://{split.netloc}` "
+            "or leave the key out, unless this is one of the service's custom audiences",
+        )
 
 
 def _under_wildcards(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:

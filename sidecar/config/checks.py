@@ -295,25 +295,26 @@ def check_clashes(
     found: list[Finding] = []
     names = {index: route.name for index, route in routes.items()}
 
-    def claim(key: str, what: Callable[[str], str], claims: Iterable[tuple[int, str]]) -> None:
+    def claim(key: str, what: Callable[[int, str], str], claims: Iterable[tuple[int, str]]) -> None:
         owners: dict[str, int] = {}
         for index, value in claims:
             first = owners.setdefault(value, index)
             if first != index:
-                found.append(
-                    Finding(("routes", index, key), what(f"`{value}`") + f" route `{names[first]}` has too")
-                )
+                message = f"route `{names[first]}` has {what(index, f'`{value}`')}"
+                found.append(Finding(("routes", index, key), message))
 
-    claim("name", lambda value: f"the name {value} must be unique; a", names_of(routes))
-    claim(
-        "host",
-        lambda value: f"the host {value}",
-        # Without a `host` of its own, a route lives by its upstream's.
-        ((i, host) for i, route in routes.items() for host in route.host or (route.default_host,) if host),
-    )
+    def host(index: int, value: str) -> str:
+        if routes[index].host:
+            return f"the host {value} too: a host selects one route only"
+        return f"the host {value} too, which is this route's by its `upstream`: give each a `host` of its own"
+
+    claim("name", lambda _, value: f"the name {value} too: give each route its own", names_of(routes))
+    # Without a `host` of its own, a route lives by its upstream's.
+    hosts_of = ((i, it) for i, route in routes.items() for it in route.host or (route.default_host,) if it)
+    claim("host", host, hosts_of)
     claim(
         "path_prefix",
-        lambda value: f"the prefix {value}",
+        lambda _, value: f"the prefix {value} too: a prefix selects one route only",
         ((index, route.path_prefix) for index, route in routes.items() if route.path_prefix is not None),
     )
     by_name = {f"{route.name}.localhost": index for index, route in routes.items() if not route.is_dynamic}

@@ -6,10 +6,11 @@ one does not load again; every other copy does, to the same configuration.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import yaml
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from sidecar.config.models import Config
 from sidecar.grammar.contents import HIDDEN
@@ -23,13 +24,32 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": _DIALECT, **schema, "title": "idtoken-sidecar"}
 
 
-def shown(config: Config) -> str:
-    """The configuration with every default, as YAML that `load` reads."""
-    plain = _plain(config.model_dump(by_alias=True, exclude_none=True))
-    plain["routes"] = [
-        {key: value for key, value in route.items() if value not in ([], {})} for route in plain["routes"]
+def files_of(value: Any) -> Iterator[str]:
+    """The files that a configuration names, or a part of one."""
+    if isinstance(value, BaseModel):
+        is_credential = "type" in type(value).model_fields
+        for name, item in value:
+            if name.endswith("_file") or (is_credential and name in ("file", "path")):
+                yield from [item] if isinstance(item, str) else []
+            else:
+                yield from files_of(item)
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from files_of(item)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration with every default, as plain values; secrets are hidden."""
+    found: dict[str, Any] = _plain(config.model_dump(by_alias=True, exclude_none=True))
+    found["routes"] = [
+        {key: value for key, value in route.items() if value not in ([], {})} for route in found["routes"]
     ]
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+    return found
+
+
+def shown(config: Config) -> str:
+    """The same as YAML that `load` reads."""
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=110)
 
 
 def given(config: Config) -> str:

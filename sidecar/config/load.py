@@ -32,6 +32,7 @@ from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
 from sidecar.config.values import Model
 from sidecar.config.variables import proxy_faults
 from sidecar.grammar.contents import kind_of, place, quoted
+from sidecar.grammar.hosts import ip_literal, is_loopback_address
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -305,7 +306,7 @@ class _Validation:
         try:
             return _adapter(kind).validate_python(value)
         except ValidationError as error:
-            for detail in error.errors(include_url=False, include_input=False):
+            for detail in error.errors(include_url=False):
                 self._add(detail, kind, path)
             return BROKEN
 
@@ -330,6 +331,8 @@ class _Validation:
             self._say(at, f"{detail['ctx']['expected']} belongs here")
         elif detail["type"] == "string_pattern_mismatch":
             self._say(at, f"does not match {detail['ctx']['pattern']}")
+        elif detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
+            self._say(at, _not_text(detail["input"]))
         else:
             message = detail["msg"].replace("Input should be", "it should be")
             self._say(at, message[:1].lower() + message[1:])
@@ -339,6 +342,13 @@ class _Validation:
         for finding in findings:
             if spelled(finding.path) not in known:
                 self._say(finding.path, finding.message)
+
+
+def _not_text(value: bool | float) -> str:
+    """What to say of a value that YAML reads as something else than a text."""
+    if isinstance(value, bool):
+        return "text belongs here, and YAML reads `on`, `off`, `yes`, `no` and the like as switches: put it in quotes"
+    return "text belongs here, and YAML reads this as a number: put it in quotes"
 
 
 def _with_top_level(route: RouteConfig, whole: Mapping[str, Any]) -> RouteConfig:
@@ -407,8 +417,14 @@ def _order(problem: Problem) -> tuple[str, int, int]:
 
 
 def _name_for(url: str, taken: set[Any]) -> str:
-    host = url.partition("://")[2].partition("/")[0].partition(":")[0]
-    label = re.sub(r"[^a-z0-9-]+", "-", host.partition(".")[0].lower()).strip("-")[:50] or "target"
+    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
+    address = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    literal = ip_literal(address)
+    if literal is not None:
+        label = "localhost" if is_loopback_address(literal) else address
+    else:
+        label = address.removeprefix("www.").partition(".")[0]
+    label = re.sub(r"[^a-z0-9]+", "-", label).strip("-")[:50].strip("-") or "target"
     name, number = label, 1
     while name in taken:
         number += 1

@@ -71,7 +71,7 @@ def _upstream(value: Any) -> str:
         raise ValueError(f"{quoted(value)} is not a URL such as `https://billing-abc123-uc.a.run.app`")
     scheme, separator, rest = value.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
-        raise ValueError(f"{quoted(value)} is not a URL: begin with `https://`")
+        raise ValueError(f"{quoted(value)} is not a URL: begin with `https://`{_as_url(value)}")
     rest = rest.removesuffix("/")
     if "/" in rest or "?" in rest or "#" in rest:
         raise ValueError(
@@ -82,6 +82,18 @@ def _upstream(value: Any) -> str:
             raise ValueError("`{host}` stands alone: `https://{host}`")
         return f"{scheme.lower()}://{{host}}"
     return f"{scheme.lower()}://{hosts.parse_authority(rest)}"
+
+
+def _as_url(text: str) -> str:
+    """A suggestion to append where an upstream has no scheme: `localhost:3000`, `svc-abc-uc.a.run.app`."""
+    try:
+        authority = hosts.parse_authority(text.rstrip("/"))
+    except ValueError:
+        return ""
+    is_local = hosts.is_loopback(authority.host)
+    if not is_local and "." not in authority.host:
+        return ""
+    return f"; did you mean `{'http' if is_local else 'https'}://{authority}`?"
 
 
 def _header(value: Any) -> str:

@@ -8,7 +8,6 @@ gigabytes) and without duplicate keys.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, final
 
@@ -18,6 +17,7 @@ from yaml.constructor import SafeConstructor
 from sidecar.config.checks import Path
 from sidecar.config.environment import expand, references
 from sidecar.config.misplaced import misplaced
+from sidecar.config.yaml_faults import fault
 from sidecar.grammar.contents import kind_of, masked
 
 MAX_SIZE: Final = 1024 * 1024
@@ -26,8 +26,6 @@ _MAX_DEPTH: Final = 20
 
 _MAX_KEY: Final = 200
 """Characters of a key; those of the schema have under thirty."""
-_PART_IN_QUOTES: Final = re.compile(r"'[^'<][^']{2,}'")
-"""In what PyYAML says: a tag, an anchor, a directive. Its names of tokens are in angle brackets."""
 
 BROKEN: Final = type("_Broken", (), {"__repr__": lambda _: "<broken>"})()
 """Stands where a value could not be read; the problem is noted already."""
@@ -41,6 +39,11 @@ class Problem(NamedTuple):
     path: str
     """The key, such as `routes[0].upstream`; empty for the document as a whole."""
     message: str
+
+    @property
+    def is_of_key(self) -> bool:
+        """Whether it is about which keys there are, and not about a value."""
+        return self.message.startswith(("unknown key", "the key ", "a mapping of keys"))
 
     def __str__(self) -> str:
         return f"{self.where}: {self.path}: {self.message}" if self.path else f"{self.where}: {self.message}"
@@ -128,12 +131,17 @@ class Tree:
             return yaml.compose(text, Loader=_WithoutAliases)
         except _AliasError as error:
             where = _place(source, error.mark) if source == self.file else source
-            self.problems.append(Problem(where, "", "aliases are not read: repeat the value"))
+            self.problems.append(
+                Problem(
+                    where,
+                    "",
+                    "aliases are not read: repeat the value, or put one that begins with `*` in quotes",
+                )
+            )
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = _place(source, mark) if mark and source == self.file else source
-            words = _PART_IN_QUOTES.sub("what stands there", error.problem or error.context or "")
-            self.problems.append(Problem(where, "", f"not valid YAML: {words}"))
+            self.problems.append(Problem(where, "", fault(error, text)))
         except (yaml.YAMLError, RecursionError) as error:
             self.problems.append(Problem(source, "", f"not valid YAML: {str(error).splitlines()[0]}"))
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -200,3 +201,126 @@ def test_whatever_answers_on_the_admin_port_drives_no_terminal(body: bytes) -> N
         done = run("reload", "--admin", address)
         assert "Traceback" not in done.stderr
         assert (done.stdout + done.stderr).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("validate -c x", "idtoken-sidecar config validate"),
+        ("version", "idtoken-sidecar --version"),
+        ("runn", "idtoken-sidecar run"),
+        ("manifest kubernetes", "idtoken-sidecar manifest gke"),
+        ("kubernetes", "idtoken-sidecar manifest gke"),
+        ("config validat", "idtoken-sidecar config validate"),
+        ("manifest validate", "idtoken-sidecar config validate"),
+        ("manifest cloudrun", "idtoken-sidecar manifest cloud-run"),
+        ("run --to localhost:3000", "http://localhost:3000"),
+        ("run svc-abc-uc.a.run.app", "https://svc-abc-uc.a.run.app"),
+        ("run config.yaml", "--config config.yaml"),
+        ("help no_rute", "no_route"),
+    ],
+)
+def test_a_mistyped_word_is_told_what_it_was_meant_to_be(words: str, meant: str) -> None:
+    """Commands, also those of other groups and other programs; upstreams without a scheme; reasons."""
+    done = run(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"did you mean `{meant}`?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["validat0r-of-nothing", "run nonsense", "help eyJhbGciOiJub25lIn0.eyJhIjoxfQ.c2ln"]
+)
+def test_what_is_near_nothing_gets_no_suggestion(words: str) -> None:
+    done = run(*words.split())
+    assert done.returncode == 2
+    assert "did you mean" not in done.stderr
+    assert "eyJhbGci" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "run", "explain", "exec", "config validate", "manifest gke"])
+def test_a_commands_own_options_come_before_the_settings(command: str) -> None:
+    """The settings are the same thirty everywhere."""
+    own, _, settings = run(*command.split(), "--help").stdout.partition(
+        "\nSettings, each a key of the file too:\n"
+    )
+    assert "--config" in own
+    assert "--log-level" not in own
+    assert "--log-level" in settings
+
+
+def test_a_reason_has_its_page_in_the_terminal() -> None:
+    """What docs/errors.md says of it, without its markup; a target's refusals too; a command's own help."""
+    shown = run("help", "header_conflict").stdout
+    assert shown.startswith("header_conflict · 400 · whose fault: app\n")
+    assert "`on_conflict`" in shown
+    assert "headers (docs/headers.md)" in " ".join(shown.split())
+    assert run("help", "permission_missing").stdout.startswith("permission_missing · whose fault: target\n")
+    assert json.loads(run("help", "token-denied", "--json").stdout)["status"] == 503
+    assert run("help", "wait").stdout.replace("help wait", "wait") == run("wait", "--help").stdout
+    assert run("help").stdout == run("--help").stdout
+
+
+def test_facts_come_as_json_too(tmp_path: Path) -> None:
+    """Also what is wrong with a configuration."""
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(ROUTES)
+    bad.write_text("routes: [{name: a, upstrem: 'https://a.example'}]")
+    assert json.loads(run("config", "validate", "-c", str(good), "--json").stdout) == {
+        "valid": True,
+        "routes": ["billing", "banking"],
+        "warnings": [],
+    }
+    done = run("config", "validate", "-c", str(bad), "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert json.loads(done.stdout)["problems"][1] == {
+        "where": f"{bad}:1:20",
+        "path": "routes[0].upstrem",
+        "message": "unknown key; did you mean `upstream`?",
+    }
+    assert json.loads(run("config", "show", "-c", str(good), "--json").stdout)["listen"] == ["localhost:8787"]
+
+
+@pytest.mark.parametrize(
+    ("words", "body", "status", "found"),
+    [
+        ("healthcheck", b"{}", 200, {"ok": True, "why": None, "shortfall": None}),
+        (
+            "healthcheck",
+            b'{"reasons": ["no token"]}',
+            503,
+            {"ok": False, "why": "no token", "shortfall": None},
+        ),
+        ("reload", b'{"result": "done", "detail": ""}', 200, {"result": "done", "detail": ""}),
+        ("renew", b'{"result": "ok", "tokens": []}', 200, {"result": "ok", "tokens": []}),
+        ("urls", b'{"routes": [{"name": "a", "url": null}]}', 200, {"a": None}),
+    ],
+)
+def test_what_a_running_one_says_comes_as_json_too(
+    words: str, body: bytes, status: int, found: object
+) -> None:
+    with listening(body, status) as address:
+        done = run(words, "--json", "--admin", address)
+    assert (done.returncode, json.loads(done.stdout)) == (0 if status == 200 else 1, found)
+
+
+def test_validate_warns_of_files_that_are_not_there(tmp_path: Path) -> None:
+    """Each once; what is there is not named. And the schema is pointed at only where a key is wrong."""
+    there, file = tmp_path / "there.pem", tmp_path / "config.yaml"
+    there.write_text("")
+    file.write_text(
+        "ca_file: /nowhere/ca.pem\ncredentials: {default: {type: file, path: /nowhere/token}}\n"
+        f"routes: [{{name: a, upstream: 'https://a.example', tls: {{crl_file: {there}}}}}]"
+    )
+    done = run("config", "validate", "--config", str(file))
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "warning: there is no file /nowhere/token, which the configuration names",
+        "warning: there is no file /nowhere/ca.pem, which the configuration names",
+    ]
+    file.write_text("routes: [{name: a, upstream: nonsense}]")
+    assert "schema" not in run("config", "validate", "--config", str(file)).stderr
+    file.write_text("rutes: []")
+    assert (
+        "`idtoken-sidecar config schema` prints every key"
+        in run("config", "validate", "--config", str(file)).stderr
+    )

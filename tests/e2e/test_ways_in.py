@@ -63,6 +63,16 @@ async def test_localhost_is_the_only_routes_and_a_second_route_ends_that(
     )
 
 
+async def test_run_takes_a_url_by_itself(google: Emulator, start: Start) -> None:
+    """As `--to` does."""
+    billing, other = await google.add_target("billing"), await google.add_target("other")
+    sidecar = await start(
+        "routes: []", billing.url.replace("http", "billing=http", 1), "--to", f"other={other.url}"
+    )
+    assert [route["name"] for route in (await sidecar.status())["routes"]] == ["other", "billing"]
+    assert (await ask(sidecar.port, "GET", "/x", host="billing.localhost"))[0] == 200
+
+
 async def test_every_route_has_a_url_by_auto(google: Emulator, start: Start) -> None:
     """Told at start, by `urls` and in /status.json; each is the route's alone."""
     targets = {name: await google.add_target(name) for name in ("billing", "reports")}

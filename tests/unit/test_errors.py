@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from docs.advice import ADVICE
+from sidecar.cli.advice import ADVICE
 from sidecar.errors import MEANINGS, Reason, SidecarError, Source
 
 PROXY_STATUS = set(

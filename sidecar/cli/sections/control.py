@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -28,6 +29,14 @@ def _ask(
         fail(f"nothing answers at {address} ({one_line(str(error))})")
 
 
+_as_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _print_json(document: Mapping[str, Any], *, good: bool = True) -> NoReturn:
+    click.echo(json.dumps(document, indent=2))
+    sys.exit(0 if good else 1)
+
+
 def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
     fail(f"what answers at {address} ({reply.status}) is no sidecar's admin server")
 
@@ -35,7 +44,7 @@ def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
 @click.command(epilog=EXIT_CODES)
 @with_admin
 @click.argument("routes", nargs=-1, shell_complete=complete_route)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_as_json
 def urls(address: ListenAddress, routes: tuple[str, ...], as_json: bool) -> None:
     """Say by which URL each route (or ROUTES) of a running sidecar is called.
 
@@ -59,8 +68,7 @@ def urls(address: ListenAddress, routes: tuple[str, ...], as_json: bool) -> None
             fail(f"no route is called {quoted(name)} there{nearest(name, calls)}")
     shown = {name: url for name, url in calls.items() if not routes or name in routes}
     if as_json:
-        click.echo(json.dumps(shown, indent=2))
-        return
+        _print_json(shown)
     width = max((len(name) for name in shown), default=0)
     for name, url in shown.items():
         say(
@@ -94,26 +102,29 @@ def wait(address: ListenAddress, timeout: str) -> None:
 @click.command(epilog=EXIT_CODES)
 @with_admin
 @click.option("--live", is_flag=True, help="Check whether it is alive, not whether it is ready.")
-def healthcheck(address: ListenAddress, live: bool) -> None:
+@_as_json
+def healthcheck(address: ListenAddress, live: bool, as_json: bool) -> None:
     """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes.
 
     It also says which tokens are missing. They don't change the exit code, because a restart would not bring them.
     """
-    shortfall = ""
-    if live:
-        if _ask(address, "GET", "/healthz/live", timeout=5.0).status != 200:
-            fail("it is not alive")
-    else:
+    shortfall, why = "", None
+    if not live:
         why, shortfall = readiness(address)
-        if why is not None:
-            fail(one_line(why))
+    elif _ask(address, "GET", "/healthz/live", timeout=5.0).status != 200:
+        why = "it is not alive"
+    if as_json:
+        _print_json({"ok": why is None, "why": why, "shortfall": shortfall or None}, good=why is None)
+    if why is not None:
+        fail(one_line(why))
     say(f"ready; {one_line(shortfall)}" if shortfall else "ok")
 
 
 @click.command(epilog=EXIT_CODES)
 @with_admin
 @click.argument("route", required=False, shell_complete=complete_route)
-def renew(address: ListenAddress, route: str | None) -> None:
+@_as_json
+def renew(address: ListenAddress, route: str | None, as_json: bool) -> None:
     """Make a sidecar fetch the tokens of a route, or of all routes, now. It prints the result.
 
     \b
@@ -132,6 +143,8 @@ def renew(address: ListenAddress, route: str | None) -> None:
         if isinstance(detail, str):
             fail(one_line(detail))
         _fail_as_another(address, reply)
+    if as_json:
+        _print_json(reply.document, good=reply.status == 200)
     for token in tokens:
         if isinstance(token, dict):
             failed = token.get("result") != "ok"
@@ -145,7 +158,8 @@ def renew(address: ListenAddress, route: str | None) -> None:
 
 @click.command("reload", epilog=EXIT_CODES)
 @with_admin
-def reload_(address: ListenAddress) -> None:
+@_as_json
+def reload_(address: ListenAddress, as_json: bool) -> None:
     """Make a sidecar read its configuration again. It prints the result.
 
     \b
@@ -158,6 +172,8 @@ def reload_(address: ListenAddress) -> None:
     result, detail = reply.document.get("result", ""), reply.document.get("detail")
     if not isinstance(result, str) or not isinstance(detail, str):
         _fail_as_another(address, reply)
+    if as_json:
+        _print_json({"result": result, "detail": detail}, good=reply.status == 200)
     if reply.status != 200:
         fail(f"not reloaded, the old configuration stays in force:\n{detail}")
     say(result + (f": {detail}" if detail else ""))

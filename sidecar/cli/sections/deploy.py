@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from sidecar.cli.near_misses import Group
 from sidecar.cli.options import Given, configured
 from sidecar.cli.output import EXIT_CODES, give_up
 from sidecar.grammar.contents import place, quoted
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 W = TypeVar("W")
 
 
-@click.group()
+@click.group(cls=Group)
 def manifest() -> None:
     """Print what a platform needs to run the sidecar, from your own configuration.
 

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import click
 
+from sidecar.cli.near_misses import Command, Group
 from sidecar.cli.options import Given, check_route_names, complete_route, configured
 from sidecar.cli.output import EXIT_CODES, columns, give_up, patience, say
-from sidecar.grammar.contents import quoted
+from sidecar.config.load import ConfigError, Loaded
+from sidecar.grammar.contents import place, quoted
 from sidecar.grammar.terminal import printable
 
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "cyan"}
@@ -20,6 +22,7 @@ _COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red", "skipped
 
 @click.command(
     "check",
+    cls=Command,
     epilog="\b\nExit codes: 0 every route will work · 1 one will not · 2 configuration",
 )
 @click.argument("routes", nargs=-1, shell_complete=complete_route)
@@ -82,6 +85,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 @click.command(
+    cls=Command,
     epilog="\b\nExit codes: 0 a route takes it · 1 it would be refused · 2 configuration",
 )
 @click.argument("url")
@@ -114,7 +118,7 @@ def explain(given: Given, url: str, method: str, headers: tuple[str, ...], as_js
     sys.exit(0 if found["taken"] else 1)
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @click.argument("route", shell_complete=complete_route)
 @click.option("--claims", is_flag=True, help="Print the token's claims and not the token.")
 @click.option("--host", metavar="HOST", help="The host to use, for a wildcard route.")
@@ -157,24 +161,47 @@ def token(given: Given, route: str, claims: bool, host: str | None) -> None:
     leave(0)
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Check a configuration, show it, print its schema."""
 
 
 @config.command(epilog=EXIT_CODES)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, also of the problems.")
 @configured
-def validate(given: Given) -> None:
+def validate(given: Given, as_json: bool) -> None:
     """Check a configuration: every problem at once, with file, line and column.
 
     \b
     idtoken-sidecar config validate --config config.yaml
     """
-    loaded = given.load()
-    for warning in loaded.warnings:
+    from sidecar.config.document import files_of
+
+    loaded = _read_for_json(given) if as_json else given.load()
+    names = [route.name for route in loaded.config.routes]
+    missing = dict.fromkeys(file for file in files_of(loaded.config) if not os.path.exists(file))
+    warnings = [
+        *loaded.warnings,
+        *(f"there is no file {place(file)}, which the configuration names" for file in missing),
+    ]
+    if as_json:
+        click.echo(json.dumps({"valid": True, "routes": names, "warnings": warnings}, indent=2))
+        return
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    names = ", ".join(route.name for route in loaded.config.routes)
-    click.echo(f"valid: {len(loaded.config.routes)} route(s): {names}")
+    click.echo(f"valid: {len(names)} route(s): {', '.join(names)}")
+
+
+def _read_for_json(given: Given) -> Loaded:
+    """The configuration; ends the process with its problems as JSON."""
+    try:
+        return given.read()
+    except ConfigError as error:
+        problems = [problem._asdict() for problem in error.problems]
+    except OSError as error:
+        problems = [{"where": "", "path": "", "message": str(error)}]
+    click.echo(json.dumps({"valid": False, "problems": problems}, indent=2))
+    sys.exit(2)
 
 
 @config.command()
@@ -186,9 +213,11 @@ def schema() -> None:
 
 
 @config.command(epilog=EXIT_CODES)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @configured
-def show(given: Given) -> None:
+def show(given: Given, as_json: bool) -> None:
     """Print the configuration as it is used: resolved, with all defaults; secrets are hidden."""
-    from sidecar.config.document import shown
+    from sidecar.config.document import plain, shown
 
-    click.echo(shown(given.load().config), nl=False)
+    config = given.load().config
+    click.echo(json.dumps(plain(config), indent=2) + "\n" if as_json else shown(config), nl=False)

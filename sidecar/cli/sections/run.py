@@ -6,17 +6,21 @@ import os
 
 import click
 
+from sidecar.cli.near_misses import Command
 from sidecar.cli.options import Given, configured
-from sidecar.cli.output import EXIT_CODES
+from sidecar.cli.output import EXIT_CODES, give_up
+from sidecar.grammar.contents import place, quoted
 from sidecar.runtime.regular_files import STANDARD_INPUT
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @configured
-def run(given: Given) -> None:
-    """Run the sidecar until SIGTERM or Ctrl-C.
+@click.argument("targets", nargs=-1, metavar="[[NAME=]URL]...")
+def run(given: Given, targets: tuple[str, ...]) -> None:
+    """Run the sidecar until SIGTERM or Ctrl-C. A URL is what --to takes.
 
     \b
+    idtoken-sidecar run https://svc-abc-uc.a.run.app
     idtoken-sidecar run --config config.yaml
     idtoken-sidecar run --to https://svc-abc-uc.a.run.app --to reports=https://reports.example.com
 
@@ -26,6 +30,10 @@ def run(given: Given) -> None:
     from sidecar.runtime.hardening import Process
 
     process = Process()
+    for target in targets:
+        if "://" not in target and target.endswith((".yaml", ".yml", ".json")):
+            give_up(f"{quoted(target)} is no URL; did you mean `--config {place(target)}`?")
+    given = given._replace(to=(*given.to, *targets))
     from sidecar.runtime.file_watch import stamp
 
     watched = None if given.file in STANDARD_INPUT else given.file
@@ -40,6 +48,7 @@ def run(given: Given) -> None:
 
 @click.command(
     "exec",
+    cls=Command,
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
     epilog=EXIT_CODES + " · 126, 127 the command can't be run, was not found · else the command's own",
 )

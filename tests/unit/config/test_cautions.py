@@ -161,3 +161,23 @@ def test_thousands_of_hosts_are_one_warning() -> None:
     began = time.thread_time()
     warned("\n".join(routes))
     assert taken < 3 * (time.thread_time() - began) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("audience", "target", "warned"),
+    [
+        ("https://svc-abc-uc.a.run.app/path", "auto", True),
+        ("https://svc-abc-uc.a.run.app/path", "other", False),
+        ("https://svc-abc-uc.a.run.app/", "auto", False),
+        ("https://svc-abc-uc.a.run.app", "auto", False),
+        ("my-audience", "auto", False),
+    ],
+)
+def test_an_audience_with_a_path_is_doubtful_on_cloud_run(audience: str, target: str, warned: bool) -> None:
+    """It takes the service's URL, or a custom audience that it was given."""
+    text = f"routes: [{{name: a, upstream: 'https://svc-abc-uc.a.run.app', audience: '{audience}', target: {target}}}]"
+    found = load(text, environ={}).warnings
+    assert bool(found) is warned
+    if found:
+        assert "routes[0].audience: it has a path" in found[0]
+        assert "write `https://svc-abc-uc.a.run.app`" in found[0]

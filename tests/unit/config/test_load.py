@@ -245,4 +245,51 @@ def test_an_alias_in_a_flag_has_the_flag_for_its_place() -> None:
     """Lines and columns are a file's."""
     with pytest.raises(ConfigError) as caught:
         load("routes: [{name: a, upstream: 'https://a.example'}]", environ={}, flags={"limits": "*head"})
-    assert str(caught.value.problems[0]) == "--limits: aliases are not read: repeat the value"
+    assert str(caught.value.problems[0]) == (
+        "--limits: aliases are not read: repeat the value, or put one that begins with `*` in quotes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://127.0.0.1:9", "localhost"),
+        ("http://[::1]:9", "localhost"),
+        ("http://localhost:3000", "localhost"),
+        ("https://10.1.2.3", "10-1-2-3"),
+        ("https://[2001:db8::1]:8443", "2001-db8-1"),
+        ("https://www.example.com", "example"),
+        ("https://billing-abc123-uc.a.run.app", "billing-abc123-uc"),
+        ("https://under_score.example.com", "under-score"),
+    ],
+)
+def test_a_route_of_to_has_a_readable_name(url: str, name: str) -> None:
+    """After the host's first label that says something, or its whole address."""
+    assert [route.name for route in load(None, environ={}, to=[url]).config.routes] == [name]
+
+
+@pytest.mark.parametrize("secret", ["s3cr3t-word", "eyJhbGciOiJub25lIn0.eyJhIjoxfQ.c2ln"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: *{0}",
+        "a: &{0} x",
+        "a: !{0}",
+        "a: '{0}",
+        "a: {{b: {0}",
+        "a: [{0}",
+        "a: b: {0}",
+        "a: %{0}",
+        "\t{0}",
+        "a: b\n {0}: c",
+        '"\\q{0}"',
+        "a: @{0}",
+        "--- {0}\n--- x",
+        "%{0} x",
+    ],
+)
+def test_what_is_no_yaml_is_told_without_its_words(text: str, secret: str) -> None:
+    """A secret may stand in any of them."""
+    with pytest.raises(ConfigError) as caught:
+        load(text.format(secret), environ={})
+    assert secret not in str(caught.value)

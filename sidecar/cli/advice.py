@@ -1,4 +1,4 @@
-"""What each reason means for people, and what they can do: the hand-written half of docs/errors.md."""
+"""What each reason means for people, and what they can do: what `help REASON` prints, and the hand-written half of docs/errors.md."""
 
 from sidecar.errors import Reason
 from sidecar.proxy.refusals.diagnosis import Cause
