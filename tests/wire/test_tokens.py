@@ -339,6 +339,7 @@ endpoints: {{oauth: '{google.oauth_url}', sts: '{google.sts_url}', iam_credentia
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HANGING)
 async def test_one_credential_that_hangs_delays_no_other(
     wire: Wire, google: Emulator, tmp_path: Path, what: str
