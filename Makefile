@@ -122,7 +122,7 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m release.sbom > dist/idtoken-sidecar.cdx.json
 	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
-bench: $(VENV)/.run     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
+bench: $(VENV)/.dev     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
 compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx and Envoy (installs them), into docs/conformance.md
