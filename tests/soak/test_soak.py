@@ -32,7 +32,7 @@ def test_a_short_soak() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
     assert found.returncode == 0, found.stdout + found.stderr
 
