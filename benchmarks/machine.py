@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from process import RunError
@@ -66,14 +66,17 @@ def provide_envoy(work: Path) -> str:
     return str(found[0])
 
 
-def checkout(folder: Path, commit: str) -> Path:
-    """The product's package as it was at `commit`, below `folder`; RunError where git has no such commit."""
+def checkout(folder: Path, commit: str, parts: Sequence[str] = ("sidecar",)) -> Path:
+    """The product's package, or these `parts` of the repository, as they were at `commit`, below `folder`.
+
+    RunError where git has no such commit.
+    """
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     archive = folder / "earlier.tar"
     repository = str(Path(__file__).resolve().parent.parent)
-    _run(["git", "-C", repository, "archive", "-o", str(archive), commit, "sidecar"], dict(os.environ))
+    _run(["git", "-C", repository, "archive", "-o", str(archive), commit, *parts], dict(os.environ))
     _run(["tar", "-xf", str(archive), "-C", str(folder)], dict(os.environ))
     return folder
 

@@ -1,5 +1,8 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and which tests `make test` leaves to `make test-all`."""
 
+import os
+
+import pytest
 from hypothesis import settings
 
 # No test is judged by the time it takes: the machine may have other things to do.
@@ -14,3 +17,10 @@ pytest_plugins = [
     "tests.support.stepped_clock",
     "tests.support.wire",
 ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`make test-all` sets IDTOKEN_TEST_ALL. One place skips, so that the summary has one line for all of them."""
+    if item.get_closest_marker("test_all") and "IDTOKEN_TEST_ALL" not in os.environ:
+        pytest.skip("run by `make test-all`")

@@ -66,7 +66,7 @@ class Emulator:
         self._now = now
         self._host = host
         self._names = (*NAMES, *names)
-        self._runners: dict[web.Application, web.AppRunner] = {}
+        self._runners: dict[web.Application, tuple[web.AppRunner, socket.socket]] = {}
         self._ports: dict[web.Application, int] = {}
         self._kept: dict[web.Application, socket.socket] = {}
         """Of those that are stopped: bound, and not listening, so that no other process is given the port meanwhile."""
@@ -306,15 +306,22 @@ class Emulator:
         await runner.setup()
         await web.SockSite(runner, sock, ssl_context=self._tls.get(app), backlog=1024).start()
         self._ports[app] = sock.getsockname()[1]
-        self._runners[app] = runner
+        self._runners[app] = runner, sock
 
     async def stop(self, app: web.Application) -> None:
         """Close every connection, and refuse further ones from now on; the port stays this one's."""
-        if (runner := self._runners.pop(app, None)) is not None:
-            for site in list(runner.sites):
-                await site.stop()
-            self._keep(app)
-            await runner.cleanup()
+        if app not in self._runners:
+            return
+        runner, listening = self._runners.pop(app)
+        # A server that is closed loses, and never closes, what the loop has accepted and not told it of yet (CPython's
+        # base_events.Server._attach): that takes two turns, in which nothing more is accepted.
+        asyncio.get_running_loop().remove_reader(listening)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        for site in list(runner.sites):
+            await site.stop()
+        self._keep(app)
+        await runner.cleanup()
 
     def _keep(self, app: web.Application) -> None:
         kept = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)

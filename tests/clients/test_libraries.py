@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,13 @@ PERSON = "me@example.com"
 LIMIT = 240.0
 
 
-def is_run(library: Library) -> pytest.MarkDecorator:
-    """The reason not to run it here, if there is one."""
-    if not library.always and os.environ.get("IDTOKEN_TEST_ALL") is None:
-        return pytest.mark.skipif(True, reason="run by `make test-all`")
-    missing = library.missing
-    return pytest.mark.skipif(
-        bool(missing), reason=f"not installed here ({', '.join(missing)}): {library.package}"
-    )
+def is_run(library: Library) -> list[pytest.MarkDecorator]:
+    """The reasons not to run it here, if there are any."""
+    marks = [] if library.always else [pytest.mark.test_all]
+    if missing := library.missing:
+        reason = f"not installed here ({', '.join(missing)}): {library.package}"
+        marks.append(pytest.mark.skip(reason=reason))
+    return marks
 
 
 def each(ways: str) -> list[Any]:
@@ -167,12 +165,16 @@ async def test_a_library_gets_its_tokens(stand_in: StandIn, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("platform", PROFILES)
+@pytest.mark.parametrize(
+    "platform",
+    [
+        pytest.param(name, marks=() if name in ("compute_engine", "cloud_run") else pytest.mark.test_all)
+        for name in PROFILES
+    ],
+)
 @pytest.mark.parametrize("name", each("metadata"))
 async def test_a_library_finds_the_metadata_server(name: str, platform: Platform, tmp_path: Path) -> None:
     """Of every platform, by the environment alone, and gets what it gives."""
-    if platform not in ("compute_engine", "cloud_run") and os.environ.get("IDTOKEN_TEST_ALL") is None:
-        pytest.skip("run by `make test-all`")
     library = LIBRARIES[name]
     async with Emulator(platform=platform) as google:
         stand_in = StandIn(google, await google.add_target("storage", kind="googleapis"), tmp_path)

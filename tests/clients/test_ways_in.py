@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -46,10 +45,11 @@ def each() -> list[Any]:
     found = []
     for name, client in CLIENTS.items():
         marks = []
-        if not client.always and os.environ.get("IDTOKEN_TEST_ALL") is None:
-            marks = [pytest.mark.skip(reason="run by `make test-all`")]
-        elif missing := client.missing:
-            marks = [pytest.mark.skip(reason=f"not installed here ({', '.join(missing)}): {client.package}")]
+        if not client.always:
+            marks.append(pytest.mark.test_all)
+        if missing := client.missing:
+            reason = f"not installed here ({', '.join(missing)}): {client.package}"
+            marks.append(pytest.mark.skip(reason=reason))
         found += [pytest.param(name, way, id=f"{name}-{way}", marks=marks) for way in client.ways]
     return found
 

@@ -31,7 +31,7 @@ SIZE_LIMIT = 80_000_000
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 pytestmark = [
-    pytest.mark.skipif(os.environ.get("IDTOKEN_TEST_ALL") is None, reason="run by `make test-all`"),
+    pytest.mark.test_all,
     pytest.mark.skipif(
         not all(map(shutil.which, ("buildah", "debootstrap", "unshare"))) or os.geteuid() != 0,
         reason="buildah, debootstrap and root are needed",

@@ -16,7 +16,7 @@ from sidecar.runtime.clock import SystemClock
 from tests.support.sidecar import LIMIT, Sidecar, Start, ask, freeze
 from tests.support.stepped_clock import SteppedClock
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.test_all]
 
 TWO_HOURS = 7200.0
 BACKOFF_FLOOR = 1.0

@@ -1,4 +1,7 @@
-"""Faults of the sidecar's own: every method of the data path raises, in every situation that calls it."""
+"""Faults of the sidecar's own: every method of the data path raises, in every situation that calls it.
+
+`tests/wire` has a sample.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from sidecar.net.tls import TlsTransport
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from tests.support.fault_injection import SITUATIONS, Situation, faults_found
 
+pytestmark = [pytest.mark.slow, pytest.mark.test_all]
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("situation", [pytest.param(s, id=s.__name__) for s in SITUATIONS])
 async def test_a_fault_ends_its_own_connection_and_nothing_else(
     situation: Situation, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -22,7 +26,6 @@ async def test_a_fault_ends_its_own_connection_and_nothing_else(
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("situation", [pytest.param(s, id=s.__name__) for s in SITUATIONS])
 async def test_over_tls_too(situation: Situation, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The same holds for the transport of TLS and for what it calls."""

@@ -17,6 +17,7 @@ from tests.support.sidecar import LIMIT, Sidecar, Start
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.test_all,
     pytest.mark.skipif(
         not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc/PID/smaps_rollup"
     ),

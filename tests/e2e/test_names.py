@@ -136,11 +136,15 @@ async def test_dns_that_flaps_is_followed(world: World) -> None:
 
 
 async def test_dns_that_fails_is_not_stormed_and_recovers(world: World) -> None:
-    """Two hundred requests are some questions; once it answers, so do requests."""
+    """Two hundred requests are fewer than half as many look-ups; once it answers, so do requests. Twenty come at a time: how
+    many wait for one look-up is not to hang on how fast this machine asks."""
     await world.names({"one": "servfail"})
-    assert {await world.ask("one") for _ in range(200)} == {"dns_failed"}
+    assert await world.ask("one") == "dns_failed"
+    alone = (await world.names({"one": "servfail"}))["one"]
+    for _ in range(10):
+        assert set(await asyncio.gather(*(world.ask("one") for _ in range(20)))) == {"dns_failed"}
     asked = await world.names({"one": [ALIVE[0]]})
-    assert asked["one"] < 100
+    assert asked["one"] < 100 * alone
     await world.ask_until("one", ALIVE[0])
 
 

@@ -387,7 +387,7 @@ async def test_under_load_no_request_fails(world: World) -> None:
     assert set(codes) == {204}
 
 
-@pytest.mark.skipif(os.environ.get("IDTOKEN_TEST_ALL") is None, reason="run by `make test-all`")
+@pytest.mark.test_all
 async def test_wrk_sees_no_failure_over_forty_reloads(world: World, tmp_path: Path) -> None:
     """At all that wrk can ask of it, some thousands a second, with nginx as the upstream; every reload changes the route."""
     port = free_port()

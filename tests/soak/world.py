@@ -21,7 +21,7 @@ from tests.soak.faults import IAM, METADATA, OAUTH, STS, A, B, Kind
 from tests.soak.judge import Quiet
 from tests.soak.namespace import HOSTS
 from tests.soak.setting import ROUTES, SECRET, configuration, place, routes
-from tests.support.sidecar import COMMAND, ask, clean_environment, free_port, freeze
+from tests.support.sidecar import COMMAND, LIMIT, ask, clean_environment, free_port, freeze
 
 LIFE = 20
 """Seconds that every token lives."""
@@ -88,10 +88,10 @@ class World:
         )
         self.processes["sidecar"] = sidecar
         self.reader = asyncio.create_task(self._read_log(sidecar))  # noqa: TID251
-        entry = await asyncio.wait_for(self.listening, 20)
+        entry = await asyncio.wait_for(self.listening, LIMIT)
         self.listens: list[str] = entry["listen"]
         self.admin_port = int(entry["admin"][0].rpartition(":")[2])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             while (await ask(self.admin_port, "GET", "/healthz/ready"))[0] != 200:  # noqa: ASYNC110  # a probe polls
                 await asyncio.sleep(0.05)
 
@@ -103,7 +103,7 @@ class World:
         )
         self.processes["google"] = google
         assert google.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             while b"Ctrl-C" not in (line := await google.stdout.readline()):
                 assert line, "the stand-in ended"
                 if line.startswith(b"certificates"):
@@ -140,7 +140,7 @@ class World:
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"listening\n", (
+        assert await asyncio.wait_for(process.stdout.readline(), LIMIT) == b"listening\n", (
             f"{name} does not listen"
         )
         self.processes[name] = process
@@ -196,7 +196,7 @@ class World:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(kind.order if on else {"mode": "", "share": 0.0}).encode() + b"\n")
-        assert await asyncio.wait_for(process.stdout.readline(), 10) == b"switched\n"
+        assert await asyncio.wait_for(process.stdout.readline(), LIMIT) == b"switched\n"
 
     async def _switch_process(self, kind: Kind, on: bool) -> None:
         process = self.processes["sidecar"]
@@ -231,11 +231,11 @@ class World:
     # readings
 
     async def quiet(self, name: str, rest: float) -> Quiet:
-        """What there is once nothing goes on any more, or after 20 s; not sooner than after `rest` seconds, in which
+        """What there is once nothing goes on any more, or after `LIMIT`; not sooner than after `rest` seconds, in which
         the sidecar gives memory back."""
         await asyncio.sleep(rest)
         loop = asyncio.get_running_loop()
-        until = loop.time() + 20
+        until = loop.time() + LIMIT
         while True:
             found, gauges = await self._observed(), await self._gauges()
             fetching = any(name.startswith("token ") for name in found["tasks"])
@@ -265,7 +265,7 @@ class World:
         file = self.directory / "observed.json"
         file.unlink(missing_ok=True)
         os.kill(self.processes["sidecar"].pid, signal.SIGUSR2)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT):
             while not file.exists():  # noqa: ASYNC110  # it appears when it is written
                 await asyncio.sleep(0.05)
         found: dict[str, Any] = json.loads(file.read_text())
@@ -300,7 +300,7 @@ class World:
                 sidecar.send_signal(signal.SIGCONT)
                 sidecar.terminate()
             try:
-                code = await asyncio.wait_for(sidecar.wait(), 20)
+                code = await asyncio.wait_for(sidecar.wait(), LIMIT)
             except TimeoutError:
                 sidecar.kill()
                 await sidecar.wait()

@@ -2,7 +2,7 @@
 
 Not a list of places that somebody thought of: a situation is played once to see which methods it calls, then once for
 each of them with that one raising, before its work and after it. RuntimeError, MemoryError and RecursionError take turns.
-`tests/e2e` plays all of them, `tests/wire` a sample.
+`tests/e2e` plays all of them (`make test-all`), `tests/wire` a sample.
 """
 
 from __future__ import annotations
@@ -437,7 +437,7 @@ async def timeout(stage: Stage, app: End) -> list[Answer]:
 async def idle_too_long(stage: Stage, app: End) -> list[Answer]:
     got = await ask(app, head("/a"))
     async with asyncio.timeout(LIMIT):
-        while not app.reader.at_eof():
+        while not app.has_ended:
             stage.wire.clock.advance(1.0)
             await stage.wire.yield_()
     return got

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from tests.support.sidecar import COMMAND, LIMIT, clean_environment
+from tests.support.sidecar import COMMAND, LIMIT, clean_environment, cpu_of
 
 
 class Reply(NamedTuple):
@@ -61,6 +61,10 @@ class SidecarProcess:
         self._reader.join(LIMIT)
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it has used."""
+        return cpu_of(self.process.pid)
 
     @property
     def text(self) -> str:

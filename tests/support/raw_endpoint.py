@@ -99,6 +99,10 @@ async def raw() -> AsyncIterator[RawEndpoint]:
     server = await asyncio.start_server(endpoint.serve, "127.0.0.1", 0)
     endpoint.port = server.sockets[0].getsockname()[1]
     yield endpoint
+    # As the emulator: what was accepted and not served yet would stay open until the collector finds it.
+    asyncio.get_running_loop().remove_reader(server.sockets[0].fileno())
+    for _ in range(2):
+        await asyncio.sleep(0)
     server.close()
     await server.wait_closed()
 

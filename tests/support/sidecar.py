@@ -62,6 +62,12 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Sidecar:
     """One running process and what it logged."""
 
@@ -141,8 +147,7 @@ class Sidecar:
 
     def cpu(self) -> float:
         """Seconds of CPU that it has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.process.pid)
 
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

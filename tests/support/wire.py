@@ -118,6 +118,11 @@ class End:
         async with asyncio.timeout(LIMIT):
             return await self.reader.read()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the other side has closed, or reset, and everything was read that came before."""
+        return self.reader.at_eof() or self.reader.exception() is not None
+
     async def answer(self, method: str = "GET") -> Answer:
         """A whole answer, framed as its head says."""
         head = await self.read_head()

@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidecar.config.load import load
+from sidecar.emulator.app import Emulator
+from sidecar.emulator.faults import Fault
 from sidecar.errors import Reason, SidecarError
-from tests.support.wire import GET, OK, End, Wire
+from sidecar.tokens.sources import build_sources
+from tests.support.wire import GET, LIMIT, OK, End, Wire
 
 INVALID = b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer error="invalid_token"\r\nContent-Length: 2\r\n\r\nno'
 
@@ -294,3 +301,79 @@ async def test_keep_is_the_only_way_without_a_token(wire: Wire) -> None:
     assert b"\r\nAuthorization: mine\r\n" in await upstream.read_head()
     await upstream.send(OK)
     assert claims(await token_of(upstream))["aud"] == "https://billing.example"
+
+
+HANGING = {
+    "executable": "federated",
+    "sts": "federated",
+    "metadata": "attached",
+    "iam": "acting",
+    "gcloud": "cli",
+}
+ACTED_AS = "acted-as@emulated-project.iam.gserviceaccount.com"
+
+
+def every_type(google: Emulator, directory: Path, hanging: str) -> str:
+    """A credential of each type that can hang; what shall does."""
+    google.write_key(directory / "key.json")
+    google.write_login(directory / "login.json", google.oauth.add_user("me@example.com"))
+    google.principals.add(ACTED_AS)
+    for name, server in (("sts", google.sts), ("metadata", google.metadata), ("iam", google.iam)):
+        if hanging == name:
+            server.endpoint.fail(Fault("hang"))
+    sleeper = directory / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
+    sleeper.chmod(0o755)
+    subject: dict[str, object] = {"file": str(directory / "login.json")}
+    if hanging == "executable":
+        subject = {"executable": {"command": str(sleeper), "timeout_millis": 120_000}}
+    google.write_federation(directory / "wif.json", google.sts.add_provider(), subject)
+    return f"""
+credentials:
+  default: {{type: service_account_key, file: {directory}/key.json}}
+  attached: {{type: metadata}}
+  federated: {{type: workload_identity_federation, file: {directory}/wif.json, service_account: {ACTED_AS}}}
+  acting: {{type: impersonate, service_account: {ACTED_AS}, source: default}}
+  cli: {{type: gcloud, service_account: {ACTED_AS}, command: {sleeper}, timeout: 120s}}
+endpoints: {{oauth: '{google.oauth_url}', sts: '{google.sts_url}', iam_credentials: '{google.iam_url}'}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", HANGING)
+async def test_one_credential_that_hangs_delays_no_other(
+    wire: Wire, google: Emulator, tmp_path: Path, what: str
+) -> None:
+    """While its requests wait, another credential's calls are answered before any of them; they get their 503."""
+    wire.clock.step_wall(time.time() - wire.clock.wall())  # noqa: TID251 - the stand-in's tokens are of today
+    await wire.upstream.start()
+    text = every_type(google, tmp_path, what) + "routes:\n"
+    for name, credential in (("svc", "default"), ("hanging", HANGING[what])):
+        text += (
+            f"- {{name: {name}, host: {name}.internal, upstream: 'http://127.0.0.1:{wire.upstream.port}', "
+            f"audience: 'https://{name}.example', credential: {credential}}}\n"
+        )
+    config = load(text, environ={}).config
+    environ = {**google.environment(), "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES": "1"}
+    sources: Any = build_sources(
+        config.credentials, clock=wire.clock, environ=environ, endpoints=config.endpoints, seconds=10 * LIMIT
+    )
+    wire.sources = sources
+    await wire.start_with(text)
+    stats = wire.proxy.stats["hanging"]
+    waiting = [await wire.app() for _ in range(20)]
+    for app in waiting:
+        await app.send(b"GET / HTTP/1.1\r\nHost: hanging.internal\r\n\r\n")
+    await wire.turn(lambda: stats.in_flight == 20 and sources[HANGING[what]].threads.running)
+    beside = await wire.app()
+    upstream: End | None = None
+    for _ in range(10):
+        await beside.send(b"GET / HTTP/1.1\r\nHost: svc.internal\r\n\r\n")
+        upstream = upstream or await wire.upstream.accept()
+        await token_of(upstream)
+        await upstream.send(OK)
+        assert (await beside.answer()).status == 200
+    assert stats.in_flight == 20
+    wire.clock.advance(config.token_wait + 0.1)
+    assert [(await app.answer()).status for app in waiting] == [503] * 20
+    assert wire.upstream.waiting == 0

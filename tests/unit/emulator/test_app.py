@@ -215,6 +215,22 @@ async def test_nobody_else_gets_the_port_of_what_is_stopped(google: Emulator, se
         assert answer.status == 200
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_what_is_stopped_has_no_connection(google: Emulator, turns: int) -> None:
+    """Not even one that comes in the same moment, however far the loop has got with it."""
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(("127.0.0.1", int(google.metadata_address.rpartition(":")[2]))) as client:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await google.stop(google.metadata.app)
+        client.setblocking(False)
+        async with asyncio.timeout(60):
+            try:
+                assert await loop.sock_recv(client, 1) == b""
+            except ConnectionResetError:
+                pass  # it was never accepted
+
+
 async def test_a_tls_target_stays_one_when_it_is_started_again(google: Emulator) -> None:
     """Stopped and started, it speaks TLS on the same port."""
     target = await google.add_target("secure", kind="open", tls=True)
