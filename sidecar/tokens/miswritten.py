@@ -65,7 +65,7 @@ def _broken(text: str) -> str:
             "it has line ends within a value, where JSON wants `\\n`. A shell or a template has put them there (`echo "
             "-e` and `printf` do): hand the file on as it is."
         )
-    return "it begins like JSON and is not whole, or has something behind it. Write it again, all of it."
+    return "it begins like JSON but is not complete, or has text behind it. Write the whole file again."
 
 
 _OTHER_KINDS: Final = {
