@@ -356,19 +356,17 @@ MEANINGS: dict[Reason, Meaning] = {
         503,
         "proxy_internal_response",
         Source.TOKEN,
-        "The token endpoint answered with something else than a token",
+        "The token endpoint answered with something other than a token",
     ),
     Reason.TOKEN_WRONG_AUDIENCE: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token that came is for another audience"
+        503, "proxy_internal_response", Source.TOKEN, "The token is for another audience"
     ),
-    Reason.TOKEN_NO_EXPIRY: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token that came has no expiry"
-    ),
+    Reason.TOKEN_NO_EXPIRY: Meaning(503, "proxy_internal_response", Source.TOKEN, "The token has no expiry"),
     Reason.TOKEN_INVALID: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token that came names times that no token has"
+        503, "proxy_internal_response", Source.TOKEN, "The token has impossible times"
     ),
     Reason.TOKEN_EXPIRED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token that came has expired already"
+        503, "proxy_internal_response", Source.TOKEN, "The token has already expired"
     ),
     Reason.DRAINING: Meaning(503, "proxy_internal_response", Source.SELF, "The sidecar is shutting down"),
     Reason.OVERLOADED: Meaning(503, "connection_limit_reached", Source.SELF, "The sidecar is at a limit"),

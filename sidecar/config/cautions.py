@@ -118,9 +118,9 @@ def _before_prefixes(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:
             if host == "localhost" or hosts.is_own_address(host):
                 yield Finding(
                     ("routes", index, "host"),
-                    f"`{host}` is how apps call the listener itself: under it everything comes to this route, and no "
-                    f"`path_prefix` is found, such as {_some(prefixes)}. Leave it out, and give this route "
-                    "`path_prefix: /` if it is to have the rest",
+                    f"`{host}` is how apps call the listener itself: with it every request comes to this route, and "
+                    f"none to a `path_prefix` such as {_some(prefixes)}. Leave it out, and give this route "
+                    "`path_prefix: /` if it should get the rest",
                 )
 
 

@@ -38,7 +38,7 @@ def read_text(file: str, *, refuse_world_readable: bool = False, login: str = ""
     if (kind := kind_of(file)) is not None:
         raise SidecarError(
             Reason.CREDENTIAL_INVALID,
-            f"Contents ({kind}) stand where the path of a credential's file belongs: write them to a file, and name "
+            f"There is {kind} where the path of a credential's file belongs: write them to a file, and name "
             "that; for a service account key there is `json:`.",
         )
     reason: str | None = None

@@ -45,7 +45,7 @@ def no_object(text: str) -> str:
     ):
         return (
             "it is JSON within quotes, and with a backslash before each quote in it, or the quotes of an env file. "
-            "Take the outer quotes away; `jq -r . FILE` undoes one quoting."
+            "Remove the outer quotes; `jq -r . FILE` undoes one quoting."
         )
     if isinstance(found, list | int | float) or found is True or found is False:
         return "it is JSON, but no object. Give the whole file as Google's tools wrote it, and nothing around it."
@@ -65,7 +65,7 @@ def _broken(text: str) -> str:
             "it has line ends within a value, where JSON wants `\\n`. A shell or a template has put them there (`echo "
             "-e` and `printf` do): hand the file on as it is."
         )
-    return "it begins like JSON and is not whole, or has something behind it. Write it again, all of it."
+    return "it begins like JSON but is not complete, or has text behind it. Write the whole file again."
 
 
 _OTHER_KINDS: Final = {
@@ -74,7 +74,7 @@ _OTHER_KINDS: Final = {
     "PEM text": "it is a private key alone, or a certificate. The whole JSON file that has `private_key` in it belongs "
     f"here; {NEW_KEY}.",
     "a token": "it is a token, not a credential. A ready token is given by `type: file` or `type: static`.",
-    "JSON": "it begins like JSON and is not whole. Write it again, all of it.",
+    "JSON": "it begins like JSON but is not complete. Write the whole file again.",
     "a key or certificate in base64": f"it is a key in base64, such as a .p12. {NEW_KEY}, in JSON.",
 }
 

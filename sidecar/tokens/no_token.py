@@ -26,7 +26,7 @@ def internal(key: TokenKey) -> SidecarError:
     """A fetch raised what is no error of its own."""
     return SidecarError(
         Reason.INTERNAL,
-        f"Fetching a token with credential {key.credential!r} hit a fault in the sidecar; its log has the "
+        f"Fetching a token with credential {key.credential!r} caused an internal fault; the log has the "
         "traceback: please report it.",
     )
 
@@ -36,7 +36,7 @@ def expired(token: Token, now: Instant) -> SidecarError:
     left = token.expires_at - now.at
     return SidecarError(
         Reason.TOKEN_EXPIRED,
-        f"The token that came for {token.audience} has {left:.0f} s to live by this machine's clock, too little to "
+        f"The token for {token.audience} expires in {left:.0f} s by this machine's clock, too soon to "
         "be sent on; if the clock is right, the token endpoint hands out old tokens.",
     )
 

@@ -114,7 +114,7 @@ class Token:
         if claims.get("exp") is None:
             raise SidecarError(
                 Reason.TOKEN_NO_EXPIRY,
-                "The token that came has no `exp`, so nothing says how long it may be used; Google's tokens always "
+                "The token has no `exp`, so the sidecar can't know how long it is valid; Google's tokens always "
                 "have one: check what answers at the token endpoint.",
             )
         issued_at, expires_at = _life(claims.get("iat"), claims["exp"], received_at)
@@ -161,7 +161,7 @@ def _life(iat: object, exp: object, received_at: float) -> tuple[float, float]:
     said = ["no time" if moment is None else rfc3339(moment) for moment in (issued_at, expires_at)]
     raise SidecarError(
         Reason.TOKEN_INVALID,
-        f"The token that came says that it lives from {said[0]} to {said[1]}, as no token does; this machine's clock "
+        f"The token says that it is valid from {said[0]} to {said[1]}, which can't be right; this machine's clock "
         f"says {rfc3339(received_at)}. Check that clock, then what answers at the token endpoint or made the token.",
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 INSTEAD = {
-    r"\b[Ww]hoever\b": "everyone who, the program that",
+    r"(?i)\bwhoever\b": "everyone who, the program that",
     r"\b[Mm]end(s|ed|ing)?\b": "fix",
     r"\basks nobody\b": "makes no network calls",
     r"\bbecome of a request\b": "test a request",

@@ -20,10 +20,13 @@ def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
     """Any status but 200."""
     status = answer.status
     if status == 429:
-        return _error(endpoint, answer, Reason.TOKEN_RATE_LIMITED, "It is asked again after a pause.")
+        return _error(endpoint, answer, Reason.TOKEN_RATE_LIMITED, "The sidecar tries again after a pause.")
     if status >= 500 or status == 408:
         return _error(
-            endpoint, answer, Reason.TOKEN_ENDPOINT_FAILED, "That is a fault of its own: it is asked again."
+            endpoint,
+            answer,
+            Reason.TOKEN_ENDPOINT_FAILED,
+            "The fault is on its side; the sidecar tries again.",
         )
     if status < 400:
         return _error(endpoint, answer, Reason.TOKEN_MALFORMED, f"Redirects are never followed. {IMPOSTOR}")
@@ -45,7 +48,7 @@ def _refused_by_metadata(endpoint: Endpoint, answer: Answer) -> SidecarError:
             endpoint,
             answer,
             Reason.NO_SERVICE_ACCOUNT,
-            "There is no such Google service account: what the annotation iam.gke.io/gcp-service-account names is "
+            "There is no such Google service account: the one in the annotation iam.gke.io/gcp-service-account is "
             "misspelt or deleted (`kubectl get serviceaccount NAME -o yaml`).",
         )
     if answer.status == 404 and endpoint.served:
@@ -53,15 +56,15 @@ def _refused_by_metadata(endpoint: Endpoint, answer: Answer) -> SidecarError:
             endpoint,
             answer,
             Reason.NO_SERVICE_ACCOUNT,
-            f"It knows the {endpoint.subject} no more, and did before: see whether that was taken from this instance "
-            "or service, or deleted; on GKE, whether the Kubernetes service account is still bound to it.",
+            f"It does not know the {endpoint.subject} any more: check whether it was removed from this instance or "
+            f"service, or deleted; on GKE, whether the Kubernetes service account is still bound to it.",
         )
     if answer.status == 404:
         return _error(
             endpoint,
             answer,
             Reason.NO_SERVICE_ACCOUNT,
-            f"It knows no {endpoint.subject}: attach a service account to this instance or service; on GKE, bind "
+            f"It has no {endpoint.subject}: attach a service account to this instance or service; on GKE, bind "
             "the Kubernetes service account to a Google one (iam.gke.io/gcp-service-account).",
         )
     if answer.status == 403:
@@ -97,7 +100,7 @@ def _refused_by_oauth(endpoint: Endpoint, answer: Answer) -> SidecarError:
             endpoint,
             answer,
             Reason.TOKEN_ENDPOINT_FAILED,
-            "That is a fault of its own: it is asked again.",
+            "The fault is on its side; the sidecar tries again.",
             code,
         )
     if endpoint.protocol is Protocol.LOGIN:
@@ -139,7 +142,7 @@ def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description
     if code == "invalid_target":
         return _error(endpoint, answer, Reason.TOKEN_DENIED, _NO_PROVIDER, code, command=_PROVIDERS)
     if code == "invalid_scope":
-        hint = "It knows no such scope: check the route's `scopes`."
+        hint = "It does not know such a scope: check the route's `scopes`."
         return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, code)
     if 'value for "audience"' in description:
         hint = (
@@ -151,7 +154,7 @@ def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description
         if phrase in description:
             return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
     hint = (
-        "It does not accept the subject token: see that issuer, audience and attribute mapping of the provider fit "
+        "It does not accept the subject token: check that issuer, audience and attribute mapping of the provider fit "
         "it (`gcloud iam workload-identity-pools providers describe PROVIDER --workload-identity-pool=POOL "
         "--location=global`), and that it has not expired."
     )
@@ -163,7 +166,7 @@ _PROVIDERS: Final = shell(
     *("--workload-identity-pool=POOL", "--location=global", "--show-deleted"),
 )
 _NO_PROVIDER: Final = (
-    "The pool or the provider that the file names is disabled or deleted, or there is none of that name: "
+    "The pool or the provider that the file names is disabled or deleted, or there is none with that name: "
     f"`{_PROVIDERS}` shows which. Enable it, bring it back with `undelete`, or write the file again."
 )
 
@@ -185,7 +188,10 @@ _EXCHANGE_HINTS: Final = (
 def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
     status, message, reason, consumer = answer.rpc_error()
     if answer.status == 401:
-        hint = f"It does not accept the access token of {endpoint.caller or 'the source'}: see that it still exists."
+        hint = (
+            f"It does not accept the access token of {endpoint.caller or 'the source'}: check that it still "
+            "exists."
+        )
         return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
     if reason == "SERVICE_DISABLED":
         project = f"--project={consumer or 'PROJECT'}"
@@ -196,13 +202,13 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
         command = "gcloud compute instances set-service-account INSTANCE --scopes=cloud-platform"
         hint = (
             f"The access token of {endpoint.caller or 'the source'} lacks the scope cloud-platform. A Compute Engine "
-            f"instance is stopped and given it with `{command}`; GKE: the node pool's scopes."
+            f"instance must be stopped, then run `{command}`; on GKE set the node pool's scopes."
         )
         return _error(endpoint, answer, Reason.SCOPE_INSUFFICIENT, hint, reason, command=command)
     if reason == "USER_PROJECT_DENIED" or "serviceusage.services.use" in message:
         command = "gcloud auth application-default set-quota-project PROJECT"
         hint = (
-            "The quota project of the login may not be used by it: grant roles/serviceusage.serviceUsageConsumer on "
+            "The login may not use its quota project: grant roles/serviceusage.serviceUsageConsumer on "
             f"it, or choose another with `{command}` (with `adc`, GOOGLE_CLOUD_QUOTA_PROJECT counts before that)."
         )
         return _error(endpoint, answer, Reason.QUOTA_PROJECT_DENIED, hint, status, command=command)
@@ -215,7 +221,7 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
     if answer.status in (403, 404):
         return _impersonation_denied(endpoint, answer, reason or status)
     hint = (
-        "It does not understand the request: check the route's audience or scopes, and the e-mails of "
+        "It does not accept the request: check the route's audience or scopes, and the e-mails of "
         f"{endpoint.subject} and its delegates."
     )
     return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
@@ -268,7 +274,7 @@ _OAUTH_HINTS: Final = {
     "unauthorized_client": "{subject} may not ask for this: see that the account may have ID tokens.",
     "invalid_scope": "It knows no such scope, or does not accept the audience: check the route's `scopes` or "
     "`audience`.",
-    "invalid_request": "It does not understand the request: check `token_uri` in the key and the route's "
+    "invalid_request": "It does not accept the request: check `token_uri` in the key and the route's "
     "`audience`.",
 }
 

@@ -166,7 +166,7 @@ class Executable:
             )
         if ended.code != 0:
             raise self._failed(
-                f"{_end(ended.code)}. What it sees of the environment is listed in docs/configuration.md "
+                f"{_end(ended.code)}. The variables that it sees are listed in docs/configuration.md "
                 "(`environment`); run it by hand to see what it says"
             )
         return ended.stdout

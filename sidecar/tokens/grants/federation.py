@@ -228,7 +228,7 @@ class _Exchange:
             f"the source of subject tokens at {host_of(url)}",
             Protocol.SUBJECT,
             f"the identity in {self._where}",
-            "See that `credential_source` in the file names what answers on this machine."
+            "Check that `credential_source` in the file names a service that answers on this machine."
             if self._aws is None
             else self._aws.hint(url),
             denied="" if self._aws is None else self._aws.hint(url),

@@ -124,7 +124,8 @@ class GcloudGrant(Grant):
         if value is None or left is None or not is_life(left):
             raise SidecarError(
                 Reason.GCLOUD_FAILED,
-                f"{self._shown(words)} printed no access token with its expiry: run it by hand, and see that gcloud is "
+                f"{self._shown(words)} printed no access token with its expiry: run it by hand, and check that gcloud "
+                f"is "
                 "up to date.",
                 command=self._shown(words),
             )
@@ -135,7 +136,7 @@ class GcloudGrant(Grant):
             f"`{self._shown(words)}`",
             Protocol.LOCAL,
             self._account or "gcloud's active account",
-            "Run it by hand to see what keeps it; raise the credential's `timeout` if it is just slow.",
+            "Run it by hand to see what takes so long; raise the credential's `timeout` if it is just slow.",
         )
         return flight.endpoint
 
@@ -186,7 +187,7 @@ class GcloudGrant(Grant):
         if _NO_AUDIENCES in said:
             return SidecarError(
                 Reason.CREDENTIAL_MISMATCH,
-                "A person's account has no ID token for an audience of its own: set the credential's "
+                "A person's account gets no ID token for a chosen audience: set the credential's "
                 "`service_account` to act as one, or use it for Cloud Run and functions.",
             )
         if any(word in said for word in _ENDED):

@@ -38,7 +38,7 @@ ABSENT: Final = (
 )
 
 SERVED_BEFORE: Final = (
-    "It has given tokens to this process before, so something has changed: see whether the metadata server still "
+    "It has given tokens to this process before, so something has changed: check whether the metadata server still "
     "answers on this machine, and whether a network policy or firewall blocks 169.254.169.254. The sidecar goes on "
     "trying; `idtoken-sidecar renew` tries at once."
 )
@@ -183,7 +183,8 @@ class MetadataGrant(Grant):
         if said and not is_universe(said):
             raise SidecarError(
                 Reason.CREDENTIAL_MISMATCH,
-                f"{capital(self._endpoint.name)} says a universe domain that is no domain, so that no bearer of its "
+                f"{capital(self._endpoint.name)} gives a universe domain that is not a domain, so that no bearer of "
+                f"its "
                 f"can be sent on. {IMPOSTOR}",
             )
         return said or DEFAULT_UNIVERSE

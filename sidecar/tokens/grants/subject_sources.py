@@ -202,8 +202,8 @@ def why_none(info: Mapping[str, Any], where: str) -> str:
         is_json = form.get("type") == "json"
         field = f"no JSON with a text in its field `{place(form.get('subject_token_field_name'))}`"
         return (
-            f"The source of subject tokens at {host_of(source['url'])} gave {field if is_json else 'no text'}: see "
-            f"`url`, `headers` and `format` in {where}, and ask that URL by hand."
+            f"The source of subject tokens at {host_of(source['url'])} gave {field if is_json else 'no text'}: check "
+            f"`url`, `headers` and `format` in {where}, and call that URL by hand."
         )
     return f"No subject token came for {where}, and no exchange was made: check its `credential_source`."
 
@@ -225,7 +225,8 @@ class AwsSource:
         if url == self._role_url:
             return f"{_NO_ROLE}{elsewhere}"
         return (
-            "See that this is an EC2 instance whose metadata service is on; from a container, its hop limit must be 2 "
+            "Check that this is an EC2 instance whose metadata service is on; from a container, its hop limit must be "
+            "2 "
             f"(`aws ec2 modify-instance-metadata-options --http-put-response-hop-limit 2`).{elsewhere}"
         )
 

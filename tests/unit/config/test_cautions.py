@@ -81,18 +81,18 @@ def warned(routes: str) -> list[str]:
 - {name: a, upstream: 'https://a.example', path_prefix: /a}
 """,
             [
-                "routes[0].host: `localhost` is how apps call the listener itself: under it everything comes to this "
-                "route, and no `path_prefix` is found, such as `/a` (route `a`). Leave it out, and give this route "
-                "`path_prefix: /` if it is to have the rest"
+                "routes[0].host: `localhost` is how apps call the listener itself: with it every request comes to "
+                "this route, and none to a `path_prefix` such as `/a` (route `a`). Leave it out, and give this route "
+                "`path_prefix: /` if it should get the rest"
             ],
             id="loopback-beside-prefixes",
         ),
         pytest.param(
             "- {name: a, host: 127.0.0.1, upstream: 'https://a.example', path_prefix: /a}",
             [
-                "routes[0].host: `127.0.0.1` is how apps call the listener itself: under it everything comes to this "
-                "route, and no `path_prefix` is found, such as `/a` (route `a`). Leave it out, and give this route "
-                "`path_prefix: /` if it is to have the rest"
+                "routes[0].host: `127.0.0.1` is how apps call the listener itself: with it every request comes to "
+                "this route, and none to a `path_prefix` such as `/a` (route `a`). Leave it out, and give this route "
+                "`path_prefix: /` if it should get the rest"
             ],
             id="loopback-beside-its-own-prefix",
         ),

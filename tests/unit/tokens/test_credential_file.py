@@ -61,7 +61,7 @@ TWICE = json.dumps(TEXT)
 PEM = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
 MISTAKES = {
     "empty": (" \n", "it is empty"),
-    "half": (TEXT[:40], "it begins like JSON and is not whole"),
+    "half": (TEXT[:40], "it begins like JSON but is not complete"),
     "base64": (base64.b64encode(TEXT.encode()).decode(), "it is JSON in base64: decode it"),
     "base64-in-lines": (base64.encodebytes(TEXT.encode() * 3).decode(), "it is JSON in base64: decode it"),
     "base64-twice": (base64.b64encode(base64.b64encode(TEXT.encode())).decode(), "it is JSON in base64"),
@@ -80,7 +80,7 @@ MISTAKES = {
         "for Google Distributed Cloud",
     ),
     "yaml": (f"type: service_account\nprivate_key_: {SECRET}", "it is not a JSON object"),
-    "too-deep": ("[" * 100_000, "it begins like JSON and is not whole"),
+    "too-deep": ("[" * 100_000, "it begins like JSON but is not complete"),
 }
 
 

@@ -44,11 +44,11 @@ def answer(status: int, body: object = b"", **headers: str) -> Answer:
         pytest.param(403, Reason.TOKEN_DENIED, "roles/iam.workloadIdentityUser", id="403"),
         pytest.param(400, Reason.TOKEN_DENIED, "Check the route's `audience` or `scopes`", id="400"),
         pytest.param(429, Reason.TOKEN_RATE_LIMITED, "after a pause", id="429"),
-        pytest.param(408, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="408"),
-        pytest.param(500, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="500"),
-        pytest.param(502, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="502"),
-        pytest.param(503, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="503"),
-        pytest.param(504, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="504"),
+        pytest.param(408, Reason.TOKEN_ENDPOINT_FAILED, "tries again", id="408"),
+        pytest.param(500, Reason.TOKEN_ENDPOINT_FAILED, "tries again", id="500"),
+        pytest.param(502, Reason.TOKEN_ENDPOINT_FAILED, "tries again", id="502"),
+        pytest.param(503, Reason.TOKEN_ENDPOINT_FAILED, "tries again", id="503"),
+        pytest.param(504, Reason.TOKEN_ENDPOINT_FAILED, "tries again", id="504"),
         pytest.param(302, Reason.TOKEN_MALFORMED, "never followed", id="redirect"),
         pytest.param(204, Reason.TOKEN_MALFORMED, "captive portal", id="another-success"),
     ],
@@ -156,20 +156,20 @@ def test_what_stands_in_a_command_is_quoted_for_the_shell(caller: str) -> None:
             400, {"error": "some_new_code"}, Reason.TOKEN_DENIED, "some_new_code", id="unknown-code"
         ),
         pytest.param(
-            400, {"error": "server_error"}, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="server-error"
+            400, {"error": "server_error"}, Reason.TOKEN_ENDPOINT_FAILED, "tries again", id="server-error"
         ),
         pytest.param(
             400,
             {"error": "temporarily_unavailable"},
             Reason.TOKEN_ENDPOINT_FAILED,
-            "asked again",
+            "tries again",
             id="unavailable",
         ),
         pytest.param(400, b"<html>", Reason.TOKEN_DENIED, "no OAuth error", id="html"),
         pytest.param(400, ["invalid_grant"], Reason.TOKEN_DENIED, "no OAuth error", id="not-an-object"),
         pytest.param(400, {"error": {"code": 400}}, Reason.TOKEN_DENIED, "no OAuth error", id="not-a-code"),
         pytest.param(404, b"<html>", Reason.TOKEN_ENDPOINT_FAILED, "check `token_uri`", id="nothing-there"),
-        pytest.param(503, {"error": "invalid_grant"}, Reason.TOKEN_ENDPOINT_FAILED, "asked again", id="503"),
+        pytest.param(503, {"error": "invalid_grant"}, Reason.TOKEN_ENDPOINT_FAILED, "tries again", id="503"),
         pytest.param(429, b"", Reason.TOKEN_RATE_LIMITED, "after a pause", id="429"),
     ],
 )
@@ -247,7 +247,7 @@ def test_refusals_of_a_login(body: object, reason: Reason, hint: str) -> None:
             "invalid_target",
             'The target service indicated by the "audience" parameters is invalid. This might either be because the '
             "pool or provider is disabled or deleted or because it doesn't exist.",
-            "The pool or the provider that the file names is disabled or deleted, or there is none of that name",
+            "The pool or the provider that the file names is disabled or deleted, or there is none with that name",
             id="no-provider",
         ),
         pytest.param("invalid_target", "", "The pool or the provider", id="no-provider-in-other-words"),
@@ -304,7 +304,7 @@ def test_gkes_server_repeats_that_there_is_no_such_account(kind: str) -> None:
     body = f"Unable to generate {kind} token; IAM returned 404 Not Found: Not found; Gaia id not found for email a@b\n"
     error = refused(METADATA, answer(404, body.encode(), metadata_flavor="Google"))
     assert error.reason is Reason.NO_SERVICE_ACCOUNT
-    assert "the annotation iam.gke.io/gcp-service-account names is misspelt or deleted" in error.detail
+    assert "the one in the annotation iam.gke.io/gcp-service-account is misspelt or deleted" in error.detail
     assert "attach a service account" not in error.detail
 
 
@@ -376,7 +376,7 @@ def rpc(status: str, message: str = "", reason: str = "", consumer: object = Non
                 403,
                 body,
                 Reason.QUOTA_PROJECT_DENIED,
-                "The quota project",
+                "may not use its quota project",
                 "gcloud auth application-default set-quota-project PROJECT",
                 id=id,
             )

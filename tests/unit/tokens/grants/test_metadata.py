@@ -144,6 +144,6 @@ async def test_an_account_that_was_taken_away_is_not_asked_to_be_attached(raw: R
     raw.behaviour = http(200, jwt(AUDIENCE, issued=0.0, expires=3600.0).encode())
     await it.mint(ID)
     raw.behaviour = http(404)
-    with pytest.raises(SidecarError, match="no more, and did before") as found:
+    with pytest.raises(SidecarError, match="does not know the default service account any more") as found:
         await it.mint(ID)
     assert found.value.reason is Reason.NO_SERVICE_ACCOUNT
