@@ -16,7 +16,8 @@ ADVICE: dict[Reason, str] = {
     "`allow_cross_site: true` on the route, or add the name to its `host` list. Or the [listener](listeners.md) asks for a "
     "header (`require_header`), or lets only some users call (`peers`).",
     Reason.NO_ROUTE: "Nothing in the route table takes this host, so nothing was sent. Compare it with the route's "
-    "`host`, or call `http://NAME.localhost:PORT/`. The answer names the nearest route.",
+    "`host`, or call the route's own URL, which `idtoken-sidecar urls` shows. The answer names the nearest route; where the "
+    "app asked for `localhost`, it lists the URL of each.",
     Reason.PATH_AMBIGUOUS: "The route has `allow.paths`, and the path has something that programs read differently: an "
     "escaped slash, a dot segment, an empty segment, an escape of an escape; `detail` says which. See [allow](allow.md).",
     Reason.NOT_ALLOWED: "The route has an `allow` that does not list this method or path, so nothing was sent; `detail` "
