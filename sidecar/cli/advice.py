@@ -15,8 +15,9 @@ ADVICE: dict[Reason, str] = {
     "site, or this listener does not serve the Host: a web page could try to use your identity in these ways. If you "
     "want such calls, set `allow_cross_site: true` on the route, or add the name to its `host` list. Or the "
     "[listener](listeners.md) requires a header (`require_header`), or lets only some users call (`peers`).",
-    Reason.NO_ROUTE: "No route has this host, so nothing was sent. Compare the host with the route's `host`, or give "
-    "the route a `listen` of its own. The answer names the nearest route. See [ways in](ways-in.md).",
+    Reason.NO_ROUTE: "No route has this host, so nothing was sent. Compare the host with the route's `host`, or call "
+    "the route's own URL, which `idtoken-sidecar urls` shows. The answer names the nearest route. Where the app asked "
+    "for `localhost`, it lists the URL of each. See [ways in](ways-in.md).",
     Reason.PATH_AMBIGUOUS: "The route has `allow.paths`, and programs read this path in different ways, because of an "
     "escaped slash, a dot segment, an empty segment or a double escape; `detail` says which. See [allow](allow.md).",
     Reason.NOT_ALLOWED: "The route has an `allow` that does not list this method or path, so nothing was sent; `detail` "

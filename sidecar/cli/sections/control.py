@@ -50,7 +50,7 @@ def urls(address: ListenAddress, routes: tuple[str, ...], as_json: bool) -> None
 
     \b
     idtoken-sidecar urls
-    curl "$(idtoken-sidecar urls billing --json | jq -r .billing)/invoices"
+    idtoken-sidecar urls billing --json
 
     With `listen: auto`, each has a port of its own. Other ways in are on the status page, the admin server's `/`.
     """
