@@ -34,7 +34,7 @@ RUN PYTHONPATH=/opt/idtoken-sidecar python3 -m pip install --quiet --no-deps --n
 
 FROM ${BASE}${BASE_DIGEST}
 ARG BASE
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="idtoken-sidecar" \
       org.opencontainers.image.description="ID tokens for calls to Google Cloud services: your app calls localhost" \
