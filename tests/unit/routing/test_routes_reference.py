@@ -113,6 +113,8 @@ def by_the_rule(routes: list[dict[str, Any]], host: str, path: str) -> tuple[str
             prefix = one["path_prefix"]
             if prefix == "/" or path.split("?")[0] == prefix or path.startswith(prefix + "/"):
                 return to(one)
+        if len(routes) == 1 and fixed and not starts:
+            return to(fixed[0])
     owners = [one for one in fixed if to(one)[1] == host and not loopback]
     owners = [one for one in owners if "host" not in one] or owners
     return to(owners[0]) if len(owners) == 1 else None
