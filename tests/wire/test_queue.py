@@ -262,7 +262,10 @@ async def test_more_places_after_a_reload_are_taken_at_once(wire: Wire) -> None:
     app = await queued(wire)
     proxy = wire.proxy
     proxy.switch(
-        proxy.admission, limits=proxy.limits, pool=Pool(connections=2), access_log=proxy.ledger.access_log
+        proxy.context.admission,
+        limits=proxy.context.limits,
+        pool=Pool(connections=2),
+        access_log=proxy.ledger.access_log,
     )
     second = await wire.upstream.accept()
     await second.read_head()

@@ -239,7 +239,7 @@ async def test_a_tunnels_last_bytes_have_their_time_too(wire: Wire) -> None:
     app, upstream = await tunnel(wire)
     upstream.reader._limit = 1
     (exchange,) = wire.proxy.context.tunnels
-    while not exchange._unsent():
+    while not exchange.side.unsent():
         await app.send(bytes(16 * 1024))
         await wire.yield_()
     app.reset()
