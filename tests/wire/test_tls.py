@@ -109,11 +109,11 @@ CASES: dict[str, tuple[Shown, str, str, str]] = {
     ),
     "tls-1.1": (
         Shown(options=("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0")),
-        *("tls_protocol_too_old", "tls_protocol_error", "no TLS 1.2 or newer"),
+        *("tls_protocol_too_old", "tls_protocol_error", "does not support TLS 1.2 or newer"),
     ),
     "tls-1.0": (
         Shown(options=("-tls1", "-cipher", "DEFAULT@SECLEVEL=0")),
-        *("tls_protocol_too_old", "tls_protocol_error", "no TLS 1.2 or newer"),
+        *("tls_protocol_too_old", "tls_protocol_error", "does not support TLS 1.2 or newer"),
     ),
     "no-cipher-1.2": (
         Shown(options=("-tls1_2", "-cipher", "ECDHE-ECDSA-CAMELLIA128-SHA256")),
