@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from docs.advice import WHOSE
 
 from docs import generate
+from sidecar.cli.advice import WHOSE
 from sidecar.cli.commands import main
 from sidecar.config.allow import Allow
 from sidecar.config.credentials import CREDENTIAL_TYPES
