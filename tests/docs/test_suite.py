@@ -58,8 +58,8 @@ def test_both_take_the_whole_suite() -> None:
         for target, rule in re.findall(r"^(test|test-all):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     }
     assert runs == {
-        "test": ["$(BIN)/python -m pytest -n auto $(ARGS)"],
-        "test-all": ["IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto $(ARGS)"],
+        "test": ["$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)"],
+        "test-all": ["IDTOKEN_TEST_ALL=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)"],
     }
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
     assert settings["testpaths"] == ["tests"]
