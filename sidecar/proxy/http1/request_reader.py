@@ -22,6 +22,7 @@ import httptools
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.fields import headers
+from sidecar.proxy.fields.semantics import written_anew
 from sidecar.proxy.http1 import framing
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.target import (
@@ -41,7 +42,6 @@ from sidecar.proxy.http1.target import (
     read_version,
     with_escapes,
     without_empty_lines,
-    written_anew,
 )
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Relay
