@@ -31,7 +31,7 @@ request."""
 
 
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
-HTTP2 = "HTTP/2 and gRPC are not supported here; use HTTP/1.1."
+BROKEN_PREFACE = "It begins as HTTP/2 does, and goes on otherwise."
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
 TAB, _HASH = b"\t#"
@@ -104,7 +104,7 @@ def no_method(head: bytes) -> SidecarError:
 
 def not_http(error: Exception, head: bytes) -> SidecarError:
     """The error for what the parser refused."""
-    return malformed(HTTP2 if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
+    return malformed(BROKEN_PREFACE if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
 
 
 def check_upgrade(protocols: bytes, connection: bytes = b"") -> None:

@@ -110,7 +110,7 @@ class Bench:
         try:
             async with asyncio.timeout(LIMIT + LEAP):
                 made = await self.dialer.connect(
-                    destination or self.destination(), Protocol, None, self.stats
+                    destination or self.destination(), lambda http2: Protocol(), None, self.stats
                 )
         except SidecarError as error:
             self.error = error

@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "http-2": (
         lambda: raising(target.not_http(ValueError("x"), b"\r\nPRI * HTTP/2.0\r\n")),
         Reason.MALFORMED_REQUEST,
-        NOT_HTTP + "HTTP/2 and gRPC are not supported here; use HTTP/1.1.",
+        NOT_HTTP + "It begins as HTTP/2 does, and goes on otherwise.",
     ),
     "parser": (
         lambda: raising(target.not_http(ValueError("Invalid header token"), b"GET / HTTP/1.1\r\n")),
