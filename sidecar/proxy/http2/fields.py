@@ -94,7 +94,7 @@ def read_request(
         semantics.check_expectation(found)
     length = found.get(b"content-length")
     if length is not None and not end:
-        request.body = int(length) or UNKNOWN
+        request.body = int(length)
     if (length is not None and not length >= b"1") or b"max-forwards" in found:
         request.fields = semantics.written_anew(method, fields, found)
     if cookies > 1:
@@ -239,8 +239,10 @@ def read_answer(
     length = found.get(b"content-length")
     if length is None:
         return status, fields, found, UNKNOWN
-    # 0 without an end: trailers may follow.
-    return status, headers.plain_length(fields, found), found, int(length) or UNKNOWN
+    if not int(length):
+        # Trailers may follow. Without the line: beside chunks, it would be a length of its own in HTTP/1.
+        return status, [line for line in fields if line[0] != b"content-length"], found, UNKNOWN
+    return status, headers.plain_length(fields, found), found, int(length)
 
 
 def size_of(fields: headers.Fields) -> int:
