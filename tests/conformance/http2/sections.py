@@ -256,3 +256,5 @@ HPACK = (
 SECTIONS: Final = (*STARTING, *STREAMS, *FRAMES, *MESSAGES, *HPACK)
 NO_PREFACE: Final = frozenset({"3.4-bad-preface"})
 """Cases whose first bytes are theirs."""
+MISSES: Final[dict[str, str]] = {}
+"""Cases that the sidecar does not keep, each with the reason."""

@@ -1,0 +1,221 @@
+"""Every table of this folder against a real sidecar: what it takes, what it refuses, and what a flood of it costs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from sidecar.emulator.running import EmulatorThread
+from tests.conformance import strict
+from tests.conformance.http2 import older
+from tests.conformance.http2.answers import ANSWERS, EITHER, FLOODS, Answer, Flood
+from tests.conformance.http2.app import App
+from tests.conformance.http2.attacks import ATTACKS, Attack, attack
+from tests.conformance.http2.cost import HONEST, MEMORY, Spent
+from tests.conformance.http2.heads import HEADS, PASSES, Head
+from tests.conformance.http2.play import answer_outcome, flood_course, head_outcome, section_outcome
+from tests.conformance.http2.sections import HOST, MISSES, SECTIONS, Section, get
+from tests.conformance.http2.target import Target
+from tests.support.h2_frames import headers
+from tests.support.process import SidecarProcess
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("sidecar.proxy.http2") is None, reason="the sidecar has no HTTP/2 yet"
+)
+
+CONFIG = """
+routes:
+  - name: billing
+    host: billing.internal
+    upstream: http://127.0.0.1:{port}
+    audience: https://billing.example
+    protocol: {protocol}
+"""
+
+UNIT: Final = 1000
+"""Honest requests that are measured."""
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[EmulatorThread]:
+    with EmulatorThread() as thread:
+        yield thread
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Target]:
+    with Target() as made:
+        yield made
+
+
+def started(google: EmulatorThread, directory: Path, port: int, protocol: str) -> SidecarProcess:
+    config = CONFIG.format(port=port, protocol=protocol)
+    return SidecarProcess(config, directory, google.google.environment())
+
+
+@pytest.fixture(scope="module")
+def sidecar(
+    google: EmulatorThread, target: Target, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SidecarProcess]:
+    """Before a target of HTTP/2, whatever the app speaks."""
+    with started(google, tmp_path_factory.mktemp("http2"), target.port, "http2") as running:
+        yield running
+        assert "Traceback" not in running.text
+
+
+@pytest.fixture(scope="module")
+def old_target() -> Iterator[older.OlderTarget]:
+    with older.OlderTarget() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def bridge(
+    google: EmulatorThread, old_target: older.OlderTarget, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SidecarProcess]:
+    """Before a target of HTTP/1.1."""
+    with started(google, tmp_path_factory.mktemp("http1"), old_target.port, "http1") as running:
+        yield running
+        assert "Traceback" not in running.text
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in SECTIONS])
+def test_section(sidecar: SidecarProcess, target: Target, case: Section) -> None:
+    """One of the outcomes that the RFC permits; or, for a section that is named with its reason, another."""
+    found, wrong = section_outcome(sidecar.port, target, case)
+    assert (found in case.allowed) is (case.name not in MISSES), (found, sorted(case.allowed))
+    assert wrong == ""
+
+
+def refused(case: Head, found: str) -> bool:
+    """Whether it was refused on its stream."""
+    answers = (
+        {"431", "431, RST_STREAM(NO_ERROR)"}
+        if case.verdict == "431"
+        else {"400", "400, RST_STREAM(NO_ERROR)"}
+    )
+    return found in answers | {"RST_STREAM(PROTOCOL_ERROR)"}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HEADS])
+def test_head(sidecar: SidecarProcess, target: Target, case: Head) -> None:
+    """Refused on its stream, and nothing whole forwarded; or forwarded as one unambiguous request, with one token."""
+    found = head_outcome(sidecar.port, target, case)
+    if case.verdict == PASSES:
+        assert found == "forwards"
+        (request,) = target.requests
+        assert len(request.all(b"authorization")) == 1
+        assert request.all(b"authorization")[0].startswith(b"Bearer ey")
+    else:
+        assert refused(case, found), found
+        assert target.requests == []
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HEADS])
+def test_head_for_a_target_of_http1(
+    bridge: SidecarProcess, old_target: older.OlderTarget, case: Head
+) -> None:
+    """The same, where what is forwarded becomes lines of text."""
+    old_target.forget()
+    with App(bridge.port) as app:
+        app.send(case.data)
+        app.until(lambda: app.stream(1).is_over)
+        answer = app.stream(1)
+    assert old_target.ambiguous == []
+    assert not any(b"/smuggled" in request.line for request in old_target.requests)
+    if case.verdict == PASSES:
+        assert answer.status == 200
+        (request,) = old_target.requests
+        assert request.all(b"authorization")[0].startswith(b"Bearer ey")
+        assert len(request.all(b"cookie")) <= 1
+    else:
+        assert answer.status in (400, 431, None)
+        assert old_target.requests == []
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in ANSWERS])
+def test_answer(sidecar: SidecarProcess, target: Target, case: Answer) -> None:
+    """Passed on as one whole answer, or a 502, or a stream that is reset; and nothing of it meets the next request."""
+    found = answer_outcome(sidecar.port, target, case)
+    if case.verdict == PASSES:
+        assert found == "passes on"
+    elif case.verdict != EITHER or found != "passes on":
+        assert found in ("502", "RST_STREAM(INTERNAL_ERROR)", "RST_STREAM(PROTOCOL_ERROR)"), found
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in ANSWERS])
+def test_answer_for_an_app_of_http1(sidecar: SidecarProcess, target: Target, case: Answer) -> None:
+    """The same, where what is passed on becomes lines of text."""
+    target.forget()
+    target.answer = lambda connection, request: connection.send(case.reply(request.stream))
+    got = older.ask(sidecar.port, case.method, HOST)
+    answer = strict.read_answer(got, case.method)
+    assert answer is not None
+    assert answer.framed or answer.status == 502
+    assert answer.rest == b""
+    assert b"second" not in got
+    if case.verdict == PASSES:
+        assert (answer.status, answer.whole) == (200, True)
+    elif case.verdict != EITHER:
+        assert answer.status == 502 or not answer.whole
+
+
+@pytest.fixture(scope="module")
+def unit(sidecar: SidecarProcess, target: Target) -> float:
+    """Seconds of CPU for one honest request."""
+    target.forget()
+    began = Spent.of(sidecar.process.pid)
+    with App(sidecar.port) as app:
+        for number in range(UNIT):
+            stream = 1 + 2 * number
+            app.send(headers(stream, get()))
+            assert app.until(lambda stream=stream: app.stream(stream).is_over)  # type: ignore[misc]
+    return max(0.01, Spent.of(sidecar.process.pid).cpu - began.cpu) / UNIT
+
+
+def judge_cost(sidecar: SidecarProcess, began: Spent, unit: float) -> None:
+    spent = Spent.of(sidecar.process.pid)
+    assert spent.cpu - began.cpu <= HONEST * unit
+    assert spent.peak - began.peak <= MEMORY
+
+
+def answers_others(sidecar: SidecarProcess, target: Target) -> bool:
+    """Whether an honest request on another connection is answered."""
+    target.forget()
+    with App(sidecar.port) as app:
+        app.send(headers(1, get()))
+        return app.until(lambda: app.stream(1).is_over) and app.stream(1).status == 200
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow, pytest.mark.test_all] if case.slow else [])
+        for case in ATTACKS
+    ],
+)
+def test_attack(sidecar: SidecarProcess, target: Target, unit: float, case: Attack) -> None:
+    """It is ended, or costs little; nobody else notices."""
+    target.forget()
+    began = Spent.begin(sidecar.process.pid)
+    course = attack(sidecar.port, case)
+    if case.must_end:
+        assert course.outcome.startswith(("GOAWAY(", "closes")), course
+        assert course.outcome != "GOAWAY(INTERNAL_ERROR)"
+    judge_cost(sidecar, began, unit)
+    assert answers_others(sidecar, target)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in FLOODS])
+def test_flood(sidecar: SidecarProcess, target: Target, unit: float, case: Flood) -> None:
+    """The same, of a target."""
+    began = Spent.begin(sidecar.process.pid)
+    course = flood_course(sidecar.port, target, case)
+    if case.must_end:
+        assert course.outcome.startswith(("GOAWAY(", "closes")), course
+    judge_cost(sidecar, began, unit)
+    assert answers_others(sidecar, target)
