@@ -126,8 +126,10 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 bench: $(VENV)/.dev     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
-compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx and Envoy (installs them), into docs/conformance.md
+compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx, Envoy and nghttpx (installs them), into docs/conformance*.md
 	@PYTHONPATH=.:benchmarks $(BIN)/python -m tests.conformance.peers $(ARGS)
+	@command -v /usr/sbin/nghttpx nghttpx >/dev/null || { echo "==> apt-get install nghttp2-proxy"; apt-get install --yes --quiet --no-install-recommends nghttp2-proxy >/dev/null; }
+	@PYTHONPATH=.:benchmarks $(BIN)/python -m tests.conformance.http2.peers $(ARGS)
 
 MINUTES ?= 10
 soak: $(VENV)/.dev      ## a mixed load with faults at random through a real sidecar (MINUTES=10 SEED=n)
