@@ -94,9 +94,11 @@ def read_request(
         semantics.check_expectation(found)
     length = found.get(b"content-length")
     if length is not None and not end:
-        request.body = int(length)
+        request.body = int(length) or UNKNOWN
     if (length is not None and not length >= b"1") or b"max-forwards" in found:
         request.fields = semantics.written_anew(method, fields, found)
+    if length is not None and request.body == UNKNOWN:
+        request.fields = without_length(request.fields)
     if cookies > 1:
         request.fields = _with_one_cookie(request.fields)
     if request.is_bound:
@@ -240,9 +242,14 @@ def read_answer(
     if length is None:
         return status, fields, found, UNKNOWN
     if not int(length):
-        # Trailers may follow. Without the line: beside chunks, it would be a length of its own in HTTP/1.
-        return status, [line for line in fields if line[0] != b"content-length"], found, UNKNOWN
+        return status, without_length(fields), found, UNKNOWN
     return status, headers.plain_length(fields, found), found, int(length)
+
+
+def without_length(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
+    """The same lines of a message that has an empty body, whose end is still to come: trailers may. In HTTP/1 it goes
+    on in chunks, beside which a length would be another framing."""
+    return [line for line in fields if line[0] != b"content-length"]
 
 
 def size_of(fields: headers.Fields) -> int:
