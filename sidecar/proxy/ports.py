@@ -80,7 +80,7 @@ class AppSide(TunnelEnd):
         raise NotImplementedError
 
     def end(self, trailers: Fields) -> None:
-        """The answer is complete."""
+        """The answer is complete; `flush` follows."""
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -405,7 +405,7 @@ class Relay:
         raise NotImplementedError
 
     def answer_end(self, trailers: Fields) -> bool:
-        """The answer is complete; whether the request was, too."""
+        """The answer is complete, and `flush_answer` follows; whether the request was, too."""
         raise NotImplementedError
 
     def switch(self, reason: bytes, fields: Fields) -> SidecarError | None:

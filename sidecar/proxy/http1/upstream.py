@@ -310,8 +310,10 @@ class UpstreamConnection(asyncio.Protocol, Link, UpstreamSide):
         self._leave()
         reader = self._reader
         # Not with bytes of the last request unsent: the next one's backpressure would start from a full buffer.
+        request_done = exchange.answer_end(reader.trailers)
+        exchange.flush_answer()
         reusable = (
-            exchange.answer_end(reader.trailers)
+            request_done
             and reader.reusable
             and not self.transport.is_closing()
             and not self.transport.get_write_buffer_size()

@@ -168,7 +168,7 @@ class Http2Connection:
     def take(self) -> bytes:
         """Bytes to send now; `events` may have grown by it."""
         try:
-            return self._inner.data_to_send()
+            return self._inner.data_to_send() if self._inner.want_write else b""
         except NGH2Error:
             return b""
 

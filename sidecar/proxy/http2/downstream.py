@@ -303,14 +303,13 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
             return
         self._watched.discard(stream)
         self._done.discard(stream)
-        exchange = stream.exchange
-        try:
+        if (exchange := stream.exchange) is not None:
             what = f"The app's stream was ended for {code_name(event.error_code)}."
-            stream.gone(
-                SidecarError(Reason.MALFORMED_REQUEST if event.error_code else Reason.CLIENT_GONE, what)
-            )
-        except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
+            reason = Reason.MALFORMED_REQUEST if event.error_code else Reason.CLIENT_GONE
+            try:
+                stream.gone(SidecarError(reason, what))
+            except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
+                self._stream_fault(stream, exchange, fault)
         if not self._streams:
             self._quiet_since_mono = self.context.clock.mono()
 

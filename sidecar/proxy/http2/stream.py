@@ -166,7 +166,6 @@ class AppStream(AppSide):
                 self.request.grpc_status = grpc.status_of(trailers)
             self.http2.end(self.id, lines.bare(trailers))
         self.end_code = NO_ERROR
-        self._connection.write_soon()
 
     def flush(self) -> None:
         self._connection.write()

@@ -119,6 +119,7 @@ class UpstreamStream(UpstreamSide):
                 self._link.http2.reset(self.id, CANCEL)
                 self._link.count_reset("to_upstream", CANCEL)
             self._link.left(self)
+            self._link.write()
 
     def pause_answer(self) -> None:
         self.is_paused = True
@@ -406,10 +407,10 @@ class Http2Upstream(asyncio.Protocol, Link):
         if not self.streams:
             stats.connections_active -= 1
             self._reused = True
-        self.write()
         if self.state is OPEN:
             self._pool.release(self)
         elif self.state is LEAVING and not self.streams:
+            self.write()
             if self.transport.get_write_buffer_size():
                 self.transport.abort()  # nobody waits for the target to take it, and it may have vanished
             else:
@@ -629,6 +630,7 @@ class Http2Upstream(asyncio.Protocol, Link):
                 self._over()
             elif isinstance(event, Closed) and (stream := self._by_id.get(event.stream_id)) is not None:
                 self._closed(stream, event.error_code)
+                self.write_soon()
         if self.http2.is_dead:
             self._over()
         if self._watched:
