@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, final
 
-from sidecar.admin.app import AdminServer
+from sidecar.admin.app import admin_server
 from sidecar.config.egress_rules import told_at_start
 from sidecar.config.models import Config
 from sidecar.observe.heap import Trimming, own_heap
@@ -29,6 +29,7 @@ from sidecar.service.build import Parts, inspected
 from sidecar.service.readiness import Readiness
 from sidecar.service.reload import ConfigSource, Reloader
 from sidecar.service.view import View
+from sidecar.serving.site import Site
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Service:
             request_quit=self.request_quit,
             log_lines_lost=log_lines_lost or {},
         )
-        self._admin: AdminServer | None = None
+        self._admin: Site | None = None
         self._watchdog = Watchdog(parts.clock, parts.loop_stats, process_cpu)
         self._trimming = Trimming(parts.clock, own_heap())
         self._stop = asyncio.Event()
@@ -80,7 +81,7 @@ class Service:
             parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
             sockets = [listener.socket for listener in parts.bindings.admin]
-            self._admin = AdminServer(self.view, sockets, parts.clock)
+            self._admin = admin_server(self.view, sockets, parts.clock)
             await self._admin.start()
             for use in parts.bindings.uses:
                 await parts.proxy.serve(*use)
