@@ -26,6 +26,7 @@ from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.watchdog import Watchdog
 from sidecar.runtime.clock import Clock, process_cpu
 from sidecar.service.build import Parts, inspected
+from sidecar.service.handouts import Handouts
 from sidecar.service.readiness import Readiness
 from sidecar.service.reload import ConfigSource, Reloader
 from sidecar.service.view import View
@@ -58,11 +59,13 @@ class Service:
             config, loop, environ=environ, clock=clock, jitter=jitter, inherited=inherited
         )
         self.readiness = Readiness(parts)
-        self.reloader = Reloader(parts, self.readiness, source)
+        self.handouts = Handouts(parts)
+        self.reloader = Reloader(parts, self.readiness, self.handouts, source)
         self.view = View(
             parts,
             self.readiness,
             self.reloader,
+            self.handouts,
             request_quit=self.request_quit,
             log_lines_lost=log_lines_lost or {},
         )
@@ -76,7 +79,7 @@ class Service:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         parts = self.parts
         try:
-            warnings = inspected(parts.config, parts.sources, parts.environ)
+            warnings = inspected(parts.config, parts.sources, parts.environ, parts.offers)
             parts.bindings.bind(parts.config, parts.table)
             parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
@@ -85,6 +88,7 @@ class Service:
             await self._admin.start()
             for use in parts.bindings.uses:
                 await parts.proxy.serve(*use)
+            await self.handouts.follow()
         except BaseException:
             await self.close()
             raise
@@ -168,6 +172,7 @@ class Service:
         self._trimming.stop()
         parts.proxy.stop_accepting()
         parts.proxy.abort()
+        await self.handouts.close()
         await parts.tokens.close()
         await parts.tasks.close()
         if parts.tracer is not None:

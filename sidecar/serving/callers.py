@@ -3,8 +3,8 @@
 Owns the refusals: a web page of another site (by `Origin`, by `Sec-Fetch-Site`, or by a name of its own
 that it had resolve to this address: DNS rebinding) and, for what only this machine may ask, everybody
 else. Called for each request by the applications that are served. Does no I/O and keeps no state. Rules: the data
-path's own, from `proxy.admission.guard`. An IP literal is a good Host: kubelet and Prometheus come by the pod's address, and no page
-can rebind one.
+path's own, from `proxy.admission.guard`. An IP literal is a good Host: kubelet and Prometheus come by the pod's
+address, and no page can rebind one.
 """
 
 from __future__ import annotations
