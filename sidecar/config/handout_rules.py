@@ -1,8 +1,8 @@
 """What `metadata_server` and `token_endpoint` must satisfy beside the rest of a configuration, and what is unsafe.
 
 Owns the errors about them (`checked`) and the warnings (`cautions`). Called by `load` with whatever parsed. Pure. The
-rule: whoever gets a token from here holds it, and can use it past every other rule of the configuration; where one of
-those rules would promise more than is kept, that is said.
+rule: a program that gets a token from here holds it, and can use it past every other rule of the configuration; where
+one of those rules would promise more than is kept, that is said.
 """
 
 from __future__ import annotations

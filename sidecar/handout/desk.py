@@ -37,7 +37,7 @@ TRANSIENT: Final = frozenset(
 """After these a program may ask again by itself, and libraries do after a 503; after any other they show the answer."""
 
 
-class Given(NamedTuple):
+class HandedOut(NamedTuple):
     """A token for a program; its text form shows nothing of it."""
 
     value: str
@@ -45,7 +45,7 @@ class Given(NamedTuple):
     """Seconds, rounded down."""
 
     def __repr__(self) -> str:
-        return f"<Given expires_in={self.expires_in}>"
+        return f"<HandedOut expires_in={self.expires_in}>"
 
 
 @final
@@ -60,7 +60,7 @@ class Desk:
         self._told = Paces[tuple[str, str]]()
         self.stats = HandoutStats()
 
-    async def give(self, key: TokenKey, *, caller: str = "") -> Given:
+    async def give(self, key: TokenKey, *, caller: str = "") -> HandedOut:
         """The token of this key; raises `SidecarError` where there is none within `token_wait`. `caller` is who asked,
         as far as that is known."""
         while (bearer := self._tokens.bearer(key)) is None:
@@ -85,7 +85,7 @@ class Desk:
                     }
                 },
             )
-        return Given(bearer[len(_SCHEME) :].decode("ascii"), left)
+        return HandedOut(bearer[len(_SCHEME) :].decode("ascii"), left)
 
     def refused(self, reason: Reason, detail: str, *, caller: str = "") -> None:
         """Count and log that somebody got none."""

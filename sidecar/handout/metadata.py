@@ -21,7 +21,7 @@ from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.handout import guard
 from sidecar.handout.desk import TRANSIENT, Desk
 from sidecar.handout.offer import Offer
-from sidecar.handout.tree import Facts, find, tree, write
+from sidecar.handout.tree import Described, find, tree, write
 from sidecar.net.callers import Callers
 from sidecar.serving import problems
 from sidecar.serving.intake import Takes
@@ -137,13 +137,13 @@ class MetadataApp:
             self._identity = found
         return found
 
-    async def _facts(self, path: str) -> Facts:
+    async def _facts(self, path: str) -> Described:
         """What is to be said at this path: nobody is asked who the credential is where the answer does not say it."""
         config = self.config
         known = config.project_id or self._project
         needless = ("/numeric-project-id", "/zone", *(("/project-id",) if known is not None else ()))
         who = Identity(None, None, None) if path.endswith(needless) else await self._who()
-        return Facts(
+        return Described(
             who.email,
             self.offer.scopes,
             known or who.project,

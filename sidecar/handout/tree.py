@@ -20,7 +20,7 @@ _NAMED_BY_OTHERS = "service-accounts"
 """A directory whose entries JSON does not spell in another way."""
 
 
-class Facts(NamedTuple):
+class Described(NamedTuple):
     """What there is to say."""
 
     email: str | None
@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     zone: str
 
 
-def tree(facts: Facts) -> Mapping[str, Node]:
+def tree(facts: Described) -> Mapping[str, Node]:
     """The whole server, from its root."""
     account: dict[str, Node] = {
         "aliases": ["default"],
@@ -70,7 +70,7 @@ def find(root: Node, path: str) -> Node:
     return node
 
 
-class Written(NamedTuple):
+class NodeText(NamedTuple):
     """An answer's text and type."""
 
     text: str
@@ -82,19 +82,19 @@ class Written(NamedTuple):
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
-def write(node: Node, *, name: str, recursive: bool, alt: str) -> Written:
+def write(node: Node, *, name: str, recursive: bool, alt: str) -> NodeText:
     """A node in the form that was asked for. `name` is its own, `alt` is `json`, `text` or empty."""
     if isinstance(node, Mapping) and not recursive:
         entries = (f"{key}/" if isinstance(under, Mapping) else key for key, under in sorted(node.items()))
-        return Written("".join(f"{entry}\n" for entry in entries), "application/text")
+        return NodeText("".join(f"{entry}\n" for entry in entries), "application/text")
     if alt == "json" or (recursive and alt != "text"):
         value = _value(node, keep_names=name == _NAMED_BY_OTHERS)
-        return Written(json.dumps(value, separators=(",", ":")), "application/json")
+        return NodeText(json.dumps(value, separators=(",", ":")), "application/json")
     if isinstance(node, Mapping):
-        return Written("".join(f"{path} {text}\n" for path, text in _flat(node, "")), "application/text")
+        return NodeText("".join(f"{path} {text}\n" for path, text in _flat(node, "")), "application/text")
     if isinstance(node, str | int):
-        return Written(str(node), "application/text")
-    return Written("".join(f"{line}\n" for line in node or ()), "application/text")
+        return NodeText(str(node), "application/text")
+    return NodeText("".join(f"{line}\n" for line in node or ()), "application/text")
 
 
 def _value(node: Node, *, keep_names: bool = False) -> object:

@@ -101,8 +101,8 @@ def test_what_is_no_entry_of_a_list(value: object, says: str) -> None:
             id="remote-in-spite-of-allow-remote",
         ),
         pytest.param(
-            "metadata_server: {credential: defaul}",
-            "metadata_server.credential: no credential is called `defaul`; did you mean `default`?",
+            "metadata_server: {credential: no-such-one}",
+            "metadata_server.credential: no credential is called `no-such-one`",
             id="no-such-credential",
         ),
         pytest.param(

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from sidecar.handout.tree import Facts, find, tree, write
+from sidecar.handout.tree import Described, find, tree, write
 
-FACTS = Facts("a@p.iam.gserviceaccount.com", ("s1", "s2"), "p", 12, "googleapis.com", "z")
+FACTS = Described("a@p.iam.gserviceaccount.com", ("s1", "s2"), "p", 12, "googleapis.com", "z")
 ROOT = tree(FACTS)
 V1 = "/computeMetadata/v1"
 
