@@ -154,6 +154,9 @@ def _unsafe(
             f"it has fewer than {_SHORTEST_SECRET} characters, which other processes can try out: take more, such as "
             "`openssl rand -hex 32` gives",
         )
+    if isinstance(it, MetadataServer) and it.tokens == "placeholder":
+        yield from _useless_placeholders(key, it, routes)
+        return
     guarded = [
         one for one in (*shared, *(one for route in routes for one in route.listen)) if _is_guarded(one)
     ]
@@ -177,6 +180,28 @@ def _unsafe(
             (key,),
             f"route `{limited[0].name}` lets only some requests through (`allow`), and a token from here is good for "
             "all of them: leave its audience out of `audiences`, or give the route a `credential` of its own",
+        )
+
+
+def _useless_placeholders(key: str, it: MetadataServer, routes: Sequence[RouteConfig]) -> Iterator[Finding]:
+    """Placeholders that no route puts a token in the place of."""
+    sent = [route for route in routes if route.token == "id"]
+    for audience in it.audiences or ():
+        one = AudienceList([audience])
+        if not any(
+            _is_given_for(it.model_copy(update={"audiences": one.entries}), route) or route.is_dynamic
+            for route in sent
+        ):
+            yield Finding(
+                (key, "audiences"),
+                f"no route sends a token for `{audience}`, so a placeholder for it is worth nothing anywhere: add a "
+                "route, or leave it out",
+            )
+    if it.scopes and not any(route.token == "access" for route in routes):
+        yield Finding(
+            (key, "scopes"),
+            "no route sends access tokens, so a placeholder of one is worth nothing anywhere: add a route with `token: "
+            "access`, or leave them out",
         )
 
 

@@ -6,7 +6,7 @@ Owns their types, defaults and descriptions, as `groups` does for other keys. Wh
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema
 
@@ -74,6 +74,11 @@ class MetadataServer(Model):
     )
     scopes: Annotated[tuple[str, ...], BeforeValidator(parse_scopes), _Texts] = Field(
         (), description="Scopes of the access tokens that are given. Default: none, and no access tokens."
+    )
+    tokens: Literal["real", "placeholder"] = Field(
+        "real",
+        description="`placeholder`: programs are given tokens that are worth nothing, and a route that sees one in its "
+        "token's header puts its own token in that place.",
     )
     project_id: Annotated[str, BeforeValidator(_name)] | None = Field(
         None,

@@ -17,6 +17,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.observe.metrics import HandoutStats
 from sidecar.observe.repeats import Paces
 from sidecar.runtime.clock import Clock
+from sidecar.tokens import placeholder
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey
 
@@ -60,19 +61,21 @@ class Desk:
         self._told = Paces[tuple[str, str]]()
         self.stats = HandoutStats()
 
-    async def give(self, key: TokenKey, *, caller: str = "") -> HandedOut:
+    async def give(self, key: TokenKey, *, caller: str = "", worthless: bool = False) -> HandedOut:
         """The token of this key; raises `SidecarError` where there is none within `token_wait`. `caller` is who asked,
-        as far as that is known."""
+        as far as that is known; `worthless`: a placeholder that lives as long as the token, which stays here."""
         while (bearer := self._tokens.bearer(key)) is None:
             if (error := await self._wait(key)) is not None:
                 raise error
         expires_at = self._tokens.expires_at(key)
-        left = 0 if expires_at is None else int(expires_at - self._clock.wall())
+        now_at = self._clock.wall()
+        left = 0 if expires_at is None else int(expires_at - now_at)
         word = "access" if key.kind is TokenKind.ACCESS else "id"
         self.stats.given[word] = self.stats.given.get(word, 0) + 1
+        what = "placeholder" if worthless else "token"
         if (untold := self._told.take((key.credential, key.audience), self._clock.mono())) is not None:
             _log.info(
-                f"token given to a program by `{self._server}`: {word} token of credential `{key.credential}` for "
+                f"{what} given to a program by `{self._server}`: {word} token of credential `{key.credential}` for "
                 f"{key.audience}",
                 extra={
                     "fields": {
@@ -85,7 +88,12 @@ class Desk:
                     }
                 },
             )
-        return HandedOut(bearer[len(_SCHEME) :].decode("ascii"), left)
+        if not worthless:
+            return HandedOut(bearer[len(_SCHEME) :].decode("ascii"), left)
+        if key.kind is TokenKind.ACCESS:
+            return HandedOut(placeholder.access_token(key.audience), left)
+        made = placeholder.id_token(key.audience, now_at=now_at, expires_at=now_at + left)
+        return HandedOut(made, left)
 
     def refused(self, reason: Reason, detail: str, *, caller: str = "") -> None:
         """Count and log that somebody got none."""

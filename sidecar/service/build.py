@@ -115,6 +115,7 @@ class Parts:
         )
         self.tracer = _tracer(config, self.version)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
+        self._placeholders = False
         self.proxy = self._proxy(config)
 
     def _proxy(self, config: Config) -> Proxy:
@@ -157,7 +158,10 @@ class Parts:
 
     def admission(self, table: RouteTable) -> Admission:
         """What decides about requests by a route table."""
-        return Admission(table, pseudonym=self._pseudonym)
+        server = self.config.metadata_server
+        # Once given, they are known for as long as they may live.
+        self._placeholders |= server is not None and server.tokens == "placeholder"
+        return Admission(table, pseudonym=self._pseudonym, placeholders=self._placeholders)
 
     def access_log(self, config: Config) -> AccessLog:
         """The access log as a configuration wants it."""

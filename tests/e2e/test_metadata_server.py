@@ -17,7 +17,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from sidecar.emulator.keys import signing_key
+from sidecar.emulator.keys import BadTokenError, signing_key
 from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.emulator.scopes import CLOUD_PLATFORM
 from sidecar.runtime.clock import SystemClock
@@ -353,6 +353,57 @@ async def test_exec_leads_its_command_there(google: Emulator, tmp_path: Path) ->
     assert google.principals.introspect(access) is not None
     assert signing_key("google").verify(identity)["aud"] == AUDIENCE
     assert google.metadata.requests == type(google.metadata.requests)()
+
+
+UNTRUSTED = """
+import json, os, google.auth, requests
+from google.auth.transport.requests import Request
+from google.oauth2 import id_token
+service, api, direct = (os.environ[name] for name in ("IDTOKEN_SIDECAR_URL_SVC", "IDTOKEN_SIDECAR_URL_API", "DIRECT"))
+token = id_token.fetch_id_token(Request(), direct)
+credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+credentials.refresh(Request())
+def called(url, token, **more):
+    return requests.get(url, headers={"Authorization": f"Bearer {token}"}, **more)
+print(json.dumps({
+    "id": called(service + "/x", token).json()["verified"]["audience"],
+    "access": called(api + "/x", credentials.token).status_code,
+    "at-the-target-itself": called(direct + "/x", token).status_code,
+    "in-the-url": called(service + "/x?token=" + token, token).json()["reason"],
+    "held": [token, credentials.token],
+}))
+"""
+
+
+async def test_code_that_is_not_trusted_holds_no_token(google: Emulator, tmp_path: Path) -> None:
+    """google-auth in it gets placeholders; through the sidecar they are as good as tokens, and anywhere else nothing."""
+    service = await google.add_target("svc")
+    api = await google.add_target("api", kind="googleapis")
+    file = tmp_path / "config.yaml"
+    routes = (
+        "routes:\n"
+        f"- {{name: svc, upstream: '{service.url}', audience: '{service.url}', target: cloud_run, on_conflict: reject}}\n"
+        f"- {{name: api, upstream: '{api.url}', target: googleapis, token: access}}\n"
+    )
+    more = f"audiences: ['{service.url}'], scopes: ['{CLOUD_PLATFORM}'], tokens: placeholder"
+    text = config(google, tmp_path, more=more, routes=routes).replace("listen: 'localhost:0', ", "")
+    file.write_text("admin: localhost:0\n" + text, "utf-8")
+    code, out, err = await command(
+        *("exec", "-c", str(file), "--", COMMAND[0], "-c", UNTRUSTED),
+        **{**google.environment(), "CLOUDSDK_CONFIG": str(tmp_path), "DIRECT": service.url},
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    for token in found.pop("held"):
+        assert google.principals.introspect(token) is None
+        with pytest.raises(BadTokenError):
+            signing_key("google").verify(token)
+    assert found == {
+        "id": service.url,
+        "access": 200,
+        "at-the-target-itself": 401,
+        "in-the-url": "header_conflict",
+    }
 
 
 async def test_a_flood_of_audiences_is_bounded(begin: Begin) -> None:

@@ -142,7 +142,11 @@ def test_what_is_no_entry_of_a_list(value: object, says: str) -> None:
         pytest.param("token_endpoint: {}", "token_endpoint: the key `secret` is missing", id="no-secret"),
         pytest.param("token_endpoint: {secret: ''}", "must be text, and not empty", id="empty-secret"),
         pytest.param("token_endpoint: {secret: 12345678}", "must be text", id="number-for-a-secret"),
-        pytest.param("metadata_server: {tokens: none}", "unknown key", id="unknown-key"),
+        pytest.param(
+            "metadata_server: {tokens: none}",
+            "'real' or 'placeholder' belongs here",
+            id="tokens-of-another-sort",
+        ),
     ],
 )
 def test_what_can_t_be(text: str, says: str) -> None:
@@ -200,6 +204,21 @@ ALLOWED = "routes: [{name: billing, upstream: 'https://billing-1.a.run.app', all
             f"token_endpoint: {{secret: short}}\n{ROUTE}",
             "token_endpoint.secret: it has fewer than 16 characters",
             id="short-secret",
+        ),
+        pytest.param(
+            f"metadata_server: {{tokens: placeholder, audiences: ['https://b.example']}}\n{ROUTE}",
+            "no route sends a token for `https://b.example`, so a placeholder for it is worth nothing anywhere",
+            id="placeholder-for-no-route",
+        ),
+        pytest.param(
+            f"metadata_server: {{tokens: placeholder, scopes: [a]}}\n{ROUTE}",
+            "no route sends access tokens",
+            id="placeholder-of-an-access-token-for-no-route",
+        ),
+        pytest.param(
+            f"metadata_server: {{tokens: placeholder, audiences: ['https://billing-1.a.run.app']}}\n{ALLOWED}",
+            None,
+            id="allow-and-placeholders",
         ),
         pytest.param(f"metadata_server: {{}}\n{ROUTE}", None, id="nothing-odd"),
     ],

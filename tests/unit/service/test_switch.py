@@ -77,7 +77,7 @@ async def test_a_persons_token_is_for_no_wildcard(tmp_path: Path) -> None:
     file.chmod(0o600)
     environ = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
     made = Service(config("localhost:0"), asyncio.get_running_loop(), environ=environ, clock=FakeClock())
-    switch = Switch(made.parts, made.readiness)
+    switch = Switch(made.parts, made.readiness, made.handouts)
     try:
         with pytest.raises(StartError, match="`wildcard_audience: shared`"):
             await switch.to(load(WILDCARD % "", environ={}).config)
