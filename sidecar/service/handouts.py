@@ -7,6 +7,7 @@ one that it does not name any more is closed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple, final
 
@@ -27,6 +28,8 @@ from sidecar.service.start_error import EXIT_CONFIG, StartError
 from sidecar.serving.site import Site
 
 App = MetadataApp | TokenApp
+
+_log = logging.getLogger(__name__)
 
 
 class _Running(NamedTuple):
@@ -67,6 +70,7 @@ class Handouts:
             site = Site(app.app, [listener.socket for listener in bound], parts.clock, takes)
             self._running[key] = _Running(app, site, bound)
             await site.start()
+            self._tell(key, bound)
 
     async def close(self) -> None:
         """Close them all."""
@@ -99,6 +103,15 @@ class Handouts:
             app.adopt(offer, it, peers)
         elif isinstance(app, TokenApp) and isinstance(it, TokenEndpoint):
             app.adopt(offer, it, peers)
+
+    def _tell(self, key: str, bound: list[Listener]) -> None:
+        it, offer = self._parts.config.handouts[key], self._parts.offers[key]
+        where = [str(listener) for listener in bound]
+        to = "every process of this machine" if it.peers is None else "those that `peers` names"
+        _log.info(
+            f"`{key}` on {', '.join(where)} gives {to} tokens of credential `{offer.source.name}`",
+            extra={"fields": {"server": key, "listen": where, "credential": offer.source.name}},
+        )
 
     async def _close(self, key: str) -> None:
         running = self._running.pop(key)

@@ -273,13 +273,29 @@ async def test_other_configurations(google: Emulator, begin: Begin, tmp_path: Pa
     assert await port_of(sidecar) == port
     assert (await ask(port, "GET", IDENTITY + AUDIENCE, FLAVOR))[0] == 404
     assert (await ask(port, "GET", f"{IDENTITY}https://other.example", FLAVOR))[0] == 200
-    await reload("\n".join(line for line in text.splitlines() if "metadata_server" not in line), 2)
-    assert (await sidecar.status())["handouts"] == []
+    await reload(
+        text.replace("metadata_server: {listen: 'localhost:0'", "metadata_server: {listen: '127.0.0.1:0'"), 2
+    )
+    moved = await port_of(sidecar)
+    assert moved != port
     with pytest.raises(ConnectionRefusedError):
         await ask(port, "GET", "/", FLAVOR)
-    await reload(text, 3)
+    assert (await ask(moved, "GET", IDENTITY + AUDIENCE, FLAVOR))[0] == 200
+    taken = text.replace(
+        "metadata_server: {listen: 'localhost:0'",
+        f"metadata_server: {{listen: '127.0.0.1:{sidecar.admin_port}'",
+    )
+    file.write_text(taken, "utf-8")
+    sidecar.send_signal(signal.SIGHUP)
+    await sidecar.logged("configuration not reloaded", result="error")
+    assert (await ask(moved, "GET", IDENTITY + AUDIENCE, FLAVOR))[0] == 200
+    await reload("\n".join(line for line in text.splitlines() if "metadata_server" not in line), 3)
+    assert (await sidecar.status())["handouts"] == []
+    with pytest.raises(ConnectionRefusedError):
+        await ask(moved, "GET", "/", FLAVOR)
+    await reload(text, 4)
     assert (await ask(await port_of(sidecar), "GET", IDENTITY + AUDIENCE, FLAVOR))[0] == 200
-    assert await sidecar.metric("idtoken_sidecar_handouts_total", server="metadata_server", kind="id") == 2
+    assert await sidecar.metric("idtoken_sidecar_handouts_total", server="metadata_server", kind="id") == 4
 
 
 async def test_nothing_listens_unless_it_is_asked_for(google: Emulator, start: Start) -> None:

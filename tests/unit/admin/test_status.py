@@ -421,3 +421,14 @@ FAILED = LastError(Reason.TOKEN_DENIED, "Not allowed.", NOW)
 def test_what_is_missing_is_said_in_a_line(tokens: Sequence[TokenStatus], said: str) -> None:
     """Those that have no token to serve and whose last fetch failed; each reason once."""
     assert shortfall(tokens) == said
+
+
+def test_the_page_says_what_gives_tokens_to_programs() -> None:
+    """Where, of which credential, for how much, and how often it did and did not."""
+    shown = document(PROCESS, [], [], NOTHING, now=NOW, note=unexpected)
+    text = page(shown, "", unexpected)
+    assert (
+        "<code>metadata_server</code> on <code>127.0.0.1:8788</code> gives programs tokens of credential default, for "
+        "1 audience and 1 scope: 4 so far, and 1 requests were refused"
+    ) in text
+    assert "gives programs" not in page({**shown, "handouts": []}, "", unexpected)
