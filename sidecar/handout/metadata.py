@@ -9,6 +9,7 @@ https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Final, final
@@ -23,6 +24,7 @@ from sidecar.handout.desk import TRANSIENT, Desk, HandedOut
 from sidecar.handout.offer import Offer
 from sidecar.handout.tree import Described, find, tree, write
 from sidecar.net.callers import Callers
+from sidecar.runtime.clock import Clock
 from sidecar.serving import problems
 from sidecar.serving.intake import Takes
 from sidecar.tokens.fetch.source import Identity
@@ -35,6 +37,8 @@ _NAMES: Final = frozenset({"metadata.google.internal", "metadata"})
 """What programs call it by, where a name leads here instead of a variable."""
 _DEFAULT_UNIVERSE: Final = "googleapis.com"
 _FLAVOR: Final = "Metadata-Flavor"
+_PAUSE: Final = 3.0
+"""Seconds between two attempts to learn who the credential is."""
 
 _MISSING: Final = frozenset({Reason.NO_SERVICE_ACCOUNT, Reason.NOT_ALLOWED})
 """Said as 404: there is no such token here. gcloud asks for a token for its own client id whenever it renews, and goes
@@ -48,9 +52,10 @@ class MetadataApp:
     offer: Offer
     config: MetadataServer
 
-    def __init__(self, desk: Desk, project: str | None) -> None:
+    def __init__(self, desk: Desk, clock: Clock, project: str | None) -> None:
         """`project` is what the environment names. `adopt` is to be called before it serves."""
         self.desk = desk
+        self._clock = clock
         self._project = project
         self.app = web.Application(middlewares=[self._guard])
         self.app.on_response_prepare.append(_set_headers)
@@ -62,6 +67,9 @@ class MetadataApp:
         self.config = config
         self.peers = peers
         self._identity: Identity | None = None
+        self._asking = asyncio.Lock()
+        self._unknown: tuple[SidecarError, float] | None = None
+        """Why nobody could say who the credential is, and when that was (monotonic)."""
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -134,13 +142,23 @@ class MetadataApp:
         return await self.desk.give(key, caller=request["caller"], worthless=worthless)
 
     async def _who(self) -> Identity:
+        """Who the credential is, asked for once however many want to know, and not again just after it failed: the
+        threads that do so are those that fetch tokens."""
         offer = self.offer
-        if self._identity is not None:
-            return self._identity
-        found = await offer.source.identity()
-        if self.offer is offer:
-            self._identity = found
-        return found
+        async with self._asking:
+            if self._identity is not None:
+                return self._identity
+            if self._unknown is not None and self._clock.mono() - self._unknown[1] < _PAUSE:
+                raise _again(self._unknown[0])
+            try:
+                found = await offer.source.identity()
+            except SidecarError as error:
+                if self.offer is offer:
+                    self._unknown = (_again(error), self._clock.mono())
+                raise
+            if self.offer is offer:
+                self._identity = found
+            return found
 
     async def _facts(self, path: str) -> Described:
         """What is to be said at this path: nobody is asked who the credential is where the answer does not say it."""
@@ -156,6 +174,11 @@ class MetadataApp:
             who.universe or _DEFAULT_UNIVERSE,
             config.zone,
         )
+
+
+def _again(error: SidecarError) -> SidecarError:
+    """The same as a new one: the one that was raised holds the frames that it came through."""
+    return SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
 
 
 def _refused(error: SidecarError) -> web.Response:

@@ -63,7 +63,7 @@ class Handouts:
             desk = self._desks.setdefault(key, Desk(key, parts.tokens, parts.clock))
             app: App
             if key == "metadata_server":
-                app, takes = MetadataApp(desk, parts.project), METADATA
+                app, takes = MetadataApp(desk, parts.clock, parts.project), METADATA
             else:
                 app, takes = TokenApp(desk), OAUTH
             self._adopt(key, app)

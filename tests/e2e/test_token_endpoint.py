@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import pytest
@@ -67,38 +67,34 @@ GRANT = {"grant_type": "client_credentials"}
 SAID = {"client_id": "c", "client_secret": SECRET}
 
 
-@pytest.mark.parametrize(
-    ("form", "basic", "audience"),
-    [
-        pytest.param({"audience": AUDIENCE}, "prometheus", AUDIENCE, id="audience"),
-        pytest.param({"resource": AUDIENCE}, "prometheus", AUDIENCE, id="resource"),
-        pytest.param({"audience": AUDIENCE, "resource": AUDIENCE}, "p", AUDIENCE, id="both-the-same"),
-        pytest.param({"audience": AUDIENCE, **SAID}, None, AUDIENCE, id="client-in-the-body"),
-        pytest.param({"audience": AUDIENCE, "client_id": "c"}, "c", AUDIENCE, id="name-in-both"),
-        pytest.param({}, "reports", "https://reports-1.a.run.app", id="a-route-s-name"),
-        pytest.param({"audience": AUDIENCE}, "reports", AUDIENCE, id="audience-before-the-name"),
-        pytest.param({"audience": AUDIENCE, "scope": "openid email"}, "p", AUDIENCE, id="scopes-of-openid"),
-    ],
-)
-async def test_a_token_for_a_client(
-    begin: Begin, google: Emulator, form: dict[str, str], basic: str | None, audience: str
-) -> None:
+GIVEN = [
+    pytest.param({"audience": AUDIENCE}, "prometheus", AUDIENCE, id="audience"),
+    pytest.param({"resource": AUDIENCE}, "prometheus", AUDIENCE, id="resource"),
+    pytest.param({"audience": AUDIENCE, "resource": AUDIENCE}, "p", AUDIENCE, id="both-the-same"),
+    pytest.param({"audience": AUDIENCE, **SAID}, None, AUDIENCE, id="client-in-the-body"),
+    pytest.param({"audience": AUDIENCE, "client_id": "c"}, "c", AUDIENCE, id="name-in-both"),
+    pytest.param({}, "reports", "https://reports-1.a.run.app", id="a-route-s-name"),
+    pytest.param({"audience": AUDIENCE}, "reports", AUDIENCE, id="audience-before-the-name"),
+    pytest.param({"audience": AUDIENCE, "scope": "openid email"}, "p", AUDIENCE, id="scopes-of-openid"),
+]
+
+
+async def test_a_token_for_a_client(begin: Begin, google: Emulator) -> None:
     """As RFC 6749 section 5.1 has it. A route's name gets the route's own token, of the route's credential."""
     sidecar, port = await begin()
-    status, headers, body = await post(port, {**GRANT, **form}, basic=basic)
-    assert status == 200, body
-    assert (body["token_type"], headers["cache-control"], headers["pragma"]) == (
-        "Bearer",
-        "no-store",
-        "no-cache",
-    )
-    claims = signing_key("google").verify(body["access_token"])
-    assert claims["aud"] == audience
-    assert 0 < body["expires_in"] <= claims["exp"] - claims["iat"]
-    if not form:
-        assert claims["email"] == google.metadata.email
-    assert body["access_token"] not in sidecar.text
-    assert await sidecar.metric("idtoken_sidecar_handouts_total", server="token_endpoint", kind="id") == 1
+    for case in GIVEN:
+        form, basic, audience = cast(tuple[dict[str, str], str | None, str], case.values)
+        status, headers, body = await post(port, {**GRANT, **form}, basic=basic)
+        assert status == 200, (case.id, body)
+        assert (headers["cache-control"], headers["pragma"]) == ("no-store", "no-cache")
+        claims = signing_key("google").verify(body["access_token"])
+        assert (body["token_type"], claims["aud"]) == ("Bearer", audience), case.id
+        assert 0 < body["expires_in"] <= claims["exp"] - claims["iat"]
+        if not form:
+            assert claims["email"] == google.metadata.email
+        assert body["access_token"] not in sidecar.text
+    count = await sidecar.metric("idtoken_sidecar_handouts_total", server="token_endpoint", kind="id")
+    assert count == len(GIVEN)
 
 
 REFUSED = [
@@ -152,19 +148,20 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("form", "basic", "headers", "status", "error"), REFUSED)
-async def test_what_gets_no_token(
-    begin: Begin, form: Any, basic: str | None, headers: dict[str, str], status: int, error: str
-) -> None:
+async def test_what_gets_no_token(begin: Begin) -> None:
     """As RFC 6749 section 5.2 and RFC 8707 have it; who does not know the secret is told nothing of the lists."""
     sidecar, port = await begin()
-    got, answered, body = await post(port, form, basic=basic, **headers)
-    assert (got, body["error"], "access_token" in body) == (status, error, False), body
-    assert ("www-authenticate" in answered) is (status == 401)
-    assert not set(body["error_description"]) & set('"\\\n')
-    if status in (401, 403):
-        assert AUDIENCE not in body["error_description"]
-    assert SECRET not in json.dumps(body) + sidecar.text
+    for case in REFUSED:
+        form, basic, headers, status, error = cast(
+            tuple[Any, str | None, dict[str, str], int, str], case.values
+        )
+        got, answered, body = await post(port, form, basic=basic, **headers)
+        assert (got, body["error"], "access_token" in body) == (status, error, False), (case.id, body)
+        assert ("www-authenticate" in answered) is (status == 401), case.id
+        assert not set(body["error_description"]) & set('"\\\n'), case.id
+        if status in (401, 403):
+            assert AUDIENCE not in body["error_description"], case.id
+        assert SECRET not in json.dumps(body) + sidecar.text, case.id
 
 
 async def test_what_is_no_request_for_a_token(begin: Begin) -> None:
