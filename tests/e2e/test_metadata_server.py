@@ -258,6 +258,21 @@ async def test_a_token_that_cannot_be_had(google: Emulator, begin: Begin) -> Non
     google.oauth.endpoint.fault = None
 
 
+async def test_who_it_is_is_not_asked_at_the_speed_of_callers(google: Emulator, start: Start) -> None:
+    """Where nobody says, one question serves all who want to know, and the next one comes seconds later."""
+    google.metadata.endpoint.fail(Fault("status", 503, everywhere=True))
+    sidecar = await start(
+        f"metadata_server: {{listen: 'localhost:0', audiences: ['{AUDIENCE}']}}\n"
+        "routes: [{name: a, upstream: 'https://a.example', prefetch: false}]\n",
+        ready=False,
+    )
+    port = await port_of(sidecar)
+    answers = await asyncio.gather(*(ask(port, "GET", f"{ACCOUNTS}/", FLAVOR) for _ in range(20)))
+    assert {status for status, _, _ in answers} == {503}
+    assert google.metadata.counts[f"{ACCOUNTS}/default/email"] < len(answers) / 2
+    google.metadata.endpoint.fail(None)
+
+
 async def test_other_configurations(google: Emulator, begin: Begin, tmp_path: Path) -> None:
     """A list changes without a break; a server that is not named any more is closed, and opened when it is again."""
     sidecar, port = await begin()
