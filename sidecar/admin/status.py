@@ -71,6 +71,20 @@ class Traffic(NamedTuple):
     """Answers of the sidecar's own by route and reason, the one that came last first."""
 
 
+class HandoutStatus(NamedTuple):
+    """One server that gives tokens to programs."""
+
+    server: str
+    """Its key in the configuration."""
+    listen: Sequence[str]
+    credential: str
+    audiences: Sequence[str]
+    scopes: Sequence[str]
+    given: int
+    """Tokens that it has given since the start."""
+    refused: int
+
+
 class ProcessStatus(NamedTuple):
     """The process as a whole; moments in Unix seconds."""
 
@@ -85,6 +99,8 @@ class ProcessStatus(NamedTuple):
     """What was wrong with a later one, and when."""
     listen: Sequence[str]
     """Every address of the shared listener, as bound: `127.0.0.1:8787`, `unix:/run/proxy.sock`."""
+    handouts: Sequence[HandoutStatus] = ()
+    """What gives tokens to programs."""
 
 
 def document(
@@ -119,6 +135,15 @@ def document(
             lambda token: {"credential": token.key.credential, "audience": token.key.audience},
             note,
         ),
+        "handouts": [
+            {
+                **it._asdict(),
+                "listen": list(it.listen),
+                "audiences": list(it.audiences),
+                "scopes": list(it.scopes),
+            }
+            for it in process.handouts
+        ],
         "traffic": {
             "interval": INTERVAL,
             "samples": [{**sample._asdict(), "at": _moment(sample.at)} for sample in traffic.samples],

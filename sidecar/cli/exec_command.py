@@ -23,8 +23,10 @@ from typing import Any, Final, final
 
 from sidecar.config import own_ports
 from sidecar.config.base_urls import VARIABLE, variable
+from sidecar.config.credentials import ADC_VARIABLE
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
+from sidecar.config.variables import leading_to
 from sidecar.grammar.contents import place
 from sidecar.runtime import systemd
 from sidecar.runtime.hardening import Process
@@ -60,7 +62,7 @@ anybody but their own PID 1."""
 def beside_a_command(config: Config) -> Config:
     """The same configuration as `exec` uses it: so that several can run side by side, each with little to say.
 
-    What it does not set is another default: `listen` and `admin` take other ports where theirs are taken, and only
+    What it does not set is another default: each `listen` and `admin` take other ports where theirs are taken, and only
     warnings are logged. Every route that has no port gets one, unless the shared listener tells its callers apart,
     which a port can't (`own_ports.why_none`).
     """
@@ -71,10 +73,15 @@ def beside_a_command(config: Config) -> Config:
         )
     if "admin" not in config.model_fields_set:
         update["admin"] = tuple(replace(address, auto=True) for address in config.admin)
+    for key, handout in config.handouts.items():
+        if "listen" not in handout.model_fields_set:
+            listen = tuple(replace(address, auto=True) for address in handout.listen)
+            update[key] = handout.model_copy(update={"listen": listen})
     if "log_level" not in config.model_fields_set:
         update["log_level"] = "warning"
     if own_ports.why_none(config.listen) is None:
-        taken = [*(it.address for it in config.listen), *config.admin]
+        handouts = (address for it in config.handouts.values() for address in it.listen)
+        taken = [*(it.address for it in config.listen), *config.admin, *handouts]
         routes = own_ports.with_own(config.routes, config.listen)
         update["routes"] = tuple(own_ports.numbered(routes, taken))
     return config.model_copy(update=update)
@@ -94,8 +101,8 @@ def passed_on(environ: Mapping[str, str], secret: Collection[str], named: Collec
 def environment(
     service: Service, environ: Mapping[str, str], *, http_proxy: bool, named: Collection[str] = ()
 ) -> dict[str, str]:
-    """The child's environment: the base URL of the sidecar, one a route, and the proxy variables if asked for. See
-    `passed_on` for the rest."""
+    """The child's environment: the base URL of the sidecar, one a route, the proxy variables if asked for, and what
+    leads to the metadata server if that is on. See `passed_on` for the rest."""
     config, bindings = service.parts.config, service.parts.bindings
     base, urls = bindings.url(), bindings.urls(config.routes)
     child = passed_on(environ, config.secret_variables, named)
@@ -110,6 +117,11 @@ def environment(
         before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
         kept = [entry for entry in (part.strip() for part in before.split(",")) if entry]
         child["NO_PROXY"] = child["no_proxy"] = ",".join(dict.fromkeys([*kept, *_SPARED]))
+    if (metadata := bindings.metadata_address()) is not None:
+        child.update(leading_to(metadata))
+        if ADC_VARIABLE not in named:
+            # Libraries go by it before they look for a metadata server.
+            child.pop(ADC_VARIABLE, None)
     return child
 
 

@@ -122,6 +122,10 @@ class Peers(Model):
         (), description="Groups, by number or name: the process's own group or a supplementary one."
     )
 
+    @model_serializer(mode="wrap")
+    def _named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {kind: ids for kind, ids in handler(self).items() if ids}
+
 
 class ListenerTls(Model):
     """TLS on the listener: 1.2 or newer. The files are read again when they change."""

@@ -8,21 +8,22 @@ problems of all three are collected before anything is raised.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, final, get_args
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from sidecar.config import checks, own_ports
+from sidecar.config import checks, handout_rules, own_ports
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
-from sidecar.config.credentials import CREDENTIAL_TYPES, File, Gcloud, Metadata, Static
+from sidecar.config.credentials import CREDENTIAL_TYPES, Credential, File, Gcloud, Metadata, Static
 from sidecar.config.egress import EgressProxy
 from sidecar.config.egress_rules import in_force, own_listener_behind, refusal_through_proxy
 from sidecar.config.groups import Drain
+from sidecar.config.handout_rules import handouts_in, own_metadata
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.misplaced import misplaced_in
 from sidecar.config.models import Config, RouteConfig
@@ -107,7 +108,11 @@ def load(
         if any(secret in brought for secret in secrets)
         for name in names
     )
-    doubtful = [tree.problem(*found) for found in cautions(dict(enumerate(config.routes)))]
+    doubted = [
+        *cautions(dict(enumerate(config.routes))),
+        *handout_rules.cautions(config.handouts, config.routes, config.listen),
+    ]
+    doubtful = [tree.problem(*found) for found in doubted]
     warnings = (*_odd_variables(environ), *_odd_proxies(environ, config))
     return Loaded(config, (*warnings, *map(str, sorted(doubtful, key=_order))))
 
@@ -185,6 +190,7 @@ class _Validation:
         for variable, message in misplaced_in(self._environ, [*credentials.values()], metadata=says_where):
             self._say((), message, variable)
         self._listeners(routes, {**dict(defaults), **parsed})
+        self._handouts(routes, credentials, names, {**dict(defaults), **parsed})
         self._egress(routes, {**dict(defaults), **parsed})
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
@@ -208,7 +214,8 @@ class _Validation:
         if len(shared) < len(whole["listen"]):
             whole["listen"] = shared = shared or Config().listen
             routes = own_ports.with_own(routes, shared)
-        return own_ports.numbered(routes, [*(it.address for it in shared), *whole["admin"]])
+        taken = [address for it in handouts_in(whole).values() for address in it.listen]
+        return own_ports.numbered(routes, [*(it.address for it in shared), *whole["admin"], *taken])
 
     def _listeners(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
         """What concerns listeners; what is BROKEN is left out."""
@@ -216,6 +223,7 @@ class _Validation:
         shared: dict[str, tuple[ListenAddress, ...]] = {
             "listen": tuple(listener.address for listener in listeners),
             "admin": () if parsed["admin"] is BROKEN else parsed["admin"],
+            **{key: it.listen for key, it in handouts_in(parsed).items()},
         }
         self._find(checks.check_clashes(routes, shared))
         self._find(checks.check_remote(parsed["allow_remote"] is not False, routes, listeners))
@@ -224,12 +232,27 @@ class _Validation:
             self._say(("listen",), f"{why}: name the listener of each route under its own `listen`")
         self._find(checks.check_loops(routes, shared))
 
+    def _handouts(
+        self,
+        routes: dict[int, RouteConfig],
+        credentials: Mapping[str, Credential],
+        names: Collection[str],
+        parsed: Mapping[str, Any],
+    ) -> None:
+        """What concerns `metadata_server` and `token_endpoint`."""
+        handouts = handouts_in(parsed)
+        self._find(handout_rules.checked(handouts, routes.values(), credentials, names))
+        metadata = None if parsed["endpoints"] is BROKEN else parsed["endpoints"].metadata
+        for path, variable, message in own_metadata(handouts, credentials.values(), metadata, self._environ):
+            self._say(path, message, variable)
+
     def _egress(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
         """What concerns proxies; what is BROKEN is left out."""
         top = None if parsed["egress_proxy"] is BROKEN else parsed["egress_proxy"]
         groups = [parsed["listen"], *(route.listen for route in routes.values())]
         own = [listener.address for group in groups if group is not BROKEN for listener in group]
         own += [] if parsed["admin"] is BROKEN else parsed["admin"]
+        own += [address for it in handouts_in(parsed).values() for address in it.listen]
         settings: list[tuple[Path, EgressProxy | None]] = [(("egress_proxy",), top)]
         settings += [(("routes", index, "egress_proxy"), it.egress_proxy) for index, it in routes.items()]
         for path, setting in settings:

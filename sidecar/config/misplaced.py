@@ -34,6 +34,8 @@ def misplaced(path: tuple[str | int, ...], text: str) -> str | None:
     key, credential = (keys or [""])[-1], keys[:1] == ["credentials"]
     if (credential and len(keys) == 3 and key in _SECRETS) or "require_header" in keys[:-1]:
         return None
+    if keys == ["token_endpoint", "secret"]:
+        return None
     names_a_file = key.endswith("_file") or (credential and key in ("file", "path"))
     # Scopes may be written as a block of text, one a line.
     kind = kind_of(" ".join(text.split()) if key == "scopes" else text)

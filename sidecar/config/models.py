@@ -17,9 +17,11 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 
 from sidecar.config.addresses import ListenAddress, ListenAddresses, parse_listen
 from sidecar.config.allow import Allow
+from sidecar.config.audiences import parse_scopes
 from sidecar.config.credentials import Adc, Credential, Endpoints
 from sidecar.config.egress import EgressSetting
 from sidecar.config.groups import Drain, Limits, Pool, RoutePool, Share, Timeouts, Tls, Tracing
+from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_listener
 from sidecar.config.names import NOT_FOR_TOKENS
 from sidecar.config.quantities import Duration
@@ -144,20 +146,6 @@ def _upgrades(value: Any) -> tuple[str, ...]:
     return tuple({protocol.lower(): protocol for protocol in value}.values())
 
 
-_SCOPE = re.compile(r"[!#-\[\]-~]+")
-
-
-def _scopes(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = value.split()
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError("a scope or a list of them belongs here")
-    for scope in value:
-        if not isinstance(scope, str) or _SCOPE.fullmatch(scope) is None:
-            raise ValueError(f"{quoted(scope)} is not a scope such as `{CLOUD_PLATFORM}`")
-    return tuple(dict.fromkeys(value))
-
-
 class RouteConfig(Model):
     """One target: how it is reached by the app, where it is, and as whom."""
 
@@ -206,7 +194,7 @@ class RouteConfig(Model):
     token: Literal["id", "access", "self_signed_jwt"] = Field(
         "id", description="Kind of token: an ID token, an access token (Google APIs), a self-signed JWT."
     )
-    scopes: Annotated[tuple[str, ...], BeforeValidator(_scopes)] = Field(
+    scopes: Annotated[tuple[str, ...], BeforeValidator(parse_scopes)] = Field(
         (), description=f"Scopes of an access token. Default: {CLOUD_PLATFORM}."
     )
     header: Annotated[str, BeforeValidator(_header)] = Field(
@@ -326,7 +314,14 @@ class Config(Model):
     def listening(self) -> tuple[ListenAddress, ...]:
         """Every address that it listens on, as far as it is written down."""
         groups = (self.listen, *(route.listen for route in self.routes))
-        return (*self.admin, *(listener.address for group in groups for listener in group))
+        handouts = (address for it in self.handouts.values() for address in it.listen)
+        return (*self.admin, *handouts, *(listener.address for group in groups for listener in group))
+
+    @property
+    def handouts(self) -> dict[str, MetadataServer | TokenEndpoint]:
+        """What gives tokens to programs, as far as it is on, by its key."""
+        both = {"metadata_server": self.metadata_server, "token_endpoint": self.token_endpoint}
+        return {key: it for key, it in both.items() if it is not None}
 
     def remember_secret_variables(self, names: Iterable[str]) -> None:
         """For `load`, which knows where values came from."""
@@ -364,6 +359,15 @@ class Config(Model):
         Endpoints(), description="Where to get tokens, instead of from Google's public addresses."
     )
     routes: tuple[RouteConfig, ...] = Field((), description="The targets.")
+    metadata_server: MetadataServer | None = Field(
+        None,
+        description="A metadata server for Google's own libraries (docs/metadata-server.md). Off unless it is here.",
+    )
+    token_endpoint: TokenEndpoint | None = Field(
+        None,
+        description="An OAuth token endpoint, for what knows only RFC 6749 (docs/token-endpoint.md). Off unless it is "
+        "here.",
+    )
     via: Switch = Field(
         True, description="Add `Via` to requests. Without it, a loop is found by its address only."
     )

@@ -58,6 +58,23 @@ def mutual_tls(environ: Mapping[str, str]) -> bool:
     return mode != "none"
 
 
+def leading_to(address: str) -> dict[str, str]:
+    """What leads the libraries of a process to the metadata server at `address`, laid over any other environment."""
+    return {
+        "GCE_METADATA_HOST": address,
+        # google-auth (Python) asks at this one whether there is a metadata server at all.
+        "GCE_METADATA_IP": address,
+        # gcloud's name for it (googlecloudsdk/core/credentials/gce_read.py), and that of R's gargle.
+        "GCE_METADATA_ROOT": address,
+        "GCE_METADATA_URL": address,
+        # npm's gcp-metadata otherwise looks for a machine of Google's first (its README).
+        "METADATA_SERVER_DETECTION": "assume-present",
+        # Each of these would keep google-auth from asking there.
+        MTLS_MODE: "none",
+        "NO_GCE_CHECK": "false",
+    }
+
+
 class ProxySetting(NamedTuple):
     """A proxy, and the variable that names it."""
 

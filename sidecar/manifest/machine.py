@@ -36,6 +36,7 @@ def socket_unit(plan: Plan) -> str:
     """idtoken-sidecar.socket: the listeners, open before the process is and across its restarts."""
     addresses = [*(listener.address for listener in plan.config.listen), *plan.config.admin]
     addresses += [listener.address for route in plan.config.routes for listener in route.listen]
+    addresses += [address for it in plan.config.handouts.values() for address in it.listen]
     lines = [line for address in addresses if address.path or address.port for line in _streams(address)]
     groups = [gid for it in plan.listeners() if it.peers is not None for gid in it.peers.gid] or ["GROUP"]
     return filled(

@@ -1,8 +1,8 @@
-"""Who is at the other end of a Unix socket, as the kernel knows it.
+"""Who is at the other end of a connection on this machine, as the kernel knows it.
 
-Owns the socket options for that, and the numbers that say nothing. Called by the acceptor, for listeners that tell
-processes apart, and when their settings are read. A system that does not say (SO_PEERCRED is Linux's) is not guessed
-about: the caller must refuse.
+Owns how the kernel is asked, of a Unix socket and of a port, and the numbers that say nothing. Called by the acceptor
+and by the servers that give tokens, where they tell processes apart, and when their settings are read. A system that
+does not say (SO_PEERCRED is Linux's) is not guessed about: the caller must refuse.
 """
 
 from __future__ import annotations
@@ -59,3 +59,51 @@ def is_everybody_else(number: int, kind: Literal["uid", "gid"], proc: Path = Pat
             lines = (proc / f"self/{kind}_map").read_text().splitlines()
             return sum(int(line.split()[2]) for line in lines) < _IDS
     return False
+
+
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_NLM_F_REQUEST: Final = 1
+_HEADER: Final = struct.Struct("=IHHII")
+_REQUEST: Final = struct.Struct("=BBBxI")
+_PORTS: Final = struct.Struct(">HH")
+_REST: Final = struct.Struct("=III")
+"""Any interface, and INET_DIAG_NOCOOKIE twice."""
+_ANSWER: Final = struct.Struct("=BBBB48sIIIII")
+"""`struct inet_diag_msg`: family, state, timer, retransmissions, the socket, expiry, both queues, user, inode."""
+_CAN_READ: Final = frozenset({1, 4, 5})
+"""TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2 (linux/tcp_states.h). In other states there is nobody to answer, and
+TIME_WAIT has user 0 for everybody."""
+
+
+def user_of(sock: socket.socket) -> int | None:
+    """The user whose process has the other end of a TCP connection that stays on this machine; None where the system
+    does not say: another machine, another network namespace, a peer that has left, a kernel without sock_diag(7).
+
+    The kernel is asked about the very connection, by its four numbers. The user is that of the socket: who opened it,
+    also where it was passed on to another process later.
+    """
+    family = sock.family
+    if family not in (socket.AF_INET, socket.AF_INET6) or not hasattr(socket, "AF_NETLINK"):
+        return None
+    try:
+        theirs, ours = sock.getpeername()[:2], sock.getsockname()[:2]
+        ends = b"".join(socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (theirs, ours))
+        wanted = _PORTS.pack(theirs[1], ours[1]) + ends
+        # From the peer's side: what is its own there is far from here.
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 2**32 - 1) + wanted
+        body += _REST.pack(0, 2**32 - 1, 2**32 - 1)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
+            netlink.setblocking(False)
+            size = _HEADER.size + len(body)
+            netlink.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + body)
+            answer = netlink.recv(4096)  # the kernel answers before `send` returns
+        kind = _HEADER.unpack_from(answer)[1]
+        if kind != _SOCK_DIAG_BY_FAMILY:
+            return None
+        _, state, _, _, found, *_, user, inode = _ANSWER.unpack_from(answer, _HEADER.size)
+    except (OSError, struct.error):
+        return None
+    # Where the connection is gone, the kernel looks for a listener on the same port, which is somebody else's; and
+    # where no process has the socket any more (it has no inode then), it may say user 0.
+    return int(user) if inode and state in _CAN_READ and found[: len(wanted)] == wanted else None

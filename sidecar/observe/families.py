@@ -14,6 +14,7 @@ from sidecar.observe.family import Family, Kind, Labels, Samples, declared, fami
 from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.metrics import (
     TOKEN_STATES,
+    HandoutStats,
     ListenerStats,
     LoopStats,
     ReloadStats,
@@ -90,6 +91,10 @@ class MetricsSource(Protocol):
     def certificates(self) -> Iterable[CertificateReading]: ...
     def client_expiries(self) -> Mapping[str, float]:
         """When the certificates that the sidecar shows to upstreams expire, in Unix seconds, by route."""
+        ...
+
+    def handouts(self) -> Iterable[tuple[str, HandoutStats]]:
+        """The record of each server that gives tokens to programs, under its key in the configuration."""
         ...
 
     def tokens(self) -> Iterable[TokenReading]: ...
@@ -309,6 +314,7 @@ TABLE: Final[tuple[Row, ...]] = (
         ),
         lambda source: (((name,), pair[1]) for name, pair in source.token_stats().histograms()),
     ),
+    *_of(HandoutStats, ("server",), lambda source: (((name,), stats) for name, stats in source.handouts())),
 )
 """In the order in which they are shown; prometheus-client's own `process_*` families follow them."""
 

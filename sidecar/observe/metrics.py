@@ -300,6 +300,23 @@ class ListenerStats:
 
 @final
 @dataclass(slots=True, eq=False)
+class HandoutStats:
+    """What one server that gives tokens to programs has done since the process started."""
+
+    given: dict[str, int] = counter(
+        "handouts_total",
+        "Tokens that programs were given by `metadata_server` or `token_endpoint`, by kind.",
+        "kind",
+    )
+    refused: dict[str, int] = counter(
+        "handouts_refused_total",
+        "Requests to `metadata_server` or `token_endpoint` that were refused or got no token, by reason.",
+        "reason",
+    )
+
+
+@final
+@dataclass(slots=True, eq=False)
 class TokenStats:
     """What happened to the tokens of one credential and audience since the process started."""
 

@@ -48,11 +48,15 @@ class ListenPlan(NamedTuple):
     bound: list[Use]
     """Those that were bound for it."""
     certificates: Mapping[ListenerTls, Certificate]
+    handouts: dict[str, list[Listener]]
+    """Of what gives tokens to programs, by its key in the configuration."""
+    fresh: list[Listener]
+    """Those of them that were bound for it."""
 
     def drop(self) -> None:
         """Close what was bound for it: it will not be served."""
-        for use in self.bound:
-            listeners.close(use.listener)
+        for listener in [*self.fresh, *(use.listener for use in self.bound)]:
+            listeners.close(listener)
 
 
 @final
@@ -63,6 +67,8 @@ class Bindings:
         """`inherited`: sockets that listen already, for addresses of the configuration (socket activation)."""
         self.uses: list[Use] = []
         self.admin: list[Listener] = []
+        self.handouts: dict[str, list[Listener]] = {}
+        """Of what gives tokens to programs, by its key in the configuration."""
         self.own_addresses: set[tuple[str, int]] = set()
         """Host and port of every listener: no route may lead there."""
         self.certificates = Certificates(clock)
@@ -77,6 +83,8 @@ class Bindings:
             self.uses += [Use(listener, route, settings) for listener in bound]
         for address in config.admin:
             self.admin += _bound(address, "admin", self._inherited)
+        for key, handout in config.handouts.items():
+            self.handouts[key] = _bound_all(key, handout.listen, self._inherited)
         if self._inherited:
             names = ", ".join(map(str, self._inherited))
             raise StartError(
@@ -84,13 +92,13 @@ class Bindings:
                 "write the same addresses in both",
                 EXIT_BIND,
             )
-        for listener in [*self.admin, *(use.listener for use in self.uses)]:
+        for listener in self._all():
             self.own_addresses.update(_own_addresses(listener))
         self.certificates.adopt(found)
 
     def plan(self, config: Config, table: RouteTable) -> ListenPlan:
         """Bind what another configuration lacks; raises StartError with everything as it was."""
-        plan = ListenPlan([], [], self._read_certificates(config, table))
+        plan = ListenPlan([], [], self._read_certificates(config, table), {}, [])
         kept = self._kept_ports(table)
         free: dict[ListenAddress, list[list[Listener]]] = {}
         for group in _groups(self.uses):
@@ -115,10 +123,20 @@ class Bindings:
                 for listener in self._bound_beside(address, _what(route), left):
                     uses = plan.stay if listener.socket in old else plan.bound
                     uses.append(Use(listener, route, settings))
+            for key, handout in config.handouts.items():
+                here = self.handouts.get(key, [])
+                if list(dict.fromkeys(listener.address for listener in here)) != list(handout.listen):
+                    here = _bound_all(key, handout.listen, [])
+                    plan.fresh.extend(here)
+                plan.handouts[key] = here
         except StartError:
             plan.drop()
             raise
         return plan
+
+    def _all(self) -> list[Listener]:
+        handouts = (listener for group in self.handouts.values() for listener in group)
+        return [*self.admin, *handouts, *(use.listener for use in self.uses)]
 
     def _kept_ports(self, table: RouteTable) -> dict[str, list[Listener]]:
         """By route, the listeners of the port that `auto` gave it: what calls it there goes on to."""
@@ -143,13 +161,21 @@ class Bindings:
             raise
 
     def adopt(self, plan: ListenPlan) -> list[Listener]:
-        """Go by it from now on; the listeners that are not in it, for the caller to close."""
+        """Go by it from now on; the listeners of apps that are not in it, for the caller to close. What gives tokens
+        closes its own (`handouts`)."""
         kept = {use.listener.socket for use in plan.stay}
         surplus = [use.listener for use in self.uses if use.listener.socket not in kept]
         for listener in surplus:
             self.own_addresses.difference_update(_own_addresses(listener))
         for use in plan.bound:
             self.own_addresses.update(_own_addresses(use.listener))
+        kept_handouts = [listener for group in plan.handouts.values() for listener in group]
+        for listener in (listener for group in self.handouts.values() for listener in group):
+            if listener not in kept_handouts:
+                self.own_addresses.difference_update(_own_addresses(listener))
+        for listener in plan.fresh:
+            self.own_addresses.update(_own_addresses(listener))
+        self.handouts = plan.handouts
         self.uses = [*plan.stay, *plan.bound]
         self.certificates.adopt(plan.certificates)
         return surplus
@@ -157,7 +183,7 @@ class Bindings:
     def close(self) -> None:
         """Listen no more."""
         self.certificates.stop()
-        for listener in [*self.admin, *(use.listener for use in self.uses)]:
+        for listener in self._all():
             listeners.close(listener)
 
     # the addresses, as bound
@@ -173,6 +199,11 @@ class Bindings:
     def secure(self) -> set[str]:
         """Those of all listeners that serve https."""
         return {str(use.listener) for use in self.uses if use.settings.certificate is not None}
+
+    def metadata_address(self) -> str | None:
+        """Host and port of the metadata server; None where it is off, or on a Unix socket alone."""
+        listeners = self.handouts.get("metadata_server", [])
+        return next((str(listener) for listener in listeners if not listener.is_unix), None)
 
     def url(self, route: str | None = None) -> str | None:
         """The base URL of a route's own listener, or of the shared one; None where no TCP port is."""
@@ -275,6 +306,19 @@ def _bound(address: ListenAddress, what: str, there: list[Listener]) -> Sequence
             error, address, unprivileged_from=listeners.first_unprivileged_port(), uid=os.geteuid()
         )
         raise StartError(f"{what}: {address} cannot be listened on: {why}", EXIT_BIND) from error
+
+
+def _bound_all(what: str, addresses: Sequence[ListenAddress], there: list[Listener]) -> list[Listener]:
+    """The listeners of all these addresses, or none of them."""
+    found: list[Listener] = []
+    try:
+        for address in addresses:
+            found += _bound(address, what, there)
+    except StartError:
+        for listener in found:
+            listeners.close(listener)
+        raise
+    return found
 
 
 def _is_of(listener: Listener, address: ListenAddress) -> bool:

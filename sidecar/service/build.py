@@ -21,6 +21,7 @@ from sidecar.config.models import Config
 from sidecar.config.sharing import takes_persons
 from sidecar.config.targets import TokenKind
 from sidecar.errors import SidecarError
+from sidecar.handout.offer import Offer
 from sidecar.net.dial import Dialer
 from sidecar.observe.logs import AccessLog, Level
 from sidecar.observe.metrics import LoopStats, TokenStatsTable
@@ -37,6 +38,7 @@ from sidecar.runtime.tasks import Tasks
 from sidecar.runtime.trust import UnusableCaError, for_token_endpoints, for_upstreams
 from sidecar.service.bindings import Bindings
 from sidecar.service.start_error import EXIT_CONFIG, StartError
+from sidecar.serving.gate import CONNECTIONS
 from sidecar.tokens.credential_file import is_project
 from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.renewals import Renewals
@@ -46,6 +48,7 @@ from sidecar.tokens.token import TokenKey
 
 _log = logging.getLogger(__name__)
 
+_PROJECT: Final = "GOOGLE_CLOUD_PROJECT"
 _ROUTE_AUDIENCES: Final = 1000
 """Audiences that metrics keep apart, wildcard traffic included."""
 
@@ -77,6 +80,10 @@ class Parts:
         jitter = jitter or secrets.SystemRandom().random
         self.loop = loop
         self.environ = environ
+        # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
+        project = environ.get(_PROJECT, "").strip()
+        self.project = project if is_project(project) else None
+        """The project that the environment names."""
         self.version = own_version()
         self.clock = clock or SystemClock(loop)
         self.tasks = Tasks(loop)
@@ -87,6 +94,8 @@ class Parts:
         self.token_stats = TokenStatsTable(_ROUTE_AUDIENCES + config.token_cache)
         self.sources = self.sources_of(config, {})
         self.table = RouteTable.compile(config, self.sources)
+        self.offers = self.offers_of(config, self.table, self.sources)
+        """What programs may be given, by the key of the server that gives it."""
         self.tokens = TokenStore(
             self.sources.values(),
             self.clock,
@@ -105,6 +114,7 @@ class Parts:
         )
         self.tracer = _tracer(config, self.version)
         self._pseudonym = f"{NAME}-{secrets.token_hex(6)}".encode() if config.via else None
+        self._placeholders = False
         self.proxy = self._proxy(config)
 
     def _proxy(self, config: Config) -> Proxy:
@@ -139,25 +149,31 @@ class Parts:
             listening=config.listening,
         )
 
+    def offers_of(
+        self, config: Config, table: RouteTable, sources: Mapping[str, GoogleSource]
+    ) -> dict[str, Offer]:
+        """What the servers of a configuration may give to programs."""
+        return {key: Offer(key, it, table, sources[it.credential]) for key, it in config.handouts.items()}
+
     def admission(self, table: RouteTable) -> Admission:
         """What decides about requests by a route table."""
-        return Admission(table, pseudonym=self._pseudonym)
+        server = self.config.metadata_server
+        # Once given, they are known for as long as they may live.
+        self._placeholders |= server is not None and server.tokens == "placeholder"
+        return Admission(table, pseudonym=self._pseudonym, placeholders=self._placeholders)
 
     def access_log(self, config: Config) -> AccessLog:
         """The access log as a configuration wants it."""
-        # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
-        project = self.environ.get("GOOGLE_CLOUD_PROJECT", "").strip()
-        if project and not is_project(project):
+        if self.project is None and self.environ.get(_PROJECT, "").strip():
             _log.warning(
                 "GOOGLE_CLOUD_PROJECT is not the ID of a project: log lines name their traces without one. Set it to "
                 "an ID such as `my-project`, or unset it"
             )
-            project = ""
         return AccessLog(
             config.access_log,
             log_query=config.log_query,
             sample=config.access_log_sample,
-            project=project,
+            project=self.project or "",
         )
 
     def check_tls_files(self, routes: Iterable[Route]) -> None:
@@ -176,10 +192,22 @@ class Parts:
                 self.tokens.pin(key)
                 if route.config.prefetch:
                     keys.append(key)
+        keys += [key for offer in self.offers.values() for key in offer.keys()]
         self.tokens.prefetch(keys)
 
 
-def inspected(config: Config, sources: Mapping[str, GoogleSource], environ: Mapping[str, str]) -> list[str]:
+def fixed_keys(table: RouteTable, offers: Mapping[str, Offer]) -> set[TokenKey]:
+    """Every token that a configuration names, and that is kept for good."""
+    of_routes = {key for route in table.routes if (key := route.fixed_key()) is not None}
+    return of_routes.union(*(offer.keys() for offer in offers.values()))
+
+
+def inspected(
+    config: Config,
+    sources: Mapping[str, GoogleSource],
+    environ: Mapping[str, str],
+    offers: Mapping[str, Offer],
+) -> list[str]:
     """Look at the credentials, without a request to anyone: StartError for what can never work, warnings for what
     should not."""
     warnings = _inspected_trust(config, environ)
@@ -202,6 +230,12 @@ def inspected(config: Config, sources: Mapping[str, GoogleSource], environ: Mapp
                 )
             if found.warning is not None:
                 warnings.append(f"route `{route.name}`, credential `{route.credential}`: {found.warning}")
+    for key, offer in offers.items():
+        found = inspect(offer.source.grant, offer.keys(), universe=offer.source.universe)
+        if found.fault is not None:
+            raise StartError(f"`{key}`, credential `{offer.source.name}`: {found.fault}", EXIT_CONFIG)
+        if found.warning is not None:
+            warnings.append(f"`{key}`, credential `{offer.source.name}`: {found.warning}")
     return list(dict.fromkeys(warnings))
 
 
@@ -235,7 +269,8 @@ def _tracer(config: Config, version: str) -> Tracer | None:
 def limits(config: Config) -> Limits:
     """The limits as the process's own limit of open files lets them be kept."""
     limits = config.limits
-    possible = descriptors.room(sum(route.pool.over(config.pool).connections for route in config.routes))
+    elsewhere = sum(route.pool.over(config.pool).connections for route in config.routes)
+    possible = descriptors.room(elsewhere + len(config.handouts) * CONNECTIONS)
     if possible is None or possible >= limits.connections:
         return limits
     _log.warning(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, final
 
-from sidecar.admin.app import AdminServer
+from sidecar.admin.app import admin_server
 from sidecar.config.egress_rules import told_at_start
 from sidecar.config.models import Config
 from sidecar.observe.heap import Trimming, own_heap
@@ -26,9 +26,11 @@ from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.watchdog import Watchdog
 from sidecar.runtime.clock import Clock, process_cpu
 from sidecar.service.build import Parts, inspected
+from sidecar.service.handouts import Handouts
 from sidecar.service.readiness import Readiness
 from sidecar.service.reload import ConfigSource, Reloader
 from sidecar.service.view import View
+from sidecar.serving.site import Site
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +59,17 @@ class Service:
             config, loop, environ=environ, clock=clock, jitter=jitter, inherited=inherited
         )
         self.readiness = Readiness(parts)
-        self.reloader = Reloader(parts, self.readiness, source)
+        self.handouts = Handouts(parts)
+        self.reloader = Reloader(parts, self.readiness, self.handouts, source)
         self.view = View(
             parts,
             self.readiness,
             self.reloader,
+            self.handouts,
             request_quit=self.request_quit,
             log_lines_lost=log_lines_lost or {},
         )
-        self._admin: AdminServer | None = None
+        self._admin: Site | None = None
         self._watchdog = Watchdog(parts.clock, parts.loop_stats, process_cpu)
         self._trimming = Trimming(parts.clock, own_heap())
         self._stop = asyncio.Event()
@@ -75,15 +79,16 @@ class Service:
         """Bind, check, listen, prefetch; raises StartError with nothing left open."""
         parts = self.parts
         try:
-            warnings = inspected(parts.config, parts.sources, parts.environ)
+            warnings = inspected(parts.config, parts.sources, parts.environ, parts.offers)
             parts.bindings.bind(parts.config, parts.table)
             parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
             sockets = [listener.socket for listener in parts.bindings.admin]
-            self._admin = AdminServer(self.view, sockets, parts.clock)
+            self._admin = admin_server(self.view, sockets, parts.clock)
             await self._admin.start()
             for use in parts.bindings.uses:
                 await parts.proxy.serve(*use)
+            await self.handouts.follow()
         except BaseException:
             await self.close()
             raise
@@ -167,6 +172,7 @@ class Service:
         self._trimming.stop()
         parts.proxy.stop_accepting()
         parts.proxy.abort()
+        await self.handouts.close()
         await parts.tokens.close()
         await parts.tasks.close()
         if parts.tracer is not None:

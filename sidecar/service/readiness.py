@@ -12,6 +12,7 @@ from typing import final
 from sidecar.routing.routes import Route
 from sidecar.service.build import Parts
 from sidecar.service.start_error import EXIT_REQUIRED, StartError
+from sidecar.tokens.token import TokenKey
 
 
 @final
@@ -44,6 +45,8 @@ class Readiness:
                 for route in self._parts.table.routes
                 if (for_all or route.config.required) and (reason := self._unready(route)) is not None
             ]
+            if for_all:
+                reasons += self._unready_handouts()
             if reasons:
                 return False, reasons
         self._was_ready = True
@@ -61,12 +64,25 @@ class Readiness:
         """Seconds that are left of `startup_wait`."""
         return max(0.0, self._began_mono + self._parts.config.startup_wait - self._parts.clock.mono())
 
+    def _unready_handouts(self) -> list[str]:
+        """Why programs could not be given a token that they are listed for."""
+        return [
+            f"`{server}` has had no token yet for {key.audience} ({why})"
+            for server, offer in self._parts.offers.items()
+            for key in offer.keys()
+            if (why := self._missing(key)) is not None
+        ]
+
     def _unready(self, route: Route) -> str | None:
         key = route.fixed_key()
         if key is None or not route.config.prefetch:
             return None
+        why = self._missing(key)
+        return None if why is None else f"route `{route.name}` has had no token yet ({why})"
+
+    def _missing(self, key: TokenKey) -> str | None:
+        """Why this token has not been there yet; None where it has."""
         had_token, error = self._parts.tokens.ready_state(key)
         if had_token:
             return None
-        why = f"{error.reason}: {error.detail}" if error is not None else "it is being fetched"
-        return f"route `{route.name}` has had no token yet ({why})"
+        return f"{error.reason}: {error.detail}" if error is not None else "it is being fetched"

@@ -18,6 +18,7 @@ from sidecar.observe.metrics import ReloadStats
 from sidecar.observe.repeats import Pace
 from sidecar.runtime.file_watch import FileWatch, Stamp
 from sidecar.service.build import Parts
+from sidecar.service.handouts import Handouts
 from sidecar.service.readiness import Readiness
 from sidecar.service.start_error import StartError
 from sidecar.service.switch import Switch
@@ -50,12 +51,14 @@ class Reloaded(NamedTuple):
 class Reloader:
     """Has one sidecar read its configuration again, and counts what came of it."""
 
-    def __init__(self, parts: Parts, readiness: Readiness, source: ConfigSource | None) -> None:
+    def __init__(
+        self, parts: Parts, readiness: Readiness, handouts: Handouts, source: ConfigSource | None
+    ) -> None:
         """Without a `source` there is nothing to be read again, and each attempt says so."""
         self._parts = parts
         self._readiness = readiness
         self._source = source
-        self._switch = Switch(parts, readiness)
+        self._switch = Switch(parts, readiness, handouts)
         self.stats = ReloadStats(at=parts.clock.wall())
         self.error: tuple[str, float] | None = None
         """What was wrong with the last attempt, and when (Unix seconds) that was; None where it went well."""

@@ -14,11 +14,13 @@ from typing import Final, final
 
 from sidecar.config.models import Config
 from sidecar.errors import SidecarError
+from sidecar.handout.offer import Offer
 from sidecar.net import listeners
 from sidecar.observe import logs
 from sidecar.routing.routes import RouteTable
 from sidecar.service.bindings import ListenPlan
-from sidecar.service.build import Parts, inspected, limits, token_files
+from sidecar.service.build import Parts, fixed_keys, inspected, limits, token_files
+from sidecar.service.handouts import Handouts, callers_of
 from sidecar.service.readiness import Readiness
 from sidecar.service.start_error import EXIT_CONFIG, EXIT_REQUIRED, StartError
 from sidecar.tokens.fetch.source import GoogleSource
@@ -38,9 +40,10 @@ _AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log
 class Switch:
     """Replaces the parts of one sidecar that follow from its configuration."""
 
-    def __init__(self, parts: Parts, readiness: Readiness) -> None:
+    def __init__(self, parts: Parts, readiness: Readiness, handouts: Handouts) -> None:
         self._parts = parts
         self._readiness = readiness
+        self._handouts = handouts
 
     async def to(self, config: Config) -> list[str]:
         """Serve by another configuration from now on; what to tell about it.
@@ -51,13 +54,16 @@ class Switch:
         """
         parts = self._parts
         sources = parts.sources_of(config, self._kept_sources(config))
-        told = inspected(config, sources, parts.environ)
-        told += [
+        told = [
             f"`{name}` takes effect at the next start"
             for name in _AT_START
             if getattr(config, name) != getattr(parts.config, name)
         ]
         table = RouteTable.compile(config, sources, parts.table.routes)
+        offers = parts.offers_of(config, table, sources)
+        told = [*inspected(config, sources, parts.environ, offers), *told]
+        for key, it in config.handouts.items():
+            callers_of(key, it)
         new = [route for route in table.routes if route not in parts.table.routes]
         plan = None
         try:
@@ -72,9 +78,10 @@ class Switch:
                 plan.drop()
             parts.dialer.forget(new)
             raise
-        self._take(config, table, sources, fetched=fetched, plan=plan)
+        self._take(config, table, sources, offers=offers, fetched=fetched, plan=plan)
         for use in plan.bound:
             await parts.proxy.serve(*use)
+        await self._handouts.follow()
         parts.bindings.tell([route.name for route in table.routes], parts.version, table.urls)
         return told
 
@@ -93,21 +100,20 @@ class Switch:
         table: RouteTable,
         sources: dict[str, GoogleSource],
         *,
+        offers: dict[str, Offer],
         fetched: Mapping[TokenKey, Token],
         plan: ListenPlan,
     ) -> None:
         """The switch itself, with no turn of the loop in it: no request sees half of it."""
         parts = self._parts
         gone = set(parts.table.routes) - set(table.routes)
-        parts.tokens.switch(
-            sources.values(), {key for route in table.routes if (key := route.fixed_key()) is not None}
-        )
+        parts.tokens.switch(sources.values(), fixed_keys(table, offers))
         for key, token in fetched.items():
             parts.tokens.adopt(key, token)
         if config.log_level != parts.config.log_level:
             parts.log_level = config.log_level
             logs.set_level(config.log_level)
-        parts.config, parts.table, parts.sources = config, table, sources
+        parts.config, parts.table, parts.sources, parts.offers = config, table, sources, offers
         parts.proxy.switch(
             parts.admission(table),
             limits=limits(config),

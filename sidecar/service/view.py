@@ -32,13 +32,21 @@ from sidecar.errors import MEANINGS, Source
 from sidecar.observe import logs
 from sidecar.observe.families import CertificateReading
 from sidecar.observe.log_sink import LineLoss
-from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, TokenStatsTable
+from sidecar.observe.metrics import (
+    HandoutStats,
+    ListenerStats,
+    LoopStats,
+    ReloadStats,
+    RouteStats,
+    TokenStatsTable,
+)
 from sidecar.proxy.explain import explain
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.routing.routes import Route
 from sidecar.runtime.clock import TimerHandle
 from sidecar.service.build import Parts
+from sidecar.service.handouts import Handouts
 from sidecar.service.readiness import Readiness
 from sidecar.service.reload import Reloaded, Reloader
 from sidecar.tokens.entry import TokenStatus
@@ -57,6 +65,7 @@ class View:
         parts: Parts,
         readiness: Readiness,
         reloader: Reloader,
+        handouts: Handouts,
         *,
         request_quit: Callable[[], None],
         log_lines_lost: Mapping[LineLoss, int],
@@ -65,6 +74,7 @@ class View:
         self._parts = parts
         self._readiness = readiness
         self._reloader = reloader
+        self._handouts = handouts
         self._log_lines_lost = log_lines_lost
         self.request_quit = request_quit
         self.version = parts.version
@@ -165,6 +175,7 @@ class View:
             listen=self._parts.bindings.shared(),
             configured_at=self._reloader.stats.at,
             reload_error=self._reloader.error,
+            handouts=self._handouts.status(),
         )
         return document(
             process,
@@ -251,6 +262,9 @@ class View:
 
     def client_expiries(self) -> Mapping[str, float]:
         return self._parts.dialer.client_expiries()
+
+    def handouts(self) -> Iterable[tuple[str, HandoutStats]]:
+        return self._handouts.stats()
 
     def tokens(self) -> list[TokenStatus]:
         return self._parts.tokens.status()

@@ -228,6 +228,13 @@ class TokenStore:
         entry = self._find(key)
         return entry is not None and entry.is_usable(self._now())
 
+    def expires_at(self, key: TokenKey) -> float | None:
+        """When the token that `bearer` gives for this key now expires, in Unix seconds; None where it gives none."""
+        entry = self._find(key)
+        if entry is None or entry.token is None or not entry.is_usable(self._now()):
+            return None
+        return entry.token.expires_at
+
     async def renew_now(self, key: TokenKey) -> SidecarError | None:
         """Fetch this key's token now, whatever is here and whatever pause it is in; why that failed, or None.
 

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, final
 from sidecar.config.targets import TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.moments import rfc3339
+from sidecar.tokens import placeholder
 
 MAX_JWT = 16 * 1024
 """Bytes. Google's are about 1 KiB; nginx and Node refuse a header line over 8 to 16 KiB."""
@@ -103,6 +104,7 @@ class Token:
         Raises `SidecarError`: TOKEN_MALFORMED for what is not a JWT with one audience, TOKEN_NO_EXPIRY for
         one without `exp`, TOKEN_INVALID for times that no token has. None says anything of what came but these times.
         """
+        _refuse_placeholder(value)
         claims = read_claims(value)
         if claims is None:
             _malformed("The token endpoint answered with something that is not a JWT.")
@@ -126,6 +128,7 @@ class Token:
         be a bearer token, TOKEN_INVALID for an end that no token has."""
         if len(value) > MAX_JWT or _OPAQUE.fullmatch(value) is None:
             _malformed("The token endpoint answered with something that is no bearer token.")
+        _refuse_placeholder(value)
         _life(None, expires_at, received_at)
         return cls(value, audience=scopes, issued_at=received_at, expires_at=expires_at)
 
@@ -137,6 +140,15 @@ class Token:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Token is a secret: it can be neither pickled nor copied")
+
+
+def _refuse_placeholder(value: str) -> None:
+    if placeholder.is_in(value.encode("utf-8", "replace")):
+        raise SidecarError(
+            Reason.TOKEN_INVALID,
+            "What came is the placeholder of a sidecar, which is worth nothing: its `metadata_server` has `tokens: "
+            "placeholder`. Get tokens elsewhere, or send the requests through that sidecar.",
+        )
 
 
 def _malformed(detail: str) -> NoReturn:

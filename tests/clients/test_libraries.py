@@ -114,7 +114,7 @@ class StandIn:
     def _for(self, library: Library) -> dict[str, str]:
         if library.title.endswith("(Ruby)"):
             # It asks 169.254.169.254 and nowhere else; a proxy is the one thing that it can be told.
-            return {"http_proxy": f"http://{self.google.metadata_address}", "no_proxy": "127.0.0.1"}
+            return {"http_proxy": f"http://{self.environ['GCE_METADATA_HOST']}", "no_proxy": "127.0.0.1"}
         return {}
 
     def judge(self, way: str, found: Mapping[str, Any]) -> str:

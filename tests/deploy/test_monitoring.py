@@ -27,6 +27,7 @@ from sidecar.observe.families import FAMILIES
 from sidecar.observe.family import Family
 from sidecar.observe.metrics import HandshakeFailure, Stall
 from sidecar.proxy.refusals.diagnosis import Cause
+from tests.support.google import DEFAULT, FLAVOR
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import free_port
 
@@ -253,14 +254,19 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             f"client_key_file: {directory}/tls.pem}}, listen: {{address: 'localhost:0', {tls}}}}}\n"
             f"  - {{name: cut, host: c.test, upstream: 'http://127.0.0.1:{cutting.server_address[1]}'}}\n"
         )
-        config = f"credentials: {{default: {{type: metadata}}}}\nroutes:\n{routes}"
+        config = f"credentials: {{default: {{type: metadata}}}}\nmetadata_server: {{listen: 'localhost:0'}}\nroutes:\n{routes}"
         with SidecarProcess(config, directory, thread.google.environment()) as sidecar:
             stop = threading.Event()
+            (server,) = sidecar.admin("/status.json").json["handouts"]
+            programs = int(server["listen"][0].rpartition(":")[2])
+            identity = f"{DEFAULT}identity?audience={urls['svc']}"
 
             def load() -> None:
                 while not stop.is_set():
                     for name in (*urls, "gone", "secured"):
                         sidecar.get(name)
+                    for headers in ({}, FLAVOR):
+                        sidecar.ask(programs, identity, headers)
                     with suppress(http.client.IncompleteRead):
                         sidecar.get("cut")
 

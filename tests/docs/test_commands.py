@@ -19,13 +19,14 @@ import pytest
 import yaml
 
 from sidecar.cli.commands import main
+from sidecar.emulator.oauth import KEY_EMAIL
 from tests.docs.test_docs import PAGES, ROOT
 from tests.support.sidecar import free_port
 
 GCLOUD_TREE = Path("/usr/lib/google-cloud-sdk/data/cli/gcloud_completions.py")
 
 PLAIN = frozenset(
-    ". [ apt-get cat cd cp curl docker echo git export install journalctl kill mkdir pip python python3 rm sh sleep"
+    ". [ apt-get cat cd cp curl docker echo git export install journalctl kill mkdir pip python python3 rm sed sh sleep"
     " systemctl tee test true app".split()
 )
 """Commands whose grammar is left to the reader's machine."""
@@ -208,7 +209,7 @@ def run_blocks(page: Path, home: Path, commands: int) -> str:
     script = "".join(block for norun, block in FENCED.findall(page.read_text("utf-8")) if not norun)
     assert script.count("idtoken-sidecar") == commands
     proxy, admin = free_port(), free_port()
-    script = script.replace(":8787", f":{proxy}")
+    script = script.replace(":8787", f":{proxy}").replace(":8788", f":{free_port()}")
     environ = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(home),
@@ -242,6 +243,16 @@ def test_the_laptops_tutorial_does_what_it_says(tmp_path: Path) -> None:
     assert "routes:" in printed
     assert "biling.internal" in printed
     assert "billing" in printed.rsplit("biling.internal", 1)[1], "the nearest route is named"
+
+
+def test_google_s_libraries_are_at_home_as_the_tutorial_says(tmp_path: Path) -> None:
+    """google-auth in a program that knows nothing of the sidecar gets a token that the service takes, and no other."""
+    page = ROOT / "docs/tutorials/google-libraries.md"
+    (program,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "app.py").write_text(program, "utf-8")
+    printed = run_blocks(page, tmp_path, commands=5)
+    assert f'"email": "{KEY_EMAIL}"' in printed
+    assert "`https://other.example` is not in the list of audiences" in printed
 
 
 def test_the_site_builds(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ ACTED_AS = "acted-as@emulated-project.iam.gserviceaccount.com"
 CREATOR = "roles/iam.serviceAccountTokenCreator"
 OWN = "Basic b3duLXNlY3JldC1vZi10aGUtYXBw"
 """What the app sends for itself."""
+ENDPOINT = "an-only-secret-of-the-token-endpoint"
 CREDENTIALS = ("default", "key", "inline", "me", "acting", "federated", "aws", "vault", "fixed", "cli")
 
 
@@ -158,7 +159,10 @@ def prepare(google: Emulator, secrets: Secrets, directory: Path, urls: list[str]
     )
     config = (
         f"endpoints: {{oauth: '{google.oauth_url}', sts: '{google.sts_url}', iam_credentials: '{google.iam_url}'}}\n"
-        "log_level: debug\naccess_log: all\ntoken_wait: 2s\ncredentials:\n  default: {type: metadata}\n"
+        "log_level: debug\naccess_log: all\ntoken_wait: 2s\nstartup: serve\n"
+        f"metadata_server: {{listen: 'localhost:0', credential: key, audiences: ['{urls[0]}'], scopes: [openid]}}\n"
+        "token_endpoint: {listen: 'localhost:0', secret: \"${ENDPOINT}\"}\n"
+        "credentials:\n  default: {type: metadata}\n"
         f"  key: {{type: service_account_key, file: {directory}/key.json}}\n"
         '  inline: {type: service_account_key, json: "${KEY}"}\n'
         f"  me: {{type: user, file: {directory}/login.json}}\n"
@@ -177,7 +181,9 @@ def prepare(google: Emulator, secrets: Secrets, directory: Path, urls: list[str]
         "credential: key, audience: 'https://api.googleapis.com/', prefetch: false}\n"
         "  - {name: gone, host: g.test, upstream: 'http://127.0.0.1:1', prefetch: false}\n"
     )
-    environ = {**google.environment(), "KEY": json.dumps(key), "TOKEN": ready, "PYTHONDEVMODE": "1"}
+    secrets.add(ENDPOINT)
+    environ = {**google.environment(), "KEY": json.dumps(key), "TOKEN": ready, "ENDPOINT": ENDPOINT}
+    environ["PYTHONDEVMODE"] = "1"
     return World(google, secrets, config, environ, directory)
 
 
@@ -214,7 +220,43 @@ def ask_everything(sidecar: SidecarProcess) -> str:
     seen += [
         sidecar.ask(sidecar.admin_port, path, {}, method="POST").body.decode() for path in ("/log-level",) * 2
     ]
+    seen += ask_for_tokens(sidecar)
     return "\n".join([*seen, *what_the_page_is_told(sidecar)])
+
+
+def ask_for_tokens(sidecar: SidecarProcess) -> Iterator[str]:
+    """What the metadata server and the token endpoint answer, but for the tokens that they are there to give."""
+    metadata, endpoint = (
+        int(it["listen"][0].rpartition(":")[2]) for it in sidecar.admin("/status.json").json["handouts"]
+    )
+    (audience,) = sidecar.admin("/status.json").json["handouts"][0]["audiences"]
+    account = "/computeMetadata/v1/instance/service-accounts/default/"
+    identity = f"{account}identity?audience={audience}"
+    token = sidecar.ask(metadata, identity, {"Metadata-Flavor": "Google"}).body.decode().strip() or "none"
+    paths = (
+        *("/", f"{account}?recursive=true", f"{account}token", identity),
+        # What belongs elsewhere, in the place of an audience and of a scope.
+        *(f"{account}identity?audience={quote(token)}", f"{account}token?scopes={quote(token)}"),
+    )
+    for path in paths:
+        for headers in (
+            {},
+            {"Metadata-Flavor": "Google"},
+            {"Metadata-Flavor": "Google", "Authorization": OWN},
+        ):
+            reply = sidecar.ask(metadata, path, headers)
+            gives = reply.status == 200 and ("token" in path or "identity" in path)
+            yield f"{reply.status} {dict(reply.headers)} {'' if gives else reply.body.decode()}"
+    for name in (*ROUTES, "nobody"):
+        for secret in (ENDPOINT, OWN):
+            connection = http.client.HTTPConnection("127.0.0.1", endpoint, timeout=20)
+            form = {"grant_type": "client_credentials", "client_id": name, "client_secret": secret}
+            fields = {"Content-Type": "application/x-www-form-urlencoded"}
+            connection.request("POST", "/oauth2/token", urlencode(form), fields)
+            answer = connection.getresponse()
+            body = answer.read().decode()
+            yield f"{answer.status} {answer.getheaders()} {'' if answer.status == 200 else body}"
+            connection.close()
 
 
 def what_the_page_is_told(sidecar: SidecarProcess) -> list[str]:

@@ -82,6 +82,10 @@ def exec_(
 
     COMMAND does not see the sidecar's settings (IDTOKEN_SIDECAR_*), nor the variables that secrets of the
     configuration come from (${NAME}). Name those that it needs with --pass-env.
+
+    With a `metadata_server` in the configuration, Google's libraries in COMMAND find it: GCE_METADATA_HOST,
+    GCE_METADATA_IP and METADATA_SERVER_DETECTION are set, and GOOGLE_APPLICATION_CREDENTIALS, which they would go by
+    instead, is left out unless you name it with --pass-env.
     """
     from sidecar.runtime.hardening import Process
 

@@ -31,6 +31,7 @@ from sidecar.proxy.admission import guard
 from sidecar.proxy.admission.allowed import Allowed
 from sidecar.proxy.fields import headers
 from sidecar.routing.routes import Destination, Route, RouteTable, match_own
+from sidecar.tokens import placeholder
 
 AUTHORIZATION = b"Authorization"
 SERVERLESS = b"X-Serverless-Authorization"
@@ -67,9 +68,11 @@ route's prefix that was stripped from it (or empty), and the plan. A plain tuple
 class Admission:
     """Judges requests against one route table."""
 
-    def __init__(self, table: RouteTable, *, pseudonym: bytes | None) -> None:
-        """`pseudonym` is this instance's name in Via, or None where no Via is sent."""
+    def __init__(self, table: RouteTable, *, pseudonym: bytes | None, placeholders: bool = False) -> None:
+        """`pseudonym` is this instance's name in Via, or None where no Via is sent. `placeholders`: look for tokens
+        that are worth nothing and stand for a route's own; without that, no request pays for it."""
         self.table = table
+        self._placeholders = placeholders
         self.pseudonym = pseudonym
         self._plans = {
             (route, target): plans(route.config, target) for route in table.routes for target in Target
@@ -128,6 +131,8 @@ class Admission:
             path = _stripped(path, prefix)
         if allowed is not None:
             allowed.check(method, path, fields)
+        if self._placeholders and _is_in_its_place(fields, path, usual.names, route.name):
+            return destination, path, prefix, usual
         if watched is not None and (
             watched in found or (watched not in headers.READ and _has(fields, watched))
         ):
@@ -178,6 +183,25 @@ def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> Plan:
     dropped = dropped | {name.replace(b"_", b"-") for name in dropped}
     dropped -= {kept}
     return Plan(names, dropped, headers.drop_table(dropped))
+
+
+def _is_in_its_place(fields: headers.Fields, path: bytes, names: tuple[bytes, ...], route: str) -> bool:
+    """Whether the app sent a placeholder where the route puts its own token, which drops the app's line; False where it
+    sent none. Raises HEADER_CONFLICT for one in any other place, or beside another value of the same header."""
+    seen = {name.lower() for name, value in fields if placeholder.is_in(value)}
+    if not seen and not placeholder.is_in(path):
+        return False
+    own = {name.lower() for name in names}
+    lines = [value for name, value in fields if name.lower() in own]
+    if not placeholder.is_in(path) and seen <= own and all(map(placeholder.is_in, lines)):
+        return True
+    where = names[0].decode("ascii") if names else "its header"
+    raise SidecarError(
+        Reason.HEADER_CONFLICT,
+        f"The app sent a placeholder of a token (`metadata_server.tokens: placeholder`), and not, or not alone, in "
+        f"`{where}`, where route `{route}` puts the token in its place. Send it there, or set the route's `header` to "
+        "where the app's library sends it; it is worth nothing anywhere else.",
+    )
 
 
 def _has(fields: headers.Fields, lower: bytes) -> bool:

@@ -14,7 +14,7 @@ from sidecar.grammar.hosts import is_loopback, is_own_address
 from sidecar.proxy.fields.headers import Fields
 from sidecar.routing.routes import request_host
 
-_MARKS = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"})
+BROWSER_MARKS = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"})
 """What only browsers send. Not Sec-Fetch-Mode: Node's `fetch` sends that one, too, and no other."""
 
 
@@ -64,7 +64,7 @@ def refuse_stray_browser(
     host = request_host(authority)
     if is_loopback(host) or is_own_address(host):
         refuse_browser(found, authority, scheme)
-    elif any(name.lower() in _MARKS for name, _ in fields):
+    elif any(name.lower() in BROWSER_MARKS for name, _ in fields):
         raise SidecarError(
             Reason.CALLER_REFUSED,
             "A browser made this request, for a name that is neither loopback nor a route's. "

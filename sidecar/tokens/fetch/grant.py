@@ -91,6 +91,10 @@ class Grant:
         email = self.email(flight)
         return None if email is None else f"serviceAccount:{email}"
 
+    def project(self, flight: Flight) -> str | None:
+        """The project that this belongs to; asks for it where need be. None where it is not known."""
+        return project_of(self.email(flight) or "")
+
     def id_token(self, flight: Flight, audience: str) -> Fetched:
         """An ID token for `audience`."""
         self._cannot(TokenKind.ID)
@@ -142,9 +146,23 @@ class IndirectGrant(Grant):
         """See `Grant.member`."""
         return self.resolved().member(flight)
 
+    def project(self, flight: Flight) -> str | None:
+        """See `Grant.project`."""
+        return self.resolved().project(flight)
+
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
         """See `Grant.access_token`; the other kinds are asked of what it is, by `ask`."""
         return self.resolved().access_token(flight, scopes)
+
+
+def project_of(email: str) -> str | None:
+    """The project that a service account's e-mail names
+    (https://cloud.google.com/iam/docs/service-account-types); None where it names none."""
+    name, _, domain = email.partition("@")
+    if domain == "appspot.gserviceaccount.com":
+        return name
+    project = domain.removesuffix(".iam.gserviceaccount.com")
+    return project if project != domain and project and "." not in project else None
 
 
 def ask(grant: Grant, flight: Flight, key: TokenKey) -> Fetched:
@@ -166,7 +184,7 @@ def mismatch(grant: Grant, why: str) -> SidecarError:
     title = ABILITIES[grant.ability].title
     return SidecarError(
         Reason.CREDENTIAL_MISMATCH,
-        f"The credential ({title}: {grant.describe()}) cannot serve this route: {why}.",
+        f"The credential ({title}: {grant.describe()}) cannot give this token: {why}.",
     )
 
 

@@ -9,8 +9,9 @@ exactly the audience that was asked for, or with a `SidecarError` of its own rea
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Final, final
+from typing import Final, NamedTuple, TypeVar, final
 
 from sidecar.config.targets import GCLOUD_CLIENT_IDS, TokenKind
 from sidecar.errors import Reason, SidecarError
@@ -25,6 +26,18 @@ from sidecar.tokens.universe import refuse_unexpected
 
 DEFAULT_SECONDS: Final = 8.0
 """For a whole fetch: less than the default `token_wait`, so that waiting callers learn what failed."""
+
+
+T = TypeVar("T")
+
+
+class Identity(NamedTuple):
+    """Who a credential is; None for what nobody says."""
+
+    email: str | None
+    """Of the service account; a person's is not known."""
+    project: str | None
+    universe: str | None
 
 
 @final
@@ -59,11 +72,23 @@ class GoogleSource:
 
     async def mint(self, key: TokenKey) -> Token:
         """See `TokenSource.mint`."""
+        return await self._in_time(lambda flight: self._fetch(flight, key))
+
+    async def identity(self) -> Identity:
+        """Who the credential is; asks for it where files and the configuration don't say. Raises `SidecarError`."""
+        return await self._in_time(self._identify)
+
+    def describe(self) -> str:
+        """See `TokenSource.describe`."""
+        return self.grant.describe()
+
+    async def _in_time(self, ask: Callable[[Flight], T | SidecarError]) -> T:
+        """What `ask` gives, in a worker thread and within the deadline."""
         flight = Flight(self._clock, self.seconds, self._outward)
-        outcome: Token | SidecarError
+        outcome: T | SidecarError
         try:
             async with asyncio.timeout(self.seconds):
-                outcome = await self.threads.run(partial(self._fetch, flight, key))
+                outcome = await self.threads.run(partial(ask, flight))
         except TimeoutError:
             outcome = self._late(flight)
         finally:
@@ -73,12 +98,17 @@ class GoogleSource:
             raise outcome
         return outcome
 
-    def describe(self) -> str:
-        """See `TokenSource.describe`."""
-        return self.grant.describe()
+    def _identify(self, flight: Flight) -> Identity | SidecarError:
+        try:
+            grant = self.grant.resolved()
+            return Identity(grant.email(flight), grant.project(flight), grant.universe(flight))
+        except SidecarError as error:
+            return _again(error)
+        finally:
+            flight.close()
 
     def _fetch(self, flight: Flight, key: TokenKey) -> Token | SidecarError:
-        """In the worker thread. Errors are returned as new ones: the raised ones hold frames with secrets."""
+        """In the worker thread. Errors are returned, as new ones."""
         try:
             if self.universe is not None:
                 grant = self.grant.resolved()
@@ -88,9 +118,7 @@ class GoogleSource:
                 self.clock_ahead = fetched.answer.clock_ahead
             return _read(flight, fetched, key)
         except SidecarError as error:
-            return SidecarError(
-                error.reason, error.detail, retry_after=error.retry_after, command=error.command
-            )
+            return _again(error)
         finally:
             flight.close()
 
@@ -103,6 +131,11 @@ class GoogleSource:
             f"{self.threads.running} are busy, {self.threads.abandoned} of them with fetches that were given up. "
             "See whether the token endpoint answers, and whether this process gets CPU time.",
         )
+
+
+def _again(error: SidecarError) -> SidecarError:
+    """The same error as a new one: the one that was raised holds frames with secrets."""
+    return SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
 
 
 def _read(flight: Flight, fetched: Fetched, key: TokenKey) -> Token:

@@ -22,6 +22,7 @@ from sidecar.config.targets import CLOUD_PLATFORM
 from sidecar.config.variables import metadata_address, metadata_variable, mutual_tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import place
+from sidecar.tokens.credential_file import is_project
 from sidecar.tokens.fetch.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital
 from sidecar.tokens.fetch.flight import Flight
 from sidecar.tokens.fetch.grant import Fetched, Grant, access_token_in, refresh
@@ -105,6 +106,11 @@ class MetadataGrant(Grant):
                 )
             self._email = text
         return self._email
+
+    def project(self, flight: Flight) -> str | None:
+        """See `Grant.project`."""
+        text = self._get_path(flight, "project/project-id").data.decode("ascii", "replace").strip()
+        return text if is_project(text) else None
 
     def known_universe(self) -> str | None:
         """See `Grant.known_universe`; known once it was asked for."""

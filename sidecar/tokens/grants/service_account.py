@@ -13,7 +13,15 @@ from typing import Any, Final, final
 
 from sidecar.config.credentials import is_email
 from sidecar.config.targets import CLOUD_PLATFORM
-from sidecar.tokens.credential_file import host_of, invalid, parse, refuse_type, require, require_safe_url
+from sidecar.tokens.credential_file import (
+    host_of,
+    invalid,
+    is_project,
+    parse,
+    refuse_type,
+    require,
+    require_safe_url,
+)
 from sidecar.tokens.fetch.endpoint import NETWORK, Endpoint, Protocol
 from sidecar.tokens.fetch.flight import Flight
 from sidecar.tokens.fetch.grant import (
@@ -65,6 +73,11 @@ class KeyGrant(Grant):
         """See `Grant.known_email`."""
         email: str = self._info()["client_email"]
         return email
+
+    def project(self, flight: Flight) -> str | None:
+        """See `Grant.project`; the key's own."""
+        found = self._info().get("project_id")
+        return found if isinstance(found, str) and is_project(found) else super().project(flight)
 
     def known_universe(self) -> str | None:
         """See `Grant.known_universe`."""

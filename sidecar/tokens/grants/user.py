@@ -64,6 +64,10 @@ class UserGrant(Grant):
         """See `Grant.known_universe`."""
         return universe_in(parse(self._read(), self._where), self._where) or DEFAULT_UNIVERSE
 
+    def project(self, flight: Flight) -> str | None:
+        """See `Grant.project`: what its calls are counted against."""
+        return self._quota_project or quota_project_in(self._info())
+
     def check(self) -> None:
         """See `Grant.check`: there are no such logins in other universes (google-auth refuses them too)."""
         universe = self.known_universe()

@@ -13,7 +13,15 @@ from prometheus_client.registry import CollectorRegistry
 from sidecar.admin.app import build_app
 from sidecar.admin.exposition import build_registry
 from sidecar.observe.log_sink import LineLoss
-from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, Stall, TokenStatsTable
+from sidecar.observe.metrics import (
+    HandoutStats,
+    ListenerStats,
+    LoopStats,
+    ReloadStats,
+    RouteStats,
+    Stall,
+    TokenStatsTable,
+)
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.renewals import Renewal
@@ -84,6 +92,13 @@ class FakeSidecar:
     def routes(self) -> list[tuple[str, RouteStats]]:
         """What the test set."""
         return list(self.stats.items())
+
+    def handouts(self) -> list[tuple[str, HandoutStats]]:
+        """Both servers, and one has given tokens."""
+        return [
+            ("metadata_server", HandoutStats({"id": 3}, {"not_allowed": 1})),
+            ("token_endpoint", HandoutStats()),
+        ]
 
     def tokens(self) -> list[TokenStatus]:
         """What the test set."""

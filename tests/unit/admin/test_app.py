@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
 
-from sidecar.admin.app import AdminServer
+from sidecar.admin.app import admin_server
 from sidecar.runtime.clock import SystemClock
 
 PATHS = ["/", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/status.json"]
@@ -126,7 +126,7 @@ async def test_a_server_answers_on_all_its_sockets_until_closed(view: Any) -> No
     """Sockets bound by somebody else are served from `start` on, and refuse connections after `close`."""
     sockets = [_bound(socket.AF_INET, "127.0.0.1"), _bound(socket.AF_INET, "127.0.0.1")]
     ports = [sock.getsockname()[1] for sock in sockets]
-    server = AdminServer(view, sockets, SystemClock(asyncio.get_running_loop()))
+    server = admin_server(view, sockets, SystemClock(asyncio.get_running_loop()))
     await server.start()
     async with aiohttp.ClientSession() as session:
         for port in ports:
@@ -141,7 +141,7 @@ async def test_a_server_answers_on_all_its_sockets_until_closed(view: Any) -> No
 async def _exchange(view: Any, request: bytes) -> bytes:
     """What the server sends to these bytes until it closes the connection."""
     sock = _bound(socket.AF_INET, "127.0.0.1")
-    server = AdminServer(view, [sock], SystemClock(asyncio.get_running_loop()))
+    server = admin_server(view, [sock], SystemClock(asyncio.get_running_loop()))
     port = sock.getsockname()[1]
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -173,7 +173,7 @@ async def test_a_request_of_http_1_0_needs_no_host(view: Any) -> None:
 async def test_who_asks_is_served_however_many_say_nothing(view: Any) -> None:
     """A hundred connections are kept; the oldest one ends where another one comes."""
     sock = _bound(socket.AF_INET, "127.0.0.1")
-    server = AdminServer(view, [sock], SystemClock(asyncio.get_running_loop()))
+    server = admin_server(view, [sock], SystemClock(asyncio.get_running_loop()))
     port = sock.getsockname()[1]
     await server.start()
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(102)]

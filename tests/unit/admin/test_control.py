@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, make_mocked_request
 
-from sidecar.admin.app import PATHS, AdminServer
+from sidecar.admin.app import PATHS, admin_server
 from sidecar.admin.control import quit_sidecar
 from sidecar.admin.view import VIEW
 from sidecar.errors import Reason, SidecarError
@@ -150,7 +150,7 @@ async def test_the_refusal_says_who_may(
     client: TestClient[Any, Any], view: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 403 of another machine is problem+json that names the rule."""
-    monkeypatch.setattr("sidecar.admin.callers.is_local", lambda peer: False)
+    monkeypatch.setattr("sidecar.serving.callers.is_local", lambda peer: False)
     answer = await client.post("/quit")
     assert (answer.status, answer.content_type) == (403, "application/problem+json")
     assert "this machine" in (await answer.json(content_type=None))["detail"]
@@ -162,7 +162,7 @@ async def test_a_unix_socket_can_quit(view: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "admin.sock")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
-        server = AdminServer(view, [sock], SystemClock(asyncio.get_running_loop()))
+        server = admin_server(view, [sock], SystemClock(asyncio.get_running_loop()))
         await server.start()
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
             answer = await session.post("http://localhost/quit")
@@ -179,7 +179,7 @@ async def test_what_is_asked_for_by_post_is_for_this_machine(
     client: TestClient[Any, Any], view: Any, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """Others may look, and no more; nothing has happened."""
-    monkeypatch.setattr("sidecar.admin.callers.is_local", lambda peer: False)
+    monkeypatch.setattr("sidecar.serving.callers.is_local", lambda peer: False)
     answer = await client.post(path)
     assert (answer.status, answer.content_type) == (403, "application/problem+json")
     assert (view.quits, view.levels) == (0, [])

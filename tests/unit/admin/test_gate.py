@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.admin.app import AdminServer
+from sidecar.admin.app import admin_server
 from tests.support.clock import FakeClock
 
 HOST = b"Host: localhost\r\n"
@@ -28,7 +28,7 @@ class Served:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         self.port = sock.getsockname()[1]
-        self.server = AdminServer(view, [sock], self.clock)
+        self.server = admin_server(view, [sock], self.clock)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)

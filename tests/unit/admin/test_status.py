@@ -12,6 +12,7 @@ from sidecar.admin.history import TrafficSample
 from sidecar.admin.page import page
 from sidecar.admin.status import (
     UNSHOWN,
+    HandoutStatus,
     ProcessStatus,
     RouteStatus,
     RouteTraffic,
@@ -38,6 +39,17 @@ PROCESS = ProcessStatus(
     listen=["127.0.0.1:8787", "[::1]:8787"],
     configured_at=NOW - 3600.0,
     reload_error=("It is broken.", NOW - 2.0),
+    handouts=[
+        HandoutStatus(
+            "metadata_server",
+            ["127.0.0.1:8788"],
+            "default",
+            ["https://*.a.run.app"],
+            ["a"],
+            given=4,
+            refused=1,
+        )
+    ],
 )
 ROUTE = RouteStatus(
     name="billing",
@@ -134,6 +146,17 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                     "command": None,
                     "at": "2023-11-14T23:13:19.000Z",
                 },
+            }
+        ],
+        "handouts": [
+            {
+                "server": "metadata_server",
+                "listen": ["127.0.0.1:8788"],
+                "credential": "default",
+                "audiences": ["https://*.a.run.app"],
+                "scopes": ["a"],
+                "given": 4,
+                "refused": 1,
             }
         ],
         "traffic": {
@@ -398,3 +421,14 @@ FAILED = LastError(Reason.TOKEN_DENIED, "Not allowed.", NOW)
 def test_what_is_missing_is_said_in_a_line(tokens: Sequence[TokenStatus], said: str) -> None:
     """Those that have no token to serve and whose last fetch failed; each reason once."""
     assert shortfall(tokens) == said
+
+
+def test_the_page_says_what_gives_tokens_to_programs() -> None:
+    """Where, of which credential, for how much, and how often it did and did not."""
+    shown = document(PROCESS, [], [], NOTHING, now=NOW, note=unexpected)
+    text = page(shown, "", unexpected)
+    assert (
+        "<code>metadata_server</code> on <code>127.0.0.1:8788</code> gives programs tokens of credential default, for "
+        "1 audience and 1 scope: 4 so far, and 1 requests were refused"
+    ) in text
+    assert "gives programs" not in page({**shown, "handouts": []}, "", unexpected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
+from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import load
 from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, RoutePool, Timeouts, Tls, Tracing
@@ -45,6 +47,8 @@ def test_the_example_loads_and_has_every_key() -> None:
         ("pool", Pool),
         ("endpoints", Endpoints),
         ("tracing", Tracing),
+        ("metadata_server", MetadataServer),
+        ("token_endpoint", TokenEndpoint),
     ):
         assert set(tree[name]) == keys(model)
     shown_keys: dict[str, set[str]] = {}
@@ -54,8 +58,8 @@ def test_the_example_loads_and_has_every_key() -> None:
 
 
 def test_the_examples_values_are_the_defaults() -> None:
-    """So that it can be read as the reference; routes, credentials, endpoints, tracing and what
-    has no default are examples."""
+    """So that it can be read as the reference; routes, credentials, endpoints, tracing, what gives tokens to programs and
+    what has no default are examples."""
     config, defaults = load(EXAMPLE.read_text("utf-8"), environ={}).config, Config()
     for name in set(Config.model_fields) - {
         "routes",
@@ -64,6 +68,8 @@ def test_the_examples_values_are_the_defaults() -> None:
         "tracing",
         "ca_file",
         "egress_proxy",
+        "metadata_server",
+        "token_endpoint",
     }:
         assert getattr(config, name) == getattr(defaults, name), name
     route = config.routes[0]
@@ -95,6 +101,15 @@ def test_shown_loads_again_to_the_same() -> None:
     text = text.replace("        require_header:", "        #").replace(
         "          X-Local-Caller:", "          #"
     )
+    text = re.sub(r"(?m)^token_endpoint:\n(  .*\n)+", "", text)
+    config = load(text, environ={}).config
+    assert load(shown(config), environ={}).config == config
+
+
+@pytest.mark.parametrize("peers", ["uid: 7", "gid: [8, 9]"])
+def test_peers_of_one_kind_are_shown_so_that_they_load(peers: str) -> None:
+    """What is not named is left out."""
+    text = f"listen: {{address: 'unix:/run/x.sock', peers: {{{peers}}}}}\nroutes: [{{name: a, upstream: 'https://a.example'}}]"
     config = load(text, environ={}).config
     assert load(shown(config), environ={}).config == config
 

@@ -95,3 +95,50 @@ def test_a_number_that_stands_for_everybody_else(
     if mapped is not None:
         (tmp_path / f"self/{kind}_map").write_text(mapped)
     assert peer_credentials.is_everybody_else(number, kind, tmp_path) is meant
+
+
+LOOPBACKS = [
+    pytest.param(socket.AF_INET, "127.0.0.1", id="ipv4"),
+    pytest.param(socket.AF_INET6, "::1", id="ipv6"),
+]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="only Linux tells")
+@pytest.mark.parametrize(("family", "address"), LOOPBACKS)
+def test_the_user_at_the_other_end_of_a_port(family: socket.AddressFamily, address: str) -> None:
+    """While somebody is there to be answered, also one that says no more; nobody's once that process has let go."""
+    with socket.socket(family) as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        there = socket.socket(family)
+        there.connect(listener.getsockname())
+        here, _ = listener.accept()
+        with here:
+            assert peer_credentials.user_of(here) == os.getuid()
+            there.shutdown(socket.SHUT_WR)
+            assert peer_credentials.user_of(here) == os.getuid()
+            there.close()
+            assert peer_credentials.user_of(here) is None
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="only Linux tells")
+def test_a_listener_on_the_same_port_is_not_the_peer() -> None:
+    """The kernel would name it where the connection is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = socket.create_connection(listener.getsockname())
+        here, _ = listener.accept()
+        port = there.getsockname()[1]
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        there.close()  # a reset: nothing of it is left
+        with here, socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            assert peer_credentials.user_of(here) is None
+
+
+def test_a_unix_socket_is_not_asked_so() -> None:
+    """It tells itself."""
+    one, other = socket.socketpair()
+    with one, other:
+        assert peer_credentials.user_of(one) is None

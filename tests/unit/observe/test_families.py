@@ -8,11 +8,20 @@ import pytest
 
 from sidecar.observe.families import FAMILIES
 from sidecar.observe.family import Family, Kind, declared
-from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, TokenStats
+from sidecar.observe.metrics import (
+    HandoutStats,
+    ListenerStats,
+    LoopStats,
+    ReloadStats,
+    RouteStats,
+    TokenStats,
+)
 
 LABELS = {
     "direction",
     "status",
+    "kind",
+    "server",
     "route",
     "audience",
     "credential",
@@ -52,7 +61,9 @@ def test_a_family_is_declared_once() -> None:
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 
-@pytest.mark.parametrize("record", [LoopStats, ReloadStats, RouteStats, ListenerStats, TokenStats])
+@pytest.mark.parametrize(
+    "record", [LoopStats, ReloadStats, RouteStats, ListenerStats, TokenStats, HandoutStats]
+)
 def test_what_is_counted_is_shown(record: type) -> None:
     """Every field of a record is declared with a family, which is in the table; a token's two histograms are shown by
     credential."""

@@ -42,7 +42,7 @@ async def test_files_of_a_configuration_that_failed_are_not_looked_at(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match="cannot be listened on"):
-            await Switch(service.parts, service.readiness).to(
+            await Switch(service.parts, service.readiness, service.handouts).to(
                 config(f"127.0.0.1:{port}", f", tls: {{ca_file: '{file}'}}")
             )
     os.utime(file, (1, 1))
@@ -58,7 +58,7 @@ async def test_one_that_is_told_to_stop_switches_to_nothing(service: Service) ->
     before = service.parts.config
     service.request_quit()
     with pytest.raises(StartError, match="shutting down"):
-        await Switch(service.parts, service.readiness).to(config(f"127.0.0.1:{port}"))
+        await Switch(service.parts, service.readiness, service.handouts).to(config(f"127.0.0.1:{port}"))
     assert (service.parts.config, service.parts.bindings.uses) == (before, [])
     socket.create_server(("127.0.0.1", port)).close()
 
@@ -77,7 +77,7 @@ async def test_a_persons_token_is_for_no_wildcard(tmp_path: Path) -> None:
     file.chmod(0o600)
     environ = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
     made = Service(config("localhost:0"), asyncio.get_running_loop(), environ=environ, clock=FakeClock())
-    switch = Switch(made.parts, made.readiness)
+    switch = Switch(made.parts, made.readiness, made.handouts)
     try:
         with pytest.raises(StartError, match="`wildcard_audience: shared`"):
             await switch.to(load(WILDCARD % "", environ={}).config)

@@ -8,10 +8,10 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from sidecar.admin.callers import refusal
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.admission.guard import mark_of_another_site, refuse_browser, refuse_stray_browser
 from sidecar.proxy.fields import headers
+from sidecar.serving.callers import refusal
 
 HOST = "localhost:8787"
 SITE, ORIGIN = "Sec-Fetch-Site", "Origin"

@@ -1,6 +1,6 @@
-"""A connection to the admin server, until a whole request is there, and its bounds from then on.
+"""A connection to a server of the control plane, until a whole request is there, and its bounds from then on.
 
-Owns what aiohttp must not decide: how much is read, for how long, from how many at once. Made by `app` for each
+Owns what aiohttp must not decide: how much is read, for how long, from how many at once. Made by `site` for each
 connection; aiohttp gets nothing before a head, and the body where one is taken, is whole and `intake` has let it pass.
 It may not look into an answer. Rules: one request a connection, so that nothing piles up behind it; each turn of the
 event loop accepts one connection and begins one request, so that those of the data path have theirs in between; what is
@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast, final
 
-from sidecar.admin import callers, intake, problems
 from sidecar.runtime.clock import Clock, TimerHandle
+from sidecar.serving import callers, intake, problems
 
 CONNECTIONS: Final = 100
-"""Open at once; `proxy.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens at most."""
+"""Open at once to one server; `runtime.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens
+at most."""
 
 _REQUEST_TIME: Final = 10.0
 """Seconds from the connection to the end of the request; as `limits.head_timeout`."""
@@ -53,12 +54,17 @@ class Gates:
     """All connections."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Clock, make: Callable[[], asyncio.Protocol]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        make: Callable[[], asyncio.Protocol],
+        takes: intake.Takes,
     ) -> None:
-        """`make` gives the protocol that serves one request."""
+        """`make` gives the protocol that serves one request; `takes` is what may come in."""
         self._loop = loop
         self.clock = clock
         self.make = make
+        self.takes = takes
         self._open: dict[Gate, None] = {}
         self._waiting: deque[Gate] = deque()
 
@@ -211,9 +217,9 @@ class Gate(asyncio.Protocol):
             raise problems.RefusedError(431, f"A request has at most {intake.LINES} header lines.")
         found = intake.Head(head)
         try:
-            intake.refuse_head(found)
+            intake.refuse_head(found, self._gates.takes)
             local = callers.is_local(self.transport.get_extra_info("peername"))
-            self._whole = end + intake.body_due(found, local=local)
+            self._whole = end + intake.body_due(found, self._gates.takes, local=local)
         except problems.RefusedError as refusal:
             self._refuse(refusal.status, refusal.detail, head=found.method == "HEAD")
             return False

@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from sidecar.admin.callers import is_local, refusal
+from sidecar.serving.callers import is_local, refusal
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""What of a request the admin server takes in.
+"""What of a request an HTTP server of the control plane takes in.
 
 Owns the judgement of a head, before anything behind it is read: how many bytes of body come, or the refusal. Called by
-`gate`. Pure. Rules: one request takes a body, the status page's form, and only from this machine; a body has a length
+`gate`. Pure. Rules: at most one path of a server takes a body, a form, and only from this machine; a body has a length
 (RFC 9112 section 6.3) and no coding, for nothing is ever decompressed; no client is told to go on (RFC 9110 section
 10.1.1: one that gets 417 asks again without Expect); a target that is a whole URL names the same host as Host does (RFC
 9112 section 3.2.2).
@@ -10,11 +10,11 @@ Owns the judgement of a head, before anything behind it is read: how many bytes 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import httptools
 
-from sidecar.admin.problems import RefusedError
+from sidecar.serving.problems import RefusedError
 
 HEAD: Final = 16 * 1024
 """Bytes of a head; Node's limit is the same, Tomcat's 8 KiB. A browser's cookies for localhost are of all its ports."""
@@ -24,8 +24,18 @@ BODY: Final = 128 * 1024
 """Bytes: what the form holds at most, 10,000 characters, each of them nine bytes long in a form."""
 END: Final = b"\r\n\r\n"
 
-_FORM: Final = "/explain"
 _URL: Final = re.compile(rb"http://([^/?#]+)(?:[/?].*)?", re.IGNORECASE)
+
+
+class Takes(NamedTuple):
+    """What one server takes in."""
+
+    server: str
+    """What it is called in refusals: `admin server`."""
+    form: str | None = None
+    """The path of the one POST that has a body."""
+    purpose: str = ""
+    """What that POST has the sidecar do, which only callers on this machine may: `explain a request`."""
 
 
 class Head:
@@ -59,13 +69,13 @@ class Head:
         self._is_complete = True
 
 
-def refuse_head(head: Head) -> None:
+def refuse_head(head: Head, takes: Takes) -> None:
     """Raise for a head that nothing is served for."""
     named = head.fields.get(b"host", [])
     if len(named) > 1 or (not named and not head.http10):
         raise RefusedError(400, "A request has one Host.")
     if head.method == "CONNECT":
-        raise RefusedError(405, "The admin server is no proxy.")
+        raise RefusedError(405, f"The {takes.server} is no proxy.")
     if not head.target.startswith(b"/") and (head.method, head.target) != ("OPTIONS", b"*"):
         url = _URL.fullmatch(head.target)
         if url is None or url[1].lower() != (named[0].lower() if named else None):
@@ -73,20 +83,22 @@ def refuse_head(head: Head) -> None:
                 400, "The target of a request is a path, or a URL with the host that Host names."
             )
     if b"expect" in head.fields:
-        raise RefusedError(417, "The admin server expects nothing: leave Expect out.")
+        raise RefusedError(417, f"The {takes.server} expects nothing: leave Expect out.")
 
 
-def body_due(head: Head, *, local: bool) -> int:
+def body_due(head: Head, takes: Takes, *, local: bool) -> int:
     """How many bytes of body follow; raises RefusedError for a body that is not taken. `local`: from this machine."""
     fields = head.fields
     lengths = fields.get(b"content-length", [])
     size = int(lengths[0]) if len(lengths) == 1 and len(lengths[0]) < 20 else len(lengths)
     if not size and b"transfer-encoding" not in fields:
         return 0
-    if head.method != "POST" or head.target.partition(b"?")[0] != _FORM.encode():
-        raise RefusedError(413, f"No request to the admin server has a body, but for POST {_FORM}.")
+    if takes.form is None:
+        raise RefusedError(413, f"No request to the {takes.server} has a body.")
+    if head.method != "POST" or head.target.partition(b"?")[0] != takes.form.encode():
+        raise RefusedError(413, f"No request to the {takes.server} has a body, but for POST {takes.form}.")
     if not local:
-        raise RefusedError(403, "Only a caller on this machine may ask the sidecar to explain a request.")
+        raise RefusedError(403, f"Only a caller on this machine may ask the sidecar to {takes.purpose}.")
     if b"transfer-encoding" in fields:
         raise RefusedError(411, "The body needs a Content-Length: it is not taken in chunks.")
     if size > BODY:

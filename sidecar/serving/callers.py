@@ -1,15 +1,16 @@
-"""Who may call the admin server.
+"""Who may call the servers of the control plane.
 
 Owns the refusals: a web page of another site (by `Origin`, by `Sec-Fetch-Site`, or by a name of its own
 that it had resolve to this address: DNS rebinding) and, for what only this machine may ask, everybody
-else. Called by `app` for each request. Does no I/O and keeps no state. Rules: the data path's own, from
-`proxy.admission.guard`. An IP literal is a good Host: kubelet and Prometheus come by the pod's address, and no page
-can rebind one.
+else. Called for each request by the applications that are served. Does no I/O and keeps no state. Rules: the data
+path's own, from `proxy.admission.guard`. An IP literal is a good Host: kubelet and Prometheus come by the pod's
+address, and no page can rebind one.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from typing import Any
 
 from aiohttp import web
@@ -18,14 +19,17 @@ from sidecar.grammar import hosts
 from sidecar.proxy.admission.guard import mark_of_another_site
 
 
-def refusal(request: web.BaseRequest) -> str | None:
-    """Why this request is not served, as a sentence; None if it is."""
+def refusal(
+    request: web.BaseRequest, server: str = "admin server", names: Collection[str] = ()
+) -> str | None:
+    """Why this request to the `server` is not served, as a sentence; None if it is. `names` are further hosts that it
+    may be called by."""
     headers = request.headers
     named = headers.getall("Host", [])
     # HTTP/1.0 may leave it out; every browser sends it.
-    if len(named) > 1 or (named and not _is_own_name(named[0])):
+    if len(named) > 1 or (named and not _is_own_name(named[0], names)):
         return (
-            "The Host of this request is not one of the admin server's: "
+            f"The Host of this request is not one of the {server}'s: "
             "call it by localhost, a name below .localhost, or an IP address."
         )
     found = {
@@ -39,7 +43,9 @@ def refusal(request: web.BaseRequest) -> str | None:
         case "Sec-Fetch-Site":
             return "A browser made this request for a page of another site (Sec-Fetch-Site)."
         case _:
-            return "This request has an Origin that is not the admin server's own, as a page of another site sends."
+            return (
+                f"This request has an Origin that is not the {server}'s own, as a page of another site sends."
+            )
 
 
 def refuse_strangers(request: web.Request, what: str) -> None:
@@ -57,9 +63,9 @@ def is_local(peer: Any) -> bool:
     return hosts.is_loopback_address(hosts.mapped(address) or address)
 
 
-def _is_own_name(authority: str) -> bool:
+def _is_own_name(authority: str, names: Collection[str]) -> bool:
     try:
         host = hosts.parse_authority(authority.strip()).host
     except ValueError:
         return False
-    return hosts.is_loopback(host) or hosts.is_own_address(host)
+    return hosts.is_loopback(host) or hosts.is_own_address(host) or host in names

@@ -1,7 +1,7 @@
-"""The form of every answer of the admin server that is not a success.
+"""The form of a refusal by a server of the control plane.
 
-Owns RFC 9457 problem+json and the header fields that no answer goes without. Called by `app` for what aiohttp serves
-and by `gate` for what aiohttp never sees. Pure. Rules: nothing that was received is repeated; nothing is cached,
+Owns RFC 9457 problem+json and the header fields that no answer goes without. Called by applications for what aiohttp
+serves and by `gate` for what aiohttp never sees. Pure. Rules: nothing that was received is repeated; nothing is cached,
 sniffed or framed.
 """
 

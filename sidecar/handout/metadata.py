@@ -1,0 +1,209 @@
+"""A metadata server for Google's own libraries, off Google Cloud.
+
+Owns its paths and the forms of its answers. Served by a `Site` on listeners that `service` binds. It may not decide
+who gets what (`guard`, `offer`), nor fetch anything (`desk`). Rules: it answers as Compute Engine's does, and what it
+refuses it says as GKE's does, in plain text: `Metadata-Flavor` is demanded of all but the ping and is in every answer,
+a directory's address ends in a slash, a token lives as long as it says. Source:
+https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Final, final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from sidecar.config.handouts import MetadataServer
+from sidecar.errors import MEANINGS, Reason, SidecarError
+from sidecar.handout import guard
+from sidecar.handout.desk import TRANSIENT, Desk, HandedOut
+from sidecar.handout.offer import Offer
+from sidecar.handout.tree import Described, find, tree, write
+from sidecar.net.callers import Callers
+from sidecar.runtime.clock import Clock
+from sidecar.serving import problems
+from sidecar.serving.intake import Takes
+from sidecar.tokens.fetch.source import Identity
+from sidecar.tokens.token import TokenKey
+
+TAKES: Final = Takes("metadata server")
+
+_ACCOUNTS: Final = "/computeMetadata/v1/instance/service-accounts/"
+_NAMES: Final = frozenset({"metadata.google.internal", "metadata"})
+"""What programs call it by, where a name leads here instead of a variable."""
+_DEFAULT_UNIVERSE: Final = "googleapis.com"
+_FLAVOR: Final = "Metadata-Flavor"
+_PAUSE: Final = 3.0
+"""Seconds between two attempts to learn who the credential is."""
+
+_MISSING: Final = frozenset({Reason.NO_SERVICE_ACCOUNT, Reason.NOT_ALLOWED})
+"""Said as 404: there is no such token here. gcloud asks for a token for its own client id whenever it renews, and goes
+on without it after a 404 alone."""
+
+
+@final
+class MetadataApp:
+    """The application; `adopt` when the configuration changes."""
+
+    offer: Offer
+    config: MetadataServer
+
+    def __init__(self, desk: Desk, clock: Clock, project: str | None) -> None:
+        """`project` is what the environment names. `adopt` is to be called before it serves."""
+        self.desk = desk
+        self._clock = clock
+        self._project = project
+        self.app = web.Application(middlewares=[self._guard])
+        self.app.on_response_prepare.append(_set_headers)
+        self.app.router.add_route("*", "/{path:.*}", self._answer)
+
+    def adopt(self, offer: Offer, config: MetadataServer, peers: Callers | None) -> None:
+        """Go by this from now on; `offer` and `peers` are what `config` says."""
+        self.offer = offer
+        self.config = config
+        self.peers = peers
+        self._identity: Identity | None = None
+        self._asking = asyncio.Lock()
+        self._unknown: tuple[SidecarError, float] | None = None
+        """Why nobody could say who the credential is, and when that was (monotonic)."""
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            request["caller"] = guard.admit(request, TAKES.server, peers=self.peers, names=_NAMES)
+            if request.path != "/" and request.headers.getall(_FLAVOR, []) != ["Google"]:
+                raise SidecarError(
+                    Reason.CALLER_REFUSED, 'Missing required header "Metadata-Flavor": "Google"'
+                )
+            return await handler(request)
+        except SidecarError as error:
+            self.desk.refused(error.reason, error.detail, caller=request.get("caller", ""))
+            return _refused(error)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD"):
+            return _plain("405 method not allowed\n", 405)
+        path = request.path
+        if path == "/":
+            return _text("computeMetadata/\n", "application/text")
+        account, _, what = path.removeprefix(_ACCOUNTS).partition("/")
+        if path.startswith(_ACCOUNTS) and what in ("token", "identity"):
+            if request.method != "GET":
+                return _plain("405 method not allowed\n", 405)
+            if account != "default" and account != (await self._who()).email:
+                return _plain("404 page not found\n", 404)
+            return await (self._token(request) if what == "token" else self._id_token(request))
+        return await self._entry(request)
+
+    async def _entry(self, request: web.Request) -> web.StreamResponse:
+        """Whatever is not a token: a value, or a directory."""
+        path, query = request.path, request.query
+        if query.get("wait_for_change", "").lower() == "true":
+            return _plain("wait_for_change: nothing here changes; leave it out\n", 400)
+        try:
+            node = find(tree(await self._facts(path)), path)
+        except KeyError:
+            return _plain("404 page not found\n", 404)
+        if isinstance(node, Mapping) and not path.endswith("/"):
+            moved = _plain("", 301)
+            moved.headers["Location"] = f"{path}/" + (f"?{request.query_string}" if query else "")
+            return moved
+        written = write(
+            node,
+            name=path.rstrip("/").rpartition("/")[2],
+            recursive=query.get("recursive", "").lower() == "true",
+            alt=query.get("alt", "").lower(),
+        )
+        answer = _text(*written)
+        answer.headers["ETag"] = written.etag
+        return answer
+
+    async def _id_token(self, request: web.Request) -> web.StreamResponse:
+        asked = request.query.getall("audience", [])
+        if len(asked) != 1 or not asked[0]:
+            return _plain("non-empty audience parameter required\n", 400)
+        given = await self._given(request, self.offer.id_key(asked[0]))
+        return _text(given.value, "text/html")
+
+    async def _token(self, request: web.Request) -> web.StreamResponse:
+        wanted = [
+            scope for text in request.query.getall("scopes", []) for scope in text.replace(",", " ").split()
+        ]
+        given = await self._given(request, self.offer.access_key(wanted))
+        answer = {"access_token": given.value, "expires_in": given.expires_in, "token_type": "Bearer"}
+        return _text(json.dumps(answer, separators=(",", ":")), "application/json")
+
+    async def _given(self, request: web.Request, key: TokenKey) -> HandedOut:
+        worthless = self.config.tokens == "placeholder"
+        return await self.desk.give(key, caller=request["caller"], worthless=worthless)
+
+    async def _who(self) -> Identity:
+        """Who the credential is, asked for once however many want to know, and not again just after it failed: the
+        threads that do so are those that fetch tokens."""
+        offer = self.offer
+        async with self._asking:
+            if self._identity is not None:
+                return self._identity
+            if self._unknown is not None and self._clock.mono() - self._unknown[1] < _PAUSE:
+                raise _again(self._unknown[0])
+            try:
+                found = await offer.source.identity()
+            except SidecarError as error:
+                if self.offer is offer:
+                    self._unknown = (_again(error), self._clock.mono())
+                raise
+            if self.offer is offer:
+                self._identity = found
+            return found
+
+    async def _facts(self, path: str) -> Described:
+        """What is to be said at this path: nobody is asked who the credential is where the answer does not say it."""
+        config = self.config
+        known = config.project_id or self._project
+        needless = ("/numeric-project-id", "/zone", *(("/project-id",) if known is not None else ()))
+        who = Identity(None, None, None) if path.endswith(needless) else await self._who()
+        return Described(
+            who.email,
+            self.offer.scopes,
+            known or who.project,
+            config.project_number,
+            who.universe or _DEFAULT_UNIVERSE,
+            config.zone,
+        )
+
+
+def _again(error: SidecarError) -> SidecarError:
+    """The same as a new one: the one that was raised holds the frames that it came through."""
+    return SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
+
+
+def _refused(error: SidecarError) -> web.Response:
+    status = MEANINGS[error.reason].status
+    if error.reason in _MISSING:
+        status = 404
+    elif status == 503 and error.reason not in TRANSIENT:
+        status = 403 if "denied" in error.reason else 500
+    answer = _plain(f"idtoken-sidecar: {error.reason}: {error.detail}\n", status)
+    if status == 503 and error.retry_after is not None:
+        answer.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return answer
+
+
+def _text(text: str, content_type: str, status: int = 200) -> web.Response:
+    # No charset: google-auth reads JSON for exactly `application/json`.
+    return web.Response(status=status, body=text.encode(), headers={"Content-Type": content_type})
+
+
+def _plain(text: str, status: int) -> web.Response:
+    return _text(text, "text/plain; charset=utf-8", status)
+
+
+async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
+    for name, value in problems.HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers[_FLAVOR] = "Google"
+    response.headers["Server"] = "Metadata Server for VM"

@@ -1,0 +1,130 @@
+"""What gives tokens to programs, in one running sidecar: the metadata server and the token endpoint.
+
+Owns their applications and the sites they are served on. Called by `life`, `switch` and `view`. The rule: none is there
+that the configuration does not name; another configuration changes the lists of one that stays, without a break, and
+one that it does not name any more is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple, final
+
+from sidecar.admin.status import HandoutStatus
+from sidecar.config.handouts import MetadataServer, TokenEndpoint
+from sidecar.config.listeners import ListenerConfig
+from sidecar.handout.desk import Desk
+from sidecar.handout.metadata import TAKES as METADATA
+from sidecar.handout.metadata import MetadataApp
+from sidecar.handout.oauth import TAKES as OAUTH
+from sidecar.handout.oauth import TokenApp
+from sidecar.net import listeners
+from sidecar.net.callers import Callers
+from sidecar.net.listeners import Listener
+from sidecar.observe.metrics import HandoutStats
+from sidecar.service.build import Parts
+from sidecar.service.start_error import EXIT_CONFIG, StartError
+from sidecar.serving.site import Site
+
+App = MetadataApp | TokenApp
+
+_log = logging.getLogger(__name__)
+
+
+class _Running(NamedTuple):
+    """One server that is on."""
+
+    app: App
+    site: Site
+    listeners: list[Listener]
+
+
+@final
+class Handouts:
+    """The servers of one process."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._desks: dict[str, Desk] = {}
+        """Kept where a server is switched off: a counter is never taken back."""
+        self._running: dict[str, _Running] = {}
+
+    async def follow(self) -> None:
+        """Serve what the configuration in force names, on the listeners that are bound for it, and nothing else."""
+        parts = self._parts
+        for key, running in list(self._running.items()):
+            if parts.bindings.handouts.get(key) is not running.listeners:
+                await self._close(key)
+        for key, bound in parts.bindings.handouts.items():
+            if (known := self._running.get(key)) is not None:
+                self._adopt(key, known.app)
+                continue
+            desk = self._desks.setdefault(key, Desk(key, parts.tokens, parts.clock))
+            app: App
+            if key == "metadata_server":
+                app, takes = MetadataApp(desk, parts.clock, parts.project), METADATA
+            else:
+                app, takes = TokenApp(desk), OAUTH
+            self._adopt(key, app)
+            site = Site(app.app, [listener.socket for listener in bound], parts.clock, takes)
+            self._running[key] = _Running(app, site, bound)
+            await site.start()
+            self._tell(key, bound)
+
+    async def close(self) -> None:
+        """Close them all."""
+        for key in list(self._running):
+            await self._close(key)
+
+    def stats(self) -> Iterable[tuple[str, HandoutStats]]:
+        """The record of each server that has been on, by its key."""
+        return ((key, desk.stats) for key, desk in self._desks.items())
+
+    def status(self) -> list[HandoutStatus]:
+        """What the status page shows of those that are on."""
+        return [
+            HandoutStatus(
+                key,
+                [str(listener) for listener in running.listeners],
+                running.app.offer.source.name,
+                running.app.offer.audiences.entries,
+                running.app.offer.scopes,
+                sum(self._desks[key].stats.given.values()),
+                sum(self._desks[key].stats.refused.values()),
+            )
+            for key, running in self._running.items()
+        ]
+
+    def _adopt(self, key: str, app: App) -> None:
+        it, offer = self._parts.config.handouts[key], self._parts.offers[key]
+        peers = callers_of(key, it)
+        if isinstance(app, MetadataApp) and isinstance(it, MetadataServer):
+            app.adopt(offer, it, peers)
+        elif isinstance(app, TokenApp) and isinstance(it, TokenEndpoint):
+            app.adopt(offer, it, peers)
+
+    def _tell(self, key: str, bound: list[Listener]) -> None:
+        it, offer = self._parts.config.handouts[key], self._parts.offers[key]
+        where = [str(listener) for listener in bound]
+        to = "every process of this machine" if it.peers is None else "those that `peers` names"
+        _log.info(
+            f"`{key}` on {', '.join(where)} gives {to} tokens of credential `{offer.source.name}`",
+            extra={"fields": {"server": key, "listen": where, "credential": offer.source.name}},
+        )
+
+    async def _close(self, key: str) -> None:
+        running = self._running.pop(key)
+        await running.site.close()
+        for listener in running.listeners:
+            listeners.close(listener)
+
+
+def callers_of(key: str, it: MetadataServer | TokenEndpoint) -> Callers | None:
+    """Whose processes may ask; raises StartError for a user or a group that there is not."""
+    if it.peers is None:
+        return None
+    try:
+        return listeners.settings_of(ListenerConfig(address=it.listen[0], peers=it.peers), None).callers
+    except LookupError as error:
+        raise StartError(f"`{key}.peers`: {error.args[0]}", EXIT_CONFIG) from error
