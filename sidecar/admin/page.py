@@ -15,7 +15,7 @@ from typing import Final
 
 from sidecar.admin.markup import Document, about, notice, prose, time
 from sidecar.admin.plots import traffic
-from sidecar.admin.rows import COLUMNS, Route, drawn_rows, routes, row_id
+from sidecar.admin.rows import COLUMNS, ShownRoute, drawn_rows, routes, row_id
 from sidecar.admin.status import Note
 
 _NAMED: Final = 5
@@ -107,7 +107,7 @@ def _word(document: Document) -> tuple[str, str]:
     return "good", "ready"
 
 
-def _state(document: Document, found: Sequence[Route]) -> str:
+def _state(document: Document, found: Sequence[ShownRoute]) -> str:
     colour, word = _word(document)
     reload_error = document["configuration"]["last_error"]
     parts = [
@@ -127,7 +127,7 @@ def _state(document: Document, found: Sequence[Route]) -> str:
     return "\n".join(parts)
 
 
-def _line(every: Sequence[Route]) -> str:
+def _line(every: Sequence[ShownRoute]) -> str:
     """How things are, in words: what is wrong with how many routes, and which."""
     found = [it for it in every if it.route["name"]]
     of = f"of {len(found)} route{'s' if len(found) != 1 else ''}"

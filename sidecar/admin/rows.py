@@ -55,7 +55,7 @@ _STATES: Final = {
 }
 
 
-class Route(NamedTuple):
+class ShownRoute(NamedTuple):
     """One route with what is known of it."""
 
     route: Document
@@ -77,7 +77,7 @@ _WORDS: Final = (
 """By trouble."""
 
 
-def routes(document: Document) -> list[Route]:
+def routes(document: Document) -> list[ShownRoute]:
     """Every route, what is in trouble first; last what met no route, if anything did."""
     traffic = {row["name"]: row for row in document["traffic"]["routes"]}
     errors: dict[str, list[Document]] = {}
@@ -85,7 +85,7 @@ def routes(document: Document) -> list[Route]:
         errors.setdefault(error.get("route", ""), []).append(error)
     tokens = _by_route(document)
     found = [
-        Route(
+        ShownRoute(
             route,
             own := tokens.get(route["name"], ()),
             traffic.get(route["name"]),
@@ -96,7 +96,7 @@ def routes(document: Document) -> list[Route]:
     ]
     found.sort(key=lambda it: it.trouble)
     if "" in errors:
-        found.append(Route({"name": ""}, (), traffic.get(NO_ROUTE), errors[""], _WELL))
+        found.append(ShownRoute({"name": ""}, (), traffic.get(NO_ROUTE), errors[""], _WELL))
     return found
 
 
@@ -133,7 +133,7 @@ def _trouble(route: Document, tokens: Iterable[Document]) -> int:
     return 3 if failed else _WELL
 
 
-def drawn_rows(found: Sequence[Route], note: Note) -> dict[str, str]:
+def drawn_rows(found: Sequence[ShownRoute], note: Note) -> dict[str, str]:
     """The lines of each route, by the id of their `tbody`."""
     by_name = {id(it.route): it for it in found}
     lines = drawn((it.route for it in found), lambda route: _row(by_name[id(route)], note), _broken, note)
@@ -150,7 +150,7 @@ def _broken(route: Document) -> str:
     return f'<tr class="bad"><th scope="row">{name}</th><td colspan="{len(COLUMNS) - 1}">{notice(UNSHOWN, worse=True)}</td></tr>'
 
 
-def _row(it: Route, note: Note) -> str:
+def _row(it: ShownRoute, note: Note) -> str:
     if not it.route["name"]:
         return _without_route(it, note)
     route = it.route
@@ -199,7 +199,7 @@ def _numbers(traffic: Document | None) -> list[str]:
     ]
 
 
-def _wrong(it: Route) -> Iterable[str]:
+def _wrong(it: ShownRoute) -> Iterable[str]:
     """What is wrong now, each with what fixes it; else the last error."""
     refusing, refusal = it.route["refusing"], it.route["last_refusal"]
     if refusing is not None:
@@ -232,7 +232,7 @@ def _wrong(it: Route) -> Iterable[str]:
         )
 
 
-def _details(it: Route, note: Note) -> str:
+def _details(it: ShownRoute, note: Note) -> str:
     route = it.route
     ways = "\n".join(f"<li>{copyable(way['use'])}</li>" for way in route["ways_in"])
     refusal = route["last_refusal"]
@@ -280,7 +280,7 @@ def _error(error: Document) -> str:
     )
 
 
-def _without_route(it: Route, note: Note) -> str:
+def _without_route(it: ShownRoute, note: Note) -> str:
     written = "".join(
         f'<td class="n" data-label="{label}">{cell}</td>'
         for (label, _, _), cell in zip(COLUMNS[3:], _numbers(it.traffic), strict=True)
