@@ -43,7 +43,7 @@ class Recent(NamedTuple):
 
     requests_per_second: float
     answers_4xx: int
-    """Whoever made them: the target or the sidecar."""
+    """Of the target and of the sidecar."""
     answers_5xx: int
     median: float | None
     p99: float | None

@@ -1,4 +1,4 @@
-"""What a client is told of an answer that is no message of the protocol.
+"""What a client gets for an answer that is no message of the protocol.
 
 Owns the form: a JSON-RPC error whose text alone says what happened and how to fix it, since most clients show nothing
 else, and whose `data` has the parts. Called by `carrier`. Pure. What the sidecar answers itself is read from its

@@ -17,7 +17,7 @@ _AHEAD: Final = 64
 
 @final
 class Lines:
-    """The lines of a file, as an asynchronous iterator; it also ends when it is told to."""
+    """The lines of a file, as an asynchronous iterator that `end` ends too."""
 
     def __init__(self, file: BinaryIO, loop: asyncio.AbstractEventLoop) -> None:
         self._file = file
