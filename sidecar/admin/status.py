@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sidecar.admin.history import INTERVAL, TrafficSample
+from sidecar.admin.history import INTERVAL, NONE_YET, Recent, TrafficSample
 from sidecar.errors import MEANINGS
 from sidecar.grammar.moments import rfc3339
 from sidecar.observe.logs import redact
@@ -27,6 +27,9 @@ Note = Callable[[Exception, str], None]
 Row = TypeVar("Row")
 
 _WITHOUT: Final = (TokenState.FAILING, TokenState.FETCHING, TokenState.EXPIRED)
+
+NO_ROUTE: Final = "(no route)"
+"""How what met no route is called."""
 
 UNSHOWN: Final = "This could not be shown, by a fault in the sidecar; its log has the traceback."
 
@@ -60,6 +63,7 @@ class RouteTraffic(NamedTuple):
     upstream_4xx: int
     """Answers of the upstream's own."""
     upstream_5xx: int
+    last_minute: Recent = NONE_YET
 
 
 class Traffic(NamedTuple):
@@ -147,7 +151,14 @@ def document(
         "traffic": {
             "interval": INTERVAL,
             "samples": [{**sample._asdict(), "at": _moment(sample.at)} for sample in traffic.samples],
-            "routes": [{**route._asdict(), "name": route.name or "(no route)"} for route in traffic.routes],
+            "routes": [
+                {
+                    **route._asdict(),
+                    "name": route.name or NO_ROUTE,
+                    "last_minute": route.last_minute._asdict(),
+                }
+                for route in traffic.routes
+            ],
         },
         "errors": _rows(traffic.errors, _error, lambda error: {"route": error.route}, note),
     }

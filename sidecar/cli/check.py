@@ -15,16 +15,14 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
 
-from sidecar.config.addresses import parse_listen
 from sidecar.config.credentials import is_email
-from sidecar.config.listeners import plain_listener
 from sidecar.config.models import Config
+from sidecar.config.only_route import behind_a_socket
 from sidecar.config.targets import FACTS, GCLOUD_CLIENT_IDS, TokenKind, default_audience
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.refusals.diagnosis import Cause, asks_to_sign_in, may_tell, not_let_in
@@ -277,15 +275,7 @@ async def _ask_targets(
     skipped = Step("target", Verdict.SKIPPED, "not asked: there is no token for it")
     asked = {route.name: skipped for route in routes}
     with tempfile.TemporaryDirectory(prefix="idtoken-check-") as directory:
-        socket = str(Path(directory) / "proxy.sock")
-        alone = config.model_copy(
-            update={
-                "listen": (plain_listener(f"unix:{socket}"),),
-                "admin": (parse_listen(f"unix:{directory}/admin.sock"),),
-                "routes": tuple(route.model_copy(update={"listen": ()}) for route in config.routes),
-                "access_log": "off",
-            }
-        )
+        alone, socket = behind_a_socket(config, directory, config.routes)
         service = Service(alone, asyncio.get_running_loop(), environ=environ)
         try:
             await service.start()

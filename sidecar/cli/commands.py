@@ -34,6 +34,7 @@ _SECTIONS: Final = {
     "Run it": (
         ("run", "cli.sections.run:run", "Run the sidecar until SIGTERM or Ctrl-C."),
         ("exec", "cli.sections.run:exec_", "Run a command with a sidecar beside it."),
+        ("mcp", "cli.sections.mcp:mcp", "Be an MCP server by stdio, for one that needs tokens."),
     ),
     "Find out what is wrong": (
         ("check", "cli.sections.diagnose:check_", "Test each route: get a token, ask its target."),

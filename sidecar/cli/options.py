@@ -19,6 +19,7 @@ from sidecar.cli.output import give_up
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import nearest
 from sidecar.config.load import CONFIG_VARIABLE, PREFIX, SETTINGS, ConfigError, Loaded, load
+from sidecar.config.only_route import OnlyRoute
 from sidecar.config.tree import MAX_SIZE
 from sidecar.grammar.contents import kind_of, place, quoted
 from sidecar.runtime.regular_files import STANDARD_INPUT, as_text, read, read_standard_input
@@ -36,10 +37,11 @@ class Given(NamedTuple):
     flags: Mapping[str, str]
     """By setting."""
 
-    def load(self) -> Loaded:
-        """The configuration; ends the process with every mistake on a line of its own."""
+    def load(self, only: OnlyRoute | None = None) -> Loaded:
+        """The configuration; ends the process with every mistake on a line of its own. `only` takes the place of its
+        routes."""
         try:
-            return self.read()
+            return self.read(only)
         except OSError as error:
             give_up(str(error))
         except ConfigError as error:
@@ -49,11 +51,11 @@ class Given(NamedTuple):
             )
             give_up(f"{error}{hint}")
 
-    def read(self) -> Loaded:
+    def read(self, only: OnlyRoute | None = None) -> Loaded:
         """The configuration; raises ConfigError, and OSError with a sentence."""
         text = self.text() if self.file else None
         shown = _shown(self.file) if self.file else "(no file)"
-        return load(text, file=shown, environ=os.environ, flags=self.flags, to=self.to)
+        return load(text, file=shown, environ=os.environ, flags=self.flags, to=self.to, only=only)
 
     def text(self) -> str:
         """What is in the file; raises OSError with a sentence, which quotes no contents."""

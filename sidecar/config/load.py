@@ -27,6 +27,7 @@ from sidecar.config.handout_rules import handouts_in, own_metadata
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.misplaced import misplaced_in
 from sidecar.config.models import Config, RouteConfig
+from sidecar.config.only_route import OnlyRoute
 from sidecar.config.platform import DRAIN, detect_platform
 from sidecar.config.quantities import format_duration
 from sidecar.config.tree import BROKEN, Problem, Tree, holds_broken, spelled
@@ -83,10 +84,12 @@ def load(
     environ: Mapping[str, str],
     flags: Mapping[str, str] | None = None,
     to: Sequence[str] = (),
+    only: OnlyRoute | None = None,
 ) -> Loaded:
     """The configuration from a file's text (None: no file), the environment, and flags.
 
-    `flags` maps setting names to YAML text; `to` holds `[NAME=]URL` for routes to add. Raises ConfigError.
+    `flags` maps setting names to YAML text; `to` holds `[NAME=]URL` for routes to add; `only` takes the place of all
+    routes. Raises ConfigError.
     """
     tree = Tree(file)
     data: dict[str, Any] = {}
@@ -100,6 +103,8 @@ def load(
             if value is not None:
                 tree.read_setting(data, setting.name, source, value)
     _add_targets(tree, data, to)
+    if only is not None:
+        only.put(tree, data)
     config = _Validation(tree, environ, has_file=text is not None).validate(data)
     secrets = [secret for secret in _secrets(config) if secret]
     config.remember_secret_variables(

@@ -32,6 +32,27 @@ _OPTIONS: Final = {
 _HOLDS_SECRET: Final = {"static": "token", "service_account_key": "json_"}
 
 
+PORTS: Final = "[localhost:8787, auto]"
+"""The `listen` that gives each route a port of its own, from 8801 on in the file's order."""
+
+
+def by_name(config: Config) -> bool:
+    """Whether an app would have to call a route by `NAME.localhost`, which not every resolver knows, though nobody
+    asked for it: a manifest gives each route a port then."""
+    urls = configured_urls(config).values()
+    return "listen" not in config.model_fields_set and any(".localhost:" in url for url in urls)
+
+
+def with_ports(text: str) -> str:
+    """A configuration's text with `PORTS`; empty where it takes no line before it: a document mark, a flow mapping."""
+    found = f"listen: {PORTS}     # a port for each route: 8801, 8802, …\n{text}"
+    try:
+        read = yaml.safe_load(found)
+    except yaml.YAMLError:
+        return ""
+    return found if isinstance(read, dict) and "routes" in read else ""
+
+
 class ManifestError(ValueError):
     """A configuration that can't be written into a manifest, with what to do."""
 

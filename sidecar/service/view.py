@@ -87,9 +87,8 @@ class View:
 
     def start(self) -> None:
         """Begin to sample for the curves of the status page."""
-        stats = (stats for _, stats in self.routes())
         clock = self._parts.clock
-        self._history.sample(stats, now_at=clock.wall(), now_mono=clock.mono())
+        self._history.sample(self.routes(), now_at=clock.wall(), now_mono=clock.mono())
         self._sampling = self._parts.loop.call_later(INTERVAL, self.start)
 
     def stop(self) -> None:
@@ -194,6 +193,7 @@ class View:
                 stats.in_flight,
                 sum(stats.refused.values()),
                 *stats.upstream_errors(),
+                self._history.recent(name),
             )
             for name, stats in self.routes()
         ]

@@ -62,7 +62,7 @@ _IN_MANIFEST: Final = {
 
 def _plan(given: Given, name: str, image: str, app_image: str, project: str) -> Plan:
     from sidecar.config.document import given as written
-    from sidecar.manifest.plan import Plan
+    from sidecar.manifest.plan import PORTS, Plan, by_name, with_ports
 
     loaded = given.load()
     given_here = {"name": name, "image": image, "app-image": app_image, "project": project}
@@ -70,7 +70,11 @@ def _plan(given: Given, name: str, image: str, app_image: str, project: str) -> 
         pattern, what = _IN_MANIFEST[option]
         if re.fullmatch(pattern, value, re.ASCII) is None:
             give_up(f"--{option}: {quoted(value)} is not {what}")
-    text = written(loaded.config) if given.to or given.flags or not given.file else given.text()
+    text = "" if given.to or given.flags or not given.file else given.text()
+    if by_name(loaded.config):
+        loaded = given._replace(flags={**given.flags, "listen": PORTS}).load()
+        text = with_ports(text) if text else ""
+    text = text or written(loaded.config)
     return Plan(loaded.config, text, name=name, image=image, app_image=app_image, project=project)
 
 
