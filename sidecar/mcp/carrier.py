@@ -163,7 +163,7 @@ class _UntilCut(httpx2.AsyncByteStream):
             async for piece in self._stream:
                 yield piece
         except httpx2.TransportError as error:
-            _log.debug(f"a stream of events was cut: {type(error).__name__}")
+            _log.debug("a stream of events was cut", exc_info=error)
 
     async def aclose(self) -> None:
         """See `httpx2.AsyncByteStream`."""

@@ -75,6 +75,7 @@ def busy(view: Any) -> Any:
     route.upstream_refusals = {"permission_missing": 3}
     route.tls_reloads, route.tls_current = {"ok": 2, "error": 1}, False
     route.connect_failures = {"connect_refused": 7}
+    route.grpc, route.resets = {"OK": 3}, {("from_app", "CANCEL"): 2}
     threads = FetchThreads("default")
     threads.running, threads.abandoned, threads.given_up = 3, 1, 4
     view.threads = [("default", threads)]
