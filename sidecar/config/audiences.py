@@ -118,9 +118,6 @@ def parse_audiences(value: Any) -> tuple[str, ...]:
 def parse_scopes(value: Any) -> tuple[str, ...]:
     """One scope or a list of them, also as one text with spaces in between."""
     if isinstance(value, str):
-        if "\n" in value:
-            # Not quoted, nor kept: several lines are the contents of a file.
-            raise ValueError("a scope or a list of them belongs here, and this is a text of several lines")
         value = value.split()
     if not isinstance(value, list | tuple) or not value:
         raise ValueError("a scope or a list of them belongs here")

@@ -43,7 +43,8 @@ def settings() -> list[tuple[str | int, ...]]:
     for kind, model in CREDENTIAL_TYPES.items():
         for name, field in model.model_fields.items():
             found.append(("credentials", kind, field.alias or name))
-    return [path for path in found if path]
+    # A text of scopes may have several lines, and each is one.
+    return [path for path in found if path and path[-1] != "scopes"]
 
 
 PLACES = settings()
