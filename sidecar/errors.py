@@ -30,6 +30,7 @@ class Reason(StrEnum):
 
     # the app's request
     MALFORMED_REQUEST = "malformed_request"
+    TOO_MANY_FRAMES = "too_many_frames"
     BAD_HOST = "bad_host"
     HEADER_CONFLICT = "header_conflict"
     CALLER_REFUSED = "caller_refused"
@@ -83,12 +84,15 @@ class Reason(StrEnum):
     UPSTREAM_MALFORMED = "upstream_malformed"
     UPSTREAM_HEAD_TOO_LARGE = "upstream_head_too_large"
     UPSTREAM_INCOMPLETE = "upstream_incomplete"
+    UPSTREAM_RESET = "upstream_reset"
+    UPSTREAM_NO_HTTP2 = "upstream_no_http2"
     UPGRADE_FAILED = "upgrade_failed"
     RESPONSE_TIMEOUT = "response_timeout"
     SEND_TIMEOUT = "send_timeout"
     IDLE_TIMEOUT = "idle_timeout"
     TUNNEL_IDLE = "tunnel_idle"
     TOTAL_TIMEOUT = "total_timeout"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     # the token
     CREDENTIAL_NOT_FOUND = "credential_not_found"
     CREDENTIAL_INVALID = "credential_invalid"
@@ -133,9 +137,27 @@ class Meaning(NamedTuple):
     source: Source
     title: str
 
+    @property
+    def grpc(self) -> int:
+        """The status of a gRPC call that ends for this reason (https://grpc.io/docs/guides/status-codes/)."""
+        return _GRPC.get(self.status, 14)
+
+
+_GRPC: Final = {
+    **{GONE: 1, 400: 3, 403: 7, 404: 12, 408: 4, 414: 8, 417: 12, 431: 8},
+    **{500: 13, 501: 12, 504: 4, 508: 9},
+}
+"""By the status: cancelled, invalid argument, permission denied, unimplemented, deadline exceeded, resource exhausted,
+internal, failed precondition; all that may be better next time is 14, unavailable."""
 
 MEANINGS: dict[Reason, Meaning] = {
     Reason.MALFORMED_REQUEST: Meaning(400, "http_request_error", Source.APP, "The request is not valid HTTP"),
+    Reason.TOO_MANY_FRAMES: Meaning(
+        400,
+        "http_request_error",
+        Source.APP,
+        "The app sent too many HTTP/2 frames that are part of no message",
+    ),
     Reason.BAD_HOST: Meaning(
         400, "http_request_error", Source.APP, "The Host is missing, repeated or malformed"
     ),
@@ -281,6 +303,12 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.UPSTREAM_INCOMPLETE: Meaning(
         502, "http_response_incomplete", Source.UPSTREAM, "The upstream's answer was cut off"
     ),
+    Reason.UPSTREAM_RESET: Meaning(
+        502, "http_protocol_error", Source.UPSTREAM, "The upstream ended the request's stream"
+    ),
+    Reason.UPSTREAM_NO_HTTP2: Meaning(
+        502, "http_protocol_error", Source.UPSTREAM, "The upstream does not speak HTTP/2"
+    ),
     Reason.UPGRADE_FAILED: Meaning(
         502, "http_upgrade_failed", Source.UPSTREAM, "The upstream switched to another protocol"
     ),
@@ -295,6 +323,9 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.TOTAL_TIMEOUT: Meaning(
         504, "http_response_timeout", Source.UPSTREAM, "Request and answer together took too long"
+    ),
+    Reason.DEADLINE_EXCEEDED: Meaning(
+        504, "http_response_timeout", Source.UPSTREAM, "The call's own deadline has passed"
     ),
     Reason.IDLE_TIMEOUT: Meaning(
         504, "connection_read_timeout", Source.UPSTREAM, "The upstream stopped sending"

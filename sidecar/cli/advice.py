@@ -6,6 +6,8 @@ from sidecar.proxy.refusals.diagnosis import Cause
 ADVICE: dict[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP/1.1 to the "
     "sidecar, not TLS and not HTTP/2. The connection is closed, since what follows can't be trusted.",
+    Reason.TOO_MANY_FRAMES: "Its HTTP/2 connection was ended: PINGs, SETTINGS, resets or empty frames came by the thousand, "
+    "beside few requests. No client in good order sends them so; look for the program that does.",
     Reason.BAD_HOST: "An HTTP/1.1 request has exactly one well-formed `Host`. In a request to an HTTP proxy, the host "
     "of the URL counts, and `Host` may name anything.",
     Reason.HEADER_CONFLICT: "The route puts the token where the app has put something of its own. Set the route's "
@@ -119,8 +121,16 @@ ADVICE: dict[Reason, str] = {
     "(cookies are the usual cause), or its `Connection` names more than 64 headers.",
     Reason.UPSTREAM_INCOMPLETE: "The sidecar closed the app's connection too, so that the app can see it. Look at the "
     "service's log.",
+    Reason.UPSTREAM_RESET: "It sent RST_STREAM for this request, with the error code in `detail`; other requests on the "
+    "connection go on. A request that it has refused unread (REFUSED_STREAM) was sent once more already. Look at the "
+    "service's log.",
+    Reason.UPSTREAM_NO_HTTP2: "Over TLS it did not agree on HTTP/2 (ALPN), or without TLS it answered in HTTP/1. gRPC needs "
+    "HTTP/2 all the way: on Cloud Run, name the container's port `h2c`. For anything else leave the route's `protocol` at "
+    "`auto`.",
     Reason.UPGRADE_FAILED: "It answered 101 with another protocol than the app's `Upgrade` names, or to a request without "
     "one. Nothing was passed on.",
+    Reason.DEADLINE_EXCEEDED: "The call came with a `grpc-timeout`, and nobody waits for its answer any more. The service "
+    "was told how much of it was left. Raise the deadline in the app, or find out why the service is slow.",
     Reason.RESPONSE_TIMEOUT: "It had the whole request, and the head of its answer did not come within the route's "
     "`timeouts.response`. Or its machine, or the network to it, is gone: it acknowledged nothing for `timeouts.connect`; "
     "`detail` says which. Cloud Run's own limit is the service's request timeout.",

@@ -91,6 +91,10 @@ class Pool(Model):
         gt=0,
     )
     idle: Duration = Field(60.0, description="Close a connection that was idle for this long.", gt=0)
+    streams: Count = Field(
+        100,
+        description="At most this many requests at once on one HTTP/2 connection; fewer where the upstream says so.",
+    )
 
 
 class RoutePool(Model):
@@ -104,6 +108,7 @@ class RoutePool(Model):
     queue: CountOrZero | None = Field(None, description="How many requests may wait for a connection.")
     queue_wait: Duration | None = Field(None, description="How long a request waits there.", gt=0)
     idle: Duration | None = Field(None, description="Close a connection that was idle for this long.", gt=0)
+    streams: Count | None = Field(None, description="At most this many requests on one HTTP/2 connection.")
 
     def over(self, top: Pool) -> Pool:
         """What is in force for the route."""
@@ -145,6 +150,17 @@ class Limits(Model):
         description="Bytes that may wait to be sent on a connection: at this limit the sidecar stops reading from the "
         "other side. It also holds this much of a request's body for a second try.",
         ge=4096,
+    )
+    streams: Count = Field(
+        100,
+        description="Requests at once on one HTTP/2 connection from an app. Further ones are refused unread.",
+    )
+    stream_window: Size = Field(
+        262144,
+        description="Bytes of one body that an HTTP/2 peer may send before the other side has taken any of them; all "
+        "streams of a connection may use it at once.",
+        ge=16384,
+        le=2**24,
     )
     tunnels: CountOrZero = Field(
         1000,

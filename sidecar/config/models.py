@@ -231,6 +231,11 @@ class RouteConfig(Model):
     )
     tls: Tls = Field(Tls(), description="TLS to the upstream.")
     timeouts: Timeouts = Field(Timeouts(), description="How long each phase may take.")
+    protocol: Literal["auto", "http1", "http2"] = Field(
+        "auto",
+        description="What the upstream is spoken to in. `auto`: HTTP/2 for a request that came in HTTP/2, if the "
+        "upstream speaks it, else HTTP/1.1. `http2`: always. `http1`: always, so no gRPC.",
+    )
     pool: RoutePool = Field(
         RoutePool(), description="Connections and queue, instead of the top-level `pool`'s."
     )

@@ -121,7 +121,7 @@ def make_context(settings: ListenerTls) -> ssl.SSLContext:
     context.options |= (
         ssl.OP_NO_RENEGOTIATION
     )  # beside Python's own: no compression, the server's choice of ciphers
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
     context.load_cert_chain(settings.cert_file, settings.key_file, password=_no_password)
     if settings.client_ca_file is not None:
         context.load_verify_locations(settings.client_ca_file)

@@ -80,12 +80,18 @@ class Dialer:
     async def connect(
         self,
         destination: Destination,
-        make: Callable[[], P],
+        make: Callable[[bool], P],
         session: tls.Session | None,
         stats: RouteStats,
+        *,
+        http2: bool = False,
     ) -> P:
-        """A protocol from `make` with its transport connected to `destination`."""
-        dial = _Dial(destination)
+        """A protocol from `make` with its transport connected to `destination`.
+
+        `http2` asks for HTTP/2: offered over TLS, and without TLS taken for granted. `make` is told whether it is to be
+        spoken.
+        """
+        dial = _Dial(destination, http2=http2)
         try:
             return await self._dial(dial, make, session)
         except SidecarError as error:
@@ -95,7 +101,7 @@ class Dialer:
                 stats.connect_failures[error.reason] = stats.connect_failures.get(error.reason, 0) + 1
             raise
 
-    async def _dial(self, dial: _Dial, make: Callable[[], P], session: tls.Session | None) -> P:
+    async def _dial(self, dial: _Dial, make: Callable[[bool], P], session: tls.Session | None) -> P:
         destination, timeouts = dial.destination, dial.destination.route.config.timeouts
         name = _name(destination)
         try:
@@ -104,21 +110,21 @@ class Dialer:
                 if destination.tls:
                     doing = f"the TLS handshake with {name}"
                     async with dial.begin(Reason.TLS_TIMEOUT, doing, "tls", timeouts.tls):
-                        secured = await self._handshake(destination, sock, session)
+                        secured = await self._handshake(dial, sock, session)
         except TimeoutError as error:
             raise dial.too_slow() from error
         if not destination.tls:
             # Out of the timeout's reach: a protocol that was connected and then given up would be lost as a connection
             # and fail as a dial, and its place in the pool be given back twice.
             try:
-                plain = make()
+                plain = make(dial.http2)
             except BaseException:
                 sock.close()  # asyncio would leave it open
                 raise
             await self._loop.create_connection(lambda: plain, sock=sock)
             return plain
         try:
-            protocol = make()
+            protocol = make(secured.selected_alpn_protocol() == "h2")
             tls.TlsTransport(self._loop, secured, protocol)
         except BaseException:
             self._loop.remove_reader(secured)
@@ -276,11 +282,11 @@ class Dialer:
         return sock
 
     async def _handshake(
-        self, destination: Destination, sock: socket.socket, session: tls.Session | None
+        self, dial: _Dial, sock: socket.socket, session: tls.Session | None
     ) -> ssl.SSLSocket:
-        side = _side(destination)
+        side = _side(dial.destination)
         try:
-            context = self._contexts.of(destination.route)
+            context = self._contexts.of(dial.destination.route, http2=dial.http2)
         except SidecarError:
             sock.close()
             raise
@@ -370,8 +376,9 @@ def _first_hop(destination: Destination) -> _Hop:
 class _Dial:
     """One dial, and what it is at, for the words of its timeout."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, *, http2: bool) -> None:
         self.destination = destination
+        self.http2 = http2
         self.hop = _first_hop(destination)
         self.held_back = False
         """It was too early for another dial."""

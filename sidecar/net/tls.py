@@ -17,7 +17,7 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 _RECORD = 16 * 1024
 _READ = 64 * 1024
@@ -102,6 +102,14 @@ class TlsTransport(asyncio.Transport):
         if self._unsent_size > self._high and not self._protocol_paused:
             self._protocol_paused = True
             self._protocol.pause_writing()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """From now on what comes is this one's."""
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Whose it is."""
+        return self._protocol
 
     def pause_reading(self) -> None:
         """Stop taking bytes until `resume_reading`."""

@@ -43,7 +43,7 @@ class Renewed(NamedTuple):
 class _Made:
     """A context, and what its files were when it was made."""
 
-    __slots__ = ("client_expires_at", "context", "looked_mono", "settings", "stamps", "trust")
+    __slots__ = ("_http2", "client_expires_at", "context", "looked_mono", "settings", "stamps", "trust")
 
     def __init__(self, settings: Tls, trust: Trust, looked_mono: float) -> None:
         self.settings = settings
@@ -56,8 +56,16 @@ class _Made:
     def make(self) -> None:
         """From what the files hold now; raises TLS_FILES with everything as it was."""
         self.context = make_context(self.settings, self.trust)
+        self._http2: ssl.SSLContext | None = None
         file = self.settings.client_cert_file
         self.client_expires_at = None if file is None else expiry(file)
+
+    def for_http2(self) -> ssl.SSLContext:
+        """The same, for a connection on which HTTP/2 is offered: what is offered is the context's."""
+        if self._http2 is None:
+            self._http2 = make_context(self.settings, self.trust)
+            self._http2.set_alpn_protocols(["h2", "http/1.1"])
+        return self._http2
 
     def stamps_now(self) -> _Stamps:
         """Of all files that it is made from."""
@@ -85,8 +93,13 @@ class Contexts:
             self._made.pop(route, None)
             self._sharing.discard(route)
 
-    def of(self, route: Route) -> ssl.SSLContext:
-        """The context to dial with now; raises TLS_FILES where there never was one that could be made."""
+    def of(self, route: Route, *, http2: bool = False) -> ssl.SSLContext:
+        """The context to dial with now, which offers HTTP/2 or not; raises TLS_FILES where there never was one that
+        could be made."""
+        made = self._of(route)
+        return made.for_http2() if http2 else made.context
+
+    def _of(self, route: Route) -> _Made:
         settings = route.config.tls
         if not _files(settings):
             if self._shared is None:
@@ -94,13 +107,13 @@ class Contexts:
             elif self._trust.files:
                 self._look(self._shared, self._sharing)
             self._sharing.add(route)
-            return self._shared.context
+            return self._shared
         made = self._made.get(route)
         if made is None:
             made = self._made[route] = _Made(settings, self._trust, self._clock.mono())
         else:
             self._look(made, (route,))
-        return made.context
+        return made
 
     def look(self) -> list[Renewed]:
         """Look at all files; what was found changed since the last call, while dialling too."""

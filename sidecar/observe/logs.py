@@ -279,6 +279,7 @@ class AccessLog:
         detail: str | None = None,
         upstream: str | None = None,
         trace: Trace | None = None,
+        grpc: str | None = None,
         untold: int = 0,
     ) -> None:
         """Log one request that `wants` said yes to.
@@ -286,7 +287,7 @@ class AccessLog:
         `target` is the request target as received (its query is cut off unless asked for), `sent` and
         `received` are body bytes to and from the upstream, durations are in seconds; `own_duration` is None
         where the request never reached an upstream connection, `reason` and `detail` are None for a forwarded
-        answer; `untold` is how many requests like it had no line.
+        answer; `grpc` is a call's status; `untold` is how many requests like it had no line.
         """
         path = target if self._log_query else target.partition("?")[0]
         fields: dict[str, Any] = {
@@ -302,7 +303,7 @@ class AccessLog:
         }
         if own_duration is not None:
             fields["own_duration"] = f"{own_duration:.6f}s"
-        more = (("reason", reason), ("detail", detail), ("upstream", upstream))
+        more = (("reason", reason), ("detail", detail), ("upstream", upstream), ("grpc_status", grpc))
         fields |= {name: value for name, value in more if value is not None}
         if trace is not None:
             fields |= self._traced(trace)

@@ -184,6 +184,23 @@ class RouteStats:
         "token_replays_total",
         "Requests that were sent again with a new token because the upstream refused the old one.",
     )
+    http2: int = counter("http2_requests_total", "Requests that came in HTTP/2 and have ended.")
+    grpc: dict[str, int] = counter(
+        "grpc_calls_total", "Calls in gRPC that have ended, by the status that the app was given.", "status"
+    )
+    upstream_streams: int = gauge(
+        "upstream_streams", "Requests under way on HTTP/2 connections to the upstream, each on its stream."
+    )
+    resets: dict[tuple[str, str], int] = counter(
+        "http2_resets_total",
+        "HTTP/2 streams that were ended before their time, by who ended them towards whom (from_app, to_app, "
+        "from_upstream, to_upstream) and the error code. The route is empty for an app on the shared listener.",
+        *("direction", "code"),
+    )
+    flow_control_stalls: int = counter(
+        "flow_control_stalls_total",
+        "How often an HTTP/2 stream stopped because its receiver took no more: the other side is then held up too.",
+    )
     upgrades: int = counter("upgrades_total", "Connections that became a tunnel, such as WebSockets.")
     tunnels: int = gauge("tunnels", "Upgraded connections that are open.")
     tls_reloads: dict[str, int] = counter(

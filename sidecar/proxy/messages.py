@@ -7,7 +7,7 @@ or UNKNOWN. An answer's head is not an object: its parts are passed as arguments
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from sidecar.config.allow import METHODS
 from sidecar.proxy.fields.headers import Fields, Found
@@ -16,6 +16,10 @@ NO_BODY: Final = 0
 """The length of a message that ends with its head."""
 UNKNOWN: Final = -1
 """The length of a body whose end is known when it comes."""
+
+HTTP1: Final = 0
+HTTP2: Final = 1
+"""The wire formats of messages, as numbers: they index a tuple."""
 
 METHOD_NAMES: Final = {name.encode(): name for name in METHODS}
 """The methods that are carried."""
@@ -39,6 +43,15 @@ class RequestHead:
         "upgrade",
         "via",
     )
+
+    wire: ClassVar[int] = HTTP1
+    """HTTP1 or HTTP2: what it came in."""
+    is_bound: bool = False
+    """It can go on only in what it came in: a gRPC call."""
+    time_limit: float | None = None
+    """Seconds from `began_mono` after which nobody waits for the answer, where the app says so."""
+    grpc_status: str = ""
+    """How a gRPC call ended (`OK`, `UNAVAILABLE`); empty for other requests."""
 
     authority: bytes
     """The Host as it came, or what stands for it."""

@@ -13,8 +13,9 @@ Base classes and not `typing.Protocol`: a compiled call through one of those is 
 
 from __future__ import annotations
 
+from asyncio import Transport
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from sidecar.errors import SidecarError
 from sidecar.net.listeners import Owner
@@ -22,9 +23,10 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted, Plan
 from sidecar.proxy.faults import Faults
 from sidecar.proxy.fields.headers import Fields, Found
-from sidecar.proxy.messages import RequestHead
+from sidecar.proxy.messages import HTTP1, RequestHead
 from sidecar.proxy.refusals.refusals import Sample
 from sidecar.routing.routes import Destination
+from sidecar.runtime.clock import Clock
 from sidecar.tokens.token import TokenKey
 
 
@@ -163,6 +165,12 @@ class Connections:
         """A connection ended by an error before it asked for anything."""
         raise NotImplementedError
 
+    def speaks_http2(
+        self, connection: Connection, transport: Transport, barred: SidecarError | None, data: bytes
+    ) -> None:
+        """It began as HTTP/2 does, with `data`: from now on its transport is another's, who goes by `barred` too."""
+        raise NotImplementedError
+
 
 class UpstreamSide(TunnelEnd):
     """What an exchange calls towards the target."""
@@ -215,6 +223,8 @@ class Link:
 
     __slots__ = ("capacity", "generation", "idle_since_mono", "served", "streams")
 
+    wire: ClassVar[int] = HTTP1
+    """HTTP1 or HTTP2: what it speaks."""
     capacity: int
     """How many requests it can carry at once."""
     streams: int
@@ -254,14 +264,23 @@ class Link:
 class Keeper:
     """What a link tells the pool that holds it."""
 
-    __slots__ = ("destination", "faults", "stats", "token_key", "users")
+    __slots__ = ("clock", "destination", "faults", "stats", "token_key", "users", "wire")
+
+    clock: Clock
 
     destination: Destination
     stats: RouteStats
     faults: Faults
     token_key: TokenKey
+    wire: int
+    """HTTP1 or HTTP2: what its connections are asked to speak."""
     users: int
     """Exchanges that hold on to it, whether they have a connection yet or not."""
+
+    @property
+    def capacity(self) -> int:
+        """How many requests a connection may carry at once, if it can carry several and the target allows as many."""
+        raise NotImplementedError
 
     def acquire(self, exchange: Relay, *, fresh: bool) -> Link | None:
         """A connection now, or None: then `connected` or `not_connected` is called, later or at once.
@@ -288,6 +307,10 @@ class Keeper:
 
     def lost(self, link: Link) -> None:
         """The link is gone."""
+        raise NotImplementedError
+
+    def declined_http2(self) -> None:
+        """The target does not speak HTTP/2: it is asked in HTTP/1.1 from now on."""
         raise NotImplementedError
 
     def flush(self, link: Link) -> None:

@@ -16,6 +16,7 @@ from math import inf
 from typing import final
 
 from sidecar.config.models import Limits, Pool, RouteConfig
+from sidecar.errors import SidecarError
 from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import RouteStats
@@ -25,8 +26,11 @@ from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.http1.downstream import LEAVE_TIME, DownstreamConnection
+from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.proxy.http2.downstream import Http2Downstream
+from sidecar.proxy.http2.upstream import Http2Upstream
 from sidecar.proxy.pool.pool import Pools
-from sidecar.proxy.ports import Connection, Connections
+from sidecar.proxy.ports import Connection, Connections, Keeper, Link
 from sidecar.routing.routes import Route
 from sidecar.runtime.clock import Clock, TimerHandle
 from sidecar.tokens.store import TokenStore
@@ -34,6 +38,13 @@ from sidecar.tokens.store import TokenStore
 _SWEEP = 1.0
 _SHORTEST_SWEEP = 0.02
 """Seconds between sweeps: a tenth of the shortest timeout, within these."""
+
+
+def make_link(keeper: Keeper, limits: Limits, speaks_http2: bool) -> Link:
+    """The protocol of a new connection to a target."""
+    if speaks_http2:
+        return Http2Upstream(keeper, limits, keeper.capacity)
+    return UpstreamConnection(keeper, limits)
 
 
 @final
@@ -68,7 +79,8 @@ class Proxy(Connections):
             ledger=self.ledger,
         )
         if (pseudonym := admission.pseudonym) is not None:
-            self.context.via = (b"Via: 1.1 %b\r\n" % pseudonym, b"Via: 1.0 %b\r\n" % pseudonym)
+            one, old, two = (b"Via: %b %b\r\n" % (version, pseudonym) for version in (b"1.1", b"1.0", b"2.0"))
+            self.context.via = (one, old, two)
         self._leaving_since_mono = inf
         self.acceptors = Acceptors(
             loop,
@@ -196,6 +208,16 @@ class Proxy(Connections):
             self.serving.discard(connection)
             self.acceptors.closed(connection.owner)
         self._settled()
+
+    def speaks_http2(
+        self, connection: Connection, transport: asyncio.Transport, barred: SidecarError | None, data: bytes
+    ) -> None:
+        """It began as HTTP/2 does: another takes its place."""
+        heir = Http2Downstream(self.context, self, connection.owner, barred, transport)
+        self.serving.discard(connection)
+        self.serving.add(heir)
+        transport.set_protocol(heir)
+        heir.data_received(data)
 
     def _settled(self) -> None:
         if self.context.draining and not self.serving and not self.acceptors.arriving:

@@ -27,9 +27,8 @@ from sidecar.observe.metrics import LoopStats, TokenStatsTable
 from sidecar.observe.tracing import NotInstalledError, Tracer
 from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.fields.proxy_status import NAME
-from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.pool import Pools
-from sidecar.proxy.server import Proxy
+from sidecar.proxy.server import Proxy, make_link
 from sidecar.routing.routes import Route, RouteTable
 from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock, SystemClock
@@ -116,7 +115,7 @@ class Parts:
             tokens=self.tokens,
             pools=Pools(
                 self.dialer,
-                UpstreamConnection,
+                make_link,
                 self.clock,
                 self.tasks,
                 settings=config.pool,

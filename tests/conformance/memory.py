@@ -18,9 +18,8 @@ from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.http1.downstream import DownstreamConnection
-from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.pool import Pools
-from sidecar.proxy.server import Proxy
+from sidecar.proxy.server import Proxy, make_link
 from sidecar.routing.routes import Destination, RouteTable
 from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
@@ -150,9 +149,11 @@ class Upstream:
         """No files."""
         return []
 
-    async def connect(self, destination: Destination, make: Callable[[], Any], *_: object) -> Any:
+    async def connect(
+        self, destination: Destination, make: Callable[[bool], Any], *_: object, http2: bool
+    ) -> Any:
         """As a Dialer does."""
-        protocol = make()
+        protocol = make(http2)
         line = Line(self._turns, protocol, lambda: self.read(line))
         self.lines = [known for known in self.lines if not known.gone]
         self.lines.append(line)
@@ -282,7 +283,7 @@ async def make(text: str = ROUTE) -> Memory:
     upstream = Upstream(turns)
     pools = Pools(
         upstream,  # type: ignore[arg-type]  # all that is asked of a Dialer here
-        UpstreamConnection,
+        make_link,
         clock,
         Now(loop),
         settings=config.pool,

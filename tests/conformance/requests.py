@@ -636,11 +636,6 @@ REQUESTS: Final[tuple[Hostile, ...]] = (
     Hostile("start-tls-client-hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xaa" * 64, 400),
     Hostile("start-socks-5", b"\x05\x01\x00", 400),
     Hostile("start-proxy-protocol", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n" + get(), 501),
-    Hostile(
-        "start-http2-preface",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
-        400,
-    ),
     *(
         Hostile(f"host-{name}", b"GET /x HTTP/1.1\r\n" + line + b"\r\n\r\n", verdict, int(verdict == PASSES))
         for name, (line, verdict) in _HOSTS.items()

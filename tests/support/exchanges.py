@@ -86,7 +86,7 @@ class FakePools:
         self.keeper = keeper
         self.faults: Faults = keeper.faults
 
-    def get(self, destination: Destination) -> FakeKeeper:
+    def get(self, destination: Destination, wire: int) -> FakeKeeper:
         """Whatever the destination."""
         assert destination is self.keeper.destination
         return self.keeper

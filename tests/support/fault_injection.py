@@ -632,11 +632,11 @@ async def play(
         await wire.turn(lambda: not acceptors.arriving)
         owners = [acceptor.owner for acceptor in acceptors._acceptors.values()]
         assert [acceptors.open, *((o.open, o.arriving) for o in owners)] == [0, *((0, 0) for _ in owners)]
-        await wire.turn(lambda: not any(p._dialling for p in wire.pools._pools.values()))
+        await wire.turn(lambda: not any(p._dialling for p in wire.pools))
         for stats in [*wire.proxy.stats.values(), wire.proxy.ledger.unrouted]:
             assert (stats.in_flight, stats.connections_active) == (0, 0)
-        await wire.turn(lambda: all(p.open == len(p._idle) for p in wire.pools._pools.values()))
-        for pool in wire.pools._pools.values():
+        await wire.turn(lambda: all(p.open == len(p._idle) for p in wire.pools))
+        for pool in wire.pools:
             assert (pool.users, len(pool._waiting)) == (0, 0), pool
             assert pool.stats.connections_idle == len(pool._idle), pool
         assert wire.proxy._sweep_timer is not None or not wire.proxy.serving

@@ -11,6 +11,7 @@ import pytest
 from sidecar.config.load import load
 from sidecar.errors import SidecarError
 from sidecar.observe.metrics import RouteStats
+from sidecar.proxy.messages import HTTP1
 from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.ports import Link, Relay
 from sidecar.routing.routes import Route
@@ -138,12 +139,12 @@ class Dials(Tasks):
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
         self.under_way.append(coroutine)
 
-    async def connect(self, destination: object, make: Any, *rest: object) -> Any:
+    async def connect(self, destination: object, make: Any, *rest: object, http2: bool) -> Any:
         self.asked.append((destination, *rest))
         self.meanwhile()
         if self.outcome is not None:
             raise self.outcome
-        return make()
+        return make(http2)
 
     def look(self) -> list[Any]:
         """What was found since the last call."""
@@ -182,7 +183,7 @@ class Bench:
         self.places = self.pool("a").places
 
     def pool(self, host: str) -> Any:
-        return self.pools.get(self.route.destination(f"{host}.example.com"))
+        return self.pools.get(self.route.destination(f"{host}.example.com"), HTTP1)
 
     def ask(self, host: str = "a", *, again: bool = False) -> Asker:
         """A request; given what is idle, as an exchange would take it."""

@@ -125,7 +125,14 @@ class FakeApp(AppSide):
 class FakeLink(Link, UpstreamSide):
     """A connection to a target, and the side of whatever it carries."""
 
-    def __init__(self, keeper: Keeper | None = None, limits: object = None, *, capacity: int = 1) -> None:
+    def __init__(
+        self,
+        keeper: Keeper | None = None,
+        limits: object = None,
+        http2: object = False,
+        *,
+        capacity: int = 1,
+    ) -> None:
         self.keeper: Any = keeper
         self.capacity = capacity
         self.streams = 0

@@ -29,9 +29,8 @@ from sidecar.net.resolver import Lookup
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.proxy.admission.admission import Admission
-from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.pool.pool import Pools
-from sidecar.proxy.server import Proxy
+from sidecar.proxy.server import Proxy, make_link
 from sidecar.routing.routes import RouteTable
 from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
@@ -287,7 +286,7 @@ routes:
         )
         self.pools = Pools(
             Dialer(self.loop, self.own_addresses, self.clock, jitter=lambda: 0.5, lookup=self.lookup),
-            UpstreamConnection,
+            make_link,
             self.clock,
             self._tasks,
             settings=config.pool,

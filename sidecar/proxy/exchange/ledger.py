@@ -14,7 +14,7 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.observe.trace import Trace, read_trace
 from sidecar.observe.tracing import Tracer
 from sidecar.proxy.fields.headers import Fields
-from sidecar.proxy.messages import METHOD_NAMES
+from sidecar.proxy.messages import HTTP2, METHOD_NAMES
 from sidecar.proxy.ports import Relay
 from sidecar.proxy.refusals.outages import Outages
 from sidecar.proxy.refusals.refusals import Refusals
@@ -51,6 +51,10 @@ class Ledger:
         stats.requests[key] = stats.requests.get(key, 0) + 1
         stats.total.observe(total)
         stats.own.observe(own)
+        if request.wire == HTTP2:
+            stats.http2 += 1
+        if grpc := request.grpc_status:
+            stats.grpc[grpc] = stats.grpc.get(grpc, 0) + 1
         if exchange.span is not None and self.tracer is not None:
             self.tracer.end(exchange.span, status=status, reason=error.reason if error is not None else None)
         if error is not None:
@@ -115,6 +119,7 @@ class Ledger:
             detail=error.detail if error is not None else None,
             upstream=destination.origin.decode("ascii"),
             trace=trace_of(exchange.request.fields),
+            grpc=exchange.request.grpc_status or None,
             untold=untold,
         )
 

@@ -23,7 +23,10 @@ def overdue(exchange: Exchange, quiet: float, now_mono: float) -> SidecarError |
     had its `timeouts.total`."""
     state = exchange.state
     timeouts = exchange.pool.destination.route.config.timeouts
-    error = deadlines.total(state, timeouts, now_mono - exchange.request.began_mono)
+    elapsed = now_mono - exchange.request.began_mono
+    error = deadlines.own(state, exchange.request.time_limit, elapsed) or deadlines.total(
+        state, timeouts, elapsed
+    )
     if error is not None or state not in (SENT, ANSWERING, TUNNEL):
         return error
     return deadlines.stalled(

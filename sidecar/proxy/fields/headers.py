@@ -192,6 +192,11 @@ def list_members(value: bytes) -> list[bytes]:
     return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
 
 
+def takes_trailers(te: bytes) -> bool:
+    """Whether a `TE` says that trailers are welcome."""
+    return not is_long_list(te) and b"trailers" in list_members(te)
+
+
 def nominated(connection: bytes) -> frozenset[bytes]:
     """The names that a `Connection` value makes hop-by-hop, lower case; never the message's own framing."""
     return frozenset(list_members(connection)) - {b"close", b"keep-alive", b"content-length"}
@@ -217,6 +222,15 @@ def write_fields(out: list[bytes], fields: Fields, drop: Mapping[bytes, bytes]) 
         if name in drop or (name not in _INTEREST and _is_dropped(name, drop)):
             continue
         out += (name, b": ", value, b"\r\n")
+
+
+def kept_fields(fields: Fields, drop: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """The lines that `write_fields` would write."""
+    return [
+        line
+        for line in fields
+        if not (line[0] in drop or (line[0] not in _INTEREST and _is_dropped(line[0], drop)))
+    ]
 
 
 def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:

@@ -271,6 +271,10 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
             self._queue.append(exchange)
             self.transport.pause_reading()
 
+    def http2(self, data: bytes) -> None:
+        self.state = CLOSED
+        self._connections.speaks_http2(self, self.transport, self._barred, data)
+
     def refuse(self, request: Request, error: SidecarError) -> None:
         self._refuse(_Refused(error, request))
 

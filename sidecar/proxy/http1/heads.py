@@ -57,16 +57,12 @@ def request_head(request: RequestHead, path: bytes, host: bytes, plan: Plan, bea
         out.append(b"Transfer-Encoding: chunked\r\n")
     if request.upgrade is not None:
         out += (b"Connection: Upgrade\r\nUpgrade: ", request.upgrade, b"\r\n")
-    elif b"te" in found and _takes_trailers(found[b"te"]):
+    elif b"te" in found and headers.takes_trailers(found[b"te"]):
         out.append(b"Connection: TE\r\nTE: trailers\r\n")
     for name in plan.names:
         out += (name, b": ", bearer, b"\r\n")
     out.append(b"\r\n")
     return b"".join(out)
-
-
-def _takes_trailers(te: bytes) -> bool:
-    return not headers.is_long_list(te) and b"trailers" in headers.list_members(te)
 
 
 def answer_head(

@@ -72,6 +72,10 @@ class Sink:
         """The request is complete."""
         raise NotImplementedError
 
+    def http2(self, data: bytes) -> None:
+        """The connection began as HTTP/2 does: `data` is all that came, and more is not for this reader."""
+        raise NotImplementedError
+
     def may_parse(self) -> bool:
         """Whether the reader may go on to the next head, or piece of a body."""
         raise NotImplementedError

@@ -22,11 +22,12 @@ import httptools
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.fields import headers
+from sidecar.proxy.fields.semantics import written_anew
 from sidecar.proxy.http1 import framing
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.target import (
     BAD_REQUEST_LINE,
-    HTTP2,
+    BROKEN_PREFACE,
     TAB,
     USUAL_CONNECTION,
     check_fields,
@@ -41,7 +42,6 @@ from sidecar.proxy.http1.target import (
     read_version,
     with_escapes,
     without_empty_lines,
-    written_anew,
 )
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Relay
@@ -52,6 +52,10 @@ _PIECE = 64 * 1024
 _HEAD_END = b"\r\n\r\n"
 
 _VERSION = b" HTTP/1.1\r\n"
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_PREFACE_STARTS = frozenset({b"P", b"PR", b"PRI"})
 
 
 class ReaderState(Enum):
@@ -141,6 +145,8 @@ class RequestReader:
 
     def feed(self, data: bytes) -> bytes:
         """Read a head or a piece of a body at a time; what comes back must wait, or belongs behind an upgrade."""
+        if not self.began_mono and (data := self._without_preface(data)) == b"":
+            return b""
         if self.state is BETWEEN and not self._raw and data.find(_HEAD_END) == len(data) - len(_HEAD_END):
             # One whole head and nothing else, as most reads are.
             self._raw = data
@@ -168,6 +174,22 @@ class RequestReader:
             rest = self._parse_piece(piece)
             if rest or not self._sink.may_parse():
                 return rest + data
+        return b""
+
+    def _without_preface(self, data: bytes) -> bytes:
+        """The first bytes of a connection, unless they are the preface by which one in HTTP/2 begins (RFC 9113 section
+        3.4), or may become it: then nothing is left."""
+        held = self._raw if self._raw[:1] == b"P" else b""
+        whole = held + data
+        if whole[:3] not in _PREFACE_STARTS or not _PREFACE.startswith(whole[: len(_PREFACE)]):
+            if held:
+                self._raw = b""
+            return whole
+        self._raw = whole
+        if len(whole) >= len(_PREFACE):
+            self.stop()
+            self._raw = b""
+            self._sink.http2(whole)
         return b""
 
     def _head_end(self, data: bytes) -> int:
@@ -239,7 +261,7 @@ class RequestReader:
         begin = without_empty_lines(self._raw)
         line, end, _ = begin.partition(b"\r\n")
         if begin.startswith(b"PRI "):
-            self.give_up(malformed(HTTP2))
+            self.give_up(malformed(BROKEN_PREFACE))
         elif not self.in_message:
             self._raw = begin
             if begin not in (b"", b"\r"):

@@ -11,16 +11,15 @@ from __future__ import annotations
 import re
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.grammar.paths import escaped, leaves_root
-from sidecar.proxy.fields.headers import (
-    MOST_MEMBERS,
-    TWIN,
-    Fields,
-    Found,
-    is_long_list,
-    list_members,
-    plain_length,
-    rewrite,
+from sidecar.grammar.paths import escaped
+from sidecar.proxy.fields import semantics
+from sidecar.proxy.fields.headers import MOST_MEMBERS, Found, is_long_list, list_members
+from sidecar.proxy.fields.semantics import (
+    check_expectation,
+    check_names,
+    check_path,
+    may_be_ambiguous,
+    not_carried,
 )
 from sidecar.proxy.messages import METHOD_NAMES
 from sidecar.routing.routes import request_host
@@ -32,15 +31,14 @@ request."""
 
 
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
-HTTP2 = "HTTP/2 and gRPC are not supported here; use HTTP/1.1."
+BROKEN_PREFACE = "It begins as HTTP/2 does, and goes on otherwise."
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
-TAB, _HASH, _PERCENT, _DOT = b"\t#%."
+TAB, _HASH = b"\t#"
 """Bytes as numbers: looking for one takes 20 ns, and 130 for one as bytes."""
 _EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
 _TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
-_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
 _MAX_NOMINATED = 9
 """Members of `Connection`: Envoy's limit, and clients send three at most."""
 _NEVER_NOMINATED = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
@@ -106,7 +104,7 @@ def no_method(head: bytes) -> SidecarError:
 
 def not_http(error: Exception, head: bytes) -> SidecarError:
     """The error for what the parser refused."""
-    return malformed(HTTP2 if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
+    return malformed(BROKEN_PREFACE if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
 
 
 def check_upgrade(protocols: bytes, connection: bytes = b"") -> None:
@@ -122,7 +120,7 @@ def check_upgrade(protocols: bytes, connection: bytes = b"") -> None:
 
 def malformed(what: str) -> SidecarError:
     """The error for bytes that are no HTTP/1.1 request."""
-    return SidecarError(Reason.MALFORMED_REQUEST, f"The request is not valid HTTP/1.1: {what}")
+    return semantics.malformed(what, "HTTP/1.1")
 
 
 def read_target(
@@ -134,15 +132,15 @@ def read_target(
     is meant.
     """
     if method not in METHOD_NAMES:
-        raise _not_carried(method, target)
+        raise not_carried(method, target)
     if _HASH in target:
         raise malformed("A request target has no fragment.")
     host = found.get(b"host", default_host)
     if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
         if host is None:
             raise SidecarError(Reason.BAD_HOST, "The request has no Host to say where it should go.")
-        if _PERCENT in target or (_DOT in target and b"/.." in target):
-            _check_path(target)
+        if may_be_ambiguous(target):
+            check_path(target)
         return host, target, False
     _check_host_beside(found, http10=http10)
     scheme, separator, rest = target.partition(b"://")
@@ -150,7 +148,7 @@ def read_target(
         raise malformed("The request target is neither a path nor an http URL.")
     length = min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0)
     authority, path = rest[:length], rest[length:]
-    _check_path(path)
+    check_path(path)
     if not path and method == b"OPTIONS":
         return authority, b"*", True  # RFC 9112 section 3.2.4
     return authority, path if path[:1] == b"/" else b"/" + path, True
@@ -169,16 +167,6 @@ def _check_host_beside(found: Found, *, http10: bool) -> None:
         )
 
 
-def _check_path(target: bytes) -> None:
-    """Raise MALFORMED_REQUEST where the upstream's decoding of the path could go wrong: nobody agrees on what a broken
-    escape, an encoded NUL or a way out of the root mean. The query is the application's own, and stays as it is."""
-    path = target.partition(b"?")[0]
-    if _BAD_ESCAPE.search(path):
-        raise malformed("Its path has `%00`, or a `%` without two hexadecimal digits behind it.")
-    if leaves_root(path):
-        raise malformed("Its path leads out of the root (`..`).")
-
-
 def check_scheme(target: bytes, *, secure: bool) -> None:
     """Raise MALFORMED_REQUEST where an absolute target asks for https over a connection without TLS (RFC 9110 section
     4.2.2)."""
@@ -193,46 +181,13 @@ def check_fields(found: Found, head: bytes) -> None:
     """Raise MALFORMED_REQUEST or EXPECTATION_FAILED for what a head's lines may not say; `head` is all of it, as it
     came. Has nothing to say of one with a usual Connection, without the other names and without a tab."""
     if b"expect" in found:
-        _check_expectation(found)
+        check_expectation(found)
     if b"connection" in found:
         _check_connection(found)
-    if TWIN in found:
-        raise malformed("A header's name is that of a framing or routing one, with `_` in place of `-`.")
+    check_names(found)
     # RFC 9112 allows a tab around a value; nginx is not alone in taking it for a part of it.
     if TAB in head and _TAB_IN_FRAMING.search(head):
         raise malformed("Its framing or its Host is written with a tab.")
-
-
-def written_anew(method: bytes, fields: Fields, found: Found) -> Fields:
-    """The lines with a plain Content-Length, and, of OPTIONS, with one hop less in `Max-Forwards`; raises as
-    `_hops_left` does. Only for a length that was read already."""
-    if b"content-length" in found:
-        fields = plain_length(fields, found)
-    if method == b"OPTIONS" and b"max-forwards" in found:
-        fields = rewrite(fields, found, {b"max-forwards": _hops_left(found[b"max-forwards"])})
-    return fields
-
-
-def _hops_left(text: bytes) -> bytes:
-    """`Max-Forwards` for the next hop (RFC 9110 section 7.6.2); raises MALFORMED_REQUEST where it is no number, and
-    METHOD_NOT_CARRIED where this is the last hop."""
-    if not text.isdigit() or len(text) > 9:
-        raise malformed("`Max-Forwards` is not a number.")
-    if not int(text):
-        raise SidecarError(
-            Reason.METHOD_NOT_CARRIED,
-            "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none. "
-            "Leave that header out to ask the service.",
-        )
-    return b"%d" % (int(text) - 1)
-
-
-def _check_expectation(found: Found) -> None:
-    """Raise EXPECTATION_FAILED for any expectation but `100-continue` (RFC 9110 section 10.1.1)."""
-    if found[b"expect"].strip().lower() != b"100-continue":
-        raise SidecarError(
-            Reason.EXPECTATION_FAILED, "The only expectation that is carried is `100-continue`."
-        )
 
 
 def _check_connection(found: Found) -> None:
@@ -252,20 +207,3 @@ def _check_connection(found: Found) -> None:
 
 def _too_many_nominated() -> SidecarError:
     return malformed(f"`Connection` names more than {_MAX_NOMINATED} headers.")
-
-
-def _not_carried(method: bytes, target: bytes) -> SidecarError:
-    if method == b"CONNECT":
-        # Without what stands before an `@`: it may be a password, and this is logged.
-        host = target.decode("ascii", "replace").rpartition("@")[2].rpartition(":")[0]
-        what = (
-            "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. "
-            f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service. "
-            "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a "
-            "proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost."
-        )
-    elif method == b"TRACE":
-        what = "TRACE is not forwarded: its answer would show the token to the caller."
-    else:
-        what = f"The method `{method.decode('ascii', 'replace')}` is not supported."
-    return SidecarError(Reason.METHOD_NOT_CARRIED, what)

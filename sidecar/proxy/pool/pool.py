@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from math import inf
-from typing import Any, final
+from typing import Any, Final, final
 
 from sidecar.config.models import Limits
 from sidecar.config.models import Pool as Settings
@@ -26,14 +26,18 @@ from sidecar.errors import SidecarError
 from sidecar.net import dial
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.faults import Faults, internal
+from sidecar.proxy.messages import HTTP1, HTTP2
 from sidecar.proxy.pool.places import Bench, Places, give, refuse
 from sidecar.proxy.ports import Keeper, Link, Relay
 from sidecar.routing.routes import Destination, Route
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.tasks import Tasks
 
-MakeLink = Callable[[Keeper, Limits], Any]
-"""Makes the protocol of a new connection, which is a Link."""
+_ASKED: Final = {"auto": None, "http1": HTTP1, "http2": HTTP2}
+"""By a route's `protocol`; None: what the request came in."""
+
+MakeLink = Callable[[Keeper, Limits, bool], Any]
+"""Makes the protocol of a new connection, which is a Link; the last argument: whether HTTP/2 is to be spoken."""
 
 SESSION_INTERVAL = 300.0
 """Seconds between two readings of a destination's TLS session: servers take one for longer than that, and there are
@@ -70,8 +74,10 @@ class Pool(Keeper, Bench):
         "retired",
     )
 
-    def __init__(self, owner: Pools, destination: Destination, places: Places) -> None:
+    def __init__(self, owner: Pools, destination: Destination, places: Places, wire: int) -> None:
         self._owner = owner
+        self.clock = owner.clock
+        self.wire = wire
         self.destination = destination
         self.places = places
         self.stats = places.stats
@@ -94,7 +100,7 @@ class Pool(Keeper, Bench):
         """Its route is gone: no connection is kept after its request."""
         self.generation = 0
         """Grows with each change of the TLS files: connections made under earlier ones serve nobody else."""
-        self.expected = 1.0
+        self.expected = float(self.capacity) if wire == HTTP2 else 1.0
         """How many requests a connection that is dialled now is expected to carry at once."""
         self._dialling = 0
         self._session: Any = None
@@ -131,6 +137,15 @@ class Pool(Keeper, Bench):
             elif best is None or link.streams > best.streams:
                 best = link
         return best
+
+    @property
+    def capacity(self) -> int:
+        """How many requests a connection may carry at once, whatever the target allows."""
+        return self.destination.route.config.pool.streams or self._owner.settings.streams
+
+    def declined_http2(self) -> None:
+        self.wire = HTTP1
+        self.expected = 1.0
 
     def forget(self, exchange: Relay) -> None:
         if exchange in self._waiting:
@@ -285,9 +300,10 @@ class Pool(Keeper, Bench):
                 generation = self.generation
                 made = await self._owner.dialer.connect(
                     self.destination,
-                    lambda: self._owner.make_link(self, self._owner.limits),
+                    lambda http2: self._owner.make_link(self, self._owner.limits, http2),
                     self._session,
                     self.stats,
+                    http2=self.wire == HTTP2,
                 )
                 made.generation = generation
                 if generation == self.generation or not self._waiting:
@@ -362,7 +378,8 @@ class Pools:
         self.sessions_to_read = sessions_to_read(sys.version_info[:3])
         """How many more TLS sessions may be read. A pool lives no longer than its connections, so its own interval
         bounds nothing."""
-        self._pools: dict[Destination, Pool] = {}
+        self._pools: tuple[dict[Destination, Pool], dict[Destination, Pool]] = ({}, {})
+        """By what its requests came in, HTTP1 or HTTP2. Both lead to one pool where a route says what to speak."""
         self._places: dict[Route, Places] = {}
         """Kept as long as the route is: its budget of retries is not to begin anew with each quiet second."""
 
@@ -373,16 +390,26 @@ class Pools:
         for places in list(self._places.values()):
             places.configure(settings)
 
-    def get(self, destination: Destination) -> Pool:
-        """The pool of a destination."""
-        if (pool := self._pools.get(destination)) is None:
+    def get(self, destination: Destination, wire: int) -> Pool:
+        """The pool of a destination, for a request that came in HTTP1 or HTTP2."""
+        if (pool := self._pools[wire].get(destination)) is None:
             route = destination.route
+            asked = _ASKED[route.config.protocol]
+            if asked is not None and (pool := self._pools[1 - wire].get(destination)) is not None:
+                self._pools[wire][destination] = pool
+                return pool
             if (places := self._places.get(route)) is None:
                 places = Places(route, self.settings, self.stats[route.name], self.clock)
                 self._places[route] = places
-            self._pools[destination] = pool = Pool(self, destination, places)
+            self._pools[wire][destination] = pool = Pool(
+                self, destination, places, wire if asked is None else asked
+            )
             places.pools.add(pool)
         return pool
+
+    def __iter__(self) -> Iterator[Pool]:
+        """Each pool, once."""
+        return iter({pool: None for pools in self._pools for pool in pools.values()})
 
     def sweep(self, now_mono: float) -> bool:
         """Close what has been idle too long, end waits that were; whether anything is left to look after."""
@@ -390,26 +417,29 @@ class Pools:
             places.sweep(now_mono)
         for route, ok in self.dialer.look():
             self._renew(route, ok=ok)
-        for destination, pool in list(self._pools.items()):
+        for pool in self:
             pool.sweep(now_mono)
             if pool.is_unused():
-                del self._pools[destination]
+                destination = pool.destination
+                for pools in self._pools:
+                    if pools.get(destination) is pool:
+                        del pools[destination]
                 pool.places.pools.discard(pool)
                 if pool.retired and not pool.places.pools:
                     del self._places[destination.route]
                     # A last dial for a request under way may have read its files again.
                     self.dialer.forget((destination.route,))
-        return bool(self._pools)
+        return any(self._pools)
 
     def _renew(self, route: Route, *, ok: bool) -> None:
-        if any(pool.retired and destination.route is route for destination, pool in self._pools.items()):
+        if any(pool.retired and pool.destination.route is route for pool in self):
             return  # another of its name may be counted there
         stats, result = self.stats[route.name], "ok" if ok else "error"
         stats.tls_reloads[result] = stats.tls_reloads.get(result, 0) + 1
         stats.tls_current = ok
         if ok:
-            for destination, pool in self._pools.items():
-                if destination.route is route:
+            for pool in self:
+                if pool.destination.route is route:
                     pool.renew()
 
     def retire(self, routes: Set[Route]) -> None:
@@ -418,13 +448,13 @@ class Pools:
             self.stats[route.name].tls_current = None
             if (places := self._places.get(route)) is not None and not places.pools:
                 del self._places[route]
-        for destination, pool in self._pools.items():
-            if destination.route in routes:
+        for pool in self:
+            if pool.destination.route in routes:
                 pool.retired = True
                 pool.expire(float("inf"))
 
     def close(self) -> None:
         """Close every idle connection, and each other one as its request ends."""
         self.closing = True
-        for pool in self._pools.values():
+        for pool in self:
             pool.expire(float("inf"))

@@ -69,25 +69,20 @@ class Refusals:
         stats, before = self._good[route]
         return found._replace(good_since=stats.answered_well() - before)
 
+    def explain(self, destination: Destination, sample: Sample, bearer: bytes) -> str:
+        """The same in a sentence for the app, where it can't be shown the answer itself."""
+        found = _diagnose(destination, sample, bearer, self._clock.wall())
+        if found is None:
+            return f"The target answered with HTTP {sample.status}."
+        fix = f" To fix it: {found.command}" if found.command and found.command not in found.detail else ""
+        return (
+            f"The target refused the request with HTTP {sample.status} ({found.cause}): {found.detail}{fix}"
+        )
+
     def note(self, destination: Destination, sample: Sample, bearer: bytes, stats: RouteStats) -> None:
         """An answer has ended; `bearer` is the header value that was sent."""
         now_at, now_mono = self._clock.wall(), self._clock.mono()
-        claims = {}
-        if destination.token_kind is not TokenKind.ACCESS:
-            claims = dict(read_claims(bearer.partition(b" ")[2].decode("ascii")) or {})
-        found = diagnose(
-            Refused(
-                destination.target,
-                destination.token_kind,
-                "https" if destination.tls else "http",
-                destination.authority.decode("ascii"),
-                sample.status,
-                {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in sample.fields},
-                sample.body.decode("utf-8", "replace"),
-                claims,
-                now_at,
-            )
-        )
+        found = _diagnose(destination, sample, bearer, now_at)
         if found is None:
             return
         name = destination.route.name
@@ -113,3 +108,22 @@ class Refusals:
         if found.command and found.command not in found.detail:
             says += f" To fix it: {found.command}"
         _log.log(level, says, extra={"fields": fields})
+
+
+def _diagnose(destination: Destination, sample: Sample, bearer: bytes, now_at: float) -> Diagnosis | None:
+    claims = {}
+    if destination.token_kind is not TokenKind.ACCESS:
+        claims = dict(read_claims(bearer.partition(b" ")[2].decode("ascii")) or {})
+    return diagnose(
+        Refused(
+            destination.target,
+            destination.token_kind,
+            "https" if destination.tls else "http",
+            destination.authority.decode("ascii"),
+            sample.status,
+            {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in sample.fields},
+            sample.body.decode("utf-8", "replace"),
+            claims,
+            now_at,
+        )
+    )

@@ -110,7 +110,7 @@ class Bench:
         try:
             async with asyncio.timeout(LIMIT + LEAP):
                 made = await self.dialer.connect(
-                    destination or self.destination(), Protocol, None, self.stats
+                    destination or self.destination(), lambda http2: Protocol(), None, self.stats
                 )
         except SidecarError as error:
             self.error = error
@@ -312,7 +312,9 @@ async def test_a_connection_that_was_made_is_not_given_up(bench: Bench) -> None:
             self.lost = True
 
     async with asyncio.timeout(LIMIT + LEAP):
-        got = await bench.dialer.connect(bench.destination("connect: 4s"), Slow, None, bench.stats)
+        got = await bench.dialer.connect(
+            bench.destination("connect: 4s"), lambda http2: Slow(), None, bench.stats
+        )
     assert made == [got]
     await asyncio.sleep(0)
     assert not got.lost
@@ -631,7 +633,7 @@ async def test_over_tls_bytes_come_through_and_a_session_is_taken_up_again(
     session, reused = None, []
     for _ in range(2):
         async with asyncio.timeout(LIMIT):
-            made = await bench.dialer.connect(destination, Listening, session, bench.stats)
+            made = await bench.dialer.connect(destination, lambda http2: Listening(), session, bench.stats)
             assert await made.heard == b"hello"
         reused.append(made.transport.get_extra_info("socket").session_reused)
         session = tls.session_of(made.transport)

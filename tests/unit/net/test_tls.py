@@ -68,6 +68,12 @@ class Client(asyncio.Protocol):
         return bytes(self.data)
 
 
+def new_client(http2: bool) -> Client:
+    """What a dial makes."""
+    assert not http2
+    return Client()
+
+
 class Servers:
     """TLS servers under a CA of their own, and a dialer that trusts it."""
 
@@ -101,7 +107,7 @@ class Servers:
         return fixed
 
     async def connect(self, port: int) -> Client:
-        return await self.dialer.connect(self.destination(port), Client, None, RouteStats())
+        return await self.dialer.connect(self.destination(port), new_client, None, RouteStats())
 
     def close(self) -> None:
         for server in self._servers:
@@ -173,20 +179,20 @@ async def test_http_11_is_agreed_on(servers: Servers) -> None:
 async def test_sessions_are_resumed(servers: Servers) -> None:
     """The second handshake to a destination is the short one; but not with files that have changed in between."""
     destination = servers.destination(await servers.start(echo))
-    first = await servers.dialer.connect(destination, Client, None, RouteStats())
+    first = await servers.dialer.connect(destination, new_client, None, RouteStats())
     first.transport.write(b"x")
     await first.until(1)
     session = tls.session_of(first.transport)
     first.transport.close()
     await first.lost
-    second = await servers.dialer.connect(destination, Client, session, RouteStats())
+    second = await servers.dialer.connect(destination, new_client, session, RouteStats())
     second.transport.write(b"y")
     assert await second.until(1) == b"y"
     assert second.transport.get_extra_info("socket").session_reused
     second.transport.close()
     await second.lost
     stranger = tls.Session(ssl.create_default_context(), session.session) if session else None
-    third = await servers.dialer.connect(destination, Client, stranger, RouteStats())
+    third = await servers.dialer.connect(destination, new_client, stranger, RouteStats())
     assert not third.transport.get_extra_info("socket").session_reused
     third.transport.close()
     await third.lost
@@ -540,7 +546,7 @@ async def test_a_name_that_does_not_exist(servers: Servers) -> None:
     nowhere = RouteTable.compile(load(text, environ={}).config).routes[0].fixed()
     assert nowhere is not None
     with pytest.raises(SidecarError) as caught:
-        await servers.dialer.connect(nowhere, Client, None, RouteStats())
+        await servers.dialer.connect(nowhere, new_client, None, RouteStats())
     assert caught.value.reason is Reason.DNS_FAILED
 
 
@@ -601,5 +607,5 @@ async def test_a_server_that_resets_while_it_is_connected_to(servers: Servers) -
         destination = servers.destination(listening.getsockname()[1])
         dialer = Dialer(loop, (), FakeClock(), jitter=lambda: 0.5)
         with pytest.raises(SidecarError) as caught:
-            await dialer.connect(destination, Client, None, RouteStats())
+            await dialer.connect(destination, new_client, None, RouteStats())
     assert caught.value.reason is Reason.CONNECT_FAILED

@@ -11,6 +11,8 @@ from sidecar.observe.family import Family, Kind, declared
 from sidecar.observe.metrics import ListenerStats, LoopStats, ReloadStats, RouteStats, TokenStats
 
 LABELS = {
+    "direction",
+    "status",
     "route",
     "audience",
     "credential",

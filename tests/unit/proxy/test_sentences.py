@@ -11,15 +11,16 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.net.callers import Callers, peer_unknown
 from sidecar.proxy.admission import guard
 from sidecar.proxy.admission.allowed import Allowed
-from sidecar.proxy.fields import headers
+from sidecar.proxy.fields import headers, semantics
 from sidecar.proxy.http1 import framing, target
 
 FIELDS = [(b"Sec-Fetch-Dest", b"document")]
 NOT_HTTP = "The request is not valid HTTP/1.1: "
+ANY_HTTP = "The request is not valid HTTP: "
 LINE = NOT_HTTP + "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
 WHOLE = NOT_HTTP + "`Connection` names what is for every recipient (Host, X-Forwarded-For)."
-ESCAPE = NOT_HTTP + "Its path has `%00`, or a `%` without two hexadecimal digits behind it."
-ROOT = NOT_HTTP + "Its path leads out of the root (`..`)."
+ESCAPE = ANY_HTTP + "Its path has `%00`, or a `%` without two hexadecimal digits behind it."
+ROOT = ANY_HTTP + "Its path leads out of the root (`..`)."
 NO_HOST = "The request has no Host; one belongs beside an absolute target too."
 
 
@@ -92,7 +93,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "http-2": (
         lambda: raising(target.not_http(ValueError("x"), b"\r\nPRI * HTTP/2.0\r\n")),
         Reason.MALFORMED_REQUEST,
-        NOT_HTTP + "HTTP/2 and gRPC are not supported here; use HTTP/1.1.",
+        NOT_HTTP + "It begins as HTTP/2 does, and goes on otherwise.",
     ),
     "parser": (
         lambda: raising(target.not_http(ValueError("Invalid header token"), b"GET / HTTP/1.1\r\n")),
@@ -146,15 +147,15 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         "own `listen`, by its `path_prefix`, or as NAME.localhost.",
     ),
     "the-last-hop": (
-        lambda: target.written_anew(b"OPTIONS", [], {b"max-forwards": b"0"}),
+        lambda: semantics.written_anew(b"OPTIONS", [], {b"max-forwards": b"0"}),
         Reason.METHOD_NOT_CARRIED,
         "OPTIONS with `Max-Forwards: 0` asks the sidecar for its own options, and it has none. Leave that "
         "header out to ask the service.",
     ),
     "no-number-of-hops": (
-        lambda: target.written_anew(b"OPTIONS", [], {b"max-forwards": b"one"}),
+        lambda: semantics.written_anew(b"OPTIONS", [], {b"max-forwards": b"one"}),
         Reason.MALFORMED_REQUEST,
-        NOT_HTTP + "`Max-Forwards` is not a number.",
+        ANY_HTTP + "`Max-Forwards` is not a number.",
     ),
     "connect-to-ipv6": (
         lambda: read(b"CONNECT", b"[::1\xff]:443"),
@@ -185,7 +186,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
     "twin": (
         lambda: target.check_fields({headers.TWIN: b"5"}, b""),
         Reason.MALFORMED_REQUEST,
-        NOT_HTTP + "A header's name is that of a framing or routing one, with `_` in place of `-`.",
+        ANY_HTTP + "A header's name is that of a framing or routing one, with `_` in place of `-`.",
     ),
     "tab": (
         lambda: fields(b"GET / HTTP/1.1\r\nhost: a\t\r\n"),

@@ -136,6 +136,7 @@ def test_an_entry_says_what_there_is() -> None:
         "reason": Reason.SEND_TIMEOUT,
         "detail": "Too slow.",
         "upstream": "https://a.example.com",
+        "grpc": None,
         "untold": 0,
     }
 

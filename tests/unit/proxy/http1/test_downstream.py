@@ -240,7 +240,7 @@ REFUSED = [
     pytest.param(
         b"PRI * HTTP/2.0\r\nX",
         M,
-        INVALID + "HTTP/2 and gRPC are not supported here; use HTTP/1.1.",
+        INVALID + "It begins as HTTP/2 does, and goes on otherwise.",
         id="http-2",
     ),
     pytest.param(

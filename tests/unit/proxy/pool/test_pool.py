@@ -46,7 +46,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.closed: dict[FakeLink, int] = {}
         self.count = 0
 
-    def make_link(self, keeper: Any, limits: object) -> FakeLink:
+    def make_link(self, keeper: Any, limits: object, http2: bool) -> FakeLink:
         link = FakeLink(keeper, capacity=self.capacities[len(self.links) % len(self.capacities)])
         self.links.append(link)
         return link
@@ -415,7 +415,7 @@ def test_a_dial_is_for_the_destination_with_its_session_and_counters(make_bench:
     """A dial that failed ends the session: the server may have forgotten it."""
     session = object()
 
-    def make_link(keeper: Any, limits: object) -> FakeLink:
+    def make_link(keeper: Any, limits: object, http2: bool) -> FakeLink:
         link = FakeLink(keeper)
         link.session = session
         return link
@@ -525,7 +525,7 @@ def test_changed_files_renew_the_pools_of_their_route(make_bench: MakeBench) -> 
 
 def sharing(make_bench: MakeBench, capacity: int, pool: str = "connections: 1") -> Bench:
     """Whose connections carry so many."""
-    return make_bench(pool, make_link=lambda keeper, limits: FakeLink(keeper, capacity=capacity))
+    return make_bench(pool, make_link=lambda keeper, limits, http2: FakeLink(keeper, capacity=capacity))
 
 
 def test_a_connection_is_shared_as_far_as_it_goes(make_bench: MakeBench) -> None:
@@ -584,7 +584,7 @@ def test_what_was_expected_of_a_dial_may_be_wrong(make_bench: MakeBench, capacit
     """Those that it can't carry wait for others; those for whom it has room are not dialled for."""
     capacities = iter([3 if capacity == 1 else 1] + [capacity] * 9)
     bench = make_bench(
-        "connections: 9", make_link=lambda keeper, limits: FakeLink(keeper, capacity=next(capacities))
+        "connections: 9", make_link=lambda keeper, limits, http2: FakeLink(keeper, capacity=next(capacities))
     )
     before = bench.busy()
     before.link.gone()

@@ -1,0 +1,279 @@
+"""The framing of one HTTP/2 connection, as server or as client.
+
+Owns the state machine (libnghttp2's, by way of ngh2), the settings that are announced, and how much of what moves no
+message a peer may send. The only module that imports ngh2. Made and fed by `downstream` and `upstream`. No I/O, and no
+clock of its own. Rules: RFC 9113, RFC 7541.
+
+What libnghttp2 sees to: frames, HPACK, stream states, flow control, connection-specific fields, pseudo-headers and
+their order, Content-Length against DATA, the acknowledgement of SETTINGS and PING. What it leaves to its caller, and is
+done here: what is received is credited by hand (`credit`), with a connection's window as large as all its streams'
+together, so that one that is not read holds up no other; slow floods; a GOAWAY where it has none to give.
+
+A call for a stream that the peer has ended meanwhile does nothing: the event that says so is still to be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final, final
+
+import ngh2
+from ngh2 import ConnectionClosed as Ended
+from ngh2 import DataReceived as Data
+from ngh2 import Event, NGH2Error, Setting
+from ngh2 import GoAwayReceived as GoAway
+from ngh2 import InformationalResponseReceived as Interim
+from ngh2 import PingAcknowledged as Pong
+from ngh2 import RequestReceived as Request
+from ngh2 import ResponseReceived as Answer
+from ngh2 import SettingsReceived as Settings
+from ngh2 import StreamClosed as Closed
+from ngh2 import StreamReset as Reset
+from ngh2 import TrailersReceived as Trailers
+from ngh2 import WindowUpdated as Window
+
+from sidecar.config.models import Limits
+from sidecar.proxy.fields.headers import Fields
+
+__all__ = (
+    "Answer",
+    "Closed",
+    "Data",
+    "Ended",
+    "Event",
+    "GoAway",
+    "Http2Connection",
+    "Interim",
+    "OnStream",
+    "Pong",
+    "Request",
+    "Reset",
+    "Settings",
+    "Trailers",
+    "Window",
+)
+
+OnStream = Data | Request | Answer | Interim | Trailers | Reset | Closed
+"""Events that are about one stream."""
+
+NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM, HTTP_1_1_REQUIRED = 0, 2, 7, 8, 11, 13
+"""Error codes (RFC 9113 section 7) that are acted on."""
+
+MAX_CONCURRENT_STREAMS: Final = int(Setting.MAX_CONCURRENT_STREAMS)
+"""The number of the setting."""
+
+CODES: Final = (
+    *(
+        "NO_ERROR",
+        "PROTOCOL_ERROR",
+        "INTERNAL_ERROR",
+        "FLOW_CONTROL_ERROR",
+        "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED",
+    ),
+    *(
+        "FRAME_SIZE_ERROR",
+        "REFUSED_STREAM",
+        "CANCEL",
+        "COMPRESSION_ERROR",
+        "CONNECT_ERROR",
+        "ENHANCE_YOUR_CALM",
+    ),
+    *("INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED"),
+)
+"""Their names, each at its number."""
+
+_ALLOWANCE: Final = 2000.0
+"""Control frames that a connection may send beside its messages, at once."""
+_EACH_SECOND: Final = 100.0
+_EACH_PIECE: Final = 8.0
+"""And further ones: with time, and for each head and piece of a body, either way. A client that measures its bandwidth
+(gRPC's do) sends one PING and two WINDOW_UPDATEs for some of them."""
+_SETTINGS: Final = 10.0
+"""What a SETTINGS frame counts for: it is applied to each stream."""
+
+_LARGEST_WINDOW: Final = 2**31 - 1
+_ASSUMED_STREAMS: Final = 2**31 - 1
+"""How many streams a server is taken to allow until it says so: the pool counts, and nothing may wait in here."""
+_ROOM: Final = 4
+"""How many times `limits.head` a head may have before the connection is ended for it, and not only its stream."""
+
+
+def code_name(code: int) -> str:
+    """The name of an error code, for metrics and the log."""
+    return CODES[code] if code < len(CODES) else "UNKNOWN"
+
+
+@final
+class Http2Connection:
+    """See the module's docstring."""
+
+    __slots__ = ("_allowance", "_as_of_mono", "_inner", "fault", "is_dead", "peer_code")
+
+    def __init__(self, limits: Limits, now_mono: float, *, is_client: bool, streams: int) -> None:
+        """`streams` is how many may be open at once; `now_mono` the monotonic second."""
+        window = limits.stream_window
+        self._inner = ngh2.Connection(
+            ngh2.Role.CLIENT if is_client else ngh2.Role.SERVER,
+            ngh2.Configuration(
+                auto_window_update=False,
+                peer_max_concurrent_streams=_ASSUMED_STREAMS,
+                max_inbound_header_list_size=limits.head * _ROOM,
+                max_inbound_header_count=limits.headers * _ROOM,
+                max_send_header_block_length=limits.head * _ROOM,
+            ),
+        )
+        settings = {
+            Setting.INITIAL_WINDOW_SIZE: window,
+            Setting.MAX_HEADER_LIST_SIZE: limits.head,
+        }
+        if is_client:
+            settings[Setting.ENABLE_PUSH] = 0
+        else:
+            settings[Setting.MAX_CONCURRENT_STREAMS] = streams
+        self._inner.initiate_connection(settings)
+        self._inner.set_local_window_size(min(_LARGEST_WINDOW, max(65535, window * streams)))
+        self._allowance = _ALLOWANCE
+        self._as_of_mono = now_mono
+        self.is_dead = False
+        """Nothing more is to be fed: what is left is to send `take()` and to close."""
+        self.peer_code = NO_ERROR
+        """The code of the peer's own GOAWAY."""
+        self.fault = ""
+        """Why, where the peer is at fault: for the log."""
+
+    # bytes
+
+    def feed(self, data: bytes) -> list[Event]:
+        """What `data` comes to."""
+        if self.is_dead:
+            return []
+        try:
+            self._inner.receive_data(data)
+        except NGH2Error as error:
+            self._end(str(error))
+        events = self._inner.events()
+        for event in events:
+            if type(event) is GoAway:
+                self.peer_code = event.error_code
+        return events
+
+    def take(self) -> bytes:
+        """Bytes to send now; `events` may have grown by it."""
+        try:
+            return self._inner.data_to_send()
+        except NGH2Error:
+            return b""
+
+    def events(self) -> list[Event]:
+        """What came about while bytes were taken."""
+        return self._inner.events()
+
+    def last_words(self) -> bytes:
+        """A GOAWAY with ENHANCE_YOUR_CALM, for a connection whose state machine has broken: it has nothing to say."""
+        return (
+            b"\x00\x00\x08\x07\x00\x00\x00\x00\x00"
+            + _LARGEST_WINDOW.to_bytes(4)
+            + ENHANCE_YOUR_CALM.to_bytes(4)
+        )
+
+    # what moves no message
+
+    def spend(self, event: Event, now_mono: float) -> bool:
+        """Count a frame that is part of no message; whether the peer has sent too many of them."""
+        self._allowance = min(_ALLOWANCE, self._allowance + (now_mono - self._as_of_mono) * _EACH_SECOND) - (
+            _SETTINGS if type(event) is Settings else 1.0
+        )
+        self._as_of_mono = now_mono
+        if self._allowance >= 0 or self.is_dead:
+            return False
+        self.goaway(ENHANCE_YOUR_CALM, final=True)
+        self._end("too many frames that are part of no message")
+        return True
+
+    def _end(self, why: str) -> None:
+        self.is_dead = True
+        self.fault = why
+
+    # messages
+
+    def request(self, fields: Fields, *, end: bool) -> int:
+        """Begin a request; the id of its stream."""
+        return self._inner.send_request(fields, end_stream=end)
+
+    def answer(self, stream: int, fields: Fields, *, end: bool) -> None:
+        """The head of an answer."""
+        with contextlib.suppress(NGH2Error):
+            self._inner.send_response(stream, fields, end_stream=end)
+
+    def interim(self, stream: int, fields: Fields) -> None:
+        """An interim answer."""
+        with contextlib.suppress(NGH2Error):
+            self._inner.send_informational_response(stream, fields)
+
+    def body(self, stream: int, data: bytes) -> None:
+        """A piece of a body; it waits here until the peer's windows have room for it."""
+        self._allowance += _EACH_PIECE
+        try:
+            self._inner.send_data(stream, data)
+        except NGH2Error:
+            pass
+
+    def end(self, stream: int, trailers: Fields = ()) -> None:
+        """The message is complete."""
+        try:
+            if trailers:
+                self._inner.send_trailers(stream, trailers)
+            else:
+                self._inner.end_stream(stream)
+        except NGH2Error:
+            pass
+
+    def reset(self, stream: int, code: int) -> None:
+        """End a stream; what waits to be sent on it is dropped."""
+        with contextlib.suppress(NGH2Error):
+            self._inner.reset_stream(stream, code)
+
+    def is_sent(self, stream: int) -> bool:
+        """Whether nothing waits to be sent on a stream, the end of its body included, which waits for a window too."""
+        inner = self._inner
+        if self.is_dead or inner.queued_body_size(stream):
+            return self.is_dead
+        try:
+            return inner.remote_window_size > 0 and inner.stream_remote_window_size(stream) > 0
+        except NGH2Error:
+            return True
+
+    def unsent(self, stream: int) -> int:
+        """Bytes that wait to be sent on a stream."""
+        return self._inner.queued_body_size(stream)
+
+    def credit(self, stream: int, count: int) -> None:
+        """So many bytes of a body have gone on, or are not wanted: as many may come."""
+        self._allowance += _EACH_PIECE
+        if count:
+            try:
+                self._inner.acknowledge_received_data(count, stream)
+            except (NGH2Error, ValueError):
+                pass
+
+    # the connection
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether a client may begin another request."""
+        return not self.is_dead and self._inner.can_send_request
+
+    def announce_end(self) -> None:
+        """Say that the end is near: the first of two GOAWAYs, and a PING that comes back when it has been read."""
+        with contextlib.suppress(NGH2Error):
+            self._inner.send_shutdown_notice()
+            self._inner.ping(b"the-end.")
+
+    def goaway(self, code: int = NO_ERROR, *, final: bool = False) -> None:
+        """Begin nothing more; `final` ends what is under way, too."""
+        with contextlib.suppress(NGH2Error):
+            if final:
+                self._inner.terminate_connection(code)
+            else:
+                self._inner.send_goaway(code)

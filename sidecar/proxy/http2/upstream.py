@@ -1,0 +1,610 @@
+"""One connection to a target, which speaks HTTP/2.
+
+Owns the requests on it, and the judgement whether it may carry further ones. Made by the pool; each exchange that it
+carries writes its request through a `UpstreamStream`, and gets what comes back. It decides nothing about a request.
+
+    OPEN ──GOAWAY, or the peer has vanished──▶ LEAVING ──no stream is left──▶ CLOSED (from anywhere)
+
+A target without TLS is spoken to without having been asked: one that answers in HTTP/1 has processed nothing, and the
+pool asks it in HTTP/1.1 from then on.
+
+The transport is read all the time: what may come is bounded by the windows, which are credited as the app takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import cast, final
+
+from sidecar.config.models import Limits
+from sidecar.errors import Reason, SidecarError
+from sidecar.net import peer, tls
+from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.faults import internal
+from sidecar.proxy.fields.headers import Fields
+from sidecar.proxy.http2 import fields as lines
+from sidecar.proxy.http2.connection import (
+    CANCEL,
+    HTTP_1_1_REQUIRED,
+    MAX_CONCURRENT_STREAMS,
+    REFUSED_STREAM,
+    Answer,
+    Closed,
+    Data,
+    Ended,
+    Event,
+    GoAway,
+    Http2Connection,
+    Interim,
+    OnStream,
+    Reset,
+    Settings,
+    Trailers,
+    code_name,
+)
+from sidecar.proxy.messages import HTTP2, NO_BODY, RequestHead
+from sidecar.proxy.ports import Keeper, Link, Loss, Relay, UpstreamSide
+
+_MAX_INTERIM = 32
+"""1xx answers to one request, as in HTTP/1."""
+
+
+class Http2UpstreamState(Enum):
+    """See the diagram above."""
+
+    OPEN = "open"
+    LEAVING = "leaving"
+    CLOSED = "closed"
+
+
+OPEN, LEAVING, CLOSED = Http2UpstreamState
+"""Names for the hot path, as in `exchange`."""
+
+
+@final
+class UpstreamStream(UpstreamSide):
+    """One request on the connection."""
+
+    __slots__ = (
+        "_interim",
+        "_link",
+        "_relay",
+        "_uncredited",
+        "answered",
+        "id",
+        "is_full",
+        "is_head",
+        "is_paused",
+    )
+
+    def __init__(self, link: Http2Upstream, relay: Relay) -> None:
+        self._link = link
+        self._relay: Relay | None = relay
+        self.id = 0
+        self.is_head = False
+        self.is_full = False
+        self.is_paused = False
+        self.answered = False
+        """Whether the head of the final answer was passed on."""
+        self._uncredited = 0
+        self._interim = 0
+
+    # what the exchange calls
+
+    def head(self, request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> None:
+        self.is_head = request.method == b"HEAD"
+        self._link.begin(self, request, path, host, plan, bearer)
+
+    def body(self, data: bytes) -> None:
+        self._link.http2.body(self.id, data)
+
+    def end(self, trailers: Fields) -> None:
+        self._link.http2.end(self.id, lines.bare(trailers))
+
+    def flush(self) -> None:
+        link = self._link
+        link.write()
+        if not self.is_full and self._relay is not None and link.http2.unsent(self.id) > link.buffer:
+            self.is_full = True
+            link.watch(self)
+            self._relay.upstream_full()
+
+    def cancel(self, *, flush: bool) -> None:
+        if self._relay is not None:
+            self.leave()
+            self._link.http2.reset(self.id, CANCEL)
+            self._link.count_reset("to_upstream", CANCEL)
+            self._link.left(self)
+
+    def pause_answer(self) -> None:
+        self.is_paused = True
+
+    def resume_answer(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            self._credit()
+
+    def unsent(self) -> int:
+        waiting = self._link.http2.unsent(self.id)
+        return waiting + self._link.transport.get_write_buffer_size() if waiting else waiting
+
+    def loss(self) -> Loss:
+        return self._link.loss()
+
+    def has_vanished(self, seconds: float) -> bool:
+        return self._link.has_vanished(seconds)
+
+    # what comes from the target
+
+    def interim(self, event: Interim) -> None:
+        """An interim answer."""
+        if (relay := self._relay) is None:
+            return
+        self._interim += 1
+        if self._interim > _MAX_INTERIM:
+            self.refuse(lines.malformed_answer(f"more than {_MAX_INTERIM} interim answers"))
+            return
+        status = int(event.headers[0][1])
+        relay.interim(status, lines.PHRASES[status], event.headers[1:])
+
+    def answer(self, event: Answer) -> None:
+        """The head of the final answer."""
+        relay = self._relay
+        if relay is None:
+            return
+        end = event.end_stream
+        try:
+            status, fields, found, body = lines.read_answer(
+                event.headers, self._link.limits, head=self.is_head, end=end
+            )
+        except SidecarError as error:
+            self.refuse(error)
+            return
+        self.answered = True
+        if not relay.answer(status, lines.PHRASES[status], fields, found, body):
+            # It will be asked again with another token.
+            self.leave()
+            if not end:
+                self._link.http2.reset(self.id, CANCEL)
+            self._link.left(self)
+        elif end:
+            self.finish(relay, ())
+
+    def data(self, event: Data) -> None:
+        """A piece of the answer's body."""
+        relay, size = self._relay, len(event.data)
+        if relay is None:
+            self._link.http2.credit(self.id, size)
+            return
+        if size:
+            if self.is_paused:
+                self._uncredited += size
+            relay.answer_body(event.data)
+            if not self.is_paused:
+                self._link.http2.credit(self.id, size + self._uncredited)
+                self._uncredited = 0
+        if event.end_stream:
+            self.finish(relay, ())
+
+    def trailers(self, event: Trailers) -> None:
+        """The last lines of the answer."""
+        if (relay := self._relay) is None:
+            return
+        limits = self._link.limits
+        if len(event.headers) > limits.headers or lines.size_of(event.headers) > limits.head:
+            self.refuse(
+                SidecarError(
+                    Reason.UPSTREAM_HEAD_TOO_LARGE,
+                    f"The trailers of the answer are larger than `limits.head` ({limits.head} bytes) or have more than "
+                    f"`limits.headers` ({limits.headers}) lines.",
+                )
+            )
+            return
+        self.finish(relay, event.headers)
+
+    def finish(self, relay: Relay, trailers: Fields) -> None:
+        """The answer is complete."""
+        self.leave()
+        if not relay.answer_end(trailers):
+            self._link.http2.reset(self.id, CANCEL)
+        self._link.left(self)
+
+    def refuse(self, error: SidecarError) -> None:
+        """The answer can't be passed on."""
+        relay = self._relay
+        self.leave()
+        self._link.http2.reset(self.id, CANCEL)
+        if relay is not None:
+            relay.failed(error)
+        self._link.left(self)
+
+    def lost(self, loss: Loss, error: SidecarError | None) -> None:
+        """The stream is gone, or its connection."""
+        relay = self._relay
+        self.leave()
+        if relay is not None:
+            relay.lost(loss, error)
+
+    def emptied(self) -> bool:
+        """Whether so little waits to be sent now that the app may go on, which is said to the exchange."""
+        if self._link.http2.unsent(self.id) > self._link.buffer // 4:
+            return False
+        self.is_full = False
+        if self._relay is not None:
+            self._relay.upstream_writable()
+        return True
+
+    def faulted(self, fault: Exception) -> None:
+        """What handles the stream met a fault of the sidecar's own: it ends, and no other."""
+        relay = self._relay
+        self.leave()
+        self._link.http2.reset(self.id, CANCEL)
+        if relay is not None:
+            relay.faulted(fault)
+        self._link.left(self)
+
+    @property
+    def relay(self) -> Relay | None:
+        """Whose request it is, as long as that one wants the answer."""
+        return self._relay
+
+    def leave(self) -> None:
+        """The exchange is carried no longer; what it has not taken is credited, or it would be missing for others."""
+        self._relay = None
+        self.is_paused = False
+        self._credit()
+
+    def _credit(self) -> None:
+        if self._uncredited:
+            self._link.http2.credit(self.id, self._uncredited)
+            self._uncredited = 0
+            self._link.write_soon()
+
+
+@final
+class Http2Upstream(asyncio.Protocol, Link):
+    """Speaks HTTP/2 as a client."""
+
+    __slots__ = (
+        "_by_id",
+        "_heard",
+        "_is_full",
+        "_most",
+        "_pool",
+        "_reused",
+        "_scheduled",
+        "_watched",
+        "buffer",
+        "http2",
+        "limits",
+        "state",
+        "transport",
+    )
+
+    wire = HTTP2
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Keeper, limits: Limits, streams: int) -> None:
+        """`streams` is how many requests it may carry at once, if the target allows as many."""
+        self._pool = pool
+        self.limits = limits
+        self.buffer = limits.buffer
+        self._most = streams
+        self.http2 = Http2Connection(limits, pool.clock.mono(), is_client=True, streams=streams)
+        self.state: Http2UpstreamState = OPEN
+        self.served = 0
+        self.capacity = streams
+        self.streams = 0
+        self.idle_since_mono = 0.0
+        self.generation = 0
+        self._by_id: dict[int, UpstreamStream] = {}
+        self._watched: set[UpstreamStream] = set()
+        self._is_full = False
+        self._scheduled = False
+        self._heard = False
+        """Whether anything came since a request was begun with no other under way."""
+        self._reused = False
+        """Whether it was idle between requests."""
+
+    def __repr__(self) -> str:
+        origin = self._pool.destination.origin.decode()
+        return f"<Http2Upstream {origin} {self.state.value} streams={self.streams} served={self.served}>"
+
+    # as a link
+
+    def is_closing(self) -> bool:
+        """Whether it can carry no further request."""
+        return self.state is not OPEN or self.transport.is_closing() or not self.http2.can_begin
+
+    def open(self, exchange: Relay) -> UpstreamSide:
+        """Carry this exchange."""
+        if not self.streams:
+            self._heard = False
+            self._pool.stats.connections_active += 1
+        self.streams += 1
+        self.served += 1
+        self._pool.stats.upstream_streams += 1
+        return UpstreamStream(self, exchange)
+
+    def read_session(self) -> object | None:
+        return tls.session_of(self.transport)
+
+    def close(self) -> None:
+        self.state = LEAVING
+        self.http2.goaway()
+        self.write()
+        self.transport.close()
+
+    def abort(self) -> None:
+        self.state = CLOSED
+        self.transport.abort()
+
+    def fault(self, fault: Exception) -> bool:
+        """What handles this connection met a fault: it ends, with all its requests; whether it carried any."""
+        streams = list(self._by_id.values())
+        self.abort()
+        if not streams:
+            self._pool.faults.note(fault, "connection to the upstream")
+        for stream in streams:
+            stream.faulted(fault)
+        return bool(streams)
+
+    # what its streams call
+
+    def begin(
+        self,
+        stream: UpstreamStream,
+        request: RequestHead,
+        path: bytes,
+        host: bytes,
+        plan: Plan,
+        bearer: bytes,
+    ) -> None:
+        """Send a request's head."""
+        now_mono = 0.0 if request.time_limit is None else self._pool.clock.mono()
+        fields = lines.request_lines(
+            request, path, host, plan, bearer, tls=self._pool.destination.tls, now_mono=now_mono
+        )
+        stream.id = self.http2.request(fields, end=request.body == NO_BODY)
+        self._by_id[stream.id] = stream
+
+    def left(self, stream: UpstreamStream) -> None:
+        """A stream carries its exchange no longer: there is room for another."""
+        self._by_id.pop(stream.id, None)
+        self._watched.discard(stream)
+        stats = self._pool.stats
+        stats.upstream_streams -= 1
+        self.streams -= 1
+        if not self.streams:
+            stats.connections_active -= 1
+            self._reused = True
+        self.write()
+        if self.state is OPEN:
+            self._pool.release(self)
+        elif self.state is LEAVING and not self.streams:
+            self.transport.close()
+
+    def count_reset(self, direction: str, code: int) -> None:
+        """A stream was ended before its time."""
+        resets = self._pool.stats.resets
+        key = direction, code_name(code)
+        resets[key] = resets.get(key, 0) + 1
+
+    def watch(self, stream: UpstreamStream) -> None:
+        """Tell the stream (`emptied`) when little waits on it."""
+        self._watched.add(stream)
+        self._pool.stats.flow_control_stalls += 1
+
+    def loss(self) -> Loss:
+        """What would be known of each request if the connection were lost now."""
+        return Loss.STALE if self._reused and not self._heard else Loss.UNKNOWN
+
+    def has_vanished(self, seconds: float) -> bool:
+        """Whether the target has acknowledged nothing for so long; then no further request is sent by it."""
+        vanished = peer.has_vanished(self.transport, seconds)
+        if vanished:
+            self.state = LEAVING
+        return vanished
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(self.buffer)
+        self.write()
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is CLOSED:
+            return
+        try:
+            if not self._heard and not self._reused and data.startswith(b"HTTP/"):
+                self._speaks_http1()
+                return
+            self._heard = True
+            self._feed(data)
+        except Exception as fault:  # noqa: BLE001  # logged and counted there
+            self.fault(fault)
+
+    def _feed(self, data: bytes) -> None:
+        to_flush: list[Relay] = []
+        for event in self.http2.feed(data):
+            if not isinstance(event, OnStream):
+                self._on_connection(event)
+            elif (stream := self._by_id.get(event.stream_id)) is not None:
+                if (relay := stream.relay) is not None and relay not in to_flush:
+                    to_flush.append(relay)
+                try:
+                    self._on_stream(stream, event)
+                except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                    stream.faulted(fault)
+            elif isinstance(event, Data):
+                self.http2.credit(event.stream_id, len(event.data))
+            elif not isinstance(event, Closed):
+                self._spend(event)
+        for relay in to_flush:
+            relay.flush_answer()
+        self.write()
+
+    def _on_connection(self, event: Event) -> None:
+        if isinstance(event, Settings):
+            self._settings(event)
+        elif isinstance(event, GoAway):
+            self._goaway()
+        elif isinstance(event, Ended):
+            self._over()
+        else:
+            self._spend(event)
+
+    def _on_stream(self, stream: UpstreamStream, event: OnStream) -> None:
+        if isinstance(event, Data):
+            if not event.data and not event.end_stream:
+                self._spend(event)
+            stream.data(event)
+        elif isinstance(event, Answer):
+            stream.answer(event)
+        elif isinstance(event, Trailers):
+            stream.trailers(event)
+        elif isinstance(event, Interim):
+            stream.interim(event)
+        elif isinstance(event, Reset):
+            self._reset(stream, event.error_code)
+        elif isinstance(event, Closed):
+            self._closed(stream, event.error_code)
+
+    def _reset(self, stream: UpstreamStream, code: int) -> None:
+        """The target has ended the stream."""
+        self.count_reset("from_upstream", code)
+        error = SidecarError(
+            Reason.UPSTREAM_RESET,
+            f"The upstream ended the request's stream with {code_name(code)}"
+            f"{', in mid-answer' if stream.answered else ', before it answered'}.",
+        )
+        loss = Loss.UNKNOWN
+        if code in (REFUSED_STREAM, HTTP_1_1_REQUIRED):
+            loss = Loss.UNTOUCHED
+        if code == HTTP_1_1_REQUIRED:
+            self._pool.declined_http2()
+            self.state = LEAVING
+        # Before the place is given away: a request that is sent a second time has had its turn.
+        stream.lost(loss, error)
+        self.left(stream)
+
+    def _closed(self, stream: UpstreamStream, code: int) -> None:
+        """A stream is over of which neither side has told the exchange so far."""
+        if code == REFUSED_STREAM:
+            # Above the last one that a GOAWAY has named.
+            stream.lost(Loss.UNTOUCHED, None)
+            self.left(stream)
+        else:
+            self.count_reset("to_upstream", code)
+            stream.refuse(lines.malformed_answer(f"its stream was ended for {code_name(code)}"))
+
+    def _settings(self, event: Settings) -> None:
+        self._spend(event)
+        most = event.settings.get(MAX_CONCURRENT_STREAMS)
+        if most is None:
+            return
+        before, self.capacity = self.capacity, min(most, self._most)
+        if self.capacity > before and self.state is OPEN and self.streams:
+            self._pool.release(self)
+
+    def _goaway(self) -> None:
+        """It takes no further request; those that it has not seen are sent elsewhere (their streams are `_closed`)."""
+        self.state = LEAVING
+        if not self.streams:
+            self.transport.close()
+
+    def _spend(self, event: Event) -> None:
+        self.http2.spend(event, self._pool.clock.mono())
+
+    def _speaks_http1(self) -> None:
+        self._pool.declined_http2()
+        error = SidecarError(
+            Reason.UPSTREAM_NO_HTTP2,
+            f"`{self._pool.destination.origin.decode()}` answers HTTP/2 with HTTP/1. "
+            "Set the route's `protocol` to `auto` or `http1`; gRPC needs a target that speaks HTTP/2.",
+        )
+        self.state = CLOSED
+        self._lose_all(Loss.UNTOUCHED, error)
+        self.transport.abort()
+
+    def _lose_all(self, loss: Loss, error: SidecarError | None) -> None:
+        for stream in list(self._by_id.values()):
+            try:
+                stream.lost(loss, error)
+            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
+                stream.faulted(fault)
+            else:
+                self.left(stream)
+
+    def _over(self) -> None:
+        """The framing has ended: say what is left to say, and close."""
+        if self.state is CLOSED:
+            return
+        http2 = self.http2
+        self.transport.write(http2.take() or (http2.last_words() if http2.is_dead else b""))
+        self.state = CLOSED
+        why = http2.fault or "it broke the rules of framing"
+        self._lose_all(Loss.UNKNOWN, lines.malformed_answer(why))
+        self.transport.close()
+
+    def eof_received(self) -> bool | None:
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        was_open, self.state = self.state is not CLOSED, CLOSED
+        try:
+            error = None
+            if exc is not None and not isinstance(exc, OSError):
+                error = internal()
+            elif exc is not None:
+                error = self._pool.later_fault(self.transport, exc)
+            loss = self.loss()
+            if loss is Loss.STALE and was_open and self._by_id:
+                # What has idled as long is most likely stale too.
+                self._pool.expire(self.idle_since_mono)
+            self._lose_all(loss, error)
+        finally:
+            self._pool.lost(self)
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self.write_soon()
+
+    # writing
+
+    def write(self) -> None:
+        """Send what is framed and can be."""
+        if self._is_full or self.state is CLOSED:
+            return
+        data = self.http2.take()
+        if data:
+            self.transport.write(data)
+        for event in self.http2.events():
+            if isinstance(event, Ended):
+                self._over()
+            elif isinstance(event, Closed) and (stream := self._by_id.get(event.stream_id)) is not None:
+                self._closed(stream, event.error_code)
+        if self.http2.is_dead:
+            self._over()
+        if self._watched:
+            for stream in list(self._watched):
+                if stream.emptied():
+                    self._watched.discard(stream)
+
+    def write_soon(self) -> None:
+        """The same, when all that this turn brings is here."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._write_now)
+
+    def _write_now(self) -> None:
+        self._scheduled = False
+        try:
+            self.write()
+        except Exception as fault:  # noqa: BLE001  # logged and counted there
+            self.fault(fault)
