@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,17 +19,14 @@ from tests.support.google import signed
 from tests.support.grpc_front_end import FrontEnd
 from tests.support.sidecar import LIMIT, Sidecar, Start, free_port
 
-NO_HTTP2 = importlib.util.find_spec("sidecar.proxy.http2") is None
 METHOD = "/grpc.testing.TestService/UnaryCall"
 IAP_CLIENT = "1-a.apps.googleusercontent.com"
 
-needs_http2 = pytest.mark.skipif(NO_HTTP2, reason="the sidecar has no HTTP/2 yet")
 
-
-def config(port: int, *, audience: str = AUDIENCE, more: str = "") -> str:
+def config(port: int, *, audience: str = AUDIENCE, target: str = "cloud_run", more: str = "") -> str:
     return (
         f"routes:\n- name: testing\n  host: {HOST}\n  upstream: http://127.0.0.1:{port}\n"
-        f"  audience: {audience}\n{more}"
+        f"  audience: {audience}\n  target: {target}\n{more}"
     )
 
 
@@ -81,7 +77,6 @@ async def test_the_front_end_refuses_as_google_does(strict: FrontEnd) -> None:
         assert (code, iap.received[-1].refused) == (grpc.StatusCode.UNAUTHENTICATED, 401)
 
 
-@needs_http2
 async def test_a_call_is_admitted_with_the_routes_token(start: Start) -> None:
     async with FrontEnd("cloud_run", audience=AUDIENCE) as front:
         sidecar = await start(config(front.port))
@@ -93,7 +88,6 @@ async def test_a_call_is_admitted_with_the_routes_token(start: Start) -> None:
         assert call.get("connection") is None
 
 
-@needs_http2
 async def test_a_caller_without_the_invokers_role(start: Start, strict: FrontEnd) -> None:
     """The page's status reaches the client, and the log says what is missing."""
     sidecar = await start(config(strict.port))
@@ -103,7 +97,6 @@ async def test_a_caller_without_the_invokers_role(start: Start, strict: FrontEnd
     await said(sidecar, "roles/run.invoker")
 
 
-@needs_http2
 async def test_another_audience(start: Start) -> None:
     """401, with a fresh token the second time, and no third time."""
     async with FrontEnd("cloud_run", audience="https://another.example") as front:
@@ -114,10 +107,9 @@ async def test_another_audience(start: Start) -> None:
         await said(sidecar, "audience")
 
 
-@needs_http2
 async def test_iap(start: Start) -> None:
     async with FrontEnd("iap", audience=IAP_CLIENT, callers={"other@example.com"}) as front:
-        sidecar = await start(config(front.port, audience=IAP_CLIENT))
+        sidecar = await start(config(front.port, audience=IAP_CLIENT, target="iap"))
         code, _ = await Called(sidecar.port).refusal()
         assert code is grpc.StatusCode.PERMISSION_DENIED
         assert front.received[-1].refused == 403
@@ -130,7 +122,6 @@ async def said(sidecar: Sidecar, words: str) -> None:
     assert words in str(entry)
 
 
-@needs_http2
 async def test_no_route(start: Start, strict: FrontEnd) -> None:
     """Code 12: no such service here; the message names the nearest."""
     sidecar = await start(config(strict.port))
@@ -140,7 +131,6 @@ async def test_no_route(start: Start, strict: FrontEnd) -> None:
     assert strict.received == []
 
 
-@needs_http2
 async def test_nothing_listens(start: Start) -> None:
     sidecar = await start(config(free_port()))
     code, message = await Called(sidecar.port).refusal()
@@ -149,7 +139,6 @@ async def test_nothing_listens(start: Start) -> None:
     assert "403" not in message
 
 
-@needs_http2
 async def test_a_method_that_is_not_allowed(start: Start, strict: FrontEnd) -> None:
     """gRPC methods are paths."""
     sidecar = await start(config(strict.port, more="  allow: {paths: [/grpc.health.v1.Health/*]}\n"))
@@ -158,7 +147,6 @@ async def test_a_method_that_is_not_allowed(start: Start, strict: FrontEnd) -> N
     assert strict.received == []
 
 
-@needs_http2
 async def test_no_token(start: Start, google: Emulator, strict: FrontEnd) -> None:
     """Nothing is forwarded without one."""
     google.metadata.endpoint.fail(Fault("status", code=503))
@@ -174,11 +162,11 @@ async def test_no_token(start: Start, google: Emulator, strict: FrontEnd) -> Non
         "none",
         pytest.param("envoy", marks=pytest.mark.test_all),
         pytest.param("nghttpx", marks=pytest.mark.test_all),
-        pytest.param("sidecar", marks=needs_http2),
+        "sidecar",
     ],
 )
 async def test_compressed_bytes_are_untouched(
-    request: pytest.FixtureRequest, tmp_path: Path, name: str
+    request: pytest.FixtureRequest, start: Start, tmp_path: Path, name: str
 ) -> None:
     """A compressed message arrives as the same bytes, with the field that names its coding."""
     message = bytes(100_000)
@@ -186,7 +174,6 @@ async def test_compressed_bytes_are_untouched(
     metadata = (("authorization", f"Bearer {token}"),)
     async with FrontEnd("cloud_run", audience=AUDIENCE) as front:
         if name == "sidecar":
-            start: Start = request.getfixturevalue("start")
             port, metadata = (await start(config(front.port))).port, ()
         elif name == "none":
             port = front.port

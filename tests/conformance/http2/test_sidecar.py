@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -22,10 +21,6 @@ from tests.conformance.http2.sections import HOST, MISSES, SECTIONS, Section, ge
 from tests.conformance.http2.target import Target
 from tests.support.h2_frames import headers
 from tests.support.process import SidecarProcess
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("sidecar.proxy.http2") is None, reason="the sidecar has no HTTP/2 yet"
-)
 
 CONFIG = """
 routes:
