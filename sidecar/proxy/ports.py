@@ -240,6 +240,12 @@ class Link:
         """Carry this exchange; only while `streams` is below `capacity`."""
         raise NotImplementedError
 
+    async def settled(self) -> bool:
+        """Wait until it is known how many requests it can carry; False where the target does not speak what it was
+        asked to, and no request was sent. Raises SidecarError where it ended meanwhile, or said nothing for too long;
+        it is no more than a dial until then, and says nothing to its keeper."""
+        return True
+
     def is_closing(self) -> bool:
         """Whether it can carry no further request."""
         raise NotImplementedError
@@ -310,7 +316,7 @@ class Keeper:
         raise NotImplementedError
 
     def declined_http2(self) -> None:
-        """The target does not speak HTTP/2: it is asked in HTTP/1.1 from now on."""
+        """The target does not want HTTP/2: it is asked in HTTP/1.1 from now on."""
         raise NotImplementedError
 
     def flush(self, link: Link) -> None:

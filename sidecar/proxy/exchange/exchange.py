@@ -39,6 +39,7 @@ from sidecar.proxy.exchange.held import NOTHING, HeldBody
 from sidecar.proxy.exchange.tunnel import Tunnel
 from sidecar.proxy.fields import headers, mapping, proxy_status, upgrades
 from sidecar.proxy.messages import METHOD_NAMES, NO_BODY, RequestHead
+from sidecar.proxy.pool.places import unspoken
 from sidecar.proxy.ports import AppSide, Link, Loss, Relay, UpstreamSide
 from sidecar.proxy.refusals.diagnosis import may_tell
 from sidecar.proxy.refusals.refusals import Sample
@@ -205,7 +206,7 @@ class Exchange(Relay):
     def _send(self, link: Link, bearer: bytes) -> None:
         if self.request.is_bound and link.wire != self.request.wire:
             self.pool.release(link)
-            self._fail(replay.unbridgeable(self.pool.destination))
+            self._fail(unspoken(self.pool.destination))
             return
         self.bearer = bearer
         try:

@@ -7,12 +7,10 @@ it is not. Called by an exchange, whose body must still be held; the route's bud
 
 from __future__ import annotations
 
-from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.exchange.held import HeldBody
 from sidecar.proxy.fields.headers import Found
 from sidecar.proxy.messages import IDEMPOTENT, RequestHead
 from sidecar.proxy.ports import Loss
-from sidecar.routing.routes import Destination
 
 
 def after_loss(request: RequestHead, loss: Loss, held: HeldBody | None) -> bool:
@@ -39,13 +37,3 @@ def why_not(request: RequestHead, loss: Loss, held: HeldBody | None, *, retried:
     if loss is not Loss.UNKNOWN and not retried and held is not None:
         return " It was not sent again: the route's `retry_budget` is spent."
     return ""
-
-
-def unbridgeable(destination: Destination) -> SidecarError:
-    """The error of a request that can't be sent in another wire format than the one it came in."""
-    return SidecarError(
-        Reason.UPSTREAM_NO_HTTP2,
-        f"gRPC needs HTTP/2, and `{destination.origin.decode()}` speaks HTTP/1.1 only, or route "
-        f"`{destination.route.name}` says `protocol: http1`. Serve gRPC there (on Cloud Run: name the container's port "
-        "`h2c`), or check the route's `upstream`.",
-    )

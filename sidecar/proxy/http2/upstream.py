@@ -3,10 +3,11 @@
 Owns the requests on it, and the judgement whether it may carry further ones. Made by the pool; each exchange that it
 carries writes its request through a `UpstreamStream`, and gets what comes back. It decides nothing about a request.
 
-    OPEN ──GOAWAY, or the peer has vanished──▶ LEAVING ──no stream is left──▶ CLOSED (from anywhere)
+    SETTLING ──SETTINGS──▶ OPEN ──GOAWAY, or the peer has vanished──▶ LEAVING ──no stream is left──▶ CLOSED
+       └──an answer in HTTP/1──▶ CLOSED                                                    (CLOSED from anywhere)
 
-A target without TLS is spoken to without having been asked: one that answers in HTTP/1 has processed nothing, and the
-pool asks it in HTTP/1.1 from then on.
+Nothing is sent before the target's SETTINGS have come, as grpc-go does it: they say how many requests it takes, and a
+target without TLS, which could not be asked, shows that it speaks HTTP/2 at all.
 
 The transport is read all the time: what may come is bounded by the windows, which are credited as the app takes it.
 """
@@ -53,12 +54,13 @@ _MAX_INTERIM = 32
 class Http2UpstreamState(Enum):
     """See the diagram above."""
 
+    SETTLING = "settling"
     OPEN = "open"
     LEAVING = "leaving"
     CLOSED = "closed"
 
 
-OPEN, LEAVING, CLOSED = Http2UpstreamState
+SETTLING, OPEN, LEAVING, CLOSED = Http2UpstreamState
 """Names for the hot path, as in `exchange`."""
 
 
@@ -270,10 +272,12 @@ class Http2Upstream(asyncio.Protocol, Link):
         "_by_id",
         "_heard",
         "_is_full",
+        "_is_link",
         "_most",
         "_pool",
         "_reused",
         "_scheduled",
+        "_settled",
         "_watched",
         "buffer",
         "http2",
@@ -292,7 +296,10 @@ class Http2Upstream(asyncio.Protocol, Link):
         self.buffer = limits.buffer
         self._most = streams
         self.http2 = Http2Connection(limits, pool.clock.mono(), is_client=True, streams=streams)
-        self.state: Http2UpstreamState = OPEN
+        self.state: Http2UpstreamState = SETTLING
+        self._is_link = False
+        """Whether the pool has it: what becomes of it before is the dial's affair."""
+        self._settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.served = 0
         self.capacity = streams
         self.streams = 0
@@ -312,6 +319,25 @@ class Http2Upstream(asyncio.Protocol, Link):
         return f"<Http2Upstream {origin} {self.state.value} streams={self.streams} served={self.served}>"
 
     # as a link
+
+    async def settled(self) -> bool:
+        limit = self._pool.destination.route.config.timeouts.connect
+        try:
+            async with asyncio.timeout(limit):
+                speaks = await self._settled
+        except TimeoutError as error:
+            raise SidecarError(
+                Reason.CONNECT_TIMEOUT,
+                f"`{self._pool.destination.origin.decode()}` was connected to and said nothing for {limit:g} s: HTTP/2 "
+                "begins with SETTINGS from both sides. Set the route's `protocol` to `http1` if it speaks HTTP/1.1.",
+            ) from error
+        finally:
+            if self.state is SETTLING:
+                self.abort()
+        if speaks and self.state is CLOSED:
+            raise self._never_settled()
+        self._is_link = speaks
+        return speaks
 
     def is_closing(self) -> bool:
         """Whether it can carry no further request."""
@@ -418,8 +444,9 @@ class Http2Upstream(asyncio.Protocol, Link):
         if self.state is CLOSED:
             return
         try:
-            if not self._heard and not self._reused and data.startswith(b"HTTP/"):
-                self._speaks_http1()
+            if self.state is SETTLING and data.startswith(b"HTTP/"):
+                self._settled.set_result(False)
+                self.abort()
                 return
             self._heard = True
             self._feed(data)
@@ -502,8 +529,13 @@ class Http2Upstream(asyncio.Protocol, Link):
 
     def _settings(self, event: Settings) -> None:
         self._spend(event)
-        most = event.settings.get(MAX_CONCURRENT_STREAMS)
-        if most is None:
+        most = event.settings.get(MAX_CONCURRENT_STREAMS, self._most)
+        if self.state is SETTLING:
+            self.capacity = min(most, self._most)
+            self.state = OPEN
+            self._settled.set_result(True)
+            return
+        if MAX_CONCURRENT_STREAMS not in event.settings:
             return
         before, self.capacity = self.capacity, min(most, self._most)
         if self.capacity > before and self.state is OPEN and self.streams:
@@ -517,17 +549,6 @@ class Http2Upstream(asyncio.Protocol, Link):
 
     def _spend(self, event: Event) -> None:
         self.http2.spend(event, self._pool.clock.mono())
-
-    def _speaks_http1(self) -> None:
-        self._pool.declined_http2()
-        error = SidecarError(
-            Reason.UPSTREAM_NO_HTTP2,
-            f"`{self._pool.destination.origin.decode()}` answers HTTP/2 with HTTP/1. "
-            "Set the route's `protocol` to `auto` or `http1`; gRPC needs a target that speaks HTTP/2.",
-        )
-        self.state = CLOSED
-        self._lose_all(Loss.UNTOUCHED, error)
-        self.transport.abort()
 
     def _lose_all(self, loss: Loss, error: SidecarError | None) -> None:
         for stream in list(self._by_id.values()):
@@ -544,6 +565,9 @@ class Http2Upstream(asyncio.Protocol, Link):
             return
         http2 = self.http2
         self.transport.write(http2.take() or (http2.last_words() if http2.is_dead else b""))
+        if self.state is SETTLING:
+            self.transport.close()
+            return
         self.state = CLOSED
         why = http2.fault or "it broke the rules of framing"
         self._lose_all(Loss.UNKNOWN, lines.malformed_answer(why))
@@ -553,7 +577,11 @@ class Http2Upstream(asyncio.Protocol, Link):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        was_open, self.state = self.state is not CLOSED, CLOSED
+        state, self.state = self.state, CLOSED
+        if not self._is_link:
+            if not self._settled.done():
+                self._settled.set_exception(self._never_settled())
+            return
         try:
             error = None
             if exc is not None and not isinstance(exc, OSError):
@@ -561,12 +589,20 @@ class Http2Upstream(asyncio.Protocol, Link):
             elif exc is not None:
                 error = self._pool.later_fault(self.transport, exc)
             loss = self.loss()
-            if loss is Loss.STALE and was_open and self._by_id:
+            if loss is Loss.STALE and state is not CLOSED and self._by_id:
                 # What has idled as long is most likely stale too.
                 self._pool.expire(self.idle_since_mono)
             self._lose_all(loss, error)
         finally:
             self._pool.lost(self)
+
+    def _never_settled(self) -> SidecarError:
+        name = self._pool.destination.origin.decode()
+        return SidecarError(
+            Reason.UPSTREAM_CLOSED,
+            f"`{name}` closed the connection without a word of HTTP/2. If it speaks HTTP/1.1 only, set the route's "
+            "`protocol` to `http1`.",
+        )
 
     def pause_writing(self) -> None:
         self._is_full = True

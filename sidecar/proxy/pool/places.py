@@ -15,7 +15,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.pool.retry_budget import RetryBudget
 from sidecar.proxy.ports import Link, Relay
-from sidecar.routing.routes import Route
+from sidecar.routing.routes import Destination, Route
 from sidecar.runtime.clock import Clock
 
 
@@ -214,3 +214,14 @@ def refuse(exchange: Relay, error: SidecarError) -> None:
         exchange.not_connected(error)
     except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
         exchange.faulted(fault)
+
+
+def unspoken(destination: Destination) -> SidecarError:
+    """The error of a request that can go on in HTTP/2 only, to a target that does not speak it."""
+    route = destination.route
+    need = "Its `protocol` is `http2`" if route.config.protocol == "http2" else "gRPC needs HTTP/2"
+    return SidecarError(
+        Reason.UPSTREAM_NO_HTTP2,
+        f"{need}, and `{destination.origin.decode()}` speaks HTTP/1.1 only, or route `{route.name}` says "
+        "`protocol: http1`. On Cloud Run, name the container's port `h2c`; else check the route's `upstream`.",
+    )

@@ -27,7 +27,7 @@ from sidecar.net import dial
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.faults import Faults, internal
 from sidecar.proxy.messages import HTTP1, HTTP2
-from sidecar.proxy.pool.places import Bench, Places, give, refuse
+from sidecar.proxy.pool.places import Bench, Places, give, refuse, unspoken
 from sidecar.proxy.ports import Keeper, Link, Relay
 from sidecar.routing.routes import Destination, Route
 from sidecar.runtime.clock import Clock
@@ -144,8 +144,9 @@ class Pool(Keeper, Bench):
         return self.destination.route.config.pool.streams or self._owner.settings.streams
 
     def declined_http2(self) -> None:
-        self.wire = HTTP1
-        self.expected = 1.0
+        if self.destination.route.config.protocol == "auto":
+            self.wire = HTTP1
+            self.expected = 1.0
 
     def forget(self, exchange: Relay) -> None:
         if exchange in self._waiting:
@@ -306,6 +307,8 @@ class Pool(Keeper, Bench):
                     http2=self.wire == HTTP2,
                 )
                 made.generation = generation
+                if not await self._speaks(made):
+                    continue
                 if generation == self.generation or not self._waiting:
                     connection = made
                 else:
@@ -338,6 +341,19 @@ class Pool(Keeper, Bench):
             if self.expected == 1:
                 break
         self._free_place()
+
+    async def _speaks(self, made: Link) -> bool:
+        """Whether the target speaks what it was asked to, or may be spoken to in what it does; raises SidecarError."""
+        settled = await made.settled()
+        if settled and made.wire == self.wire:
+            return True
+        if self.destination.route.config.protocol == "http2":
+            if settled:
+                self._dropped.add(made)
+                made.abort()
+            raise unspoken(self.destination)
+        self.declined_http2()
+        return settled
 
     def _dial_again(self) -> None:
         """Of those that wait, have the ones queue that this connection and the dials under way will not carry."""
