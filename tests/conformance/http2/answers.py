@@ -27,6 +27,8 @@ from tests.support.h2_frames import (
 
 EITHER: Final = "either"
 """Some pass it on; what is wrong is not."""
+BARE: Final = "bare"
+"""Passed on without the body that it cannot have, or refused."""
 
 
 class Answer(NamedTuple):
@@ -94,15 +96,19 @@ def _lengths() -> Iterable[Answer]:
     yield sent("right", [b"4"], PASSES)
     yield sent("below", [b"3"])
     yield sent("above", [b"5"])
+    zero = [*OK, (b"content-length", b"0")]
+    yield sent("zero-with-a-body", [b"0"])
+    yield Answer("length-zero-then-an-empty-end", _LENGTH, lambda stream: headers(stream, zero, end=False) + data(stream, b""), PASSES)
+    yield Answer("length-zero-with-trailers", _LENGTH, lambda stream: headers(stream, zero, end=False) + headers(stream, [(b"x-a", b"b")]), PASSES)
     yield sent("twice", [b"4", b"4"])
     yield sent("two", [b"4", b"5"])
     for name, value in (("list", b"4, 4"), ("plus", b"+4"), ("letters", b"four"), ("empty", b""), ("huge", b"9" * 30)):
         yield sent(name, [value])
-    yield sent("with-204", [b"4"], status=b"204")
-    yield sent("body-with-204", [], status=b"204")
-    yield sent("body-with-304", [b"4"], status=b"304")
+    yield sent("with-204", [b"4"], BARE, status=b"204")
+    yield sent("body-with-204", [], BARE, status=b"204")
+    yield sent("body-with-304", [b"4"], BARE, status=b"304")
     yield Answer("length-of-head", _LENGTH, lambda stream: headers(stream, [*OK, (b"content-length", b"4")]), PASSES, b"HEAD")
-    yield Answer("body-of-head", _LENGTH, lambda stream: headers(stream, [*OK, (b"content-length", b"4")], end=False) + data(stream, b"test"), REFUSED, b"HEAD")
+    yield Answer("body-of-head", _LENGTH, lambda stream: headers(stream, [*OK, (b"content-length", b"4")], end=False) + data(stream, b"test"), BARE, b"HEAD")
     yield Answer("length-without-a-body", _LENGTH, lambda stream: headers(stream, [*OK, (b"content-length", b"4")]), REFUSED)
 
 
@@ -221,6 +227,6 @@ FLOODS: Final = (
     Flood("unknown-frames", "frames of no known type", _times(100_000, lambda _: frame(0x16, 0, 0, bytes(8))), must_end=False),
     Flood("goaway-flood", "GOAWAY", _times(50_000, h2.goaway), must_end=False),
     Flood("data-beyond-the-window", "DATA that no window has room for", _times(5_000, lambda s: data(s, bytes(h2.MAX_FRAME), end=False), _begin)),
-    Flood("data-behind-the-end", "DATA on a stream that is closed", _times(20_000, lambda s: data(s, bytes(1000), end=False), lambda s: _begin(s) + data(s, b"ok"))),
+    Flood("data-behind-the-end", "DATA on a stream that is closed", _times(20_000, lambda s: data(s, bytes(1000), end=False), lambda s: _begin(s) + data(s, b"ok")), must_end=False),
 )
 # fmt: on

@@ -132,7 +132,7 @@ FAST: Final = (
     Attack("cookie-bomb", "ten thousand cookies in one head", _streams(500, lambda stream: headers(stream, _GET + (b"\x00" + b"\x06cookie" + b"\x00") * 1500))),
     Attack("unknown-frames", "frames of no known type", _times(100_000, frame(0x16, 0, 0, bytes(8))), must_end=False),
     Attack("goaway-flood", "GOAWAY", _times(50_000, h2.goaway(0)), must_end=False),
-    Attack("data-on-a-closed-stream", "DATA on a stream that is closed", _times(20_000, data(1, bytes(1000), end=False)), first=headers(1, _GET)),
+    Attack("data-on-a-closed-stream", "DATA on a stream that is closed", _times(20_000, data(1, bytes(1000), end=False)), first=headers(1, _GET), must_end=False),
     Attack("streams-over-the-limit", "streams that are opened and never ended", _streams(20_000, _open)),
     Attack("answers-that-are-not-read", "requests for answers with a window of 0", _streams(20_000, lambda stream: headers(stream, block(get(b"/bytes/16384")))), settings=settings((h2.INITIAL_WINDOW_SIZE, 0)), must_end=False),
     Attack("tiny-windows", "requests for answers with a window of 1, one byte at a time", lambda: (headers(n, block(get(b"/bytes/16384"))) + b"".join(window_update(k, 1) for k in range(max(1, n - 100), n, 2)) for n in range(1, 1000, 2)), settings=settings((h2.INITIAL_WINDOW_SIZE, 1)), must_end=False),
@@ -155,6 +155,7 @@ SLOW: Final = tuple(
         name=f"slow-{attack.name}",
         what=f"{attack.what}, {SLOW_RATE} a second for {SLOW_SECONDS} s",
         slow=True,
+        must_end=attack.name != "priority-flood",
     )
     for attack in FAST
     if attack.name in _SLOW

@@ -2,7 +2,7 @@
 
 Each case is one request on a connection of its own. `REFUSED`: the stream ends by an answer of 400 or by
 RST_STREAM(PROTOCOL_ERROR), the connection lives, and nothing whole reaches the target. `PASSES`: one request reaches the
-target that can be read in one way only. A number is the status that the sidecar answers itself.
+target that can be read in one way only. A number is the status that the sidecar answers in place of 400.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tests.support.h2_frames import Fields, block, data, headers, long_headers
 
 REFUSED: Final = "refused"
 PASSES: Final = "passes"
+BOUNDED: Final = "bounded"
+"""So large that the connection may end too."""
 
 
 class Head(NamedTuple):
@@ -168,6 +170,9 @@ def _lengths() -> Iterable[Head]:
     yield sent("below", [b"3"], b"test")
     yield sent("above", [b"5"], b"test")
     yield sent("zero-with-a-body", [b"0"], b"GET /smuggled HTTP/1.1\r\nHost: billing.internal\r\n\r\n")
+    zero = headers(1, post((b"content-length", b"0")), end=False)
+    yield Head("length-zero-then-an-empty-end", _LENGTH, zero + data(1, b""), PASSES)
+    yield Head("length-zero-with-trailers", _LENGTH, zero + headers(1, [(b"x-a", b"b")]), PASSES)
     yield sent("twice", [b"4", b"4"], b"test")
     yield sent("two", [b"4", b"5"], b"test")
     for name, value in (("list", b"4, 4"), ("plus", b"+4"), ("minus", b"-4"), ("hex", b"0x4"), ("blank", b"4 4"), ("letters", b"four"), ("empty", b""), ("huge", b"9" * 30), ("point", b"4.0")):
@@ -209,8 +214,8 @@ def _paths() -> Iterable[Head]:
     for name, value in (("ftp", b"ftp"), ("blank", b"ht tp"), ("crlf", b"http\r\nx-a: b"), ("url", b"http://other.internal/"), ("upper-case-ftp", b"FTP"), ("nul", b"http\0")):
         yield _head(f"scheme-{name}", _SCHEME, _with(b":scheme", value))
     for name, value in (("lower-case", b"get"), ("unknown", b"GETS"), ("blank", b"GET "), ("crlf", b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\nGET"), ("nul", b"GE\0T"), ("trace", b"TRACE")):
-        yield _head(f"method-{name}", _METHOD, _with(b":method", value))
-    yield _head("method-connect", _METHOD, [(b":method", b"CONNECT"), (b":authority", b"billing.internal:443")])
+        yield _head(f"method-{name}", _METHOD, _with(b":method", value), "501" if name in ("lower-case", "unknown", "trace") else REFUSED)
+    yield _head("method-connect", _METHOD, [(b":method", b"CONNECT"), (b":authority", b"billing.internal:443")], "501")
     yield _head("method-connect-with-path", _METHOD, _with(b":method", b"CONNECT"))
     yield _head("method-extended-connect", _METHOD, [*_with(b":method", b"CONNECT"), (b":protocol", b"websocket")])
 
@@ -233,11 +238,18 @@ def _trailing() -> Iterable[Head]:
 
 
 def _sizes() -> Iterable[Head]:
+    def sent(name: str, why: str, fields: Fields, verdict: str) -> Head:
+        return Head(f"size-{name}", f"heads are bounded (`limits.{why}`)", long_headers(1, block(fields)), verdict)
+
     many = get(b"/x", *((b"x-%d" % n, b"a") for n in range(5000)))
-    yield Head("size-5000-fields", "heads are bounded (`limits.headers`)", long_headers(1, block(many)), "431")
-    long = get(b"/x", (b"x-a", bytes(b"a" * 200_000)))
-    yield Head("size-field-of-200000-bytes", "heads are bounded (`limits.head`)", long_headers(1, block(long)), "431")
-    yield Head("size-path-of-100000-bytes", "heads are bounded (`limits.head`)", long_headers(1, block(get(b"/" + b"a" * 100_000))), "431")
+    yield sent("300-fields", "headers", many[:304], "431")
+    yield sent("5000-fields", "headers", many, BOUNDED)
+    yield sent("80-fields-of-1000-bytes", "head", get(b"/x", *((b"x-%d" % n, b"a" * 1000) for n in range(80))), "431")
+    yield sent("field-of-200000-bytes", "head", get(b"/x", (b"x-a", b"a" * 200_000)), BOUNDED)
+    yield sent("path-of-40000-bytes", "head", get(b"/" + b"a" * 40_000), "414")
+    yield sent("path-of-100000-bytes", "head", get(b"/" + b"a" * 100_000), BOUNDED)
+
+
 # fmt: on
 
 HEADS: Final = (

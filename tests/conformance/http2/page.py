@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tests.conformance.http2.answers import ANSWERS, EITHER, FLOODS
+from tests.conformance.http2.answers import ANSWERS, BARE, EITHER, FLOODS
 from tests.conformance.http2.attacks import ATTACKS
 from tests.conformance.http2.cost import HONEST, MEMORY
 from tests.conformance.http2.heads import HEADS, PASSES, REFUSED
@@ -96,7 +96,7 @@ def _of_a_section(case: Section, found: str) -> str:
 
 
 def _own(verdict: str) -> str:
-    return {PASSES: "passes", EITHER: "either"}.get(verdict, "refused")
+    return {PASSES: "passes", EITHER: "either", BARE: "passes without its body"}.get(verdict, "refused")
 
 
 def render(record: Record) -> str:

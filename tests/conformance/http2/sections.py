@@ -256,5 +256,13 @@ HPACK = (
 SECTIONS: Final = (*STARTING, *STREAMS, *FRAMES, *MESSAGES, *HPACK)
 NO_PREFACE: Final = frozenset({"3.4-bad-preface"})
 """Cases whose first bytes are theirs."""
-MISSES: Final[dict[str, str]] = {}
+_FORGOTTEN: Final = "libnghttp2 keeps no account of streams that are closed, and ignores what comes on them"
+MISSES: Final = {
+    "5.1-reset-then-data": _FORGOTTEN,
+    "5.1-reset-then-headers": _FORGOTTEN,
+    "5.1-closed-data": _FORGOTTEN,
+    "5.1-closed-headers": _FORGOTTEN,
+    "5.1.1-smaller": _FORGOTTEN,
+    "6.3-stream-0": "libnghttp2 ignores every PRIORITY, as RFC 9113 section 5.3.2 has made them mean nothing",
+}
 """Cases that the sidecar does not keep, each with the reason."""
