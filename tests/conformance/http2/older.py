@@ -29,6 +29,9 @@ class OlderTarget(socketserver.ThreadingTCPServer):
         """Begin a case."""
         self.requests: list[strict.Request] = []
         self.ambiguous: list[str] = []
+        self.answer = ANSWER
+        self.closes = False
+        """Hang up behind an answer."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -55,7 +58,9 @@ class _Handler(socketserver.BaseRequestHandler):
                     self.server.ambiguous.append(str(what))
                     return
                 self.server.requests += requests
-                self.request.sendall(ANSWER * len(requests))
+                self.request.sendall(self.server.answer * len(requests))
+                if requests and self.server.closes:
+                    return
 
 
 def ask(port: int, method: bytes, host: bytes) -> bytes:

@@ -66,7 +66,7 @@ def answer_outcome(port: int, target: Target, case: Answer) -> str:
     with App(port) as app:
         app.send(headers(1, get(method=case.method)))
         found = outcome(app, 1)
-        wrong = app.bad or _wrong(app.stream(1))
+        wrong = app.bad or wrong_in(app.stream(1))
         target.forget()
         again: object = True
         if not app.closed:
@@ -103,7 +103,7 @@ def flood_course(port: int, target: Target, case: Flood) -> Course:
     return over[0] if over else Course("waits", 0)
 
 
-def _wrong(answer: Given) -> str:
+def wrong_in(answer: Given) -> str:
     """What in an answer that an app was given breaks the grammar, or hides its end; empty where nothing does."""
     for fields in answer.heads:
         if found := field_faults(fields):

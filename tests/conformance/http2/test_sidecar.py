@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Final
 
 import pytest
 
-from sidecar.emulator.running import EmulatorThread
 from tests.conformance import strict
 from tests.conformance.http2 import older
 from tests.conformance.http2.answers import ANSWERS, BARE, EITHER, FLOODS, Answer, Flood
@@ -21,15 +19,6 @@ from tests.conformance.http2.sections import HOST, MISSES, SECTIONS, Section, ge
 from tests.conformance.http2.target import Target
 from tests.support.h2_frames import headers
 from tests.support.process import SidecarProcess
-
-CONFIG = """
-routes:
-  - name: billing
-    host: billing.internal
-    upstream: http://127.0.0.1:{port}
-    audience: https://billing.example
-    protocol: {protocol}
-"""
 
 UNIT: Final = 1000
 """Honest requests that are measured."""
@@ -51,49 +40,6 @@ KNOWN_ANSWERS_FOR_HTTP1: Final = {
     "trailers-only": "an answer that its head ends has no Content-Length for an app of HTTP/1.1",
 }
 """Cases that fail now, each with what is wrong. A case that passes again must leave its table."""
-
-
-@pytest.fixture(scope="module")
-def google() -> Iterator[EmulatorThread]:
-    with EmulatorThread() as thread:
-        yield thread
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[Target]:
-    with Target() as made:
-        yield made
-
-
-def started(google: EmulatorThread, directory: Path, port: int, protocol: str) -> SidecarProcess:
-    config = CONFIG.format(port=port, protocol=protocol)
-    return SidecarProcess(config, directory, google.google.environment())
-
-
-@pytest.fixture(scope="module")
-def sidecar(
-    google: EmulatorThread, target: Target, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SidecarProcess]:
-    """Before a target of HTTP/2, whatever the app speaks."""
-    with started(google, tmp_path_factory.mktemp("http2"), target.port, "http2") as running:
-        yield running
-        assert "Traceback" not in running.text
-
-
-@pytest.fixture(scope="module")
-def old_target() -> Iterator[older.OlderTarget]:
-    with older.OlderTarget() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bridge(
-    google: EmulatorThread, old_target: older.OlderTarget, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SidecarProcess]:
-    """Before a target of HTTP/1.1."""
-    with started(google, tmp_path_factory.mktemp("http1"), old_target.port, "http1") as running:
-        yield running
-        assert "Traceback" not in running.text
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in SECTIONS])
