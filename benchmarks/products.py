@@ -37,6 +37,8 @@ class Setting:
     metadata_port: int
     ca_file: Path | None
     """None: the upstream is plain HTTP."""
+    http2: bool = False
+    """Whether the upstream speaks HTTP/2, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def _sidecar(command: str) -> Callable[[Setting], Launch]:
             f"    upstream: {'https://localhost' if tls else 'http://127.0.0.1'}:{setting.upstream_port}",
             f"    audience: {AUDIENCE}",
             *([f"    tls: {{ca_file: {setting.ca_file}}}"] if tls else []),
+            *(["    protocol: http2"] if setting.http2 else []),
         ]
         config.write_text("\n".join([*lines, ""]))
         known = {
@@ -119,12 +122,20 @@ def _envoy_upstream(setting: Setting) -> dict[str, object]:
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
                 "sni": "localhost",
                 "common_tls_context": {
+                    **({"alpn_protocols": ["h2"]} if setting.http2 else {}),
                     "validation_context": {
                         "trusted_ca": {"filename": str(setting.ca_file)},
                         "match_typed_subject_alt_names": [name],
-                    }
+                    },
                 },
             },
+        }
+    if setting.http2:
+        more["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
         }
     return _envoy_cluster("upstream", setting.upstream_port, **more)
 

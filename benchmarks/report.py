@@ -9,6 +9,7 @@ Rule: a ratio is taken within a round and its median is shown, so that a slow mi
 import statistics
 from collections.abc import Iterable, Sequence
 
+from http2 import ROWS, Costs
 from load import CONNECTIONS
 from measure import Plan, Results, SmallRequests, Stream, size
 from products import Product
@@ -116,6 +117,44 @@ def streams(plan: Plan, results: Results) -> str:
     )
 
 
+def http2(plan: Plan, costs: Costs) -> str:
+    """CPU of each row of HTTP/2 and gRPC."""
+
+    def row(product: Product, name: str, seen: Sequence[float]) -> list[str]:
+        share = costs.ratio(name) if product.name == SUBJECT else None
+        return [
+            product.title,
+            ROWS[name].title,
+            f"{statistics.median(seen):.1f}",
+            spread(seen),
+            NOTHING if share is None else f"{share:.2f}",
+            ROWS[name].unit,
+        ]
+
+    return table(
+        ("product", "load", "CPU µs", "spread", "× Envoy", "for a"),
+        [
+            row(product, name, costs.rounds[product.name, name])
+            for name in ROWS
+            for product in plan.products
+            if (product.name, name) in costs.rounds
+        ],
+    )
+
+
+def http2_verdicts(costs: Costs) -> list[str]:
+    """The project's own limits for HTTP/2, each with what was measured."""
+    lines = []
+    for name, row in ROWS.items():
+        if row.limit is not None and (share := costs.ratio(name)) is not None:
+            met = "met" if share <= row.limit else "MISSED"
+            lines.append(
+                f"{met}: CPU for a {row.unit} of HTTP/2 ({row.title}) is {share:.2f} of Envoy's"
+                f" (limit {row.limit:.2f})"
+            )
+    return lines
+
+
 def starts(plan: Plan, results: Results) -> str:
     """Time from start to the first answer."""
     return table(
@@ -187,7 +226,9 @@ def rounds(plan: Plan, results: Results) -> str:
     )
 
 
-def render(date: str, facts: Sequence[tuple[str, str]], plan: Plan, results: Results) -> str:
+def render(
+    date: str, facts: Sequence[tuple[str, str]], plan: Plan, results: Results, costs: Costs | None = None
+) -> str:
     """The whole report in Markdown."""
     parts = [f"# Benchmark of {date}", "\n".join(f"- {name}: {value}" for name, value in facts)]
     for tls, kind in KINDS:
@@ -198,7 +239,9 @@ def render(date: str, facts: Sequence[tuple[str, str]], plan: Plan, results: Res
         parts += [f"## {size(plan.stream_bytes)} streamed through a fresh instance", streams(plan, results)]
     if results.starts:
         parts += ["## From start to the first answer, plain upstream", starts(plan, results)]
-    if judged := verdicts(results):
+    if costs is not None:
+        parts += [f"## HTTP/2 and gRPC; downloads are of {size(plan.stream_bytes)}", http2(plan, costs)]
+    if judged := [*verdicts(results), *(http2_verdicts(costs) if costs is not None else [])]:
         parts += ["## Beside the limits of the project", "\n".join(f"- {line}" for line in judged)]
     if results.small:
         parts += ["## CPU µs per request, round by round", rounds(plan, results)]

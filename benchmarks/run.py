@@ -16,7 +16,8 @@ from pathlib import Path
 
 import in_memory
 import report
-from machine import checkout, describe, provide_envoy, provide_programs, say
+from http2 import Costs, Http2Bench
+from machine import DEBIAN_PACKAGES, HTTP2_PACKAGES, checkout, describe, provide_envoy, provide_programs, say
 from measure import Bench, Plan
 from process import Cores, RunError
 from products import REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
@@ -25,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 RESULTS = HERE / "results"
 PRODUCTS = ("sidecar", "earlier", "envoy", "nginx")
-PARTS = ("small", "streams")
+PARTS = ("small", "streams", "http2")
 MEMORY_REQUESTS = 100_000
 STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
 
@@ -47,7 +48,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--against", metavar="COMMIT", help="measure the sidecar of this commit too, as the product `earlier`"
     )
     parser.add_argument(
-        "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams"
+        "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams,http2"
     )
     parser.add_argument(
         "--upstream",
@@ -123,7 +124,7 @@ def _in_memory(asked: argparse.Namespace) -> str:
 def _run(asked: argparse.Namespace) -> Path:
     if "sidecar" in asked.only and not has_sidecar(asked.product_command):
         raise RunError(f"{asked.product_command.split()[0]} isn't there: `make bench` sets it up")
-    provide_programs()
+    provide_programs([*DEBIAN_PACKAGES, *(HTTP2_PACKAGES if "http2" in asked.parts else ())])
     envoy = provide_envoy(WORK) if "envoy" in asked.only else ""
     earlier = checkout(WORK / "earlier", asked.against) if asked.against else None
     known = catalogue(envoy=envoy, sidecar_command=asked.product_command, earlier=earlier)
@@ -152,12 +153,23 @@ def _run(asked: argparse.Namespace) -> Path:
     for part, measure in (("small", bench.small_requests), ("streams", bench.streams)):
         for upstream in asked.upstream if part in asked.parts else ():
             measure(tls=upstream == "tls")
-    text = report.render(f"{began:%Y-%m-%d %H:%M} UTC", facts, plan, bench.results)
+    costs = _http2(asked, bench, plan) if "http2" in asked.parts else None
+    text = report.render(f"{began:%Y-%m-%d %H:%M} UTC", facts, plan, bench.results, costs)
     path = asked.output or (WORK / "report.md" if quick else RESULTS / f"{began:%Y-%m-%dT%H%MZ}.md")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     print(text)
     return path
+
+
+def _http2(asked: argparse.Namespace, bench: Bench, plan: Plan) -> Costs:
+    part = Http2Bench(bench, rounds=plan.rounds, requests=plan.requests, stream_rounds=plan.stream_rounds)
+    for upstream in asked.upstream:
+        part.requests(tls=upstream == "tls")
+    part.calls()
+    for upstream in asked.upstream:
+        part.streams(plan.stream_bytes, tls=upstream == "tls")
+    return part.costs
 
 
 if __name__ == "__main__":
