@@ -4,8 +4,8 @@ from sidecar.errors import Reason
 from sidecar.proxy.refusals.diagnosis import Cause
 
 ADVICE: dict[Reason, str] = {
-    Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP/1.1 to the "
-    "sidecar, not TLS and not HTTP/2. The connection is closed, since what follows can't be trusted.",
+    Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP to the "
+    "sidecar, not TLS, unless its listener has a certificate. The connection is closed, since what follows can't be trusted.",
     Reason.TOO_MANY_FRAMES: "Its HTTP/2 connection was ended: PINGs, SETTINGS, resets or empty frames came by the thousand, "
     "beside few requests. No client in good order sends them so; look for the program that does.",
     Reason.BAD_HOST: "An HTTP/1.1 request has exactly one well-formed `Host`. In a request to an HTTP proxy, the host "

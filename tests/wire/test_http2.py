@@ -26,6 +26,7 @@ from tests.support.h2_frames import (
     GOAWAY,
     PING,
     PREFACE,
+    RST_STREAM,
     Frame,
     FrameReader,
     frame,
@@ -82,11 +83,15 @@ async def test_bodies_trailers_and_interim_answers_pass_both_ways(wire: Wire) ->
     await target.flush()
     assert fields(await app.until(InformationalResponseReceived, stream))[b":status"] == b"103"
     app.h2.send_data(stream, b"cd")
-    app.h2.send_headers(stream, ((b"x-sum", b"4"), (b"authorization", b"no")), end_stream=True)
+    app.h2.send_headers(
+        stream, ((b"x-sum", b"4"), (b"authorization", b"no"), (b"content-length", b"4")), end_stream=True
+    )
     await app.flush()
     assert await target.body(request.stream_id) == b"abcd"
     assert fields(await target.until(TrailersReceived)) == {b"x-sum": b"4"}
-    await target.answer(request.stream_id, body=b"xyz", trailers=((b"grpc-status", b"0"),))
+    await target.answer(
+        request.stream_id, body=b"xyz", trailers=((b"grpc-status", b"0"), (b"content-length", b"3"))
+    )
     await app.until(ResponseReceived, stream)
     assert await app.body(stream) == b"xyz"
     assert fields(await app.until(TrailersReceived)) == {b"grpc-status": b"0"}
@@ -536,3 +541,60 @@ async def test_a_beginning_of_the_preface_may_be_another_request(wire: Wire, dat
     assert (await target.read_head()).startswith(b"PUT /x HTTP/1.1\r\n")
     await target.send(OK1)
     assert (await app.answer()).body == b"ok"
+
+
+@pytest.mark.parametrize("size", [0, 3])
+async def test_a_length_and_chunks_never_stand_together(wire: Wire, size: int) -> None:
+    """A length of 0 with an end that comes later: what goes on in HTTP/1 has one framing."""
+    await wire.start("protocol: http1")
+    app = await an_app(wire)
+    stream = await app.ask((*POST, (b"content-length", b"%d" % size)), body=b"abc"[:size], end=False)
+    target = await wire.upstream.accept()
+    head = await target.read_head()
+    assert (b"content-length: 3\r\n" in head, b"chunked" in head) == (size == 3, size == 0)
+    app.h2.end_stream(stream)
+    await app.flush()
+    assert await target.read(3 if size else 5) == (b"abc" if size else b"0\r\n\r\n")
+    await target.send(OK1)
+    assert await app.body(stream) == b"ok"
+
+
+async def test_an_answer_that_its_head_ends_says_so_in_http1(wire: Wire) -> None:
+    """Without a length it would end with the connection."""
+    await wire.start("protocol: http2")
+    app = await wire.app()
+    for method, said in ((b"GET", "0"), (b"HEAD", None), (b"GET", "0")):
+        await app.send(GET1.replace(b"GET", method))
+        if method == b"GET" and said == "0" and not wire.stats.requests:
+            target = await a_target(wire)
+        await target.answer((await target.asked()).stream_id)
+        assert (await app.answer(method.decode())).headers.get("content-length") == said
+
+
+async def test_an_answer_s_length_and_chunks_never_stand_together(wire: Wire) -> None:
+    """Trailers behind a length of 0 are chunks without it."""
+    await wire.start("protocol: http2")
+    app = await wire.app()
+    await app.send(GET1)
+    target = await a_target(wire)
+    request = await target.asked()
+    await target.answer(request.stream_id, (*OK, (b"content-length", b"0")), trailers=((b"x-t", b"1"),))
+    answer = await app.answer()
+    assert "content-length" not in answer.headers
+    assert (answer.headers["transfer-encoding"], answer.body) == ("chunked", b"")
+    assert answer.headers["trailers"] == "x-t: 1\r\n"
+
+
+async def test_what_the_framing_refuses_is_counted(wire: Wire) -> None:
+    """Its stream ends with PROTOCOL_ERROR, and the target hears nothing of it."""
+    await wire.start()
+    app = await wire.app()
+    reader = FrameReader()
+    await app.send(PREFACE + settings() + headers(1, (*GET, (b"connection", b"close"))))
+    seen: list[Frame] = []
+    while not any(found.kind == RST_STREAM for found in seen):
+        async with asyncio.timeout(LIMIT):
+            seen += reader.feed(await app.reader.read(65536))
+    assert [found.name for found in seen if found.stream == 1] == ["RST_STREAM(PROTOCOL_ERROR)"]
+    await wire.turn(lambda: wire.proxy.ledger.unrouted.refused == {"malformed_request": 1})
+    assert wire.upstream.waiting == 0

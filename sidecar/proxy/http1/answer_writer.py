@@ -18,7 +18,7 @@ from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import framing, heads
 from sidecar.proxy.http1.request import Request
-from sidecar.proxy.messages import UNKNOWN, RequestHead
+from sidecar.proxy.messages import NO_BODY, UNKNOWN, RequestHead
 from sidecar.proxy.ports import AppSide
 
 
@@ -69,6 +69,11 @@ class AnswerWriter(AppSide):
             # No chunks for HTTP/1.0: the end of the connection ends the body.
             body = framing.UNTIL_CLOSE
             request.keep_alive = False
+        elif (
+            body == NO_BODY and b"content-length" not in found and heads.needs_length(status, request.method)
+        ):
+            # Of HTTP/2, where a head can end a message without saying how long it is.
+            fields = (*fields, (b"Content-Length", b"0"))
         self._framing = body
         self._out += heads.answer_head(
             status,

@@ -92,6 +92,11 @@ def answer_head(
     return out
 
 
+def needs_length(status: int, method: bytes) -> bool:
+    """Whether an answer without a body must say so: it would end with the connection (RFC 9112 section 6.3)."""
+    return method != b"HEAD" and status not in (204, 304)
+
+
 def last_chunk(trailers: headers.Fields) -> bytes:
     """The last chunk, with these trailer lines."""
     if not trailers:

@@ -33,6 +33,7 @@ from ngh2 import TrailersReceived as Trailers
 from ngh2 import WindowUpdated as Window
 
 from sidecar.config.models import Limits
+from sidecar.errors import Reason
 from sidecar.proxy.fields.headers import Fields
 
 __all__ = (
@@ -56,7 +57,8 @@ __all__ = (
 OnStream = Data | Request | Answer | Interim | Trailers | Reset | Closed
 """Events that are about one stream."""
 
-NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM, HTTP_1_1_REQUIRED = 0, 2, 7, 8, 11, 13
+NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
+ENHANCE_YOUR_CALM, HTTP_1_1_REQUIRED = 11, 13
 """Error codes (RFC 9113 section 7) that are acted on."""
 
 MAX_CONCURRENT_STREAMS: Final = int(Setting.MAX_CONCURRENT_STREAMS)
@@ -108,7 +110,7 @@ def code_name(code: int) -> str:
 class Http2Connection:
     """See the module's docstring."""
 
-    __slots__ = ("_allowance", "_as_of_mono", "_inner", "fault", "is_dead", "peer_code")
+    __slots__ = ("_allowance", "_as_of_mono", "_inner", "fault", "is_dead", "peer_code", "reason")
 
     def __init__(self, limits: Limits, now_mono: float, *, is_client: bool, streams: int) -> None:
         """`streams` is how many may be open at once; `now_mono` the monotonic second."""
@@ -141,6 +143,8 @@ class Http2Connection:
         """The code of the peer's own GOAWAY."""
         self.fault = ""
         """Why, where the peer is at fault: for the log."""
+        self.reason = Reason.MALFORMED_REQUEST
+        """What that is called where the peer is an app."""
 
     # bytes
 
@@ -150,8 +154,11 @@ class Http2Connection:
             return []
         try:
             self._inner.receive_data(data)
+        except ngh2.DenialOfServiceError as error:
+            large = "header list" in str(error)
+            self._end(str(error), Reason.HEAD_TOO_LARGE if large else Reason.TOO_MANY_FRAMES)
         except NGH2Error as error:
-            self._end(str(error))
+            self._end(str(error), Reason.MALFORMED_REQUEST)
         events = self._inner.events()
         for event in events:
             if type(event) is GoAway:
@@ -188,12 +195,13 @@ class Http2Connection:
         if self._allowance >= 0 or self.is_dead:
             return False
         self.goaway(ENHANCE_YOUR_CALM, final=True)
-        self._end("too many frames that are part of no message")
+        self._end("too many frames that are part of no message", Reason.TOO_MANY_FRAMES)
         return True
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str, reason: Reason) -> None:
         self.is_dead = True
         self.fault = why
+        self.reason = reason
 
     # messages
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import cast, final
+from typing import Final, cast, final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer
@@ -37,6 +37,7 @@ from sidecar.proxy.http2 import fields as lines
 from sidecar.proxy.http2.connection import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
+    PROTOCOL_ERROR,
     Closed,
     Data,
     Ended,
@@ -58,6 +59,12 @@ LINGER_TIME = 2.0
 
 LEAVE_TIME = 1.0
 """Seconds after which a connection that is to close takes no further request, whatever its app has read."""
+
+
+_MALFORMED: Final = (
+    "The request is not valid HTTP/2: its head breaks RFC 9113 section 8 (pseudo-headers, upper case, connection "
+    "fields, characters that are none), or its body is not as long as its Content-Length."
+)
 
 
 class Http2DownstreamState(Enum):
@@ -291,6 +298,8 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         if event.error_code and (stream is None or stream.exchange is not None):
             self._count_reset("to_app", event.error_code)
         if stream is None:
+            if event.error_code == PROTOCOL_ERROR:
+                self._note(SidecarError(Reason.MALFORMED_REQUEST, _MALFORMED))
             return
         self._watched.discard(stream)
         self._done.discard(stream)
@@ -392,13 +401,19 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         self.transport.write(http2.take() or (http2.last_words() if http2.is_dead else b""))
         if http2.is_dead:
             what = f"The app's connection was ended: {http2.fault} ({code_name(code)})."
-            self._broken(SidecarError(Reason.TOO_MANY_FRAMES, what))
+            self._broken(SidecarError(http2.reason, what))
         elif code and code != http2.peer_code:
             what = f"The app's connection broke HTTP/2's rules, and was ended with {code_name(code)}."
             self._broken(SidecarError(Reason.MALFORMED_REQUEST, what))
         self._linger()
 
     def _broken(self, error: SidecarError) -> None:
+        self._note(error)
+        for stream in list(self._streams.values()):
+            stream.gone(error)
+
+    def _note(self, error: SidecarError) -> None:
+        """Count and log what is no request."""
         own, ledger = self.owner.route, self.context.ledger
         ledger.refused(
             error,
@@ -408,8 +423,6 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
             path=b"",
             began_mono=self.context.clock.mono(),
         )
-        for stream in list(self._streams.values()):
-            stream.gone(error)
 
     def _linger(self) -> None:
         if self.state in (LINGER, CLOSED):

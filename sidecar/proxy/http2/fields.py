@@ -97,6 +97,8 @@ def read_request(
         request.body = int(length) or UNKNOWN
     if (length is not None and not length >= b"1") or b"max-forwards" in found:
         request.fields = semantics.written_anew(method, fields, found)
+    if length is not None and request.body == UNKNOWN:
+        request.fields = without_length(request.fields)
     if cookies > 1:
         request.fields = _with_one_cookie(request.fields)
     if request.is_bound:
@@ -239,8 +241,15 @@ def read_answer(
     length = found.get(b"content-length")
     if length is None:
         return status, fields, found, UNKNOWN
-    # 0 without an end: trailers may follow.
-    return status, headers.plain_length(fields, found), found, int(length) or UNKNOWN
+    if not int(length):
+        return status, without_length(fields), found, UNKNOWN
+    return status, headers.plain_length(fields, found), found, int(length)
+
+
+def without_length(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
+    """The same lines of a message that has an empty body, whose end is still to come: trailers may. In HTTP/1 it goes
+    on in chunks, beside which a length would be another framing."""
+    return [line for line in fields if line[0] != b"content-length"]
 
 
 def size_of(fields: headers.Fields) -> int:

@@ -115,8 +115,9 @@ class UpstreamStream(UpstreamSide):
     def cancel(self, *, flush: bool) -> None:
         if self._relay is not None:
             self.leave()
-            self._link.http2.reset(self.id, CANCEL)
-            self._link.count_reset("to_upstream", CANCEL)
+            if self.id:
+                self._link.http2.reset(self.id, CANCEL)
+                self._link.count_reset("to_upstream", CANCEL)
             self._link.left(self)
 
     def pause_answer(self) -> None:
@@ -409,7 +410,10 @@ class Http2Upstream(asyncio.Protocol, Link):
         if self.state is OPEN:
             self._pool.release(self)
         elif self.state is LEAVING and not self.streams:
-            self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()  # nobody waits for the target to take it, and it may have vanished
+            else:
+                self.transport.close()
 
     def count_reset(self, direction: str, code: int) -> None:
         """A stream was ended before its time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import pytest
@@ -26,20 +25,6 @@ COUNTED_BY_THE_LIBRARY: Final = frozenset(
     {"rapid-reset", "slow-rapid-reset", "rst-stream-flood", "slow-rst-stream-flood"}
 )
 """Floods of which libnghttp2 counts the resets too, and says INTERNAL_ERROR where it is first."""
-_TRAILER: Final = {"trailer-content-length": "a content-length among trailers is passed on"}
-_BOTH_FRAMINGS: Final = dict.fromkeys(
-    ("length-zero-with-a-body", "length-zero-then-an-empty-end", "length-zero-with-trailers"),
-    "a content-length of 0 without END_STREAM becomes both Content-Length and Transfer-Encoding in HTTP/1.1",
-)
-KNOWN_HEADS: Final = _TRAILER
-KNOWN_HEADS_FOR_HTTP1: Final = _TRAILER | _BOTH_FRAMINGS
-KNOWN_ANSWERS: Final = _TRAILER
-KNOWN_ANSWERS_FOR_HTTP1: Final = {
-    **_TRAILER,
-    **_BOTH_FRAMINGS,
-    "trailers-only": "an answer that its head ends has no Content-Length for an app of HTTP/1.1",
-}
-"""Cases that fail now, each with what is wrong. A case that passes again must leave its table."""
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in SECTIONS])
