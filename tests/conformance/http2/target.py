@@ -334,6 +334,7 @@ def faults(request: Request) -> list[str]:
     if any(name[:1] == b":" for name, _ in request.trailers):
         found.append("a pseudo-header field among trailers")
     found += field_faults([*request.fields, *request.trailers])
+    found += [f"the trailer {name!r}" for name, _ in request.trailers if name in (b"content-length", b"host")]
     lengths = request.all(b"content-length")
     if len(lengths) > 1 or any(value != b"%d" % len(request.body) for value in lengths):
         found.append(f"content-length {lengths} for {len(request.body)} bytes")

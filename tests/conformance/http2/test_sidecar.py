@@ -43,14 +43,7 @@ def refused(case: Head, found: str) -> bool:
     return found in (status, f"{status}, RST_STREAM(NO_ERROR)", "RST_STREAM(PROTOCOL_ERROR)")
 
 
-def known(case: Head | Answer, findings: Mapping[str, str]) -> list[pytest.MarkDecorator]:
-    """The mark of a case that is known to fail."""
-    return [pytest.mark.xfail(strict=True, reason=findings[case.name])] if case.name in findings else []
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=known(case, KNOWN_HEADS)) for case in HEADS]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HEADS])
 def test_head(sidecar: SidecarProcess, target: Target, case: Head) -> None:
     """Refused on its stream, and nothing whole forwarded; or forwarded as one unambiguous request, with one token."""
     found = head_outcome(sidecar.port, target, case)
@@ -64,9 +57,7 @@ def test_head(sidecar: SidecarProcess, target: Target, case: Head) -> None:
         assert target.requests == []
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=known(case, KNOWN_HEADS_FOR_HTTP1)) for case in HEADS]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HEADS])
 def test_head_for_a_target_of_http1(
     bridge: SidecarProcess, old_target: older.OlderTarget, case: Head
 ) -> None:
@@ -89,9 +80,7 @@ def test_head_for_a_target_of_http1(
         assert old_target.requests == []
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=known(case, KNOWN_ANSWERS)) for case in ANSWERS]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in ANSWERS])
 def test_answer(sidecar: SidecarProcess, target: Target, case: Answer) -> None:
     """Passed on as one whole answer, or a 502, or a stream that is reset; and nothing of it meets the next request."""
     found = answer_outcome(sidecar.port, target, case)
@@ -103,9 +92,7 @@ def test_answer(sidecar: SidecarProcess, target: Target, case: Answer) -> None:
         assert found in ("502", "RST_STREAM(INTERNAL_ERROR)", "RST_STREAM(PROTOCOL_ERROR)"), found
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=known(case, KNOWN_ANSWERS_FOR_HTTP1)) for case in ANSWERS]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in ANSWERS])
 def test_answer_for_an_app_of_http1(sidecar: SidecarProcess, target: Target, case: Answer) -> None:
     """The same, where what is passed on becomes lines of text."""
     target.forget()
