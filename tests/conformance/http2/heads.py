@@ -26,8 +26,6 @@ class Head(NamedTuple):
     why: str
     data: bytes
     verdict: str
-    gone: tuple[bytes, ...] = ()
-    """Fields that do not reach the target."""
 
     @property
     def key(self) -> bytes:
@@ -35,10 +33,8 @@ class Head(NamedTuple):
         return self.data
 
 
-def _head(
-    name: str, why: str, fields: Fields, verdict: str = REFUSED, *, gone: tuple[bytes, ...] = ()
-) -> Head:
-    return Head(name, why, headers(1, fields), verdict, gone)
+def _head(name: str, why: str, fields: Fields, verdict: str = REFUSED) -> Head:
+    return Head(name, why, headers(1, fields), verdict)
 
 
 def _without(name: bytes) -> Fields:

@@ -111,6 +111,8 @@ def wrong_in(answer: Given) -> str:
     finals = [f for f in answer.heads if not any(n == b":status" and v[:1] == b"1" for n, v in f)]
     if finals and any(name[:1] == b":" for fields in finals[1:] for name, _ in fields):
         return "a pseudo-header field among trailers"
+    if any(name == b"content-length" for fields in finals[1:] for name, _ in fields):
+        return "a content-length among trailers"
     lengths = [value for fields in finals[:1] for name, value in fields if name == b"content-length"]
     if (
         answer.ended

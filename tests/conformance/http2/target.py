@@ -50,6 +50,12 @@ class Connection:
         self.resets: dict[int, int] = {}
         self.goaway: int | None = None
         self.pongs: set[bytes] = set()
+        self.updates: dict[int, int] = {}
+        """Bytes that the proxy has added to each window; 0 is the connection's."""
+        self.first_room = 0
+        """Bytes that the connection's window had room for before any were sent."""
+        self._spent: dict[int, int] = {}
+        self._stream_window = h2.WINDOW
         self.hung_up = False
         self.closed = threading.Event()
         self._target = target
@@ -89,6 +95,25 @@ class Connection:
         finally:
             self.socket.setblocking(True)
         return True
+
+    def room(self, stream: int) -> int:
+        """Bytes that the windows have room for, of the connection alone or of a stream too; for who calls `sent`."""
+        connection = h2.WINDOW + self.updates.get(0, 0) - self._spent.get(0, 0)
+        if stream == 0:
+            return connection
+        return min(connection, self._stream_window + self.updates.get(stream, 0) - self._spent.get(stream, 0))
+
+    @property
+    def spent(self) -> int:
+        """Bytes of DATA that `sent` was told of."""
+        return self._spent.get(0, 0)
+
+    def sent(self, stream: int, size: int) -> None:
+        """DATA of so many bytes was sent."""
+        if not self._spent:
+            self.first_room = self.room(0)
+        for window in (0, stream):
+            self._spent[window] = self._spent.get(window, 0) + size
 
     def lives(self, payload: bytes = b"all sent", patience: float = 10.0) -> bool:
         """Whether the proxy answers a PING."""
@@ -147,7 +172,13 @@ class Connection:
 
     def _on(self, frame: Frame) -> None:
         if frame.kind == h2.SETTINGS and not frame.flags & h2.ACK:
+            for at in range(0, len(frame.payload), 6):
+                if int.from_bytes(frame.payload[at : at + 2], "big") == h2.INITIAL_WINDOW_SIZE:
+                    self._stream_window = int.from_bytes(frame.payload[at + 2 : at + 6], "big")
             self.send(h2.SETTINGS_ACK)
+        elif frame.kind == h2.WINDOW_UPDATE:
+            added = int.from_bytes(frame.payload, "big")
+            self.updates[frame.stream] = self.updates.get(frame.stream, 0) + added
         elif frame.kind == h2.PING and not frame.flags & h2.ACK:
             self.send(h2.ping(frame.payload, ack=True))
         elif frame.kind == h2.GOAWAY:
@@ -303,6 +334,7 @@ def faults(request: Request) -> list[str]:
     if any(name[:1] == b":" for name, _ in request.trailers):
         found.append("a pseudo-header field among trailers")
     found += field_faults([*request.fields, *request.trailers])
+    found += [f"the trailer {name!r}" for name, _ in request.trailers if name in (b"content-length", b"host")]
     lengths = request.all(b"content-length")
     if len(lengths) > 1 or any(value != b"%d" % len(request.body) for value in lengths):
         found.append(f"content-length {lengths} for {len(request.body)} bytes")

@@ -1,0 +1,164 @@
+"""HTTP/2 with clients and servers that know nothing of the sidecar: curl, nghttp, httpx; nghttpd and Node's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sidecar.emulator.app import Emulator
+from tests.conformance.http2.target import Connection, Request, Target
+from tests.support.h2_frames import data, headers
+from tests.support.h2_proxies import wait_listening
+from tests.support.sidecar import LIMIT, Sidecar, Start, free_port
+
+HOST = "billing.internal"
+BODY = bytes(range(256)) * 4096
+
+
+def config(port: int) -> str:
+    return (
+        f"routes:\n- name: billing\n  host: {HOST}\n  upstream: http://127.0.0.1:{port}\n"
+        "  audience: https://billing.example\n  protocol: http2\n"
+    )
+
+
+def program(name: str) -> str:
+    """Where it is; skips where it is not installed."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+async def run(*command: str) -> bytes:
+    """What a program prints."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    async with asyncio.timeout(LIMIT):
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out
+
+
+def echo(connection: Connection, request: Request) -> None:
+    """How long the body was."""
+    size = b"%d" % len(request.body)
+    connection.send(headers(request.stream, [(b":status", b"200")], end=False) + data(request.stream, size))
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with Target() as made:
+        made.answer = echo
+        yield made
+
+
+def judge(target: Target, size: int) -> None:
+    """One request came, with the token and all of its body."""
+    assert target.ambiguous == []
+    (request,) = target.requests
+    assert len(request.body) == size
+    assert request.all(b"authorization")[0].startswith(b"Bearer ")
+
+
+async def test_curl(start: Start, target: Target, tmp_path: Path) -> None:
+    """With prior knowledge, and with a body of a megabyte."""
+    curl = program("curl")
+    if b"HTTP2" not in await run(curl, "--version"):
+        pytest.skip("this curl has no HTTP/2")
+    sidecar = await start(config(target.port))
+    (tmp_path / "body").write_bytes(BODY)
+    out = await run(
+        *(curl, "--silent", "--noproxy", "*", "--http2-prior-knowledge", "--header", f"Host: {HOST}"),
+        *("--data-binary", f"@{tmp_path / 'body'}", "--write-out", " %{http_version} %{response_code}"),
+        f"http://127.0.0.1:{sidecar.port}/x",
+    )
+    assert out.decode() == f"{len(BODY)} 2 200"
+    judge(target, len(BODY))
+
+
+async def test_nghttp(start: Start, target: Target, tmp_path: Path) -> None:
+    nghttp = program("nghttp")
+    sidecar = await start(config(target.port))
+    (tmp_path / "body").write_bytes(BODY)
+    out = await run(
+        *(nghttp, "--header", f":authority: {HOST}", "--data", str(tmp_path / "body")),
+        f"http://127.0.0.1:{sidecar.port}/x",
+    )
+    assert out.decode().strip() == str(len(BODY))
+    judge(target, len(BODY))
+
+
+async def test_h2load(start: Start, target: Target) -> None:
+    """A thousand requests, many at once."""
+    h2load = program("h2load")
+    sidecar = await start(config(target.port))
+    out = await run(
+        *(h2load, "-n", "1000", "-c", "4", "-m", "32", "-H", f":authority: {HOST}"),
+        f"http://127.0.0.1:{sidecar.port}/x",
+    )
+    assert b"1000 succeeded, 0 failed" in out
+    assert b"status codes: 1000 2xx" in out
+    assert len(target.requests) == 1000
+    assert target.ambiguous == []
+
+
+async def test_httpx(start: Start, target: Target) -> None:
+    sidecar = await start(config(target.port))
+    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client:
+        url = f"http://127.0.0.1:{sidecar.port}/x"
+        answer = await client.post(url, content=BODY, headers={"Host": HOST}, timeout=LIMIT)
+    assert (answer.status_code, answer.http_version, answer.text) == (200, "HTTP/2", str(len(BODY)))
+    judge(target, len(BODY))
+
+
+@contextmanager
+def serving(command: list[str], port: int) -> Iterator[None]:
+    """A server's process, once it listens."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_listening(process, port)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def fetched(sidecar: Sidecar, path: str) -> httpx.Response:
+    """By HTTP/1.1, as most apps ask."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(
+            f"http://127.0.0.1:{sidecar.port}{path}", headers={"Host": HOST}, timeout=LIMIT
+        )
+
+
+async def test_nghttpd(start: Start, tmp_path: Path) -> None:
+    nghttpd, port = program("nghttpd"), free_port()
+    (tmp_path / "file").write_bytes(BODY)
+    with serving([nghttpd, "--no-tls", "-a", "127.0.0.1", "-d", str(tmp_path), str(port)], port):
+        answer = await fetched(await start(config(port)), "/file")
+    assert (answer.status_code, answer.content) == (200, BODY)
+
+
+NODE = """
+require("http2").createServer((request, answer) => {
+  answer.writeHead(200, { "x-authorization": request.headers.authorization.slice(0, 6) });
+  answer.end(`${request.httpVersion} ${request.url} ${request.authority}`);
+}).listen(+process.argv[1], "127.0.0.1");
+"""
+
+
+async def test_node(start: Start, google: Emulator) -> None:
+    """Node's own server; the authority that it is given is the target's."""
+    node, port = program("node"), free_port()
+    with serving([node, "-e", NODE, str(port)], port):
+        answer = await fetched(await start(config(port)), "/x?y")
+    assert answer.text == f"2.0 /x?y 127.0.0.1:{port}"
+    assert answer.headers["x-authorization"] == "Bearer"
