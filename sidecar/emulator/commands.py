@@ -216,6 +216,8 @@ def _route(google: Emulator, name: str) -> dict[str, Any]:
     }
     if target.url.startswith("https:"):
         route["tls"] = {"ca_file": str(google.ca_file)}
+    if target.settings.grpc:
+        route["grpc"] = True
     if kind == "googleapis":
         return {**route, "token": "access", "scopes": [CLOUD_PLATFORM]}
     return {**route, "audience": target.audience}

@@ -86,7 +86,7 @@ class GrpcServer:
         """Close every connection."""
         for connection in list(self.connections):
             connection.transport.abort()
-        # They are told of it in the next turn.
+        # Each hears of it in the next turn.
         await asyncio.sleep(0)
 
     def own_fields(self) -> list[tuple[bytes, bytes]]:
