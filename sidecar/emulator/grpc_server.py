@@ -40,10 +40,9 @@ from sidecar.emulator.asked import Asked
 from sidecar.emulator.grpc_app import GrpcApp, Method
 from sidecar.emulator.verdicts import Admitted, RefusedError
 
-_STREAMS: Final = 1000
-_WINDOW: Final = 1 << 20
+_STREAMS: Final = 100
+_WINDOW: Final = 1 << 18
 """Bytes that may come on one stream before they are credited, and that may wait to be sent before they are not."""
-_LARGEST_WINDOW: Final = 2**31 - 1
 _HEAD_LIMIT: Final = 1 << 17
 """Bytes of a head, as of the targets of HTTP."""
 _MESSAGE_LIMIT: Final = 4 << 20
@@ -109,7 +108,7 @@ class _Connection(asyncio.Protocol):
             {Setting.MAX_CONCURRENT_STREAMS: _STREAMS, Setting.INITIAL_WINDOW_SIZE: _WINDOW}
         )
         # As much as all streams may have: none that waits holds up another.
-        self.http2.set_local_window_size(min(_LARGEST_WINDOW, _STREAMS * _WINDOW))
+        self.http2.set_local_window_size(_STREAMS * _WINDOW)
         self.calls: dict[int, _Call] = {}
         self._is_full = False
 

