@@ -1,8 +1,8 @@
 """`demo`: the whole job on this machine.
 
-Owns the show: starts the stand-in in this process and a real sidecar as another, calls every way in, and
-prints for each what was sent and what the target verified. Called by the `demo` command, by `make demo`, and
-by CI, where its exit code says whether every call was verified. It never prints a token.
+Owns the show: starts the stand-in in this process and a real sidecar as another, calls every way in
+(`demo_script`), makes gRPC calls, and prints for each what was sent and what the target verified. Called by the `demo`
+command, by `make demo`, and by CI, where its exit code says whether every call was verified. It never prints a token.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from sidecar.cli import grpc_call
+from sidecar.cli.demo_script import Call, others, ways_in
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.targets import Target
 from sidecar.runtime.tasks import Tasks
@@ -36,22 +38,6 @@ class Received(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-@dataclass(frozen=True)
-class Call:
-    """One line of the show."""
-
-    title: str
-    shown: str
-    """What the app does, as a person would write it."""
-    port: int | str
-    """A TCP port of the sidecar, or the path of its Unix socket."""
-    lines: tuple[str, ...]
-    """Request line and headers."""
-    target: Target | None
-    """Whose verification is expected; None: an answer of the sidecar's own."""
-    status: int = 200
 
 
 @dataclass
@@ -82,6 +68,7 @@ async def _show(*, once: bool) -> int:
                 "reports", kind="iap", audience="1234-demo.apps.googleusercontent.com"
             )
             secure = await google.add_target("secure", tls=True)
+            ledger = await google.add_target("ledger", grpc=True)
             file = Path(directory) / "config.yaml"
             async with _sidecar(file, google, Path(directory)) as sidecar:
                 _say(
@@ -95,10 +82,12 @@ async def _show(*, once: bool) -> int:
                     (billing, "Cloud Run"),
                     (reports, "IAP"),
                     (secure, "Cloud Run over TLS"),
+                    (ledger, "Cloud Run in gRPC"),
                 ):
                     _say(f"  {target.name:<17} {target.url}   {kind}, wants aud {target.audience}")
                 _say("")
                 good = await _calls(sidecar, billing, reports, secure)
+                good = await _grpc_calls(sidecar.port, ledger) and good
                 good = await _renewal(sidecar, billing) and good
                 _say("every call was verified" if good else "NOT every call was verified")
                 if not once:
@@ -144,7 +133,7 @@ async def _sidecar(file: Path, google: Emulator, directory: Path) -> AsyncIterat
 
 
 def _config(google: Emulator, socket: Path) -> str:
-    billing, reports, secure = (google.targets[name] for name in ("billing", "reports", "secure"))
+    billing, reports, secure, ledger = google.targets.values()
     return f"""\
 listen: localhost:0
 admin: localhost:0
@@ -166,6 +155,10 @@ routes:
     host: svc-abc123-uc.a.run.app
     upstream: {secure.url}
     tls: {{ca_file: "{google.ca_file}"}}
+  - name: ledger
+    host: ledger.internal
+    upstream: {ledger.url}
+    grpc: true
 """
 
 
@@ -197,102 +190,14 @@ async def _status_when_ready(admin: int) -> dict[str, Any]:
 
 
 async def _calls(sidecar: Sidecar, billing: Target, reports: Target, secure: Target) -> bool:
+    script = [
+        *ways_in(sidecar.port, sidecar.own_port, sidecar.socket, billing),
+        *others(sidecar.port, reports, secure),
+    ]
     good = True
-    for call in _script(sidecar, billing, reports, secure):
+    for call in script:
         good = await _show_call(call) and good
     return good
-
-
-def _script(sidecar: Sidecar, billing: Target, reports: Target, secure: Target) -> list[Call]:
-    return [*_ways_in(sidecar, billing), *_others(sidecar.port, reports, secure)]
-
-
-def _ways_in(sidecar: Sidecar, billing: Target) -> list[Call]:
-    """Every way to call one route."""
-    port = sidecar.port
-    local, named = f"localhost:{port}", f"billing.localhost:{port}"
-    return [
-        Call(
-            "by host",
-            f"GET http://{local}/invoices with Host: billing.internal",
-            port,
-            ("GET /invoices HTTP/1.1", "Host: billing.internal"),
-            billing,
-        ),
-        Call(
-            "by name",
-            f"GET http://{named}/invoices",
-            port,
-            ("GET /invoices HTTP/1.1", f"Host: {named}"),
-            billing,
-        ),
-        Call(
-            "own listener, TCP",
-            f"GET http://localhost:{sidecar.own_port}/invoices",
-            sidecar.own_port,
-            ("GET /invoices HTTP/1.1", f"Host: localhost:{sidecar.own_port}"),
-            billing,
-        ),
-        Call(
-            "own listener, Unix socket",
-            "GET /invoices through proxy.sock",
-            sidecar.socket,
-            ("GET /invoices HTTP/1.1", "Host: localhost"),
-            billing,
-        ),
-        Call(
-            "path prefix",
-            f"GET http://{local}/billing/invoices",
-            port,
-            ("GET /billing/invoices HTTP/1.1", f"Host: {local}"),
-            billing,
-        ),
-        Call(
-            "path prefix, a redirect mapped back",
-            f"GET http://{local}/billing/redirect",
-            port,
-            ("GET /billing/redirect?to=/invoices HTTP/1.1", f"Host: {local}"),
-            billing,
-            302,
-        ),
-    ]
-
-
-def _others(port: int, reports: Target, secure: Target) -> list[Call]:
-    """Other targets, and what is refused."""
-    local, run_app = f"localhost:{port}", "svc-abc123-uc.a.run.app"
-    return [
-        Call(
-            "as HTTP_PROXY, target over https",
-            f"GET http://{run_app}/x with HTTP_PROXY=http://{local}",
-            port,
-            (f"GET http://{run_app}/x HTTP/1.1", f"Host: {run_app}"),
-            secure,
-        ),
-        Call(
-            "behind IAP, the app's own Authorization kept",
-            "GET /report with Host: reports.internal and Authorization: Bearer app's-own",
-            port,
-            ("GET /report HTTP/1.1", "Host: reports.internal", "Authorization: Bearer app's-own"),
-            reports,
-        ),
-        Call(
-            "CONNECT, which can't be given a token",
-            f"CONNECT {run_app}:443",
-            port,
-            (f"CONNECT {run_app}:443 HTTP/1.1", f"Host: {run_app}:443"),
-            None,
-            501,
-        ),
-        Call(
-            "no route: default deny",
-            "GET /x with Host: biling.internal",
-            port,
-            ("GET /x HTTP/1.1", "Host: biling.internal"),
-            None,
-            404,
-        ),
-    ]
 
 
 async def _show_call(call: Call) -> bool:
@@ -303,18 +208,48 @@ async def _show_call(call: Call) -> bool:
         problem = json.loads(answer.body)
         _say(f"      answered  {answer.status} {problem['reason']}: {problem['detail']}")
         return _tick(answer.status == call.status)
-    if len(call.target.requests) == before:
-        _say(f"      answered  {answer.status}, and the request never reached {call.target.name}")
-        return _tick(False)
-    verified = call.target.requests[-1].verified
+    good = _show_verified(call.target, before, str(answer.status))
+    if good and (location := answer.headers.get("location")):
+        _say(f"      Location  {location}")
+    return _tick(good and answer.status == call.status)
+
+
+def _show_verified(target: Target, before: int, answered: str) -> bool:
+    """What the target made of the last request; `before` is how many it had had, `answered` the app's status."""
+    if len(target.requests) == before:
+        _say(f"      answered  {answered}, and the request never reached {target.name}")
+        return False
+    verified = target.requests[-1].verified
     if verified is None:
-        _say(f"      refused   by {call.target.name} with {answer.status}")
-        return _tick(False)
+        _say(f"      refused   by {target.name} with {answered}")
+        return False
     _say(f"      verified  aud {verified.audience}")
     _say(f"                email {verified.email}, exp {verified.expires_at}, in {verified.header}")
-    if location := answer.headers.get("location"):
-        _say(f"      Location  {location}")
-    return _tick(answer.status == call.status)
+    return True
+
+
+async def _grpc_calls(port: int, ledger: Target) -> bool:
+    """One with one message, and one whose messages go both ways in turn."""
+    good = True
+    for title, method, words in (
+        ("gRPC, unary", "Say", ("hello",)),
+        ("gRPC, a stream in both directions", "Chat", ("one", "two", "three")),
+    ):
+        path, before = f"/emulator.v1.Echo/{method}", len(ledger.requests)
+        # `message Message { string text = 1; }`
+        sent = [bytes((0x0A, len(word))) + word.encode() for word in words]
+        _say(f"  {title}\n      sent      {', '.join(words)} to {path} of ledger.internal")
+        try:
+            answer = await _call(port, path, sent)
+        except OSError as error:
+            _say(f"      answered  nothing whole ({error})")
+            good = _tick(False)
+            continue
+        status = answer.status or f"HTTP {answer.http_status}"
+        is_whole = _show_verified(ledger, before, status) and answer.messages == sent
+        _say(f"      answered  {status}, {len(answer.messages)} of {len(sent)} messages came back")
+        good = _tick(is_whole and status == "OK") and good
+    return good
 
 
 async def _renewal(sidecar: Sidecar, billing: Target) -> bool:
@@ -384,6 +319,16 @@ async def _ask(where: int | str, lines: tuple[str, ...]) -> Received:
     first, *rest = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
     return Received(int(first.split(" ")[1]), headers, body)
+
+
+async def _call(port: int, path: str, messages: list[bytes]) -> grpc_call.CallAnswer:
+    """One gRPC call over a connection of its own; each message is sent once the one before has come back."""
+    async with asyncio.timeout(_CALL_LIMIT):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            return await grpc_call.call(reader, writer, "ledger.internal", path, messages, in_turn=True)
+        finally:
+            writer.close()
 
 
 def _port(address: str) -> int:

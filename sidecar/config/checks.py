@@ -148,12 +148,14 @@ def _check_upstream(route: RouteConfig, at: Path) -> list[Finding]:
 
 
 def _check_connecting(route: RouteConfig, at: Path) -> list[Finding]:
-    """Whether the keys of `tls` and `timeouts` go together."""
+    """Whether the keys of `tls`, `timeouts` and the protocol go together."""
     found = []
 
     def say(key: str, message: str) -> None:
         found.append(Finding((*at, key), message))
 
+    if route.grpc and route.protocol == "http1":
+        say("grpc", "gRPC needs HTTP/2: leave `protocol` out, or set it to `auto` or `http2`")
     if (route.tls.client_cert_file is None) != (route.tls.client_key_file is None):
         say("tls", "`client_cert_file` and `client_key_file` go together")
     if route.tls.crl_check != "chain" and route.tls.crl_file is None:

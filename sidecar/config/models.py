@@ -224,6 +224,11 @@ class RouteConfig(Model):
         description="What the upstream is spoken to in. `auto`: HTTP/2 for a request that came in HTTP/2, if the "
         "upstream speaks it, else HTTP/1.1. `http2`: always. `http1`: always, so no gRPC.",
     )
+    grpc: Switch = Field(
+        False,
+        description="The service speaks gRPC: `check --online` calls its health service, "
+        "`grpc.health.v1.Health/Check`, instead of a GET. Requests are forwarded as without it.",
+    )
     pool: RoutePool = Field(
         RoutePool(), description="Connections and queue, instead of the top-level `pool`'s."
     )

@@ -99,6 +99,8 @@ def behind_a_socket(config: Config, directory: str, routes: Iterable[RouteConfig
         "listen": (plain_listener(f"unix:{socket}"),),
         "admin": (parse_listen(f"unix:{directory}/admin.sock"),),
         "routes": tuple(route.model_copy(update={"listen": ()}) for route in routes),
+        "metadata_server": None,
+        "token_endpoint": None,
         "access_log": "off",
         "drain": config.drain.model_copy(update={"min": 0.0}),
     }

@@ -24,6 +24,7 @@ from aiohttp import web
 from sidecar.emulator.accounts import User, write_private
 from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.control import Control, Server
+from sidecar.emulator.grpc_server import GrpcServer
 from sidecar.emulator.iam import IAMCredentialsServer
 from sidecar.emulator.instance import PROJECT, Platform
 from sidecar.emulator.keys import Authority, signing_key
@@ -38,6 +39,8 @@ NAMES: Final = ("localhost", "*.localhost", "127.0.0.1", "::1")
 """What every TLS target's certificate is good for, beside `NAME.localhost` (OpenSSL takes no `*.localhost`)."""
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _ANY: Final = ("0.0.0.0", "::")  # addresses to compare with
+Served = web.Application | GrpcServer
+"""What listens: all speak HTTP/1.1, and targets of gRPC HTTP/2."""
 _HEAD_LIMIT: Final = 1 << 17
 """Bytes of a request line or a header that targets take: more than any proxy in front of them lets through."""
 
@@ -66,11 +69,11 @@ class Emulator:
         self._now = now
         self._host = host
         self._names = (*NAMES, *names)
-        self._runners: dict[web.Application, tuple[web.AppRunner, socket.socket]] = {}
-        self._ports: dict[web.Application, int] = {}
-        self._kept: dict[web.Application, socket.socket] = {}
+        self._runners: dict[Served, tuple[web.AppRunner | GrpcServer, socket.socket]] = {}
+        self._ports: dict[Served, int] = {}
+        self._kept: dict[Served, socket.socket] = {}
         """Of those that are stopped: bound, and not listening, so that no other process is given the port meanwhile."""
-        self._tls: dict[web.Application, ssl.SSLContext] = {}
+        self._tls: dict[Served, ssl.SSLContext] = {}
         self._authority = Authority()
         self.principals = Principals(now)
         self.metadata = MetadataServer(
@@ -271,7 +274,8 @@ class Emulator:
         names = (*names, *(f"{tag}---{name}.localhost" for tag in settings.tags))
         target = Target(name, settings, self._key, self._now, self.principals)
         if tls:
-            self._tls[target.app] = self._server_context((*self._names, f"{name}.localhost", *names))
+            named = (*self._names, f"{name}.localhost", *names)
+            self._tls[target.app] = self._server_context(named, "h2" if settings.grpc else "http/1.1")
         await self.start(target.app)
         authority = "localhost" if tls else _bracketed(self._host)
         called = (
@@ -281,11 +285,10 @@ class Emulator:
         self.targets[name] = target
         return target
 
-    async def start(self, app: web.Application) -> None:
+    async def start(self, app: Served) -> None:
         """Listen; after `stop`, on the same port again. Nothing happens where it listens already."""
         if app in self._runners:
             return
-        # A proxy's bodies and heads are to be seen as they were sent: not decoded, and of any size it lets through.
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         port = self._ports.get(app)
         if port is None:
@@ -293,6 +296,15 @@ class Emulator:
         if (kept := self._kept.pop(app, None)) is not None:
             kept.close()
         sock = socket.create_server((self._host, port), family=family)
+        self._runners[app] = await self._serve(app, sock), sock
+        self._ports[app] = sock.getsockname()[1]
+
+    async def _serve(self, app: Served, sock: socket.socket) -> web.AppRunner | GrpcServer:
+        context = self._tls.get(app)
+        if isinstance(app, GrpcServer):
+            await app.start(sock, context)
+            return app
+        # A proxy's bodies and heads are to be seen as they were sent: not decoded, and of any size it lets through.
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -304,11 +316,10 @@ class Emulator:
             max_headers=1000,
         )
         await runner.setup()
-        await web.SockSite(runner, sock, ssl_context=self._tls.get(app), backlog=1024).start()
-        self._ports[app] = sock.getsockname()[1]
-        self._runners[app] = runner, sock
+        await web.SockSite(runner, sock, ssl_context=context, backlog=1024).start()
+        return runner
 
-    async def stop(self, app: web.Application) -> None:
+    async def stop(self, app: Served) -> None:
         """Close every connection, and refuse further ones from now on; the port stays this one's."""
         if app not in self._runners:
             return
@@ -318,12 +329,15 @@ class Emulator:
         asyncio.get_running_loop().remove_reader(listening)
         for _ in range(2):
             await asyncio.sleep(0)
-        for site in list(runner.sites):
-            await site.stop()
+        if isinstance(runner, GrpcServer):
+            runner.stop_listening()
+        else:
+            for site in list(runner.sites):
+                await site.stop()
         self._keep(app)
         await runner.cleanup()
 
-    def _keep(self, app: web.Application) -> None:
+    def _keep(self, app: Served) -> None:
         kept = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
         try:
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -333,16 +347,16 @@ class Emulator:
         else:
             self._kept[app] = kept
 
-    def is_listening(self, app: web.Application) -> bool:
+    def is_listening(self, app: Served) -> bool:
         """Whether it was started and not stopped."""
         return app in self._runners
 
-    def _address(self, app: web.Application) -> str:
+    def _address(self, app: Served) -> str:
         return f"{_bracketed(self._host)}:{self._ports[app]}"
 
-    def _server_context(self, names: Collection[str]) -> ssl.SSLContext:
+    def _server_context(self, names: Collection[str], protocol: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         # `load_cert_chain` reads files only.
         handle, path = tempfile.mkstemp(dir=self._directory.name)
         try:

@@ -6,8 +6,7 @@ request.
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from sidecar.emulator.asked import Asked
 from sidecar.emulator.front_cloud_run import check_cloud_run
 from sidecar.emulator.front_espv2 import check_espv2
 from sidecar.emulator.front_googleapis import check_googleapis
@@ -15,16 +14,16 @@ from sidecar.emulator.front_iap import check_iap
 from sidecar.emulator.verdicts import Admitted, Judge
 
 
-def check(request: web.Request, judge: Judge) -> Admitted:
+def check(asked: Asked, judge: Judge) -> Admitted:
     """Who calls, and the headers for the app; raises RefusedError."""
     match judge.settings.kind:
         case "cloud_run" | "cloud_functions":
-            return check_cloud_run(request, judge)
+            return check_cloud_run(asked, judge)
         case "iap":
-            return check_iap(request, judge)
+            return check_iap(asked, judge)
         case "api_gateway" | "endpoints":
-            return check_espv2(request, judge)
+            return check_espv2(asked, judge)
         case "googleapis":
-            return check_googleapis(request, judge)
+            return check_googleapis(asked, judge)
         case "open":
             return Admitted(None)

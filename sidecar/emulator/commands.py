@@ -15,7 +15,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
@@ -25,7 +25,7 @@ import yaml
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.connecting import EMAIL, Service
 from sidecar.emulator.instance import Platform
-from sidecar.emulator.kinds import TargetKind
+from sidecar.emulator.kinds import TargetKind, Wanted
 from sidecar.emulator.running import serve
 from sidecar.emulator.scopes import CLOUD_PLATFORM
 
@@ -48,9 +48,9 @@ _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     "--target",
     "targets",
     multiple=True,
-    metavar="NAME[=KIND]",
+    metavar="NAME[=KIND][,grpc]",
     help=f"A target service; repeatable. KIND is one of {', '.join(get_args(TargetKind))}. "
-    "Default: `service=cloud_run`.",
+    "With `,grpc` it speaks gRPC: cloud_run, iap, open. Default: `service=cloud_run`.",
 )
 @click.option(
     "--tls", is_flag=True, help="Make the targets speak TLS, with certificates of the emulator's own CA."
@@ -97,16 +97,16 @@ def emulator(
     """
     if context.invoked_subcommand is not None:
         return
-    kinds = _targets(targets or ("service=cloud_run",))
+    wanted = _targets(targets or ("service=cloud_run",))
     lifetime = _seconds(token_lifetime)
     try:
-        asyncio.run(_run(kinds, host, port, tls, lifetime, platform, directory))
+        asyncio.run(_run(wanted, host, port, tls, lifetime, platform, directory))
     except OSError as error:
         _give_up(f"cannot listen or write: {error}", 3 if error.errno == errno.EADDRINUSE else 2)
 
 
 async def _run(
-    kinds: Mapping[str, TargetKind],
+    wanted: Collection[Wanted],
     host: str,
     port: int,
     tls: bool,
@@ -127,7 +127,7 @@ async def _run(
 
     await serve(
         announce,
-        targets=kinds,
+        targets=wanted,
         stop=stop,
         tls=tls,
         token_lifetime=lifetime,
@@ -148,7 +148,8 @@ def _words(google: Emulator, written: Path | None) -> list[str]:
         f"CA of the targets  {google.ca_file}",
     ]
     for name, target in google.targets.items():
-        lines.append(f"target {name:<11} {target.url}  {target.settings.kind}, audience {target.audience}")
+        kind = f"{target.settings.kind}, gRPC" if target.settings.grpc else target.settings.kind
+        lines.append(f"target {name:<11} {target.url}  {kind}, audience {target.audience}")
     if written is not None:
         lines += [
             "",
@@ -215,6 +216,8 @@ def _route(google: Emulator, name: str) -> dict[str, Any]:
     }
     if target.url.startswith("https:"):
         route["tls"] = {"ca_file": str(google.ca_file)}
+    if target.settings.grpc:
+        route["grpc"] = True
     if kind == "googleapis":
         return {**route, "token": "access", "scopes": [CLOUD_PLATFORM]}
     return {**route, "audience": target.audience}
@@ -274,16 +277,13 @@ def call(
     sys.exit(0 if 200 <= called["status"] < 300 else 1)
 
 
-def _targets(given: tuple[str, ...]) -> dict[str, TargetKind]:
-    found: dict[str, TargetKind] = {}
-    for word in given:
-        name, _, kind = word.partition("=")
-        if not name or (kind or "cloud_run") not in get_args(TargetKind):
-            _give_up(
-                f"--target: `{word}` is not NAME or NAME=KIND; kinds are {', '.join(get_args(TargetKind))}", 2
-            )
-        found[name] = kind or "cloud_run"  # type: ignore[assignment] # looked at above
-    return found
+def _targets(given: tuple[str, ...]) -> list[Wanted]:
+    try:
+        found = [Wanted.of(word) for word in given]
+    except ValueError as error:
+        _give_up(f"--target: {error}", 2)
+    # Of two with one name the last counts.
+    return list({wanted.name: wanted for wanted in found}.values())
 
 
 def _seconds(text: str) -> float:

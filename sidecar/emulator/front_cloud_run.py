@@ -14,20 +14,21 @@ from typing import Any
 
 from aiohttp import web
 
+from sidecar.emulator.asked import Asked
 from sidecar.emulator.keys import BadTokenError
 from sidecar.emulator.kinds import GCLOUD_CLIENTS
 from sidecar.emulator.pages import plain
 from sidecar.emulator.verdicts import Admitted, Judge, RefusedError
 
 
-def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
+def check_cloud_run(asked: Asked, judge: Judge) -> Admitted:
     """With both headers only X-Serverless-Authorization counts; one header several times is refused."""
     if judge.settings.ingress == "internal":
         raise RefusedError(_answer_404())
-    headers = request.headers
+    headers = asked.headers
     name = next((n for n in ("X-Serverless-Authorization", "Authorization") if n in headers), None)
     if name is None:
-        raise RefusedError(_answer_403(request))
+        raise RefusedError(_answer_403(asked))
     try:
         if len(headers.getall(name)) > 1:
             raise BadTokenError("several tokens")
@@ -35,10 +36,10 @@ def check_cloud_run(request: web.Request, judge: Judge) -> Admitted:
         if not _is_audience(claims, judge):
             raise BadTokenError("wrong audience")
     except BadTokenError as error:
-        raise RefusedError(_answer_401(request)) from error
+        raise RefusedError(_answer_401(asked)) from error
     verified = judge.verified(claims, name)
     if not judge.permits(verified.email, verified.principal):
-        raise RefusedError(_answer_403(request))
+        raise RefusedError(_answer_403(asked))
     return Admitted(verified)
 
 
@@ -58,11 +59,11 @@ def _is_audience(claims: Mapping[str, Any], judge: Judge) -> bool:
     return audience in (*urls, *(f"{url}/" for url in urls), *settings.custom_audiences)
 
 
-def _answer_401(request: web.Request) -> web.Response:
+def _answer_401(asked: Asked) -> web.Response:
     response = plain(
         401,
         "Unauthorized",
-        f"Your client does not have permission to the requested URL {_code(request)}.",
+        f"Your client does not have permission to the requested URL {_code(asked)}.",
     )
     response.headers["WWW-Authenticate"] = (
         'Bearer error="invalid_token" error_description="The access token could not be verified"'
@@ -70,8 +71,8 @@ def _answer_401(request: web.Request) -> web.Response:
     return response
 
 
-def _answer_403(request: web.Request) -> web.Response:
-    text = f"Your client does not have permission to get URL {_code(request)} from this server."
+def _answer_403(asked: Asked) -> web.Response:
+    text = f"Your client does not have permission to get URL {_code(asked)} from this server."
     return plain(403, "Forbidden", text)
 
 
@@ -79,5 +80,5 @@ def _answer_404() -> web.Response:
     return plain(404, "Page not found", "The requested URL was not found on this server.")
 
 
-def _code(request: web.Request) -> str:
-    return f"<code>{html.escape(request.path)}</code>"
+def _code(asked: Asked) -> str:
+    return f"<code>{html.escape(asked.path)}</code>"

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from sidecar.emulator.asked import Asked
 from sidecar.emulator.keys import BadTokenError, SigningKey, encode, read, signing_key
 from sidecar.emulator.verdicts import ISSUERS, Admitted, Judge, RefusedError
 
@@ -20,12 +21,12 @@ _MISSING = "Jwt is missing"
 _NOT_FOR_US = "Audiences in Jwt are not allowed"
 
 
-def check_espv2(request: web.Request, judge: Judge) -> Admitted:
+def check_espv2(asked: Asked, judge: Judge) -> Admitted:
     """Only Authorization is read; the app gets it under another name, and the claims in a header."""
     try:
-        claims = _trust(request.headers.get("Authorization", ""), judge)
+        claims = _trust(asked.headers.get("Authorization", ""), judge)
     except BadTokenError as error:
-        raise RefusedError(_answer(request, str(error))) from error
+        raise RefusedError(_answer(asked, str(error))) from error
     verified = judge.verified(claims, "Authorization")
     told = "X-Endpoint-API-UserInfo" if judge.settings.kind == "endpoints" else "X-Apigateway-Api-Userinfo"
     return Admitted(
@@ -74,9 +75,9 @@ def _key_of(issuer: object, judge: Judge) -> SigningKey:
     raise BadTokenError("Jwt issuer is not configured")
 
 
-def _answer(request: web.Request, message: str) -> web.Response:
+def _answer(asked: Asked, message: str) -> web.Response:
     status = 403 if message == _NOT_FOR_US else 401
-    challenge = f'Bearer realm="{request.scheme}://{request.host}{request.path}"'
+    challenge = f'Bearer realm="{asked.scheme}://{asked.host}{asked.path}"'
     if message != _MISSING:
         challenge += ', error="invalid_token"'
     return web.Response(

@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
+from sidecar.emulator.asked import Asked
 from sidecar.emulator.instance import PROJECT_NUMBER
 from sidecar.emulator.keys import BadTokenError
 from sidecar.emulator.scopes import of_api
@@ -25,10 +26,10 @@ _EXPECTED = (
 )
 
 
-def check_googleapis(request: web.Request, judge: Judge) -> Admitted:
+def check_googleapis(asked: Asked, judge: Judge) -> Admitted:
     """An access token of the right scope, or a JWT that a service account signed for this API."""
     service = judge.settings.service or ""
-    value = request.headers.get("Authorization")
+    value = asked.headers.get("Authorization")
     if value is None:
         message = f"Request is missing required authentication credential. {_EXPECTED}"
         raise RefusedError(_answer_401(service, message, "CREDENTIALS_MISSING", _CHALLENGE))

@@ -19,19 +19,20 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from sidecar.emulator.asked import Asked
 from sidecar.emulator.keys import BadTokenError, read
 from sidecar.emulator.pages import robot
 from sidecar.emulator.verdicts import ISSUERS, Admitted, Judge, RefusedError, Verified, bearer
 
 
-def check_iap(request: web.Request, judge: Judge) -> Admitted:
+def check_iap(asked: Asked, judge: Judge) -> Admitted:
     """A valid token in Proxy-Authorization leaves the app its Authorization; else Authorization is judged."""
-    headers = request.headers
+    headers = asked.headers
     names = [name for name in ("Proxy-Authorization", "Authorization") if name in headers]
     wrong = "empty token"
     for name in names:
         try:
-            claims = _trust(headers[name], request, judge)
+            claims = _trust(headers[name], asked, judge)
         except BadTokenError as error:
             wrong = str(error)
             continue
@@ -42,12 +43,8 @@ def check_iap(request: web.Request, judge: Judge) -> Admitted:
         stripped = ("proxy-authorization",) if name == "Authorization" else ()
         return Admitted(verified, stripped, _told(claims, verified, judge))
     text = f"Invalid IAP credentials: {wrong}"
-    if (
-        not names
-        and request.method in ("GET", "HEAD")
-        and headers.get("X-Requested-With") != "XMLHttpRequest"
-    ):
-        raise RefusedError(_sign_in(request, judge, text))
+    if not names and asked.method in ("GET", "HEAD") and headers.get("X-Requested-With") != "XMLHttpRequest":
+        raise RefusedError(_sign_in(asked, judge, text))
     raise RefusedError(_answer(401, text))
 
 
@@ -65,12 +62,12 @@ def _told(claims: Mapping[str, Any], verified: Verified, judge: Judge) -> tuple[
     )
 
 
-def _trust(value: str, request: web.Request, judge: Judge) -> dict[str, Any]:
+def _trust(value: str, asked: Asked, judge: Judge) -> dict[str, Any]:
     token = bearer(value)
     if _is_self_signed(token, judge):
         claims = judge.trust_self_signed(token)
         origin = (judge.settings.resource or judge.url).removesuffix("/")
-        wanted = [f"{origin}/*", f"{origin}{request.path}"]
+        wanted = [f"{origin}/*", f"{origin}{asked.path}"]
     else:
         claims = judge.trust(value)
         wanted = [judge.audience]
@@ -92,7 +89,7 @@ _NONCE_SECONDS = 600
 """Of the cookie, by the answer of a load balancer that was published."""
 
 
-def _sign_in(request: web.Request, judge: Judge, text: str) -> web.Response:
+def _sign_in(asked: Asked, judge: Judge, text: str) -> web.Response:
     query = urlencode(
         {
             "client_id": judge.audience,
@@ -100,7 +97,7 @@ def _sign_in(request: web.Request, judge: Judge, text: str) -> web.Response:
             "scope": "openid email",
             "access_type": "online",
             "redirect_uri": f"https://iap.googleapis.com/v1/oauth/clientIds/{judge.audience}:handleRedirect",
-            "state": str(request.url),
+            "state": asked.url,
         }
     )
     response = _answer(302, text)

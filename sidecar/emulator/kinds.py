@@ -1,6 +1,7 @@
 """The kinds of targets, and what each can be told.
 
-Owns the names of the kinds and their options, with which options belong to which kind. Called by `app`, the command
+Owns the names of the kinds and their options, with which options belong to which kind; and a target as the command line
+writes it. Called by `app`, the command
 line and the fixtures, which make targets; read by the front ends at every request, so that an option is also a
 switch. Pure: it judges nothing.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, Self, final, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, cast, final, get_args
 
 TargetKind = Literal["cloud_run", "cloud_functions", "iap", "api_gateway", "endpoints", "googleapis", "open"]
 
@@ -22,14 +23,15 @@ GCLOUD_CLIENTS: Final = frozenset(
 """The client ids of `gcloud auth login` and of `gcloud auth application-default login`: the `aud` of users' tokens."""
 
 _RUN: Final = frozenset({"custom_audiences", "user_tokens", "ingress"})
+_GRPC: Final = frozenset({"grpc", "grpc_status"})
 _OPTIONS: Final[dict[TargetKind, frozenset[str]]] = {
-    "cloud_run": _RUN | {"tags"},
+    "cloud_run": _RUN | _GRPC | {"tags"},
     "cloud_functions": _RUN | {"generation"},
-    "iap": frozenset({"resource"}),
+    "iap": _GRPC | {"resource"},
     "api_gateway": frozenset({"custom_audiences", "issuers"}),
     "endpoints": frozenset({"custom_audiences", "issuers"}),
     "googleapis": frozenset({"service", "scopes", "enabled"}),
-    "open": frozenset(),
+    "open": _GRPC,
 }
 
 
@@ -66,6 +68,10 @@ class Settings:
     """An access token needs one of them. None: cloud-platform, or one of the API's own narrower ones, by `service`."""
     enabled: bool = True
     """Whether the caller's project has the API switched on."""
+    grpc: bool = False
+    """Whether a gRPC service is behind it, in HTTP/2 (see `grpc_app`). No switch: it holds from the beginning on."""
+    grpc_status: int = 0
+    """The status that this service ends every call with, such as 14, UNAVAILABLE. 0: it answers."""
 
     @classmethod
     def of(cls, kind: TargetKind, **options: Any) -> Self:
@@ -80,3 +86,29 @@ class Settings:
                 names = ", ".join(field.name for field in fields(cls) if field.name in known)
                 raise ValueError(f"a target of the kind {kind} has no option {name!r}; there are {names}")
         return cls(kind=kind, **options)
+
+
+class Wanted(NamedTuple):
+    """A target as the command line writes it."""
+
+    name: str
+    kind: TargetKind
+    grpc: bool
+
+    @classmethod
+    def of(cls, word: str) -> Self:
+        """From NAME[=KIND][,grpc]; ValueError with what is wrong."""
+        named, *options = word.split(",")
+        name, _, kind = named.partition("=")
+        kind = kind or "cloud_run"
+        if not name or kind not in get_args(TargetKind) or options not in ([], ["grpc"]):
+            raise ValueError(
+                f"`{word}` is not NAME, NAME=KIND or NAME=KIND,grpc; kinds are {', '.join(get_args(TargetKind))}"
+            )
+        grpc = bool(options)
+        if grpc and "grpc" not in _OPTIONS[cast(TargetKind, kind)]:
+            able = ", ".join(name for name, known in _OPTIONS.items() if "grpc" in known)
+            raise ValueError(
+                f"`{word}`: a target of the kind {kind} does not speak gRPC here; these do: {able}"
+            )
+        return cls(name, cast(TargetKind, kind), grpc)

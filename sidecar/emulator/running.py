@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar, final
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.connecting import Called
 from sidecar.emulator.instance import Platform
-from sidecar.emulator.kinds import TargetKind
+from sidecar.emulator.kinds import Wanted
 from sidecar.emulator.targets import Target
 
 _T = TypeVar("_T")
@@ -104,7 +104,7 @@ class EmulatorThread:
 async def serve(
     announce: Callable[[Emulator], None],
     *,
-    targets: Mapping[str, TargetKind],
+    targets: Collection[Wanted],
     stop: asyncio.Event,
     tls: bool = False,
     token_lifetime: float = 3600.0,
@@ -117,7 +117,9 @@ async def serve(
     `token_lifetime` in seconds. OSError if a socket can't be had.
     """
     async with Emulator(token_lifetime=token_lifetime, host=host, port=port, platform=platform) as google:
-        for name, kind in targets.items():
-            await google.add_target(name, kind=kind, tls=tls)
+        for name, kind, grpc in targets:
+            # Only some kinds know the option.
+            options: dict[str, Any] = {"grpc": True} if grpc else {}
+            await google.add_target(name, kind=kind, tls=tls, **options)
         announce(google)
         await stop.wait()

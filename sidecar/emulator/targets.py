@@ -1,7 +1,8 @@
 """Target services: a Google front end with an app behind it.
 
 Owns one service's life as its callers see it: each request is judged by `checks`, recorded, and refused or
-passed to `backend`. Made by `app.Emulator.add_target`. A record says what was verified; it never holds a token.
+passed to `backend`, or to `grpc_app` where the service speaks gRPC. Made by `app.Emulator.add_target`. A record says
+what was verified; it never holds a token.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import NamedTuple, final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from sidecar.emulator.asked import Asked
 from sidecar.emulator.backend import ADMITTED, Backend
 from sidecar.emulator.checks import check
+from sidecar.emulator.grpc_app import GrpcApp, ServingStatus
+from sidecar.emulator.grpc_server import GrpcServer
 from sidecar.emulator.keys import SigningKey
 from sidecar.emulator.kinds import Settings
 from sidecar.emulator.pages import API, FRONT_END, not_found, serves_as
 from sidecar.emulator.principals import Principals
-from sidecar.emulator.verdicts import Judge, RefusedError, Verified
+from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, Verified
 
 
 class Received(NamedTuple):
@@ -55,13 +59,24 @@ class Target:
         self._principals = principals
         self._backend = Backend(name)
         self._names: frozenset[str] | None = frozenset()
-        self.app = web.Application(client_max_size=1 << 50, middlewares=[self._front_end])
-        self._backend.add_routes(self.app.router)
-        if settings.kind != "open":
-            named = serves_as(API if settings.kind == "googleapis" else FRONT_END)
-            self.app.on_response_prepare.append(named)
+        self._grpc = GrpcApp(settings) if settings.grpc else None
+        self.app: web.Application | GrpcServer = (
+            self._http() if self._grpc is None else self._http2(self._grpc)
+        )
+        """What listens."""
         if settings.kind == "googleapis" and settings.service is None:
             settings.service = f"{name}.googleapis.com"
+
+    def _http(self) -> web.Application:
+        app = web.Application(client_max_size=1 << 50, middlewares=[self._front_end])
+        self._backend.add_routes(app.router)
+        if self.settings.kind != "open":
+            named = serves_as(API if self.settings.kind == "googleapis" else FRONT_END)
+            app.on_response_prepare.append(named)
+        return app
+
+    def _http2(self, app: GrpcApp) -> GrpcServer:
+        return GrpcServer(app, self._admit, self._now, None if self.settings.kind == "open" else FRONT_END)
 
     @property
     def url(self) -> str:
@@ -86,21 +101,36 @@ class Target:
         """Let this many more events of /sse out."""
         self._backend.release(count)
 
+    def set_health(self, status: ServingStatus, service: str = "") -> None:
+        """What the gRPC service says of its health from now on, to those who watch it, too; the empty name is its
+        whole. ValueError for a target of HTTP, and for a status that there is not.
+        """
+        if self._grpc is None:
+            raise ValueError(f"{self.name} speaks HTTP, and has no health service of gRPC's")
+        self._grpc.set_health(status, service)
+
     @web.middleware
     async def _front_end(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.settings.kind != "open" and not self._is_called(request.host):
-            self._record(request, None, 404)
-            headers = {"Content-Type": "text/html; charset=UTF-8"}
-            return web.Response(status=404, body=not_found(request.path).encode(), headers=headers)
+        try:
+            request[ADMITTED] = self._admit(Asked.of_request(request))
+        except RefusedError as error:
+            return error.response
+        return await handler(request)
+
+    def _admit(self, asked: Asked) -> Admitted:
+        """Judge a request, and record it; RefusedError with the front end's answer."""
         judge = Judge(self.settings, self.url, self.audience, self._key, self._now(), self._principals)
         try:
-            admitted = check(request, judge)
+            if self.settings.kind != "open" and not self._is_called(asked.host):
+                headers = {"Content-Type": "text/html; charset=UTF-8"}
+                page = not_found(asked.path).encode()
+                raise RefusedError(web.Response(status=404, body=page, headers=headers))
+            admitted = check(asked, judge)
         except RefusedError as error:
-            self._record(request, None, error.response.status)
-            return error.response
-        self._record(request, admitted.verified, 0)
-        request[ADMITTED] = admitted
-        return await handler(request)
+            self._record(asked, None, error.response.status)
+            raise
+        self._record(asked, admitted.verified, 0)
+        return admitted
 
     def _is_called(self, authority: str) -> bool:
         """Whether a request's Host is one of this service's, with its port. Google's front ends find the service by the
@@ -118,5 +148,5 @@ class Target:
             name = rest
         return self._names is None or name in self._names
 
-    def _record(self, request: web.Request, verified: Verified | None, refused: int) -> None:
-        self.requests.append(Received(request.method, request.raw_path, request.host, verified, refused))
+    def _record(self, asked: Asked, verified: Verified | None, refused: int) -> None:
+        self.requests.append(Received(asked.method, asked.raw_path, asked.host, verified, refused))

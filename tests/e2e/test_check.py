@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from sidecar.cli.check import RouteReport, Step, Verdict, check
+from sidecar.cli.check import check
+from sidecar.cli.steps import RouteReport, Step, Verdict
 from sidecar.config.load import load
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.cli.check import Step, Verdict, check
+from sidecar.cli.check import check
+from sidecar.cli.steps import Step, Verdict
 from sidecar.config.load import load
 from sidecar.emulator.app import Emulator
 from tests.support.raw_endpoint import RawEndpoint, raw

@@ -36,6 +36,7 @@ def emulator(tmp_path: Path) -> Iterator[Running]:
     """A stand-in with a target of several kinds, and its files."""
     directory = tmp_path / "emulated"
     words = ["emulator", "--target", "billing", "--target", "reports=iap", "--target", "api=googleapis"]
+    words += ["--target", "ledger=cloud_run,grpc"]
     process = subprocess.Popen(
         [*COMMAND, *words, "--write", str(directory), "--platform", "cloud_run"],
         env=clean_environment(),
@@ -70,6 +71,7 @@ def test_its_files_make_a_sidecar_work_with_every_target(emulator: Running) -> N
     found = command("check", "--config", config, "--online", **emulator.environ)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stdout.count("let the request in and answered 200") == 3
+    assert "let the call in; its health service says SERVING" in found.stdout
     text = Path(config).read_text()
     directory = emulator.directory.parent
     for credential in ("key", "acting", "federated", "me"):

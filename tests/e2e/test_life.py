@@ -422,6 +422,10 @@ async def test_the_demo_verifies_every_call_and_shows_no_token() -> None:
     code, out, err = await command("demo", "--once")
     assert (code, err) == (0, "")
     assert "every call was verified" in out
+    for title, count in (("gRPC, unary", 1), ("gRPC, a stream in both directions", 3)):
+        shown = out.partition(f"  {title}\n")[2].partition("\n\n")[0]
+        assert "verified  aud http://127.0.0.1:" in shown
+        assert shown.endswith(f"OK, {count} of {count} messages came back\n      ok")
     assert "FAILED" not in out
     assert "eyJ" not in out
 

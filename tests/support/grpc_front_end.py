@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from aiohttp.test_utils import make_mocked_request
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset, WindowUpdated
 from h2.exceptions import ProtocolError
 
+from sidecar.emulator.asked import Asked
 from sidecar.emulator.checks import check
 from sidecar.emulator.keys import signing_key
 from sidecar.emulator.kinds import Settings, TargetKind
@@ -63,16 +63,15 @@ class FrontEnd:
 
     def judge(self, fields: list[tuple[str, str]]) -> RefusedError | None:
         """The refusal of a call with these fields, if it is one."""
-        pseudo = {name: value for name, value in fields if name.startswith(":")}
-        headers: dict[str, Any] = {"Host": pseudo[":authority"]}
-        headers.update((name, value) for name, value in fields if not name.startswith(":"))
-        request = make_mocked_request(pseudo[":method"], pseudo[":path"], headers=headers)
+        asked = Asked.of_fields(
+            tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in fields)
+        )
         url = f"http://127.0.0.1:{self.port}"
         now = time.time()  # noqa: TID251  # tokens are of the real clock
         assert self._settings.audience is not None
         key = signing_key("google")
         try:
-            check(request, Judge(self._settings, url, self._settings.audience, key, now, self._principals))
+            check(asked, Judge(self._settings, url, self._settings.audience, key, now, self._principals))
         except RefusedError as refused:
             return refused
         return None

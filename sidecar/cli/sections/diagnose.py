@@ -27,10 +27,16 @@ _COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red", "skipped
 )
 @click.argument("routes", nargs=-1, shell_complete=complete_route)
 @click.option(
-    "--online", is_flag=True, help="Also send a request to each target: HEAD, then GET if necessary."
+    "--online",
+    is_flag=True,
+    help="Also send a request to each target: HEAD, then GET if necessary. A gRPC service (`grpc: true`) gets a "
+    "health check.",
 )
 @click.option(
-    "--path", default="/", show_default=True, help="The path to request from the targets, with --online."
+    "--path",
+    default="/",
+    show_default=True,
+    help="The path to request from the targets, with --online. Not for gRPC.",
 )
 @click.option("--host", metavar="HOST", help="The host to use, for a wildcard route.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

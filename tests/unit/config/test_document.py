@@ -80,6 +80,7 @@ def test_the_examples_values_are_the_defaults() -> None:
         "header",
         "on_conflict",
         "upstream_host",
+        "grpc",
         "retry_budget",
         "prefetch",
         "allow_plaintext",

@@ -70,3 +70,16 @@ def test_a_sidecar_behind_a_socket_listens_nowhere_else(tmp_path: Path) -> None:
     alone, socket = behind_a_socket(config, str(tmp_path), config.routes[:1])
     assert {it.path for it in alone.listening} == {socket, str(tmp_path / "admin.sock")}
     assert [it.name for it in alone.routes] == ["billing"]
+
+
+def test_a_sidecar_behind_a_socket_gives_programs_no_tokens() -> None:
+    """The sidecar of the same configuration may be running, and has those addresses."""
+    text = (
+        "routes: [{name: a, upstream: 'https://a.example'}]\n"
+        "metadata_server: {listen: 'localhost:8788'}\n"
+        "token_endpoint: {listen: 'localhost:8789', secret: '0123456789abcdef0123456789abcdef'}\n"
+    )
+    config = load(text, environ={}).config
+    alone, _ = behind_a_socket(config, "/run/x", config.routes)
+    assert config.metadata_server is not None
+    assert (alone.metadata_server, alone.token_endpoint) == (None, None)

@@ -11,6 +11,7 @@ import requests
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
+from sidecar.emulator.kinds import Wanted
 from sidecar.emulator.running import EmulatorThread, serve
 from tests.support.google import DEFAULT, FLAVOR
 
@@ -51,10 +52,10 @@ async def test_as_a_process_would_run_it() -> None:
         told.set_result(([target.url for target in google.targets.values()], google.ca_file))
 
     async with asyncio.TaskGroup() as group:
-        targets = {"billing": "cloud_run", "reports": "iap"}
-        group.create_task(serve(announce, targets=targets, stop=stop, tls=True))  # type: ignore[arg-type]
+        targets = [Wanted.of(word) for word in ("billing", "reports=iap", "ledger,grpc")]
+        group.create_task(serve(announce, targets=targets, stop=stop, tls=True))
         urls, ca_file = await told
-        assert [url.startswith("https://localhost:") for url in urls] == [True, True]
+        assert [url.startswith("https://localhost:") for url in urls] == [True, True, True]
         assert ca_file.exists()
         stop.set()
     assert not ca_file.exists()
