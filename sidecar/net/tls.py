@@ -23,7 +23,9 @@ _RECORD = 16 * 1024
 _READ = 64 * 1024
 """More than a record holds, so that nothing stays pending inside OpenSSL after a read."""
 _READS_AT_ONCE = 16
-"""Records of one large body that are handed on together, before others get their turn."""
+"""Records that are handed on together, before others get their turn."""
+_BARREN = 8
+"""Small records that are handed on by themselves after one that had nothing behind it: looking costs a system call."""
 
 
 class Session(NamedTuple):
@@ -64,6 +66,10 @@ class TlsTransport(asyncio.Transport):
         """What ended the reading, while bytes that came before it are handed on."""
         self._read_again = False
         """OpenSSL knows of something that no selector will report."""
+        self.drains = False
+        """Whether what stands behind a small record is read at once, too: it may be of another stream of HTTP/2."""
+        self._barren = 0
+        """How many small records are still handed on by themselves."""
         protocol.connection_made(self)
         try:
             self.resume_reading()
@@ -213,9 +219,7 @@ class TlsTransport(asyncio.Transport):
             if self._ended:
                 self._drop()
                 return
-            data = self._sock.recv(_READ)
-            if len(data) >= _RECORD or self._sock.pending():
-                data = self._more(data)
+            data = self._with_more(self._sock.recv(_READ))
         except ssl.SSLWantReadError:
             if self._write_error is not None:
                 self._lose(self._write_error)
@@ -235,6 +239,21 @@ class TlsTransport(asyncio.Transport):
                 self.close()
         except Exception as error:  # noqa: BLE001  # as asyncio's transports do
             self._fail(error)
+
+    def _with_more(self, first: bytes) -> bytes:
+        """What was read, with what stands behind it: behind a small record, only where it may be of another stream, and
+        there was something behind the last ones."""
+        if len(first) >= _RECORD or self._sock.pending():
+            return self._more(first)
+        if not self.drains:
+            return first
+        if self._barren:
+            self._barren -= 1
+            return first
+        data = self._more(first)
+        if len(data) == len(first):
+            self._barren = _BARREN
+        return data
 
     def _more(self, first: bytes) -> bytes:
         """The records that are there already, as one piece; an end or an error among them comes up next time.
@@ -259,7 +278,7 @@ class TlsTransport(asyncio.Transport):
                 self._read_again = True
                 break
             pieces.append(data)
-            if len(data) < _RECORD and not self._sock.pending():
+            if len(data) < _RECORD and not self.drains and not self._sock.pending():
                 break
         if self._read_again:
             self._loop.call_soon(self._on_readable)

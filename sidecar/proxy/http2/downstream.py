@@ -116,6 +116,8 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         self.owner = owner
         self._barred = barred
         self.transport = transport
+        if isinstance(transport, TlsTransport):
+            transport.drains = True
         now_mono = context.clock.mono()
         self.http2 = Http2Connection(
             context.limits, now_mono, is_client=False, streams=context.limits.streams

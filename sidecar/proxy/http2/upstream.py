@@ -443,6 +443,8 @@ class Http2Upstream(asyncio.Protocol, Link):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(self.buffer)
+        if isinstance(transport, tls.TlsTransport):
+            transport.drains = True
         self.write()
 
     def data_received(self, data: bytes) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import socket
 import ssl
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -460,3 +462,30 @@ async def test_an_end_while_a_read_wants_to_write(pair: Pair) -> None:
     async with asyncio.timeout(LIMIT):
         assert await pair.client.lost is None
     assert (pair.sock.recvs, pair.client.data) == ([], b"hi")
+
+
+async def test_small_records_are_handed_on_together_where_they_may_be_of_many_streams(pair: Pair) -> None:
+    """As many as are there; where there was nothing behind one, the next ones are handed on by themselves."""
+    pair.transport.drains = True
+    pair.transport.pause_reading()
+    pieces: list[int] = []
+    received = pair.client.data_received
+    pair.client.data_received = lambda data: (pieces.append(len(data)), received(data))[1]  # type: ignore[method-assign]
+    for _ in range(5):
+        pair.writer.write(bytes(100))
+        await pair.writer.drain()
+    await until_there(pair, 5 * 100)
+    pair.transport.resume_reading()
+    await pair.client.until(500)
+    assert pieces == [500]
+    for number in range(1, 4):
+        pair.writer.write(bytes(10))
+        await pair.client.until(500 + number * 10)
+    assert pieces[1:] == [10, 10, 10]
+
+
+async def until_there(pair: Pair, size: int) -> None:
+    """Wait until so many bytes, in records, are in the kernel's buffer of the transport's socket."""
+    async with asyncio.timeout(LIMIT):
+        while int.from_bytes(fcntl.ioctl(pair.sock, termios.FIONREAD, bytes(4)), "little") < size:  # noqa: ASYNC110  # the kernel has no event for it
+            await asyncio.sleep(0)
