@@ -35,6 +35,14 @@ READERS = 500
 READER_BYTES = 290_000
 """Private memory for each slow reader of a large body."""
 
+STREAMS, ON = 1_000, 10
+STREAM_BYTES = 30_000
+"""Private memory for each of a thousand HTTP/2 streams that wait, on ten connections."""
+
+STOPPED = 100
+STOPPED_BYTES = 500_000
+"""The same for each stream that takes nothing more of a large body, all on one connection."""
+
 KEPT = 20_000_000
 """Private memory that may be left of what slow readers needed: 8 MiB are not worth the work, and some is Python's."""
 
@@ -63,6 +71,28 @@ for _ in range(count):
 for end in ends:
     if body_too == "head":
         end.recv(1)
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
+H2_CALLERS = """
+import socket, sys
+from tests.support.h2_frames import DATA, PREFACE, FrameReader, headers, settings, window_update
+port, count, on, path, authority, kind = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7]
+lines = [(b":method", b"POST" if kind == "call" else b"GET"), (b":scheme", b"http"), (b":path", path.encode())]
+lines += [(b":authority", authority.encode())] + [(b"content-type", b"application/grpc")] * (kind == "call")
+ends = []
+for _ in range(on):
+    end = socket.create_connection(("127.0.0.1", port))
+    end.sendall(PREFACE + settings() + window_update(0, 1 << 24))
+    ends.append(end)
+    reader, heard = FrameReader(), set()
+    for stream in range(1, 2 * count // on, 2):
+        call = b"" if kind != "call" else bytes.fromhex("0000050000") + stream.to_bytes(4, "big") + bytes(5)
+        end.sendall(headers(stream, lines, end=kind != "call") + call)
+    while len(heard) < count // on:
+        heard |= {frame.stream for frame in reader.feed(end.recv(65536)) if frame.kind == DATA and frame.payload}
 print("there", flush=True)
 sys.stdin.read()
 """
@@ -217,3 +247,52 @@ async def test_memory_comes_back(google: Emulator, start: Start) -> None:
                 await asyncio.sleep(0.5)
     print(f"{(high - before) / 1e6:.0f} MB more, and {(low - before) / 1e6:.1f} MB once they have gone")
     assert high - before > 2 * KEPT, "there was something to give back"
+
+
+async def streams(
+    sidecar: Sidecar, count: int, on: int, *, path: str, authority: str, kind: str
+) -> asyncio.subprocess.Process:
+    """A process with so many streams of HTTP/2 on so many connections, each with the first bytes of its answer."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", H2_CALLERS, str(sidecar.port), str(count), str(on), path, authority, kind),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(10 * LIMIT):
+        assert await process.stdout.readline() == b"there\n"
+    return process
+
+
+async def test_streams_that_wait(google: Emulator, start: Start) -> None:
+    """A thousand calls on ten connections that watch the health of a gRPC service."""
+    target = await google.add_target("health", grpc=True)
+    sidecar = await start(f"routes:\n  - {{name: health, upstream: '{target.url}'}}\n")
+    watch = {"path": "/grpc.health.v1.Health/Watch", "authority": "health.localhost", "kind": "call"}
+    warm = await streams(sidecar, 20, 1, **watch)
+    warm.kill()
+    await warm.wait()
+    before = private_bytes(sidecar)
+    process = await streams(sidecar, STREAMS, ON, **watch)
+    each = (private_bytes(sidecar) - before) / STREAMS
+    process.kill()
+    await process.wait()
+    print(f"{each:.0f} bytes for each stream that waits, {before / 1e6:.1f} MB without")
+    assert 0 < each <= STREAM_BYTES
+
+
+async def test_streams_that_stop_reading(google: Emulator, start: Start) -> None:
+    """A hundred on one connection, each with its window full: what is held is buffers, not bodies."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    sidecar = await start(CONFIG.format(port=server.sockets[0].getsockname()[1]))
+    large = {"path": "/large", "authority": "billing.localhost", "kind": "get"}
+    (await callers(sidecar, 20, rcvbuf=0, path="/x", wait_for="whole")).kill()
+    before = private_bytes(sidecar)
+    process = await streams(sidecar, STOPPED, 1, **large)
+    await settled(sidecar)
+    each = (private_bytes(sidecar) - before) / STOPPED
+    process.kill()
+    await process.wait()
+    server.close()
+    print(f"{each:.0f} bytes for each stream that stopped, {before / 1e6:.1f} MB without")
+    assert 0 < each <= STOPPED_BYTES

@@ -34,6 +34,7 @@ from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http2 import fields as lines
+from sidecar.proxy.http2.app_stream import AppStream, Writer
 from sidecar.proxy.http2.connection import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
@@ -50,7 +51,6 @@ from sidecar.proxy.http2.connection import (
     Trailers,
     code_name,
 )
-from sidecar.proxy.http2.stream import AppStream, Writer
 from sidecar.proxy.messages import METHOD_NAMES
 from sidecar.proxy.ports import Connection, Connections
 

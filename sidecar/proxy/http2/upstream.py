@@ -23,10 +23,8 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer, tls
 from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.faults import internal
-from sidecar.proxy.fields.headers import Fields
 from sidecar.proxy.http2 import fields as lines
 from sidecar.proxy.http2.connection import (
-    CANCEL,
     HTTP_1_1_REQUIRED,
     MAX_CONCURRENT_STREAMS,
     REFUSED_STREAM,
@@ -44,11 +42,9 @@ from sidecar.proxy.http2.connection import (
     Trailers,
     code_name,
 )
+from sidecar.proxy.http2.upstream_stream import Carrier, UpstreamStream
 from sidecar.proxy.messages import HTTP2, NO_BODY, RequestHead
 from sidecar.proxy.ports import Keeper, Link, Loss, Relay, UpstreamSide
-
-_MAX_INTERIM = 32
-"""1xx answers to one request, as in HTTP/1."""
 
 
 class Http2UpstreamState(Enum):
@@ -65,209 +61,7 @@ SETTLING, OPEN, LEAVING, CLOSED = Http2UpstreamState
 
 
 @final
-class UpstreamStream(UpstreamSide):
-    """One request on the connection."""
-
-    __slots__ = (
-        "_interim",
-        "_link",
-        "_relay",
-        "_uncredited",
-        "answered",
-        "id",
-        "is_full",
-        "is_head",
-        "is_paused",
-    )
-
-    def __init__(self, link: Http2Upstream, relay: Relay) -> None:
-        self._link = link
-        self._relay: Relay | None = relay
-        self.id = 0
-        self.is_head = False
-        self.is_full = False
-        self.is_paused = False
-        self.answered = False
-        """Whether the head of the final answer was passed on."""
-        self._uncredited = 0
-        self._interim = 0
-
-    # what the exchange calls
-
-    def head(self, request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> None:
-        self.is_head = request.method == b"HEAD"
-        self._link.begin(self, request, path, host, plan, bearer)
-
-    def body(self, data: bytes) -> None:
-        self._link.http2.body(self.id, data)
-
-    def end(self, trailers: Fields) -> None:
-        self._link.http2.end(self.id, lines.bare(trailers))
-
-    def flush(self) -> None:
-        link = self._link
-        link.write()
-        if not self.is_full and self._relay is not None and link.http2.unsent(self.id) > link.buffer:
-            self.is_full = True
-            link.watch(self)
-            self._relay.upstream_full()
-
-    def cancel(self, *, flush: bool) -> None:
-        if self._relay is not None:
-            self.leave()
-            if self.id:
-                self._link.http2.reset(self.id, CANCEL)
-                self._link.count_reset("to_upstream", CANCEL)
-            self._link.left(self)
-            self._link.write()
-
-    def pause_answer(self) -> None:
-        self.is_paused = True
-
-    def resume_answer(self) -> None:
-        if self.is_paused:
-            self.is_paused = False
-            self._credit()
-
-    def unsent(self) -> int:
-        waiting = self._link.http2.unsent(self.id)
-        return waiting + self._link.transport.get_write_buffer_size() if waiting else waiting
-
-    def loss(self) -> Loss:
-        return self._link.loss()
-
-    def has_vanished(self, seconds: float) -> bool:
-        return self._link.has_vanished(seconds)
-
-    # what comes from the target
-
-    def interim(self, event: Interim) -> None:
-        """An interim answer."""
-        if (relay := self._relay) is None:
-            return
-        self._interim += 1
-        if self._interim > _MAX_INTERIM:
-            self.refuse(lines.malformed_answer(f"more than {_MAX_INTERIM} interim answers"))
-            return
-        status = int(event.headers[0][1])
-        relay.interim(status, lines.PHRASES[status], event.headers[1:])
-
-    def answer(self, event: Answer) -> None:
-        """The head of the final answer."""
-        relay = self._relay
-        if relay is None:
-            return
-        end = event.end_stream
-        try:
-            status, fields, found, body = lines.read_answer(
-                event.headers, self._link.limits, head=self.is_head, end=end
-            )
-        except SidecarError as error:
-            self.refuse(error)
-            return
-        self.answered = True
-        if not relay.answer(status, lines.PHRASES[status], fields, found, body):
-            # It will be asked again with another token.
-            self.leave()
-            if not end:
-                self._link.http2.reset(self.id, CANCEL)
-            self._link.left(self)
-        elif end:
-            self.finish(relay, ())
-
-    def data(self, event: Data) -> None:
-        """A piece of the answer's body."""
-        relay, size = self._relay, len(event.data)
-        if relay is None:
-            self._link.http2.credit(self.id, size)
-            return
-        if size:
-            if self.is_paused:
-                self._uncredited += size
-            relay.answer_body(event.data)
-            if not self.is_paused:
-                self._link.http2.credit(self.id, size + self._uncredited)
-                self._uncredited = 0
-        if event.end_stream:
-            self.finish(relay, ())
-
-    def trailers(self, event: Trailers) -> None:
-        """The last lines of the answer."""
-        if (relay := self._relay) is None:
-            return
-        limits = self._link.limits
-        if len(event.headers) > limits.headers or lines.size_of(event.headers) > limits.head:
-            self.refuse(
-                SidecarError(
-                    Reason.UPSTREAM_HEAD_TOO_LARGE,
-                    f"The trailers of the answer are larger than `limits.head` ({limits.head} bytes) or have more than "
-                    f"`limits.headers` ({limits.headers}) lines.",
-                )
-            )
-            return
-        self.finish(relay, event.headers)
-
-    def finish(self, relay: Relay, trailers: Fields) -> None:
-        """The answer is complete."""
-        self.leave()
-        if not relay.answer_end(trailers):
-            self._link.http2.reset(self.id, CANCEL)
-        self._link.left(self)
-
-    def refuse(self, error: SidecarError) -> None:
-        """The answer can't be passed on."""
-        relay = self._relay
-        self.leave()
-        self._link.http2.reset(self.id, CANCEL)
-        if relay is not None:
-            relay.failed(error)
-        self._link.left(self)
-
-    def lost(self, loss: Loss, error: SidecarError | None) -> None:
-        """The stream is gone, or its connection."""
-        relay = self._relay
-        self.leave()
-        if relay is not None:
-            relay.lost(loss, error)
-
-    def emptied(self) -> bool:
-        """Whether so little waits to be sent now that the app may go on, which is said to the exchange."""
-        if self._link.http2.unsent(self.id) > self._link.buffer // 4:
-            return False
-        self.is_full = False
-        if self._relay is not None:
-            self._relay.upstream_writable()
-        return True
-
-    def faulted(self, fault: Exception) -> None:
-        """What handles the stream met a fault of the sidecar's own: it ends, and no other."""
-        relay = self._relay
-        self.leave()
-        self._link.http2.reset(self.id, CANCEL)
-        if relay is not None:
-            relay.faulted(fault)
-        self._link.left(self)
-
-    @property
-    def relay(self) -> Relay | None:
-        """Whose request it is, as long as that one wants the answer."""
-        return self._relay
-
-    def leave(self) -> None:
-        """The exchange is carried no longer; what it has not taken is credited, or it would be missing for others."""
-        self._relay = None
-        self.is_paused = False
-        self._credit()
-
-    def _credit(self) -> None:
-        if self._uncredited:
-            self._link.http2.credit(self.id, self._uncredited)
-            self._uncredited = 0
-            self._link.write_soon()
-
-
-@final
-class Http2Upstream(asyncio.Protocol, Link):
+class Http2Upstream(asyncio.Protocol, Link, Carrier):
     """Speaks HTTP/2 as a client."""
 
     __slots__ = (
@@ -336,7 +130,8 @@ class Http2Upstream(asyncio.Protocol, Link):
         finally:
             if self.state is SETTLING:
                 self.abort()
-        if speaks and self.state is CLOSED:
+        if speaks and self.is_closing():
+            self.abort()
             raise self._never_settled()
         self._is_link = speaks
         return speaks
@@ -389,7 +184,6 @@ class Http2Upstream(asyncio.Protocol, Link):
         plan: Plan,
         bearer: bytes,
     ) -> None:
-        """Send a request's head."""
         now_mono = 0.0 if request.time_limit is None else self._pool.clock.mono()
         fields = lines.request_lines(
             request, path, host, plan, bearer, tls=self._pool.destination.tls, now_mono=now_mono
@@ -398,7 +192,6 @@ class Http2Upstream(asyncio.Protocol, Link):
         self._by_id[stream.id] = stream
 
     def left(self, stream: UpstreamStream) -> None:
-        """A stream carries its exchange no longer: there is room for another."""
         self._by_id.pop(stream.id, None)
         self._watched.discard(stream)
         stats = self._pool.stats
@@ -407,6 +200,8 @@ class Http2Upstream(asyncio.Protocol, Link):
         if not self.streams:
             stats.connections_active -= 1
             self._reused = True
+        if self.state is OPEN and not self.http2.can_begin:
+            self.state = LEAVING  # by what came in the same read, and is still to be handled
         if self.state is OPEN:
             self._pool.release(self)
         elif self.state is LEAVING and not self.streams:
@@ -417,22 +212,18 @@ class Http2Upstream(asyncio.Protocol, Link):
                 self.transport.close()
 
     def count_reset(self, direction: str, code: int) -> None:
-        """A stream was ended before its time."""
         resets = self._pool.stats.resets
         key = direction, code_name(code)
         resets[key] = resets.get(key, 0) + 1
 
     def watch(self, stream: UpstreamStream) -> None:
-        """Tell the stream (`emptied`) when little waits on it."""
         self._watched.add(stream)
         self._pool.stats.flow_control_stalls += 1
 
     def loss(self) -> Loss:
-        """What would be known of each request if the connection were lost now."""
         return Loss.STALE if self._reused and not self._heard else Loss.UNKNOWN
 
     def has_vanished(self, seconds: float) -> bool:
-        """Whether the target has acknowledged nothing for so long; then no further request is sent by it."""
         vanished = peer.has_vanished(self.transport, seconds)
         if vanished:
             self.state = LEAVING
@@ -621,7 +412,6 @@ class Http2Upstream(asyncio.Protocol, Link):
     # writing
 
     def write(self) -> None:
-        """Send what is framed and can be."""
         if self._is_full or self.state is CLOSED:
             return
         data = self.http2.take()
@@ -641,7 +431,6 @@ class Http2Upstream(asyncio.Protocol, Link):
                     self._watched.discard(stream)
 
     def write_soon(self) -> None:
-        """The same, when all that this turn brings is here."""
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._write_now)
