@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import socketserver
 import subprocess
 import threading
@@ -32,6 +33,9 @@ from sidecar.proxy.refusals.diagnosis import Cause
 from tests.support import panels
 from tests.support.browser import CHROMIUM, browser
 from tests.support.google import DEFAULT, FLAVOR
+from tests.support.h2_frames import PREFACE, FrameReader, rst_stream
+from tests.support.h2_frames import headers as h2_headers
+from tests.support.h2_frames import settings as h2_settings
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import free_port
 
@@ -184,6 +188,24 @@ def test_every_refusal_is_somebodys_alert() -> None:
     assert [reason for reason, meaning in rest if meaning.status != 503] == [Reason.INTERNAL]
 
 
+def speak_http2(port: int) -> None:
+    """A call that can't be bridged, and a request that is cancelled."""
+    lines = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/x"),
+        (b":authority", b"svc.localhost"),
+    ]
+    call = [*lines, (b"content-type", b"application/grpc")]
+    with socket.create_connection(("localhost", port), timeout=10) as app:
+        app.sendall(
+            PREFACE + h2_settings() + h2_headers(1, lines, end=False) + rst_stream(1) + h2_headers(3, call)
+        )
+        reader = FrameReader()
+        while not any(frame.stream == 3 for frame in reader.feed(app.recv(65536))):
+            pass
+
+
 class Prometheus:
     """A real one that scrapes one sidecar every two seconds, which is also as long as a scrape may take."""
 
@@ -272,6 +294,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                         sidecar.get(name)
                     for headers in ({}, FLAVOR):
                         sidecar.ask(programs, identity, headers)
+                    speak_http2(sidecar.port)
                     with suppress(http.client.IncompleteRead):
                         sidecar.get("cut")
 

@@ -42,7 +42,7 @@ from sidecar.proxy.http2.connection import (
     Trailers,
     code_name,
 )
-from sidecar.proxy.http2.upstream_stream import Carrier, UpstreamStream
+from sidecar.proxy.http2.upstream_stream import StreamLink, UpstreamStream
 from sidecar.proxy.messages import HTTP2, NO_BODY, RequestHead
 from sidecar.proxy.ports import Keeper, Link, Loss, Relay, UpstreamSide
 
@@ -61,7 +61,7 @@ SETTLING, OPEN, LEAVING, CLOSED = Http2UpstreamState
 
 
 @final
-class Http2Upstream(asyncio.Protocol, Link, Carrier):
+class Http2Upstream(asyncio.Protocol, Link, StreamLink):
     """Speaks HTTP/2 as a client."""
 
     __slots__ = (

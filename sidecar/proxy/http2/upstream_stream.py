@@ -22,7 +22,7 @@ _MAX_INTERIM: Final = 32
 """1xx answers to one request, as in HTTP/1."""
 
 
-class Carrier:
+class StreamLink:
     """What a stream asks of its connection."""
 
     __slots__ = ()
@@ -90,7 +90,7 @@ class UpstreamStream(UpstreamSide):
         "is_paused",
     )
 
-    def __init__(self, link: Carrier, relay: Relay) -> None:
+    def __init__(self, link: StreamLink, relay: Relay) -> None:
         self._link = link
         self._relay: Relay | None = relay
         self.id = 0
