@@ -36,11 +36,11 @@ READER_BYTES = 290_000
 """Private memory for each slow reader of a large body."""
 
 STREAMS, ON = 1_000, 10
-STREAM_BYTES = 30_000
+STREAM_BYTES = 5_500
 """Private memory for each of a thousand HTTP/2 streams that wait, on ten connections."""
 
 STOPPED = 100
-STOPPED_BYTES = 500_000
+STOPPED_BYTES = 490_000
 """The same for each stream that takes nothing more of a large body, all on one connection."""
 
 KEPT = 20_000_000
@@ -89,7 +89,7 @@ for _ in range(on):
     ends.append(end)
     reader, heard = FrameReader(), set()
     for stream in range(1, 2 * count // on, 2):
-        call = b"" if kind != "call" else bytes.fromhex("0000050000") + stream.to_bytes(4, "big") + bytes(5)
+        call = b"" if kind != "call" else bytes.fromhex("0000050001") + stream.to_bytes(4, "big") + bytes(5)
         end.sendall(headers(stream, lines, end=kind != "call") + call)
     while len(heard) < count // on:
         heard |= {frame.stream for frame in reader.feed(end.recv(65536)) if frame.kind == DATA and frame.payload}
