@@ -91,7 +91,7 @@ TARGET  ?=
 RUNS    ?= 100000
 SECONDS ?= 0
 KEEP    ?=
-fuzz: $(VENV)/.dev      ## atheris on requests, answers, configuration and tokens (TARGET=… RUNS=… SECONDS=…, KEEP=1: pack the corpus)
+fuzz: $(VENV)/.dev      ## atheris on requests, answers, frames of HTTP/2, configuration and tokens (TARGET=… RUNS=… SECONDS=…, KEEP=1: pack the corpus)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || { echo "==> pip install atheris"; $(PIP) install atheris==3.0.0; }
 	@TARGET="$(TARGET)" RUNS="$(RUNS)" SECONDS="$(SECONDS)" KEEP="$(KEEP)" $(BIN)/python -m tests.fuzz
 

@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sidecar.config.load import load
 from sidecar.net.listeners import Owner
@@ -109,6 +109,9 @@ class Line(asyncio.Transport):
 
     def write_eof(self) -> None:
         self.ended = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast(asyncio.Protocol, protocol)
 
     def is_closing(self) -> bool:
         return self.gone

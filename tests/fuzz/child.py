@@ -13,6 +13,7 @@ INSTRUMENTED: Final = {
     "answer": ["sidecar.proxy"],
     "config": ["sidecar.config", "sidecar.routing.routes", "sidecar.grammar.hosts"],
     "token": ["sidecar.tokens"],
+    "http2": ["sidecar.proxy", "sidecar.routing.routes"],
 }
 """Only what is under test is watched: the rest runs at its own speed."""
 

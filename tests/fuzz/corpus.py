@@ -17,11 +17,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from tests.conformance.http2.heads import HEADS
 from tests.conformance.requests import REQUESTS
 from tests.conformance.responses import RESPONSES
 
-TARGETS: Final = ("token", "answer", "request", "config")
-LONGEST: Final = {"token": 2048, "answer": 2048, "request": 3072, "config": 512}
+TARGETS: Final = ("token", "answer", "request", "config", "http2")
+LONGEST: Final = {"token": 2048, "answer": 2048, "request": 3072, "config": 512, "http2": 2048}
 """Bytes of an input. The limits of the stage are within reach; a configuration that is longer says nothing new."""
 
 _HERE: Final = Path(__file__).parent
@@ -161,4 +162,14 @@ def _tokens() -> list[bytes]:
     ]
 
 
-_SEEDS: Final = {"request": _requests, "answer": _answers, "config": _configs, "token": _tokens}
+def _frames() -> list[bytes]:
+    return [bytes((0, number % 90, 0, number % 70)) + case.data for number, case in enumerate(HEADS)]
+
+
+_SEEDS: Final = {
+    "http2": _frames,
+    "request": _requests,
+    "answer": _answers,
+    "config": _configs,
+    "token": _tokens,
+}

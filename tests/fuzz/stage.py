@@ -16,11 +16,12 @@ from tests.conformance.memory import Memory, Played, make
 ROUTES: Final = """
 limits: {head: 1KiB, headers: 16, target: 256B, pipelined: 4}
 routes:
-  - {name: billing, host: billing.internal, upstream: "https://billing.example", audience: "https://billing.example"}
-  - {name: both, host: both.internal, upstream: "https://both.example", audience: "https://both.example", header: both}
-  - {name: own, path_prefix: /own, upstream: "https://own.example", audience: "https://own.example", header: X-Token}
+  - {name: billing, host: billing.internal, upstream: "https://billing.example", audience: "https://billing.example", protocol: http1}
+  - {name: both, host: both.internal, upstream: "https://both.example", audience: "https://both.example", header: both, protocol: http1}
+  - {name: own, path_prefix: /own, upstream: "https://own.example", audience: "https://own.example", header: X-Token,
+     protocol: http1}
 """
-"""Small limits: short inputs reach them."""
+"""Small limits: short inputs reach them. In HTTP/1.1 whatever comes: what reads it is strict."""
 
 SET_BY: Final = {
     b"billing.example": {b"authorization"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import answer, config, request, token
+from tests.fuzz import answer, config, http2, request, token
 from tests.fuzz.corpus import LONGEST, TARGETS, kept, mutated_by
 from tests.fuzz.stage import leave_stage
 
@@ -17,6 +17,7 @@ RUN: dict[str, Callable[[bytes], None]] = {
     "answer": answer.target,
     "request": request.target,
     "config": config.target,
+    "http2": http2.target,
 }
 MUTATED = 300
 
