@@ -29,7 +29,7 @@ async def bidi(messages: object, context: grpc.aio.ServicerContext) -> object:
 
 
 async def check(context: grpc.aio.ServicerContext) -> None:
-    """Whoever forwards without a token must not look fast."""
+    """A proxy that forwards without a token must not look fast."""
     if not dict(context.invocation_metadata()).get("authorization", "").startswith("Bearer "):
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no bearer token")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from pathlib import Path
 
+import hpack
 import pytest
 from h2.errors import ErrorCodes
 from h2.events import (
@@ -20,6 +22,7 @@ from h2.events import (
 )
 from h2.settings import SettingCodes
 
+from sidecar.proxy.http2.app_stream import AppStream
 from tests.support.h2_frames import (
     ACK,
     DATA,
@@ -29,6 +32,7 @@ from tests.support.h2_frames import (
     RST_STREAM,
     Frame,
     FrameReader,
+    data,
     frame,
     headers,
     settings,
@@ -598,3 +602,72 @@ async def test_what_the_framing_refuses_is_counted(wire: Wire) -> None:
     assert [found.name for found in seen if found.stream == 1] == ["RST_STREAM(PROTOCOL_ERROR)"]
     await wire.turn(lambda: wire.proxy.ledger.unrouted.refused == {"malformed_request": 1})
     assert wire.upstream.waiting == 0
+
+
+async def test_a_token_is_never_indexed(wire: Wire) -> None:
+    """In whatever header it goes: it stands in no table of HPACK's (RFC 7541 section 7.1.3)."""
+    await wire.start("header: X-Token")
+    app = await an_app(wire)
+    await app.ask()
+    target = await a_target(wire)
+    request = await target.asked()
+    (token,) = [line for line in request.headers if line[0] == b"x-token"]
+    assert bytes(token[1]).startswith(b"Bearer ey")
+    assert isinstance(token, hpack.NeverIndexedHeaderTuple)
+
+
+async def test_a_long_drain_says_so_no_more_than_twice(wire: Wire) -> None:
+    """Whatever sweeps there are while a stream goes on."""
+    await wire.start()
+    app = await wire.app()
+    reader = FrameReader()
+    await app.send(PREFACE + settings() + headers(1, GET))
+    target = await a_target(wire)
+    request = await target.asked()
+    wire.proxy.begin_drain()
+    for _ in range(8):
+        wire.clock.advance(1)
+        await wire.yield_()
+    await target.answer(request.stream_id, body=b"ok")
+    seen = reader.feed(await app.rest())
+    assert [found.kind for found in seen].count(GOAWAY) == 2
+    assert [found.payload for found in seen if found.kind == DATA] == [b"ok"]
+
+
+async def test_an_app_that_takes_nothing_more_is_given_up(wire: Wire) -> None:
+    """After `limits.send_timeout`, with its connection: nothing that is framed behind can be sent either."""
+    await wire.start(top="limits: {send_timeout: 5s, stream_window: 1MiB}")
+    app = await wire.app(narrow=True)
+    await app.send(
+        PREFACE + settings((4, 1 << 24)) + frame(8, 0, 0, (1 << 24).to_bytes(4, "big")) + headers(1, GET)
+    )
+    target = await a_target(wire)
+    request = await target.asked()
+    target.h2.send_headers(request.stream_id, OK)
+    for _ in range(60):
+        target.h2.send_data(request.stream_id, bytes(16384))
+    await target.flush()
+    await wire.turn(lambda: wire.stats.bytes_received or wire.proxy.ledger.unrouted.flow_control_stalls)
+    for _ in range(20):
+        wire.clock.advance(1)
+        await wire.yield_()
+    await wire.turn(lambda: not wire.proxy.connections)
+
+
+async def test_nothing_is_kept_of_streams_that_the_framing_ended(wire: Wire) -> None:
+    """A body shorter than its length, while the request was on its way."""
+    await wire.start()
+    app = await wire.app()
+    reader = FrameReader()
+    await app.send(PREFACE + settings())
+    for stream in range(1, 20, 2):
+        await app.send(headers(stream, (*POST, (b"content-length", b"5")), end=False))
+        await app.send(data(stream, b"abc"))
+    ended: set[int] = set()
+    while len(ended) < 10:
+        async with asyncio.timeout(LIMIT):
+            found = reader.feed(await app.reader.read(65536))
+        ended |= {one.stream for one in found if one.name == "RST_STREAM(PROTOCOL_ERROR)"}
+    await wire.turn(lambda: not wire.stats.in_flight)
+    gc.collect()
+    assert not [kept for kept in gc.get_objects() if isinstance(kept, AppStream)]

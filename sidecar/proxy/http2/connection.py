@@ -1,8 +1,8 @@
 """The framing of one HTTP/2 connection, as server or as client.
 
 Owns the state machine (libnghttp2's, by way of ngh2), the settings that are announced, and how much of what moves no
-message a peer may send. The only module that imports ngh2. Made and fed by `downstream` and `upstream`. No I/O, and no
-clock of its own. Rules: RFC 9113, RFC 7541.
+message a peer may send. The only module of the data path that imports ngh2. Made and fed by `downstream` and
+`upstream`. No I/O, and no clock of its own. Rules: RFC 9113, RFC 7541.
 
 What libnghttp2 sees to: frames, HPACK, stream states, flow control, connection-specific fields, pseudo-headers and
 their order, Content-Length against DATA, the acknowledgement of SETTINGS and PING. What it leaves to its caller, and is
@@ -20,7 +20,7 @@ from typing import Final, final
 import ngh2
 from ngh2 import ConnectionClosed as Ended
 from ngh2 import DataReceived as Data
-from ngh2 import Event, NGH2Error, Setting
+from ngh2 import Event, NeverIndexedHeader, NGH2Error, Setting
 from ngh2 import GoAwayReceived as GoAway
 from ngh2 import InformationalResponseReceived as Interim
 from ngh2 import PingAcknowledged as Pong
@@ -45,6 +45,7 @@ __all__ = (
     "GoAway",
     "Http2Connection",
     "Interim",
+    "NeverIndexedHeader",
     "OnStream",
     "Pong",
     "Request",
@@ -207,10 +208,12 @@ class Http2Connection:
 
     def request(self, fields: Fields, *, end: bool) -> int:
         """Begin a request; the id of its stream."""
+        self._allowance += _EACH_PIECE
         return self._inner.send_request(fields, end_stream=end)
 
     def answer(self, stream: int, fields: Fields, *, end: bool) -> None:
         """The head of an answer."""
+        self._allowance += _EACH_PIECE
         with contextlib.suppress(NGH2Error):
             self._inner.send_response(stream, fields, end_stream=end)
 
@@ -258,8 +261,8 @@ class Http2Connection:
 
     def credit(self, stream: int, count: int) -> None:
         """So many bytes of a body have gone on, or are not wanted: as many may come."""
-        self._allowance += _EACH_PIECE
         if count:
+            self._allowance += _EACH_PIECE
             try:
                 self._inner.acknowledge_received_data(count, stream)
             except (NGH2Error, ValueError):

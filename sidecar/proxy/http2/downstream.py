@@ -90,6 +90,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         "_done",
         "_is_full",
         "_last_call_mono",
+        "_moved_mono",
         "_quiet_since_mono",
         "_scheduled",
         "_seen_unsent",
@@ -132,8 +133,10 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         self._scheduled = False
         self._quiet_since_mono = now_mono
         self._seen_unsent = 0
+        self._moved_mono = now_mono
+        """When the app last took bytes, as far as sweeps have seen."""
         self._last_call_mono = 0.0
-        """When the end was announced; 0 before."""
+        """When the end was announced; 0 before, and once no further request is taken."""
 
     def __repr__(self) -> str:
         return f"<Http2Downstream {self.state.value} streams={len(self._streams)}>"
@@ -179,6 +182,8 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
     def _feed(self, data: bytes) -> None:
         to_flush: list[Exchange] = []
         for event in self.http2.feed(data):
+            if self.http2.is_dead:
+                break
             if isinstance(event, Data):
                 stream = self._streams.get(event.stream_id)
                 if stream is None:
@@ -304,7 +309,6 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 self._note(SidecarError(Reason.MALFORMED_REQUEST, _MALFORMED))
             return
         self._watched.discard(stream)
-        self._done.discard(stream)
         if (exchange := stream.exchange) is not None:
             what = f"The app's stream was ended for {code_name(event.error_code)}."
             reason = Reason.MALFORMED_REQUEST if event.error_code else Reason.CLIENT_GONE
@@ -312,6 +316,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 stream.gone(SidecarError(reason, what))
             except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
                 self._stream_fault(stream, exchange, fault)
+        self._done.discard(stream)  # the end of its exchange has put it there
         if not self._streams:
             self._quiet_since_mono = self.context.clock.mono()
 
@@ -440,6 +445,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
     def _last_call(self) -> None:
         """The app has read that the end is near: take no further request."""
         if self._last_call_mono:
+            self._last_call_mono = 0.0
             self.http2.goaway()
             self.write_soon()
 
@@ -490,25 +496,24 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 self._stream_fault(stream, stream.exchange, fault)
         if self.state is LEAVING and self._last_call_mono and now_mono - self._last_call_mono >= LEAVE_TIME:
             self._last_call()
-        if not self._streams or self.state is LINGER:
-            self._sweep_idle(now_mono)
-
-    def _sweep_idle(self, now_mono: float) -> None:
-        limits = self.context.limits
         unsent = self.transport.get_write_buffer_size()
         if unsent != self._seen_unsent:
             self._seen_unsent = unsent
-            self._quiet_since_mono = now_mono
-        quiet = now_mono - self._quiet_since_mono
+            self._moved_mono = now_mono
         if unsent:
-            if quiet >= limits.send_timeout:
+            # Of all its streams: what is framed goes out in one order.
+            if now_mono - self._moved_mono >= limits.send_timeout:
                 self.transport.abort()
-        elif self.state is LINGER:
+        elif not self._streams or self.state is LINGER:
+            self._sweep_idle(now_mono - max(self._quiet_since_mono, self._moved_mono))
+
+    def _sweep_idle(self, quiet: float) -> None:
+        if self.state is LINGER:
             if quiet >= LINGER_TIME:
                 self.transport.abort()
         elif self.state is LEAVING:
             if quiet >= LEAVE_TIME:
                 self.close_if_idle()
-        elif quiet >= limits.keep_alive:
+        elif quiet >= self.context.limits.keep_alive:
             self.stats.idle_closed += 1
             self.close_if_idle()

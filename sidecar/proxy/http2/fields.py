@@ -19,6 +19,7 @@ from sidecar.grammar.paths import escaped
 from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.fields import headers, semantics
 from sidecar.proxy.http2 import grpc
+from sidecar.proxy.http2.connection import NeverIndexedHeader
 from sidecar.proxy.messages import HTTP2, METHOD_NAMES, NO_BODY, UNKNOWN, RequestHead
 from sidecar.proxy.refusals import problem
 
@@ -185,7 +186,7 @@ def request_lines(
     if request.via:
         out.append((b"via", request.via[5:-2]))  # without `Via: ` and the line's end
     for name in plan.names:
-        out.append((name, bearer))
+        out.append(NeverIndexedHeader(name, bearer))  # in no table of either side (RFC 7541 section 7.1.3)
     return out
 
 

@@ -1,6 +1,6 @@
 """Floods and bombs of an app: RFC 9113 section 10.5, and what has been found since in every implementation.
 
-Each is one connection that goes on until the proxy ends it, or until all is sent. Whoever bounds one says so by ending the
+Each is one connection that goes on until the proxy ends it, or until all is sent. A proxy that bounds one says so by ending the
 connection, or takes all of it at a bounded cost of CPU and memory (`absorbs`), or stops to read (`holds`).
 """
 
