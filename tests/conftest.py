@@ -1,9 +1,13 @@
 """Fixtures that every test may use, and which tests `make test` leaves to `make test-all`."""
 
+import asyncio
 import os
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import settings
+
+from sidecar.net.event_loop import new_event_loop
 
 # No test is judged by the time it takes: the machine may have other things to do.
 settings.register_profile("sidecar", deadline=None)
@@ -17,6 +21,14 @@ pytest_plugins = [
     "tests.support.stepped_clock",
     "tests.support.wire",
 ]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The product's event loop; and asyncio's own, which it uses where there is no epoll, for what is marked so."""
+    loops = {"epoll": new_event_loop}
+    if item.get_closest_marker("both_loops"):
+        loops["asyncio"] = asyncio.new_event_loop
+    return loops
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, NoReturn, TypeVar
 
 from sidecar.config.models import Config
+from sidecar.net.event_loop import new_event_loop
 from sidecar.observe import logs
 from sidecar.runtime import systemd
 from sidecar.runtime.hardening import Process
@@ -59,7 +60,7 @@ def serve(
     quiet_google_logging()
     for warning in warnings:
         _log.warning(warning)
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(_serve(config, environ, loop, handler, then, source))
@@ -76,7 +77,7 @@ def alone(work: Coroutine[Any, Any, T]) -> T:
     """The outcome of a command that serves no app; only errors are logged, to stderr."""
     logs.configure("error", "text", sys.stderr)
     quiet_google_logging()
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     asyncio.set_event_loop(loop)
     return loop.run_until_complete(work)
 

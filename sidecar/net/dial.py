@@ -14,7 +14,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, final
+from typing import Any, Final, NamedTuple, TypeVar, cast, final
 
 import aiohappyeyeballs
 
@@ -22,8 +22,11 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.grammar import networks
 from sidecar.net import egress, peer, tls, tls_faults, tls_handshake
 from sidecar.net.backoff import LONGEST_PAUSE, Backoff, Failure
+from sidecar.net.event_loop import readiness_of
 from sidecar.net.resolver import AddressInfo, Lookup, Resolver
+from sidecar.net.tcp import TcpTransport
 from sidecar.net.tls_files import Contexts, Renewed
+from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, Route
 from sidecar.runtime import descriptors
@@ -33,7 +36,7 @@ from sidecar.runtime.trust import Trust
 _ATTEMPT_DELAY = 0.25
 """Seconds before the next address is tried beside the last one (RFC 8305 section 8)."""
 
-P = TypeVar("P", bound=asyncio.Protocol)
+R = TypeVar("R", bound=Receiver)
 
 
 @final
@@ -53,6 +56,7 @@ class Dialer:
         """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1. `trust` is what
         upstreams without a `ca_file` are judged by; default: the system's CAs."""
         self._loop = loop
+        self._readiness = readiness_of(loop)
         self._clock = clock
         self._own = own
         self._contexts = Contexts(clock, trust)
@@ -80,13 +84,13 @@ class Dialer:
     async def connect(
         self,
         destination: Destination,
-        make: Callable[[bool], P],
+        make: Callable[[bool], R],
         session: tls.Session | None,
         stats: RouteStats,
         *,
         http2: bool = False,
-    ) -> P:
-        """A protocol from `make` with its transport connected to `destination`.
+    ) -> R:
+        """A receiver from `make` with its transport connected to `destination`.
 
         `http2` asks for HTTP/2: offered over TLS, and without TLS taken for granted. `make` is told whether it is to be
         spoken.
@@ -101,9 +105,10 @@ class Dialer:
                 stats.connect_failures[error.reason] = stats.connect_failures.get(error.reason, 0) + 1
             raise
 
-    async def _dial(self, dial: _Dial, make: Callable[[bool], P], session: tls.Session | None) -> P:
+    async def _dial(self, dial: _Dial, make: Callable[[bool], R], session: tls.Session | None) -> R:
         destination, timeouts = dial.destination, dial.destination.route.config.timeouts
         name = _name(destination)
+        secured: ssl.SSLSocket | None = None
         try:
             async with asyncio.timeout(timeouts.connect):
                 sock = await self._reach(dial) if destination.proxy is None else await self._tunnel(dial)
@@ -113,24 +118,21 @@ class Dialer:
                         secured = await self._handshake(dial, sock, session)
         except TimeoutError as error:
             raise dial.too_slow() from error
-        if not destination.tls:
-            # Out of the timeout's reach: a protocol that was connected and then given up would be lost as a connection
-            # and fail as a dial, and its place in the pool be given back twice.
-            try:
-                plain = make(dial.http2)
-            except BaseException:
-                sock.close()  # asyncio would leave it open
-                raise
-            await self._loop.create_connection(lambda: plain, sock=sock)
-            return plain
+        # Out of the timeout's reach: a receiver that was connected and then given up would be lost as a connection and
+        # fail as a dial, and its place in the pool be given back twice.
         try:
-            protocol = make(secured.selected_alpn_protocol() == "h2")
-            tls.TlsTransport(self._loop, secured, protocol)
+            if secured is not None:
+                receiver = make(secured.selected_alpn_protocol() == "h2")
+                tls.TlsTransport(self._loop, self._readiness, secured, receiver)
+            else:
+                receiver = make(dial.http2)
+                TcpTransport(self._loop, self._readiness, sock, receiver)
         except BaseException:
-            self._loop.remove_reader(secured)
-            secured.close()
+            end = secured or sock
+            self._readiness.leave(end.fileno())
+            end.close()
             raise
-        return protocol
+        return receiver
 
     async def _reach(self, dial: _Dial) -> socket.socket:
         """A socket that is connected to the upstream, or to the proxy before it."""
@@ -307,13 +309,11 @@ class Dialer:
             raise tls_faults.closed_in_handshake(side) from error
 
 
-def later_fault(
-    destination: Destination, transport: asyncio.BaseTransport, error: Exception
-) -> SidecarError | None:
+def later_fault(destination: Destination, transport: Transport, error: Exception) -> SidecarError | None:
     """What a connection that was up ended in, where TLS says it; None for every other end, truncation among them."""
     if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return None
-    version = transport.get_extra_info("socket").version()
+    version = cast(ssl.SSLSocket, transport.get_socket()).version()
     return tls_faults.later_fault(tls_handshake.mnemonic(error), _side(destination), version=version)
 
 

@@ -10,7 +10,6 @@ Not TCP_USER_TIMEOUT: on Linux it also ends connections whose peer is there and 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -19,6 +18,8 @@ import socket
 import ssl
 import struct
 import termios
+
+from sidecar.net.transport import Transport
 
 _IDLE = 30
 _INTERVAL = 10
@@ -44,10 +45,10 @@ def probe(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def unread(transport: asyncio.BaseTransport) -> bytes:
-    """What had come on a connection that failed, and nobody has read: asyncio drops it when a write fails. Nothing of
+def unread(transport: Transport) -> bytes:
+    """What had come on a connection that failed, and nobody has read: it is dropped when a write fails. Nothing of
     one over TLS, whose transport reads to the end by itself."""
-    sock = transport.get_extra_info("socket")
+    sock = transport.get_socket()
     if sock is None or isinstance(sock, ssl.SSLSocket):
         return b""
     with contextlib.suppress(OSError):
@@ -55,13 +56,13 @@ def unread(transport: asyncio.BaseTransport) -> bytes:
     return b""
 
 
-def has_vanished(transport: asyncio.BaseTransport, seconds: float) -> bool:
+def has_vanished(transport: Transport, seconds: float) -> bool:
     """Whether something that was sent is unacknowledged and the peer has acknowledged nothing for so long.
 
     One that reads nothing still acknowledges, if only the kernel's probes of its window. False where the system does
     not say (other than Linux).
     """
-    sock = transport.get_extra_info("socket")
+    sock = transport.get_socket()
     if sock is None or not hasattr(socket, "TCP_INFO"):
         return False
     with contextlib.suppress(OSError, struct.error):
@@ -70,22 +71,14 @@ def has_vanished(transport: asyncio.BaseTransport, seconds: float) -> bool:
     return False
 
 
-def end_writing(transport: asyncio.Transport) -> None:
-    """Send FIN behind what is buffered, on a connection that may be gone already without our having been told."""
-    try:
-        transport.write_eof()
-    except OSError:
-        transport.abort()
-
-
-def has_left(transport: asyncio.BaseTransport, due: int) -> bool:
+def has_left(transport: Transport, due: int) -> bool:
     """Whether the other end is gone though nothing is read from it, so that nobody was told: it has reset the
     connection, or ended its side when there were fewer bytes to read than the `due` ones of its message.
 
     An end behind a whole message says only that no other follows. One behind bytes for which there is no room in our
     kernel can't be seen, and neither on systems without POLLRDHUP (other than Linux).
     """
-    sock = transport.get_extra_info("socket")
+    sock = transport.get_socket()
     if sock is None or not hasattr(select, "POLLRDHUP"):
         return False
     with contextlib.suppress(OSError, ValueError):  # a closed socket has no number

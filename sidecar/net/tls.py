@@ -1,7 +1,7 @@
 """TLS to an upstream, and on a listener: a small transport over a non-blocking `SSLSocket`.
 
 Owns the record layer's reads and writes, once `tls_handshake` has shaken hands. Made by `dial` and by the acceptor;
-its protocol is a connection of either side. asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this
+its receiver is a connection of either side. asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this
 costs 22.3 (measured side by side, docs/decisions).
 
 What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and
@@ -17,7 +17,11 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from typing import Any, NamedTuple, cast, final
+from collections.abc import Sequence
+from typing import NamedTuple, final
+
+from sidecar.net.readiness import Readiness, Watcher
+from sidecar.net.transport import Receiver, Transport
 
 _RECORD = 16 * 1024
 _READ = 64 * 1024
@@ -36,22 +40,45 @@ class Session(NamedTuple):
 
 
 @final
-class TlsTransport(asyncio.Transport):
+class TlsTransport(Transport, Watcher):
     """The transport of one TLS connection, after its handshake."""
 
+    __slots__ = (
+        "_barren",
+        "_closing",
+        "_ended",
+        "_ending",
+        "_fd",
+        "_high",
+        "_is_paused",
+        "_loop",
+        "_lost",
+        "_read_again",
+        "_read_error",
+        "_read_wants_write",
+        "_readiness",
+        "_reading",
+        "_reads_ahead",
+        "_receiver",
+        "_sock",
+        "_unsent",
+        "_unsent_size",
+        "_write_error",
+        "_write_wants_read",
+    )
+
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: ssl.SSLSocket, protocol: asyncio.Protocol
+        self, loop: asyncio.AbstractEventLoop, readiness: Readiness, sock: ssl.SSLSocket, receiver: Receiver
     ) -> None:
-        super().__init__({"socket": sock})
         self._loop = loop
+        self._readiness = readiness
         self._sock = sock
         self._fd = sock.fileno()
-        self._protocol = protocol
+        self._receiver = receiver
         self._unsent: deque[memoryview] = deque()
         self._unsent_size = 0
         self._high = 64 * 1024
-        self._low = 16 * 1024
-        self._protocol_paused = False
+        self._is_paused = False
         self._reading = False
         self._read_wants_write = False
         self._write_wants_read = False
@@ -66,24 +93,23 @@ class TlsTransport(asyncio.Transport):
         """What ended the reading, while bytes that came before it are handed on."""
         self._read_again = False
         """OpenSSL knows of something that no selector will report."""
-        self.drains = False
+        self._reads_ahead = False
         """Whether what stands behind a small record is read at once, too: it may be of another stream of HTTP/2."""
         self._barren = 0
         """How many small records are still handed on by themselves."""
-        protocol.connection_made(self)
+        receiver.connection_made(self)
         try:
             self.resume_reading()
-        except Exception as error:  # noqa: BLE001  # the protocol saw a beginning, so it sees an end
+        except Exception as error:  # noqa: BLE001  # the receiver saw a beginning, so it sees an end
             self._fail(error)
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else "open"
         return f"<TlsTransport fd={self._fd} {state} unsent={self._unsent_size}>"
 
-    # what the protocol calls
+    # what the receiver calls
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """Send now what can be sent, keep the rest; the protocol is asked to pause when too much is kept."""
+    def write(self, data: bytes) -> None:
         if self._lost or self._closing or not data or self._write_error is not None:
             return
         if not self._unsent:
@@ -98,78 +124,77 @@ class TlsTransport(asyncio.Transport):
                 return
             if sent == len(data):
                 return
-            data = memoryview(data)[sent:]
-            if not self._write_wants_read:
-                self._loop.add_writer(self._fd, self._on_writable)
-            elif not self._reading:
-                self._loop.add_reader(self._fd, self._on_readable)
-        self._unsent.append(memoryview(data))
+            self._wait(reading=self._write_wants_read)
+            self._keep(memoryview(data)[sent:])
+        else:
+            self._keep(memoryview(data))
+
+    def _keep(self, data: memoryview) -> None:
+        self._unsent.append(data)
         self._unsent_size += len(data)
-        if self._unsent_size > self._high and not self._protocol_paused:
-            self._protocol_paused = True
-            self._protocol.pause_writing()
+        if self._unsent_size > self._high and not self._is_paused:
+            self._is_paused = True
+            self._receiver.pause_writing()
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """From now on what comes is this one's."""
-        self._protocol = cast(asyncio.Protocol, protocol)
+    def _wait(self, *, reading: bool) -> None:
+        if reading:
+            self._readiness.read(self._fd, self, True)
+        else:
+            self._readiness.write(self._fd, self, True)
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Whose it is."""
-        return self._protocol
+    def write_all(self, pieces: Sequence[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def set_protocol(self, receiver: Receiver) -> None:
+        self._receiver = receiver
 
     def pause_reading(self) -> None:
-        """Stop taking bytes until `resume_reading`."""
         if self._reading:
             self._reading = False
             if not self._write_wants_read:
-                self._loop.remove_reader(self._fd)
+                self._readiness.read(self._fd, self, False)
 
     def resume_reading(self) -> None:
-        """Take bytes again; OpenSSL may hold some that no selector would report."""
         if not self._reading and not self._lost and not self._closing:
             self._reading = True
-            self._loop.add_reader(self._fd, self._on_readable)
+            self._readiness.read(self._fd, self, True)
+            # OpenSSL may hold some that no selector would report.
             if self._read_again or self._sock.pending():
-                self._loop.call_soon(self._on_readable)
+                self._loop.call_soon(self.on_readable)
+
+    def read_ahead(self) -> None:
+        self._reads_ahead = True
 
     def is_reading(self) -> bool:
-        """Whether bytes are taken."""
         return self._reading
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """See asyncio.WriteTransport; in bytes."""
-        self._high = 64 * 1024 if high is None else high
-        self._low = self._high // 4 if low is None else low
+    def set_write_buffer_limits(self, high: int) -> None:
+        self._high = high
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that are kept because the socket did not take them yet."""
         return self._unsent_size
 
     def can_write_eof(self) -> bool:
-        """TLS has no half-close that peers agree on."""
         return False
 
+    def get_socket(self) -> socket.socket | None:
+        return self._sock
+
     def is_closing(self) -> bool:
-        """Whether the connection is closed or about to be."""
         return self._closing or self._lost or self._write_error is not None
 
     def close(self) -> None:
-        """Send what is kept, say close_notify, close."""
         if self._closing or self._lost:
             return
         self._closing = True
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._fd)
+            self._readiness.read(self._fd, self, False)
         if not self._unsent:
             self._lose(None)
 
     def end(self) -> None:
-        """Send what is kept, then close_notify and FIN, and drop what still comes, until the peer's end or `abort`.
-
-        For an answer behind which bytes may come that nobody reads: closing then would reset, and the reset may
-        overtake the answer (RFC 9112 section 9.6).
-        """
+        """See `Transport.end`; what still comes is dropped, unread."""
         if not (self._closing or self._lost or self._ending):
             self._ending = True
             if not self._unsent:
@@ -179,7 +204,7 @@ class TlsTransport(asyncio.Transport):
         try:
             self._sock.unwrap()
         except ssl.SSLWantWriteError:
-            self._loop.add_writer(self._fd, self._on_writable)
+            self._readiness.write(self._fd, self, True)
             return
         except (OSError, ValueError):
             pass  # said; what would come next is the peer's own, or more of a request
@@ -198,17 +223,17 @@ class TlsTransport(asyncio.Transport):
                 self._lose(None, notify=False)
 
     def abort(self) -> None:
-        """Close at once; what is kept is lost, and the peer is not told that this is the end."""
+        """See `Transport.abort`; the peer is not told that this is the end."""
         self._lose(None, notify=False)
 
-    # what the event loop calls
+    # what the selector calls
 
-    def _on_readable(self) -> None:
+    def on_readable(self) -> None:
         if self._write_wants_read:
             self._write_wants_read = False
             if not self._reading:
-                self._loop.remove_reader(self._fd)
-            self._on_writable()
+                self._readiness.read(self._fd, self, False)
+            self.on_writable()
         if not self._reading or self._lost:
             return
         if self._read_error is not None:
@@ -226,16 +251,16 @@ class TlsTransport(asyncio.Transport):
             return
         except ssl.SSLWantWriteError:
             self._read_wants_write = True
-            self._loop.add_writer(self._fd, self._on_writable)
+            self._readiness.write(self._fd, self, True)
             return
         except Exception as error:  # noqa: BLE001  # an OSError, or no memory to read into
             self._fail(error)
             return
         try:
             if data:
-                self._protocol.data_received(data)
+                self._receiver.data_received(data)
             elif not self._lost:
-                self._protocol.eof_received()
+                self._receiver.eof_received()
                 self.close()
         except Exception as error:  # noqa: BLE001  # as asyncio's transports do
             self._fail(error)
@@ -245,7 +270,7 @@ class TlsTransport(asyncio.Transport):
         there was something behind the last ones."""
         if len(first) >= _RECORD or self._sock.pending():
             return self._more(first)
-        if not self.drains:
+        if not self._reads_ahead:
             return first
         if self._barren:
             self._barren -= 1
@@ -278,18 +303,18 @@ class TlsTransport(asyncio.Transport):
                 self._read_again = True
                 break
             pieces.append(data)
-            if len(data) < _RECORD and not self.drains and not self._sock.pending():
+            if len(data) < _RECORD and not self._reads_ahead and not self._sock.pending():
                 break
         if self._read_again:
-            self._loop.call_soon(self._on_readable)
+            self._loop.call_soon(self.on_readable)
         return b"".join(pieces)
 
-    def _on_writable(self) -> None:
+    def on_writable(self) -> None:
         if self._lost:
             return
         if self._read_wants_write:
             self._read_wants_write = False
-            self._loop.call_soon(self._on_readable)
+            self._loop.call_soon(self.on_readable)
         try:
             while self._unsent:
                 piece = self._unsent[0]
@@ -300,12 +325,12 @@ class TlsTransport(asyncio.Transport):
                 else:
                     self._unsent[0] = piece[sent:]
         except ssl.SSLWantWriteError:
-            self._loop.add_writer(self._fd, self._on_writable)
+            self._readiness.write(self._fd, self, True)
             return
         except ssl.SSLWantReadError:
             self._write_wants_read = True
-            self._loop.remove_writer(self._fd)
-            self._loop.add_reader(self._fd, self._on_readable)
+            self._readiness.write(self._fd, self, False)
+            self._readiness.read(self._fd, self, True)
             return
         except OSError as error:
             self._write_failed(error)
@@ -314,10 +339,10 @@ class TlsTransport(asyncio.Transport):
             self._fail(error)
             return
         finally:
-            if self._protocol_paused and self._unsent_size <= self._low and not self._lost:
-                self._protocol_paused = False
-                self._protocol.resume_writing()
-        self._loop.remove_writer(self._fd)
+            if self._is_paused and self._unsent_size <= self._high // 4 and not self._lost:
+                self._is_paused = False
+                self._receiver.resume_writing()
+        self._readiness.write(self._fd, self, False)
         if self._ended:
             return  # it was a read that waited; now the peer's end is what is waited for
         if self._closing:
@@ -333,9 +358,9 @@ class TlsTransport(asyncio.Transport):
         self._write_error = error
         self._unsent.clear()
         self._unsent_size = 0
-        self._loop.remove_writer(self._fd)
+        self._readiness.write(self._fd, self, False)
         if self._reading:
-            self._loop.call_soon(self._on_readable)
+            self._loop.call_soon(self.on_readable)
         else:
             self._lose(error)
 
@@ -351,8 +376,7 @@ class TlsTransport(asyncio.Transport):
             return
         self._lost = self._closing = True
         self._reading = False
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self._readiness.leave(self._fd)
         self._unsent.clear()
         self._unsent_size = 0
         if error is None and notify:
@@ -363,14 +387,14 @@ class TlsTransport(asyncio.Transport):
 
     def _closed(self, error: Exception | None) -> None:
         try:
-            self._protocol.connection_lost(error)
+            self._receiver.connection_lost(error)
         finally:
             self._sock.close()
 
 
-def session_of(transport: asyncio.BaseTransport) -> Session | None:
+def session_of(transport: Transport) -> Session | None:
     """The session to resume next time, once the server has sent its tickets; None for plain TCP."""
-    sock = transport.get_extra_info("socket")
+    sock = transport.get_socket()
     if not isinstance(sock, ssl.SSLSocket) or (session := sock.session) is None:
         return None
     return Session(sock.context, session)

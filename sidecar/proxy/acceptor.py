@@ -26,13 +26,15 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 from typing import Final, cast, final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer_credentials, tls, tls_handshake
 from sidecar.net.callers import peer_refused, peer_unknown
+from sidecar.net.event_loop import readiness_of
 from sidecar.net.listeners import BACKLOG, Listener, Owner
+from sidecar.net.tcp import TcpTransport
+from sidecar.net.transport import Receiver
 from sidecar.observe.metrics import HandshakeFailure, ListenerStats, Pause
 from sidecar.observe.repeats import Paces
 from sidecar.proxy.faults import Faults
@@ -61,8 +63,8 @@ _PASSED_OVER: Final = frozenset(
 )
 """Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
 
-Make = Callable[[Owner, SidecarError | None, bool], asyncio.Protocol]
-"""The protocol for a connection of this owner; with an error, each of its requests is answered by that, or the
+Make = Callable[[Owner, SidecarError | None, bool], Receiver]
+"""The receiver for a connection of this owner; with an error, each of its requests is answered by that, or the
 connection itself at once, whatever it sends."""
 
 
@@ -84,6 +86,7 @@ class Acceptors:
         """`settled` is called when an accepted connection is made, or is given up; `limit` is of connections in all,
         `handshake` in seconds: both may be changed by `set_limits`."""
         self.loop = loop
+        self.readiness = readiness_of(loop)
         self.clock = clock
         self.make = make
         self.handshake = handshake
@@ -367,6 +370,8 @@ class Acceptor:
             accepted += 1
             try:
                 self._take(sock)
+            except OSError:
+                sock.close()  # the caller is gone already
             except Exception as fault:  # noqa: BLE001  # logged and counted; the others go on
                 sock.close()
                 everything.faults.note(fault, "accepting a connection")
@@ -389,32 +394,32 @@ class Acceptor:
     def _take(self, sock: socket.socket) -> None:
         owner = self.owner
         everything = self._all
-        if owner.limit is None and owner.callers is None and owner.certificate is None:
-            # The usual one, without a coroutine of ours around asyncio's: 3 µs of some 80.
-            make = partial(self._make, sock, owner)
-            everything.tasks.spawn(everything.loop.connect_accepted_socket(make, sock), name="accept")
+        barred = self._judge(sock, owner) if owner.callers is not None else None
+        if owner.certificate is None:
+            self._begin(sock, owner, barred, at_once=False)
             return
-        everything.tasks.spawn(self._arrive(sock, owner), name="accept")
+        everything.tasks.spawn(self._arrive(sock, owner, owner.certificate.context, barred), name="accept")
         owner.arriving += 1  # the task has its first turn after this
 
-    def _make(self, sock: socket.socket, owner: Owner) -> asyncio.Protocol:
+    def _begin(
+        self, sock: socket.socket, owner: Owner, barred: SidecarError | None, *, at_once: bool
+    ) -> None:
+        """Serve a connection without TLS; the socket is its transport's then, or closed by whom this fails for."""
+        everything = self._all
+        sock.setblocking(False)
+        if not owner.is_unix:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            return self._all.make(owner, None, False)
+            TcpTransport(everything.loop, everything.readiness, sock, everything.make(owner, barred, at_once))
         except BaseException:
-            # asyncio leaves it open.
-            sock.close()
+            everything.readiness.leave(sock.fileno())
             raise
 
-    async def _arrive(self, sock: socket.socket, owner: Owner) -> None:
-        everything = self._all
+    async def _arrive(
+        self, sock: socket.socket, owner: Owner, context: ssl.SSLContext, barred: SidecarError | None
+    ) -> None:
         try:
-            barred = self._judge(sock, owner) if owner.callers is not None else None
-            if owner.certificate is not None:
-                await self._secure(sock, owner, owner.certificate.context, barred)
-            else:
-                await everything.loop.connect_accepted_socket(
-                    lambda: everything.make(owner, barred, False), sock
-                )
+            await self._secure(sock, owner, context, barred)
         except OSError:
             # The caller is gone already.
             sock.close()
@@ -467,9 +472,7 @@ class Acceptor:
             if await tls_handshake.speaks_plainly(everything.loop, sock):
                 self._failed(HandshakeFailure.PLAIN_HTTP)
                 timer.cancel()
-                await everything.loop.connect_accepted_socket(
-                    lambda: everything.make(owner, _plain_http(), True), sock
-                )
+                self._begin(sock, owner, _plain_http(), at_once=True)
                 return
             secured = await tls_handshake.accept_handshake(everything.loop, sock, context)
         except OSError as error:
@@ -489,9 +492,10 @@ class Acceptor:
                 self._failed(HandshakeFailure.CLIENT_CERTIFICATE)
                 return
             try:
-                tls.TlsTransport(everything.loop, secured, everything.make(owner, barred, False))
+                receiver = everything.make(owner, barred, False)
+                tls.TlsTransport(everything.loop, everything.readiness, secured, receiver)
             except BaseException:
-                everything.loop.remove_reader(secured)
+                everything.readiness.leave(secured.fileno())
                 secured.close()
                 raise
         finally:

@@ -8,17 +8,20 @@ of tokens, routes, retries or deadlines. A connection implements its side itself
                                  │
                                the pool, which holds Links ◀── Keeper: what a link tells it
 
-Base classes and not `typing.Protocol`: a compiled call through one of those is a look-up by name.
+Base classes and traits (what a class may have beside one base), and not `typing.Protocol`: a compiled call through one
+of those is a look-up by name.
 """
 
 from __future__ import annotations
 
-from asyncio import Transport
 from enum import Enum
 from typing import Any, ClassVar
 
+from mypy_extensions import mypyc_attr, trait
+
 from sidecar.errors import SidecarError
 from sidecar.net.listeners import Owner
+from sidecar.net.transport import Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted, Plan
 from sidecar.proxy.faults import Faults
@@ -41,6 +44,8 @@ class Loss(Enum):
     """It may have been processed."""
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TunnelEnd:
     """One end of a tunnel: a connection whose bytes are of another protocol."""
 
@@ -59,6 +64,7 @@ class TunnelEnd:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AppSide(TunnelEnd):
     """What an exchange calls towards the app. Everything is about the request whose turn it is."""
 
@@ -120,6 +126,8 @@ class AppSide(TunnelEnd):
         raise NotImplementedError
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Connection:
     """A connection from the app, as the proxy keeps count of it."""
 
@@ -148,6 +156,7 @@ class Connection:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Connections:
     """What a connection from the app tells the proxy."""
 
@@ -172,6 +181,8 @@ class Connections:
         raise NotImplementedError
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class UpstreamSide(TunnelEnd):
     """What an exchange calls towards the target."""
 
@@ -218,6 +229,7 @@ class UpstreamSide(TunnelEnd):
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Link:
     """A connection to a target, as a pool holds it."""
 
@@ -267,6 +279,7 @@ class Link:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Keeper:
     """What a link tells the pool that holds it."""
 
@@ -328,6 +341,7 @@ class Keeper:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Relay:
     """What both sides and the pool report to an exchange, and what is reported about it."""
 

@@ -18,6 +18,7 @@ from typing import final
 from sidecar.config.models import Limits, Pool, RouteConfig
 from sidecar.errors import SidecarError
 from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
+from sidecar.net.transport import Transport
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import RouteStats
 from sidecar.observe.tracing import Tracer
@@ -210,7 +211,7 @@ class Proxy(Connections):
         self._settled()
 
     def speaks_http2(
-        self, connection: Connection, transport: asyncio.Transport, barred: SidecarError | None, data: bytes
+        self, connection: Connection, transport: Transport, barred: SidecarError | None, data: bytes
     ) -> None:
         """It began as HTTP/2 does: another takes its place."""
         heir = Http2Downstream(self.context, self, connection.owner, barred, transport)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from sidecar.config.load import load
 from sidecar.net.listeners import Owner
+from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.proxy.admission.admission import Admission
@@ -67,13 +68,10 @@ class Socket:
         """Nothing to set."""
 
 
-class Line(asyncio.Transport):
+class Line(Transport):
     """A transport that keeps what is written."""
 
-    def __init__(
-        self, turns: Turns, protocol: asyncio.Protocol, on_write: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__({"socket": Socket()})
+    def __init__(self, turns: Turns, protocol: Receiver, on_write: Callable[[], None] | None = None) -> None:
         self.written = b""
         self.reading = True
         self.ended = False
@@ -84,10 +82,23 @@ class Line(asyncio.Transport):
         self._on_write = on_write
         protocol.connection_made(self)
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += bytes(data)
+    def write(self, data: bytes) -> None:
+        self.written += data
         if self._on_write is not None:
             self._turns.call_soon(self._on_write)
+
+    def write_all(self, pieces: Sequence[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def read_ahead(self) -> None:
+        """It does."""
+
+    def end(self) -> None:
+        self.write_eof()
+        self.resume_reading()
+
+    def get_socket(self) -> Any:
+        return Socket()
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -101,7 +112,7 @@ class Line(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+    def set_write_buffer_limits(self, high: int) -> None:
         """Nothing is ever kept here."""
 
     def can_write_eof(self) -> bool:
@@ -110,8 +121,8 @@ class Line(asyncio.Transport):
     def write_eof(self) -> None:
         self.ended = True
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = cast(asyncio.Protocol, protocol)
+    def set_protocol(self, receiver: Receiver) -> None:
+        self._protocol = receiver
 
     def is_closing(self) -> bool:
         return self.gone

@@ -32,6 +32,7 @@ from sidecar.emulator.keys import Authority
 from sidecar.net import listeners
 from sidecar.net.callers import Callers
 from sidecar.net.certificates import Certificate
+from sidecar.net.tcp import TcpTransport
 from sidecar.net.tls import TlsTransport
 from sidecar.observe.logs import JsonFormatter
 from sidecar.proxy.acceptor import Acceptor, Acceptors
@@ -58,6 +59,7 @@ OWNERS = (
     HeldBody,
     Ledger,
     RequestReader,
+    TcpTransport,
     TlsTransport,
     Tunnel,
     Places,
@@ -78,7 +80,7 @@ LEFT_OUT = {
     "closed": "one `discard`, in the `finally` of the guard",
     "lost": "counts a connection out; has nothing before that",
     "_sweep": "guards each part of itself; as a timer's callback it would come out of the fake clock",
-    "_closed": "of TlsTransport: hands over to a guarded callback in a `finally`",
+    "_closed": "of a transport: hands over to a guarded callback in a `finally`",
     "_look_again": "a timer of the token store's: as above, and every use looks again",
     "serve": "starts the test's own listener",
     "_dial": "a task whose every part is guarded; only its first line is not in it",
@@ -89,7 +91,7 @@ _GUARD_WITHIN = (
 LEFT_OUT_OF = {
     (Acceptor, "_on_readable"): _GUARD_WITHIN,
     (Acceptor, "_arrive"): "a task whose every part is guarded; only its first line is not in it",
-    (Acceptor, "_make"): "the guard itself",
+    (Acceptor, "_begin"): "the guard itself",
     (Acceptors, "update"): _GUARD_WITHIN,
     (Acceptors, "_crashed"): "the guard itself",
     (Acceptors, "_on_timer"): "as _sweep: what it calls is guarded",
@@ -102,6 +104,7 @@ LEFT_OUT_OF = {
     (DownstreamConnection, "_go_on"): _GUARD_WITHIN,
     (DownstreamConnection, "connection_made"): _GUARD_WITHIN,
     (TlsTransport, "_lose"): "the end itself",
+    (TcpTransport, "_lose"): "the end itself",
     (TokenStore, "_fetch"): "as Pool._dial",
     (Pool, "_free_place"): "counts a place out; has nothing before that",
     (Places, "advance"): "the sweep calls it again",
@@ -650,15 +653,18 @@ async def faults_found(
     *,
     tls: bool = False,
     owners: Collection[type] = OWNERS,
+    name: str | None = None,
     sample: slice = slice(None),
 ) -> list[str]:
-    """What went wrong in a situation, with which method of `owners` raising; `sample` picks among them."""
+    """What went wrong in a situation, with which method of `owners` raising, or only the one of this name; `sample` picks
+    among them."""
     dry = Injection(None)
     with dry.installed():
         for answer in await play(situation, dry, directory, tls=tls) or ():
             assert answer.status != 500
     assert dry.calls
-    points = [point for point in points_of(dry.calls) if point.owner in owners][sample]
+    points = [point for point in points_of(dry.calls) if point.owner in owners]
+    points = [point for point in points if name in (None, point.name)][sample]
     wrong = []
     for point in points:
         caplog.clear()

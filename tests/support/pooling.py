@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from sidecar.config.load import load
 from sidecar.errors import SidecarError
+from sidecar.net.transport import Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.messages import HTTP1
 from sidecar.proxy.pool.pool import Pools
@@ -76,11 +76,10 @@ class Asker(Relay):
         return outcome
 
 
-class Transport(asyncio.Transport):
+class FakeTransport(Transport):
     """Keeps what is written, and says how it ended."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.written: list[bytes] = []
         self.closed = False
         self.aborted = False
@@ -94,8 +93,11 @@ class Transport(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.written.append(bytes(data))
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+    def set_write_buffer_limits(self, high: int) -> None:
         self.high = high
+
+    def get_socket(self) -> Any:
+        return None
 
     def get_write_buffer_size(self) -> int:
         return self.unsent

@@ -210,7 +210,7 @@ async def test_a_shortage_and_its_end_are_told(wire: Wire, caplog: pytest.LogCap
     await served(wire, app)
     assert told(caplog) == [
         ("WARNING", NO_MORE, {"reason": "descriptors", "detail": "as the test wants it", "open": 0}),
-        ("INFO", "accepting connections again", {"open": 0}),
+        ("INFO", "accepting connections again", {"open": 1}),
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.config.addresses import ListenAddress
 from sidecar.net import listeners
+from sidecar.proxy import acceptor
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.downstream import DownstreamConnection
 from tests.support.wire import GET, LIMIT, OK, End, Wire
@@ -218,11 +219,11 @@ async def test_when_an_accepted_connection_cannot_be_made(
     """Its caller is gone, or meets a fault: it is closed, and the listener's one place is free again."""
     await wire.start(top="listen: {address: 'localhost:0', connections: 1}")
 
-    async def unmade(*_: object) -> None:
+    def unmade(*_: object) -> None:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(wire.loop, "connect_accepted_socket", unmade)
+        patch.setattr(acceptor, "TcpTransport", unmade)
         app = await wire.app()
         assert await ended(app) == b""
     await wire.turn(lambda: not wire.proxy.acceptors.arriving)

@@ -55,7 +55,7 @@ async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:
             f"upstream: 'http://127.0.0.1:{wire.upstream.port}', timeouts: {{connect: {timeout}s}}}}\n"
         )
         wire.switch(text)
-    await wire.turn(lambda: not wire.proxy.connections)
+    await wire.turn(lambda: not wire.proxy.connections and not any(pool.open for pool in wire.pools))
     wire.clock.advance(120)
     gc.collect()
     assert [route for route in routes() if route not in of_other_tests] == list(wire.table.routes)

@@ -25,7 +25,13 @@ class ExchangeState(Enum):
     DONE = "done"
 
 
-QUEUED, TOKEN, CONNECT, SENT, ANSWERING, TUNNEL, DONE = ExchangeState
+QUEUED: Final = ExchangeState.QUEUED
+TOKEN: Final = ExchangeState.TOKEN
+CONNECT: Final = ExchangeState.CONNECT
+SENT: Final = ExchangeState.SENT
+ANSWERING: Final = ExchangeState.ANSWERING
+TUNNEL: Final = ExchangeState.TUNNEL
+DONE: Final = ExchangeState.DONE
 """Names for the hot path: reading a member through its class costs 90 ns."""
 
 _DOING: Final = {

@@ -119,8 +119,14 @@ class Exchange(Relay):
             return
         self.state = CONNECT
         link = self.pool.acquire(self, fresh=self._retried)
-        if link is not None:
+        if link is None:
+            return
+        try:
             self._send(link, bearer)
+        except BaseException:
+            if self.side is None and (link.capacity == 1 or not link.streams):
+                link.abort()  # nobody else knows of it now
+            raise
 
     def request_body(self, data: bytes) -> None:
         self.sent += len(data)
@@ -209,11 +215,7 @@ class Exchange(Relay):
             self._fail(unspoken(self.pool.destination))
             return
         self.bearer = bearer
-        try:
-            self.side = side = link.open(self)
-        except BaseException:
-            link.abort()  # nobody else knows of it now
-            raise
+        self.side = side = link.open(self)
         if self.app.is_full:
             side.pause_answer()
         self.state = SENT
@@ -443,8 +445,9 @@ class Exchange(Relay):
         elif self.state is CONNECT:
             self.pool.forget(self)
         if self.side is not None:
-            side, self.side = self.side, None
-            side.cancel(flush=flush)
+            self.side.cancel(flush=flush)
+            # Not before: where that meets a fault, it is cancelled again.
+            self.side = None
 
     def _fail(self, error: SidecarError) -> None:
         """Answer with the error: nothing of an answer has been passed on yet."""

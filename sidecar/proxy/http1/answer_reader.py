@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import final
+from typing import Final, final
 
 import httptools
 
@@ -57,7 +57,11 @@ class Outcome(Enum):
     """A 101: `rest` is what came behind its head."""
 
 
-MORE, END, REFUSED, UNWANTED, SWITCHED = Outcome
+MORE: Final = Outcome.MORE
+END: Final = Outcome.END
+REFUSED: Final = Outcome.REFUSED
+UNWANTED: Final = Outcome.UNWANTED
+SWITCHED: Final = Outcome.SWITCHED
 """Names for the hot path, as in `exchange`."""
 
 

@@ -6,13 +6,12 @@ the order of the requests. Rules: RFC 9112 sections 6 and 9.6.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.net import peer
 from sidecar.net.listeners import Owner
+from sidecar.net.transport import Transport
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.fields import headers
@@ -29,7 +28,7 @@ class AnswerWriter(AppSide):
 
     context: Context
     owner: Owner
-    transport: asyncio.Transport
+    transport: Transport
     current: Exchange | None
     """The exchange whose turn it is."""
     asked: Request
@@ -115,7 +114,7 @@ class AnswerWriter(AppSide):
     def cut(self, error: SidecarError) -> None:
         """Close, or reset where only that can tell the app that something is missing."""
         self.flush()
-        sock = self.transport.get_extra_info("socket")
+        sock = self.transport.get_socket()
         if self._framing == framing.UNTIL_CLOSE and sock is not None and not self.owner.is_unix:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
@@ -133,7 +132,7 @@ class AnswerWriter(AppSide):
     def tunnel_end(self) -> bool:
         if not self.transport.can_write_eof():
             return False
-        peer.end_writing(self.transport)
+        self.transport.write_eof()
         return True
 
     def tunnel_close(self) -> None:

@@ -18,16 +18,13 @@ Faults: whatever is raised in a callback ends this connection in `fault`, and no
 
 from __future__ import annotations
 
-import asyncio
-import functools
-from collections.abc import Callable
 from enum import Enum
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar, cast, final
+from typing import Final, NamedTuple, final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer
 from sidecar.net.listeners import Owner
-from sidecar.net.tls import TlsTransport
+from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted
 from sidecar.proxy.exchange import sweep
@@ -43,9 +40,6 @@ from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.target import read_target
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Connection, Connections, Relay
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
@@ -65,7 +59,11 @@ class DownstreamState(Enum):
     CLOSED = "closed"
 
 
-OPEN, WAITING, TUNNEL, LINGER, CLOSED = DownstreamState
+OPEN: Final = DownstreamState.OPEN
+WAITING: Final = DownstreamState.WAITING
+TUNNEL: Final = DownstreamState.TUNNEL
+LINGER: Final = DownstreamState.LINGER
+CLOSED: Final = DownstreamState.CLOSED
 """Names for the hot path, as in `exchange`."""
 
 
@@ -76,25 +74,8 @@ class _Refused(NamedTuple):
     request: Request
 
 
-def _guarded(
-    callback: Callable[Concatenate[DownstreamConnection, P], R],
-) -> Callable[Concatenate[DownstreamConnection, P], R | None]:
-    """For callbacks that are not on the hot path: what they raise ends the connection, soon and not within them, for
-    asyncio calls some of them from a write of ours."""
-
-    @functools.wraps(callback)
-    def call(self: DownstreamConnection, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
-        try:
-            return callback(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
-            self.context.call_soon(self.fault, error)
-            return None
-
-    return call
-
-
 @final
-class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
+class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
     """Speaks HTTP/1.1 and 1.0 as a server."""
 
     __slots__ = (
@@ -115,7 +96,7 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         "transport",
     )
 
-    transport: asyncio.Transport
+    transport: Transport
     _asked: Request
     """The head of the current exchange."""
 
@@ -159,8 +140,8 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
 
     # asyncio's callbacks
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         try:
             self.transport.set_write_buffer_limits(self.context.limits.buffer)
             self._connections.opened(self)
@@ -183,10 +164,12 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
             self.fault(error)
 
-    @_guarded
     def eof_received(self) -> bool | None:
-        if self.state is TUNNEL and self.current is not None:
-            return self.current.app_ended()
+        try:
+            if self.state is TUNNEL and self.current is not None:
+                return self.current.app_ended()
+        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
+            self.fault(error)
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -211,21 +194,25 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         finally:
             self._connections.closed(self)
 
-    @_guarded
     def pause_writing(self) -> None:
         self.is_full = True
-        if self.current is not None:
-            self.current.app_writable(False)
-        elif self.state is OPEN:
-            self.transport.pause_reading()
+        try:
+            if self.current is not None:
+                self.current.app_writable(False)
+            elif self.state is OPEN:
+                self.transport.pause_reading()
+        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it, but not within a write of ours
+            self.context.call_soon(self.fault, error)
 
-    @_guarded
     def resume_writing(self) -> None:
         self.is_full = False
-        if self.current is not None:
-            self.current.app_writable(True)
-        if self.state is OPEN and not self.transport.is_reading():
-            self.context.call_soon(self._go_on)
+        try:
+            if self.current is not None:
+                self.current.app_writable(True)
+            if self.state is OPEN and not self.transport.is_reading():
+                self.context.call_soon(self._go_on)
+        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it, but not within a write of ours
+            self.context.call_soon(self.fault, error)
 
     # reading
 
@@ -397,8 +384,13 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         elif self.is_full and not self.reader.in_message:
             self.transport.pause_reading()
 
-    @_guarded
     def _go_on(self) -> None:
+        try:
+            self._take_up()
+        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
+            self.fault(error)
+
+    def _take_up(self) -> None:
         """Go on with the next pipelined request, and with what was kept back."""
         while self._queue and self.current is None and self.state is OPEN:
             entry = self._queue.pop(0)
@@ -440,11 +432,7 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         self._quiet_since_mono = self.context.clock.mono()
         if self.transport.is_closing():
             return
-        if isinstance(self.transport, TlsTransport):
-            self.transport.end()
-        elif self.transport.can_write_eof():
-            peer.end_writing(self.transport)
-        self.transport.resume_reading()
+        self.transport.end()
 
     def _drop_queue(self, error: SidecarError) -> None:
         while self._queue:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import final
 
+from mypy_extensions import mypyc_attr, trait
+
 from sidecar.errors import SidecarError
 from sidecar.net.listeners import Owner
 from sidecar.proxy.admission.admission import Admitted
@@ -37,6 +39,8 @@ class Request(RequestHead):
         """Whether the connection can carry another request after this one."""
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Sink:
     """What a reader reports, and what it asks."""
 

@@ -15,7 +15,7 @@ is in `target` and `framing`.
 from __future__ import annotations
 
 from enum import Enum
-from typing import final
+from typing import Final, final
 
 import httptools
 
@@ -67,7 +67,10 @@ class ReaderState(Enum):
     BROKEN = "broken"
 
 
-BETWEEN, HEAD, BODY, BROKEN = ReaderState
+BETWEEN: Final = ReaderState.BETWEEN
+HEAD: Final = ReaderState.HEAD
+BODY: Final = ReaderState.BODY
+BROKEN: Final = ReaderState.BROKEN
 """Names for the hot path, as in `exchange`."""
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import cast, final
+from typing import Final, final
 
 from sidecar.config.models import Limits
 from sidecar.errors import SidecarError
 from sidecar.net import peer, tls
+from sidecar.net.transport import Receiver, Transport
 from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.faults import internal
 from sidecar.proxy.fields import headers
@@ -36,12 +37,15 @@ class UpstreamState(Enum):
     CLOSED = "closed"
 
 
-IDLE, BUSY, TUNNEL, CLOSED = UpstreamState
+IDLE: Final = UpstreamState.IDLE
+BUSY: Final = UpstreamState.BUSY
+TUNNEL: Final = UpstreamState.TUNNEL
+CLOSED: Final = UpstreamState.CLOSED
 """Names for the hot path, as in `exchange`."""
 
 
 @final
-class UpstreamConnection(asyncio.Protocol, Link, UpstreamSide):
+class UpstreamConnection(Link, UpstreamSide, Receiver):
     """Speaks HTTP/1.1 as a client; one request at a time."""
 
     __slots__ = (
@@ -55,7 +59,7 @@ class UpstreamConnection(asyncio.Protocol, Link, UpstreamSide):
         "transport",
     )
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, pool: Keeper, limits: Limits) -> None:
         # connection
@@ -161,7 +165,7 @@ class UpstreamConnection(asyncio.Protocol, Link, UpstreamSide):
     def tunnel_end(self) -> bool:
         if not self.transport.can_write_eof():
             return False
-        peer.end_writing(self.transport)
+        self.transport.write_eof()
         return True
 
     def tunnel_close(self) -> None:
@@ -169,8 +173,8 @@ class UpstreamConnection(asyncio.Protocol, Link, UpstreamSide):
 
     # asyncio's callbacks
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         self.transport.set_write_buffer_limits(self._buffer)
 
     def data_received(self, data: bytes) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import final
 
+from mypy_extensions import mypyc_attr, trait
+
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy.exchange import sweep
 from sidecar.proxy.exchange.context import Context
@@ -27,6 +29,8 @@ from sidecar.proxy.messages import NO_BODY, RequestHead
 from sidecar.proxy.ports import AppSide, Relay
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Writer:
     """What a stream asks of its connection."""
 

@@ -19,14 +19,12 @@ Faults: whatever is raised while an event is handled ends its stream; what belon
 
 from __future__ import annotations
 
-import asyncio
 from enum import Enum
 from typing import Final, cast, final
 
 from sidecar.errors import Reason, SidecarError
-from sidecar.net import peer
 from sidecar.net.listeners import Owner
-from sidecar.net.tls import TlsTransport
+from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.exchange.admitting import admit
 from sidecar.proxy.exchange.context import Context
@@ -76,12 +74,15 @@ class Http2DownstreamState(Enum):
     CLOSED = "closed"
 
 
-OPEN, LEAVING, LINGER, CLOSED = Http2DownstreamState
+OPEN: Final = Http2DownstreamState.OPEN
+LEAVING: Final = Http2DownstreamState.LEAVING
+LINGER: Final = Http2DownstreamState.LINGER
+CLOSED: Final = Http2DownstreamState.CLOSED
 """Names for the hot path, as in `exchange`."""
 
 
 @final
-class Http2Downstream(asyncio.Protocol, Connection, Writer):
+class Http2Downstream(Connection, Writer, Receiver):
     """Speaks HTTP/2 as a server."""
 
     __slots__ = (
@@ -109,7 +110,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         connections: Connections,
         owner: Owner,
         barred: SidecarError | None,
-        transport: asyncio.Transport,
+        transport: Transport,
     ) -> None:
         """`barred` is what a process is answered that may not call at this owner's listener."""
         self.context = context
@@ -117,8 +118,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         self.owner = owner
         self._barred = barred
         self.transport = transport
-        if isinstance(transport, TlsTransport):
-            transport.drains = True
+        transport.read_ahead()
         now_mono = context.clock.mono()
         self.http2 = Http2Connection(
             context.limits, now_mono, is_client=False, streams=context.limits.streams
@@ -437,10 +437,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         self._quiet_since_mono = self.context.clock.mono()
         if self.transport.is_closing():
             return
-        if isinstance(self.transport, TlsTransport):
-            self.transport.end()
-        elif self.transport.can_write_eof():
-            peer.end_writing(self.transport)
+        self.transport.end()
 
     def _last_call(self) -> None:
         """The app has read that the end is near: take no further request."""

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import cast, final
+from typing import Final, final
 
 from sidecar.config.models import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer, tls
+from sidecar.net.transport import Receiver, Transport
 from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.faults import internal
 from sidecar.proxy.http2 import fields as lines
@@ -56,12 +57,15 @@ class Http2UpstreamState(Enum):
     CLOSED = "closed"
 
 
-SETTLING, OPEN, LEAVING, CLOSED = Http2UpstreamState
+SETTLING: Final = Http2UpstreamState.SETTLING
+OPEN: Final = Http2UpstreamState.OPEN
+LEAVING: Final = Http2UpstreamState.LEAVING
+CLOSED: Final = Http2UpstreamState.CLOSED
 """Names for the hot path, as in `exchange`."""
 
 
 @final
-class Http2Upstream(asyncio.Protocol, Link, StreamLink):
+class Http2Upstream(Link, StreamLink, Receiver):
     """Speaks HTTP/2 as a client."""
 
     __slots__ = (
@@ -83,7 +87,7 @@ class Http2Upstream(asyncio.Protocol, Link, StreamLink):
     )
 
     wire = HTTP2
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, pool: Keeper, limits: Limits, streams: int) -> None:
         """`streams` is how many requests it may carry at once, if the target allows as many."""
@@ -231,11 +235,10 @@ class Http2Upstream(asyncio.Protocol, Link, StreamLink):
 
     # asyncio's callbacks
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         self.transport.set_write_buffer_limits(self.buffer)
-        if isinstance(transport, tls.TlsTransport):
-            transport.drains = True
+        transport.read_ahead()
         self.write()
 
     def data_received(self, data: bytes) -> None:

@@ -6,11 +6,13 @@ credited of its body. Made by a `Http2Upstream` for each exchange that it carrie
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final, final
+
+from mypy_extensions import mypyc_attr, trait
 
 from sidecar.config.models import Limits
 from sidecar.errors import Reason, SidecarError
+from sidecar.net.transport import Transport
 from sidecar.proxy.admission.admission import Plan
 from sidecar.proxy.fields.headers import Fields
 from sidecar.proxy.http2 import fields as lines
@@ -22,6 +24,8 @@ _MAX_INTERIM: Final = 32
 """1xx answers to one request, as in HTTP/1."""
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StreamLink:
     """What a stream asks of its connection."""
 
@@ -31,7 +35,7 @@ class StreamLink:
     """Bytes that may wait to be sent before the app is held up."""
     http2: Http2Connection
     limits: Limits
-    transport: asyncio.Transport
+    transport: Transport
 
     def begin(
         self,

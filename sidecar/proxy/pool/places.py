@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import final
 
+from mypy_extensions import mypyc_attr, trait
+
 from sidecar.config.models import Pool as Settings
 from sidecar.errors import Reason, SidecarError
 from sidecar.observe.metrics import RouteStats
@@ -19,6 +21,8 @@ from sidecar.routing.routes import Destination, Route
 from sidecar.runtime.clock import Clock
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Bench:
     """What a route's places ask of each of its pools, and tell it."""
 

@@ -22,6 +22,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.net import dial, tls
 from sidecar.net.backoff import FORGOTTEN, FREE, LONGEST_PAUSE
 from sidecar.net.dial import Dialer
+from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
@@ -116,7 +117,9 @@ class Bench:
             self.error = error
             return str(error.reason)
         transport = made.transport
-        address = str(transport.get_extra_info("peername")[0])
+        sock = transport.get_socket()
+        assert sock is not None
+        address = str(sock.getpeername()[0])
         transport.abort()
         return address
 
@@ -126,10 +129,10 @@ class Bench:
             sock.close()
 
 
-class Protocol(asyncio.Protocol):
-    transport: asyncio.BaseTransport
+class Protocol(Receiver):
+    transport: Transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
 
@@ -391,8 +394,8 @@ async def test_a_refusal_in_mid_connection_is_read_by_the_version_of_tls(version
         def version(self) -> str:
             return version
 
-        def get_extra_info(self, name: str) -> object:
-            return {"socket": self}[name]
+        def get_socket(self) -> object:
+            return self
 
     alert = ssl.SSLError(1, "[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE] sslv3 alert handshake failure")
     alert.reason = "SSLV3_ALERT_HANDSHAKE_FAILURE"
@@ -635,7 +638,7 @@ async def test_over_tls_bytes_come_through_and_a_session_is_taken_up_again(
         async with asyncio.timeout(LIMIT):
             made = await bench.dialer.connect(destination, lambda http2: Listening(), session, bench.stats)
             assert await made.heard == b"hello"
-        reused.append(made.transport.get_extra_info("socket").session_reused)
+        reused.append(made.transport.get_socket().session_reused)
         session = tls.session_of(made.transport)
         made.transport.abort()
     assert reused == [False, True]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import select
 import socket
@@ -11,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from sidecar.net import peer
+from sidecar.net.transport import Transport
 
 
 def test_a_silent_peer_is_probed() -> None:
@@ -28,8 +28,8 @@ class Kernel:
     def __init__(self, info: bytes | OSError | None) -> None:
         self.info = info
 
-    def get_extra_info(self, name: str) -> Kernel | None:
-        return self if name == "socket" and self.info is not None else None
+    def get_socket(self) -> Kernel | None:
+        return self if self.info is not None else None
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
@@ -63,7 +63,7 @@ def test_vanished_is_who_acknowledges_nothing_of_what_was_sent(
     info: bytes | OSError | None, vanished: bool
 ) -> None:
     """In five seconds, here; where the system does not say, nobody has."""
-    transport = cast("asyncio.BaseTransport", Kernel(info))
+    transport = cast(Transport, Kernel(info))
     assert peer.has_vanished(transport, 5.0) is vanished
 
 
@@ -80,8 +80,8 @@ class Sock:
     def __init__(self, sock: socket.socket | None) -> None:
         self.sock = sock
 
-    def get_extra_info(self, name: str) -> socket.socket | None:
-        return self.sock if name == "socket" else None
+    def get_socket(self) -> socket.socket | None:
+        return self.sock
 
 
 @pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells of an end")
@@ -89,13 +89,13 @@ def test_an_end_in_the_middle_of_a_message_is_seen_without_reading() -> None:
     """One behind a whole message is none, nor is silence; without a socket there is nothing to look at."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        transport = cast(asyncio.BaseTransport, Sock(ours))
+        transport = cast(Transport, Sock(ours))
         assert not peer.has_left(transport, 3)
         theirs.send(b"ab")
         assert not peer.has_left(transport, 3)
         theirs.shutdown(socket.SHUT_WR)
         assert [peer.has_left(transport, due) for due in (2, 3)] == [False, True]
-    assert not peer.has_left(cast(asyncio.BaseTransport, Sock(None)), 3)
+    assert not peer.has_left(cast(Transport, Sock(None)), 3)
     assert not peer.has_left(transport, 3)  # closed in the meantime
 
 
@@ -105,8 +105,8 @@ class Held:
     def __init__(self, sock: socket.socket | None) -> None:
         self.sock = sock
 
-    def get_extra_info(self, name: str) -> socket.socket | None:
-        return self.sock if name == "socket" else None
+    def get_socket(self) -> socket.socket | None:
+        return self.sock
 
 
 def test_what_was_not_read_of_a_connection_that_failed() -> None:

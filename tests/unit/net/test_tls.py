@@ -18,6 +18,8 @@ from sidecar.emulator.keys import Authority
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import tls, tls_handshake
 from sidecar.net.dial import Dialer
+from sidecar.net.event_loop import readiness_of
+from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, RouteTable
 from tests.support.clock import FakeClock
@@ -26,10 +28,10 @@ LIMIT = 60.0
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Client(asyncio.Protocol):
+class Client(Receiver):
     """What an upstream connection is to the transport; it records."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -39,7 +41,7 @@ class Client(asyncio.Protocol):
         self.pause_at_once = False
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport  # type: ignore[assignment]  # it is one
 
     def data_received(self, data: bytes) -> None:
@@ -169,7 +171,7 @@ async def test_megabytes_go_both_ways_at_once(servers: Servers) -> None:
 async def test_http_11_is_agreed_on(servers: Servers) -> None:
     """ALPN: a server that prefers h2 must not speak it here; TLS 1.2 at least."""
     client = await servers.connect(await servers.start(echo))
-    sock = client.transport.get_extra_info("socket")
+    sock = client.transport.get_socket()
     assert sock.selected_alpn_protocol() == "http/1.1"
     assert sock.version() in ("TLSv1.2", "TLSv1.3")
     client.transport.abort()
@@ -188,12 +190,12 @@ async def test_sessions_are_resumed(servers: Servers) -> None:
     second = await servers.dialer.connect(destination, new_client, session, RouteStats())
     second.transport.write(b"y")
     assert await second.until(1) == b"y"
-    assert second.transport.get_extra_info("socket").session_reused
+    assert second.transport.get_socket().session_reused
     second.transport.close()
     await second.lost
     stranger = tls.Session(ssl.create_default_context(), session.session) if session else None
     third = await servers.dialer.connect(destination, new_client, stranger, RouteStats())
-    assert not third.transport.get_extra_info("socket").session_reused
+    assert not third.transport.get_socket().session_reused
     third.transport.close()
     await third.lost
 
@@ -429,7 +431,7 @@ class Contrary:
 async def test_a_write_may_want_to_read(servers: Servers, raw: Raw, *, paused: bool) -> None:
     """SSL_get_error(3): it is tried again once bytes have come, whether they are wanted otherwise or not."""
     client = await connected(servers, raw)
-    sock = Contrary(client.transport.get_extra_info("socket"))
+    sock = Contrary(client.transport.get_socket())
     client.transport._sock = sock  # type: ignore[attr-defined]
     if paused:
         client.transport.pause_reading()
@@ -456,7 +458,7 @@ async def test_a_write_may_want_to_read(servers: Servers, raw: Raw, *, paused: b
 async def test_a_read_may_want_to_write(servers: Servers, raw: Raw) -> None:
     """It is tried again once the socket takes bytes."""
     client = await connected(servers, raw)
-    sock = Contrary(client.transport.get_extra_info("socket"))
+    sock = Contrary(client.transport.get_socket())
     client.transport._sock = sock  # type: ignore[attr-defined]
     sock.recv_wants = [ssl.SSLWantWriteError()]
     raw.tls.write(b"x")
@@ -468,7 +470,7 @@ async def test_a_read_may_want_to_write(servers: Servers, raw: Raw) -> None:
 async def test_a_read_of_several_records_may_want_to_write(servers: Servers, raw: Raw) -> None:
     """What came before is handed on, and the rest is read afterwards."""
     client = await connected(servers, raw)
-    real = client.transport.get_extra_info("socket")
+    real = client.transport.get_socket()
     sock = Contrary(real)
     client.transport._sock = sock  # type: ignore[attr-defined]
     first = real.recv
@@ -510,7 +512,7 @@ async def test_a_write_that_fails_later_ends_the_connection(
 async def test_a_failed_write_with_nothing_to_read_ends_it(servers: Servers, raw: Raw) -> None:
     """A fault of OpenSSL's own leaves the socket as it is: no selector would report an end."""
     client = await connected(servers, raw)
-    sock = Contrary(client.transport.get_extra_info("socket"))
+    sock = Contrary(client.transport.get_socket())
     client.transport._sock = sock  # type: ignore[attr-defined]
     fault = ssl.SSLError(1, "[SSL] internal error (_ssl.c:1)")
     sock.send_wants = [fault]
@@ -523,10 +525,10 @@ async def test_a_failed_write_with_nothing_to_read_ends_it(servers: Servers, raw
 async def test_limits_of_what_is_kept_can_be_set(servers: Servers, raw: Raw) -> None:
     """As asyncio.WriteTransport says; and there is no half-close in TLS that peers agree on."""
     client = await connected(servers, raw)
-    client.transport.set_write_buffer_limits(high=1_000_000_000)
+    client.transport.set_write_buffer_limits(1_000_000_000)
     client.transport.write(bytes(16_000_000))
     assert not client.full
-    client.transport.set_write_buffer_limits()
+    client.transport.set_write_buffer_limits(65_536)
     client.transport.write(b"x")
     assert client.full
     assert not client.transport.can_write_eof()
@@ -568,7 +570,7 @@ async def test_a_server_that_resets_right_after_the_handshake(servers: Servers) 
         while _is_connected(secured):  # noqa: ASYNC110  # the kernel tells nobody
             await asyncio.sleep(0.001)
     client = Client()
-    tls.TlsTransport(loop, secured, client)
+    tls.TlsTransport(loop, readiness_of(loop), secured, client)
     async with asyncio.timeout(LIMIT):
         assert isinstance(await client.lost, OSError)
 

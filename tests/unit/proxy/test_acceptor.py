@@ -25,6 +25,7 @@ from sidecar.net import listeners
 from sidecar.net.callers import Callers, peer_refused, peer_unknown
 from sidecar.net.certificates import Certificate
 from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
+from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import HandshakeFailure, Pause
 from sidecar.proxy.acceptor import Acceptors
 from sidecar.proxy.faults import Faults
@@ -67,20 +68,19 @@ class Scripted(socket.socket):
         return sock, address
 
 
-class Connection(asyncio.Protocol):
+class Connection(Receiver):
     """What the proxy makes of an accepted connection, as far as the acceptors are concerned."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, house: House, owner: Owner, barred: SidecarError | None, at_once: bool) -> None:
         self.house = house
         self.owner = owner
         self.barred = barred
         self.at_once = at_once
-        self.task = cast("asyncio.Task[None]", asyncio.current_task()).get_name()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         self.house.connections.append(self)
         self.house.acceptors.opened(self.owner)
 
@@ -448,7 +448,11 @@ async def test_a_fault_of_a_listener_that_is_closed(house: House, caplog: pytest
 
 
 async def test_a_fault_before_a_connection_has_its_task(
-    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    house: House,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    authority: Authority,
+    certificate: Certificate,
 ) -> None:
     """It is told, the caller is let go, and who stands behind it is accepted."""
     spawn = house.acceptors.tasks.spawn
@@ -459,8 +463,9 @@ async def test_a_fault_before_a_connection_has_its_task(
         raise FAULT
 
     monkeypatch.setattr(house.acceptors.tasks, "spawn", refuse)
-    listener = house.listen()
-    first, _ = house.call(listener), house.call(listener)
+    listener = house.listen(Settings(certificate=certificate))
+    first, second = house.call(listener), house.call(listener)
+    await house.secure(second, authority)
     await house.opened()
     assert noted(caplog) == [("accepting a connection", FAULT)]
     await house.turn(lambda: ended(first))
@@ -515,7 +520,7 @@ async def test_a_connection_is_made_for_its_owner(house: House, limit: int | Non
     house.call(listener)
     (made,) = await house.opened()
     assert made.owner is house.acceptors.owner(listener)
-    assert (made.barred, made.at_once, made.task) == (None, False, "accept")
+    assert (made.barred, made.at_once) == (None, False)
 
 
 def peers(*uids: int, certificate: Certificate | None = None) -> Settings:
@@ -586,8 +591,8 @@ async def test_a_connection_is_made_when_its_handshake_is_done(
     caller = house.call(house.listen(Settings(certificate=certificate)))
     await house.secure(caller, authority)
     (made,) = await house.opened()
-    assert (made.barred, made.at_once, made.task) == (None, False, "accept")
-    sock = made.transport.get_extra_info("socket")
+    assert (made.barred, made.at_once) == (None, False)
+    sock = made.transport.get_socket()
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert house.clock.pending == []
 

@@ -10,12 +10,14 @@ import ssl
 import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from sidecar.emulator.keys import Authority
 from sidecar.net import tls, tls_handshake
+from sidecar.net.event_loop import readiness_of
+from sidecar.net.transport import Receiver, Transport
 
 LIMIT = 60.0
 
@@ -64,7 +66,7 @@ class Scripted(ssl.SSLSocket):
         return step or self.__dict__.pop("held", b"") or super().recv(size, flags)
 
 
-class Client(asyncio.Protocol):
+class Client(Receiver):
     """What a connection is to the transport; it records."""
 
     def __init__(self) -> None:
@@ -77,8 +79,8 @@ class Client(asyncio.Protocol):
         self.changed = asyncio.Event()
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         if self.fault is not None:
@@ -135,7 +137,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     assert isinstance(secured, Scripted)
     assert secured.shakes == []
     client = Client()
-    made = Pair(secured, tls.TlsTransport(loop, secured, client), client)
+    made = Pair(secured, tls.TlsTransport(loop, readiness_of(loop), secured, client), client)
     async with asyncio.timeout(LIMIT):
         made.reader, made.writer = await ends.get()
     yield made
@@ -466,7 +468,7 @@ async def test_an_end_while_a_read_wants_to_write(pair: Pair) -> None:
 
 async def test_small_records_are_handed_on_together_where_they_may_be_of_many_streams(pair: Pair) -> None:
     """As many as are there; where there was nothing behind one, the next ones are handed on by themselves."""
-    pair.transport.drains = True
+    pair.transport.read_ahead()
     pair.transport.pause_reading()
     pieces: list[int] = []
     received = pair.client.data_received

@@ -797,7 +797,7 @@ async def test_a_fault_in_the_end_by_another_resets(
 ) -> None:
     """Both are logged."""
     app = call()
-    monkeypatch.setattr(app.line, "can_write_eof", breaks)
+    monkeypatch.setattr(app.line, "end", breaks)
     app.connection.fault(ValueError())
     assert (app.line.gone, app.line.reset) == (True, True)
     assert noted(caplog) == ["connection from the app", "end of a connection from the app"]
@@ -812,7 +812,7 @@ async def test_after_a_fault_no_further_request_is_begun(
     app.line.deliver(get(b"/1") + get(b"/2") + get(b"/3") + get(b"/4"))
     assert app.connection.rest == get(b"/4")
     go_on(app)
-    monkeypatch.setattr(app.line, "can_write_eof", breaks)
+    monkeypatch.setattr(app.line, "end", breaks)
     app.connection.fault(FAULT)
     memory.settle()
     assert b"/4" not in app.targets
@@ -919,7 +919,7 @@ async def test_an_app_that_ended_its_side_while_it_was_not_read(
     app = call()
     ours, its = socket.socketpair()
     with ours, its:
-        monkeypatch.setattr(app.line, "get_extra_info", lambda name: ours)
+        monkeypatch.setattr(app.line, "get_socket", lambda: ours)
         app.line.deliver(data)
         app.connection.pause_request()
         its.shutdown(socket.SHUT_WR)

@@ -12,7 +12,7 @@ from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.messages import UNKNOWN
 from sidecar.proxy.ports import Loss, Relay
 from tests.support.exchanges import TOKENLESS
-from tests.support.pooling import MakeBench, Transport
+from tests.support.pooling import FakeTransport, MakeBench
 from tests.support.sides import FAULT, request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -97,7 +97,7 @@ class Line:
             update={"head": HEAD, "headers": HEADERS, "buffer": BUFFER}
         )
         self.connection = UpstreamConnection(self.pool, limits)
-        self.transport = Transport()
+        self.transport = FakeTransport()
         self.connection.connection_made(self.transport)
         self.serve(method)
 

@@ -1,0 +1,35 @@
+"""The event loop of this process.
+
+asyncio's own, with a selector that calls the proxy's transports itself (`readiness`) where the system has epoll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import selectors
+from typing import cast, final
+
+from sidecar.net.readiness import LoopReadiness, Readiness, Selector
+
+
+@final
+class EventLoop(asyncio.SelectorEventLoop):
+    """asyncio's event loop, which knows its selector's other half."""
+
+    def __init__(self) -> None:
+        self.readiness = Selector(self._watcher_failed)
+        super().__init__(cast(selectors.BaseSelector, self.readiness))
+
+    def _watcher_failed(self, error: Exception) -> None:
+        self.call_exception_handler({"message": "Fault in a callback of a transport.", "exception": error})
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A loop for `serve` and the like; not set as this thread's."""
+    return EventLoop() if hasattr(select, "epoll") else asyncio.new_event_loop()
+
+
+def readiness_of(loop: asyncio.AbstractEventLoop) -> Readiness:
+    """How a transport on this loop waits for its socket."""
+    return loop.readiness if isinstance(loop, EventLoop) else LoopReadiness(loop)

@@ -1,0 +1,297 @@
+"""Plain TCP, or a Unix socket: a small transport over a non-blocking socket.
+
+Owns its reads and writes. Made by `dial` and by the acceptor; its receiver is a connection of either side. Beside
+asyncio's own it spares a handle and two calls for each read (`readiness`), and it is compiled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, final
+
+from sidecar.net.readiness import Readiness, Watcher
+from sidecar.net.transport import Receiver, Transport
+
+_READ: Final = 256 * 1024
+"""Bytes that are read at once: of 64, 256 and 512 KiB the best (docs/performance.md)."""
+
+_JOINED: Final = 32 * 1024
+"""Bytes up to which pieces are copied together: one send(2) of one piece costs less than one of several."""
+
+_PIECES: Final = 64
+"""Pieces in one sendmsg(2); Linux takes 1,024."""
+
+
+@final
+class TcpTransport(Transport, Watcher):
+    """The transport of one connected socket."""
+
+    __slots__ = (
+        "_closing",
+        "_ended",
+        "_ending",
+        "_fd",
+        "_high",
+        "_is_paused",
+        "_loop",
+        "_lost",
+        "_peer_ended",
+        "_readiness",
+        "_reading",
+        "_receiver",
+        "_sock",
+        "_unsent",
+        "_unsent_size",
+    )
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, readiness: Readiness, sock: socket.socket, receiver: Receiver
+    ) -> None:
+        """Takes `sock` over, which is connected and does not block; it calls `connection_made`, and what that raises
+        comes out here, with the socket still open. Raises OSError where it can't be waited for."""
+        self._loop = loop
+        self._readiness = readiness
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._receiver = receiver
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_size = 0
+        self._high = 64 * 1024
+        self._is_paused = False
+        """The receiver was asked to pause."""
+        self._reading = False
+        self._peer_ended = False
+        self._ending = False
+        """Our side says no more, once what is kept is sent."""
+        self._ended = False
+        """And that has been said."""
+        self._closing = False
+        self._lost = False
+        receiver.connection_made(self)
+        self.resume_reading()
+
+    def __repr__(self) -> str:
+        state = "lost" if self._lost else "closing" if self._closing else "open"
+        return f"<TcpTransport fd={self._fd} {state} unsent={self._unsent_size}>"
+
+    # what the receiver calls
+
+    def write(self, data: bytes) -> None:
+        if self._lost or self._closing or self._ending or not data:
+            return
+        if self._unsent_size:
+            self._keep(memoryview(data))
+            return
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._lose(error)
+            return
+        if sent < len(data):
+            self._keep(memoryview(data)[sent:])
+            self._wait_for_room()
+
+    def write_all(self, pieces: Sequence[bytes]) -> None:
+        size = 0
+        for piece in pieces:
+            size += len(piece)
+        if size <= _JOINED or self._unsent_size or len(pieces) > _PIECES:
+            self.write(b"".join(pieces))
+            return
+        if self._lost or self._closing or self._ending:
+            return
+        try:
+            sent = self._sock.sendmsg(pieces)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._lose(error)
+            return
+        if sent < size:
+            for piece in pieces:
+                if sent >= len(piece):
+                    sent -= len(piece)
+                else:
+                    self._keep(memoryview(piece)[sent:])
+                    sent = 0
+            self._wait_for_room()
+
+    def _keep(self, data: memoryview) -> None:
+        self._unsent.append(data)
+        self._unsent_size += len(data)
+        if self._unsent_size > self._high and not self._is_paused:
+            self._is_paused = True
+            self._receiver.pause_writing()
+
+    def _wait_for_room(self) -> None:
+        if self._lost:
+            return
+        try:
+            self._readiness.write(self._fd, self, True)
+        except OSError as error:
+            self._lose(error)
+
+    def write_eof(self) -> None:
+        if not (self._lost or self._closing or self._ending):
+            self._ending = True
+            if not self._unsent_size:
+                self._say_end()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def end(self) -> None:
+        self.write_eof()
+        self.resume_reading()
+
+    def _say_end(self) -> None:
+        self._ended = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._lose(error)
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._readiness.read(self._fd, self, False)
+
+    def resume_reading(self) -> None:
+        if self._reading or self._lost or self._closing or self._peer_ended:
+            return
+        try:
+            self._readiness.read(self._fd, self, True)
+        except OSError as error:
+            self._lose(error)
+        else:
+            self._reading = True
+
+    def read_ahead(self) -> None:
+        pass  # it is what each read does
+
+    def is_reading(self) -> bool:
+        return self._reading
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self._high = high
+
+    def get_write_buffer_size(self) -> int:
+        return self._unsent_size
+
+    def set_protocol(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def is_closing(self) -> bool:
+        return self._closing or self._lost
+
+    def close(self) -> None:
+        if self._closing or self._lost:
+            return
+        self._closing = True
+        self.pause_reading()
+        if not self._unsent_size:
+            self._lose(None)
+
+    def abort(self) -> None:
+        self._lose(None)
+
+    def get_socket(self) -> socket.socket | None:
+        return self._sock
+
+    # what the selector calls
+
+    def on_readable(self) -> None:
+        if not self._reading:
+            return
+        try:
+            data = self._sock.recv(_READ)
+        except (BlockingIOError, InterruptedError):
+            return
+        except Exception as error:  # noqa: BLE001  # an OSError, or no memory to read into
+            self._fail(error)
+            return
+        try:
+            if data:
+                self._receiver.data_received(data)
+            else:
+                self._on_end()
+        except Exception as error:  # noqa: BLE001  # as asyncio's transports do
+            self._fail(error)
+
+    def _on_end(self) -> None:
+        self._peer_ended = True
+        keep = self._receiver.eof_received()
+        self.pause_reading()
+        if not keep:
+            self.close()
+
+    def on_writable(self) -> None:
+        if not self._unsent_size or self._lost:
+            return
+        try:
+            self._send_kept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except Exception as error:  # noqa: BLE001  # an OSError, or a fault
+            self._fail(error)
+            return
+        try:
+            if not self._unsent_size:
+                self._readiness.write(self._fd, self, False)
+            if self._is_paused and self._unsent_size <= self._high // 4:
+                self._is_paused = False
+                self._receiver.resume_writing()
+            # Unless that has written something, or is the end.
+            if not self._unsent_size and not self._lost:
+                if self._closing:
+                    self._lose(None)
+                elif self._ending and not self._ended:
+                    self._say_end()
+        except Exception as error:  # noqa: BLE001  # a fault
+            self._fail(error)
+
+    def _send_kept(self) -> None:
+        unsent = self._unsent
+        if len(unsent) == 1:
+            sent = self._sock.send(unsent[0])
+        else:
+            sent = self._sock.sendmsg([unsent[index] for index in range(min(len(unsent), _PIECES))])
+        self._unsent_size -= sent
+        while sent:
+            first = unsent[0]
+            if sent < len(first):
+                unsent[0] = first[sent:]
+                return
+            sent -= len(first)
+            unsent.popleft()
+
+    # ends
+
+    def _fail(self, error: Exception) -> None:
+        """Close after an error; one that is not the connection's is a fault, which the event loop's handler logs."""
+        if not isinstance(error, OSError):
+            message = "Fatal error on a TCP connection."
+            self._loop.call_exception_handler({"message": message, "exception": error, "transport": self})
+        self._lose(error)
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._closing = True
+        self._reading = False
+        self._readiness.leave(self._fd)
+        self._unsent.clear()
+        self._unsent_size = 0
+        self._loop.call_soon(self._closed, error)
+
+    def _closed(self, error: Exception | None) -> None:
+        try:
+            self._receiver.connection_lost(error)
+        finally:
+            self._sock.close()
