@@ -18,19 +18,26 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_BREAK_SYSTEM_PACKAGES=1
-COPY requirements.lock ./
-RUN python3 -m pip install --quiet --require-hashes --no-deps --only-binary=:all: --no-compile \
-        --target=/opt/idtoken-sidecar --requirement=requirements.lock \
-    && rm -rf /opt/idtoken-sidecar/bin
+RUN command -v gcc >/dev/null \
+    || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends gcc libc6-dev >/dev/null; }
+COPY requirements.lock requirements-compile.lock ./
+RUN python3 -m venv /build \
+    && /build/bin/python -m pip install --quiet --require-hashes --no-deps --only-binary=:all: \
+        --requirement=requirements-compile.lock \
+    && python3 -m pip install --quiet --require-hashes --no-deps --only-binary=:all: --no-compile \
+        --target=/opt/idtoken-sidecar --requirement=requirements.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY release ./release
 COPY sidecar ./sidecar
 COPY data ./data
-# Bytecode that is never checked against its source: nothing writes there, and times in the layer mean nothing.
-RUN PYTHONPATH=/opt/idtoken-sidecar python3 -m pip install --quiet --no-deps --no-build-isolation --no-compile \
-        --target=/opt/idtoken-sidecar . \
-    && rm -rf /opt/idtoken-sidecar/flit_core* /opt/idtoken-sidecar/bin /opt/idtoken-sidecar/share \
-    && find /opt/idtoken-sidecar -name '*.pyi' -delete \
-    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/idtoken-sidecar
+# The data path as machine code, beside its source. And bytecode that is never checked against its source: nothing writes
+# there, and times in the layer mean nothing.
+RUN IDTOKEN_SIDECAR_COMPILED=1 /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir=/wheel . \
+    && python3 -m pip install --quiet --no-deps --no-compile --target=/opt/idtoken-sidecar /wheel/*.whl \
+    && cd /opt/idtoken-sidecar \
+    && rm -rf hatchling* packaging* pathspec* pluggy* trove_classifiers* bin share \
+    && find . -name '*.pyi' -delete \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash .
 
 FROM ${BASE}${BASE_DIGEST}
 ARG BASE

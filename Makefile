@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-pythons clients clients-page test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
+.PHONY: help demo install compiled test test-pythons clients clients-page test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -29,6 +29,17 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 
 demo: $(VENV)/.run      ## the main job on an embedded stand-in for Google (ONCE=1: do it once and exit)
 	@$(BIN)/idtoken-sidecar demo $(if $(ONCE),--once) $(ARGS)
+
+COMPILED := build/compiled
+compiled: $(VENV)/.dev  ## the command with its data path as machine code, in build/compiled (needs a C compiler)
+	@command -v cc gcc clang >/dev/null || { echo "make compiled needs a C compiler, and Python's headers: apt-get install gcc libc6-dev python3-dev"; exit 1; }
+	@echo "==> compiling (a minute or two)"
+	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)/wheel
+	@IDTOKEN_SIDECAR_COMPILED=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(COMPILED)/wheel .
+	@$(BIN)/python -m venv $(COMPILED)
+	@$(COMPILED)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps -r requirements.lock
+	@$(COMPILED)/bin/python -m pip -qq --disable-pip-version-check install --no-deps $(COMPILED)/wheel/*.whl
+	@$(COMPILED)/bin/idtoken-sidecar --version
 
 PREFIX ?= $(HOME)/.local/idtoken-sidecar
 install:                ## the command, in an environment of its own (PREFIX=…)
@@ -116,6 +127,7 @@ docs: $(VENV)/.dev      ## write the generated pages and files again, and build 
 lock:                   ## pin the newest allowed versions again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group dev -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml --group build --group compile -c requirements-dev.lock -o requirements-compile.lock
 
 dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dist/, the same bytes each time
 	@rm -rf dist && mkdir dist

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 ROOT = Path(__file__).parents[1]
-NOT_INSTALLED = {"flit-core"}
+NOT_INSTALLED = {"hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers"}
 """In the lock for building; not needed to run."""
 
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)(?: *; *([^\\]+?))? *\\?$")
