@@ -23,6 +23,8 @@ AUDIENCE = "https://bench.example"
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIDECAR = REPOSITORY / ".venv" / "bin" / "idtoken-sidecar"
 PYTHON = SIDECAR.with_name("python")
+COMPILED = REPOSITORY / "build" / "compiled" / "bin" / "idtoken-sidecar"
+COMPILED_COMMAND = f"{shlex.quote(str(COMPILED))} run --config {{config}}"
 SIDECAR_COMMAND = f"{shlex.quote(str(SIDECAR))} run --config {{config}}"
 
 
@@ -239,6 +241,7 @@ def catalogue(*, envoy: str, sidecar_command: str, earlier: Path | None) -> list
     before = f"env PYTHONPATH={shlex.quote(str(earlier))} {shlex.quote(str(PYTHON))} -m sidecar run --config {{config}}"
     return [
         Product("sidecar", title, _sidecar(sidecar_command)),
+        Product("compiled", "idtoken-sidecar, compiled", _sidecar(COMPILED_COMMAND)),
         Product("earlier", "idtoken-sidecar, earlier", _sidecar(before)),
         Product("envoy", "Envoy, gcp_authn with cache", _envoy(envoy)),
         Product("nginx", "nginx, static token (floor)", _nginx),

@@ -20,12 +20,12 @@ from http2 import Costs, Http2Bench
 from machine import DEBIAN_PACKAGES, HTTP2_PACKAGES, checkout, describe, provide_envoy, provide_programs, say
 from measure import Bench, Plan
 from process import Cores, RunError
-from products import REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
+from products import COMPILED, REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 RESULTS = HERE / "results"
-PRODUCTS = ("sidecar", "earlier", "envoy", "nginx")
+PRODUCTS = ("sidecar", "compiled", "earlier", "envoy", "nginx")
 PARTS = ("small", "streams", "http2")
 MEMORY_REQUESTS = 100_000
 STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
@@ -42,7 +42,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_names(PRODUCTS),
         default=PRODUCTS,
         metavar="NAMES",
-        help="of sidecar,earlier,envoy,nginx",
+        help="of sidecar,compiled,earlier,envoy,nginx",
     )
     parser.add_argument(
         "--against", metavar="COMMIT", help="measure the sidecar of this commit too, as the product `earlier`"
@@ -133,7 +133,9 @@ def _run(asked: argparse.Namespace) -> Path:
         products=[
             product
             for product in known
-            if product.name in asked.only and (earlier or product.name != "earlier")
+            if product.name in asked.only
+            and (earlier or product.name != "earlier")
+            and (COMPILED.exists() or product.name != "compiled")
         ],
         rounds=asked.rounds or (2 if quick else 7),
         requests=asked.requests or (10_000 if quick else 100_000),

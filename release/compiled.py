@@ -28,7 +28,11 @@ from setuptools import Distribution
 
 modules, made, placed = json.loads(sys.argv[1])
 extensions = mypycify(
-    ["--config-file=pyproject.toml", *modules], opt_level="3", multi_file=True, target_dir=made, group_name="idtoken_sidecar"
+    ["--config-file=pyproject.toml", *modules],
+    opt_level="3",
+    multi_file=True,
+    target_dir=made,
+    group_name="idtoken_sidecar",
 )
 build = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
 build.build_temp, build.build_lib, build.parallel = made, placed, True
@@ -39,7 +43,9 @@ build.run()
 
 def modules(root: Path) -> list[str]:
     """The source files to compile, of the project in `root`; ValueError for a pattern that no file has."""
-    patterns = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["idtoken-sidecar"]["compiled"]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["idtoken-sidecar"][
+        "compiled"
+    ]
     found: list[str] = []
     for pattern in patterns["modules"]:
         files = sorted(path for path in root.glob(pattern) if path.name != "__init__.py")
@@ -60,7 +66,7 @@ class CompiledBuild(BuildHookInterface[Any]):
         self._directory = tempfile.TemporaryDirectory(prefix="idtoken-sidecar-")
         made, placed = (Path(self._directory.name, name) for name in ("c", "lib"))
         order = json.dumps([modules(root), str(made), str(placed)])
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603  # this interpreter
             [sys.executable, "-c", _COMPILE, order], cwd=root, capture_output=True, text=True, check=False
         )
         if done.returncode:

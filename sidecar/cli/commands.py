@@ -27,6 +27,7 @@ import click
 from sidecar.cli.near_misses import Group
 from sidecar.cli.output import EXIT_CODES
 from sidecar.grammar.contents import kind_of
+from sidecar.runtime import built
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -126,7 +127,11 @@ class _Commands(Group):
 
 
 @click.group(cls=_Commands, context_settings=_CONTEXT, epilog=EXIT_CODES)
-@click.version_option(package_name="idtoken-sidecar", prog_name="idtoken-sidecar")
+@click.version_option(
+    package_name="idtoken-sidecar",
+    prog_name="idtoken-sidecar",
+    message=f"%(prog)s, version %(version)s ({built.kind()})",
+)
 @click.pass_context
 def main(context: click.Context) -> None:
     """Your app calls localhost; the right Google service answers.

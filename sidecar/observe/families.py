@@ -22,6 +22,7 @@ from sidecar.observe.metrics import (
     TokenStats,
     TokenStatsTable,
 )
+from sidecar.runtime import built
 
 
 class CertificateReading(Protocol):
@@ -199,8 +200,13 @@ _fetches, *_tokens = _of(
 
 TABLE: Final[tuple[Row, ...]] = (
     Row(
-        family("build_info", Kind.INFO, "The versions that are running.", "version", "python"),
-        lambda source: (((source.version, platform.python_version()), 1.0),),
+        family(
+            "build_info",
+            Kind.INFO,
+            "What is running; `build` is `compiled` where the data path is machine code, else `pure`.",
+            *("version", "python", "build"),
+        ),
+        lambda source: (((source.version, platform.python_version(), built.kind()), 1.0),),
     ),
     _one(
         "start_time_seconds",

@@ -164,7 +164,10 @@ def contained(root: Path, user: str, command: list[str]) -> list[str]:
 def test_it_says_its_version(image: dict[str, Any]) -> None:
     settings = image["config"]
     words = [*settings["Env"], *settings["Entrypoint"], "--version"]
-    assert run(*contained(image["root"], settings["User"], words)) == f"idtoken-sidecar, version {VERSION}"
+    assert (
+        run(*contained(image["root"], settings["User"], words))
+        == f"idtoken-sidecar, version {VERSION} (compiled)"
+    )
 
 
 class Contained(SidecarProcess):

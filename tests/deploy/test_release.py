@@ -133,9 +133,10 @@ def test_the_wheel_works_where_it_is_installed(first: Mapping[str, Path], tmp_pa
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(target)},
     )
-    assert done.stdout.splitlines() == [str(target / "sidecar"), f"idtoken-sidecar, version {VERSION}"], (
-        done.stderr
-    )
+    assert done.stdout.splitlines() == [
+        str(target / "sidecar"),
+        f"idtoken-sidecar, version {VERSION} (pure)",
+    ], done.stderr
     assert (target / "share/man/man1/idtoken-sidecar.1").exists()
 
 

@@ -39,6 +39,9 @@ _CODING = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
 _PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 """A reason phrase (RFC 9112 section 4)."""
 
+_WORTH_COUNTING = 64 * 1024
+"""Bytes of a body from which it costs less to count it, and to make another parser when it ends, than to parse it."""
+
 _MAX_INTERIM = 32
 """1xx answers to one request; Go's client stops at 5, but 102 and 103 may repeat."""
 
@@ -74,6 +77,7 @@ class AnswerReader:
         "_body",
         "_body_bytes",
         "_complete",
+        "_counted",
         "_fed",
         "_head_limit",
         "_header_limit",
@@ -112,6 +116,8 @@ class AnswerReader:
         """What came of a head before that was clear, or of an interim one."""
         self._is_usual = False
         self._body_bytes = 0
+        self._counted = 0
+        """Bytes of the body that are still due, where they are counted and not parsed any more."""
         self.reusable = False
         """Whether the connection can carry another request after this answer."""
         self._complete = False
@@ -148,6 +154,7 @@ class AnswerReader:
         self._start = b""
         self._is_usual = False
         self._body_bytes = 0
+        self._counted = 0
         self._in_head = True
         self._complete = False
 
@@ -157,6 +164,8 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> Outcome:
         """Read on."""
+        if self._counted:
+            return self._count(data)
         if not self._begun:
             if not self._start and data.startswith(_USUAL_START):
                 self._begun = self._is_usual = True
@@ -180,7 +189,31 @@ class AnswerReader:
             self._check_size()
         if self.refusal is not None:
             return REFUSED
-        return END if self._complete else MORE
+        if self._complete:
+            return END
+        if self._body > _WORTH_COUNTING and not self._in_head:
+            self._counted = self._body - self._body_bytes
+        return MORE
+
+    def _count(self, data: bytes) -> Outcome:
+        """Hand on a piece of a body whose length is known: the parser would only copy it."""
+        relay = self._relay
+        if relay is None:
+            return UNWANTED
+        self._fed += len(data)
+        if len(data) > self._counted:
+            # It goes on with what nobody asked for.
+            data = data[: self._counted]
+            self.reusable = False
+        self._counted -= len(data)
+        self._body_bytes += len(data)
+        relay.answer_body(data)
+        if self._counted:
+            return MORE
+        # The old one would wait for this body still.
+        self._parser = self._new_parser()
+        self._complete = True
+        return END
 
     def feed_end(self) -> Outcome:
         """The connection's end."""

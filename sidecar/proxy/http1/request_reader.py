@@ -83,6 +83,7 @@ class RequestReader:
         "_body_left",
         "_chunks",
         "_context",
+        "_counted",
         "_declined",
         "_fed",
         "_fields",
@@ -113,6 +114,8 @@ class RequestReader:
         """An upgrade was asked for that is not carried."""
         self._body_left = framing.CHUNKED
         """Bytes of the body that are still due, or CHUNKED."""
+        self._counted = False
+        """The rest of the body is counted, and the parser, which knows nothing of that, not asked any more."""
         self._body_bytes = 0
         self._chunks: framing.Chunks | None = None
         """Where the body ends, if it is a chunked one of which anything came."""
@@ -166,9 +169,14 @@ class RequestReader:
                         SidecarError(Reason.INTERNAL, "The sidecar read a body's length in two ways.")
                     )
                     break
+                elif self._counted or self._body_left > min(len(data), _PIECE):
+                    data = self._count(data)
+                    if not data or not self._sink.may_parse():
+                        return data
+                    continue
                 else:
-                    size = min(self._body_left, _PIECE)
-                    self._body_left -= min(size, len(data))
+                    size = self._body_left
+                    self._body_left = 0
             else:
                 size = self._head_end(data)
             if size >= len(data):
@@ -178,6 +186,19 @@ class RequestReader:
             if rest or not self._sink.may_parse():
                 return rest + data
         return b""
+
+    def _count(self, data: bytes) -> bytes:
+        """Hand on a piece of a body whose length is known, without a copy where it can be; what is left of `data`."""
+        self._counted = True
+        piece = data[: min(self._body_left, _PIECE)]
+        self._body_left -= len(piece)
+        self.on_body(piece)
+        if not self._body_left and self.state is BODY:
+            # The old one would wait for this body still.
+            self._parser = httptools.HttpRequestParser(self)
+            self._counted = False
+            self.on_message_complete()
+        return data[len(piece) :]
 
     def _without_preface(self, data: bytes) -> bytes:
         """The first bytes of a connection, unless they are the preface by which one in HTTP/2 begins (RFC 9113 section
@@ -291,6 +312,7 @@ class RequestReader:
         self._target = b""
         self._fields = []
         self._body_left = framing.CHUNKED
+        self._counted = False
         self._body_bytes = 0
         self._chunks = None
         if self._trailers:

@@ -17,6 +17,7 @@ from sidecar.admin.exposition import OPENMETRICS, content_type, parts
 from sidecar.observe.families import FAMILIES
 from sidecar.observe.family import Kind
 from sidecar.observe.metrics import TOKEN_STATES, HandshakeFailure, Pause, RouteStats
+from sidecar.runtime import built
 from sidecar.tokens.entry import TokenState, TokenStatus
 from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.token import TokenKey
@@ -164,6 +165,7 @@ def test_a_scrape_brings_what_was_counted(busy: Any, accept: str, parse: Parser)
     assert _at(samples, "start_time_seconds") == busy.started_at
     (build,) = (labels for name, labels in samples if name == "idtoken_sidecar_build_info")
     assert dict(build)["version"] == "1.2.3"
+    assert dict(build)["build"] == built.kind()
     assert re.fullmatch(r"3\.\d+\.\d+\S*", dict(build)["python"])
 
 

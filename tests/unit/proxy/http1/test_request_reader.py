@@ -217,7 +217,12 @@ PARSED = [
     ),
     pytest.param(
         [post()[:-5], b"ab", b"cde" + get()],
-        [post()[:-5], b"ab", b"cde", get()],
+        [post()[:-5], get()],
+        id="a-body-in-pieces-is-counted",
+    ),
+    pytest.param(
+        [post()[:-5], b"abcde" + get()],
+        [post()[:-5], b"abcde", get()],
         id="what-is-due-of-a-body",
     ),
 ]

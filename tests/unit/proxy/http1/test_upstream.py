@@ -567,3 +567,41 @@ def test_it_is_an_end_of_a_tunnel(line: Line, halves: bool) -> None:
 def test_its_buffer_is_what_the_configuration_says(line: Line) -> None:
     """`limits.buffer`."""
     assert line.transport.high == BUFFER
+
+
+BODY = bytes(range(256)) * 1024
+BIG = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+
+
+@pytest.mark.parametrize("first", [0, 1, 100_000, len(BODY) - 1])
+def test_a_large_body_is_counted_and_the_next_answer_read_anew(line: Line, first: int) -> None:
+    """However it is cut; what the parser took of it, too."""
+    line.connection.data_received(BIG + BODY[:first])
+    middle = first + (len(BODY) - first) // 2
+    for piece in (BODY[first:middle], BODY[middle:]):
+        if piece:
+            line.connection.data_received(piece)
+    bodies = [told[1] for told in line.exchange.told if told[0] == "body"]
+    assert b"".join(bodies) == BODY
+    assert line.exchange.told[-1] == ("end", [])
+    assert line.kept
+    line.serve()
+    line.connection.data_received(OK)
+    assert line.exchange.told[-1] == ("end", [])
+
+
+def test_bytes_behind_a_counted_body_end_the_connection(line: Line) -> None:
+    """They are passed on to nobody, and no other request's answer can begin with them."""
+    line.connection.data_received(BIG)
+    line.connection.data_received(BODY + OK)
+    assert [told[1] for told in line.exchange.told if told[0] == "body"] == [BODY]
+    assert line.exchange.told[-1] == ("end", [])
+    assert line.transport.closed
+
+
+def test_a_counted_body_that_ends_too_soon_is_no_whole_answer(line: Line) -> None:
+    line.connection.data_received(BIG)
+    line.connection.data_received(BODY[:-1])
+    line.connection.eof_received()
+    line.connection.connection_lost(None)
+    assert [told[0] for told in line.exchange.told if told[0] in ("end", "lost")] == ["lost"]
