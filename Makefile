@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install compiled test test-pythons clients clients-page test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
+.PHONY: help demo install compiled test test-compiled test-pythons clients clients-page test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -39,7 +39,12 @@ compiled: $(VENV)/.dev  ## the command with its data path as machine code, in bu
 	@$(BIN)/python -m venv $(COMPILED)
 	@$(COMPILED)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps -r requirements.lock
 	@$(COMPILED)/bin/python -m pip -qq --disable-pip-version-check install --no-deps $(COMPILED)/wheel/*.whl
+	@cd $(COMPILED) && ../../$(BIN)/python -m zipfile -e wheel/*.whl overlay
 	@$(COMPILED)/bin/idtoken-sidecar --version
+
+test-compiled: compiled ## tests of the data path on machine code: conformance, wire, gRPC, fuzz corpora, the units of its transports
+	@PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)/overlay) $(BIN)/pytest -o pythonpath= -n auto --dist worksteal -m "not interpreted" \
+	  tests/conformance tests/wire tests/grpc tests/fuzz tests/unit/net/test_tcp.py tests/unit/net/test_readiness.py $(ARGS)
 
 PREFIX ?= $(HOME)/.local/idtoken-sidecar
 install:                ## the command, in an environment of its own (PREFIX=…)
