@@ -173,7 +173,7 @@ class Acceptors:
 
     @property
     def arriving(self) -> int:
-        """Connections that were accepted and are not made: asyncio has its turn, or a handshake goes on."""
+        """Connections that were accepted and are not made: a handshake goes on."""
         return len(self.tasks)
 
     # what acceptors call

@@ -2,8 +2,8 @@
 
 Owns how one is reported: one log entry with the traceback, and a count. The guards at the edges of the data path
 call it:
-where asyncio calls a protocol, where a pool or the sweep goes from one connection to the next. Each guard then ends the
-one connection that the fault met. It may not raise, even without memory.
+where a transport calls its receiver, where a pool or the sweep goes from one connection to the next. Each guard then
+ends the one connection that the fault met. It may not raise, even without memory.
 """
 
 from __future__ import annotations

@@ -435,6 +435,7 @@ async def test_pipelined_requests_behind_the_last_answer_are_let_go(wire: Wire) 
     assert wire.stats.requests == {("GET", 200): 1, ("GET", 499): 2}
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("where", ["request", "answer"])
 async def test_a_fault_of_ours_is_a_500_and_ends_there(
     wire: Wire, where: str, monkeypatch: pytest.MonkeyPatch

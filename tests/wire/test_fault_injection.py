@@ -10,6 +10,8 @@ from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from tests.support.fault_injection import SITUATIONS, Situation, bodies, faults_found, timeout
 
+pytestmark = pytest.mark.interpreted
+
 STRIDE = 8
 """Every 8th point of each situation: other ones in each."""
 

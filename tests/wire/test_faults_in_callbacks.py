@@ -15,6 +15,8 @@ from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.downstream import DownstreamConnection
 from tests.support.wire import GET, LIMIT, OK, End, Wire
 
+pytestmark = pytest.mark.interpreted
+
 
 def fault(*_: object, **__: object) -> Any:
     raise RuntimeError("a bug")

@@ -185,6 +185,7 @@ def broken(*_: object) -> None:
     raise FAULT
 
 
+@pytest.mark.interpreted
 async def test_a_fault_in_the_sweep_is_told_and_the_sweep_goes_on(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -204,6 +205,7 @@ async def test_a_fault_in_the_sweep_is_told_and_the_sweep_goes_on(
     assert wire.proxy.faults.count == 1
 
 
+@pytest.mark.interpreted
 async def test_a_fault_in_looking_at_a_connection_is_that_one_s(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ writes; it decides nothing about a request: `admission` does.
 LINGER reads and drops what still comes: closing a socket with unread bytes resets it, and the reset may
 overtake the answer (RFC 9112 section 9.6).
 
-Long because asyncio's callbacks, the queue and the ends of a connection are one state machine.
+Long because the transport's callbacks, the queue and the ends of a connection are one state machine.
 
 Faults: whatever is raised in a callback ends this connection in `fault`, and no other.
 """
@@ -138,7 +138,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
     def __repr__(self) -> str:
         return f"<DownstreamConnection {self.state.value} current={self.current!r} queued={len(self._queue)}>"
 
-    # asyncio's callbacks
+    # what its transport calls
 
     def connection_made(self, transport: Transport) -> None:
         self.transport = transport
@@ -180,7 +180,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         if exc is None:
             pass
         elif not isinstance(exc, OSError):
-            # What asyncio caught: it had no memory to read into, for one.
+            # What the transport caught: it had no memory to read into, for one.
             error = internal()
         elif not self.reader.began_mono:
             # Some clients look at the certificate when the handshake is over, and refuse it then.

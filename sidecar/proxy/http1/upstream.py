@@ -171,7 +171,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
     def tunnel_close(self) -> None:
         self.transport.close()
 
-    # asyncio's callbacks
+    # what its transport calls
 
     def connection_made(self, transport: Transport) -> None:
         self.transport = transport
@@ -258,7 +258,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
 
     def _hear_out(self) -> None:
         """Take the answer of an upstream that read no more of the request and closed: writing the rest may fail before
-        the answer is read, and asyncio reads nothing then."""
+        the answer is read, and the transport reads nothing then."""
         if data := peer.unread(self.transport):
             self.data_received(data)
 
@@ -279,7 +279,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
                 self._fault_soon(exchange, fault)
 
     def _fault_soon(self, exchange: Relay, fault: Exception) -> None:
-        """For what asyncio calls from within a write of the exchange's own, which is not to end in the middle of it."""
+        """For what the transport calls from within a write of the exchange's own, which has to come to its end first."""
 
         def end() -> None:
             if self._exchange is exchange:

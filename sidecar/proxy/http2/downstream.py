@@ -141,7 +141,7 @@ class Http2Downstream(Connection, Writer, Receiver):
     def __repr__(self) -> str:
         return f"<Http2Downstream {self.state.value} streams={len(self._streams)}>"
 
-    # asyncio's callbacks
+    # what its transport calls
 
     def data_received(self, data: bytes) -> None:
         if self.state in (LINGER, CLOSED):

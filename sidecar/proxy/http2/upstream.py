@@ -233,7 +233,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
             self.state = LEAVING
         return vanished
 
-    # asyncio's callbacks
+    # what its transport calls
 
     def connection_made(self, transport: Transport) -> None:
         self.transport = transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import selectors
 import socket
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from sidecar.net.event_loop import EventLoop, new_event_loop, readiness_of
 from sidecar.net.readiness import LoopReadiness, Selector, Watcher
 
 FAULT = RuntimeError("a bug")
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(select, "epoll"), reason="other systems have asyncio's own selector"
+)
 
 
 class Noted(Watcher):
