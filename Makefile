@@ -42,9 +42,9 @@ compiled: $(VENV)/.dev  ## the command with its data path as machine code, in bu
 	@cd $(COMPILED) && ../../$(BIN)/python -m zipfile -e wheel/*.whl overlay
 	@$(COMPILED)/bin/idtoken-sidecar --version
 
-test-compiled: compiled ## tests of the data path on machine code: conformance, wire, gRPC, fuzz corpora, the units of its transports
+test-compiled: compiled ## tests of the data path on machine code: conformance, wire, gRPC, fuzz corpora, some whole processes
 	@PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)/overlay) $(BIN)/pytest -o pythonpath= -n auto --dist worksteal -m "not interpreted" \
-	  tests/conformance tests/wire tests/grpc tests/fuzz tests/unit/net/test_tcp.py tests/unit/net/test_readiness.py $(ARGS)
+	  tests/conformance tests/wire tests/grpc tests/fuzz tests/e2e/test_life.py tests/e2e/test_drain.py $(ARGS)
 
 PREFIX ?= $(HOME)/.local/idtoken-sidecar
 install:                ## the command, in an environment of its own (PREFIX=…)

@@ -17,7 +17,7 @@ import selectors
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
-from mypy_extensions import mypyc_attr, trait
+from mypy_extensions import trait
 
 _AT_ONCE: Final = 256
 """Sockets that have their turn before the event loop's other callbacks have theirs."""
@@ -29,7 +29,6 @@ _OUT: Final = getattr(select, "EPOLLOUT", 4)
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Watcher:
     """Who waits for a socket. Both may be called once more than asked for, and by an error of the socket."""
 

@@ -14,7 +14,6 @@ from mypy_extensions import mypyc_attr, trait
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Receiver:
     """What a transport calls; see asyncio.Protocol. What is not overridden does nothing."""
 

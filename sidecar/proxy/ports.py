@@ -45,7 +45,6 @@ class Loss(Enum):
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class TunnelEnd:
     """One end of a tunnel: a connection whose bytes are of another protocol."""
 
@@ -127,7 +126,6 @@ class AppSide(TunnelEnd):
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Connection:
     """A connection from the app, as the proxy keeps count of it."""
 
@@ -182,7 +180,6 @@ class Connections:
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class UpstreamSide(TunnelEnd):
     """What an exchange calls towards the target."""
 

@@ -144,3 +144,51 @@ def test_the_whole_data_path_is_compiled() -> None:
     proxy = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sidecar/proxy").rglob("*.py")}
     left = {name for name in proxy - set(modules(ROOT)) if Path(name).stem not in interpreted}
     assert left == set()
+
+
+class Declared:
+    """Which attributes each class of the compiled modules declares: in its body, or by an annotation in a method."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self.bases: dict[str, list[str]] = {}
+        self.attributes: dict[str, set[str]] = {}
+        self.traits: set[str] = set()
+        for source in sources:
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.ClassDef):
+                    self._add(node)
+
+    def _add(self, node: ast.ClassDef) -> None:
+        self.bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        if any(isinstance(one, ast.Name) and one.id == "trait" for one in node.decorator_list):
+            self.traits.add(node.name)
+        own = self.attributes[node.name] = set()
+        for part in ast.walk(node):
+            if isinstance(part, ast.AnnAssign) and "ClassVar" not in ast.dump(part.annotation):
+                if part in node.body and isinstance(part.target, ast.Name):
+                    own.add(part.target.id)
+                elif (
+                    isinstance(part.target, ast.Attribute)
+                    and path_of(part.target) == f"self.{part.target.attr}"
+                ):
+                    own.add(part.target.attr)
+
+    def again(self) -> list[str]:
+        """What a class declares that a base does already."""
+        return sorted(
+            f"{name}.{attribute}"
+            for name, own in self.attributes.items()
+            for base in self._above(name)
+            for attribute in own & self.attributes[base]
+        )
+
+    def _above(self, name: str) -> set[str]:
+        bases = {base for base in self.bases[name] if base in self.attributes and base not in self.traits}
+        return bases.union(*(self._above(base) for base in bases))
+
+
+def test_no_attribute_is_declared_again() -> None:
+    """mypyc would have the collector visit it twice, and so keep every object of the class, and all it holds, for ever."""
+    twice = "class A:\n a: int\n b: int\nclass B(A):\n c: int\n def __init__(self):\n  self.a: int = 0\n  self.b = 1"
+    assert Declared([twice]).again() == ["B.a"]
+    assert Declared([(ROOT / module).read_text("utf-8") for module in modules(ROOT)]).again() == []

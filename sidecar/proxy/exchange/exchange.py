@@ -78,7 +78,7 @@ class Exchange(Relay):
                 origin=destination.origin,
             )
         self.state: ExchangeState = QUEUED
-        self.error: SidecarError | None = None
+        self.error = None
         # the request on its way
         self.side: UpstreamSide | None = None
         self.bearer = b""
@@ -90,7 +90,7 @@ class Exchange(Relay):
         """Seconds until it was sent: the sidecar's own part. Negative before that."""
         # the answer on its way
         self.status = 0
-        self.sample: Sample | None = None
+        self.sample = None
         self._tunnel: Tunnel | None = None
         # counted
         self.sent = 0

@@ -96,10 +96,6 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         "transport",
     )
 
-    transport: Transport
-    _asked: Request
-    """The head of the current exchange."""
-
     def __init__(
         self,
         context: Context,
@@ -119,7 +115,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         self._barred = barred
         self._turned_away = at_once
         self.state: DownstreamState = OPEN
-        self.current: Exchange | None = None
+        self.current = None
         self.reader = RequestReader(self, context)
         # Not a deque: an empty one takes 0.6 kB, and this is empty but for pipelining, and short then.
         self._queue: list[Exchange | _Refused] = []
@@ -132,7 +128,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         """Where things stood at the last sweep."""
         # answer
         self.asked = Request(self._quiet_since_mono, b"", ())
-        self._out: list[bytes] = []
+        self._out = []
         self._framing = NO_BODY
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import final
 
-from mypy_extensions import mypyc_attr, trait
+from mypy_extensions import trait
 
 from sidecar.errors import SidecarError
 from sidecar.net.listeners import Owner
@@ -40,7 +40,6 @@ class Request(RequestHead):
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Sink:
     """What a reader reports, and what it asks."""
 

@@ -279,7 +279,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
                 self._fault_soon(exchange, fault)
 
     def _fault_soon(self, exchange: Relay, fault: Exception) -> None:
-        """For what the transport calls from within a write of the exchange's own, which has to come to its end first."""
+        """For what the transport calls from within a write of the exchange's own, which has to end first."""
 
         def end() -> None:
             if self._exchange is exchange:

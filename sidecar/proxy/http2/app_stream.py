@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import final
 
-from mypy_extensions import mypyc_attr, trait
+from mypy_extensions import trait
 
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.proxy.exchange import sweep
@@ -30,7 +30,6 @@ from sidecar.proxy.ports import AppSide, Relay
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Writer:
     """What a stream asks of its connection."""
 

@@ -48,7 +48,7 @@ class Http2Request(RequestHead):
         self.began_mono = began_mono
         self.method = b""
         self.fields = ()
-        self.found: headers.Found = {}
+        self.found = {}
         self.path = b""
         self.authority = b""
         self.scheme = b""
@@ -56,7 +56,7 @@ class Http2Request(RequestHead):
         self.body = UNKNOWN
         self.upgrade = None
         self.is_bound = False
-        self.time_limit: float | None = None
+        self.time_limit = None
         self.grpc_status = ""
 
 

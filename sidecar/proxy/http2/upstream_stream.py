@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from mypy_extensions import mypyc_attr, trait
+from mypy_extensions import trait
 
 from sidecar.config.models import Limits
 from sidecar.errors import Reason, SidecarError
@@ -25,7 +25,6 @@ _MAX_INTERIM: Final = 32
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class StreamLink:
     """What a stream asks of its connection."""
 

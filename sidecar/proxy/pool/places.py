@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import final
 
-from mypy_extensions import mypyc_attr, trait
+from mypy_extensions import trait
 
 from sidecar.config.models import Pool as Settings
 from sidecar.errors import Reason, SidecarError
@@ -22,7 +22,6 @@ from sidecar.runtime.clock import Clock
 
 
 @trait
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Bench:
     """What a route's places ask of each of its pools, and tell it."""
 
