@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install test test-pythons clients clients-page test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
+.PHONY: help demo install test test-pythons clients clients-page test-all lint check format docs lock dist bench budget compare-peers coverage mutants soak fuzz clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -125,6 +125,9 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 
 bench: $(VENV)/.dev     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+budget: $(VENV)/.dev    ## instructions a request, counted by valgrind, against benchmarks/budgets.json (ARGS=--record, ARGS="--python FILE")
+	@$(PYTHON) benchmarks/instructions.py $(ARGS)
 
 compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx, Envoy and nghttpx (installs them), into docs/conformance*.md
 	@PYTHONPATH=.:benchmarks $(BIN)/python -m tests.conformance.peers $(ARGS)

@@ -12,7 +12,8 @@ from sidecar.config.addresses import ListenAddress
 from sidecar.net import listeners
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.downstream import DownstreamConnection
-from tests.support.wire import GET, LIMIT, OK, End, Wire
+from tests.support.source import LIMIT
+from tests.support.wire import GET, OK, End, Wire
 
 
 def fault(*_: object, **__: object) -> Any:
