@@ -66,4 +66,3 @@ def _read(response: http.client.HTTPResponse, limit: int) -> bytes | None:
         # What is read by pieces may end early without an error (bugs.python.org/issue10087).
         raise http.client.IncompleteRead(b"", response.length)
     return bytes(data)
-
