@@ -100,7 +100,7 @@ class View:
 
     @cached_property
     def registry(self) -> CollectorRegistry:
-        # Not at the top: it is loaded with the admin server, behind the proxy.
+        # Not at the top: it is loaded for the first scrape.
         from sidecar.admin.exposition import build_registry
 
         return build_registry(self)
