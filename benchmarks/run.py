@@ -21,12 +21,13 @@ from machine import DEBIAN_PACKAGES, HTTP2_PACKAGES, checkout, describe, provide
 from measure import Bench, Plan
 from process import Cores, RunError
 from products import REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
+from rest import RestBench
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 RESULTS = HERE / "results"
 PRODUCTS = ("sidecar", "earlier", "envoy", "nginx")
-PARTS = ("small", "streams", "http2")
+PARTS = ("small", "streams", "http2", "rest")
 MEMORY_REQUESTS = 100_000
 STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
 
@@ -48,7 +49,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--against", metavar="COMMIT", help="measure the sidecar of this commit too, as the product `earlier`"
     )
     parser.add_argument(
-        "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams,http2"
+        "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams,http2,rest"
     )
     parser.add_argument(
         "--upstream",
@@ -154,7 +155,8 @@ def _run(asked: argparse.Namespace) -> Path:
         for upstream in asked.upstream if part in asked.parts else ():
             measure(tls=upstream == "tls")
     costs = _http2(asked, bench, plan) if "http2" in asked.parts else None
-    text = report.render(f"{began:%Y-%m-%d %H:%M} UTC", facts, plan, bench.results, costs)
+    rest = _rest(bench, plan) if "rest" in asked.parts else None
+    text = report.render(f"{began:%Y-%m-%d %H:%M} UTC", facts, plan, bench.results, costs, rest)
     path = asked.output or (WORK / "report.md" if quick else RESULTS / f"{began:%Y-%m-%dT%H%MZ}.md")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -170,6 +172,12 @@ def _http2(asked: argparse.Namespace, bench: Bench, plan: Plan) -> Costs:
     for upstream in asked.upstream:
         part.streams(plan.stream_bytes, tls=upstream == "tls")
     return part.costs
+
+
+def _rest(bench: Bench, plan: Plan) -> RestBench:
+    part = RestBench(bench, rounds=plan.rounds)
+    part.measure()
+    return part
 
 
 if __name__ == "__main__":
