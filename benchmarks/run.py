@@ -37,7 +37,7 @@ WORK = HERE / ".work"
 RESULTS = HERE / "results"
 PRODUCTS = ("sidecar", "earlier", "envoy", "go", "nginx")
 PARTS = ("small", "streams", "http2", "rest")
-MEMORY_REQUESTS = 100_000
+MEMORY_REQUESTS = 300_000
 STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
 
 
