@@ -230,7 +230,8 @@ def verdicts(results: Results) -> list[str]:
             met = "met" if own.resident <= reference.resident * MEMORY_LIMIT else "MISSED"
             lines.append(
                 f"{met}: memory after {own.served:,} requests, {kind} upstream,"
-                f" is {own.resident / MIB:.1f} MiB (limit: {MEMORY_LIMIT:.2f} of Envoy's {reference.resident / MIB:.1f})"
+                f" is {own.resident / MIB:.1f} MiB"
+                f" (limit: {MEMORY_LIMIT:.2f} of Envoy's {reference.resident / MIB:.1f})"
             )
         if (share := ratio(results, SUBJECT, tls, EARLIER)) is not None:
             met = "met" if share <= GROWTH_OF_COST else "MISSED"

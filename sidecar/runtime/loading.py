@@ -17,15 +17,16 @@ T = TypeVar("T")
 
 _INTERVAL: Final = 0.0005
 """Seconds after which the thread has to let another one run, if one wants to."""
+_USUAL: Final = 0.005
+"""Python's own; what was set before may be another call's."""
 
 
 async def loaded(load: Callable[[], T]) -> T:
     """What `load` returns, which imports and does nothing else; raises what it raises."""
-    usual = sys.getswitchinterval()
     sys.setswitchinterval(_INTERVAL)
     executor = ThreadPoolExecutor(1, "loading")
     try:
         return await asyncio.get_running_loop().run_in_executor(executor, load)
     finally:
         executor.shutdown(wait=False)
-        sys.setswitchinterval(usual)
+        sys.setswitchinterval(_USUAL)
