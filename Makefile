@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
 
-.PHONY: help demo install compiled test test-compiled test-pythons clients clients-page test-all lint check format docs lock dist bench compare-peers coverage mutants soak fuzz clean
+.PHONY: help demo install compiled test test-compiled test-pythons clients clients-page test-all lint check format docs lock dist bench budget compare-peers coverage mutants soak fuzz clean
 
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -140,8 +140,11 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m release.sbom > dist/idtoken-sidecar.cdx.json
 	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
-bench: $(VENV)/.dev     ## CPU and memory per request beside Envoy and nginx (installs them: see benchmarks/README.md)
+bench: $(VENV)/.dev     ## CPU and memory per request beside Envoy, Go and nginx (installs them: see benchmarks/README.md)
 	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+budget: $(VENV)/.dev    ## instructions a request, counted by valgrind, against benchmarks/budgets.json (ARGS=--record, ARGS="--python FILE")
+	@$(PYTHON) benchmarks/instructions.py $(ARGS)
 
 compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx, Envoy and nghttpx (installs them), into docs/conformance*.md
 	@PYTHONPATH=.:benchmarks $(BIN)/python -m tests.conformance.peers $(ARGS)

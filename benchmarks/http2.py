@@ -23,7 +23,7 @@ from process import Process, RunError, free_port, wait_listening
 from products import AUDIENCE, PYTHON
 from upstream import BODY, Certificates, nginx_prelude
 
-PRODUCTS = ("sidecar", "envoy")
+PRODUCTS = ("sidecar", "envoy", "go")
 CONNECTIONS = 4
 """Of h2load."""
 STREAM_FILE = "stream"

@@ -72,22 +72,24 @@ class Answer:
     body: bytes
 
 
-def get(port: int, path: str) -> Answer:
+def get(port: int, path: str, host: str = HOST) -> Answer:
     """One GET on a connection of its own, the answer held in memory; OSError when nobody answers."""
-    with _request(port, f"GET {path}") as (connection, status, length, body):
+    with _request(port, f"GET {path}", host=host) as (connection, status, length, body):
         while len(body) < length and (data := connection.recv(len(CHUNK))):
             body += data
         return Answer(status, bytes(body[:length]))
 
 
-def wait_first_answer(process: Process, port: int, path: str, *, seconds: float = 15.0) -> None:
+def wait_first_answer(
+    process: Process, port: int, path: str, *, host: str = HOST, seconds: float = 15.0
+) -> None:
     """Ask every 2 ms until the first 200; RunError when the process ends or takes longer."""
     deadline = time.monotonic() + seconds
     seen = "nobody listens"
     while time.monotonic() < deadline:
         process.check()
         try:
-            answer = get(port, path)
+            answer = get(port, path, host)
         except OSError as error:
             seen = str(error)
         else:
@@ -116,11 +118,13 @@ def upload(port: int, length: int) -> None:
 
 
 @contextmanager
-def _request(port: int, line: str, length: int = 0) -> Iterator[tuple[socket.socket, int, int, bytearray]]:
+def _request(
+    port: int, line: str, length: int = 0, host: str = HOST
+) -> Iterator[tuple[socket.socket, int, int, bytearray]]:
     """Send a request with `length` bytes of body; give connection, status, length, first of the body."""
     with socket.create_connection(("127.0.0.1", port), timeout=STREAM_SILENCE_SECONDS) as connection:
         framing = f"Content-Length: {length}\r\n" if length else ""
-        connection.sendall(f"{line} HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n".encode())
+        connection.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n".encode())
         chunk = memoryview(CHUNK)
         while length:
             part = chunk[:length]

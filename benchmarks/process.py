@@ -113,6 +113,16 @@ class Process:
         """Resident memory of the tree now, in bytes (pages that processes share count once each)."""
         return self._memory("VmRSS")
 
+    def switches(self) -> int:
+        """How often its threads, and those of its children, have left a core so far: to wait, or for another."""
+        return sum(
+            int(line.split()[1])
+            for pid in self._tree()
+            for status in Path(f"/proc/{pid}/task").glob("*/status")
+            for line in status.read_text().splitlines()
+            if line.startswith(("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"))
+        )
+
     def peak_resident(self) -> int:
         """Highest resident memory of the tree since `reset_peak`, in bytes."""
         return self._memory("VmHWM")

@@ -235,7 +235,25 @@ def _nginx(setting: Setting) -> Launch:
     return Launch(["nginx", "-p", str(directory), "-c", str(config), "-e", str(directory / "error.log")])
 
 
-def catalogue(*, envoy: str, sidecar_command: str, earlier: Path | None) -> list[Product]:
+def _go(program: str) -> Callable[[Setting], Launch]:
+    def prepare(setting: Setting) -> Launch:
+        scheme, host = ("https", "localhost") if setting.ca_file else ("http", "127.0.0.1")
+        options = {
+            "listen": f"127.0.0.1:{setting.port}",
+            "upstream": f"{scheme}://{host}:{setting.upstream_port}",
+            "audience": AUDIENCE,
+            "metadata": f"127.0.0.1:{setting.metadata_port}",
+            "ca": setting.ca_file or "",
+            "http2": str(setting.http2).lower(),
+        }
+        return Launch(
+            [program, *(f"-{name}={value}" for name, value in options.items())], {"GOMAXPROCS": "1"}
+        )
+
+    return prepare
+
+
+def catalogue(*, envoy: str, go: str, sidecar_command: str, earlier: Path | None) -> list[Product]:
     """Every product that can be compared, in the order of the table; `earlier` is a checkout of another commit."""
     title = "idtoken-sidecar" if sidecar_command == SIDECAR_COMMAND else "the command given"
     before = f"env PYTHONPATH={shlex.quote(str(earlier))} {shlex.quote(str(PYTHON))} -m sidecar run --config {{config}}"
@@ -244,6 +262,7 @@ def catalogue(*, envoy: str, sidecar_command: str, earlier: Path | None) -> list
         Product("compiled", "idtoken-sidecar, compiled", _sidecar(COMPILED_COMMAND)),
         Product("earlier", "idtoken-sidecar, earlier", _sidecar(before)),
         Product("envoy", "Envoy, gcp_authn with cache", _envoy(envoy)),
+        Product("go", "Go's ReverseProxy, cached token", _go(go)),
         Product("nginx", "nginx, static token (floor)", _nginx),
     ]
 

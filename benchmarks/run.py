@@ -1,4 +1,4 @@
-"""Compare the cost of idtoken-sidecar with Envoy's and nginx's: `make bench`.
+"""Compare the cost of idtoken-sidecar with those of Envoy, Go and nginx: `make bench`.
 
 Owns: the command line, the order of the parts, where the report goes.
 Called by: people, through `make bench`; it is no test and no CI step.
@@ -17,17 +17,27 @@ from pathlib import Path
 import in_memory
 import report
 from http2 import Costs, Http2Bench
-from machine import DEBIAN_PACKAGES, HTTP2_PACKAGES, checkout, describe, provide_envoy, provide_programs, say
+from machine import (
+    DEBIAN_PACKAGES,
+    HTTP2_PACKAGES,
+    checkout,
+    describe,
+    provide_envoy,
+    provide_go,
+    provide_programs,
+    say,
+)
 from measure import Bench, Plan
 from process import Cores, RunError
 from products import COMPILED, REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
+from rest import RestBench
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 RESULTS = HERE / "results"
-PRODUCTS = ("sidecar", "compiled", "earlier", "envoy", "nginx")
-PARTS = ("small", "streams", "http2")
-MEMORY_REQUESTS = 100_000
+PRODUCTS = ("sidecar", "compiled", "earlier", "envoy", "go", "nginx")
+PARTS = ("small", "streams", "http2", "rest")
+MEMORY_REQUESTS = 300_000
 STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
 
 
@@ -42,13 +52,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_names(PRODUCTS),
         default=PRODUCTS,
         metavar="NAMES",
-        help="of sidecar,compiled,earlier,envoy,nginx",
+        help="of sidecar,compiled,earlier,envoy,go,nginx",
     )
     parser.add_argument(
         "--against", metavar="COMMIT", help="measure the sidecar of this commit too, as the product `earlier`"
     )
     parser.add_argument(
-        "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams,http2"
+        "--parts", type=_names(PARTS), default=PARTS, metavar="NAMES", help="of small,streams,http2,rest"
     )
     parser.add_argument(
         "--upstream",
@@ -126,8 +136,9 @@ def _run(asked: argparse.Namespace) -> Path:
         raise RunError(f"{asked.product_command.split()[0]} isn't there: `make bench` sets it up")
     provide_programs([*DEBIAN_PACKAGES, *(HTTP2_PACKAGES if "http2" in asked.parts else ())])
     envoy = provide_envoy(WORK) if "envoy" in asked.only else ""
+    go = provide_go(WORK) if "go" in asked.only else ""
     earlier = checkout(WORK / "earlier", asked.against) if asked.against else None
-    known = catalogue(envoy=envoy, sidecar_command=asked.product_command, earlier=earlier)
+    known = catalogue(envoy=envoy, go=go, sidecar_command=asked.product_command, earlier=earlier)
     quick = asked.quick
     plan = Plan(
         products=[
@@ -156,7 +167,8 @@ def _run(asked: argparse.Namespace) -> Path:
         for upstream in asked.upstream if part in asked.parts else ():
             measure(tls=upstream == "tls")
     costs = _http2(asked, bench, plan) if "http2" in asked.parts else None
-    text = report.render(f"{began:%Y-%m-%d %H:%M} UTC", facts, plan, bench.results, costs)
+    rest = _rest(bench, plan) if "rest" in asked.parts else None
+    text = report.render(f"{began:%Y-%m-%d %H:%M} UTC", facts, plan, bench.results, costs, rest)
     path = asked.output or (WORK / "report.md" if quick else RESULTS / f"{began:%Y-%m-%dT%H%MZ}.md")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -172,6 +184,12 @@ def _http2(asked: argparse.Namespace, bench: Bench, plan: Plan) -> Costs:
     for upstream in asked.upstream:
         part.streams(plan.stream_bytes, tls=upstream == "tls")
     return part.costs
+
+
+def _rest(bench: Bench, plan: Plan) -> RestBench:
+    part = RestBench(bench, rounds=plan.rounds)
+    part.measure()
+    return part
 
 
 if __name__ == "__main__":

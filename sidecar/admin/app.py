@@ -8,6 +8,7 @@ success has the form of `problems`; nothing is cached or sniffed, and the status
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -17,10 +18,11 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from sidecar.admin import control, exposition, pages, probes
+from sidecar.admin import control, pages, probes
 from sidecar.admin.renderings import Budget, Rendering
 from sidecar.admin.view import VIEW, AdminView
 from sidecar.runtime.clock import Clock
+from sidecar.runtime.loading import loaded
 from sidecar.serving import callers, problems
 from sidecar.serving.intake import Takes
 from sidecar.serving.site import Site, problem
@@ -29,6 +31,8 @@ TAKES: Final = Takes("admin server", form="/explain", purpose="explain a request
 
 _METRICS: web.AppKey[dict[bool, Rendering[bytes]]] = web.AppKey("metrics")
 """By whether it is OpenMetrics."""
+_HAS_EXPOSITION: web.AppKey[asyncio.Event] = web.AppKey("exposition")
+"""Set by the first scrape, which loads it: many a sidecar has none."""
 _STATUS: web.AppKey[Rendering[str]] = web.AppKey("status")
 
 _SLICE: Final = 2000
@@ -44,6 +48,7 @@ def build_app(view: AdminView, clock: Clock) -> web.Application:
         openmetrics: Rendering(budget, partial(_exposition, view, openmetrics=openmetrics), b"".join)
         for openmetrics in (False, True)
     }
+    app[_HAS_EXPOSITION] = asyncio.Event()
     app[_STATUS] = Rendering(budget, partial(_document, view), "".join)
     app.on_response_prepare.append(_set_headers)
     pages.prepare(app, view, budget)
@@ -68,6 +73,11 @@ async def _index(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
+    if not request.app[_HAS_EXPOSITION].is_set():
+        await loaded(_load_exposition)
+        request.app[_HAS_EXPOSITION].set()
+    from sidecar.admin import exposition
+
     content_type = exposition.content_type(",".join(request.headers.getall("Accept", [])))
     rendering = request.app[_METRICS][content_type.startswith(exposition.OPENMETRICS)]
     return web.Response(body=await rendering.get(), headers={"Content-Type": content_type})
@@ -77,7 +87,13 @@ async def _status(request: web.Request) -> web.Response:
     return web.Response(text=await request.app[_STATUS].get(), content_type="application/json")
 
 
+def _load_exposition() -> None:
+    import sidecar.admin.exposition  # noqa: F401  # used from then on
+
+
 async def _exposition(view: AdminView, *, openmetrics: bool) -> AsyncIterator[bytes]:
+    from sidecar.admin import exposition
+
     for part in exposition.parts(view.registry, openmetrics=openmetrics):
         yield part
 

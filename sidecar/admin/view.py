@@ -8,13 +8,15 @@ server shows and asks; the service decides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
-from prometheus_client.registry import CollectorRegistry
 
 from sidecar.observe.logs import Level
 from sidecar.tokens.renewals import Renewal
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import CollectorRegistry
 
 
 class AdminView(Protocol):

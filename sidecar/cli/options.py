@@ -135,7 +135,7 @@ def _admin_address(admin: str | None, file: str | None) -> ListenAddress:
     if text is None and file:
         return Given(file, (), {}).load().config.admin[0]
     try:
-        return parse_listens(_read_as_setting(text))[0] if text else Config().admin[0]
+        return parse_listens(_read_as_setting(text))[0] if text else Config.model_construct().admin[0]
     except (ValueError, IndexError) as error:
         give_up(f"{'--admin' if admin else _ADMIN_VARIABLE}: {error}")
 

@@ -179,7 +179,7 @@ class _Validation:
                 parsed[key] = self._credentials(value)
             else:
                 parsed[key] = self._one(fields[key].rebuild_annotation(), value, (key,))
-        defaults = Config()
+        defaults = Config.model_construct()
         routes: dict[int, RouteConfig] = parsed.get("routes", {})
         credentials = {
             name: credential
@@ -217,7 +217,7 @@ class _Validation:
         """The routes with the ports that `auto` gives them; `listen` is the shared listeners alone from then on."""
         shared = tuple(it for it in whole["listen"] if not it.address.auto)
         if len(shared) < len(whole["listen"]):
-            whole["listen"] = shared = shared or Config().listen
+            whole["listen"] = shared = shared or Config.model_construct().listen
             routes = own_ports.with_own(routes, shared)
         taken = [address for it in handouts_in(whole).values() for address in it.listen]
         return own_ports.numbered(routes, [*(it.address for it in shared), *whole["admin"], *taken])

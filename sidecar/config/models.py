@@ -217,8 +217,8 @@ class RouteConfig(Model):
         "upstream",
         description="The Host that is sent: the `upstream`'s, the app's own (`keep`), or a literal.",
     )
-    tls: Tls = Field(Tls(), description="TLS to the upstream.")
-    timeouts: Timeouts = Field(Timeouts(), description="How long each phase may take.")
+    tls: Tls = Field(Tls.model_construct(), description="TLS to the upstream.")
+    timeouts: Timeouts = Field(Timeouts.model_construct(), description="How long each phase may take.")
     protocol: Literal["auto", "http1", "http2"] = Field(
         "auto",
         description="What the upstream is spoken to in. `auto`: HTTP/2 for a request that came in HTTP/2, if the "
@@ -230,7 +230,7 @@ class RouteConfig(Model):
         "`grpc.health.v1.Health/Check`, instead of a GET. Requests are forwarded as without it.",
     )
     pool: RoutePool = Field(
-        RoutePool(), description="Connections and queue, instead of the top-level `pool`'s."
+        RoutePool.model_construct(), description="Connections and queue, instead of the top-level `pool`'s."
     )
     retry_budget: Share = Field(
         0.1,
@@ -361,7 +361,8 @@ class Config(Model):
         "Not for loopback upstreams, nor for token endpoints, which follow HTTPS_PROXY.",
     )
     endpoints: Endpoints = Field(
-        Endpoints(), description="Where to get tokens, instead of from Google's public addresses."
+        Endpoints.model_construct(),
+        description="Where to get tokens, instead of from Google's public addresses.",
     )
     routes: tuple[RouteConfig, ...] = Field((), description="The targets.")
     metadata_server: MetadataServer | None = Field(
@@ -388,7 +389,7 @@ class Config(Model):
         60.0,
         description="Be ready after this time even if a token is still missing, unless its route is `required`.",
     )
-    drain: Drain = Field(Drain(), description="What happens on SIGTERM.")
+    drain: Drain = Field(Drain.model_construct(), description="What happens on SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The lowest severity to log."
     )
@@ -412,10 +413,13 @@ class Config(Model):
         description="Allow core dumps and debuggers. Both show every token and key.",
     )
     limits: Limits = Field(
-        Limits(), description="How much one connection may use, and how many connections there may be."
+        Limits.model_construct(),
+        description="How much one connection may use, and how many connections there may be.",
     )
-    pool: Pool = Field(Pool(), description="Connections to upstreams and the queue for them, per route.")
-    tracing: Tracing = Field(Tracing(), description="OpenTelemetry spans.")
+    pool: Pool = Field(
+        Pool.model_construct(), description="Connections to upstreams and the queue for them, per route."
+    )
+    tracing: Tracing = Field(Tracing.model_construct(), description="OpenTelemetry spans.")
     token_cache: Count = Field(
         1000,
         description="How many tokens of wildcard routes to keep. Tokens of fixed audiences are always kept.",

@@ -15,7 +15,9 @@ from sidecar.grammar.contents import quoted
 class Model(BaseModel):
     """What all models have in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True, defer_build=True
+    )
 
 
 def word(value: Any) -> Any:

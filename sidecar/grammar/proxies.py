@@ -23,7 +23,7 @@ _EXAMPLE: Final = "`http://proxy.example:3128`"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PORTS: Final = {"http": 80, "https": 443}
 _NEED_ESCAPES: Final = re.compile(r"[/?#@]")
-_UNPRINTABLE: Final = re.compile(r"[^!-~\x80-\U0010ffff]")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
 class ProxyUrl(NamedTuple):

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from sidecar.admin.status import HandoutStatus
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig
 from sidecar.handout.desk import Desk
-from sidecar.handout.metadata import TAKES as METADATA
-from sidecar.handout.metadata import MetadataApp
-from sidecar.handout.oauth import TAKES as OAUTH
-from sidecar.handout.oauth import TokenApp
 from sidecar.net import listeners
 from sidecar.net.callers import Callers
 from sidecar.net.listeners import Listener
 from sidecar.observe.metrics import HandoutStats
+from sidecar.runtime.loading import loaded
 from sidecar.service.build import Parts
 from sidecar.service.start_error import EXIT_CONFIG, StartError
-from sidecar.serving.site import Site
 
-App = MetadataApp | TokenApp
+if TYPE_CHECKING:
+    from sidecar.handout.apps import App
+    from sidecar.serving.site import Site
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +47,8 @@ class Handouts:
         self._desks: dict[str, Desk] = {}
         """Kept where a server is switched off: a counter is never taken back."""
         self._running: dict[str, _Running] = {}
+        self._has_loaded = False
+        """Whether aiohttp and the applications are there: not before one is named."""
 
     async def follow(self) -> None:
         """Serve what the configuration in force names, on the listeners that are bound for it, and nothing else."""
@@ -56,21 +56,26 @@ class Handouts:
         for key, running in list(self._running.items()):
             if parts.bindings.handouts.get(key) is not running.listeners:
                 await self._close(key)
+        if parts.bindings.handouts and not self._has_loaded:
+            await loaded(_load)
+            self._has_loaded = True
         for key, bound in parts.bindings.handouts.items():
             if (known := self._running.get(key)) is not None:
                 self._adopt(key, known.app)
                 continue
-            desk = self._desks.setdefault(key, Desk(key, parts.tokens, parts.clock))
-            app: App
-            if key == "metadata_server":
-                app, takes = MetadataApp(desk, parts.clock, parts.project), METADATA
-            else:
-                app, takes = TokenApp(desk), OAUTH
-            self._adopt(key, app)
-            site = Site(app.app, [listener.socket for listener in bound], parts.clock, takes)
-            self._running[key] = _Running(app, site, bound)
-            await site.start()
-            self._tell(key, bound)
+            await self._open(key, bound)
+
+    async def _open(self, key: str, bound: list[Listener]) -> None:
+        from sidecar.handout import apps
+
+        parts = self._parts
+        desk = self._desks.setdefault(key, Desk(key, parts.tokens, parts.clock))
+        sockets = [listener.socket for listener in bound]
+        app, site = apps.make(parts.config.handouts[key], desk, parts.clock, parts.project, sockets)
+        self._adopt(key, app)
+        self._running[key] = _Running(app, site, bound)
+        await site.start()
+        self._tell(key, bound)
 
     async def close(self) -> None:
         """Close them all."""
@@ -97,12 +102,10 @@ class Handouts:
         ]
 
     def _adopt(self, key: str, app: App) -> None:
-        it, offer = self._parts.config.handouts[key], self._parts.offers[key]
-        peers = callers_of(key, it)
-        if isinstance(app, MetadataApp) and isinstance(it, MetadataServer):
-            app.adopt(offer, it, peers)
-        elif isinstance(app, TokenApp) and isinstance(it, TokenEndpoint):
-            app.adopt(offer, it, peers)
+        from sidecar.handout import apps
+
+        it = self._parts.config.handouts[key]
+        apps.adopt(app, self._parts.offers[key], it, callers_of(key, it))
 
     def _tell(self, key: str, bound: list[Listener]) -> None:
         it, offer = self._parts.config.handouts[key], self._parts.offers[key]
@@ -118,6 +121,10 @@ class Handouts:
         await running.site.close()
         for listener in running.listeners:
             listeners.close(listener)
+
+
+def _load() -> None:
+    import sidecar.handout.apps  # noqa: F401  # used from then on where it is needed
 
 
 def callers_of(key: str, it: MetadataServer | TokenEndpoint) -> Callers | None:

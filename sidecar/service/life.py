@@ -2,10 +2,14 @@
 
 Called by the `run` command and by `exec`, in a process of its own, or by `check` and tests in theirs. The order:
 
-    bind → credentials and TLS files → admin server → listeners → prefetch → serve
+    bind → credentials and TLS files → listeners → prefetch → admin server → serve
     → told to stop: not ready, each answer ends its connection, `drain.min` if by SIGTERM
     → close listeners, finish what is in flight up to `drain.max`
     → close tokens → close admin, so that probes and the last scrape see the drain to its end
+
+The proxy serves before the admin server does: aiohttp, and all else that only servers of the control plane need, is
+loaded in between, while the first tokens are fetched. A probe that connects to the admin port meanwhile waits, and is
+answered then.
 """
 
 from __future__ import annotations
@@ -14,23 +18,26 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from sidecar.admin.app import admin_server
 from sidecar.config.egress_rules import told_at_start
 from sidecar.config.models import Config
 from sidecar.observe.heap import Trimming, own_heap
 from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.watchdog import Watchdog
 from sidecar.runtime.clock import Clock, process_cpu
+from sidecar.runtime.loading import loaded
 from sidecar.service.build import Parts, inspected
 from sidecar.service.handouts import Handouts
 from sidecar.service.readiness import Readiness
 from sidecar.service.reload import ConfigSource, Reloader
 from sidecar.service.view import View
-from sidecar.serving.site import Site
+
+if TYPE_CHECKING:
+    from sidecar.admin.view import AdminView
+    from sidecar.serving.site import Site
 
 _log = logging.getLogger(__name__)
 
@@ -83,26 +90,21 @@ class Service:
             parts.bindings.bind(parts.config, parts.table)
             parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
-            sockets = [listener.socket for listener in parts.bindings.admin]
-            self._admin = admin_server(self.view, sockets, parts.clock)
-            await self._admin.start()
+            parts.loop.set_exception_handler(parts.proxy.faults.from_loop)
             for use in parts.bindings.uses:
                 await parts.proxy.serve(*use)
+            self._tell_credentials(warnings)
+            parts.file_watch.start()
+            parts.pin_and_prefetch()
+            make = await loaded(_admin_server)
+            sockets = [listener.socket for listener in parts.bindings.admin]
+            self._admin = make(self.view, sockets, parts.clock)
+            await self._admin.start()
             await self.handouts.follow()
         except BaseException:
             await self.close()
             raise
         self.readiness.is_listening = True
-        parts.loop.set_exception_handler(parts.proxy.faults.from_loop)
-        for name, source in parts.sources.items():
-            found = source.describe()
-            _log.info(f"credential `{name}`: {found}", extra={"fields": {"credential": name, "found": found}})
-        for warning in warnings:
-            _log.warning(warning)
-        if (told := told_at_start(parts.environ, parts.config)) is not None:
-            _log.info(told)
-        parts.file_watch.start()
-        parts.pin_and_prefetch()
         routes = [route.name for route in parts.table.routes]
         parts.bindings.tell(routes, parts.version, parts.table.urls)
         self.view.start()
@@ -148,6 +150,16 @@ class Service:
         if at_once:
             self._stop_now.set()
 
+    def _tell_credentials(self, warnings: Iterable[str]) -> None:
+        parts = self.parts
+        for name, source in parts.sources.items():
+            found = source.describe()
+            _log.info(f"credential `{name}`: {found}", extra={"fields": {"credential": name, "found": found}})
+        for warning in warnings:
+            _log.warning(warning)
+        if (told := told_at_start(parts.environ, parts.config)) is not None:
+            _log.info(told)
+
     async def _until_told(self) -> None:
         if any(route.config.required for route in self.parts.table.routes):
             with suppress(TimeoutError):
@@ -182,3 +194,9 @@ class Service:
         if self._admin is not None:
             await self._admin.close()
         parts.bindings.close()
+
+
+def _admin_server() -> Callable[[AdminView, Sequence[socket.socket], Clock], Site]:
+    from sidecar.admin.app import admin_server
+
+    return admin_server

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
 
-from prometheus_client import CollectorRegistry
-
-from sidecar.admin import exposition
 from sidecar.admin.history import INTERVAL, History
 from sidecar.admin.status import (
     ProcessStatus,
@@ -53,6 +51,9 @@ from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.renewals import Renewal
 
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
 _log = logging.getLogger(__name__)
 
 
@@ -79,7 +80,6 @@ class View:
         self.request_quit = request_quit
         self.version = parts.version
         self.started_at = parts.clock.wall()
-        self.registry: CollectorRegistry = exposition.build_registry(self)
         self._shown: tuple[Config, str] | None = None
         """A configuration, and how it is shown."""
         self._history = History()
@@ -97,6 +97,13 @@ class View:
             self._sampling.cancel()
 
     # admin.view.AdminView: what each of these does is said there
+
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        # Not at the top: it is loaded for the first scrape.
+        from sidecar.admin.exposition import build_registry
+
+        return build_registry(self)
 
     @property
     def started(self) -> bool:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
-from typing import Any
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any
 
 from sidecar.grammar import hosts
 from sidecar.proxy.admission.guard import mark_of_another_site
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 
 def refusal(
@@ -52,6 +53,9 @@ def refuse_strangers(request: web.Request, what: str) -> None:
     """Raise HTTPForbidden for a caller on another machine, who may look and no more."""
     peer = None if request.transport is None else request.transport.get_extra_info("peername")
     if not is_local(peer):
+        # Not at the top: `gate` is loaded before aiohttp is.
+        from aiohttp import web
+
         raise web.HTTPForbidden(text=f"Only a caller on this machine may ask the sidecar to {what}.")
 
 

@@ -27,7 +27,7 @@ from sidecar.tokens.store import TokenStore
 from tests.conformance import strict
 from tests.conformance.play import ANSWER
 from tests.support.clock import FakeClock
-from tests.support.wire import LIMIT, Source
+from tests.support.source import LIMIT, Source
 
 ROUTE = """
 routes:
@@ -231,7 +231,7 @@ class Memory:
     """The proxy, and its tokens in their store."""
 
     def __init__(
-        self, proxy: Proxy, turns: Turns, upstream: Upstream, clock: FakeClock, tasks: Tasks
+        self, proxy: Proxy, turns: Turns, upstream: Upstream, clock: FakeClock, tasks: tuple[Tasks, ...]
     ) -> None:
         self.proxy = proxy
         self.turns = turns
@@ -242,9 +242,9 @@ class Memory:
         self._loop = asyncio.get_running_loop()
 
     def settle(self) -> None:
-        """Until nothing is due, tokens that are fetched again included (where the loop is not running)."""
+        """Until nothing is due, tokens that are fetched again and dials included (where the loop is not running)."""
         self.turns.run()
-        while self._tasks and not self._loop.is_running():
+        while any(self._tasks) and not self._loop.is_running():
             self._loop.run_until_complete(asyncio.sleep(0))
             self.turns.run()
 
@@ -271,8 +271,10 @@ class Memory:
         return Played(statuses, self.upstream.requests, self.upstream.ambiguous, app.written, closed, reset)
 
 
-async def make(text: str = ROUTE) -> Memory:
-    """A proxy of this configuration; its tokens are there."""
+async def make(
+    text: str = ROUTE, target: Callable[[Turns], Upstream] = Upstream, dials: type[Tasks] = Now
+) -> Memory:
+    """A proxy of this configuration; its tokens are there. Where a `target` speaks HTTP/2, its `dials` are tasks that wait."""
     clock, turns = FakeClock(), Turns()
     config = load(text, environ={}).config
     source = Source(clock)
@@ -294,12 +296,13 @@ async def make(text: str = ROUTE) -> Memory:
             tokens.join(fixed.token_key(), done.set_result)
             async with asyncio.timeout(LIMIT):
                 await done
-    upstream = Upstream(turns)
+    upstream = target(turns)
+    dialling = dials(loop)
     pools = Pools(
         upstream,  # type: ignore[arg-type]  # all that is asked of a Dialer here
         make_link,
         clock,
-        Now(loop),
+        dialling,
         settings=config.pool,
         limits=config.limits,
     )
@@ -312,4 +315,4 @@ async def make(text: str = ROUTE) -> Memory:
         limits=config.limits,
         access_log=AccessLog("off"),
     )
-    return Memory(proxy, turns, upstream, clock, tasks)
+    return Memory(proxy, turns, upstream, clock, (tasks, dialling))

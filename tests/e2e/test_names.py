@@ -20,7 +20,8 @@ import pytest
 
 from tests.support.names import ALIVE, DEAD, PORT
 from tests.support.sidecar import clean_environment
-from tests.support.wire import Answer, End, jwt
+from tests.support.source import jwt
+from tests.support.wire import Answer, End
 
 LIMIT = 20.0
 TOOLS = ("unshare", "ip", "mount")

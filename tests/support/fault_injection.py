@@ -47,7 +47,8 @@ from sidecar.proxy.pool.places import Places
 from sidecar.proxy.pool.pool import Pool, Pools
 from sidecar.proxy.server import Proxy
 from sidecar.tokens.store import TokenStore
-from tests.support.wire import LIMIT, Answer, End, Wire
+from tests.support.source import LIMIT
+from tests.support.wire import Answer, End, Wire
 
 OWNERS = (
     Acceptor,

@@ -11,7 +11,8 @@ import h2.connection
 import h2.events
 from h2.settings import SettingCodes, Settings
 
-from tests.support.wire import LIMIT, End
+from tests.support.source import LIMIT
+from tests.support.wire import End
 
 E = TypeVar("E", bound=h2.events.Event)
 Lines = Sequence[tuple[bytes, bytes]]

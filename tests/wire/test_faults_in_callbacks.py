@@ -13,7 +13,8 @@ from sidecar.net import listeners
 from sidecar.proxy import acceptor
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.downstream import DownstreamConnection
-from tests.support.wire import GET, LIMIT, OK, End, Wire
+from tests.support.source import LIMIT
+from tests.support.wire import GET, OK, End, Wire
 
 pytestmark = pytest.mark.interpreted
 

@@ -38,9 +38,10 @@ from tests.support.h2_frames import (
     settings,
 )
 from tests.support.h2_peer import CALL, GET, OK, POST, Peer, fields
+from tests.support.source import LIMIT
 from tests.support.wire import GET as GET1
-from tests.support.wire import LIMIT, Wire
 from tests.support.wire import OK as OK1
+from tests.support.wire import Wire
 
 
 async def an_app(wire: Wire, **more: object) -> Peer:

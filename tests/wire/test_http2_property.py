@@ -22,7 +22,8 @@ from h2.events import (
 
 from sidecar.runtime.tasks import Tasks
 from tests.support.h2_peer import Peer, fields
-from tests.support.wire import LIMIT, End, Source, Wire
+from tests.support.source import LIMIT, Source
+from tests.support.wire import End, Wire
 
 CONFIG = """
 routes:

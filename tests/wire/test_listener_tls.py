@@ -17,7 +17,8 @@ from sidecar.net.certificates import Certificate
 from sidecar.net.listeners import PLAIN, Settings
 from sidecar.observe.metrics import HandshakeFailure
 from tests.support import openssl
-from tests.support.wire import GET, LIMIT, OK, End, Wire
+from tests.support.source import LIMIT
+from tests.support.wire import GET, OK, End, Wire
 
 NAMES = ("localhost", "127.0.0.1")
 

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason, SidecarError
-from tests.support.wire import LIMIT, Source, Wire
+from tests.support.source import LIMIT, Source
+from tests.support.wire import Wire
 from tests.wire.test_tokens import claims
 
 HEADERS = ["auto", "both", "authorization", "proxy-authorization", "x-serverless-authorization", "X-Token"]

@@ -16,7 +16,8 @@ from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.errors import Reason, SidecarError
 from sidecar.tokens.sources import build_sources
-from tests.support.wire import GET, LIMIT, OK, End, Wire
+from tests.support.source import LIMIT
+from tests.support.wire import GET, OK, End, Wire
 
 INVALID = b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer error="invalid_token"\r\nContent-Length: 2\r\n\r\nno'
 

@@ -102,7 +102,7 @@ class Answer:
     ) -> None:
         self.status = status
         self.headers = headers
-        """Looked up without regard to case."""
+        """By lower-case name, however they are kept."""
         self.data = data
         self.received_at = received_at
         """Unix seconds."""

@@ -3,7 +3,8 @@
 Owns every HTTP exchange with a token endpoint: connections, one deadline for the whole fetch, the limit on
 bodies. Which proxy it goes through, and whose certificates are good, `outward` says. Called by google-auth's
 credentials and by the metadata source, in a worker thread; `abort` is called from the event loop. It may not retry,
-follow a redirect or log: google-auth's own transport logs assertions at DEBUG.
+follow a redirect or log: google-auth's own transport logs assertions at DEBUG. A metadata server is asked by `plain`;
+requests is imported by the first exchange with anything else.
 
 The rule: only an answer with status 200 is returned. Every fault and every other status is raised as a
 `SidecarError`, which google-auth's loops do not know: they catch `TransportError` and retryable statuses and
@@ -19,7 +20,7 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -50,11 +51,13 @@ from sidecar.tokens.fetch.endpoint import (
     untrusted,
 )
 from sidecar.tokens.fetch.outward import NOTHING_SAID, Outward
+from sidecar.tokens.fetch.plain import ask
 from sidecar.tokens.fetch.refused import refused
 
 if TYPE_CHECKING:
     import requests
 
+_HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "idtoken-sidecar"}
 BODY_LIMIT: Final = 64 * 1024
 """Bytes. A metadata server's token is under 4 KiB; an OAuth answer or error under 8 KiB."""
 _CHUNK: Final = 8 * 1024
@@ -84,17 +87,8 @@ class GoogleTransport:
         origin: str | None = None,
         proxies: bool = False,
     ) -> None:
-        # Not at the top: requests and urllib3 take 0.2 s to import, which start-up should not wait for.
-        import requests
-
         self.answer: Answer | None = None
         """The last answer with status 200."""
-        self.session = requests.Session()
-        """google-auth looks for it here, to mount its adapter for metadata servers over mTLS."""
-        self.session.headers["Accept-Encoding"] = "identity"
-        self.session.headers["User-Agent"] = "idtoken-sidecar"
-        # What the environment says is `outward`'s; requests would also look for the endpoint's host in ~/.netrc.
-        self.session.trust_env = False
         self._endpoint = endpoint
         self._clock = clock
         self._seconds = seconds
@@ -105,9 +99,21 @@ class GoogleTransport:
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._aborted = False
-        adapter = _watched_adapter(self._watch, outward.trust)
-        self.session.mount("http://", adapter)
-        self.session.mount("https://", adapter)
+
+    @cached_property
+    def session(self) -> requests.Session:
+        """google-auth looks for it here, to mount its adapter for metadata servers over mTLS."""
+        # Not at the top: requests and urllib3 take 0.2 s to import, and most fetches do without them.
+        import requests
+
+        session = requests.Session()
+        session.headers.update(_HEADERS)
+        # What the environment says is `outward`'s; requests would also look for the endpoint's host in ~/.netrc.
+        session.trust_env = False
+        adapter = _watched_adapter(self._watch, self._outward.trust)
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        return session
 
     def __call__(
         self,
@@ -120,7 +126,11 @@ class GoogleTransport:
     ) -> Answer:
         """See `google.auth.transport.Request`; raises `SidecarError`, and `timeout` is what the fetch has
         left."""
-        outcome = self._exchange(self._address(url), method, body, headers, kwargs)
+        address = self._address(url)
+        if self._origin is not None and address.startswith("http://"):
+            outcome = self._ask_plainly(address, method, body, headers)
+        else:
+            outcome = self._exchange(address, method, body, headers, kwargs)
         if isinstance(outcome, SidecarError):
             raise outcome
         self.answer = outcome
@@ -137,13 +147,35 @@ class GoogleTransport:
 
     def close(self) -> None:
         """Close the connections."""
-        self.session.close()
+        if "session" in self.__dict__:
+            self.session.close()
 
     def _address(self, url: str) -> str:
         parts = urlsplit(url)
         if self._origin is not None and parts.scheme == "http":
             parts = parts._replace(netloc=self._origin)
         return urlunsplit(parts)
+
+    def _ask_plainly(
+        self, url: str, method: str, body: bytes | None, headers: Mapping[str, str] | None
+    ) -> Answer | SidecarError:
+        """As `_exchange`, of a metadata server by plain http."""
+        left = self._deadline_mono - self._clock.mono()
+        if left <= 0 or self._aborted:
+            return too_slow(self._endpoint, self._seconds)
+        try:
+            status, fields, data = ask(
+                url,
+                method=method,
+                body=body,
+                headers={**_HEADERS, **(headers or {})},
+                seconds=left,
+                limit=BODY_LIMIT,
+                watch=self._watch,
+            )
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            return self._fault(error)
+        return self._judged(status, fields, data)
 
     def _exchange(
         self,
@@ -177,19 +209,20 @@ class GoogleTransport:
                 proxies=None if setting is None else {urlsplit(url).scheme: _written(setting.proxy)},
                 **kwargs,
             ) as response:
-                if response.headers.get("Content-Encoding", "identity").strip().lower() not in (
-                    "identity",
-                    "",
-                ):
-                    return compressed(self._endpoint)
-                data = self._read(response)
-                if data is None:
-                    return too_large(self._endpoint, BODY_LIMIT)
-                answer = Answer(response.status_code, response.headers, data, received_at=self._clock.wall())
+                data = None if _is_encoded(response.headers) else self._read(response)
+                return self._judged(response.status_code, response.headers, data)
         except UnusableCaError as error:
             return no_cas(self._endpoint, str(error))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            return self._fault(error, setting)
+            return self._fault(error, setting, requests.exceptions.ProxyError, requests.exceptions.SSLError)
+
+    def _judged(self, status: int, headers: Mapping[str, str], data: bytes | None) -> Answer | SidecarError:
+        """What an answer is good for; `data` is None where it is over the limit."""
+        if _is_encoded(headers):
+            return compressed(self._endpoint)
+        if data is None:
+            return too_large(self._endpoint, BODY_LIMIT)
+        answer = Answer(status, headers, data, received_at=self._clock.wall())
         if answer.status != 200:
             return refused(self._endpoint, answer)
         return answer if has_flavor(self._endpoint, answer) else no_flavor(self._endpoint, answer)
@@ -204,11 +237,15 @@ class GoogleTransport:
                 return None
         return bytes(data)
 
-    def _fault(self, error: BaseException, setting: ProxySetting | None) -> SidecarError:
+    def _fault(
+        self,
+        error: BaseException,
+        setting: ProxySetting | None = None,
+        at_proxy: type[BaseException] | tuple[()] = (),
+        in_tls: type[BaseException] | tuple[()] = (),
+    ) -> SidecarError:
         """What a failed exchange means; looks at the kinds of errors in the chain and at none of their texts, but for
-        the status with which a proxy made no tunnel."""
-        import requests
-
+        the status with which a proxy made no tunnel. `at_proxy` and `in_tls` are what requests raises for these."""
         if self._aborted:
             return too_slow(self._endpoint, self._seconds)
         chain = []
@@ -220,7 +257,7 @@ class GoogleTransport:
             hidden = descriptors.shortage() if isinstance(link, socket.gaierror) else None
             if isinstance(link, OSError) and (hidden is not None or link.errno in descriptors.EXHAUSTED):
                 return descriptors.none_left(f"asking {self._endpoint.name}", hidden or link)
-        if setting is not None and isinstance(chain[0], requests.exceptions.ProxyError):
+        if setting is not None and isinstance(chain[0], at_proxy):
             statuses = (_NO_TUNNEL.match(str(link)) for link in chain if type(link) is OSError)
             found = next((int(match[1]) for match in statuses if match is not None), None)
             return proxy_failed(self._endpoint, setting, found)
@@ -228,10 +265,10 @@ class GoogleTransport:
             if isinstance(link, ssl.SSLCertVerificationError):
                 return self._not_accepted(link)
         # In this order: a refused connection is a kind of timeout to urllib3.
-        faults: tuple[tuple[tuple[type[BaseException], ...], Fault], ...] = (
-            ((socket.gaierror,), Fault.NO_NAME),
-            ((requests.exceptions.SSLError,), Fault.TLS),
-            ((ConnectionRefusedError,), Fault.REFUSED),
+        faults: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Fault], ...] = (
+            (socket.gaierror, Fault.NO_NAME),
+            (in_tls, Fault.TLS),
+            (ConnectionRefusedError, Fault.REFUSED),
             ((ConnectionError, http.client.IncompleteRead), Fault.RESET),
         )
         for kinds, fault in faults:
@@ -254,6 +291,10 @@ class GoogleTransport:
             aborted = self._aborted
         if aborted:
             self.abort()
+
+
+def _is_encoded(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-encoding", "identity").strip().lower() not in ("identity", "")
 
 
 def _written(proxy: ProxyUrl) -> str:

@@ -14,7 +14,7 @@ from sidecar.proxy.refusals.diagnosis import SAMPLE, Cause
 from sidecar.proxy.refusals.refusals import Refusals, Sample
 from sidecar.routing.routes import Destination, RouteTable
 from tests.support.clock import FakeClock
-from tests.support.wire import jwt
+from tests.support.source import jwt
 
 INVALID = [(b"WWW-Authenticate", b'Bearer error="invalid_token"')]
 RUN_APP = "https://billing-abc123def4-uc.a.run.app"

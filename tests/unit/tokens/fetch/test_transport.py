@@ -51,6 +51,12 @@ def transport(
     )
 
 
+@pytest.fixture(params=["requests", "http.client"])
+def origin(raw: RawEndpoint, request: pytest.FixtureRequest) -> str | None:
+    """For either way to ask: a metadata server is asked without requests."""
+    return raw.origin if request.param == "http.client" else None
+
+
 async def call(it: GoogleTransport, url: str, **kwargs: object) -> Answer:
     """Use the transport as google-auth does: in a thread."""
     try:
@@ -59,10 +65,10 @@ async def call(it: GoogleTransport, url: str, **kwargs: object) -> Answer:
         it.close()
 
 
-async def test_what_google_auth_needs_of_an_answer(raw: RawEndpoint) -> None:
+async def test_what_google_auth_needs_of_an_answer(raw: RawEndpoint, origin: str | None) -> None:
     """Status, headers without regard to case, and the body as bytes."""
     raw.behaviour = http(200, b"body", content_type="application/json; charset=utf-8")
-    it = transport()
+    it = transport(origin=origin)
     got = await call(
         it, f"http://{raw.origin}/a?b=c", method="POST", body=b"x=y", headers={"X-One": "1"}, timeout=120
     )
@@ -122,19 +128,33 @@ async def test_what_google_auth_needs_of_an_answer(raw: RawEndpoint) -> None:
             id="compressed-twice",
         ),
         pytest.param(
-            answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 200_000),
+            answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"),
             Reason.TOKEN_ENDPOINT_UNREACHABLE,
-            "could not be reached",
-            id="endless-chunk-size",
+            "closed the connection",
+            id="cut-off-in-a-chunk",
+        ),
+        pytest.param(
+            answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n"),
+            Reason.TOKEN_ENDPOINT_UNREACHABLE,
+            "closed the connection",
+            id="no-chunk-size",
+        ),
+        pytest.param(
+            answer(b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(200)) + b"\r\n"),
+            Reason.TOKEN_MALFORMED,
+            "not HTTP",
+            id="too-many-lines",
         ),
         pytest.param(hang, Reason.TOKEN_TIMEOUT, "within 0.2 s", id="hang"),
     ],
 )
-async def test_faults(raw: RawEndpoint, behaviour: Behaviour, reason: Reason | None, says: str) -> None:
+async def test_faults(
+    raw: RawEndpoint, origin: str | None, behaviour: Behaviour, reason: Reason | None, says: str
+) -> None:
     """Every fault and every status but 200 is our own error, after one try, and nothing of the request is in
     it."""
     raw.behaviour = behaviour
-    it = transport(seconds=0.2) if reason is Reason.TOKEN_TIMEOUT else transport()
+    it = transport(seconds=0.2 if reason is Reason.TOKEN_TIMEOUT else 60.0, origin=origin)
     if reason is None:
         assert len((await call(it, f"http://{raw.origin}/")).data) == BODY_LIMIT
         return
@@ -150,12 +170,20 @@ async def test_faults(raw: RawEndpoint, behaviour: Behaviour, reason: Reason | N
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+async def test_a_chunk_size_without_end(raw: RawEndpoint, origin: str | None) -> None:
+    """Is not read to its end; urllib3 has no name for what is wrong with it."""
+    raw.behaviour = answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 200_000)
+    with pytest.raises(SidecarError, match="could not be reached" if origin is None else "not HTTP"):
+        await call(transport(origin=origin), f"http://{raw.origin}/")
+
+
 async def test_a_refused_connection_and_an_unknown_name(unused_tcp_port: int) -> None:
     """Nobody listening, and a name that is not there, are told apart."""
-    with pytest.raises(SidecarError, match="refused the connection"):
-        await call(transport(), f"http://127.0.0.1:{unused_tcp_port}/")
-    with pytest.raises(SidecarError, match="name that could not be resolved"):
-        await call(transport(), "http://nobody.invalid/")
+    for origins in ((None, None), (f"127.0.0.1:{unused_tcp_port}", "nobody.invalid")):
+        with pytest.raises(SidecarError, match="refused the connection"):
+            await call(transport(origin=origins[0]), f"http://127.0.0.1:{unused_tcp_port}/")
+        with pytest.raises(SidecarError, match="name that could not be resolved"):
+            await call(transport(origin=origins[1]), "http://nobody.invalid/")
 
 
 async def test_an_address_that_there_is_no_way_to() -> None:
@@ -212,10 +240,10 @@ async def test_tls_to_what_does_not_speak_it(raw: RawEndpoint) -> None:
     server.close()
 
 
-async def test_an_abort_ends_a_read_at_once(raw: RawEndpoint) -> None:
+async def test_an_abort_ends_a_read_at_once(raw: RawEndpoint, origin: str | None) -> None:
     """An answer that drips for ever is ended from outside, with its connection."""
     raw.behaviour = drip
-    it = transport()
+    it = transport(origin=origin)
     exchange = asyncio.gather(call(it, f"http://{raw.origin}/"), return_exceptions=True)
     await asyncio.wait_for(raw.asked.wait(), 60)
     it.abort()
@@ -404,12 +432,18 @@ async def test_nothing_is_sent_from_netrc(
     assert "authorization" not in raw.requests[0].lower()
 
 
-async def test_nothing_is_logged_of_an_exchange(raw: RawEndpoint, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_logged_of_an_exchange(
+    raw: RawEndpoint, origin: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
     """Even at DEBUG no assertion, token or header reaches the log."""
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, "google")
     raw.behaviour = http(200, SECRET.encode())
     await call(
-        transport(), f"http://{raw.origin}/", method="POST", body=SECRET.encode(), headers={"a": SECRET}
+        transport(origin=origin),
+        f"http://{raw.origin}/",
+        method="POST",
+        body=SECRET.encode(),
+        headers={"a": SECRET},
     )
     assert SECRET not in caplog.text

@@ -1,0 +1,50 @@
+"""The applications that give tokens to programs: which one a key of the configuration means.
+
+Called by `service`, which loads it with aiohttp and only where the configuration names one of them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import assert_never
+
+from sidecar.config.handouts import MetadataServer, TokenEndpoint
+from sidecar.handout import metadata, oauth
+from sidecar.handout.desk import Desk
+from sidecar.handout.metadata import MetadataApp
+from sidecar.handout.oauth import TokenApp
+from sidecar.handout.offer import Offer
+from sidecar.net.callers import Callers
+from sidecar.runtime.clock import Clock
+from sidecar.serving.site import Site
+
+App = MetadataApp | TokenApp
+
+
+def make(
+    it: MetadataServer | TokenEndpoint,
+    desk: Desk,
+    clock: Clock,
+    project: str | None,
+    sockets: Sequence[socket.socket],
+) -> tuple[App, Site]:
+    """The application for `it`, on listeners that are bound; `adopt` is to be called before the site starts.
+    `project` is what the environment names."""
+    app: App
+    match it:
+        case MetadataServer():
+            app, takes = MetadataApp(desk, clock, project), metadata.TAKES
+        case TokenEndpoint():
+            app, takes = TokenApp(desk), oauth.TAKES
+        case _:
+            assert_never(it)
+    return app, Site(app.app, sockets, clock, takes)
+
+
+def adopt(app: App, offer: Offer, it: MetadataServer | TokenEndpoint, peers: Callers | None) -> None:
+    """Have it go by `it` from now on; `offer` and `peers` are what that says."""
+    if isinstance(app, MetadataApp) and isinstance(it, MetadataServer):
+        app.adopt(offer, it, peers)
+    elif isinstance(app, TokenApp) and isinstance(it, TokenEndpoint):
+        app.adopt(offer, it, peers)

@@ -1,0 +1,186 @@
+"""What is loaded by when: the proxy serves before the admin server's parts are there, and nothing is loaded that is not used."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from sidecar.emulator.app import Emulator
+from tests.support.sidecar import LIMIT, ask, clean_environment, free_port
+
+ACTED_AS = "acted-as@emulated-project.iam.gserviceaccount.com"
+
+HELD = """
+import importlib.util, json, os, sys, threading
+
+released = threading.Event()
+
+class Held:
+    def find_spec(self, name, path=None, target=None):
+        if name != "aiohttp":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            released.wait()
+            run(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+def tell():
+    for line in sys.stdin:
+        os.write(1, json.dumps(sorted(sys.modules)).encode() + b"\\n")
+        released.set()
+
+sys.meta_path.insert(0, Held())
+threading.Thread(target=tell, daemon=True).start()
+
+from sidecar.cli.commands import main
+main(["run", "--config", sys.argv[1], "--log-level", "error"], prog_name="idtoken-sidecar")
+"""
+"""A sidecar that says which modules are loaded, for each line of stdin; until the first, the import of aiohttp waits."""
+
+ADMIN = (
+    "aiohttp.web",
+    "attr",
+    "multidict",
+    "sidecar.admin.page",
+    "sidecar.serving.site",
+    "yarl",
+)
+"""What only the servers of the control plane need."""
+METRICS = "prometheus_client"
+"""What a scrape needs."""
+NEVER = (
+    "google",
+    "cryptography",
+    "opentelemetry",
+    "mcp",
+    "sidecar.emulator",
+    "sidecar.handout.metadata",
+    "sidecar.handout.oauth",
+    "sidecar.manifest",
+    "sidecar.mcp",
+    "sidecar.cli.advice",
+    "sidecar.cli.check",
+    "sidecar.cli.online",
+)
+"""What a sidecar that only forwards does not use."""
+HTTPS = ("certifi", "charset_normalizer", "requests", "urllib3")
+"""What asks token endpoints, other than the metadata server."""
+
+
+class Held:
+    """A sidecar that has not loaded aiohttp yet, until it is asked what it has loaded."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, admin_port: int) -> None:
+        self._process = process
+        self.port = port
+        self.admin_port = admin_port
+
+    async def loaded(self) -> set[str]:
+        """The modules that are loaded now; aiohttp may be, from then on."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        async with asyncio.timeout(LIMIT):
+            return set(json.loads(await self._process.stdout.readline()))
+
+    async def served(self) -> int:
+        """The status of a request through the proxy, sent again until it listens."""
+        async with asyncio.timeout(LIMIT):
+            while True:
+                try:
+                    return (await ask(self.port, "GET", "/x", host="svc.localhost"))[0]
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.01)
+
+
+Begin = Callable[[str], Awaitable[Held]]
+
+
+@pytest.fixture
+async def begin(google: Emulator, tmp_path: Path) -> AsyncIterator[Begin]:
+    """Start one with these credentials."""
+    started = []
+
+    async def beginning(credentials: str) -> Held:
+        target = await google.add_target("svc")
+        port, admin_port = free_port(), free_port()
+        file = tmp_path / "config.yaml"
+        file.write_text(
+            f"listen: localhost:{port}\nadmin: localhost:{admin_port}\n"
+            f"endpoints: {{iam_credentials: '{google.iam_url}'}}\ncredentials: {{{credentials}}}\n"
+            f"routes: [{{name: svc, upstream: '{target.url}'}}]\n"
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", HELD, str(file)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=1 << 20,
+            env=clean_environment(**google.environment()),
+        )
+        started.append(process)
+        return Held(process, port, admin_port)
+
+    yield beginning
+    for process in started:
+        process.kill()
+        await process.communicate()
+
+
+def among(names: tuple[str, ...], loaded: set[str]) -> list[str]:
+    """Which of these, or of what is in them, is loaded."""
+    return sorted({name for name in names for module in loaded if f"{module}.".startswith(f"{name}.")})
+
+
+async def test_the_proxy_serves_before_the_admin_servers_parts_are_loaded(begin: Begin) -> None:
+    """With a token. Who has asked the admin server meanwhile is answered as soon as it is there."""
+    sidecar = await begin("default: {type: metadata}")
+    assert await sidecar.served() == 200
+    async with asyncio.TaskGroup() as probes:
+        probe = probes.create_task(ask(sidecar.admin_port, "GET", "/healthz/startup"))
+        assert not among((*ADMIN, METRICS), await sidecar.loaded())
+    assert probe.result()[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("credentials", "unused"),
+    [
+        ("default: {type: metadata}", (*NEVER, *HTTPS)),
+        (
+            f"a: {{type: metadata}}, default: {{type: impersonate, source: a, service_account: {ACTED_AS}}}",
+            NEVER,
+        ),
+    ],
+    ids=["metadata", "impersonation"],
+)
+async def test_nothing_is_loaded_that_is_not_used(
+    google: Emulator, begin: Begin, credentials: str, unused: tuple[str, ...]
+) -> None:
+    """Memory and the time to start are paid for with every instance. Metrics are loaded by the first scrape."""
+    for email in (google.metadata.email or "", ACTED_AS):
+        google.principals.add(email)
+    google.principals.grant(
+        f"serviceAccount:{google.metadata.email}", "roles/iam.serviceAccountTokenCreator", on=ACTED_AS
+    )
+    sidecar = await begin(credentials)
+    assert await sidecar.served() == 200
+    assert not among(unused, await sidecar.loaded())
+    for path in ("/healthz/ready", "/status.json", "/"):
+        assert (await ask(sidecar.admin_port, "GET", path))[0] == 200
+    loaded = await sidecar.loaded()
+    assert not among((*unused, METRICS), loaded)
+    assert len(among(ADMIN, loaded)) == len(ADMIN)
+    assert (await ask(sidecar.admin_port, "GET", "/metrics"))[0] == 200
+    loaded = await sidecar.loaded()
+    assert not among(unused, loaded)
+    assert among((METRICS,), loaded)
