@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, final
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.listeners import ListenerConfig
 from sidecar.net import peer_credentials
-from sidecar.net.callers import Callers
+from sidecar.net.callers import ANYBODY, Callers
+from sidecar.net.origins import Origin
 
 if TYPE_CHECKING:
     from sidecar.net.certificates import Certificate
@@ -84,7 +85,9 @@ class Owner:
         "is_unix",
         "limit",
         "open",
+        "origin",
         "origin_scheme",
+        "outer",
         "route",
     )
 
@@ -100,7 +103,25 @@ class Owner:
         """How a URL to it begins."""
         self.client_cas = b"" if settings.certificate is None else settings.certificate.client_cas
         """By which the client certificates of its connections were judged."""
+        self.outer: Owner | None = None
+        """Inside a tunnel: the listener's own, by which connections are counted."""
+        self.origin: Origin | None = None
+        """Inside a tunnel: all that its requests may be for. There are `callers` then, so that others need not look."""
         self.assign(route, settings)
+
+    def inside(self, origin: Origin) -> Owner:
+        """The owner of a connection inside a tunnel that came in here: the caller was judged when it asked for that."""
+        inner = Owner(self.route, is_unix=self.is_unix, settings=Settings(self.callers or ANYBODY))
+        inner.outer = self
+        inner.origin = origin
+        inner.origin_scheme = origin.scheme
+        inner.closing = self.closing
+        return inner
+
+    @property
+    def entrance(self) -> Owner:
+        """Whose listener its connections came in by."""
+        return self if self.outer is None else self.outer
 
     @property
     def is_outdated(self) -> bool:

@@ -26,6 +26,7 @@ from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.http1.downstream import LEAVE_TIME, DownstreamConnection
+from sidecar.proxy.http1.heads import TUNNEL_OPEN
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
@@ -126,7 +127,8 @@ class Proxy(Connections):
     def _leave(self, owner: Owner, *, at_once: bool = False) -> None:
         owner.closing = True
         for connection in list(self.serving):
-            if connection.owner is owner:
+            if connection.owner.entrance is owner:
+                connection.owner.closing = True
                 connection.drain(self.clock.mono())
                 if at_once:
                     connection.close_if_idle()
@@ -147,6 +149,12 @@ class Proxy(Connections):
         self.ledger.access_log = access_log
         self.pools.configure(pool, limits)
         self._sweep_every = _sweep_every(limits, pool, new)
+        for connection in list(self.serving):
+            if connection.owner.origin is not None:
+                # What it may ask for was settled when its tunnel was opened.
+                connection.owner.closing = True
+                connection.drain(self.clock.mono())
+                connection.close_if_idle()
         self.pools.retire(set(old) - set(new))
 
     @property
@@ -198,7 +206,7 @@ class Proxy(Connections):
     def opened(self, connection: Connection) -> None:
         """A connection from the app."""
         self.serving.add(connection)
-        self.acceptors.opened(connection.owner)
+        self.acceptors.opened(connection.owner.entrance)
         if self._sweep_timer is None:
             self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
 
@@ -206,7 +214,7 @@ class Proxy(Connections):
         """It is gone; one that met a fault in `opened` may never have been counted."""
         if connection in self.serving:
             self.serving.discard(connection)
-            self.acceptors.closed(connection.owner)
+            self.acceptors.closed(connection.owner.entrance)
         self._settled()
 
     def speaks_http2(
@@ -218,6 +226,19 @@ class Proxy(Connections):
         self.serving.add(heir)
         transport.set_protocol(heir)
         heir.data_received(data)
+
+    def tunnels(
+        self, connection: Connection, transport: asyncio.Transport, inner: Owner, data: bytes
+    ) -> None:
+        """Its app asked for a tunnel: another, which serves what is inside, takes its place."""
+        heir = DownstreamConnection(self.context, self, inner)
+        transport.write(TUNNEL_OPEN)
+        transport.set_protocol(heir)
+        heir.connection_made(transport)
+        self.closed(connection)
+        transport.resume_reading()
+        if data:
+            heir.data_received(data)
 
     def _settled(self) -> None:
         if self.context.draining and not self.serving and not self.acceptors.arriving:

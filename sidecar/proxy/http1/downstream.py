@@ -31,7 +31,7 @@ from sidecar.net.tls import TlsTransport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted
 from sidecar.proxy.exchange import sweep
-from sidecar.proxy.exchange.admitting import admit
+from sidecar.proxy.exchange.admitting import admit, admit_tunnel
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
@@ -40,7 +40,7 @@ from sidecar.proxy.http1 import heads
 from sidecar.proxy.http1.answer_writer import AnswerWriter
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.request_reader import RequestReader
-from sidecar.proxy.http1.target import read_target
+from sidecar.proxy.http1.target import malformed, read_target
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Connection, Connections, Relay
 
@@ -303,8 +303,27 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
         )
         return upgrades.carried(wish, known)
 
+    def connect(self, request: Request, target: bytes) -> None:
+        try:
+            if self.current is not None or self._queue or self.transport.get_write_buffer_size():
+                raise malformed("CONNECT comes before the answers to earlier requests were sent and read.")
+            inner = admit_tunnel(
+                self.context, self.owner, self._barred, request, target, http10=request.http10
+            )
+        except SidecarError as error:
+            self._refuse(_Refused(error, request))
+        else:
+            self.state = WAITING
+            self.context.call_soon(self._hand_over, inner)
+
+    @_guarded
+    def _hand_over(self, inner: Owner) -> None:
+        if self.state is WAITING:
+            self.state = CLOSED
+            self._connections.tunnels(self, self.transport, inner, self.rest)
+
     def upgrade_waits(self) -> bool:
-        if self._queue:
+        if self._queue or self.state is WAITING:
             return True
         if self.current is not None:
             self.state = WAITING
