@@ -67,7 +67,8 @@ def configured_urls(config: Config) -> dict[str, str]:
 
 def _first_url(listeners: Sequence[ListenerConfig]) -> str | None:
     """The base URL of the first listener that has a port by now."""
-    return next((base_url(it.address, it.scheme) for it in listeners if it.address.port), None)
+    usual = (it for it in listeners if it.address.port and not it.intercept)
+    return next((base_url(it.address, it.scheme) for it in usual), None)
 
 
 def _by_shared(route: RouteConfig, shared: str, *, alone: bool) -> str:

@@ -112,6 +112,7 @@ def test_a_secret_at_any_setting_is_shown_nowhere(
     environ = {"SECRET": secret}
     error = outcome(secret, text=yaml.safe_dump(document(path, value)), environ=environ)
     takes_it = path[-1] in ("json", "token") and path[0] == "credentials"
+    takes_it |= path == ("token_endpoint", "secret")
     assert error is not None or takes_it or "require_header" in path, path
 
 
