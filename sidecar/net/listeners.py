@@ -67,6 +67,8 @@ class Settings(NamedTuple):
     connections: int | None = None
     certificate: Certificate | None = None
     """None for plain http."""
+    intercepts: bool = False
+    """Whether it shows the certificate of whichever intercepted host is asked for."""
 
 
 PLAIN = Settings()
@@ -82,6 +84,7 @@ class Owner:
         "certificate",
         "client_cas",
         "closing",
+        "intercepts",
         "is_unix",
         "limit",
         "open",
@@ -99,7 +102,9 @@ class Owner:
         self.open = 0
         self.arriving = 0
         """Connections that were accepted and are not made yet; kept where there is a limit."""
-        self.origin_scheme = b"http://" if settings.certificate is None else b"https://"
+        self.intercepts = settings.intercepts
+        is_plain = settings.certificate is None and not settings.intercepts
+        self.origin_scheme = b"http://" if is_plain else b"https://"
         """How a URL to it begins."""
         self.client_cas = b"" if settings.certificate is None else settings.certificate.client_cas
         """By which the client certificates of its connections were judged."""
@@ -130,9 +135,9 @@ class Owner:
 
     def connects_alike(self, settings: Settings) -> bool:
         """Whether all that is judged once a connection, and not once a request, is the same under these settings."""
-        return _once_a_connection(self.callers, self.certificate) == _once_a_connection(
-            settings.callers, settings.certificate
-        )
+        return self.intercepts == settings.intercepts and _once_a_connection(
+            self.callers, self.certificate
+        ) == _once_a_connection(settings.callers, settings.certificate)
 
     def assign(self, route: Route | None, settings: Settings) -> None:
         """From now on it is another's, or has other settings, for which `connects_alike` holds."""
@@ -158,7 +163,7 @@ def settings_of(config: ListenerConfig, certificate: Certificate | None) -> Sett
         callers = Callers(required, uids, gids)
     elif required:
         callers = Callers(required)
-    return Settings(callers, config.connections, certificate)
+    return Settings(callers, config.connections, certificate, config.intercept)
 
 
 def _number(entry: int | str, kind: Literal["uid", "gid"], find: Callable[[str], int]) -> int:

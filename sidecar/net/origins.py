@@ -1,7 +1,8 @@
 """The one origin that the requests of a connection are for, where something has named it.
 
 Owns the rule that nobody inside asks for another one. Made for a tunnel that an app opened by CONNECT (RFC 9110 section
-9.3.6); the connection's `Owner` holds it, and each request inside is checked before it is admitted. Pure.
+9.3.6), and for TLS by the name that its handshake asked for (RFC 6066 section 3). The connection's `Owner` holds it,
+and each request inside is checked before it is admitted. Pure.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class Origin:
 
     __slots__ = ("_known", "host", "port", "scheme")
 
-    def __init__(self, scheme: bytes, host: str, port: int) -> None:
-        """`scheme` is `http://` or `https://`, `host` in normal form."""
+    def __init__(self, scheme: bytes, host: str, port: int | None) -> None:
+        """`scheme` is `http://` or `https://`, `host` in normal form; without a `port`, any will do."""
         self.scheme = scheme
         self.host = host
         self.port = port
@@ -41,16 +42,18 @@ class Origin:
         if absolute:
             raise SidecarError(
                 Reason.MALFORMED_REQUEST,
-                f"The request is inside a tunnel to {self}, and asks for a whole URL as one to a proxy does. Send the "
-                "path alone there.",
+                f"The connection is for {self} alone, and the request asks for a whole URL, as one to a proxy does. "
+                "Send the path alone there.",
             )
         if authority == self._known:
             return
         host = request_host(authority)
         port = hosts.parse_authority(authority.decode("ascii")).port
-        if host != self.host or (port or (443 if self.is_secure else 80)) != self.port:
+        any_port = self.port is None or (port or (443 if self.is_secure else 80)) == self.port
+        if host != self.host or not any_port:
             raise SidecarError(
                 Reason.BAD_HOST,
-                f"The request is inside a tunnel to {self}, and its Host is another one. Open a tunnel for each host.",
+                f"The connection is for {self} alone, by its tunnel or its TLS, and the request's Host is another one. "
+                "Open a connection for each host.",
             )
         self._known = authority

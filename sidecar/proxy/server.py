@@ -11,6 +11,9 @@ sidecar does not wake.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import ssl
 from collections.abc import Iterable
 from math import inf
 from typing import final
@@ -94,6 +97,7 @@ class Proxy(Connections):
             limit=limits.connections,
             handshake=limits.head_timeout,
         )
+        self.interception = self.acceptors.handshakes.interception
         self.serving: set[Connection] = set()
         self._sweep_timer: TimerHandle | None = None
         self._sweep_every = _sweep_every(limits, pools.settings, admission.table.routes)
@@ -231,6 +235,10 @@ class Proxy(Connections):
         self, connection: Connection, transport: asyncio.Transport, inner: Owner, data: bytes
     ) -> None:
         """Its app asked for a tunnel: another, which serves what is inside, takes its place."""
+        origin = inner.origin
+        if origin is not None and origin.is_secure:
+            self._secure_tunnel(connection, transport, inner, self.interception.context_of(origin.host))
+            return
         heir = DownstreamConnection(self.context, self, inner)
         transport.write(TUNNEL_OPEN)
         transport.set_protocol(heir)
@@ -240,13 +248,26 @@ class Proxy(Connections):
         if data:
             heir.data_received(data)
 
+    def _secure_tunnel(
+        self, connection: Connection, transport: asyncio.Transport, inner: Owner, context: ssl.SSLContext
+    ) -> None:
+        """Shake hands on the connection's socket, which is no transport's meanwhile."""
+        transport.write(TUNNEL_OPEN)
+        sock: socket.socket = transport.get_extra_info("socket")
+        own = socket.socket(fileno=os.dup(sock.fileno())) if not transport.get_write_buffer_size() else None
+        transport.set_protocol(asyncio.Protocol())
+        transport.abort()  # what is closed is its descriptor, not the connection
+        if own is not None:
+            self.acceptors.tunnel(own, inner, context)
+        self.closed(connection)
+
     def _settled(self) -> None:
         if self.context.draining and not self.serving and not self.acceptors.arriving:
             self._drained.set()
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
         """A connection ended by an error before it asked for anything."""
-        self.acceptors.lost_unused(owner, error)
+        self.acceptors.handshakes.lost_unused(owner, error)
 
     def _sweep(self) -> None:
         busy = True
@@ -259,7 +280,7 @@ class Proxy(Connections):
                     connection.fault(fault)
             for listener in self.acceptors.outdated():
                 owner = self.acceptors.owner(listener)
-                settings = Settings(owner.callers, owner.limit, owner.certificate)
+                settings = Settings(owner.callers, owner.limit, owner.certificate, owner.intercepts)
                 self._begin_anew(listener, owner, owner.route, settings)
             busy = self.pools.sweep(now_mono)
             self.ledger.outages.look()

@@ -83,6 +83,8 @@ class Service:
             parts.bindings.bind(parts.config, parts.table)
             parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
+            prepared = parts.prepare_interception(parts.config, parts.table)
+            parts.proxy.interception.adopt(prepared, parts.table)
             sockets = [listener.socket for listener in parts.bindings.admin]
             self._admin = admin_server(self.view, sockets, parts.clock)
             await self._admin.start()
@@ -97,7 +99,7 @@ class Service:
         for name, source in parts.sources.items():
             found = source.describe()
             _log.info(f"credential `{name}`: {found}", extra={"fields": {"credential": name, "found": found}})
-        for warning in warnings:
+        for warning in [*warnings, *prepared.warnings]:
             _log.warning(warning)
         if (told := told_at_start(parts.environ, parts.config)) is not None:
             _log.info(told)

@@ -7,15 +7,18 @@ itself. Rules: RFC 9110 section 9.3.6 (CONNECT), RFC 9112 section 3.2.3 (its tar
 
 from __future__ import annotations
 
+from typing import Final
+
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar import hosts
 from sidecar.net.origins import Origin
 from sidecar.proxy.admission import guard
 from sidecar.proxy.fields.headers import Fields, Found
-from sidecar.proxy.fields.semantics import check_names, malformed, not_carried
-from sidecar.routing.routes import Destination, Route, RouteTable, request_host
+from sidecar.proxy.fields.semantics import check_names, malformed
+from sidecar.routing.routes import Route, RouteTable, request_host
 
-_HTTP = 80
+_HTTP: Final = 80
+_HTTPS: Final = 443
 
 
 def tunnel_to(
@@ -34,20 +37,33 @@ def tunnel_to(
             "A page in a browser made this CONNECT (Sec-Fetch-Site, Origin). Call from the app itself.",
         )
     try:
-        destination = table.match(target, b"").destination
+        match = table.match(target, b"")
     except SidecarError as error:
         if error.reason is Reason.NO_ROUTE and port != _HTTP:
-            raise not_carried(b"CONNECT", target) from error
+            raise SidecarError(
+                Reason.METHOD_NOT_CARRIED,
+                f"CONNECT asks for a tunnel to `{host}`, and this is a proxy for its routes only. {error.detail} "
+                "Name the host in the app's NO_PROXY to have it reached directly.",
+            ) from error
         raise
+    destination = match.destination
     if own is not None and destination.route is not own:
         raise SidecarError(
             Reason.CALLER_REFUSED,
             f"This listener is route `{own.name}`'s, and `{host}` is route `{destination.route.name}`'s. "
             "Use the shared listener as the proxy.",
         )
-    if _is_plain(port, destination):
+    if port == _HTTP or (port == destination.port and not destination.tls):
         return Origin(b"http://", host, port)
-    raise not_carried(b"CONNECT", target)
+    if port == _HTTPS or port == destination.port:
+        if match.is_intercepted:
+            return Origin(b"https://", host, port)
+        raise _not_intercepted(host, destination.route)
+    raise SidecarError(
+        Reason.METHOD_NOT_CARRIED,
+        f"CONNECT asks for a tunnel to port {port} of `{host}`, and requests to route `{destination.route.name}` go to "
+        f"port {_HTTP} there, or to {_HTTPS} where it says `intercept: true`. Leave the port out of the app's URL.",
+    )
 
 
 def _check_lines(found: Found, *, http10: bool) -> None:
@@ -74,6 +90,15 @@ def _authority(target: bytes) -> tuple[str, int]:
     return found.host, found.port
 
 
-def _is_plain(port: int, destination: Destination) -> bool:
-    """Whether what is asked for at this port is http: by its own port, else by that of the upstream."""
-    return port == _HTTP or (port == destination.port and not destination.tls)
+def _not_intercepted(host: str, route: Route) -> SidecarError:
+    """The error for https to a route that does not read it."""
+    if route.config.intercept:
+        what = f"`{host}` is route `{route.name}`'s name here, and its https is read for its hosts only"
+    else:
+        what = f"route `{route.name}` does not say `intercept: true`, by which it would be read here"
+    return SidecarError(
+        Reason.METHOD_NOT_CARRIED,
+        f"CONNECT asks for a tunnel to `{host}`, and what is encrypted inside one cannot be given a token: {what} "
+        f"(docs/how-to/intercept.md). Or ask for http://{host}/… instead of https://{host}/…: the sidecar itself "
+        "speaks https to the service.",
+    )

@@ -28,7 +28,7 @@ def admit(
         if owner.origin is None:
             request.fields = owner.callers.admit(request.fields)
         else:
-            # Whoever opened the tunnel has brought what callers must.
+            # What callers must bring was asked for when the tunnel was.
             owner.origin.check(request.authority, absolute=absolute)
             request.fields = owner.callers.without(request.fields)
     return context.admission.admit(
@@ -67,6 +67,11 @@ def admit_tunnel(
             raise barred
         request.fields = owner.callers.admit(request.fields)
     table = context.admission.table
-    return owner.inside(
-        tunnel_to(table, target, request.fields, request.found, own=owner.route, http10=http10)
-    )
+    origin = tunnel_to(table, target, request.fields, request.found, own=owner.route, http10=http10)
+    if origin.is_secure and owner.certificate is not None:
+        raise SidecarError(
+            Reason.METHOD_NOT_CARRIED,
+            f"CONNECT asks for a tunnel to {origin}, and this listener speaks TLS itself: there is no TLS inside of "
+            "TLS here. Use a listener without `tls` as the proxy.",
+        )
+    return owner.inside(origin)

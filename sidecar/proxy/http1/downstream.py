@@ -318,9 +318,15 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
 
     @_guarded
     def _hand_over(self, inner: Owner) -> None:
-        if self.state is WAITING:
-            self.state = CLOSED
-            self._connections.tunnels(self, self.transport, inner, self.rest)
+        if self.state is not WAITING:
+            return
+        if self.rest and inner.origin is not None and inner.origin.is_secure:
+            self.state = OPEN
+            early = malformed("TLS began before CONNECT was answered. Wait for the answer.")
+            self._answer(_Refused(early, Request(self.context.clock.mono(), b"CONNECT", ())))
+            return
+        self._connections.tunnels(self, self.transport, inner, self.rest)
+        self.state = CLOSED
 
     def upgrade_waits(self) -> bool:
         if self._queue or self.state is WAITING:
