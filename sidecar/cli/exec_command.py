@@ -21,12 +21,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, final
 
-from sidecar.cli.transparent import for_java, trusting
+from sidecar.cli.transparent import for_java
 from sidecar.config import own_ports
 from sidecar.config.base_urls import VARIABLE, variable
 from sidecar.config.credentials import ADC_VARIABLE
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
+from sidecar.config.transparent import by_http, by_https, spared_beside
 from sidecar.config.variables import leading_to
 from sidecar.grammar.contents import place
 from sidecar.runtime import systemd
@@ -43,16 +44,6 @@ _FORWARDED: Final = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT),
 )
-_SPARED: Final = (
-    "localhost",
-    ".localhost",
-    "127.0.0.1",
-    "::1",
-    "169.254.169.254",
-    "metadata.google.internal",
-)
-"""What a client must not ask the sidecar for: loopback, and the metadata server."""
-
 _READY_POLL: Final = 0.02
 
 _WNOTHREAD: Final = 0x20000000
@@ -122,11 +113,8 @@ def environment(
         if url is not None:
             child[variable(route.name)] = url
     if (http_proxy or transparent is not None) and base is not None:
-        child["HTTP_PROXY"] = child["http_proxy"] = base
-        before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
-        kept = [entry for entry in (part.strip() for part in before.split(",")) if entry]
-        spared = list(dict.fromkeys([*kept, *_SPARED]))
-        child["NO_PROXY"] = child["no_proxy"] = ",".join(spared)
+        spared = spared_beside(environ.get("NO_PROXY") or environ.get("no_proxy") or "")
+        child.update(by_http(base, spared))
         if transparent is not None:
             child.update(_for_https(service, child, base, spared, transparent))
     if (metadata := bindings.metadata_address()) is not None:
@@ -146,7 +134,7 @@ def _for_https(
         _log.warning("https is not led through the sidecar: no route has a host and is to be intercepted")
         return {}
     java = for_java(child, proxy=base, spared=spared, bundle=bundle, directory=directory)
-    return {"HTTPS_PROXY": base, "https_proxy": base, **trusting(bundle), **java}
+    return {**by_https(base, os.path.abspath(bundle)), **java}
 
 
 @final

@@ -1,8 +1,7 @@
-"""`exec --transparent`: what leads a command's https through the sidecar, and has it trust the sidecar's CA.
+"""`exec --transparent`: which routes are read, and what has a JVM come along.
 
-Owns the variables by which the common stacks are told, and Java's trust store. Called by `exec`. Nothing of the command
-is looked at: each stack reads its own variables. Sources: the manuals of curl, Python's ssl and requests, Node (22.21,
-24.5: NODE_USE_ENV_PROXY), gRPC (GRPC_DEFAULT_SSL_ROOTS_FILE_PATH), Go's crypto/x509, and Java's networking properties.
+Owns Java's trust store; `config.transparent` has the variables of other stacks. Called by `exec`. Source: the JDK's
+networking properties.
 """
 
 from __future__ import annotations
@@ -21,13 +20,6 @@ from sidecar.config.models import Config, RouteConfig
 
 _log = logging.getLogger(__name__)
 
-_CA_VARIABLES: Final = (
-    "SSL_CERT_FILE",  # OpenSSL, Python's ssl, Go, Ruby, Rust's native-certs
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS",
-    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-)
 _STORE_PASSWORD: Final = "changeit"
 """Java's own, for what holds no secret."""
 _STORE: Final = "trust.p12"
@@ -49,13 +41,6 @@ def intercepting(config: Config, directory: str) -> Config:
 def _may_be(route: RouteConfig) -> bool:
     has_host = bool(route.host) or route.default_host is not None
     return has_host and "intercept" not in route.model_fields_set
-
-
-def trusting(bundle: str) -> dict[str, str]:
-    """What has a process trust a bundle of CAs."""
-    path = os.path.abspath(bundle)
-    # Node reads the proxy variables only if it is told to.
-    return {**dict.fromkeys(_CA_VARIABLES, path), "NODE_USE_ENV_PROXY": "1"}
 
 
 def for_java(

@@ -35,6 +35,8 @@ def write(file: str, certificates: Iterable[str]) -> None:
 
 
 def open_to_others(file: str) -> bool:
-    """Whether every user of the machine can put another file in its place."""
-    mode = os.stat(os.path.dirname(os.path.abspath(file))).st_mode
-    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+    """Whether every user of the machine can put another file in its place. A volume is for those who mount it, and
+    Kubernetes makes each of them so."""
+    directory = os.path.dirname(os.path.abspath(file))
+    mode = os.stat(directory).st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX and not os.path.ismount(directory)

@@ -19,7 +19,7 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from sidecar.config.groups import Intercept
@@ -326,11 +326,18 @@ def _context(leaf: Leaf) -> ssl.SSLContext:
     return context
 
 
+def _memory() -> int | None:
+    """A file in memory; None where there is none (other systems than Linux, a sandbox without the call or /proc)."""
+    if sys.platform == "linux" and os.path.isdir("/proc/self/fd"):
+        with suppress(OSError):
+            return os.memfd_create("certificate", os.MFD_CLOEXEC)
+    return None
+
+
 @contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
     """A path at which OpenSSL, which reads nothing else, finds this."""
-    if sys.platform == "linux" and os.path.isdir("/proc/self/fd"):
-        descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+    if (descriptor := _memory()) is not None:
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(data)
