@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from sidecar.config.groups import Intercept
@@ -57,6 +58,16 @@ class Prepared(NamedTuple):
     patterns: tuple[str, ...]
     """The hosts that are intercepted, wildcards as they are written."""
     warnings: tuple[str, ...] = ()
+
+
+@final
+@dataclass(slots=True)
+class Reading:
+    """What metrics show of a CA."""
+
+    expires_at: float | None
+    """Unix seconds."""
+    is_current: bool = True
 
 
 @final
@@ -177,6 +188,13 @@ class Interception:
         """What apps are to trust, as written; None where nothing was."""
         group = self._state.group
         return group.bundle_file if group is not None and self._state.authorities else None
+
+    def readings(self) -> list[Reading]:
+        """For metrics: the CA that files hold, if there is one. One of this process's own outlives it."""
+        group = self._state.group
+        if group is None or group.ca_cert_file is None:
+            return []
+        return [Reading(authority.ends_at) for authority in self._state.authorities]
 
     # what handshakes ask
 

@@ -198,11 +198,12 @@ class Bindings:
 
     def secure(self) -> set[str]:
         """Those of all listeners that serve https."""
-        return {
-            str(use.listener)
-            for use in self.uses
-            if use.settings.certificate is not None or use.settings.intercepts
-        }
+        secure = {str(use.listener) for use in self.uses if use.settings.certificate is not None}
+        return secure | self.intercepting()
+
+    def intercepting(self) -> set[str]:
+        """Those of all listeners that take https for intercepted hosts."""
+        return {str(use.listener) for use in self.uses if use.settings.intercepts}
 
     def metadata_address(self) -> str | None:
         """Host and port of the metadata server; None where it is off, or on a Unix socket alone."""

@@ -130,6 +130,8 @@ def test_a_ca_of_ones_own(house: House) -> None:
     prepared = house.take("a.example", f"{{bundle_file: {house.tmp_path}/bundle.pem, {files}}}")
     assert root.pem in (house.tmp_path / "bundle.pem").read_bytes()
     assert "no name constraint" in prepared.warnings[0]
+    (reading,) = house.interception.readings()
+    assert reading.expires_at == root.certificate.not_valid_after_utc.timestamp()
     house.interception.context_of("a.example")
 
 
