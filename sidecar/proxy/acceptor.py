@@ -220,6 +220,9 @@ class Acceptors:
     async def _tunnel(self, sock: socket.socket, inner: Owner, context: ssl.SSLContext) -> None:
         try:
             await self.handshakes.shake(sock, inner, context, None)
+        except BaseException:
+            sock.close()  # where TLS has not taken it over
+            raise
         finally:
             inner.entrance.arriving -= 1
 

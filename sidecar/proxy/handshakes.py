@@ -99,27 +99,27 @@ class Handshakes:
             task.uncancel()
             self.failed(HandshakeFailure.TIMEOUT, owner)
         else:
-            self._serve(secured, owner, context, barred)
+            try:
+                if (inner := self._owner_of(secured, owner, context)) is not None:
+                    tls.TlsTransport(self._loop, secured, self._make(inner, barred, False))
+            except BaseException:
+                self._loop.remove_reader(secured)
+                secured.close()
+                raise
         finally:
             timer.cancel()
 
-    def _serve(
-        self, secured: ssl.SSLSocket, owner: Owner, context: ssl.SSLContext, barred: SidecarError | None
-    ) -> None:
+    def _owner_of(self, secured: ssl.SSLSocket, owner: Owner, context: ssl.SSLContext) -> Owner | None:
+        """Whose what follows is; None for a connection that is closed instead."""
         certificate = owner.certificate
         if owner.is_outdated and certificate is not None and certificate.context is not context:
             # The client certificate was judged by CAs that are others now.
             secured.close()
             self.failed(HandshakeFailure.CLIENT_CERTIFICATE, owner)
-            return
+            return None
         if owner.intercepts and isinstance(secured, AskedSocket):
-            owner = owner.inside(Origin(b"https://", secured.asked, None))
-        try:
-            tls.TlsTransport(self._loop, secured, self._make(owner, barred, False))
-        except BaseException:
-            self._loop.remove_reader(secured)
-            secured.close()
-            raise
+            return owner.inside(Origin(b"https://", secured.asked, None))
+        return owner
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
         """A connection ended by an error before its first request: by an alert, where its caller does not trust it."""

@@ -254,12 +254,19 @@ class Proxy(Connections):
         """Shake hands on the connection's socket, which is no transport's meanwhile."""
         transport.write(TUNNEL_OPEN)
         sock: socket.socket = transport.get_extra_info("socket")
+        # Where the answer is not out, which an empty buffer takes at once, there is no going on.
         own = socket.socket(fileno=os.dup(sock.fileno())) if not transport.get_write_buffer_size() else None
         transport.set_protocol(asyncio.Protocol())
         transport.abort()  # what is closed is its descriptor, not the connection
-        if own is not None:
-            self.acceptors.tunnel(own, inner, context)
-        self.closed(connection)
+        try:
+            if own is not None:
+                self.acceptors.tunnel(own, inner, context)
+        except BaseException:
+            if own is not None:
+                own.close()
+            raise
+        finally:
+            self.closed(connection)
 
     def _settled(self) -> None:
         if self.context.draining and not self.serving and not self.acceptors.arriving:

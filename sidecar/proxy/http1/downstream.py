@@ -318,7 +318,7 @@ class DownstreamConnection(asyncio.Protocol, AnswerWriter, Connection, Sink):
 
     @_guarded
     def _hand_over(self, inner: Owner) -> None:
-        if self.state is not WAITING:
+        if self.state is not WAITING or self.transport.is_closing():
             return
         if self.rest and inner.origin is not None and inner.origin.is_secure:
             self.state = OPEN
