@@ -125,3 +125,33 @@ routes:
     wrong = {one.get("client"): one.get("error", one) for one in found if not one["verified"]}
     assert wrong == {}, err[-3000:]
     assert tuple(one["client"] for one in found) == program.clients, err[-3000:]
+
+
+async def test_what_the_command_finds(google: Emulator, tmp_path: Path) -> None:
+    """What went direct before does so still; a route that says `intercept: false` is not read; the CAs go with the command."""
+    billing = await google.add_target("billing")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"""
+listen: localhost:0
+admin: localhost:0
+routes:
+  - {{name: billing, host: billing.internal, upstream: '{billing.url}', target: cloud_run, audience: '{billing.url}'}}
+  - {{name: left, host: left.internal, upstream: '{billing.url}', target: cloud_run, audience: '{billing.url}', intercept: false}}
+"""
+    )
+    script = (
+        "import json, os, urllib.request as u\n"
+        "try: left = u.urlopen('https://left.internal/').status\n"
+        "except OSError as error: left = str(error)\n"
+        "names = ('NO_PROXY', 'HTTPS_PROXY', 'HTTP_PROXY', 'SSL_CERT_FILE')\n"
+        "print(json.dumps({'left': left, **{name: os.environ[name] for name in names}}))"
+    )
+    ((found,), err) = await run_transparently(
+        google, config, (sys.executable, "-c", script), NO_PROXY="corp.example"
+    )
+    assert "501" in found["left"], err
+    assert found["NO_PROXY"].startswith("corp.example,localhost,")
+    assert found["HTTPS_PROXY"] == found["HTTP_PROXY"]
+    parent, _, name = found["SSL_CERT_FILE"].rpartition("/")[0].rpartition("/")
+    assert name not in os.listdir(parent)
