@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HOSTS: Final = 256
-"""Hosts whose contexts are kept: each takes some 30 KiB, and is made in a millisecond."""
+"""Hosts whose contexts are kept: each takes some 30 KiB, and is made in a few milliseconds."""
 _SOON: Final = 30 * 24 * 3600.0
 """Seconds before the end of a CA from which on that is warned of."""
 
