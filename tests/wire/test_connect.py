@@ -358,3 +358,24 @@ async def test_a_tunnel_in_which_nothing_comes_is_closed(wire: Wire) -> None:
     app = await tunnel(wire)
     wire.clock.advance(wire.config.limits.keep_alive + 2)
     assert await app.rest() == b""
+
+
+async def test_a_wish_to_upgrade_beside_it_is_passed_over(wire: Wire) -> None:
+    """CONNECT says already what the connection is to become (RFC 9110 section 7.8: a server may ignore it)."""
+    await wire.start()
+    app = await tunnel(wire, CONNECT[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    await app.send(GET)
+    upstream = await wire.upstream.accept()
+    await upstream.read_head()
+    await upstream.send(OK)
+    assert (await app.answer()).status == 200
+
+
+async def test_an_app_that_leaves_at_once_leaves_nothing_behind(wire: Wire) -> None:
+    """Before its tunnel is opened."""
+    await wire.start()
+    app = await wire.app()
+    app.writer.write(CONNECT)
+    app.reset()
+    await wire.turn(lambda: not wire.proxy.connections)
+    assert wire.proxy.acceptors.open == 0
