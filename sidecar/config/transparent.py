@@ -43,6 +43,6 @@ def by_http(proxy: str, spared: Iterable[str]) -> dict[str, str]:
 
 def by_https(proxy: str, bundle: str) -> dict[str, str]:
     """What leads https through it, too, and has a process trust a bundle of CAs."""
-    # Node reads the proxy variables only if it is told to.
+    # Without this Node does not read the proxy variables.
     trust = {**dict.fromkeys(_CA_VARIABLES, bundle), "NODE_USE_ENV_PROXY": "1"}
     return {"HTTPS_PROXY": proxy, "https_proxy": proxy, **trust}

@@ -1,7 +1,7 @@
 """Which certificate an app is shown for a host of an intercepted route, and by whose CA.
 
-Owns the CAs of this process, each host's TLS context, and what apps are to trust (`bundle_file`). Made by the proxy,
-told of a configuration by the service, asked by the handshakes with apps. The rules:
+Owns the CAs of this process, each host's TLS context, and what apps are to trust (`bundle_file`). Made by the proxy;
+the service gives it each configuration, and the handshakes with apps ask it. The rules:
 
 - a certificate is made only for a host whose route says `intercept: true`, by the route table in force;
 - a configuration that adds hosts adds a CA for these, and keeps the others: an app that read the bundle before goes on.

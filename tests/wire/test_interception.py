@@ -179,7 +179,7 @@ async def test_what_is_inside_is_judged_like_everything(
     """And must be for what the tunnel was asked for."""
     bundle = await intercepting(wire, tmp_path)
     app = await tunnel(wire, trusting(bundle))
-    with contextlib.suppress(ConnectionError):  # asyncio's TLS writes no more once it was told of the end
+    with contextlib.suppress(ConnectionError):  # asyncio's TLS writes no more after the end
         await app.send(sent, bytewise=bytewise)
     answer = await app.answer()
     assert (answer.status, answer.reason) == (status, reason)
@@ -234,7 +234,7 @@ async def test_another_name_inside_the_tunnel_ends_it(
     await wire.turn(lambda: not wire.proxy.acceptors.arriving)
 
 
-async def test_an_app_that_does_not_trust_the_ca_is_told_of(
+async def test_an_app_that_does_not_trust_the_ca_is_logged(
     wire: Wire, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its alert says so, and the log says which file to trust."""

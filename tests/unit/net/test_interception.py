@@ -29,7 +29,7 @@ def config_of(tmp_path: Path, hosts: str, group: str = "") -> tuple[RouteTable, 
 
 
 class House:
-    """An interception that is told of configurations."""
+    """An interception that gets configurations."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.tmp_path = tmp_path
