@@ -23,6 +23,7 @@ from sidecar.cli.sections.deploy import completion_script
 from sidecar.config.allow import Allow
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
+from sidecar.config.groups import Intercept
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import SETTINGS, load
@@ -94,7 +95,11 @@ def configuration() -> str:
         ("tracing", Tracing),
     ):
         parts += [f"## `{name}`\n", _table(part)]
-    for name, server in (("metadata_server", MetadataServer), ("token_endpoint", TokenEndpoint)):
+    for name, server in (
+        ("metadata_server", MetadataServer),
+        ("token_endpoint", TokenEndpoint),
+        ("intercept", Intercept),
+    ):
         parts += [f"## `{name}`\n", _prose_of(server.__doc__) + "\n", _table(server)]
     return "\n".join(part for part in parts if part)
 

@@ -207,20 +207,24 @@ def ways_in(
     shared: Sequence[str],
     own: Sequence[str],
     secure: Collection[str] = (),
+    by_name: Collection[str] = (),
+    intercepted: bool = False,
 ) -> list[tuple[str, str]]:
     """Every way to call a route, as (kind, what to write).
 
     `hosts` are all that select the route, wildcards included; `dynamic` says that its upstream follows the
     request's host, which leaves out the ways that have none; `only`, that it has the whole shared listener.
     `shared` and `own` are the bound addresses of the shared listener and of the route's own, `secure` those of both
-    that serve https; a way that is a URL needs a TCP one among the shared.
+    that serve https; a way that is a URL needs a TCP one among the shared. `by_name` are those of both that take
+    https for routes' hosts themselves, `intercepted` that it is read for this route.
     """
 
     def base_of(address: str) -> str:
         return f"{'https' if address in secure else 'http'}://{_dialled(address)}"
 
     ways = [("host", f"Host: {host}") for host in hosts]
-    if (base := next((base_of(address) for address in shared if not _is_socket(address)), None)) is not None:
+    usual = (address for address in shared if not _is_socket(address) and address not in by_name)
+    if (base := next((base_of(address) for address in usual), None)) is not None:
         if not dynamic:
             scheme, port = base.partition(":")[0], base.rpartition(":")[2]
             ways.append(("name", f"{scheme}://{name}.localhost:{port}/"))
@@ -229,7 +233,14 @@ def ways_in(
             if path_prefix is not None:
                 ways.append(("path_prefix", f"{base}/{path_prefix.strip('/')}".rstrip("/") + "/"))
         ways += [("http_proxy", f"http://{host}/ with HTTP_PROXY={base}") for host in hosts]
+        if intercepted:
+            ways += [("https_proxy", f"https://{host}/ with HTTPS_PROXY={base}") for host in hosts]
+    if intercepted:
+        here = (address for address in (*shared, *own) if address in by_name)
+        ways += [("https", f"https://{host}/ at {address}") for address in here for host in hosts]
     for address in own:
+        if address in by_name:
+            continue
         ways.append(("listen", address if _is_socket(address) else f"{base_of(address)}/"))
     return ways
 

@@ -30,8 +30,8 @@ ADVICE: dict[Reason, str] = {
     Reason.HEAD_TOO_LARGE: "The head is larger than `limits.head`, or has more lines than `limits.headers`. Cookies "
     "are the usual cause. Google's front ends also refuse heads over about 64 KiB.",
     Reason.EXPECTATION_FAILED: "HTTP has only `Expect: 100-continue`; the app sent another expectation.",
-    Reason.METHOD_NOT_CARRIED: "CONNECT: the sidecar can't add a token inside an encrypted tunnel; call `http://…`, "
-    "and the sidecar speaks https to the service. TRACE: its answer would show the token. OPTIONS with `Max-Forwards: "
+    Reason.METHOD_NOT_CARRIED: "CONNECT to port 443: the sidecar can't add a token inside an encrypted tunnel, unless the "
+    "route says `intercept: true`; call `http://…`, and the sidecar speaks https to the service. TRACE: its answer would show the token. OPTIONS with `Max-Forwards: "
     "0` is for the sidecar itself. Others are not HTTP/1.1 methods.",
     Reason.CODING_NOT_CARRIED: "Only one `Transfer-Encoding: chunked` is forwarded. To compress, use "
     "`Content-Encoding`.",

@@ -21,11 +21,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, final
 
+from sidecar.cli.transparent import for_java
 from sidecar.config import own_ports
 from sidecar.config.base_urls import VARIABLE, variable
 from sidecar.config.credentials import ADC_VARIABLE
 from sidecar.config.load import PREFIX
 from sidecar.config.models import Config
+from sidecar.config.transparent import by_http, by_https, spared_beside
 from sidecar.config.variables import leading_to
 from sidecar.grammar.contents import place
 from sidecar.runtime import systemd
@@ -42,16 +44,6 @@ _FORWARDED: Final = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT),
 )
-_SPARED: Final = (
-    "localhost",
-    ".localhost",
-    "127.0.0.1",
-    "::1",
-    "169.254.169.254",
-    "metadata.google.internal",
-)
-"""What a client must not ask the sidecar for: loopback, and the metadata server."""
-
 _READY_POLL: Final = 0.02
 
 _WNOTHREAD: Final = 0x20000000
@@ -99,10 +91,18 @@ def passed_on(environ: Mapping[str, str], secret: Collection[str], named: Collec
 
 
 def environment(
-    service: Service, environ: Mapping[str, str], *, http_proxy: bool, named: Collection[str] = ()
+    service: Service,
+    environ: Mapping[str, str],
+    *,
+    http_proxy: bool,
+    named: Collection[str] = (),
+    transparent: str | None = None,
 ) -> dict[str, str]:
     """The child's environment: the base URL of the sidecar, one a route, the proxy variables if asked for, and what
-    leads to the metadata server if that is on. See `passed_on` for the rest."""
+    leads to the metadata server if that is on. See `passed_on` for the rest.
+
+    `transparent` is a directory of this process's own: https is led through the sidecar as well, with the CA to trust.
+    """
     config, bindings = service.parts.config, service.parts.bindings
     base, urls = bindings.url(), bindings.urls(config.routes)
     child = passed_on(environ, config.secret_variables, named)
@@ -112,17 +112,29 @@ def environment(
         url = urls.get(route.name) or bindings.url(route.name) or base
         if url is not None:
             child[variable(route.name)] = url
-    if http_proxy and base is not None:
-        child["HTTP_PROXY"] = child["http_proxy"] = base
-        before = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
-        kept = [entry for entry in (part.strip() for part in before.split(",")) if entry]
-        child["NO_PROXY"] = child["no_proxy"] = ",".join(dict.fromkeys([*kept, *_SPARED]))
+    if (http_proxy or transparent is not None) and base is not None:
+        spared = spared_beside(environ.get("NO_PROXY") or environ.get("no_proxy") or "")
+        child.update(by_http(base, spared))
+        if transparent is not None:
+            child.update(_for_https(service, child, base, spared, transparent))
     if (metadata := bindings.metadata_address()) is not None:
         child.update(leading_to(metadata))
         if ADC_VARIABLE not in named:
             # Libraries go by it before they look for a metadata server.
             child.pop(ADC_VARIABLE, None)
     return child
+
+
+def _for_https(
+    service: Service, child: Mapping[str, str], base: str, spared: Sequence[str], directory: str
+) -> dict[str, str]:
+    """What leads https through the sidecar, where any is read there."""
+    bundle = service.parts.proxy.interception.bundle_file
+    if bundle is None:
+        _log.warning("https is not led through the sidecar: no route has a host and is to be intercepted")
+        return {}
+    java = for_java(child, proxy=base, spared=spared, bundle=bundle, directory=directory)
+    return {**by_https(base, os.path.abspath(bundle)), **java}
 
 
 @final
@@ -138,15 +150,17 @@ class Child:
         http_proxy: bool,
         wait: bool,
         named: Collection[str] = (),
+        transparent: str | None = None,
     ) -> None:
         """`process` knows the limits that the command is to find; `named` are the variables that it is to see whatever
-        they hold."""
+        they hold; `transparent` is as in `environment`."""
         self._command = list(command)
         self._environ = environ
         self._limits = process
         self._http_proxy = http_proxy
         self._named = frozenset(named)
         self._wait = wait
+        self._transparent = transparent
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: asyncio.Event = asyncio.Event()
         self._stopped_early: signal.Signals | None = None
@@ -167,7 +181,13 @@ class Child:
             with self._limits.as_found():
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # fork is short; the command is the caller's
                     self._command,
-                    env=environment(service, self._environ, http_proxy=self._http_proxy, named=self._named),
+                    env=environment(
+                        service,
+                        self._environ,
+                        http_proxy=self._http_proxy,
+                        named=self._named,
+                        transparent=self._transparent,
+                    ),
                 )
         except OSError as error:
             print(f"idtoken-sidecar: {place(self._command[0])}: {error.strerror}", file=sys.stderr)

@@ -61,13 +61,14 @@ def urls(routes: Sequence[RouteConfig], *, shared: str | None, own: Mapping[str,
 
 def configured_urls(config: Config) -> dict[str, str]:
     """The same by the addresses that a configuration writes down."""
-    own = {route.name: url for route in config.routes if (url := _first_url(route.listen)) is not None}
-    return urls(config.routes, shared=_first_url(config.listen), own=own)
+    own = {route.name: url for route in config.routes if (url := first_url(route.listen)) is not None}
+    return urls(config.routes, shared=first_url(config.listen), own=own)
 
 
-def _first_url(listeners: Sequence[ListenerConfig]) -> str | None:
+def first_url(listeners: Sequence[ListenerConfig]) -> str | None:
     """The base URL of the first listener that has a port by now."""
-    return next((base_url(it.address, it.scheme) for it in listeners if it.address.port), None)
+    usual = (it for it in listeners if it.address.port and not it.intercept)
+    return next((base_url(it.address, it.scheme) for it in usual), None)
 
 
 def _by_shared(route: RouteConfig, shared: str, *, alone: bool) -> str:

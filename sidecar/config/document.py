@@ -15,6 +15,8 @@ from pydantic import BaseModel, SecretStr
 from sidecar.config.models import Config
 from sidecar.grammar.contents import HIDDEN
 
+_WRITTEN: Final = frozenset({"bundle_file"})
+"""Files that the sidecar writes."""
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -25,10 +27,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def files_of(value: Any) -> Iterator[str]:
-    """The files that a configuration names, or a part of one."""
+    """The files that a configuration names to be read, or a part of one."""
     if isinstance(value, BaseModel):
         is_credential = "type" in type(value).model_fields
         for name, item in value:
+            if name in _WRITTEN:
+                continue
             if name.endswith("_file") or (is_credential and name in ("file", "path")):
                 yield from [item] if isinstance(item, str) else []
             else:

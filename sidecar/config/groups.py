@@ -1,4 +1,5 @@
-"""The groups of keys in a configuration: `tls`, `timeouts`, `pool`, `limits`, `drain` and `tracing`.
+"""The groups of keys in a configuration: `tls`, `timeouts`, `pool`, `limits`, `drain`, `tracing` and
+`intercept`.
 
 Each key has its type, its default and its description here, as the others have in `models`. Pure.
 """
@@ -219,3 +220,25 @@ class Tracing(Model):
         "decides.",
     )
     service_name: str = Field("idtoken-sidecar", description="The spans' `service.name`.", min_length=1)
+
+
+class Intercept(Model):
+    """Apps that call `https://` URLs: the sidecar shows them certificates of a CA of its own, for the hosts of routes
+    that say `intercept: true` and for no others (docs/how-to/intercept.md)."""
+
+    bundle_file: str | None = Field(
+        None,
+        description="Where to write, at start, the CA's certificate and those that this machine trusts, in PEM: what "
+        "apps are to trust (SSL_CERT_FILE and the like).",
+        min_length=1,
+    )
+    ca_cert_file: str | None = Field(
+        None,
+        description="PEM file of a CA of yours, with its issuers, instead of one that is made at start and whose key "
+        "never leaves memory.",
+        min_length=1,
+    )
+    ca_key_file: str | None = Field(None, description="PEM file of that CA's key.", min_length=1)
+    allow_world_readable: Switch = Field(
+        False, description="Use a `ca_key_file` that every user of this machine can read."
+    )

@@ -164,6 +164,11 @@ class ListenerConfig(Model):
         None, description="At most this many open connections here; further ones wait to be accepted."
     )
     tls: ListenerTls | None = Field(None, description="Serve https here.")
+    intercept: Switch = Field(
+        False,
+        description="Serve https here for the hosts of routes that say `intercept: true`, by the name that the app "
+        "asks for (SNI), with certificates of the top-level `intercept`'s CA. For `/etc/hosts` and `hostAliases`.",
+    )
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any] | str:
@@ -177,12 +182,13 @@ class ListenerConfig(Model):
             and self.peers is None
             and self.connections is None
             and self.tls is None
+            and not self.intercept
         )
 
     @property
     def scheme(self) -> str:
         """How URLs to it begin."""
-        return "http" if self.tls is None else "https"
+        return "http" if self.tls is None and not self.intercept else "https"
 
 
 def plain_listener(text: object) -> ListenerConfig:

@@ -15,11 +15,12 @@ from typing import Any, Final, NamedTuple, final, get_args
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from sidecar.config import checks, handout_rules, own_ports
+from sidecar.config import checks, handout_rules, intercept_rules, own_ports
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.cautions import cautions
 from sidecar.config.checks import Path, nearest
 from sidecar.config.credentials import CREDENTIAL_TYPES, Credential, File, Gcloud, Metadata, Static
+from sidecar.config.document import files_of
 from sidecar.config.egress import EgressProxy
 from sidecar.config.egress_rules import in_force, own_listener_behind, refusal_through_proxy
 from sidecar.config.groups import Drain
@@ -116,6 +117,7 @@ def load(
     doubted = [
         *cautions(dict(enumerate(config.routes))),
         *handout_rules.cautions(config.handouts, config.routes, config.listen),
+        *intercept_rules.cautions(config.intercept, dict(enumerate(config.routes)), config.listen),
     ]
     doubtful = [tree.problem(*found) for found in doubted]
     warnings = (*_odd_variables(environ), *_odd_proxies(environ, config))
@@ -196,6 +198,7 @@ class _Validation:
             self._say((), message, variable)
         self._listeners(routes, {**dict(defaults), **parsed})
         self._handouts(routes, credentials, names, {**dict(defaults), **parsed})
+        self._intercept(routes, {**dict(defaults), **parsed})
         self._egress(routes, {**dict(defaults), **parsed})
         if (drain := parsed.get("drain", defaults.drain)) is not BROKEN:
             parsed["drain"] = self._drain(drain)
@@ -250,6 +253,14 @@ class _Validation:
         metadata = None if parsed["endpoints"] is BROKEN else parsed["endpoints"].metadata
         for path, variable, message in own_metadata(handouts, credentials.values(), metadata, self._environ):
             self._say(path, message, variable)
+
+    def _intercept(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
+        """What concerns `intercept`; what is BROKEN is left out."""
+        listeners = () if parsed["listen"] is BROKEN else parsed["listen"]
+        if (group := parsed["intercept"]) is not BROKEN:
+            whole = [it for it in (*routes.values(), *parsed.values()) if it is not BROKEN]
+            files = {*files_of(whole), parsed["ca_file"]}
+            self._find([*intercept_rules.checked(group, routes, listeners, files)])
 
     def _egress(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
         """What concerns proxies; what is BROKEN is left out."""

@@ -20,7 +20,7 @@ from sidecar.config.allow import Allow
 from sidecar.config.audiences import parse_scopes
 from sidecar.config.credentials import Adc, Credential, Endpoints
 from sidecar.config.egress import EgressSetting
-from sidecar.config.groups import Drain, Limits, Pool, RoutePool, Share, Timeouts, Tls, Tracing
+from sidecar.config.groups import Drain, Intercept, Limits, Pool, RoutePool, Share, Timeouts, Tls, Tracing
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_listener
 from sidecar.config.names import NOT_FOR_TOKENS
@@ -268,6 +268,11 @@ class RouteConfig(Model):
         False,
         description="Serve requests that a browser makes for pages of other sites. They act as this identity.",
     )
+    intercept: Switch = Field(
+        False,
+        description="Read what apps ask for by `https://` and this route's hosts, through the sidecar as HTTP proxy or "
+        "a listener with `intercept`. They must trust the CA of the top-level `intercept`.",
+    )
 
     @property
     def is_dynamic(self) -> bool:
@@ -373,6 +378,11 @@ class Config(Model):
         None,
         description="An OAuth token endpoint, for what knows only RFC 6749 (docs/token-endpoint.md). Off unless it is "
         "here.",
+    )
+    intercept: Intercept | None = Field(
+        None,
+        description="A CA of the sidecar's own, for apps that call `https://` URLs (docs/how-to/intercept.md). None "
+        "unless it is here.",
     )
     via: Switch = Field(
         True, description="Add `Via` to requests. Without it, a loop is found by its address only."

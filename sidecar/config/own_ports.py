@@ -39,7 +39,7 @@ def with_own(routes: Iterable[RouteConfig], shared: Sequence[ListenerConfig]) ->
     port = ListenerConfig(address=AUTO).model_copy(update={"require_header": asked})
     return [
         route
-        if route.is_dynamic or any(it.address.path is None for it in route.listen)
+        if route.is_dynamic or any(it.address.path is None and not it.intercept for it in route.listen)
         else route.model_copy(update={"listen": (*route.listen, port)})
         for route in routes
     ]

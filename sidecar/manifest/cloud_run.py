@@ -52,6 +52,7 @@ def service(plan: Plan, *, metrics: bool = False) -> str:
         dependencies=json.dumps(dependencies),
         app_image=plan.app_image,
         app_environment=_app_environment(plan),
+        ca_directory=plan.ca_directory,
         sidecar=_sidecar(plan, liveness=True),
         collector_image=COLLECTOR_IMAGE,
         volumes=_volumes(plan, metrics=metrics),
@@ -69,6 +70,7 @@ def job(plan: Plan) -> str:
         dependencies=json.dumps({plan.name: ["idtoken-sidecar"]}),
         app_image=plan.app_image,
         app_environment=_app_environment(plan),
+        ca_directory=plan.ca_directory,
         admin_port=plan.admin_port,
         sidecar=_sidecar(plan, liveness=False),
         volumes=_volumes(plan, metrics=False),
@@ -96,10 +98,10 @@ def _check(plan: Plan) -> None:
 
 def _app_environment(plan: Plan) -> str:
     urls = plan.base_urls()
-    if not urls:
+    if not (found := plan.app_environment()):
         return "[]"
     warning = "# NAME.localhost needs a resolver that knows it: else give the route a `listen` of its own.\n"
-    return (warning if any(".localhost:" in url for url in urls.values()) else "") + variables(urls)
+    return (warning if any(".localhost:" in url for url in urls.values()) else "") + variables(found)
 
 
 def _sidecar(plan: Plan, *, liveness: bool) -> str:
@@ -117,6 +119,8 @@ def _sidecar(plan: Plan, *, liveness: bool) -> str:
         liveness=liveness,
         from_secret=from_secret,
         config_directory=CONFIG_DIRECTORY,
+        ca_directory=plan.ca_directory,
+        mounts=from_secret or plan.ca_directory is not None,
     )
 
 
@@ -140,6 +144,7 @@ def _setting(value: object) -> str:
 
 def _volumes(plan: Plan, *, metrics: bool) -> str:
     from_secret = plan.not_in_variables() is not None
-    if not from_secret and not metrics:
+    ca = plan.ca_directory is not None
+    if not from_secret and not metrics and not ca:
         return ""
-    return filled("cloud-run/volumes.yaml", from_secret=from_secret, metrics=metrics)
+    return filled("cloud-run/volumes.yaml", from_secret=from_secret, metrics=metrics, ca=ca)

@@ -29,6 +29,7 @@ def whole(plan: Plan, *, job: bool = False, policy: bool = False) -> str:
         sidecar=_sidecar(plan),
         app_image=plan.app_image,
         app_environment=_app_environment(plan) or "[]",
+        ca_directory=plan.ca_directory,
     )
     config_map = filled("kubernetes/config-map.yaml", configuration=plan.text)
     return "---\n".join([config_map, workload, pod_monitoring(), *([network_policy()] if policy else [])])
@@ -46,6 +47,7 @@ def pod_patch(plan: Plan) -> str:
         grace=_grace(plan),
         sidecar=_sidecar(plan),
         app_environment=_app_environment(plan),
+        ca_directory=plan.ca_directory,
     )
 
 
@@ -56,11 +58,21 @@ def component(plan: Plan, *, policy: bool = False) -> Mapping[str, str]:
     ManifestError.
     """
     plan.require("image")
-    urls = "".join(f"- {name}={url}\n" for name, url in plan.base_urls().items())
+    urls = "".join(f"- {name}={value}\n" for name, value in plan.app_environment().items())
     files = {
-        "kustomization.yaml": filled("kubernetes/kustomization.yaml", urls=urls or "[]", policy=policy),
+        "kustomization.yaml": filled(
+            "kubernetes/kustomization.yaml",
+            urls=urls or "[]",
+            policy=policy,
+            ca_directory=plan.ca_directory,
+        ),
         "config.yaml": plan.text.rstrip("\n") + "\n",
-        "sidecar.yaml": filled("kubernetes/component.yaml", grace=_grace(plan), sidecar=_sidecar(plan)),
+        "sidecar.yaml": filled(
+            "kubernetes/component.yaml",
+            grace=_grace(plan),
+            sidecar=_sidecar(plan),
+            ca_directory=plan.ca_directory,
+        ),
         "pod-monitoring.yaml": pod_monitoring(),
     }
     return {**files, "network-policy.yaml": network_policy()} if policy else files
@@ -77,8 +89,8 @@ def network_policy() -> str:
 
 
 def _app_environment(plan: Plan) -> str:
-    urls = plan.base_urls()
-    return variables(urls) if urls else ""
+    found = plan.app_environment()
+    return variables(found) if found else ""
 
 
 def _grace(plan: Plan) -> int:
@@ -93,4 +105,5 @@ def _sidecar(plan: Plan) -> str:
         startup_seconds=plan.startup_seconds,
         config_directory=CONFIG_DIRECTORY,
         user=USER,
+        ca_directory=plan.ca_directory,
     )

@@ -28,8 +28,15 @@ def service_unit(plan: Plan) -> str:
         config_directory=CONFIG_DIRECTORY,
         startup_seconds=plan.startup_seconds,
         grace=round(plan.config.drain.max) + 5,
+        ca_directory=plan.ca_directory,
+        runtime_directory=_below_run(plan.ca_directory),
         told_apart=any(listener.peers is not None for listener in plan.listeners()),
     )
+
+
+def _below_run(directory: str | None) -> str | None:
+    """A directory of systemd's making, such as `idtoken-sidecar` for /run/idtoken-sidecar; None for any other."""
+    return None if directory is None or not directory.startswith("/run/") else directory.removeprefix("/run/")
 
 
 def socket_unit(plan: Plan) -> str:

@@ -7,6 +7,7 @@ probes come, how long a start may take, and whether the configuration may be wri
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, inf
@@ -15,9 +16,10 @@ from typing import Any, Final
 import yaml
 from pydantic import SecretStr
 
-from sidecar.config.base_urls import configured_urls, variable
+from sidecar.config.base_urls import configured_urls, first_url, variable
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import Config
+from sidecar.config.transparent import by_http, by_https, spared_beside
 
 ADMIN_PORT: Final = 9787
 CONFIG_DIRECTORY: Final = "/etc/idtoken-sidecar"
@@ -97,6 +99,22 @@ class Plan:
     def base_urls(self) -> dict[str, str]:
         """For the app: the variable of each route, as `exec` names it, and the base URL to call."""
         return {variable(name): url for name, url in configured_urls(self.config).items()}
+
+    @property
+    def ca_directory(self) -> str | None:
+        """Where the sidecar writes the CAs that the app is to trust; None where it intercepts nothing."""
+        group = self.config.intercept
+        if group is None or group.bundle_file is None or not any(it.intercept for it in self.config.routes):
+            return None
+        return posixpath.dirname(group.bundle_file) or "."
+
+    def app_environment(self) -> dict[str, str]:
+        """For the app: its base URLs, and what leads its https through the sidecar if that is to read it."""
+        proxy = first_url(self.config.listen)
+        if self.ca_directory is None or proxy is None or self.config.intercept is None:
+            return self.base_urls()
+        bundle = self.config.intercept.bundle_file or ""
+        return {**self.base_urls(), **by_http(proxy, spared_beside("")), **by_https(proxy, bundle)}
 
     def settings(self) -> dict[str, Any]:
         """The configuration as YAML data, for platforms where a variable for each setting is the simplest.

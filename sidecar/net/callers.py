@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection, Mapping, Sequence
-from typing import final
+from typing import Final, final
 
 from sidecar.errors import Reason, SidecarError
 
@@ -78,6 +78,10 @@ class Callers:
     def without(self, fields: Sequence[tuple[bytes, bytes]]) -> Lines:
         """The fields, or trailers, without the headers that callers must send, in any spelling."""
         return [field for field in fields if field[0].lower().replace(b"_", b"-") not in self._dropped]
+
+
+ANYBODY: Final = Callers({})
+"""No rule at all, for where there must be one."""
 
 
 def peer_unknown() -> SidecarError:

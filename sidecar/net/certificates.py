@@ -110,18 +110,23 @@ class Certificates:
                 certificate.read_again()
 
 
+def server_context() -> ssl.SSLContext:
+    """A server's context as all of them are, with no certificate yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Beside Python's own: no compression, the server's choice of ciphers.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
 def make_context(settings: ListenerTls) -> ssl.SSLContext:
     """A server's context; raises OSError, ssl.SSLError or ValueError for files that can't be used."""
     modes = {file: _whole(file).mode for file in _files(settings)}
     key = place(settings.key_file)
     if not settings.allow_world_readable and (wrong := exposed(key, modes[settings.key_file])):
         raise ValueError(f"{key}: {wrong}")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= (
-        ssl.OP_NO_RENEGOTIATION
-    )  # beside Python's own: no compression, the server's choice of ciphers
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context = server_context()
     context.load_cert_chain(settings.cert_file, settings.key_file, password=_no_password)
     if settings.client_ca_file is not None:
         context.load_verify_locations(settings.client_ca_file)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, final
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.listeners import ListenerConfig
 from sidecar.net import peer_credentials
-from sidecar.net.callers import Callers
+from sidecar.net.callers import ANYBODY, Callers
+from sidecar.net.origins import Origin
 
 if TYPE_CHECKING:
     from sidecar.net.certificates import Certificate
@@ -66,6 +67,8 @@ class Settings(NamedTuple):
     connections: int | None = None
     certificate: Certificate | None = None
     """None for plain http."""
+    intercepts: bool = False
+    """Whether it shows the certificate of whichever intercepted host is asked for."""
 
 
 PLAIN = Settings()
@@ -81,10 +84,13 @@ class Owner:
         "certificate",
         "client_cas",
         "closing",
+        "intercepts",
         "is_unix",
         "limit",
         "open",
+        "origin",
         "origin_scheme",
+        "outer",
         "route",
     )
 
@@ -96,11 +102,31 @@ class Owner:
         self.open = 0
         self.arriving = 0
         """Connections that were accepted and are not made yet; kept where there is a limit."""
-        self.origin_scheme = b"http://" if settings.certificate is None else b"https://"
+        self.intercepts = settings.intercepts
+        is_plain = settings.certificate is None and not settings.intercepts
+        self.origin_scheme = b"http://" if is_plain else b"https://"
         """How a URL to it begins."""
         self.client_cas = b"" if settings.certificate is None else settings.certificate.client_cas
         """By which the client certificates of its connections were judged."""
+        self.outer: Owner | None = None
+        """Inside a tunnel: the listener's own, by which connections are counted."""
+        self.origin: Origin | None = None
+        """Inside a tunnel: all that its requests may be for. There are `callers` then, so that others need not look."""
         self.assign(route, settings)
+
+    def inside(self, origin: Origin) -> Owner:
+        """The owner of a connection inside a tunnel that came in here: the caller was judged when it asked for that."""
+        inner = Owner(self.route, is_unix=self.is_unix, settings=Settings(self.callers or ANYBODY))
+        inner.outer = self
+        inner.origin = origin
+        inner.origin_scheme = origin.scheme
+        inner.closing = self.closing
+        return inner
+
+    @property
+    def entrance(self) -> Owner:
+        """Whose listener its connections came in by."""
+        return self if self.outer is None else self.outer
 
     @property
     def is_outdated(self) -> bool:
@@ -109,9 +135,9 @@ class Owner:
 
     def connects_alike(self, settings: Settings) -> bool:
         """Whether all that is judged once a connection, and not once a request, is the same under these settings."""
-        return _once_a_connection(self.callers, self.certificate) == _once_a_connection(
-            settings.callers, settings.certificate
-        )
+        return self.intercepts == settings.intercepts and _once_a_connection(
+            self.callers, self.certificate
+        ) == _once_a_connection(settings.callers, settings.certificate)
 
     def assign(self, route: Route | None, settings: Settings) -> None:
         """From now on it is another's, or has other settings, for which `connects_alike` holds."""
@@ -137,7 +163,7 @@ def settings_of(config: ListenerConfig, certificate: Certificate | None) -> Sett
         callers = Callers(required, uids, gids)
     elif required:
         callers = Callers(required)
-    return Settings(callers, config.connections, certificate)
+    return Settings(callers, config.connections, certificate, config.intercept)
 
 
 def _number(entry: int | str, kind: Literal["uid", "gid"], find: Callable[[str], int]) -> int:

@@ -295,3 +295,21 @@ class TcpTransport(Transport, Watcher):
             self._receiver.connection_lost(error)
         finally:
             self._sock.close()
+
+
+def attach(
+    loop: asyncio.AbstractEventLoop, readiness: Readiness, sock: socket.socket, receiver: Receiver
+) -> None:
+    """Have `receiver` serve what comes on an accepted socket.
+
+    Raises what its `connection_made` does, and OSError for a socket whose peer is gone already: then nothing waits for
+    the socket any more, and to close it is the caller's.
+    """
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        TcpTransport(loop, readiness, sock, receiver)
+    except BaseException:
+        readiness.leave(sock.fileno())
+        raise

@@ -67,24 +67,20 @@ async def handshake(
     return secured
 
 
-async def accept_handshake(
-    loop: asyncio.AbstractEventLoop,
-    sock: socket.socket,
-    context: ssl.SSLContext,
-) -> ssl.SSLSocket:
-    """Do the server's handshake on an accepted, non-blocking socket; raises ssl.SSLError or OSError.
-
-    Takes `sock` over, as `handshake` does.
-    """
-    secured = context.wrap_socket(
+def accepted(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """The server's side of TLS on an accepted, non-blocking socket, which it takes over; raises OSError."""
+    return context.wrap_socket(
         sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
     )
+
+
+async def accept_handshake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSocket) -> None:
+    """Do the server's handshake; raises ssl.SSLError or OSError, with the socket closed."""
     try:
         await _shake(loop, secured)
     except BaseException:
         secured.close()
         raise
-    return secured
 
 
 async def speaks_plainly(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:

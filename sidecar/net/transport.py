@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import final
 
 from mypy_extensions import mypyc_attr, trait
 
@@ -37,6 +38,13 @@ class Receiver:
 
     def resume_writing(self) -> None:
         """No more is kept than the low mark."""
+
+
+@final
+class Nobody(Receiver):
+    """For a transport whose socket another one has taken over."""
+
+    __slots__ = ()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

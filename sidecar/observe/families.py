@@ -242,7 +242,8 @@ TABLE: Final[tuple[Row, ...]] = (
     _one(
         "listener_certificate_expiry_timestamp_seconds",
         Kind.GAUGE,
-        "When the first of the listeners' certificates expires, in Unix seconds; absent without one.",
+        "When the first of the listeners' certificates, or the CA of `intercept.ca_cert_file`, expires, in Unix "
+        "seconds; absent without one.",
         _first_expiry,
     ),
     _one(

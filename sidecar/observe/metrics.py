@@ -266,6 +266,8 @@ class HandshakeFailure(StrEnum):
     CLIENT_CERTIFICATE = "client_certificate"
     REJECTED = "rejected"
     """The caller did not accept the listener's certificate."""
+    SERVER_NAME = "server_name"
+    """The caller asked for a name that no certificate is shown for."""
     OTHER = "other"
 
 
@@ -292,7 +294,8 @@ class ListenerStats:
     )
     handshakes_failed: dict[HandshakeFailure, int] = counter(
         "listener_tls_handshakes_failed_total",
-        "TLS handshakes with apps that failed, by reason; rejected: the app did not accept the certificate.",
+        "TLS handshakes with apps that failed, by reason; rejected: the app did not accept the certificate; "
+        "server_name: it asked for no host of an intercepted route.",
         "reason",
         words=HandshakeFailure,
     )

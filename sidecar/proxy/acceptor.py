@@ -1,9 +1,9 @@
 """Accepting connections from apps, as many as there is room for.
 
-Owns the listening sockets' readiness, the counts of open connections, and the TLS handshake of a listener. Made by
-`server.Proxy`; asyncio's own server is not used, because it can't stop accepting: at a limit it would accept and
-refuse, and on a full descriptor table it logs each try. Here a listener at a limit is not read: the kernel's backlog
-holds the callers, and accepting goes on when a connection ends.
+Owns the listening sockets' readiness and the counts of open connections; `handshakes` does TLS. Made by `server.Proxy`;
+asyncio's own server is not used, because it can't stop accepting: at a limit it would accept and refuse, and on a full
+descriptor table it logs each try. Here a listener at a limit is not read: the kernel's backlog holds the callers, and
+accepting goes on when a connection ends.
 
     READING ──a caller waits, and there is no room──▶ PAUSED ──a connection ended, or the limit was raised──▶ READING
        └──accept(2) failed for want of descriptors or memory──▶ SHORT (all listeners) ──a connection ended, or
@@ -15,7 +15,7 @@ table leaves the listening socket readable, so a loop that polls it meanwhile sp
 Faults: whatever is raised for one connection ends that one; what is raised for a listener leaves the others alone, and
 is tried again as after a shortage.
 
-Long because the counts, the pauses and the handshake decide together whether there is room.
+Long because the counts and the pauses decide together whether there is room.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final, cast, final
+from typing import Final, final
 
-from sidecar.errors import Reason, SidecarError
-from sidecar.net import peer_credentials, tls, tls_handshake
+from sidecar.errors import SidecarError
+from sidecar.net import peer_credentials
 from sidecar.net.callers import peer_refused, peer_unknown
 from sidecar.net.event_loop import readiness_of
 from sidecar.net.listeners import BACKLOG, Listener, Owner
-from sidecar.net.tcp import TcpTransport
-from sidecar.net.transport import Receiver
-from sidecar.observe.metrics import HandshakeFailure, ListenerStats, Pause
+from sidecar.net.tcp import attach
+from sidecar.observe.metrics import ListenerStats, Pause
 from sidecar.observe.repeats import Paces
 from sidecar.proxy.faults import Faults
+from sidecar.proxy.handshakes import Handshakes, Make
 from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock, TimerHandle
 from sidecar.runtime.tasks import Tasks
@@ -63,10 +63,6 @@ _PASSED_OVER: Final = frozenset(
 )
 """Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
 
-Make = Callable[[Owner, SidecarError | None, bool], Receiver]
-"""The receiver for a connection of this owner; with an error, each of its requests is answered by that, or the
-connection itself at once, whatever it sends."""
-
 
 @final
 class Acceptors:
@@ -89,11 +85,13 @@ class Acceptors:
         self.readiness = readiness_of(loop)
         self.clock = clock
         self.make = make
-        self.handshake = handshake
         self.faults = faults
         self.tasks = Tasks(loop, ended=self._arrived, crashed=self._crashed)
         self._settled = settled
         self.stats = ListenerStats()
+        self.handshakes = Handshakes(
+            loop, clock, make, self.name_of, stats=self.stats, log=self.log, seconds=handshake
+        )
         self.open = 0
         """Connections that are made."""
         self._limit = limit
@@ -145,7 +143,7 @@ class Acceptors:
     def set_limits(self, *, limit: int, handshake: float) -> None:
         """Other limits from now on; open connections beyond them stay."""
         self._limit = limit
-        self.handshake = handshake
+        self.handshakes.seconds = handshake
         self.update()
 
     def update(self) -> None:
@@ -211,18 +209,24 @@ class Acceptors:
     def _room_in_all(self) -> int:
         return self._limit - self.open - len(self.tasks)
 
-    def handshake_failed(self, reason: HandshakeFailure, listener: str | None) -> None:
-        """A caller came no further than that; the listener's name, unless that is gone."""
-        self.stats.handshakes_failed[reason] = self.stats.handshakes_failed.get(reason, 0) + 1
-        _log.debug("TLS handshake failed", extra={"fields": {"reason": str(reason), "listen": listener}})
+    def name_of(self, owner: Owner) -> str | None:
+        """Where its listener listens; None where that is gone."""
+        found = (acceptor.name for acceptor in self._acceptors.values() if acceptor.owner is owner.entrance)
+        return next(found, None)
 
-    def lost_unused(self, owner: Owner, error: OSError) -> None:
-        """A connection ended by an error before its first request: by an alert, where its caller does not trust it."""
-        if owner.certificate is not None and isinstance(error, ssl.SSLError):
-            reason = tls_handshake.failure_of(error)
-            if reason is not HandshakeFailure.CLOSED:
-                named = (acceptor.name for acceptor in self._acceptors.values() if acceptor.owner is owner)
-                self.handshake_failed(reason, next(named, None))
+    def tunnel(self, sock: socket.socket, inner: Owner, context: ssl.SSLContext) -> None:
+        """Shake hands inside a tunnel that an app was given, on a socket that was accepted before."""
+        self.tasks.spawn(self._tunnel(sock, inner, context), name="tunnel")
+        inner.entrance.arriving += 1
+
+    async def _tunnel(self, sock: socket.socket, inner: Owner, context: ssl.SSLContext) -> None:
+        try:
+            await self.handshakes.shake(sock, inner, context, None)
+        except BaseException:
+            sock.close()  # where TLS has not taken it over
+            raise
+        finally:
+            inner.entrance.arriving -= 1
 
     def paused(self, reason: Pause, listener: Listener) -> None:
         """A caller must wait."""
@@ -395,31 +399,15 @@ class Acceptor:
         owner = self.owner
         everything = self._all
         barred = self._judge(sock, owner) if owner.callers is not None else None
-        if owner.certificate is None:
-            self._begin(sock, owner, barred, at_once=False)
+        if owner.certificate is None and not owner.intercepts:
+            attach(everything.loop, everything.readiness, sock, everything.make(owner, barred, False))
             return
-        everything.tasks.spawn(self._arrive(sock, owner, owner.certificate.context, barred), name="accept")
+        everything.tasks.spawn(self._arrive(sock, owner, barred), name="accept")
         owner.arriving += 1  # the task has its first turn after this
 
-    def _begin(
-        self, sock: socket.socket, owner: Owner, barred: SidecarError | None, *, at_once: bool
-    ) -> None:
-        """Serve a connection without TLS; the socket is its transport's then, or closed by whom this fails for."""
-        everything = self._all
-        sock.setblocking(False)
-        if not owner.is_unix:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    async def _arrive(self, sock: socket.socket, owner: Owner, barred: SidecarError | None) -> None:
         try:
-            TcpTransport(everything.loop, everything.readiness, sock, everything.make(owner, barred, at_once))
-        except BaseException:
-            everything.readiness.leave(sock.fileno())
-            raise
-
-    async def _arrive(
-        self, sock: socket.socket, owner: Owner, context: ssl.SSLContext, barred: SidecarError | None
-    ) -> None:
-        try:
-            await self._secure(sock, owner, context, barred)
+            await self._all.handshakes.listener(sock, owner, barred)
         except OSError:
             # The caller is gone already.
             sock.close()
@@ -450,63 +438,3 @@ class Acceptor:
             about=f"{who.uid} {who.gid}",
         )
         return peer_refused(who.uid, who.gid)
-
-    async def _secure(
-        self, sock: socket.socket, owner: Owner, context: ssl.SSLContext, barred: SidecarError | None
-    ) -> None:
-        """Do the handshake within its time."""
-        everything = self._all
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        sock.setblocking(False)
-        if not owner.is_unix:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        is_late = False
-
-        def give_up() -> None:
-            nonlocal is_late
-            is_late = True
-            task.cancel()
-
-        timer = everything.clock.call_later(everything.handshake, give_up)
-        try:
-            if await tls_handshake.speaks_plainly(everything.loop, sock):
-                self._failed(HandshakeFailure.PLAIN_HTTP)
-                timer.cancel()
-                self._begin(sock, owner, _plain_http(), at_once=True)
-                return
-            secured = await tls_handshake.accept_handshake(everything.loop, sock, context)
-        except OSError as error:
-            sock.close()  # where TLS has not taken it over
-            self._failed(tls_handshake.failure_of(error))
-        except asyncio.CancelledError:
-            sock.close()
-            if not is_late:
-                raise
-            task.uncancel()
-            self._failed(HandshakeFailure.TIMEOUT)
-        else:
-            certificate = owner.certificate
-            if owner.is_outdated and certificate is not None and certificate.context is not context:
-                # The client certificate was judged by CAs that are others now.
-                secured.close()
-                self._failed(HandshakeFailure.CLIENT_CERTIFICATE)
-                return
-            try:
-                receiver = everything.make(owner, barred, False)
-                tls.TlsTransport(everything.loop, everything.readiness, secured, receiver)
-            except BaseException:
-                everything.readiness.leave(secured.fileno())
-                secured.close()
-                raise
-        finally:
-            timer.cancel()
-
-    def _failed(self, reason: HandshakeFailure) -> None:
-        self._all.handshake_failed(reason, self.name)
-
-
-def _plain_http() -> SidecarError:
-    return SidecarError(
-        Reason.MALFORMED_REQUEST,
-        "This listener serves https, and the request came in plain http: write `https://` before its address.",
-    )

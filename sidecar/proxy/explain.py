@@ -9,7 +9,7 @@ or with the answer that the sidecar would give.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sidecar.config.addresses import ListenAddress
@@ -20,12 +20,16 @@ from sidecar.grammar.contents import kind_of, quoted
 from sidecar.grammar.hosts import ip_literal, is_loopback, normalise
 from sidecar.grammar.paths import escaped
 from sidecar.proxy.admission.admission import Admission, Admitted
+from sidecar.proxy.admission.tunnels import tunnel_to
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http1.target import read_target
 from sidecar.routing.routes import Match, RouteTable, Way, match_own
 
 Places = Iterable[tuple[ListenAddress, str | None]]
 """Where the sidecar listens, each with the route whose own listener it is; None for the shared one."""
+
+
+_BY_HTTPS: Final = "HTTPS_PROXY, or a listener with `intercept`"
 
 
 def explain(
@@ -55,7 +59,12 @@ def explain(
     table = RouteTable.compile(config)
     own = next((route for route in table.routes if route.name == listener), None)
     found = headers.survey(fields)
+    is_https = parts.scheme == "https" and not is_here
     try:
+        if is_https:
+            # What an app asks of its proxy first.
+            host_and_port = f"{parts.hostname}:{parts.port or 443}".encode("ascii", "replace")
+            tunnel_to(table, host_and_port, fields, found, own=None, http10=True)
         authority, path, absolute = read_target(method.encode("ascii"), path, found)
         admitted = Admission(table, pseudonym=None).admit(
             fields,
@@ -74,7 +83,8 @@ def explain(
     except SidecarError as error:
         return {"taken": False, "status": error.status, "reason": str(error.reason), "says": error.detail}
     host = authority.decode("ascii", "replace")
-    return _taken(admitted, found, way=_way(match, host, absolute=absolute), host=host)
+    way = _BY_HTTPS if is_https else _way(match, host, absolute=absolute)
+    return _taken(admitted, found, way=way, host=host)
 
 
 def _taken(admitted: Admitted, found: headers.Found, *, way: str, host: str) -> dict[str, Any]:

@@ -178,6 +178,10 @@ class Connections:
         """It began as HTTP/2 does, with `data`: from now on its transport is another's, who goes by `barred` too."""
         raise NotImplementedError
 
+    def tunnels(self, connection: Connection, transport: Transport, inner: Owner, data: bytes) -> None:
+        """Its app asked for a tunnel, and gets one: what comes from now on, `data` first, is `inner`'s."""
+        raise NotImplementedError
+
 
 @trait
 class UpstreamSide(TunnelEnd):

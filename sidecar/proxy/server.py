@@ -11,6 +11,9 @@ sidecar does not wake.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import ssl
 from collections.abc import Iterable
 from math import inf
 from typing import final
@@ -18,7 +21,7 @@ from typing import final
 from sidecar.config.models import Limits, Pool, RouteConfig
 from sidecar.errors import SidecarError
 from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
-from sidecar.net.transport import Transport
+from sidecar.net.transport import Nobody, Transport
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import RouteStats
 from sidecar.observe.tracing import Tracer
@@ -27,6 +30,7 @@ from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.http1.downstream import LEAVE_TIME, DownstreamConnection
+from sidecar.proxy.http1.heads import TUNNEL_OPEN
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
@@ -94,6 +98,7 @@ class Proxy(Connections):
             limit=limits.connections,
             handshake=limits.head_timeout,
         )
+        self.interception = self.acceptors.handshakes.interception
         self.serving: set[Connection] = set()
         self._sweep_timer: TimerHandle | None = None
         self._sweep_every = _sweep_every(limits, pools.settings, admission.table.routes)
@@ -127,7 +132,8 @@ class Proxy(Connections):
     def _leave(self, owner: Owner, *, at_once: bool = False) -> None:
         owner.closing = True
         for connection in list(self.serving):
-            if connection.owner is owner:
+            if connection.owner.entrance is owner:
+                connection.owner.closing = True
                 connection.drain(self.clock.mono())
                 if at_once:
                     connection.close_if_idle()
@@ -148,6 +154,12 @@ class Proxy(Connections):
         self.ledger.access_log = access_log
         self.pools.configure(pool, limits)
         self._sweep_every = _sweep_every(limits, pool, new)
+        for connection in list(self.serving):
+            if connection.owner.origin is not None:
+                # What it may ask for was settled when its tunnel was opened.
+                connection.owner.closing = True
+                connection.drain(self.clock.mono())
+                connection.close_if_idle()
         self.pools.retire(set(old) - set(new))
 
     @property
@@ -199,7 +211,7 @@ class Proxy(Connections):
     def opened(self, connection: Connection) -> None:
         """A connection from the app."""
         self.serving.add(connection)
-        self.acceptors.opened(connection.owner)
+        self.acceptors.opened(connection.owner.entrance)
         if self._sweep_timer is None:
             self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
 
@@ -207,7 +219,7 @@ class Proxy(Connections):
         """It is gone; one that met a fault in `opened` may never have been counted."""
         if connection in self.serving:
             self.serving.discard(connection)
-            self.acceptors.closed(connection.owner)
+            self.acceptors.closed(connection.owner.entrance)
         self._settled()
 
     def speaks_http2(
@@ -220,13 +232,49 @@ class Proxy(Connections):
         transport.set_protocol(heir)
         heir.data_received(data)
 
+    def tunnels(self, connection: Connection, transport: Transport, inner: Owner, data: bytes) -> None:
+        """Its app asked for a tunnel: another, which serves what is inside, takes its place."""
+        origin = inner.origin
+        if origin is not None and origin.is_secure:
+            self._secure_tunnel(connection, transport, inner, self.interception.context_of(origin.host))
+            return
+        heir = DownstreamConnection(self.context, self, inner)
+        transport.write(TUNNEL_OPEN)
+        transport.set_protocol(heir)
+        heir.connection_made(transport)
+        self.closed(connection)
+        transport.resume_reading()
+        if data:
+            heir.data_received(data)
+
+    def _secure_tunnel(
+        self, connection: Connection, transport: Transport, inner: Owner, context: ssl.SSLContext
+    ) -> None:
+        """Shake hands on the connection's socket, which is no transport's meanwhile."""
+        transport.write(TUNNEL_OPEN)
+        sock = transport.get_socket()
+        # Where the answer is not out, which an empty buffer takes at once, there is no going on.
+        is_out = sock is not None and not transport.get_write_buffer_size()
+        own = socket.socket(fileno=os.dup(sock.fileno())) if sock is not None and is_out else None
+        transport.set_protocol(Nobody())
+        transport.abort()  # what is closed is its descriptor, not the connection
+        try:
+            if own is not None:
+                self.acceptors.tunnel(own, inner, context)
+        except BaseException:
+            if own is not None:
+                own.close()
+            raise
+        finally:
+            self.closed(connection)
+
     def _settled(self) -> None:
         if self.context.draining and not self.serving and not self.acceptors.arriving:
             self._drained.set()
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
         """A connection ended by an error before it asked for anything."""
-        self.acceptors.lost_unused(owner, error)
+        self.acceptors.handshakes.lost_unused(owner, error)
 
     def _sweep(self) -> None:
         busy = True
@@ -239,7 +287,7 @@ class Proxy(Connections):
                     connection.fault(fault)
             for listener in self.acceptors.outdated():
                 owner = self.acceptors.owner(listener)
-                settings = Settings(owner.callers, owner.limit, owner.certificate)
+                settings = Settings(owner.callers, owner.limit, owner.certificate, owner.intercepts)
                 self._begin_anew(listener, owner, owner.route, settings)
             busy = self.pools.sweep(now_mono)
             self.ledger.outages.look()

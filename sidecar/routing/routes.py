@@ -178,6 +178,9 @@ class Way(StrEnum):
     LISTENER = auto()
 
 
+_BY_HOST: Final = (Way.HOST, Way.WILDCARD, Way.UPSTREAM)
+
+
 class Match(NamedTuple):
     """Where a request goes and how it found its way there."""
 
@@ -185,6 +188,11 @@ class Match(NamedTuple):
     prefix: bytes
     """The `path_prefix` to strip, or empty."""
     way: Way
+
+    @property
+    def is_intercepted(self) -> bool:
+        """Whether https for this host is read here: its route says so, and it is one of `hosts_of`."""
+        return self.destination.route.config.intercept and self.way in _BY_HOST
 
 
 @final

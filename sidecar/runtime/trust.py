@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, final
 
@@ -31,6 +31,7 @@ curl and Go take.
 """
 FILE_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of a file of certificates, keys or revocations. The system's CAs are under 300 KiB, large CRLs some MiB."""
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n[!-~\s]+?-----END CERTIFICATE-----")
 _HASHED: Final = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 """How a certificate is called in a directory, so that OpenSSL finds it (openssl-rehash(1))."""
 
@@ -113,6 +114,25 @@ class Trust:
             _load_or_default(context, self._directory, capath=defaults.openssl_capath)
         return context
 
+    def certificates(self) -> list[str]:
+        """All of them, each once, as PEM: for other programs that are to trust them, too. Raises UnusableCaError where
+        what is named holds none."""
+        defaults = ssl.get_default_verify_paths()
+        if self._bundle is not None:
+            texts = _texts(self._bundle)
+        elif self._file is None and self._directory is None:
+            texts = [*_readable(defaults.openssl_cafile), *_readable(defaults.openssl_capath)]
+        else:
+            file, directory = self._file, self._directory
+            texts = _readable(defaults.openssl_cafile) if file is None else _texts(file)
+            texts += _readable(defaults.openssl_capath) if directory is None else _texts(directory)
+        found = _pems(texts)
+        if not found and not self.bundles:
+            import certifi
+
+            found = _pems(_readable(certifi.where()))
+        return found
+
 
 def for_upstreams(environ: Mapping[str, str]) -> Trust:
     """What upstreams without a `ca_file` are judged by."""
@@ -183,6 +203,38 @@ def _load_directories(context: ssl.SSLContext, bundle: Bundle) -> None:
             bundle.path,
             "it holds no certificate under a name by which OpenSSL finds it (`openssl rehash`)",
         )
+
+
+def _texts(bundle: Bundle) -> list[bytes]:
+    """What the files of a place that is named hold."""
+    found = [text for path in bundle.paths for text in _readable(path)]
+    if not _pems(found):
+        raise UnusableCaError(bundle.name, bundle.path, "it holds no certificate in PEM")
+    return found
+
+
+def _readable(path: str) -> list[bytes]:
+    """What a file holds, or those of a directory's that OpenSSL finds; nothing where it can't be read."""
+    found = []
+    with suppress(OSError):
+        files = [path]
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                files = sorted(entry.path for entry in entries if _HASHED.fullmatch(entry.name))
+        for file in files:
+            with suppress(OSError):
+                found.append(read(file, FILE_LIMIT).data)
+    return found
+
+
+def _pems(texts: Iterable[bytes]) -> list[str]:
+    """The certificates in these texts, each once and written alike."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for block in _CERTIFICATE.findall(text):
+            with suppress(ValueError):
+                found[ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(block.decode("ascii")))] = None
+    return list(found)
 
 
 def _has_hashed(path: str) -> bool:

@@ -198,7 +198,12 @@ class Bindings:
 
     def secure(self) -> set[str]:
         """Those of all listeners that serve https."""
-        return {str(use.listener) for use in self.uses if use.settings.certificate is not None}
+        secure = {str(use.listener) for use in self.uses if use.settings.certificate is not None}
+        return secure | self.intercepting()
+
+    def intercepting(self) -> set[str]:
+        """Those of all listeners that take https for intercepted hosts."""
+        return {str(use.listener) for use in self.uses if use.settings.intercepts}
 
     def metadata_address(self) -> str | None:
         """Host and port of the metadata server; None where it is off, or on a Unix socket alone."""
@@ -208,7 +213,9 @@ class Bindings:
     def url(self, route: str | None = None) -> str | None:
         """The base URL of a route's own listener, or of the shared one; None where no TCP port is."""
         secure = self.secure()
-        bound = self.shared() if route is None else self.of_route(route)
+        found = (use for use in self.uses if (None if use.route is None else use.route.name) == route)
+        # What intercepts is called by the names of routes' hosts.
+        bound = (str(use.listener) for use in found if not use.settings.intercepts)
         urls = (base_url(parse_listen(it), "https" if it in secure else "http") for it in bound)
         return next((url for url in urls if url is not None), None)
 

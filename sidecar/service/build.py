@@ -23,6 +23,7 @@ from sidecar.config.targets import TokenKind
 from sidecar.errors import SidecarError
 from sidecar.handout.offer import Offer
 from sidecar.net.dial import Dialer
+from sidecar.net.interception import InterceptError, Prepared
 from sidecar.observe.logs import AccessLog, Level
 from sidecar.observe.metrics import LoopStats, TokenStatsTable
 from sidecar.observe.tracing import NotInstalledError, Tracer
@@ -183,6 +184,13 @@ class Parts:
                 self.dialer.check(route)
             except SidecarError as error:
                 raise StartError(f"route `{route.name}`: {error.detail}", EXIT_CONFIG) from error
+
+    def prepare_interception(self, config: Config, table: RouteTable) -> Prepared:
+        """What a configuration's `intercept` needs, its bundle written; raises StartError for what can't be served."""
+        try:
+            return self.proxy.interception.prepare(config.intercept, table, self.environ)
+        except InterceptError as error:
+            raise StartError(f"`intercept`: {error}", EXIT_CONFIG) from error
 
     def pin_and_prefetch(self) -> None:
         """Keep the tokens of all fixed routes, and fetch those that are to be there before a request is."""

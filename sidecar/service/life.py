@@ -91,9 +91,11 @@ class Service:
             parts.table.urls = parts.bindings.urls(parts.config.routes)
             parts.check_tls_files(parts.table.routes)
             parts.loop.set_exception_handler(parts.proxy.faults.from_loop)
+            prepared = parts.prepare_interception(parts.config, parts.table)
+            parts.proxy.interception.adopt(prepared, parts.table)
             for use in parts.bindings.uses:
                 await parts.proxy.serve(*use)
-            self._tell_credentials(warnings)
+            self._tell_credentials([*warnings, *prepared.warnings])
             parts.file_watch.start()
             parts.pin_and_prefetch()
             make = await loaded(_admin_server)

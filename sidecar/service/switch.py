@@ -65,9 +65,10 @@ class Switch:
         for key, it in config.handouts.items():
             callers_of(key, it)
         new = [route for route in table.routes if route not in parts.table.routes]
-        plan = None
+        plan = prepared = None
         try:
             parts.check_tls_files(new)
+            prepared = parts.prepare_interception(config, table)
             plan = parts.bindings.plan(config, table)
             fetched = await self._fetch_first(table)
             self._refuse_missing(table, fetched)
@@ -76,8 +77,12 @@ class Switch:
         except BaseException:
             if plan is not None:
                 plan.drop()
+            if prepared is not None:
+                parts.proxy.interception.restore(parts.environ)
             parts.dialer.forget(new)
             raise
+        told = [*prepared.warnings, *told]
+        parts.proxy.interception.adopt(prepared, table)
         self._take(config, table, sources, offers=offers, fetched=fetched, plan=plan)
         for use in plan.bound:
             await parts.proxy.serve(*use)

@@ -226,6 +226,8 @@ class View:
                 shared=parts.bindings.shared(),
                 own=parts.bindings.of_route(route.name),
                 secure=parts.bindings.secure(),
+                by_name=parts.bindings.intercepting(),
+                intercepted=config.intercept,
             ),
             url=parts.table.urls.get(route.name),
         )
@@ -265,7 +267,7 @@ class View:
         return self._parts.proxy.acceptors.stats
 
     def certificates(self) -> Iterable[CertificateReading]:
-        return self._parts.bindings.certificates.readings()
+        return [*self._parts.bindings.certificates.readings(), *self._parts.proxy.interception.readings()]
 
     def client_expiries(self) -> Mapping[str, float]:
         return self._parts.dialer.client_expiries()

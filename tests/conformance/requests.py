@@ -311,7 +311,7 @@ _START_LINES = {
     "method-source": (b"SOURCE /x HTTP/1.1", 501),
     "method-pri": (b"PRI /x HTTP/1.1", 400),
     "method-connect": (b"CONNECT billing.internal:443 HTTP/1.1", 501),
-    "method-connect-path": (b"CONNECT /x HTTP/1.1", 501),
+    "method-connect-path": (b"CONNECT /x HTTP/1.1", 400),
     "method-trace": (b"TRACE /x HTTP/1.1", 501),
     "method-rtsp-describe": (b"DESCRIBE /x HTTP/1.1", 400),
     "target-empty": (b"GET  HTTP/1.1", 400),

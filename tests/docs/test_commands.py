@@ -255,6 +255,18 @@ def test_google_s_libraries_are_at_home_as_the_tutorial_says(tmp_path: Path) -> 
     assert "`https://other.example` is not in the list of audiences" in printed
 
 
+def test_an_app_you_can_t_change_calls_as_the_tutorial_says(tmp_path: Path) -> None:
+    """An https URL in a program of requests, and in curl, with nothing set but what the page sets."""
+    page = ROOT / "docs/tutorials/an-app-you-cant-change.md"
+    (program,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "app.py").write_text(program, "utf-8")
+    printed = run_blocks(page, tmp_path, commands=9)
+    assert printed.count('"path": "/invoices"') == 3
+    assert "HTTPS_PROXY=http://localhost:" in printed
+    assert "DNS:billing.internal" in printed
+    assert "CONNECT tunnel failed, response 501" in printed
+
+
 def test_the_site_builds(tmp_path: Path) -> None:
     """`make docs`: every page in the navigation, every link to a page and a heading that is there."""
     done = subprocess.run(

@@ -40,6 +40,7 @@ from sidecar.proxy.exchange.exchange import Exchange, ExchangeState
 from sidecar.proxy.exchange.held import HeldBody
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.exchange.tunnel import Tunnel
+from sidecar.proxy.handshakes import Handshakes
 from sidecar.proxy.http1.downstream import DownstreamConnection
 from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.upstream import UpstreamConnection
@@ -57,6 +58,7 @@ OWNERS = (
     DownstreamConnection,
     UpstreamConnection,
     Exchange,
+    Handshakes,
     HeldBody,
     Ledger,
     RequestReader,
@@ -92,7 +94,8 @@ _GUARD_WITHIN = (
 LEFT_OUT_OF = {
     (Acceptor, "_on_readable"): _GUARD_WITHIN,
     (Acceptor, "_arrive"): "a task whose every part is guarded; only its first line is not in it",
-    (Acceptor, "_begin"): "the guard itself",
+    (Acceptors, "_tunnel"): "as Acceptor._arrive",
+    (DownstreamConnection, "_hand_over"): _GUARD_WITHIN,
     (Acceptors, "update"): _GUARD_WITHIN,
     (Acceptors, "_crashed"): "the guard itself",
     (Acceptors, "_on_timer"): "as _sweep: what it calls is guarded",
@@ -403,6 +406,31 @@ async def tunnel(stage: Stage, app: End) -> list[Answer]:
     return [answer]
 
 
+async def connect(stage: Stage, app: End) -> list[Answer]:
+    """Requests inside of a tunnel for http."""
+    await app.send(head("victim.internal:80", method="CONNECT"))
+    if not (await app.read_head()).startswith(b"HTTP/1.1 200 OK\r\n"):
+        return []
+    return await two_in_turn(stage, app)
+
+
+async def connect_for_https(stage: Stage, app: End) -> list[Answer]:
+    """And of one whose https is read."""
+    wire = stage.wire
+    interception = wire.proxy.interception
+    interception.adopt(interception.prepare(wire.config.intercept, wire.table, {}), wire.table)
+    await app.send(head("victim.internal:443", method="CONNECT"))
+    if not (await app.read_head()).startswith(b"HTTP/1.1 200 OK\r\n"):
+        return []
+    context = ssl.create_default_context(cafile=interception.bundle_file)
+    context.verify_flags |= ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: the clock is the test's
+    try:
+        await app.writer.start_tls(context, server_hostname="victim.internal")
+    except OSError as error:
+        raise ConnectionError from error
+    return await two_in_turn(stage, app)
+
+
 async def slow_reader(stage: Stage, app: End) -> list[Answer]:
     app = await stage.app(narrow=True)
     await app.send(head("/big", "Connection: close\r\n"))
@@ -473,7 +501,18 @@ Situation = Callable[[Stage, End], Awaitable[list[Answer]]]
 
 SITUATIONS: tuple[Situation, ...] = (
     *(two_in_turn, pipelined, bodies, answers, own_answers, token_wait, token_refused, turn_in_the_pool),
-    *(connection_refused, stale, tunnel, slow_reader, slow_target, timeout, idle_too_long, app_gone),
+    *(
+        connection_refused,
+        stale,
+        tunnel,
+        connect,
+        connect_for_https,
+        slow_reader,
+        slow_target,
+        timeout,
+        idle_too_long,
+        app_gone,
+    ),
     ways_in,
 )
 
@@ -494,6 +533,7 @@ ROUTES = """
   audience: https://victim.example
   timeouts: {{response: 5s, connect: {limit:g}s}}
   tls: {{{tls}}}
+  intercept: true
 - name: new
   host: new.internal
   upstream: http://127.0.0.3:{port}
@@ -565,7 +605,7 @@ async def staged(directory: Path, injection: Injection, *, tls: bool) -> AsyncIt
                 more=more.replace("127.0.0.3:", f"127.0.0.3:{port} #"),
                 upstream_port=port,
                 route=f"timeouts: {{connect: {LIMIT:g}s}}",
-                top="pool: {connections: 1}",
+                top=f"pool: {{connections: 1}}\nintercept: {{bundle_file: '{directory / 'bundle.pem'}'}}",
             )
             wire.loop.set_exception_handler(wire.proxy.faults.from_loop)
             await wire.token("https://victim.example")

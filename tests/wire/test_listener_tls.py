@@ -277,7 +277,7 @@ async def test_failures_are_counted_by_reason(
     reason: HandshakeFailure,
 ) -> None:
     """And logged for nobody but who debugs, with the listener; the next caller is served."""
-    caplog.set_level("DEBUG", "sidecar.proxy.acceptor")
+    caplog.set_level("DEBUG", "sidecar.proxy.handshakes")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     change(context)
     with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -311,7 +311,7 @@ async def test_a_client_may_refuse_the_certificate_after_the_handshake(
 ) -> None:
     """Those that look at it only then, as GnuTLS has programs do; before the first request it counts as a failed
     handshake. What OpenSSL tells is made up here: none of the clients at hand does so."""
-    caplog.set_level("DEBUG", "sidecar.proxy.acceptor")
+    caplog.set_level("DEBUG", "sidecar.proxy.handshakes")
     app = await secure(wire, client(authority))
     if asked:
         await app.send(GET)

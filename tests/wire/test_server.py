@@ -70,7 +70,7 @@ async def test_another_configuration_brings_its_own_pace(wire: Wire) -> None:
         pool=config.pool,
         access_log=AccessLog("off"),
     )
-    assert wire.proxy.acceptors.handshake == 7.0
+    assert wire.proxy.acceptors.handshakes.seconds == 7.0
     wire.clock.advance(1.0)
     assert min(wire.clock.pending) == pytest.approx(0.4)
 

@@ -31,7 +31,7 @@ async def test_other_limits_are_in_force_from_then_on(wire: Wire) -> None:
     await upstream.read_head()
     await upstream.send(OK)
     assert (await waiting.answer()).status == 200
-    assert wire.proxy.acceptors.handshake == 3.0
+    assert wire.proxy.acceptors.handshakes.seconds == 3.0
 
 
 async def test_a_route_that_is_gone_is_forgotten(wire: Wire) -> None:

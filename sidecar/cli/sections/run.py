@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -54,6 +56,11 @@ def run(given: Given, targets: tuple[str, ...]) -> None:
 )
 @click.option("--http-proxy", is_flag=True, help="Also set HTTP_PROXY, and NO_PROXY for loopback.")
 @click.option(
+    "--transparent",
+    is_flag=True,
+    help="Lead the https of COMMAND through the sidecar too, and have it trust the sidecar's CA.",
+)
+@click.option(
     "--wait/--no-wait", default=True, help="Wait until the sidecar is ready (at most startup_wait)."
 )
 @click.option(
@@ -66,7 +73,12 @@ def run(given: Given, targets: tuple[str, ...]) -> None:
 @configured
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(
-    given: Given, http_proxy: bool, wait: bool, named: tuple[str, ...], command: tuple[str, ...]
+    given: Given,
+    http_proxy: bool,
+    transparent: bool,
+    wait: bool,
+    named: tuple[str, ...],
+    command: tuple[str, ...],
 ) -> None:
     """Run COMMAND with a sidecar beside it; ends with its exit code.
 
@@ -86,6 +98,12 @@ def exec_(
     With a `metadata_server` in the configuration, Google's libraries in COMMAND find it: GCE_METADATA_HOST,
     GCE_METADATA_IP and METADATA_SERVER_DETECTION are set, and GOOGLE_APPLICATION_CREDENTIALS, which they would go by
     instead, is left out unless you name it with --pass-env.
+
+    With --transparent COMMAND can call https://svc-abc-uc.a.run.app as it is: HTTPS_PROXY leads to the sidecar, and
+    SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, NODE_EXTRA_CA_CERTS, GRPC_DEFAULT_SSL_ROOTS_FILE_PATH and, where
+    Java is found, JAVA_TOOL_OPTIONS have it trust a CA that is made for the hosts of the routes and for nobody else.
+    Every route is intercepted that does not say `intercept: false`. COMMAND gets 501 for other https hosts: name those
+    that it may reach directly in NO_PROXY.
     """
     from sidecar.runtime.hardening import Process
 
@@ -93,6 +111,20 @@ def exec_(
     loaded = given.load()
     from sidecar.cli.exec_command import Child, beside_a_command
     from sidecar.cli.run import leave, serve
+    from sidecar.cli.transparent import intercepting
 
-    child = Child(command, os.environ, process=process, http_proxy=http_proxy, wait=wait, named=named)
-    leave(serve(beside_a_command(loaded.config), loaded.warnings, os.environ, child, process=process))
+    with TemporaryDirectory(prefix="idtoken-sidecar-") if transparent else nullcontext() as directory:
+        child = Child(
+            command,
+            os.environ,
+            process=process,
+            http_proxy=http_proxy,
+            wait=wait,
+            named=named,
+            transparent=directory,
+        )
+        config = beside_a_command(loaded.config)
+        if directory is not None:
+            config = intercepting(config, directory)
+        code = serve(config, loaded.warnings, os.environ, child, process=process)
+    leave(code)

@@ -82,8 +82,7 @@ def not_carried(method: bytes, target: bytes) -> SidecarError:
         what = (
             "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. "
             f"Ask for http://{host}/… instead of https://{host}/…: the sidecar itself speaks https to the service. "
-            "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a "
-            "proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost."
+            "Or call the route without a proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost."
         )
     elif method == b"TRACE":
         what = "TRACE is not forwarded: its answer would show the token to the caller."

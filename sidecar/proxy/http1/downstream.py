@@ -28,7 +28,7 @@ from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted
 from sidecar.proxy.exchange import sweep
-from sidecar.proxy.exchange.admitting import admit
+from sidecar.proxy.exchange.admitting import admit, admit_tunnel
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
@@ -37,7 +37,7 @@ from sidecar.proxy.http1 import heads
 from sidecar.proxy.http1.answer_writer import AnswerWriter
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.request_reader import RequestReader
-from sidecar.proxy.http1.target import read_target
+from sidecar.proxy.http1.target import malformed, read_target
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Connection, Connections, Relay
 
@@ -286,8 +286,39 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         )
         return upgrades.carried(wish, known)
 
+    def connect(self, request: Request, target: bytes) -> None:
+        try:
+            if self.current is not None or self._queue or self.transport.get_write_buffer_size():
+                raise malformed("CONNECT comes before the answers to earlier requests were sent and read.")
+            inner = admit_tunnel(
+                self.context, self.owner, self._barred, request, target, http10=request.http10
+            )
+        except SidecarError as error:
+            self._refuse(_Refused(error, request))
+        else:
+            self.state = WAITING
+            self.context.call_soon(self._hand_over, inner)
+
+    def _hand_over(self, inner: Owner) -> None:
+        try:
+            self._give_away(inner)
+        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
+            self.fault(error)
+
+    def _give_away(self, inner: Owner) -> None:
+        """Let another connection have the transport, if the answer to CONNECT may still go out."""
+        if self.state is not WAITING or self.transport.is_closing():
+            return
+        if self.rest and inner.origin is not None and inner.origin.is_secure:
+            self.state = OPEN
+            early = malformed("TLS began before CONNECT was answered. Wait for the answer.")
+            self._answer(_Refused(early, Request(self.context.clock.mono(), b"CONNECT", ())))
+            return
+        self._connections.tunnels(self, self.transport, inner, self.rest)
+        self.state = CLOSED
+
     def upgrade_waits(self) -> bool:
-        if self._queue:
+        if self._queue or self.state is WAITING:
             return True
         if self.current is not None:
             self.state = WAITING

@@ -8,6 +8,7 @@ was not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from sidecar.errors import MEANINGS, SidecarError
 from sidecar.proxy.admission.admission import Plan
@@ -17,6 +18,9 @@ from sidecar.proxy.refusals import problem
 
 _ALL_METHOD_NAMES = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}
 """With those that llhttp knows as HTTP's and that are not carried."""
+
+TUNNEL_OPEN: Final = b"HTTP/1.1 200 OK\r\n\r\n"
+"""The answer to CONNECT, which has neither a body nor a word about one (RFC 9110 section 9.3.6)."""
 
 _DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
 _BODYLESS = headers.RESPONSE_DROPPED | {b"content-length"}

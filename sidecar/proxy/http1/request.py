@@ -63,6 +63,10 @@ class Sink:
         """The bytes make no sense any more, and the reader is BROKEN; `request` is as much as is known of a head."""
         raise NotImplementedError
 
+    def connect(self, request: Request, target: bytes) -> None:
+        """A whole head that asks for a tunnel to `target`; the reader is done."""
+        raise NotImplementedError
+
     def upgrade_waits(self) -> bool:
         """Whether what follows a head that asks for an upgrade has to wait for its answer."""
         raise NotImplementedError

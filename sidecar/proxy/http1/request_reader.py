@@ -348,6 +348,10 @@ class RequestReader:
                 return
             admitted = self._sink.admit(request)
         except SidecarError as error:
+            if request.method == b"CONNECT" and error.reason is Reason.METHOD_NOT_CARRIED:
+                self.stop()
+                self._sink.connect(request, self._target)
+                return
             # The connection may go on only where the framing is beyond doubt and no body follows.
             request.keep_alive = (
                 request.body == NO_BODY
@@ -384,7 +388,7 @@ class RequestReader:
             method, self._target, found, http10=http10, default_host=default
         )
         if request.absolute:
-            check_scheme(self._target, secure=owner.certificate is not None)
+            check_scheme(self._target, secure=owner.origin_scheme == b"https://")
         if (
             found.get(b"connection") not in USUAL_CONNECTION
             or b"expect" in found

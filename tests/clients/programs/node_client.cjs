@@ -28,8 +28,8 @@ const clients = {
   fetch: () => fetching(fetch, {}),
   undici: () => {
     const undici = require('undici');
-    // It tunnels plain http through a proxy unless it is told not to.
-    const dispatcher = PROXY ? new undici.ProxyAgent({uri: PROXY, proxyTunnel: false}) : new undici.Agent();
+    // It tunnels plain http through a proxy, too.
+    const dispatcher = PROXY ? new undici.ProxyAgent(PROXY) : new undici.Agent();
     return fetching(undici.fetch, {dispatcher});
   },
   axios: () => {

@@ -55,10 +55,19 @@ class Answer:
 class App:
     """One connection; a context manager that closes it."""
 
-    def __init__(self, port: int, *, deaf: bool = False, settings: bytes | None = None) -> None:
-        """Connect. `settings` are the first frame's bytes; empty: not even a preface is sent."""
+    def __init__(
+        self, port: int, *, deaf: bool = False, settings: bytes | None = None, tunnel: bytes = b""
+    ) -> None:
+        """Connect, and be given a tunnel to that host and port first, if one is named. `settings` are the first frame's
+        bytes; empty: not even a preface is sent."""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tunnel:
+            self._socket.sendall(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (tunnel, tunnel))
+            opened = b""
+            while not opened.endswith(b"\r\n\r\n"):
+                opened += self._socket.recv(1)
+            assert opened == b"HTTP/1.1 200 OK\r\n\r\n"
         self._socket.setblocking(False)
         self._reader = FrameReader()
         self.deaf = deaf

@@ -39,10 +39,10 @@ def section_outcome(port: int, target: Target, case: Section) -> tuple[str, str]
     return found, wrong
 
 
-def head_outcome(port: int, target: Target, case: Head) -> str:
-    """What became of a request, in the page's words."""
+def head_outcome(port: int, target: Target, case: Head, *, tunnel: bytes = b"") -> str:
+    """What became of a request, in the page's words; inside a tunnel where its host and port are named."""
     target.forget()
-    with App(port) as app:
+    with App(port, tunnel=tunnel) as app:
         app.send(case.data)
         found = outcome(app, 1)
         lives = app.pong(b"still..?")

@@ -57,6 +57,19 @@ def test_head(sidecar: SidecarProcess, target: Target, case: Head) -> None:
         assert target.requests == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HEADS])
+def test_head_in_a_tunnel(sidecar: SidecarProcess, target: Target, case: Head) -> None:
+    """The same inside of CONNECT; what no route takes, or is for another host, is refused as such."""
+    found = head_outcome(sidecar.port, target, case, tunnel=b"billing.internal:80")
+    if case.verdict == PASSES and found == "forwards":
+        (request,) = target.requests
+        assert request.all(b"authorization")[0].startswith(b"Bearer ey")
+    else:
+        assert refused(case, found) or found.startswith("400"), found
+        assert target.requests == []
+
+
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in HEADS])
 def test_head_for_a_target_of_http1(
     bridge: SidecarProcess, old_target: older.OlderTarget, case: Head

@@ -313,6 +313,28 @@ def test_an_error_that_quotes_a_token_does_not_show_it() -> None:
     assert shown["tokens"][0]["last_error"]["detail"] == "Got [redacted] for an answer."
 
 
+def test_the_ways_of_a_route_whose_https_is_read() -> None:
+    """By the proxy, and at a listener that takes https for hosts, which is no base URL."""
+    assert ways_in(
+        "billing",
+        ["billing.run.app"],
+        dynamic=False,
+        path_prefix=None,
+        shared=["127.0.0.1:443", "127.0.0.1:8787"],
+        own=["127.0.0.2:443"],
+        secure=["127.0.0.1:443", "127.0.0.2:443"],
+        by_name=["127.0.0.1:443", "127.0.0.2:443"],
+        intercepted=True,
+    ) == [
+        ("host", "Host: billing.run.app"),
+        ("name", "http://billing.localhost:8787/"),
+        ("http_proxy", "http://billing.run.app/ with HTTP_PROXY=http://127.0.0.1:8787"),
+        ("https_proxy", "https://billing.run.app/ with HTTPS_PROXY=http://127.0.0.1:8787"),
+        ("https", "https://billing.run.app/ at 127.0.0.1:443"),
+        ("https", "https://billing.run.app/ at 127.0.0.2:443"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("hosts", "dynamic", "path_prefix", "shared", "own", "expected"),
     [

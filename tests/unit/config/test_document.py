@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
+from sidecar.config.groups import Intercept
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import load
@@ -49,6 +50,7 @@ def test_the_example_loads_and_has_every_key() -> None:
         ("tracing", Tracing),
         ("metadata_server", MetadataServer),
         ("token_endpoint", TokenEndpoint),
+        ("intercept", Intercept),
     ):
         assert set(tree[name]) == keys(model)
     shown_keys: dict[str, set[str]] = {}
@@ -68,6 +70,7 @@ def test_the_examples_values_are_the_defaults() -> None:
         "tracing",
         "ca_file",
         "egress_proxy",
+        "intercept",
         "metadata_server",
         "token_endpoint",
     }:

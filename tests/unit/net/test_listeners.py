@@ -242,8 +242,8 @@ def test_a_listener_s_settings_are_what_its_configuration_says() -> None:
     """Its certificate is the one that was read for it; a plain one needs no certificate."""
     certificate: Any = object()
     config = ListenerConfig.model_validate({"address": "127.0.0.1:1", "connections": 7})
-    assert settings_of(config, certificate) == (None, 7, certificate)
-    assert settings_of(config, None) == (None, 7, None)
+    assert settings_of(config, certificate) == (None, 7, certificate, False)
+    assert settings_of(config, None) == (None, 7, None, False)
     config = ListenerConfig.model_validate(
         {"address": "127.0.0.1:1", "require_header": {"X-Caller": "secret-of-it"}}
     )

@@ -191,7 +191,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, object]]:
     return [
         (record.levelname, record.message, record.fields)  # type: ignore[attr-defined]
         for record in caplog.records
-        if record.name == "sidecar.proxy.acceptor"
+        if record.name in ("sidecar.proxy.acceptor", "sidecar.proxy.handshakes")
     ]
 
 
@@ -648,7 +648,7 @@ async def test_only_what_tls_says_of_a_connection_without_a_request_is_a_failed_
 ) -> None:
     """And only where TLS was spoken."""
     settings = Settings(certificate=certificate if https else None)
-    house.acceptors.lost_unused(Owner(None, is_unix=False, settings=settings), error)
+    house.acceptors.handshakes.lost_unused(Owner(None, is_unix=False, settings=settings), error)
     assert house.acceptors.stats.handshakes_failed == counted
 
 
@@ -659,9 +659,9 @@ async def test_a_late_refusal_is_told_with_its_listener(
     settings = Settings(certificate=certificate)
     _, listener, _ = house.listen(settings), house.listen(settings), house.listen(settings)
     owner = house.acceptors.owner(listener)
-    house.acceptors.lost_unused(owner, ALERT)
+    house.acceptors.handshakes.lost_unused(owner, ALERT)
     house.acceptors.remove(listener)
-    house.acceptors.lost_unused(owner, ALERT)
+    house.acceptors.handshakes.lost_unused(owner, ALERT)
     assert told(caplog) == [
         ("DEBUG", "TLS handshake failed", {"reason": "rejected", "listen": where})
         for where in (str(listener), None)

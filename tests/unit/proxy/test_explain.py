@@ -202,3 +202,26 @@ def test_what_is_no_ascii_is_sent_as_its_escapes() -> None:
     """As requests are."""
     found = explain(CONFIG, "http://billing.localhost:8787/café?q=ä", [])
     assert found["sent_to"].endswith("/caf%C3%A9?q=%C3%A4")
+
+
+READ = load(
+    """
+intercept: {bundle_file: /run/x/ca.pem}
+routes:
+  - {name: read, upstream: 'https://read.example', audience: a, intercept: true}
+  - {name: left, upstream: 'https://left.example', audience: a}
+""",
+    environ={},
+).config
+
+
+def test_https_is_taken_where_it_is_read() -> None:
+    """And what is said of other routes' is what the app would be answered."""
+    taken = explain(READ, "https://read.example/x", [])
+    assert (taken["route"], taken["way_in"]) == ("read", "HTTPS_PROXY, or a listener with `intercept`")
+    assert taken["sent_to"] == "https://read.example/x"
+    for url, words in (("https://left.example/", "intercept: true"), ("https://no.example/", "NO_PROXY")):
+        refused = explain(READ, url, [])
+        assert (refused["taken"], refused["status"]) == (False, 501)
+        assert words in refused["says"]
+    assert explain(READ, "http://left.example/", [])["taken"]

@@ -135,16 +135,14 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         Reason.METHOD_NOT_CARRIED,
         "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
         "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service. "
-        "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a proxy: at its "
-        "own `listen`, by its `path_prefix`, or as NAME.localhost.",
+        "Or call the route without a proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost.",
     ),
     "connect-with-a-password": (
         lambda: read(b"CONNECT", b"u:s3cret@a.example:443"),
         Reason.METHOD_NOT_CARRIED,
         "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
         "http://a.example/… instead of https://a.example/…: the sidecar itself speaks https to the service. "
-        "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a proxy: at its "
-        "own `listen`, by its `path_prefix`, or as NAME.localhost.",
+        "Or call the route without a proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost.",
     ),
     "the-last-hop": (
         lambda: semantics.written_anew(b"OPTIONS", [], {b"max-forwards": b"0"}),
@@ -163,8 +161,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         "CONNECT asks for a tunnel, and what is encrypted inside one cannot be given a token. Ask for "
         "http://[::1\N{REPLACEMENT CHARACTER}]/… instead of https://[::1\N{REPLACEMENT CHARACTER}]/…: "
         "the sidecar itself speaks https to the service. "
-        "If the client tunnels http and ws too, set `proxyTunnel: false` (undici), or call the route without a proxy: at its "
-        "own `listen`, by its `path_prefix`, or as NAME.localhost.",
+        "Or call the route without a proxy: at its own `listen`, by its `path_prefix`, or as NAME.localhost.",
     ),
     "trace": (
         lambda: read(b"TRACE", b"/"),
