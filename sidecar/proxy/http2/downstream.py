@@ -162,13 +162,17 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         if exc is not None and not isinstance(exc, OSError):
             error = internal()
         try:
-            for stream in list(self._streams.values()):
-                stream.gone(error)
+            self._all_gone(error)
             self._streams.clear()
-        except Exception as fault:  # noqa: BLE001  # logged and counted
-            self.context.faults.note(fault, "end of a connection from the app")
         finally:
             self._connections.closed(self)
+
+    def _all_gone(self, error: SidecarError) -> None:
+        for stream in list(self._streams.values()):
+            try:
+                stream.gone(error)
+            except Exception as fault:  # noqa: BLE001  # logged and counted there
+                self._stream_fault(stream, fault)
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -195,7 +199,10 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
             else:
                 self._other(event, to_flush)
         for exchange in to_flush:
-            exchange.flush_request()
+            try:
+                exchange.flush_request()
+            except Exception as fault:  # noqa: BLE001  # the exchange's app side logs and counts it
+                exchange.faulted(fault)
         self.write()
 
     def _body(self, stream: AppStream, event: Data, to_flush: list[Exchange]) -> None:
@@ -205,7 +212,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 self._spend(event)
             stream.received(event.data, end=event.end_stream)
         except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
+            self._stream_fault(stream, fault)
         else:
             if exchange is not None and exchange not in to_flush:
                 to_flush.append(exchange)
@@ -215,7 +222,6 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         request = lines.Http2Request(context.clock.mono())
         stream = AppStream(self, event.stream_id, request, context.limits.buffer)
         self._streams[event.stream_id] = stream
-        exchange: Exchange | None = None
         try:
             try:
                 lines.read_request(request, event.headers, context.limits, end=event.end_stream)
@@ -227,10 +233,9 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 return
             stream.exchange = exchange = Exchange(context, stream, request, admitted)
             exchange.start()
-        except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
-        else:
             to_flush.append(exchange)
+        except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
+            self._stream_fault(stream, fault)
 
     def _refuse(self, stream: AppStream, error: SidecarError) -> None:
         request, own = stream.request, self.owner.route
@@ -278,7 +283,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 trailers = callers.without(trailers)
             exchange.request_end(trailers)
         except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
+            self._stream_fault(stream, fault)
         else:
             to_flush.append(exchange)
 
@@ -288,7 +293,6 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         if stream is None:
             self._spend(event)
             return
-        exchange = stream.exchange
         try:
             stream.gone(
                 SidecarError(
@@ -297,7 +301,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 )
             )
         except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
+            self._stream_fault(stream, fault)
 
     def _closed(self, event: Closed) -> None:
         """A stream is over for both sides; also one that libnghttp2 refused before it was a request."""
@@ -309,13 +313,13 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 self._note(SidecarError(Reason.MALFORMED_REQUEST, _MALFORMED))
             return
         self._watched.discard(stream)
-        if (exchange := stream.exchange) is not None:
+        if stream.exchange is not None:
             what = f"The app's stream was ended for {code_name(event.error_code)}."
             reason = Reason.MALFORMED_REQUEST if event.error_code else Reason.CLIENT_GONE
             try:
                 stream.gone(SidecarError(reason, what))
             except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-                self._stream_fault(stream, exchange, fault)
+                self._stream_fault(stream, fault)
         self._done.discard(stream)  # the end of its exchange has put it there
         if not self._streams:
             self._quiet_since_mono = self.context.clock.mono()
@@ -331,8 +335,15 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
     # writing
 
     def write(self) -> None:
+        """A fault ends the connection: what was framed may be lost, and with it the state that both sides share."""
         if self._is_full or self.state in (LINGER, CLOSED):
             return
+        try:
+            self._write()
+        except Exception as fault:  # noqa: BLE001  # `fault` logs and counts it
+            self.fault(fault)
+
+    def _write(self) -> None:
         http2 = self.http2
         while True:
             if data := http2.take():
@@ -348,8 +359,12 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
             self._over(ENHANCE_YOUR_CALM)
         if self._watched:
             for stream in list(self._watched):
-                if stream.emptied():
+                try:
+                    if stream.emptied():
+                        self._watched.discard(stream)
+                except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
                     self._watched.discard(stream)
+                    self._stream_fault(stream, fault)
 
     def _reset_done(self) -> bool:
         """Tell the app that nothing more is wanted on streams that were answered in full; whether there was one."""
@@ -370,10 +385,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
 
     def _write_now(self) -> None:
         self._scheduled = False
-        try:
-            self.write()
-        except Exception as fault:  # noqa: BLE001  # `fault` logs and counts it
-            self.fault(fault)
+        self.write()
 
     def watch(self, stream: AppStream) -> None:
         self._watched.add(stream)
@@ -391,13 +403,9 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
     def note_fault(self, fault: Exception) -> None:
         self.context.faults.note(fault, "stream from the app")
 
-    def _stream_fault(self, stream: AppStream, exchange: Exchange | None, fault: Exception) -> None:
+    def _stream_fault(self, stream: AppStream, fault: Exception) -> None:
         self.note_fault(fault)
-        told = internal()
-        if exchange is not None:
-            exchange.end_by_fault(told)
-        else:
-            self.http2.reset(stream.id, INTERNAL_ERROR)
+        stream.end_by_fault()
 
     def _over(self, code: int) -> None:
         """The framing has ended, with this error code: say what is left to say, and close."""
@@ -415,8 +423,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
 
     def _broken(self, error: SidecarError) -> None:
         self._note(error)
-        for stream in list(self._streams.values()):
-            stream.gone(error)
+        self._all_gone(error)
 
     def _note(self, error: SidecarError) -> None:
         """Count and log what is no request."""
@@ -467,14 +474,13 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
 
     def fault(self, error: Exception) -> None:
         self.context.faults.note(error, "connection from the app")
-        told = internal()
         try:
             for stream in list(self._streams.values()):
-                if stream.exchange is not None:
-                    stream.exchange.end_by_fault(told)
-            self.http2.goaway(INTERNAL_ERROR, final=True)
-            self.transport.write(self.http2.take())
-            self._linger()
+                stream.end_by_fault()
+            if self.state not in (LINGER, CLOSED):
+                self.http2.goaway(INTERNAL_ERROR, final=True)
+                self.transport.write(self.http2.take())
+                self._linger()
         except Exception as again:  # noqa: BLE001  # logged and counted
             self.context.faults.note(again, "end of a connection from the app")
             self.transport.abort()
@@ -493,7 +499,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
             try:
                 stream.sweep(now_mono, limits.send_timeout)
             except Exception as fault:  # noqa: BLE001  # logged and counted there
-                self._stream_fault(stream, stream.exchange, fault)
+                self._stream_fault(stream, fault)
         if self.state is LEAVING and self._last_call_mono and now_mono - self._last_call_mono >= LEAVE_TIME:
             self._last_call()
         unsent = self.transport.get_write_buffer_size()
