@@ -88,6 +88,8 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         "_barred",
         "_connections",
         "_done",
+        "_head_since_mono",
+        "_heads",
         "_is_full",
         "_last_call_mono",
         "_moved_mono",
@@ -135,6 +137,9 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         self._seen_unsent = 0
         self._moved_mono = now_mono
         """When the app last took bytes, as far as sweeps have seen."""
+        self._heads = 0
+        self._head_since_mono = 0.0
+        """Which head is not whole, by its number, and when that was first seen; 0: none."""
         self._last_call_mono = 0.0
         """When the end was announced; 0 before, and once no further request is taken."""
 
@@ -500,6 +505,7 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 stream.sweep(now_mono, limits.send_timeout)
             except Exception as fault:  # noqa: BLE001  # logged and counted there
                 self._stream_fault(stream, fault)
+        self._sweep_head(now_mono, limits.head_timeout)
         if self.state is LEAVING and self._last_call_mono and now_mono - self._last_call_mono >= LEAVE_TIME:
             self._last_call()
         unsent = self.transport.get_write_buffer_size()
@@ -512,6 +518,19 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
                 self.transport.abort()
         elif not self._streams or self.state is LINGER:
             self._sweep_idle(now_mono - max(self._quiet_since_mono, self._moved_mono))
+
+    def _sweep_head(self, now_mono: float, head_timeout: float) -> None:
+        """Give up a head that is not whole in time: nothing else can come on the connection before its end."""
+        walk = self.http2.walk
+        if walk is None or not walk.in_head:
+            self._heads = 0
+        elif walk.heads != self._heads:
+            self._heads = walk.heads
+            self._head_since_mono = now_mono
+        elif now_mono - self._head_since_mono >= head_timeout and self.state is not LINGER:
+            why = f"a head that was not complete after {head_timeout:g} s (`limits.head_timeout`)"
+            self.http2.give_up(ENHANCE_YOUR_CALM, why, Reason.HEAD_TIMEOUT)
+            self.write()
 
     def _sweep_idle(self, quiet: float) -> None:
         if self.state is LINGER:
