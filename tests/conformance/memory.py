@@ -260,8 +260,8 @@ class Memory:
         return Played(statuses, self.upstream.requests, self.upstream.ambiguous, app.written, closed, reset)
 
 
-async def make(text: str = ROUTE) -> Memory:
-    """A proxy of this configuration; its tokens are there."""
+async def make(text: str = ROUTE, *, waits: bool = False) -> Memory:
+    """A proxy of this configuration; its tokens are there. With `waits` a dial may, as one in HTTP/2 does for SETTINGS."""
     clock, turns = FakeClock(), Turns()
     config = load(text, environ={}).config
     source = Source(clock)
@@ -288,7 +288,7 @@ async def make(text: str = ROUTE) -> Memory:
         upstream,  # type: ignore[arg-type]  # all that is asked of a Dialer here
         make_link,
         clock,
-        Now(loop),
+        tasks if waits else Now(loop),
         settings=config.pool,
         limits=config.limits,
     )
