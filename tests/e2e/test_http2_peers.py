@@ -117,6 +117,10 @@ async def test_httpx(start: Start, target: Target) -> None:
         answer = await client.post(url, content=BODY, headers={"Host": HOST}, timeout=LIMIT)
     assert (answer.status_code, answer.http_version, answer.text) == (200, "HTTP/2", str(len(BODY)))
     judge(target, len(BODY))
+    route, _ = (await sidecar.status())["traffic"]["routes"]
+    assert (route["requests"], route["http2"]) == (1, 1)
+    links = {"http1": {"busy": 0, "idle": 0}, "http2": {"busy": 0, "idle": 1, "streams": 0}}
+    assert route["links"] == links
 
 
 @contextmanager
