@@ -24,17 +24,15 @@ _STREAM: Final = 2**31 - 1
 class FrameWalk:
     """The frames of one connection."""
 
-    __slots__ = ("_in_head", "_is_last", "_skip", "_tail", "heads", "is_malformed")
+    __slots__ = ("_flags", "_kind", "_skip", "_tail", "heads", "is_malformed")
 
     def __init__(self) -> None:
         self._skip = _PREFACE
         """Bytes that come before the next frame's header."""
         self._tail = b""
         """The beginning of a header that is not whole."""
-        self._in_head = False
-        """Whether the frame that came last is a piece of a head."""
-        self._is_last = True
-        """Whether it is the last one of its head."""
+        self._kind = self._flags = 0
+        """Of the frame that came last."""
         self.heads = 0
         """How many have begun."""
         self.is_malformed = False
@@ -43,7 +41,9 @@ class FrameWalk:
     @property
     def in_head(self) -> bool:
         """Whether a head has begun and is not whole."""
-        return self._in_head and (not self._is_last or self._skip > 0)
+        if self._kind != _HEADERS and self._kind != _CONTINUATION:
+            return False
+        return not self._flags & _END_HEADERS or self._skip > 0
 
     def follow(self, data: bytes) -> None:
         """Go on with what was read."""
@@ -52,18 +52,17 @@ class FrameWalk:
             self._tail = b""
         at, size = self._skip, len(data)
         while at + 9 <= size:
-            kind = data[at + 3]
-            if kind == _PRIORITY:
+            self._kind = kind = data[at + 3]
+            self._flags = data[at + 4]
+            if kind == _HEADERS:
+                self.heads += 1
+            elif kind == _PRIORITY:
                 if at + 13 > size:
                     break
-                stream, depends = (int.from_bytes(data[at + n : at + n + 4]) & _STREAM for n in (5, 9))
-                if stream in (0, depends):
+                stream = int.from_bytes(data[at + 5 : at + 9]) & _STREAM
+                depends = int.from_bytes(data[at + 9 : at + 13]) & _STREAM
+                if stream == 0 or stream == depends:
                     self.is_malformed = True
-            self._in_head = kind == _HEADERS or kind == _CONTINUATION
-            if self._in_head:
-                self._is_last = data[at + 4] & _END_HEADERS > 0
-                if kind == _HEADERS:
-                    self.heads += 1
             at += 9 + (data[at] << 16 | data[at + 1] << 8 | data[at + 2])
         if at < size:
             self._tail = data[at:]
