@@ -344,32 +344,29 @@ class Http2Downstream(asyncio.Protocol, Connection, Writer):
         if self._is_full or self.state in (LINGER, CLOSED):
             return
         try:
-            self._write()
+            http2 = self.http2
+            while True:
+                if data := http2.take():
+                    self.transport.write(data)
+                for event in http2.events():
+                    if isinstance(event, Closed):
+                        self._closed(event)
+                    elif isinstance(event, Ended):
+                        self._over(event.error_code)
+                if not self._done or not self._reset_done():
+                    break
+            if http2.is_dead:
+                self._over(ENHANCE_YOUR_CALM)
+            if self._watched:
+                for stream in list(self._watched):
+                    try:
+                        if stream.emptied():
+                            self._watched.discard(stream)
+                    except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
+                        self._watched.discard(stream)
+                        self._stream_fault(stream, fault)
         except Exception as fault:  # noqa: BLE001  # `fault` logs and counts it
             self.fault(fault)
-
-    def _write(self) -> None:
-        http2 = self.http2
-        while True:
-            if data := http2.take():
-                self.transport.write(data)
-            for event in http2.events():
-                if isinstance(event, Closed):
-                    self._closed(event)
-                elif isinstance(event, Ended):
-                    self._over(event.error_code)
-            if not self._done or not self._reset_done():
-                break
-        if http2.is_dead:
-            self._over(ENHANCE_YOUR_CALM)
-        if self._watched:
-            for stream in list(self._watched):
-                try:
-                    if stream.emptied():
-                        self._watched.discard(stream)
-                except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-                    self._watched.discard(stream)
-                    self._stream_fault(stream, fault)
 
     def _reset_done(self) -> bool:
         """Tell the app that nothing more is wanted on streams that were answered in full; whether there was one."""

@@ -264,7 +264,21 @@ class Http2Upstream(asyncio.Protocol, Link, StreamLink):
     def _feed(self, data: bytes) -> None:
         to_flush: list[Relay] = []
         try:
-            self._handle(data, to_flush)
+            for event in self.http2.feed(data):
+                if not isinstance(event, OnStream):
+                    self._on_connection(event)
+                elif (stream := self._by_id.get(event.stream_id)) is not None:
+                    relay = stream.relay
+                    if relay is not None and relay not in to_flush:
+                        to_flush.append(relay)
+                    try:
+                        self._on_stream(stream, event)
+                    except Exception as fault:  # noqa: BLE001  # logged and counted there
+                        stream.faulted(fault, relay)
+                elif isinstance(event, Data):
+                    self.http2.credit(event.stream_id, len(event.data))
+                elif not isinstance(event, Closed):
+                    self._spend(event)
         finally:
             for relay in to_flush:
                 try:
@@ -272,23 +286,6 @@ class Http2Upstream(asyncio.Protocol, Link, StreamLink):
                 except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
                     relay.faulted(fault)
         self.write()
-
-    def _handle(self, data: bytes, to_flush: list[Relay]) -> None:
-        for event in self.http2.feed(data):
-            if not isinstance(event, OnStream):
-                self._on_connection(event)
-            elif (stream := self._by_id.get(event.stream_id)) is not None:
-                relay = stream.relay
-                if relay is not None and relay not in to_flush:
-                    to_flush.append(relay)
-                try:
-                    self._on_stream(stream, event)
-                except Exception as fault:  # noqa: BLE001  # logged and counted there
-                    stream.faulted(fault, relay)
-            elif isinstance(event, Data):
-                self.http2.credit(event.stream_id, len(event.data))
-            elif not isinstance(event, Closed):
-                self._spend(event)
 
     def _on_connection(self, event: Event) -> None:
         if isinstance(event, Settings):
@@ -440,29 +437,26 @@ class Http2Upstream(asyncio.Protocol, Link, StreamLink):
         if self._is_full or self.state is CLOSED:
             return
         try:
-            self._write()
+            data = self.http2.take()
+            if data:
+                self.transport.write(data)
+            for event in self.http2.events():
+                if isinstance(event, Ended):
+                    self._over()
+                elif isinstance(event, Closed) and (stream := self._by_id.get(event.stream_id)) is not None:
+                    self._closed(stream, event.error_code)
+                    self.write_soon()
+            if self.http2.is_dead:
+                self._over()
+            if self._watched:
+                for stream in list(self._watched):
+                    try:
+                        if stream.emptied():
+                            self._watched.discard(stream)
+                    except Exception as fault:  # noqa: BLE001  # logged and counted there
+                        stream.faulted(fault, stream.relay)
         except Exception as fault:  # noqa: BLE001  # logged and counted there
             self.fault(fault)
-
-    def _write(self) -> None:
-        data = self.http2.take()
-        if data:
-            self.transport.write(data)
-        for event in self.http2.events():
-            if isinstance(event, Ended):
-                self._over()
-            elif isinstance(event, Closed) and (stream := self._by_id.get(event.stream_id)) is not None:
-                self._closed(stream, event.error_code)
-                self.write_soon()
-        if self.http2.is_dead:
-            self._over()
-        if self._watched:
-            for stream in list(self._watched):
-                try:
-                    if stream.emptied():
-                        self._watched.discard(stream)
-                except Exception as fault:  # noqa: BLE001  # logged and counted there
-                    stream.faulted(fault, stream.relay)
 
     def write_soon(self) -> None:
         if not self._scheduled:
