@@ -18,6 +18,8 @@ from tests.support.h2_frames import GOAWAY, FrameReader, frame, goaway
 Lines = Sequence[tuple[bytes, bytes]]
 WINDOW: Final = 256 * 1024
 """Bytes of a stream that may come before they are taken."""
+LINGER: Final = 0.5
+"""Seconds between a GOAWAY and the end."""
 _PREFACE: Final = 24
 
 
@@ -145,16 +147,21 @@ class Http2:
         return stream
 
     def announce_end(self) -> None:
-        """Serve what has come, and nothing more."""
+        """Serve what has come, and nothing more; close a while later, for what is unread then would reset the connection, and
+        the GOAWAY might be lost."""
         if self._last is None and not self.writer.is_closing():
             self._last = self.h2.highest_inbound_stream_id
             self.writer.write(goaway(self._last))
-        self.left()
+            self._close_later()
 
-    def left(self) -> None:
-        """Close once the last stream has ended, where that was announced."""
-        if self._last is not None and not self.streams:
-            self.writer.close()
+    def _close_later(self) -> None:
+        def close() -> None:
+            if self.streams:
+                self._close_later()
+            else:
+                self.writer.close()
+
+        asyncio.get_running_loop().call_later(LINGER, close)
 
     async def run(self, first: bytes = b"") -> None:
         """Read until the end; `first` was read already."""

@@ -207,9 +207,7 @@ class Upstream:
         except (ConnectionError, TimeoutError):
             goes_on = True
         connection.streams.pop(stream.number, None)
-        if goes_on:
-            connection.left()
-        else:
+        if not goes_on:
             connection.announce_end()
 
     async def exchange(self, wire: Wire, route: str, raw: bytes) -> bool:
@@ -294,6 +292,8 @@ class Upstream:
         await wire.send(head, 200, answer, Pattern(f"{head.identity}/answer", size), framing, cut)
         if fault == "close_idle":
             await asyncio.sleep(self.random.uniform(0, 0.05))
+        if isinstance(wire, StreamWire):
+            return fault != "close_idle"
         return framing != "close" and fault not in ("close_idle", "truncate")
 
     async def tunnel(self, wire: Wire, head: Head, answer: list[tuple[str, str]]) -> bool:
