@@ -69,6 +69,17 @@ def test_priorities(frame: bytes, is_malformed: bool) -> None:
     assert walk(*(frame[i : i + 1] for i in range(len(frame)))).is_malformed is is_malformed
 
 
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 300, 16_384, 65_535, 65_536, 70_000, 0x10203])
+def test_a_frame_is_as_long_as_it_says(size: int) -> None:
+    """Three bytes of it; what comes behind begins where it ends, whatever is inside."""
+    long = h2.data(1, HEAD[:1] * size)
+    assert walk(long + OPEN).heads == 1
+    assert walk(long + h2.priority(0)).is_malformed
+    assert walk(long, h2.priority(0x01000002, 0x01000003)).is_malformed is False
+    assert walk(long[:-1]).heads == 0
+    assert walk(long[:-1], long[-1:] + HEAD).in_head is False
+
+
 FRAMES = st.sampled_from(
     [
         HEAD,
