@@ -59,6 +59,8 @@ def test_whether_a_head_is_whole(pieces: list[bytes], in_head: bool, heads: int)
         (h2.priority(3, 0x80000003), True),
         (h2.frame(h2.PRIORITY, 0, 0x80000000, bytes((0, 0, 0, 1, 15))), True),
         (h2.priority(0x10003, 3), False),
+        (h2.priority(0x1000003, 3), False),
+        (h2.priority(3, 0x1000003), False),
         (h2.frame(h2.SETTINGS, 0, 0), False),
         (h2.frame(h2.WINDOW_UPDATE, 0, 3, b"\0\0\0\3"), False),
     ],
