@@ -251,6 +251,7 @@ def _details(it: ShownRoute, note: Note) -> str:
 <dt>goes to</dt><dd><code>{escape(route["upstream"])}</code> ({escape(route["target"])})</dd>
 <dt>{escape(route["token"])} token</dt><dd>by credential {escape(route["credential"])}, for <code>{escape(route["audience"])}</code></dd>
 <dt>since the start</dt><dd>{_since_start(it.traffic)}</dd>
+<dt>connections</dt><dd>{_connections(it.traffic)}</dd>
 </dl>{"".join(lives)}
 <h3>Ways in</h3><ul class="ways">{ways}</ul>
 {said}{_errors(it.errors, note)}"""
@@ -260,9 +261,22 @@ def _since_start(traffic: Document | None) -> str:
     if traffic is None:
         return "no requests"
     return (
-        f"{traffic['requests']} requests, {traffic['in_flight']} in flight; {traffic['refused']} answered by the sidecar "
+        f"{traffic['requests']} requests ({traffic['http2']} in HTTP/2), {traffic['in_flight']} in flight; {traffic['refused']} answered by the sidecar "
         f"itself, {traffic['upstream_4xx']} with 4xx and {traffic['upstream_5xx']} with 5xx by the target"
     )
+
+
+def _connections(traffic: Document | None) -> str:
+    """Those to the target, by what they speak."""
+    if traffic is None:
+        return "none"
+    told = []
+    for key, name in (("http1", "HTTP/1.1"), ("http2", "HTTP/2")):
+        links = traffic["links"][key]
+        if links["busy"] or links["idle"]:
+            streams = f" with {links['streams']} requests" if key == "http2" else ""
+            told.append(f"{name}: {links['busy']} busy{streams}, {links['idle']} idle")
+    return "; ".join(told) or "none"
 
 
 def _errors(errors: Sequence[Document], note: Note) -> str:

@@ -53,6 +53,21 @@ class RouteStatus(NamedTuple):
     """The base URL to call it by; None where it has none, such as a route whose upstream follows the request's host."""
 
 
+class RouteLinks(NamedTuple):
+    """A route's connections to its upstream now, by what they speak."""
+
+    http1_busy: int = 0
+    """Those that carry a request; in HTTP/2 several. Those that are being made count here."""
+    http1_idle: int = 0
+    http2_busy: int = 0
+    http2_idle: int = 0
+    streams: int = 0
+    """Requests under way in HTTP/2."""
+
+
+NO_LINKS: Final = RouteLinks()
+
+
 class RouteTraffic(NamedTuple):
     """What a route has carried since the start; the name is empty for what met no route."""
 
@@ -64,6 +79,9 @@ class RouteTraffic(NamedTuple):
     """Answers of the upstream's own."""
     upstream_5xx: int
     last_minute: Recent = NONE_YET
+    http2: int = 0
+    """Of the requests, those that came in HTTP/2."""
+    links: RouteLinks = NO_LINKS
 
 
 class Traffic(NamedTuple):
@@ -156,6 +174,8 @@ def document(
                     **route._asdict(),
                     "name": route.name or NO_ROUTE,
                     "last_minute": route.last_minute._asdict(),
+                    "http2": route.http2,
+                    "links": _links(route.links),
                 }
                 for route in traffic.routes
             ],
@@ -261,6 +281,13 @@ def _route(route: RouteStatus) -> dict[str, Any]:
         "refusing": _refusing(route.refusing),
         "last_refusal": _refusal(route.refusal),
         "ways_in": [{"kind": kind, "use": use} for kind, use in route.ways_in],
+    }
+
+
+def _links(links: RouteLinks) -> dict[str, Any]:
+    return {
+        "http1": {"busy": links.http1_busy, "idle": links.http1_idle},
+        "http2": {"busy": links.http2_busy, "idle": links.http2_idle, "streams": links.streams},
     }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, final
 from sidecar.admin.history import INTERVAL, History
 from sidecar.admin.status import (
     ProcessStatus,
+    RouteLinks,
     RouteStatus,
     RouteTraffic,
     Traffic,
@@ -39,6 +40,7 @@ from sidecar.observe.metrics import (
     TokenStatsTable,
 )
 from sidecar.proxy.explain import explain
+from sidecar.proxy.messages import HTTP1, HTTP2
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.routing.routes import Route
@@ -201,9 +203,20 @@ class View:
                 sum(stats.refused.values()),
                 *stats.upstream_errors(),
                 self._history.recent(name),
+                stats.http2,
+                self._links(name, stats),
             )
             for name, stats in self.routes()
         ]
+
+    def _links(self, name: str, stats: RouteStats) -> RouteLinks:
+        busy, idle = {HTTP1: 0, HTTP2: 0}, {HTTP1: 0, HTTP2: 0}
+        for pool in self._parts.proxy.pools:
+            if pool.destination.route.name == name:
+                carrying, resting = pool.links()
+                busy[pool.wire] += carrying
+                idle[pool.wire] += resting
+        return RouteLinks(busy[HTTP1], idle[HTTP1], busy[HTTP2], idle[HTTP2], stats.upstream_streams)
 
     def _route_status(self, route: Route) -> RouteStatus:
         config, parts = route.config, self._parts

@@ -72,7 +72,7 @@ def fuzz(target: str, *, runs: int, seconds: int) -> Outcome:
         f"-timeout={SLOWEST}",
         f"-rss_limit_mb={MEMORY}",
         f"-artifact_prefix={findings}/",
-        f"-dict={_HERE / _WORDS[target]}",
+        *(f"-dict={_HERE / words}" for words in _WORDS.get(target, ())),
         "-print_final_stats=1",
         "-reload=0",
     ]
@@ -105,11 +105,12 @@ def _child(target: str, arguments: list[str], log: Path) -> int:
 
 
 _WORDS: Final = {
-    "request": "http.dict",
-    "answer": "http.dict",
-    "config": "config.dict",
-    "token": "token.dict",
+    "request": ("http.dict",),
+    "answer": ("http.dict",),
+    "config": ("config.dict",),
+    "token": ("token.dict",),
 }
+"""Those of HTTP/2 are the names and values of its seeds: frames have no words."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,6 +14,7 @@ INSTRUMENTED: Final = {
     "config": ["sidecar.config", "sidecar.routing.routes", "sidecar.grammar.hosts"],
     "token": ["sidecar.tokens"],
     "http2": ["sidecar.proxy", "sidecar.routing.routes"],
+    "http2_answer": ["sidecar.proxy"],
 }
 """Only what is under test is watched: the rest runs at its own speed."""
 

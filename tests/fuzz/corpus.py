@@ -17,12 +17,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from tests.conformance.http2.answers import ANSWERS
 from tests.conformance.http2.heads import HEADS
 from tests.conformance.requests import REQUESTS
 from tests.conformance.responses import RESPONSES
 
-TARGETS: Final = ("token", "answer", "request", "config", "http2")
-LONGEST: Final = {"token": 2048, "answer": 2048, "request": 3072, "config": 512, "http2": 2048}
+TARGETS: Final = ("token", "answer", "request", "config", "http2", "http2_answer")
+LONGEST: Final = {
+    "token": 2048,
+    "answer": 2048,
+    "request": 3072,
+    "config": 512,
+    "http2": 2048,
+    "http2_answer": 2048,
+}
 """Bytes of an input. The limits of the stage are within reach; a configuration that is longer says nothing new."""
 
 _HERE: Final = Path(__file__).parent
@@ -166,7 +174,15 @@ def _frames() -> list[bytes]:
     return [bytes((0, number % 90, 0, number % 70)) + case.data for number, case in enumerate(HEADS)]
 
 
+def _answer_frames() -> list[bytes]:
+    return [
+        bytes((number % 4 | (number % 3 == 0) << 3, 0, number % 90, 0, number % 70)) + case.reply(1)
+        for number, case in enumerate(ANSWERS)
+    ]
+
+
 _SEEDS: Final = {
+    "http2_answer": _answer_frames,
     "http2": _frames,
     "request": _requests,
     "answer": _answers,

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from sidecar.runtime.tasks import Tasks
 from tests.conformance import strict
-from tests.conformance.memory import Memory, Played, make
+from tests.conformance.memory import Memory, Now, Played, make
 
 ROUTES: Final = """
 limits: {head: 1KiB, headers: 16, target: 256B, pipelined: 4}
@@ -21,7 +22,7 @@ routes:
   - {name: own, path_prefix: /own, upstream: "https://own.example", audience: "https://own.example", header: X-Token,
      protocol: http1}
 """
-"""Small limits: short inputs reach them. In HTTP/1.1 whatever comes: what reads it is strict."""
+"""Small limits: short inputs reach them. In HTTP/1.1 whatever comes, but for `http2_answer`: what reads it is strict."""
 
 SET_BY: Final = {
     b"billing.example": {b"authorization"},
@@ -63,9 +64,13 @@ class _Faults(logging.Handler):
 class Stage:
     """The proxy in memory, its tokens by upstream, and what it logged."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self.memory: Memory = self._loop.run_until_complete(make(ROUTES))
+    def __init__(self, protocol: str) -> None:
+        """`protocol` is what it speaks with its upstreams."""
+        self.loop = asyncio.new_event_loop()
+        routes = ROUTES.replace("protocol: http1", f"protocol: {protocol}")
+        self.memory: Memory = self.loop.run_until_complete(
+            make(routes, dials=Now if protocol == "http1" else Tasks)
+        )
         self.faults = _Faults()
         self.destinations = {
             fixed.host.encode(): fixed
@@ -75,7 +80,7 @@ class Stage:
 
     def close(self) -> None:
         """Let go of its event loop."""
-        self._loop.close()
+        self.loop.close()
 
     def begin(self) -> None:
         """No connection is left from before, and nothing is counted."""
@@ -123,15 +128,14 @@ class Stage:
 
 
 _LOG: Final = logging.getLogger("sidecar")
-_stage: Stage | None = None
+_stages: Final[dict[str, Stage]] = {}
 
 
-def on_stage(play: Callable[[Stage, bytes], None], data: bytes) -> None:
-    """Play on the one stage, made when it is first needed; what a finding left of it is thrown away."""
-    global _stage
-    if _stage is None:
-        _stage = Stage()
-    stage = _stage
+def on_stage(play: Callable[[Stage, bytes], None], data: bytes, protocol: str = "http1") -> None:
+    """Play on the one stage of this protocol, made when it is first needed; what a finding left of it is thrown away."""
+    if protocol not in _stages:
+        _stages[protocol] = Stage(protocol)
+    stage = _stages[protocol]
     propagated, _LOG.propagate = _LOG.propagate, False
     _LOG.addHandler(stage.faults)
     try:
@@ -146,11 +150,9 @@ def on_stage(play: Callable[[Stage, bytes], None], data: bytes) -> None:
 
 
 def leave_stage() -> None:
-    """Close it, if there is one."""
-    global _stage
-    if _stage is not None:
-        _stage.close()
-        _stage = None
+    """Close all that there are."""
+    while _stages:
+        _stages.popitem()[1].close()
 
 
 def places(data: bytes, size: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import answer, config, http2, request, token
+from tests.fuzz import answer, config, http2, http2_answer, request, token
 from tests.fuzz.corpus import LONGEST, TARGETS, kept, mutated_by
 from tests.fuzz.stage import leave_stage
 
@@ -18,6 +18,7 @@ RUN: dict[str, Callable[[bytes], None]] = {
     "request": request.target,
     "config": config.target,
     "http2": http2.target,
+    "http2_answer": http2_answer.target,
 }
 MUTATED = 300
 

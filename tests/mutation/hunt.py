@@ -53,7 +53,11 @@ PATIENCE = 3.0
 
 
 def refused_by_mypy() -> set[str]:
-    """The mutants in which mypy finds an error. As mutmut does it, but by `ast`: libcst takes minutes for these files."""
+    """The mutants in which mypy finds an error. As mutmut does it, but by `ast`: libcst takes minutes for these files.
+
+    A mutant may cause an error outside of itself: mypy takes an attribute's type from all of a class. Those are printed,
+    and the tests find that mutant.
+    """
     with change_cwd(WORK):
         errors = run_type_checker(config().type_check_command)
         found = set()
@@ -69,7 +73,8 @@ def refused_by_mypy() -> set[str]:
                     if at.lineno <= line <= (at.end_lineno or 0) and "__mutmut_" in at.name
                 ]
                 if not around:
-                    raise RuntimeError(f"mypy refuses {path}:{line}, which is no mutant")
+                    print(f"mypy refuses {path}:{line}, which is no mutant")
+                    continue
                 found.add(get_mutant_name(path.relative_to(Path.cwd()), around[0].name))
     return found
 

@@ -22,6 +22,8 @@ class Route(NamedTuple):
     name: str
     host: str
     audience: str
+    protocol: str = "auto"
+    """What its upstream is spoken to in."""
 
 
 class Way(NamedTuple):
@@ -76,24 +78,7 @@ class Client:
     @classmethod
     async def connect(cls, way: Way, context: ssl.SSLContext | None, *, narrow: bool = False) -> Client:
         """A new one; `narrow` takes little ahead of its reader."""
-        path = way.address.removeprefix("unix:")
-        host, _, port = way.address.rpartition(":")
-        family, address = (
-            (socket.AF_UNIX, path) if path != way.address else (socket.AF_INET, (host, int(port)))
-        )
-        sock = socket.socket(family)
-        try:
-            sock.setblocking(False)
-            if narrow:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-            await asyncio.get_running_loop().sock_connect(sock, address)
-            reader, writer = await asyncio.open_connection(
-                sock=sock, limit=65536, ssl=context, server_hostname="localhost" if context else None
-            )
-        except BaseException:
-            sock.close()
-            raise
-        return cls(reader, writer, way)
+        return cls(*await connected(way, context, narrow=narrow), way)
 
     def head(
         self, method: str, target: str, route: Route, identity: str, *lines: str, version: str = "1.1"
@@ -175,6 +160,27 @@ class Client:
     def close(self) -> None:
         self.open = False
         self.writer.transport.abort()
+
+
+async def connected(
+    way: Way, context: ssl.SSLContext | None, *, narrow: bool = False
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A new connection to the sidecar; `narrow` as above."""
+    path = way.address.removeprefix("unix:")
+    host, _, port = way.address.rpartition(":")
+    family, address = (socket.AF_UNIX, path) if path != way.address else (socket.AF_INET, (host, int(port)))
+    sock = socket.socket(family)
+    try:
+        sock.setblocking(False)
+        if narrow:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        return await asyncio.open_connection(
+            sock=sock, limit=65536, ssl=context, server_hostname="localhost" if context else None
+        )
+    except BaseException:
+        sock.close()
+        raise
 
 
 def judge(

@@ -33,8 +33,8 @@ TOKEN_REASONS = (
     *("credential_invalid", "subject_token_failed", "no_service_account"),
 )
 NO_TOKEN = frozenset(f"503 {reason}" for reason in TOKEN_REASONS)
-LOST = frozenset({"502 upstream_closed"})
-"""The upstream left before it answered."""
+LOST = frozenset({"502 upstream_closed", "502 upstream_reset"})
+"""The upstream left before it answered, or ended the request's stream."""
 CUT_OFF = LOST | {"cut", "502 upstream_incomplete"}
 """It may also have left in mid-answer."""
 GONE = CUT_OFF | {

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any
 
 from tests.soak.client import CutError, Outcome, Route, Way
-from tests.soak.operations import OPERATIONS
+from tests.soak.operations import NOT_CARRIED, OPERATIONS
 from tests.soak.worker import HANG, Worker
 
 
@@ -62,6 +62,8 @@ class Load:
                 self.resting -= 1
             (operation,) = worker.random.choices(operations, weights)
             route = worker.route()
+            while route.protocol == NOT_CARRIED.get(operation):
+                route = worker.route()
             began = loop.time()
             try:
                 async with asyncio.timeout(HANG):

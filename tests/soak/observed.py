@@ -14,16 +14,24 @@ import sys
 import threading
 from collections import Counter
 
+from sidecar.admin.renderings import Rendering
 from sidecar.cli.commands import main
 from sidecar.net.tls import TlsTransport
 from sidecar.observe.heap import own_heap
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.downstream import DownstreamConnection
 from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.proxy.http2.app_stream import AppStream
+from sidecar.proxy.http2.downstream import Http2Downstream
+from sidecar.proxy.http2.upstream import Http2Upstream
+from sidecar.proxy.http2.upstream_stream import UpstreamStream
 from sidecar.proxy.pool.pool import Pool
 from sidecar.tokens.entry import Entry
 
-KINDS = (Exchange, DownstreamConnection, UpstreamConnection, Pool, TlsTransport)
+KINDS = (
+    *(Exchange, DownstreamConnection, UpstreamConnection, Pool, TlsTransport),
+    *(Http2Downstream, AppStream, Http2Upstream, UpstreamStream),
+)
 
 
 def resident() -> float:
@@ -43,7 +51,7 @@ def comes_and_goes(thread: threading.Thread) -> bool:
     return thread.name.startswith(("asyncio_", "look-up", "token fetch"))
 
 
-def described(connection: UpstreamConnection) -> str:
+def described(connection: UpstreamConnection | Http2Upstream) -> str:
     """What an upstream connection is at, for who wonders why it is there."""
     transport, pool = connection.transport, connection._pool
     return (
@@ -58,13 +66,19 @@ def of_the_cache(timer: asyncio.TimerHandle) -> bool:
     return bool(arguments) and isinstance(arguments[0], Entry) and not arguments[0].pinned
 
 
+def of_the_scrape(timer: asyncio.TimerHandle) -> bool:
+    """Whether a timer drops what /metrics was answered with: this soak reads it while it looks."""
+    return isinstance(getattr(timer._callback, "__self__", None), Rendering)  # type: ignore[attr-defined]
+
+
 def write_down(_number: int, _frame: object) -> None:
     """Tasks, timers, threads and the objects that hold a connection, as JSON."""
     loop = asyncio.get_running_loop()
     gc.collect()
     tracked = gc.get_objects()
     objects = Counter(map(type, tracked))
-    timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    scheduled = loop._scheduled  # type: ignore[attr-defined]
+    timers = [timer for timer in scheduled if not timer.cancelled() and not of_the_scrape(timer)]
     found = {
         "tasks": sorted(task.get_name() for task in asyncio.all_tasks(loop)),
         "timers": len(timers) - sum(map(of_the_cache, timers)),
@@ -74,7 +88,7 @@ def write_down(_number: int, _frame: object) -> None:
         # threads, and without fetches: pinned tokens are renewed at any time, and there is a gauge for those that stay.
         "threads": len(os.listdir("/proc/self/task")) - sum(map(comes_and_goes, threading.enumerate())),
         "objects": {kind.__name__: objects[kind] for kind in KINDS},
-        "left": [described(it) for it in tracked if isinstance(it, UpstreamConnection)],
+        "left": [described(it) for it in tracked if isinstance(it, UpstreamConnection | Http2Upstream)],
         "tracked": sum(objects.values()),
         "blocks": sys.getallocatedblocks(),
     }

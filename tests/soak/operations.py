@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from tests.soak.client import OK, Client, CutError, Outcome, Route, judge
+from tests.soak.http2_operations import CALLS
+from tests.soak.http2_operations import OPERATIONS as HTTP2_OPERATIONS
 from tests.soak.pattern import Checker, Pattern
 from tests.soak.worker import HANG, Worker
 
@@ -308,5 +310,12 @@ OPERATIONS: dict[Callable[[Worker, Route], Awaitable[list[Outcome]]], float] = {
         stream_down: 1.5,
     },
     **{slow_writer: 0.7, slow_reader: 0.7, both_ways: 1, expecting: 3, tunnel: 4},
+    **HTTP2_OPERATIONS,
     **{vanish_asking: 3, vanish_answered: 3, malformed: 3, stranger: 1, nowhere: 2},
 }
+
+NOT_CARRIED: dict[Callable[[Worker, Route], Awaitable[list[Outcome]]], str] = {
+    tunnel: "http2",
+    **dict.fromkeys(CALLS, "http1"),
+}
+"""The protocol that an upstream must not be spoken to in: HTTP/2 has no upgrades, and HTTP/1.1 no gRPC."""

@@ -24,6 +24,7 @@ SHOWN = 25
 """Findings that the report shows."""
 COUNTED = (
     *("requests", "refused", "retries", "token_replays", "upgrades", "upstream_connections_opened"),
+    *("http2_requests", "grpc_calls", "http2_resets", "flow_control_stalls"),
     *("token_fetches", "token_invalidated", "config_reloads"),
 )
 

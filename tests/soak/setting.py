@@ -34,6 +34,8 @@ class Plan(NamedTuple):
     """Whether its ID tokens are a person's, for gcloud's client id."""
     wild: bool = False
     """Whether it follows the request's host, with a token for each."""
+    protocol: str = "auto"
+    """What the upstream is spoken to in: as the app does, or one of the two whatever the app speaks."""
 
 
 ROUTES: Mapping[str, Plan] = {
@@ -46,6 +48,8 @@ ROUTES: Mapping[str, Plan] = {
     "me": Plan("me", A, False, frozenset({OAUTH}), person=True),
     "access": Plan("default", A, False, frozenset({METADATA}), scope=f"{_SCOPE}pubsub"),
     "access-tls": Plan("key", B, True, frozenset({OAUTH}), scope=f"{_SCOPE}devstorage.read_only"),
+    "to-http1": Plan("default", B, True, frozenset({METADATA}), protocol="http1"),
+    "to-http2": Plan("key", A, False, frozenset({OAUTH}), protocol="http2"),
     "wild": Plan("default", B, True, frozenset({METADATA}), wild=True),
 }
 CONCERNS = {name: plan.servers | {plan.upstream} for name, plan in ROUTES.items()}
@@ -60,7 +64,7 @@ def routes(*, wild: bool) -> list[Route]:
             found += [Route(name, host, f"https://{host}") for host in HOSTS if wild]
             continue
         audience = ADC_CLIENT_ID if plan.person else plan.scope or f"https://{name}.soak"
-        found.append(Route(name, f"{name}.test", audience))
+        found.append(Route(name, f"{name}.test", audience, plan.protocol))
     return found
 
 
@@ -109,6 +113,7 @@ def _route(name: str, plan: Plan, directory: Path, ports: Mapping[str, int], ext
         "credential": plan.credential,
         "target": "other",
         "on_conflict": "replace",
+        "protocol": plan.protocol,
         # What a reload changes, so that the route's connections are new ones.
         "timeouts": {"connect": "10s", "response": "8s", "idle": "11s" if extra else "10s"},
     }

@@ -13,6 +13,9 @@ import pytest
 from tests.soak.client import OK, Answer, Outcome, Route
 from tests.soak.client import judge as judge_answer
 from tests.soak.faults import KINDS, METADATA, PROCESS, A, B, Window
+from tests.soak.http2 import Messages
+from tests.soak.http2 import messages as framed
+from tests.soak.http2_operations import judged
 from tests.soak.judge import Failure, Quiet, judge_journal, judge_leaks, judge_requests, starved
 from tests.soak.pattern import BLOCK, Checker, Pattern
 from tests.soak.setting import CONCERNS, SECRET
@@ -161,7 +164,7 @@ def test_what_came_by_another_way_is_noticed(lines: str, asked_for: str | None, 
     secured = None if asked_for is None else SimpleNamespace(asked_for=asked_for)
     writer: Any = SimpleNamespace(get_extra_info=lambda _: secured)
     reader: Any = None
-    head = Head(f"GET / HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+    head = Head.of_http1(f"GET / HTTP/1.1\r\n{lines}\r\n\r\n".encode())
     assert bool(Upstream.misdirected(Wire(reader, writer), head)) is wrong
 
 
@@ -185,3 +188,39 @@ def test_what_the_upstreams_saw_is_judged() -> None:
     """A POST that arrived twice, and whatever must not arrive at all."""
     assert judge_journal(["POST 1", "POST 2"]) == []
     assert len(judge_journal(["POST 1", "POST 1", "WRONG a token that expired"])) == 2
+
+
+# HTTP/2
+
+
+def call(status: str, message: str = "", **headers: str) -> Answer:
+    return Answer(200, {"grpc-status": status, "grpc-message": message, **headers}, b"")
+
+
+OWN = {"x-soak-id": "1", "x-soak-route": "meta", "x-soak-aud": META.audience}
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        (call("0", **OWN), "ok"),
+        (call("0"), "wrong"),
+        (call("0", **{**OWN, "x-soak-route": "key"}), "wrong"),
+        (call("14", "token_denied: no"), "503 token_denied"),
+        (call("4", "deadline_exceeded: late"), "504 deadline_exceeded"),
+        (call("14", "upstream_reset: in mid-answer", **OWN), "cut"),
+        (call("16", "The target refused it"), "401"),
+        (call("13", "who knows"), "wrong"),
+    ],
+    ids=["well", "nobody's", "another route's", "no token", "late", "cut", "refused", "unknown"],
+)
+def test_a_call_s_end_says_what_became_of_it(answer: Answer, what: str) -> None:
+    """As the status of a plain request does."""
+    assert judged(answer, META, "1", None).what == what
+
+
+def test_messages_come_in_any_pieces() -> None:
+    """What they hold, in order."""
+    data = framed(b"abc") + framed(b"") + framed(b"d" * 300)
+    unframed = Messages()
+    assert b"".join(unframed.feed(data[i : i + 7]) for i in range(0, len(data), 7)) == b"abc" + b"d" * 300

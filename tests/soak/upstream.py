@@ -20,10 +20,13 @@ import time
 from random import Random
 from typing import Any
 
+import h2.events
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from tests.soak.http2 import Http2, Stream
+from tests.soak.http2_upstream import StreamWire
 from tests.soak.pattern import Checker, Pattern
 from tests.support.sidecar import ask
 
@@ -42,17 +45,29 @@ GARBAGE = (
 class Head:
     """A request's head."""
 
-    def __init__(self, raw: bytes) -> None:
-        first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
-        self.method, target, _ = first.split(" ")
+    def __init__(self, method: str, target: str, fields: list[tuple[str, str]]) -> None:
+        self.method = method
         path, _, query = target.partition("?")
         self.path = path
         self.query = dict(pair.split("=", 1) for pair in query.split("&") if pair)
-        self.fields = [
-            (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)
-        ]
+        self.fields = fields
         self.headers = dict(self.fields)
         self.identity = self.headers.get("x-soak-id", "")
+
+    @classmethod
+    def of_http1(cls, raw: bytes) -> Head:
+        """From its bytes; ValueError where they are none."""
+        first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
+        method, target, _ = first.split(" ")
+        parts = (line.partition(":") for line in lines)
+        return cls(method, target, [(name.lower(), value.strip()) for name, _, value in parts])
+
+    @classmethod
+    def of_http2(cls, lines: Any) -> Head:
+        """From its lines."""
+        fields = [(name.decode(), value.decode("latin-1")) for name, value in lines]
+        pseudo = dict(fields)
+        return cls(pseudo[":method"], pseudo[":path"], [*fields, ("host", pseudo[":authority"])])
 
 
 class Verifier:
@@ -119,6 +134,7 @@ class Upstream:
             if listener["certificate"]:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 context.load_cert_chain(listener["certificate"])
+                context.set_alpn_protocols(["h2", "http/1.1"])
                 context.sni_callback = remember_name
             route = listener["route"]
             await asyncio.start_server(
@@ -151,21 +167,60 @@ class Upstream:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, route: str) -> None:
         """One connection."""
         try:
-            while await self.exchange(Wire(reader, writer), route):
-                pass
+            raw = await reader.readuntil(b"\r\n\r\n")
+            if raw.startswith(b"PRI "):
+                await self.serve_http2(reader, writer, route, raw)
+                return
+            while await self.exchange(Wire(reader, writer), route, raw):
+                raw = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, TimeoutError):
             pass
         finally:
             writer.close()
 
-    async def exchange(self, wire: Wire, route: str) -> bool:
-        """One request; whether another may come."""
-        raw = await wire.reader.readuntil(b"\r\n\r\n")
+    async def serve_http2(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, route: str, raw: bytes
+    ) -> None:
+        """One connection in HTTP/2; `raw` was read already."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        def asked(stream: Stream, event: h2.events.RequestReceived) -> None:
+            task = asyncio.create_task(self.stream(stream, Head.of_http2(event.headers), route))  # noqa: TID251
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        connection = Http2(reader, writer, asked=asked)
         try:
-            head = Head(raw)
+            await connection.run(raw)
+        finally:
+            for task in list(tasks):
+                task.cancel()
+
+    async def stream(self, stream: Stream, head: Head, route: str) -> None:
+        """One request in HTTP/2."""
+        connection = stream.connection
+        wire = StreamWire(
+            stream, connection.writer, grpc=head.headers.get("content-type") == "application/grpc"
+        )
+        try:
+            goes_on = await self.answer(wire, head, route)
+        except (ConnectionError, TimeoutError):
+            goes_on = True
+        connection.streams.pop(stream.number, None)
+        if not goes_on:
+            connection.announce_end()
+
+    async def exchange(self, wire: Wire, route: str, raw: bytes) -> bool:
+        """One request in HTTP/1.1, whose head is `raw`; whether another may come."""
+        try:
+            head = Head.of_http1(raw)
         except ValueError:
             self.note("WRONG", f"{route} was sent what is no request: {raw[-200:]!r}")
             return False
+        return await self.answer(wire, head, route)
+
+    async def answer(self, wire: Wire | StreamWire, head: Head, route: str) -> bool:
+        """One request; whether another may come."""
         if head.method == "POST":
             self.note("POST", head.identity)
         if not head.identity or head.identity.startswith("bad-"):
@@ -185,17 +240,19 @@ class Upstream:
             return await wire.refuse(head, answer)
         if fault and await self.breaks(wire, fault):
             return False
-        if head.path == "/tunnel":
+        if head.path == "/tunnel" and isinstance(wire, Wire):
             return await self.tunnel(wire, head, answer)
+        if head.path == "/late":
+            await asyncio.sleep(STALL)
         if "expect" in head.headers:
-            wire.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            wire.go_on()
         if head.path == "/mirror":
             await wire.mirror(head, answer)
             return True
         return await self.echo(wire, head, answer, fault)
 
     @staticmethod
-    def misdirected(wire: Wire, head: Head) -> list[str]:
+    def misdirected(wire: Wire | StreamWire, head: Head) -> list[str]:
         """What a request has that it must not have come here with."""
         found = []
         secured = wire.writer.get_extra_info("ssl_object")
@@ -206,13 +263,13 @@ class Upstream:
             found.append("the listener's secret")
         return found
 
-    async def breaks(self, wire: Wire, fault: str) -> bool:
+    async def breaks(self, wire: Wire | StreamWire, fault: str) -> bool:
         """Do what a fault does before an answer; whether that was all."""
         match fault:
             case "reset":
                 wire.reset()
             case "garbage":
-                wire.writer.write(self.random.choice(GARBAGE))
+                wire.garbage(self.random.choice(GARBAGE))
                 await wire.writer.drain()
             case "stall":
                 await asyncio.sleep(STALL)
@@ -220,7 +277,9 @@ class Upstream:
                 await asyncio.sleep(self.random.uniform(0.05, 0.8))
         return fault in ("reset", "garbage")
 
-    async def echo(self, wire: Wire, head: Head, answer: list[tuple[str, str]], fault: str) -> bool:
+    async def echo(
+        self, wire: Wire | StreamWire, head: Head, answer: list[tuple[str, str]], fault: str
+    ) -> bool:
         """Take the body, and answer with one of the size that was asked for."""
         received = Checker(f"{head.identity}/request", int(head.headers.get("x-soak-size", 0)))
         async for piece in wire.body(head):
@@ -228,10 +287,13 @@ class Upstream:
         answer.append(("X-Soak-Intact", str(int(received.complete))))
         size, framing = int(head.query.get("size", 0)), head.query.get("framing", "length")
         # The end of the connection ends a body without a length: cut short, nobody could tell.
-        cut = size // 2 if fault == "truncate" and framing != "close" else None
+        whole = framing == "close" or (isinstance(wire, StreamWire) and framing != "length")
+        cut = size // 2 if fault == "truncate" and not whole else None
         await wire.send(head, 200, answer, Pattern(f"{head.identity}/answer", size), framing, cut)
         if fault == "close_idle":
             await asyncio.sleep(self.random.uniform(0, 0.05))
+        if isinstance(wire, StreamWire):
+            return fault != "close_idle"
         return framing != "close" and fault not in ("close_idle", "truncate")
 
     async def tunnel(self, wire: Wire, head: Head, answer: list[tuple[str, str]]) -> bool:
@@ -325,6 +387,14 @@ class Wire:
             self.writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await self.writer.drain()
         self.writer.write(b"0\r\n\r\n")
+
+    def go_on(self) -> None:
+        """100 Continue."""
+        self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def garbage(self, text: bytes) -> None:
+        """An answer that is none."""
+        self.writer.write(text)
 
     def reset(self) -> None:
         """Close with RST."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from tests.soak.client import Client, Outcome, Route, Way
+from tests.soak.client import Client, Outcome, Route, Way, connected
+from tests.soak.http2 import Http2
 
 HANG = 45.0
 """Seconds after which a request has hung; what the configured timeouts allow together is less."""
@@ -40,6 +41,10 @@ class Worker:
         self.way = ""
         """By which the last connection came."""
         self.client: Client | None = None
+        self.http2: Http2 | None = None
+        self.required: str | None = None
+        """A header line that each request on the connection of HTTP/2 must have."""
+        self._reading: asyncio.Task[None] | None = None
 
     def route(self) -> Route:
         """Any route, at any of its hosts."""
@@ -65,8 +70,28 @@ class Worker:
         self.client.used_mono = now
         return self.client
 
+    async def http2_connection(self) -> Http2:
+        """The one of HTTP/2 if it takes another request, else a new one."""
+        if self.http2 is None or self.http2.leaving:
+            way = self.random.choice(list(self._ways))
+            context = None
+            if way.ca_file is not None:
+                context = ssl.create_default_context(cafile=way.ca_file)
+                context.set_alpn_protocols(["h2"])
+            made = Http2(*await connected(way, context))
+            if self.http2 is not None and not self.http2.leaving:
+                made.writer.transport.abort()  # another request has made one meanwhile
+                return self.http2
+            self.way, self.required, self.http2 = way.name, way.required, made
+            self._reading = asyncio.create_task(made.run())  # noqa: TID251
+        return self.http2
+
     def leave(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connections, if there are any."""
+        if self.http2 is not None:
+            self.http2.leaving = True
+            self.http2.writer.transport.abort()
+            self.http2 = None
         if self.client is not None:
             self.client.close()
             self.client = None

@@ -25,7 +25,13 @@ from tests.support.sidecar import COMMAND, LIMIT, ask, clean_environment, free_p
 
 LIFE = 20
 """Seconds that every token lives."""
-GAUGES = ("requests_in_flight", "upstream_connections", "token_waiting", "token_fetch_threads")
+GAUGES = (
+    "requests_in_flight",
+    "upstream_connections",
+    "upstream_streams",
+    "token_waiting",
+    "token_fetch_threads",
+)
 
 
 async def spawn(*command: str, environ: Mapping[str, str], **streams: Any) -> asyncio.subprocess.Process:

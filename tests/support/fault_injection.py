@@ -44,6 +44,11 @@ from sidecar.proxy.handshakes import Handshakes
 from sidecar.proxy.http1.downstream import DownstreamConnection
 from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.upstream import UpstreamConnection
+from sidecar.proxy.http2.app_stream import AppStream
+from sidecar.proxy.http2.connection import Http2Connection
+from sidecar.proxy.http2.downstream import Http2Downstream
+from sidecar.proxy.http2.upstream import Http2Upstream
+from sidecar.proxy.http2.upstream_stream import UpstreamStream
 from sidecar.proxy.pool.places import Places
 from sidecar.proxy.pool.pool import Pool, Pools
 from sidecar.proxy.server import Proxy
@@ -57,6 +62,11 @@ OWNERS = (
     Callers,
     DownstreamConnection,
     UpstreamConnection,
+    Http2Connection,
+    Http2Downstream,
+    Http2Upstream,
+    AppStream,
+    UpstreamStream,
     Exchange,
     Handshakes,
     HeldBody,
@@ -118,7 +128,34 @@ LEFT_OUT_OF = {
     (UpstreamConnection, "resume_writing"): _GUARD_WITHIN,
     (Exchange, "_token_settled"): _GUARD_WITHIN,
 }
+LEFT_OUT_OF |= {
+    (Http2Downstream, "connection_lost"): _GUARD_WITHIN,
+    (Http2Downstream, "data_received"): _GUARD_WITHIN,
+    (Http2Downstream, "pause_writing"): "one assignment",
+    (Http2Downstream, "resume_writing"): "as _write_now, which it leads to",
+    (Http2Downstream, "_write_now"): _GUARD_WITHIN,
+    (Http2Downstream, "eof_received"): "does nothing",
+    (Http2Downstream, "note_fault"): "the guard itself",
+    (Http2Downstream, "write"): _GUARD_WITHIN,
+    (Http2Downstream, "_stream_fault"): "the guard itself",
+    (Http2Upstream, "connection_made"): _GUARD_WITHIN,
+    (Http2Upstream, "connection_lost"): _GUARD_WITHIN,
+    (Http2Upstream, "data_received"): _GUARD_WITHIN,
+    (Http2Upstream, "pause_writing"): "one assignment",
+    (Http2Upstream, "resume_writing"): "as _write_now, which it leads to",
+    (Http2Upstream, "_write_now"): _GUARD_WITHIN,
+    (Http2Upstream, "eof_received"): "does nothing",
+    (Http2Upstream, "abort"): "the guard itself",
+    (UpstreamStream, "cancel"): _GUARD_WITHIN,
+    (Http2Upstream, "note_fault"): "the guard itself",
+    (Http2Upstream, "_lose_all"): "the guard itself",
+    (Http2Downstream, "_all_gone"): "the guard itself",
+    (Http2Upstream, "write"): _GUARD_WITHIN,
+}
+TRIED = {(UpstreamStream, "lost"), (Http2Downstream, "_closed"), (Http2Upstream, "_closed")}
+"""What has a name of `LEFT_OUT`, and does more than its namesakes."""
 NOT_AFTER = {
+    (Http2Upstream, "open"): "nothing happens between its return and the assignment of what it gave",
     (Pool, "acquire"): "nothing happens between its return and the assignment of what it gave",
 }
 
@@ -140,6 +177,10 @@ class Point(NamedTuple):
         return f"{self.error.__name__} {when} {self.owner.__name__}.{self.name}, call {self.nth}"
 
 
+def _is_left_out(owner: type, name: str) -> bool:
+    return (owner, name) in LEFT_OUT_OF or (name in LEFT_OUT and (owner, name) not in TRIED)
+
+
 class Injection:
     """Counts the calls of every method, and has one of them raise."""
 
@@ -156,7 +197,7 @@ class Injection:
         patch = pytest.MonkeyPatch()
         for owner in OWNERS:
             for name, method in vars(owner).items():
-                if inspect.isfunction(method) and name not in LEFT_OUT and (owner, name) not in LEFT_OUT_OF:
+                if inspect.isfunction(method) and not _is_left_out(owner, name):
                     patch.setattr(owner, name, self._wrapped(owner, name, method))
         try:
             yield

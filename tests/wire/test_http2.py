@@ -25,7 +25,9 @@ from h2.settings import SettingCodes
 from sidecar.proxy.http2.app_stream import AppStream
 from tests.support.h2_frames import (
     ACK,
+    CONTINUATION,
     DATA,
+    END_HEADERS,
     GOAWAY,
     PING,
     PREFACE,
@@ -326,6 +328,43 @@ async def test_one_reader_that_stops_holds_up_nobody_else(wire: Wire) -> None:
     await target.flush()
     while not any(isinstance(event, StreamEnded) and event.stream_id == slow for event in app.seen):
         assert await app.read()
+
+
+async def test_a_head_without_an_end_is_given_up(wire: Wire) -> None:
+    """After `limits.head_timeout`, however often it goes on: nothing else can come on its connection. Another head begun
+    meanwhile has its own time."""
+    await wire.start(top="limits: {head_timeout: 5s}")
+    end = await wire.app()
+    await end.send(PREFACE + settings() + headers(1, GET, end_headers=False))
+    await wire.turn(lambda: wire.proxy.connections)
+    continued = frame(CONTINUATION, 0, 1, b"")
+    reader, seen, began_mono = FrameReader(), list[Frame](), wire.clock.mono()
+    while not wire.proxy.ledger.unrouted.refused:
+        assert wire.clock.mono() < began_mono + 10
+        await end.send(continued)
+        await wire.yield_()
+        wire.clock.advance(1.0)
+    async with asyncio.timeout(LIMIT):
+        while data_in := await end.reader.read(65536):
+            seen += reader.feed(data_in)
+    assert [one.name for one in seen if one.kind == GOAWAY] == ["GOAWAY(ENHANCE_YOUR_CALM)"]
+    assert wire.proxy.ledger.unrouted.refused == {"head_timeout": 1}
+
+
+async def test_heads_that_are_slow_and_end_are_served(wire: Wire) -> None:
+    """Each within the limit, all of them together beyond."""
+    await wire.start(top="limits: {head_timeout: 5s}")
+    end = await wire.app()
+    await end.send(PREFACE + settings())
+    for stream in (1, 3, 5):
+        await end.send(headers(stream, GET, end_headers=False))
+        await wire.turn(lambda: wire.proxy.connections)
+        for _ in range(3):
+            await wire.yield_()
+            wire.clock.advance(1.0)
+        await end.send(frame(CONTINUATION, END_HEADERS, stream))
+        await wire.turn(lambda count=(stream + 1) // 2: wire.stats.in_flight == count)
+    assert wire.proxy.ledger.unrouted.refused == {}
 
 
 async def test_a_target_says_how_many_requests_it_takes(wire: Wire) -> None:

@@ -236,13 +236,25 @@ class AppStream(AppSide):
         self.exchange = None
         self._quiet_since_mono = now_mono
         self._seen = ()
-        self._credit()
         self._connection.ended(self, now_mono)
+        self._credit()
 
     def faulted(self, exchange: Relay, fault: Exception) -> None:
         self._connection.note_fault(fault)
-        if self.exchange is not None and exchange is self.exchange:
+        self.end_by_fault()
+        self._connection.write_soon()
+
+    def _is_done(self) -> bool:
+        return self.exchange is None
+
+    def end_by_fault(self) -> None:
+        """Answer so where that is still possible; end the stream in any case."""
+        if self.exchange is not None:
             self.exchange.end_by_fault(internal())
+            if self._is_done():
+                return
+            self.exchange = None
+        self.http2.reset(self.id, INTERNAL_ERROR)
 
     def gone(self, error: SidecarError) -> None:
         """The app has ended the stream, or its connection; what was not credited is, or it would be missing for all

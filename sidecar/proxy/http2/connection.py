@@ -7,7 +7,8 @@ message a peer may send. The only module of the data path that imports ngh2. Mad
 What libnghttp2 sees to: frames, HPACK, stream states, flow control, connection-specific fields, pseudo-headers and
 their order, Content-Length against DATA, the acknowledgement of SETTINGS and PING. What it leaves to its caller, and is
 done here: what is received is credited by hand (`credit`), with a connection's window as large as all its streams'
-together, so that one that is not read holds up no other; slow floods; a GOAWAY where it has none to give.
+together, so that one that is not read holds up no other; slow floods; a GOAWAY where it has none to give. `frames` sees
+what it does not tell.
 
 A call for a stream that the peer has ended meanwhile does nothing: the event that says so is still to be read.
 """
@@ -35,6 +36,7 @@ from ngh2 import WindowUpdated as Window
 from sidecar.config.models import Limits
 from sidecar.errors import Reason
 from sidecar.proxy.fields.headers import Fields
+from sidecar.proxy.http2.frames import FrameWalk
 
 __all__ = (
     "Answer",
@@ -111,7 +113,17 @@ def code_name(code: int) -> str:
 class Http2Connection:
     """See the module's docstring."""
 
-    __slots__ = ("_allowance", "_as_of_mono", "_inner", "fault", "is_dead", "peer_code", "reason")
+    __slots__ = (
+        "_allowance",
+        "_as_of_mono",
+        "_has_ended",
+        "_inner",
+        "fault",
+        "is_dead",
+        "peer_code",
+        "reason",
+        "walk",
+    )
 
     def __init__(self, limits: Limits, now_mono: float, *, is_client: bool, streams: int) -> None:
         """`streams` is how many may be open at once; `now_mono` the monotonic second."""
@@ -136,8 +148,12 @@ class Http2Connection:
             settings[Setting.MAX_CONCURRENT_STREAMS] = streams
         self._inner.initiate_connection(settings)
         self._inner.set_local_window_size(min(_LARGEST_WINDOW, max(65535, window * streams)))
+        self.walk = None if is_client else FrameWalk()
+        """Over what an app sends; a target has to answer in time as it is."""
         self._allowance = _ALLOWANCE
         self._as_of_mono = now_mono
+        self._has_ended = False
+        """Whether a last GOAWAY was framed."""
         self.is_dead = False
         """Nothing more is to be fed: what is left is to send `take()` and to close."""
         self.peer_code = NO_ERROR
@@ -153,6 +169,8 @@ class Http2Connection:
         """What `data` comes to."""
         if self.is_dead:
             return []
+        if self.walk is not None:
+            self.walk.follow(data)
         try:
             self._inner.receive_data(data)
         except ngh2.DenialOfServiceError as error:
@@ -160,6 +178,9 @@ class Http2Connection:
             self._end(str(error), Reason.HEAD_TOO_LARGE if large else Reason.TOO_MANY_FRAMES)
         except NGH2Error as error:
             self._end(str(error), Reason.MALFORMED_REQUEST)
+        if self.walk is not None and self.walk.is_malformed and not self.is_dead:
+            why = "a PRIORITY frame on no stream, or one that depends on itself"
+            self.give_up(PROTOCOL_ERROR, why, Reason.MALFORMED_REQUEST)
         events = self._inner.events()
         for event in events:
             if type(event) is GoAway:
@@ -179,6 +200,8 @@ class Http2Connection:
 
     def last_words(self) -> bytes:
         """A GOAWAY with ENHANCE_YOUR_CALM, for a connection whose state machine has broken: it has nothing to say."""
+        if self._has_ended:
+            return b""
         return (
             b"\x00\x00\x08\x07\x00\x00\x00\x00\x00"
             + _LARGEST_WINDOW.to_bytes(4)
@@ -195,9 +218,14 @@ class Http2Connection:
         self._as_of_mono = now_mono
         if self._allowance >= 0 or self.is_dead:
             return False
-        self.goaway(ENHANCE_YOUR_CALM, final=True)
-        self._end("too many frames that are part of no message", Reason.TOO_MANY_FRAMES)
+        why = "too many frames that are part of no message"
+        self.give_up(ENHANCE_YOUR_CALM, why, Reason.TOO_MANY_FRAMES)
         return True
+
+    def give_up(self, code: int, why: str, reason: Reason) -> None:
+        """End the connection for what the peer has done."""
+        self.goaway(code, final=True)
+        self._end(why, reason)
 
     def _end(self, why: str, reason: Reason) -> None:
         self.is_dead = True
@@ -285,6 +313,7 @@ class Http2Connection:
         """Begin nothing more; `final` ends what is under way, too."""
         with contextlib.suppress(NGH2Error):
             if final:
+                self._has_ended = True
                 self._inner.terminate_connection(code)
             else:
                 self._inner.send_goaway(code)

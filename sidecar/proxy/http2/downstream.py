@@ -89,6 +89,8 @@ class Http2Downstream(Connection, Writer, Receiver):
         "_barred",
         "_connections",
         "_done",
+        "_head_since_mono",
+        "_heads",
         "_is_full",
         "_last_call_mono",
         "_moved_mono",
@@ -135,6 +137,9 @@ class Http2Downstream(Connection, Writer, Receiver):
         self._seen_unsent = 0
         self._moved_mono = now_mono
         """When the app last took bytes, as far as sweeps have seen."""
+        self._heads = 0
+        self._head_since_mono = 0.0
+        """Which head is not whole, by its number, and when that was first seen; 0: none."""
         self._last_call_mono = 0.0
         """When the end was announced; 0 before, and once no further request is taken."""
 
@@ -162,13 +167,17 @@ class Http2Downstream(Connection, Writer, Receiver):
         if exc is not None and not isinstance(exc, OSError):
             error = internal()
         try:
-            for stream in list(self._streams.values()):
-                stream.gone(error)
+            self._all_gone(error)
             self._streams.clear()
-        except Exception as fault:  # noqa: BLE001  # logged and counted
-            self.context.faults.note(fault, "end of a connection from the app")
         finally:
             self._connections.closed(self)
+
+    def _all_gone(self, error: SidecarError) -> None:
+        for stream in list(self._streams.values()):
+            try:
+                stream.gone(error)
+            except Exception as fault:  # noqa: BLE001  # logged and counted there
+                self._stream_fault(stream, fault)
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -195,7 +204,10 @@ class Http2Downstream(Connection, Writer, Receiver):
             else:
                 self._other(event, to_flush)
         for exchange in to_flush:
-            exchange.flush_request()
+            try:
+                exchange.flush_request()
+            except Exception as fault:  # noqa: BLE001  # the exchange's app side logs and counts it
+                exchange.faulted(fault)
         self.write()
 
     def _body(self, stream: AppStream, event: Data, to_flush: list[Exchange]) -> None:
@@ -205,7 +217,7 @@ class Http2Downstream(Connection, Writer, Receiver):
                 self._spend(event)
             stream.received(event.data, end=event.end_stream)
         except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
+            self._stream_fault(stream, fault)
         else:
             if exchange is not None and exchange not in to_flush:
                 to_flush.append(exchange)
@@ -215,7 +227,6 @@ class Http2Downstream(Connection, Writer, Receiver):
         request = lines.Http2Request(context.clock.mono())
         stream = AppStream(self, event.stream_id, request, context.limits.buffer)
         self._streams[event.stream_id] = stream
-        exchange: Exchange | None = None
         try:
             try:
                 lines.read_request(request, event.headers, context.limits, end=event.end_stream)
@@ -227,10 +238,9 @@ class Http2Downstream(Connection, Writer, Receiver):
                 return
             stream.exchange = exchange = Exchange(context, stream, request, admitted)
             exchange.start()
-        except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
-        else:
             to_flush.append(exchange)
+        except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
+            self._stream_fault(stream, fault)
 
     def _refuse(self, stream: AppStream, error: SidecarError) -> None:
         request, own = stream.request, self.owner.route
@@ -278,7 +288,7 @@ class Http2Downstream(Connection, Writer, Receiver):
                 trailers = callers.without(trailers)
             exchange.request_end(trailers)
         except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
+            self._stream_fault(stream, fault)
         else:
             to_flush.append(exchange)
 
@@ -288,7 +298,6 @@ class Http2Downstream(Connection, Writer, Receiver):
         if stream is None:
             self._spend(event)
             return
-        exchange = stream.exchange
         try:
             stream.gone(
                 SidecarError(
@@ -297,7 +306,7 @@ class Http2Downstream(Connection, Writer, Receiver):
                 )
             )
         except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-            self._stream_fault(stream, exchange, fault)
+            self._stream_fault(stream, fault)
 
     def _closed(self, event: Closed) -> None:
         """A stream is over for both sides; also one that libnghttp2 refused before it was a request."""
@@ -309,13 +318,13 @@ class Http2Downstream(Connection, Writer, Receiver):
                 self._note(SidecarError(Reason.MALFORMED_REQUEST, _MALFORMED))
             return
         self._watched.discard(stream)
-        if (exchange := stream.exchange) is not None:
+        if stream.exchange is not None:
             what = f"The app's stream was ended for {code_name(event.error_code)}."
             reason = Reason.MALFORMED_REQUEST if event.error_code else Reason.CLIENT_GONE
             try:
                 stream.gone(SidecarError(reason, what))
             except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
-                self._stream_fault(stream, exchange, fault)
+                self._stream_fault(stream, fault)
         self._done.discard(stream)  # the end of its exchange has put it there
         if not self._streams:
             self._quiet_since_mono = self.context.clock.mono()
@@ -331,25 +340,33 @@ class Http2Downstream(Connection, Writer, Receiver):
     # writing
 
     def write(self) -> None:
+        """A fault ends the connection: what was framed may be lost, and with it the state that both sides share."""
         if self._is_full or self.state in (LINGER, CLOSED):
             return
-        http2 = self.http2
-        while True:
-            if data := http2.take():
-                self.transport.write(data)
-            for event in http2.events():
-                if isinstance(event, Closed):
-                    self._closed(event)
-                elif isinstance(event, Ended):
-                    self._over(event.error_code)
-            if not self._done or not self._reset_done():
-                break
-        if http2.is_dead:
-            self._over(ENHANCE_YOUR_CALM)
-        if self._watched:
-            for stream in list(self._watched):
-                if stream.emptied():
-                    self._watched.discard(stream)
+        try:
+            http2 = self.http2
+            while True:
+                if data := http2.take():
+                    self.transport.write(data)
+                for event in http2.events():
+                    if isinstance(event, Closed):
+                        self._closed(event)
+                    elif isinstance(event, Ended):
+                        self._over(event.error_code)
+                if not self._done or not self._reset_done():
+                    break
+            if http2.is_dead:
+                self._over(ENHANCE_YOUR_CALM)
+            if self._watched:
+                for stream in list(self._watched):
+                    try:
+                        if stream.emptied():
+                            self._watched.discard(stream)
+                    except Exception as fault:  # noqa: BLE001  # the stream logs and counts it
+                        self._watched.discard(stream)
+                        self._stream_fault(stream, fault)
+        except Exception as fault:  # noqa: BLE001  # `fault` logs and counts it
+            self.fault(fault)
 
     def _reset_done(self) -> bool:
         """Tell the app that nothing more is wanted on streams that were answered in full; whether there was one."""
@@ -370,10 +387,7 @@ class Http2Downstream(Connection, Writer, Receiver):
 
     def _write_now(self) -> None:
         self._scheduled = False
-        try:
-            self.write()
-        except Exception as fault:  # noqa: BLE001  # `fault` logs and counts it
-            self.fault(fault)
+        self.write()
 
     def watch(self, stream: AppStream) -> None:
         self._watched.add(stream)
@@ -391,13 +405,9 @@ class Http2Downstream(Connection, Writer, Receiver):
     def note_fault(self, fault: Exception) -> None:
         self.context.faults.note(fault, "stream from the app")
 
-    def _stream_fault(self, stream: AppStream, exchange: Exchange | None, fault: Exception) -> None:
+    def _stream_fault(self, stream: AppStream, fault: Exception) -> None:
         self.note_fault(fault)
-        told = internal()
-        if exchange is not None:
-            exchange.end_by_fault(told)
-        else:
-            self.http2.reset(stream.id, INTERNAL_ERROR)
+        stream.end_by_fault()
 
     def _over(self, code: int) -> None:
         """The framing has ended, with this error code: say what is left to say, and close."""
@@ -415,8 +425,7 @@ class Http2Downstream(Connection, Writer, Receiver):
 
     def _broken(self, error: SidecarError) -> None:
         self._note(error)
-        for stream in list(self._streams.values()):
-            stream.gone(error)
+        self._all_gone(error)
 
     def _note(self, error: SidecarError) -> None:
         """Count and log what is no request."""
@@ -464,14 +473,13 @@ class Http2Downstream(Connection, Writer, Receiver):
 
     def fault(self, error: Exception) -> None:
         self.context.faults.note(error, "connection from the app")
-        told = internal()
         try:
             for stream in list(self._streams.values()):
-                if stream.exchange is not None:
-                    stream.exchange.end_by_fault(told)
-            self.http2.goaway(INTERNAL_ERROR, final=True)
-            self.transport.write(self.http2.take())
-            self._linger()
+                stream.end_by_fault()
+            if self.state not in (LINGER, CLOSED):
+                self.http2.goaway(INTERNAL_ERROR, final=True)
+                self.transport.write(self.http2.take())
+                self._linger()
         except Exception as again:  # noqa: BLE001  # logged and counted
             self.context.faults.note(again, "end of a connection from the app")
             self.transport.abort()
@@ -490,7 +498,8 @@ class Http2Downstream(Connection, Writer, Receiver):
             try:
                 stream.sweep(now_mono, limits.send_timeout)
             except Exception as fault:  # noqa: BLE001  # logged and counted there
-                self._stream_fault(stream, stream.exchange, fault)
+                self._stream_fault(stream, fault)
+        self._sweep_head(now_mono, limits.head_timeout)
         if self.state is LEAVING and self._last_call_mono and now_mono - self._last_call_mono >= LEAVE_TIME:
             self._last_call()
         unsent = self.transport.get_write_buffer_size()
@@ -503,6 +512,19 @@ class Http2Downstream(Connection, Writer, Receiver):
                 self.transport.abort()
         elif not self._streams or self.state is LINGER:
             self._sweep_idle(now_mono - max(self._quiet_since_mono, self._moved_mono))
+
+    def _sweep_head(self, now_mono: float, head_timeout: float) -> None:
+        """Give up a head that is not whole in time: nothing else can come on the connection before its end."""
+        walk = self.http2.walk
+        if walk is None or not walk.in_head:
+            self._heads = 0
+        elif walk.heads != self._heads:
+            self._heads = walk.heads
+            self._head_since_mono = now_mono
+        elif now_mono - self._head_since_mono >= head_timeout and self.state is not LINGER:
+            why = f"a head that was not complete after {head_timeout:g} s (`limits.head_timeout`)"
+            self.http2.give_up(ENHANCE_YOUR_CALM, why, Reason.HEAD_TIMEOUT)
+            self.write()
 
     def _sweep_idle(self, quiet: float) -> None:
         if self.state is LINGER:

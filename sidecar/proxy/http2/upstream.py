@@ -146,13 +146,14 @@ class Http2Upstream(Link, StreamLink, Receiver):
 
     def open(self, exchange: Relay) -> UpstreamSide:
         """Carry this exchange."""
+        stream = UpstreamStream(self, exchange)
         if not self.streams:
             self._heard = False
             self._pool.stats.connections_active += 1
         self.streams += 1
         self.served += 1
         self._pool.stats.upstream_streams += 1
-        return UpstreamStream(self, exchange)
+        return stream
 
     def read_session(self) -> object | None:
         return tls.session_of(self.transport)
@@ -169,13 +170,16 @@ class Http2Upstream(Link, StreamLink, Receiver):
 
     def fault(self, fault: Exception) -> bool:
         """What handles this connection met a fault: it ends, with all its requests; whether it carried any."""
-        streams = list(self._by_id.values())
+        self.note_fault(fault)
+        carried = self.streams > 0
+        if not self._settled.done():
+            self._settled.set_exception(internal())
         self.abort()
-        if not streams:
-            self._pool.faults.note(fault, "connection to the upstream")
-        for stream in streams:
-            stream.faulted(fault)
-        return bool(streams)
+        self._lose_all(Loss.UNKNOWN, internal())
+        return carried
+
+    def note_fault(self, fault: Exception) -> None:
+        self._pool.faults.note(fault, "connection to the upstream")
 
     # what its streams call
 
@@ -196,6 +200,9 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self._by_id[stream.id] = stream
 
     def left(self, stream: UpstreamStream) -> None:
+        if not stream.is_carried:
+            return  # a fault came between
+        stream.is_carried = False
         self._by_id.pop(stream.id, None)
         self._watched.discard(stream)
         stats = self._pool.stats
@@ -207,7 +214,10 @@ class Http2Upstream(Link, StreamLink, Receiver):
         if self.state is OPEN and not self.http2.can_begin:
             self.state = LEAVING  # by what came in the same read, and is still to be handled
         if self.state is OPEN:
-            self._pool.release(self)
+            try:
+                self._pool.release(self)
+            except Exception as fault:  # noqa: BLE001  # logged and counted there
+                self.fault(fault)
         elif self.state is LEAVING and not self.streams:
             self.write()
             if self.transport.get_write_buffer_size():
@@ -256,22 +266,28 @@ class Http2Upstream(Link, StreamLink, Receiver):
 
     def _feed(self, data: bytes) -> None:
         to_flush: list[Relay] = []
-        for event in self.http2.feed(data):
-            if not isinstance(event, OnStream):
-                self._on_connection(event)
-            elif (stream := self._by_id.get(event.stream_id)) is not None:
-                if (relay := stream.relay) is not None and relay not in to_flush:
-                    to_flush.append(relay)
+        try:
+            for event in self.http2.feed(data):
+                if not isinstance(event, OnStream):
+                    self._on_connection(event)
+                elif (stream := self._by_id.get(event.stream_id)) is not None:
+                    relay = stream.relay
+                    if relay is not None and relay not in to_flush:
+                        to_flush.append(relay)
+                    try:
+                        self._on_stream(stream, event)
+                    except Exception as fault:  # noqa: BLE001  # logged and counted there
+                        stream.faulted(fault, relay)
+                elif isinstance(event, Data):
+                    self.http2.credit(event.stream_id, len(event.data))
+                elif not isinstance(event, Closed):
+                    self._spend(event)
+        finally:
+            for relay in to_flush:
                 try:
-                    self._on_stream(stream, event)
+                    relay.flush_answer()
                 except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
-                    stream.faulted(fault)
-            elif isinstance(event, Data):
-                self.http2.credit(event.stream_id, len(event.data))
-            elif not isinstance(event, Closed):
-                self._spend(event)
-        for relay in to_flush:
-            relay.flush_answer()
+                    relay.faulted(fault)
         self.write()
 
     def _on_connection(self, event: Event) -> None:
@@ -353,10 +369,11 @@ class Http2Upstream(Link, StreamLink, Receiver):
 
     def _lose_all(self, loss: Loss, error: SidecarError | None) -> None:
         for stream in list(self._by_id.values()):
+            relay = stream.relay
             try:
                 stream.lost(loss, error)
-            except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
-                stream.faulted(fault)
+            except Exception as fault:  # noqa: BLE001  # logged and counted there
+                stream.faulted(fault, relay)
             else:
                 self.left(stream)
 
@@ -383,8 +400,8 @@ class Http2Upstream(Link, StreamLink, Receiver):
             if not self._settled.done():
                 self._settled.set_exception(self._never_settled())
             return
+        error, loss = None, Loss.UNKNOWN
         try:
-            error = None
             if exc is not None and not isinstance(exc, OSError):
                 error = internal()
             elif exc is not None:
@@ -393,6 +410,10 @@ class Http2Upstream(Link, StreamLink, Receiver):
             if loss is Loss.STALE and state is not CLOSED and self._by_id:
                 # What has idled as long is most likely stale too.
                 self._pool.expire(self.idle_since_mono)
+        except Exception as fault:  # noqa: BLE001  # logged and counted there
+            self.note_fault(fault)
+            error = internal()
+        try:
             self._lose_all(loss, error)
         finally:
             self._pool.lost(self)
@@ -415,23 +436,30 @@ class Http2Upstream(Link, StreamLink, Receiver):
     # writing
 
     def write(self) -> None:
+        """A fault ends the connection: what was framed may be lost, and with it the state that both sides share."""
         if self._is_full or self.state is CLOSED:
             return
-        data = self.http2.take()
-        if data:
-            self.transport.write(data)
-        for event in self.http2.events():
-            if isinstance(event, Ended):
+        try:
+            data = self.http2.take()
+            if data:
+                self.transport.write(data)
+            for event in self.http2.events():
+                if isinstance(event, Ended):
+                    self._over()
+                elif isinstance(event, Closed) and (stream := self._by_id.get(event.stream_id)) is not None:
+                    self._closed(stream, event.error_code)
+                    self.write_soon()
+            if self.http2.is_dead:
                 self._over()
-            elif isinstance(event, Closed) and (stream := self._by_id.get(event.stream_id)) is not None:
-                self._closed(stream, event.error_code)
-                self.write_soon()
-        if self.http2.is_dead:
-            self._over()
-        if self._watched:
-            for stream in list(self._watched):
-                if stream.emptied():
-                    self._watched.discard(stream)
+            if self._watched:
+                for stream in list(self._watched):
+                    try:
+                        if stream.emptied():
+                            self._watched.discard(stream)
+                    except Exception as fault:  # noqa: BLE001  # logged and counted there
+                        stream.faulted(fault, stream.relay)
+        except Exception as fault:  # noqa: BLE001  # logged and counted there
+            self.fault(fault)
 
     def write_soon(self) -> None:
         if not self._scheduled:
@@ -440,7 +468,4 @@ class Http2Upstream(Link, StreamLink, Receiver):
 
     def _write_now(self) -> None:
         self._scheduled = False
-        try:
-            self.write()
-        except Exception as fault:  # noqa: BLE001  # logged and counted there
-            self.fault(fault)
+        self.write()

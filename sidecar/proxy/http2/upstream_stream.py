@@ -64,6 +64,10 @@ class StreamLink:
         """What would be known of each request if the connection were lost now."""
         raise NotImplementedError
 
+    def note_fault(self, fault: Exception) -> None:
+        """A fault of the sidecar's own ended a stream that nobody waited for any more."""
+        raise NotImplementedError
+
     def has_vanished(self, seconds: float) -> bool:
         """Whether the target has acknowledged nothing for so long; then no further request is sent by it."""
         raise NotImplementedError
@@ -88,6 +92,7 @@ class UpstreamStream(UpstreamSide):
         "_uncredited",
         "answered",
         "id",
+        "is_carried",
         "is_full",
         "is_head",
         "is_paused",
@@ -97,6 +102,8 @@ class UpstreamStream(UpstreamSide):
         self._link = link
         self._relay: Relay | None = relay
         self.id = 0
+        self.is_carried = True
+        """Whether the connection counts it."""
         self.is_head = False
         self.is_full = False
         self.is_paused = False
@@ -127,11 +134,13 @@ class UpstreamStream(UpstreamSide):
 
     def cancel(self, *, flush: bool) -> None:
         if self._relay is not None:
-            self.leave()
-            if self.id:
-                self._link.http2.reset(self.id, CANCEL)
-                self._link.count_reset("to_upstream", CANCEL)
-            self._link.left(self)
+            try:
+                self.leave()
+                if self.id:
+                    self._link.http2.reset(self.id, CANCEL)
+                    self._link.count_reset("to_upstream", CANCEL)
+            finally:
+                self._link.left(self)
             self._link.write()
 
     def pause_answer(self) -> None:
@@ -252,13 +261,15 @@ class UpstreamStream(UpstreamSide):
             self._relay.upstream_writable()
         return True
 
-    def faulted(self, fault: Exception) -> None:
-        """What handles the stream met a fault of the sidecar's own: it ends, and no other."""
-        relay = self._relay
+    def faulted(self, fault: Exception, relay: Relay | None) -> None:
+        """What handles the stream met a fault of the sidecar's own: it ends, and no other. `relay` is whose request it
+        was before."""
         self.leave()
         self._link.http2.reset(self.id, CANCEL)
         if relay is not None:
             relay.faulted(fault)
+        else:
+            self._link.note_fault(fault)
         self._link.left(self)
 
     @property

@@ -248,6 +248,10 @@ class Pool(Keeper, Bench):
         self._session_due_mono = -inf
         self.expire(float("inf"))
 
+    def links(self) -> tuple[int, int]:
+        """How many connections carry requests or are being made, and how many are idle."""
+        return self.open - len(self._idle), len(self._idle)
+
     def idle_since_mono(self) -> float | None:
         """From when on its oldest idle connection is; None where none is."""
         return self._idle[0].idle_since_mono if self._idle else None

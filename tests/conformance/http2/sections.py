@@ -263,6 +263,5 @@ MISSES: Final = {
     "5.1-closed-data": _FORGOTTEN,
     "5.1-closed-headers": _FORGOTTEN,
     "5.1.1-smaller": _FORGOTTEN,
-    "6.3-stream-0": "libnghttp2 ignores every PRIORITY, as RFC 9113 section 5.3.2 has made them mean nothing",
 }
 """Cases that the sidecar does not keep, each with the reason."""

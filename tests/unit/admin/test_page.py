@@ -10,7 +10,7 @@ import pytest
 from sidecar.admin.history import Recent, TrafficSample
 from sidecar.admin.markup import about, short
 from sidecar.admin.page import page, sections
-from sidecar.admin.status import RouteStatus, RouteTraffic, Traffic, document
+from sidecar.admin.status import RouteLinks, RouteStatus, RouteTraffic, Traffic, document
 from sidecar.errors import Reason
 from sidecar.proxy.refusals.diagnosis import Cause, Diagnosis
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
@@ -111,16 +111,19 @@ def test_what_is_in_trouble_comes_first() -> None:
 
 def test_a_row_has_all_that_is_known_of_a_route() -> None:
     """The URL to call, the token's life, the last minute, what is wrong and what fixes it; the rest when it opens."""
-    traffic = Traffic([], [RouteTraffic("a", 100, 2, 1, 5, 6, Recent(2.5, 1, 3, 0.0021, 0.44, 0.00003))], [])
+    recent, links = Recent(2.5, 1, 3, 0.0021, 0.44, 0.00003), RouteLinks(1, 2, 3, 0, 40)
+    traffic = Traffic([], [RouteTraffic("a", 100, 2, 1, 5, 6, recent, 60, links)], [])
     found = shown([route("a", url="http://localhost:8801")], [token("a", error=FAILED)], traffic)
     first, why, details = found["route-a"].split("</tr>")[:3]
     row = text(first)
     for said in ("http://localhost:8801", "expires in 1 min 40 s", "2.5 1 3 2.1 ms 440 ms 30 µs"):
         assert said in row
     assert "Not allowed. $ gcloud iam grant" in text(why)
-    assert "100 requests, 2 in flight; 1 answered by the sidecar itself, 5 with 4xx and 6 with 5xx" in text(
-        details
-    )
+    for said in (
+        "100 requests (60 in HTTP/2), 2 in flight; 1 answered by the sidecar itself, 5 with 4xx and 6 with 5xx",
+        "HTTP/1.1: 1 busy, 2 idle; HTTP/2: 3 busy with 40 requests, 0 idle",
+    ):
+        assert said in text(details)
     assert "Host: billing.internal" in text(details)
     assert "Host: billing.internal" not in row
 

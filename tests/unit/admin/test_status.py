@@ -14,6 +14,7 @@ from sidecar.admin.status import (
     UNSHOWN,
     HandoutStatus,
     ProcessStatus,
+    RouteLinks,
     RouteStatus,
     RouteTraffic,
     Traffic,
@@ -66,7 +67,10 @@ ROUTE = RouteStatus(
 RECENT = Recent(2.5, 1, 3, 0.001, 0.01, 0.00003)
 TRAFFIC = Traffic(
     samples=[TrafficSample(NOW - 5.0, 10.0, 0.5, 0.001, 0.01, None)],
-    routes=[RouteTraffic("billing", 100, 2, 1, 5, 6, RECENT), RouteTraffic("", 3, 0, 3, 0, 0)],
+    routes=[
+        RouteTraffic("billing", 100, 2, 1, 5, 6, RECENT, 40, RouteLinks(1, 2, 3, 4, 5)),
+        RouteTraffic("", 3, 0, 3, 0, 0),
+    ],
     errors=[ErrorGroup("billing", Reason.TOKEN_TIMEOUT, 240, NOW - 60.0, NOW - 1.0, "No token came.", "")],
 )
 NOTHING = Traffic([], [], [])
@@ -188,6 +192,11 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                         "p99": 0.01,
                         "own_median": 0.00003,
                     },
+                    "http2": 40,
+                    "links": {
+                        "http1": {"busy": 1, "idle": 2},
+                        "http2": {"busy": 3, "idle": 4, "streams": 5},
+                    },
                 },
                 {
                     "name": "(no route)",
@@ -203,6 +212,11 @@ def test_the_document_shows_process_routes_and_tokens() -> None:
                         "median": None,
                         "p99": None,
                         "own_median": None,
+                    },
+                    "http2": 0,
+                    "links": {
+                        "http1": {"busy": 0, "idle": 0},
+                        "http2": {"busy": 0, "idle": 0, "streams": 0},
                     },
                 },
             ],

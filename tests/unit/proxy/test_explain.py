@@ -225,3 +225,42 @@ def test_https_is_taken_where_it_is_read() -> None:
         assert (refused["taken"], refused["status"]) == (False, 501)
         assert words in refused["says"]
     assert explain(READ, "http://left.example/", [])["taken"]
+
+
+@pytest.mark.parametrize(
+    ("host", "headers", "says"),
+    [
+        ("billing", [], "The token goes in `Authorization`: `header: auto`."),
+        (
+            "other",
+            [OWN],
+            "The token goes in `Authorization` and replaces the app's own `Authorization`: `on_conflict: replace`.",
+        ),
+        ("api", [OWN], "The app's own header stays and no token is sent: `on_conflict: keep`."),
+        (
+            "reports",
+            [OWN],
+            "The token goes in `Proxy-Authorization`, and the app's own `Authorization` passes untouched.",
+        ),
+    ],
+)
+def test_where_the_token_goes(host: str, headers: list[str], says: str) -> None:
+    """Word for word, with the setting that decides it."""
+    found = explain(CONFIG, f"http://{host}.internal/", lines=headers)
+    assert (found["taken"], found["says"]) == (True, says)
+    assert found["credential"] == "default"
+
+
+def test_what_is_refused_says_so_as_an_answer_would() -> None:
+    """Status, reason and the sentence."""
+    found = explain(CONFIG, "http://nobody.internal/", [])
+    assert sorted(found) == ["reason", "says", "status", "taken"]
+    assert (found["taken"], found["status"], found["reason"]) == (False, 404, "no_route")
+
+
+@pytest.mark.parametrize("line", ["Authorization", ": x", " : x"])
+def test_a_header_line_has_a_name_and_a_value(line: str) -> None:
+    """It is not repeated: what stands there is often a token."""
+    with pytest.raises(ValueError, match=r"^a header line has a name") as caught:
+        explain(CONFIG, "http://billing.internal/", lines=[line])
+    assert str(caught.value).endswith("such as `Authorization: Bearer x`")

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from sidecar.config.allow import Allow
+from sidecar.config.models import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.callers import Callers, peer_unknown
 from sidecar.proxy.admission import guard
 from sidecar.proxy.admission.allowed import Allowed
 from sidecar.proxy.fields import headers, semantics
 from sidecar.proxy.http1 import framing, target
+from sidecar.proxy.http2 import fields as http2_fields
+from sidecar.proxy.http2 import grpc
 
 FIELDS = [(b"Sec-Fetch-Dest", b"document")]
 NOT_HTTP = "The request is not valid HTTP/1.1: "
@@ -44,7 +47,52 @@ def response(found: headers.Found, *, status: int = 200, http10: bool = False) -
     return framing.response_body(found, status=status, head=False, http10=http10)
 
 
+NOT_HTTP2 = "The request is not valid HTTP/2: "
+
+
+def read2(*lines: tuple[bytes, bytes], **pseudo: bytes) -> None:
+    """Read a head of HTTP/2, with other pseudo-headers than usual ones; an empty one is left out."""
+    told = {"method": b"GET", "scheme": b"http", "authority": b"a", "path": b"/"} | pseudo
+    head = [(b":" + name.encode(), value) for name, value in told.items() if value]
+    http2_fields.read_request(http2_fields.Http2Request(0.0), [*head, *lines], Limits(), end=True)
+
+
 CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
+    "a-scheme-of-http2": (
+        lambda: read2(scheme=b"ws"),
+        Reason.MALFORMED_REQUEST,
+        NOT_HTTP2 + "Its `:scheme` is neither `http` nor `https`.",
+    ),
+    "a-path-of-http2": (
+        lambda: read2(path=b"x"),
+        Reason.MALFORMED_REQUEST,
+        NOT_HTTP2 + "Its `:path` does not begin with `/`.",
+    ),
+    "a-fragment-in-http2": (
+        lambda: read2(path=b"/#"),
+        Reason.MALFORMED_REQUEST,
+        NOT_HTTP2 + "A request target has no fragment.",
+    ),
+    "no-authority-in-http2": (
+        lambda: read2(authority=b""),
+        Reason.BAD_HOST,
+        "The request has no `:authority` to say where it should go, and no Host.",
+    ),
+    "another-host-in-http2": (
+        lambda: read2((b"host", b"b")),
+        Reason.BAD_HOST,
+        "The request's Host is another one than its `:authority`.",
+    ),
+    "a-status-of-http2": (
+        lambda: http2_fields.read_answer([(b":status", b"600")], Limits(), head=False, end=True),
+        Reason.UPSTREAM_MALFORMED,
+        "The upstream's answer is not valid HTTP/2: its status is 600.",
+    ),
+    "a-deadline-of-a-call": (
+        lambda: grpc.time_limit([(b"grpc-timeout", b"1")]),
+        Reason.MALFORMED_REQUEST,
+        "The request is not valid gRPC: `grpc-timeout` is not a number of at most eight digits and a unit.",
+    ),
     "a-process-that-the-system-does-not-name": (
         lambda: raising(peer_unknown()),
         Reason.CALLER_REFUSED,

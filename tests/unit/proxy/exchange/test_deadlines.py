@@ -170,3 +170,24 @@ def test_what_is_waited_for_elsewhere_has_its_limit_there() -> None:
     assert sweep.overdue(making.waiting(), 99.0, now_mono) is None
     tunnel, _ = making.tunnel()
     assert sweep.overdue(tunnel, 0.0, now_mono + 999.0) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "doing"),
+    [
+        (QUEUED, "waiting for its turn"),
+        (TOKEN, "waiting for a token"),
+        (CONNECT, "waiting for a connection"),
+        (SENT, "waiting for the upstream"),
+        (ANSWERING, "being answered"),
+        (TUNNEL, "under way"),
+    ],
+)
+def test_a_call_s_own_deadline(state: ExchangeState, doing: str) -> None:
+    """Over from that second on; it says what the call was at."""
+    assert deadlines.own(state, None, 1e9) is None
+    assert deadlines.own(state, 2.5, 2.499) is None
+    error = deadlines.own(state, 2.5, 2.5)
+    assert error is not None
+    assert error.reason is Reason.DEADLINE_EXCEEDED
+    assert error.detail == f"The call's own deadline of 2.5 s passed while it was {doing}."

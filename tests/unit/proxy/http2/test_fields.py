@@ -66,6 +66,38 @@ def test_a_call_is_bound_and_has_a_deadline() -> None:
     assert (request.is_bound, request.time_limit) == (True, 2.0)
 
 
+def test_https_is_a_scheme_too() -> None:
+    """It says what the app thinks that it speaks; nothing hangs on it."""
+    assert read(PSEUDO[0], (b":scheme", b"https"), *PSEUDO[2:]).path == b"/x?y"
+
+
+def test_options_of_the_whole_server() -> None:
+    """`*` is a path for OPTIONS and nothing else (RFC 9113 section 8.3.1), and has one hop less."""
+    head = ((b":method", b"OPTIONS"), *PSEUDO[1:3], (b":path", b"*"))
+    assert read(*head).path == b"*"
+    assert list(read(*head, (b"max-forwards", b"3")).fields) == [(b"max-forwards", b"2")]
+    for bad in ((b":path", b"x"), (b":path", b"")):
+        with pytest.raises(SidecarError, match=":path"):
+            read(*head[:3], bad)
+
+
+def test_a_tunnel_names_where_it_was_to_go() -> None:
+    """CONNECT has no path: its authority is what to ask for instead."""
+    with pytest.raises(SidecarError, match=r"http://a\.example/"):
+        read((b":method", b"CONNECT"), (b":authority", b"a.example:443"))
+
+
+def test_lines_that_say_nothing_stay_as_they_are() -> None:
+    """Not copied: heads are read for each request."""
+    lines = (*POST, (b"content-length", b"1"), (b"cookie", b"a=1"))
+    assert list(read(*lines, end=False).fields) == list(lines[4:])
+
+
+def test_two_crumbs_are_one_cookie() -> None:
+    """As more of them are."""
+    assert list(read(*PSEUDO, (b"cookie", b"a"), (b"cookie", b"b")).fields) == [(b"cookie", b"a; b")]
+
+
 def test_crumbs_are_one_cookie() -> None:
     """At the place of the first (RFC 9113 section 8.2.3)."""
     request = read(*PSEUDO, (b"cookie", b"a=1"), (b"x", b"1"), (b"cookie", b"b=2"), (b"cookie", b"c=3"))
@@ -102,6 +134,7 @@ def test_where_it_goes(authority: bytes | None, host: bytes | None, told: bytes 
     ("lines", "reason"),
     [
         (((b":method", b"CONNECT"), (b":authority", b"a:443")), Reason.METHOD_NOT_CARRIED),
+        ((*PSEUDO[:3], (b":path", b"http://a/"), (b"max-forwards", b"x")), Reason.MALFORMED_REQUEST),
         (((b":method", b"TRACE"), *PSEUDO[1:]), Reason.METHOD_NOT_CARRIED),
         (((b":method", b"get"), *PSEUDO[1:]), Reason.METHOD_NOT_CARRIED),
         ((*PSEUDO[:3], (b":path", b"*")), Reason.MALFORMED_REQUEST),
@@ -139,6 +172,17 @@ def test_limits(limits: Any, reason: Reason) -> None:
     assert f"limits.{next(iter(limits))}" in caught.value.detail
 
 
+def test_a_limit_itself_is_allowed() -> None:
+    """Of the target, of the lines, and of what both take as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
+    lines = (*PSEUDO[:3], (b":path", b"/".ljust(256, b"x")), (b"a", b"1"), (b"b", b"2"))
+    size = sum(len(name) + len(value) + 32 for name, value in lines)
+    lines = (*lines, (b"c", bytes(1024 - size - 33)))
+    exact = Limits(target="256B", head="1024B", headers=3)  # type: ignore[arg-type]
+    assert len(read(*lines, limits=exact).path) == 256
+    with pytest.raises(SidecarError, match=r"limits\.head`"):
+        read(*lines[:-1], (b"c", bytes(1024 - size - 32)), limits=exact)
+
+
 def test_bytes_above_ascii_in_a_path_are_escaped() -> None:
     """As in HTTP/1."""
     assert read(*PSEUDO[:3], (b":path", "/é?ü".encode())).path == b"/%C3%A9?%C3%BC"
@@ -147,7 +191,9 @@ def test_bytes_above_ascii_in_a_path_are_escaped() -> None:
 def lines_of(request: Any, **more: Any) -> list[tuple[bytes, bytes]]:
     plan = plans(Exchanges().route.config, next(iter(Exchanges().keeper.destination.target.__class__))).usual
     return fields.request_lines(
-        request, b"/p", b"t.example", plan, b"Bearer T", tls=True, now_mono=more.get("now_mono", 1.0)
+        *(request, b"/p", b"t.example", plan, b"Bearer T"),
+        tls=more.get("tls", True),
+        now_mono=more.get("now_mono", 1.0),
     )
 
 
@@ -170,10 +216,55 @@ def test_a_request_goes_out() -> None:
     ]
 
 
+def test_what_an_app_of_http1_names_for_its_connection_stays_behind() -> None:
+    """HTTP/2 knows no such lines; without TLS the scheme says so."""
+    request = read(*PSEUDO)
+    request.fields = [(b"Connection", b"x-hop"), (b"X-Hop", b"1"), (b"a", b"1")]
+    request.found = headers.survey(request.fields)
+    out = lines_of(request, tls=False)
+    assert out[1] == (b":scheme", b"http")
+    assert [name for name, _ in out[4:]] == [b"a", b"Authorization"]
+    request.fields[0] = (b"Connection", b"keep-alive")
+    request.found = headers.survey(request.fields)
+    assert [name for name, _ in lines_of(request)[4:]] == [b"X-Hop", b"a", b"Authorization"]
+
+
 def test_what_is_left_of_a_deadline_goes_out() -> None:
     """Not the whole of it."""
     request = read(*POST, (b"content-type", b"application/grpc"), (b"grpc-timeout", b"5S"), end=False)
     assert (b"grpc-timeout", b"3000000u") in lines_of(request, now_mono=3.0)
+
+
+def test_an_answer_of_another_kind_keeps_its_length() -> None:
+    """What `Connection` names goes; a length stays where the status may have a body."""
+    got = [(b"Connection", b"x-hop"), (b"x-hop", b"1"), (b"Content-Length", b" 5\t"), (b"x", b"XaX")]
+    found = headers.survey(got)
+    assert fields.answer_lines(200, got, found)[1:] == [(b"Content-Length", b"5"), (b"x", b"XaX")]
+    assert fields.answer_lines(200, got[2:], headers.survey(got[2:]))[1:] == [
+        (b"Content-Length", b"5"),
+        (b"x", b"XaX"),
+    ]
+    assert fields.answer_lines(204, got, found)[1:] == [(b"x", b"XaX")]
+
+
+def test_an_interim_answer_has_neither_length_nor_hop_lines() -> None:
+    """RFC 9110 section 8.6: a 1xx answer has no Content-Length."""
+    got = [(b"Connection", b"x-hop"), (b"x-hop", b"1"), (b"content-length", b"5"), (b"link", b"\v</a>")]
+    assert fields.interim_lines(103, got) == [(b":status", b"103"), (b"link", b"\v</a>")]
+    assert fields.interim_lines(103, got[1:]) == [
+        (b":status", b"103"),
+        (b"x-hop", b"1"),
+        (b"link", b"\v</a>"),
+    ]
+
+
+def test_an_answer_of_the_sidecar_s_own_names_its_route() -> None:
+    """As in HTTP/1: the same document, and its length."""
+    error = SidecarError(Reason.CONNECT_REFUSED, "Nobody listens.")
+    head, body = fields.own_answer(error, route="billing", now=0.0)
+    assert head[0] == (b":status", b"502")
+    assert dict(head)[b"Content-Length"] == b"%d" % len(body)
+    assert b'"route":"billing"' in body.replace(b": ", b":")
 
 
 names = st.sampled_from(
@@ -204,6 +295,9 @@ def test_an_answer_has_no_line_that_http2_has_not(got: list[tuple[bytes, bytes]]
         (((b":status", b"200"), (b"content-length", b"7")), False, False, 7),
         (((b":status", b"200"), (b"content-length", b"7")), True, False, NO_BODY),
         (((b":status", b"304"), (b"content-length", b"7")), False, False, NO_BODY),
+        (((b":status", b"204"),), False, False, NO_BODY),
+        (((b":status", b"205"),), False, False, UNKNOWN),
+        (((b":status", b"599"),), False, False, UNKNOWN),
     ],
 )
 def test_an_answer_s_body(lines: Any, head: bool, end: bool, body: int) -> None:
@@ -231,3 +325,11 @@ def test_an_answer_that_does_not_go_on(lines: Any, reason: Reason) -> None:
     with pytest.raises(SidecarError) as caught:
         fields.read_answer(lines, LIMITS, head=False, end=False)
     assert caught.value.reason is reason
+
+
+def test_an_answer_s_limits_themselves_are_allowed() -> None:
+    """As many lines, and as many bytes."""
+    lines = [(b":status", b"200"), (b"a", b"1"), (b"b", bytes(1024 - 34 - 33))]
+    exact = Limits(head="1024B", headers=2)  # type: ignore[arg-type]
+    assert fields.size_of(lines[1:]) == 1024
+    assert fields.read_answer(lines, exact, head=False, end=True)[0] == 200

@@ -71,6 +71,61 @@ def test_what_is_left_of_a_deadline_is_a_deadline(seconds: float) -> None:
         assert left == pytest.approx(seconds, abs=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "value"),
+    [
+        (99.999_999, b"99999999u"),
+        (100, b"100000m"),
+        (99_999.999, b"99999999m"),
+        (100_000, b"100000S"),
+        (99_999_999, b"99999999S"),
+        (100_000_000, b"1666666M"),
+        (6e9, b"1666666H"),
+        (3.6e11, b"99999999H"),
+        (1e30, b"99999999H"),
+    ],
+)
+def test_a_deadline_is_written_with_eight_digits(seconds: float, value: bytes) -> None:
+    """In the finest unit that has room for it; other lines stay as they are."""
+    lines = [(b"te", b"trailers"), (b"grpc-timeout", b"1H")]
+    assert grpc.with_time_left(lines, seconds) == [lines[0], (b"grpc-timeout", value)]
+
+
+def test_what_a_message_may_say_as_it_is() -> None:
+    """Printable ASCII but the percent sign, whose escapes have capitals; a slash is no exception."""
+    assert dict(grpc.end(2, "a/b ~%\n\x7f/"))[b"grpc-message"] == b"a/b ~%25%0A%7F/"
+
+
+@pytest.mark.parametrize(
+    ("message", "value"),
+    [
+        ("x" * 1024, b"x" * 1024),
+        ("x" * 1025, b"x" * 1024),
+        ("x" * 1021 + "%", b"x" * 1021 + b"%25"),
+        ("x" * 1021 + "%y", b"x" * 1021 + b"%25"),
+        ("x" * 1022 + "%", b"x" * 1022),
+        ("x" * 1023 + "%", b"x" * 1023),
+        ("%" * 400, b"%25" * 341),
+    ],
+)
+def test_where_a_message_is_cut(message: str, value: bytes) -> None:
+    """At 1,024 bytes, or before the escape that goes beyond."""
+    assert dict(grpc.end(2, message))[b"grpc-message"] == value
+
+
+def test_what_an_own_answer_leaves_out() -> None:
+    """No route, no command, and no command that the text has already."""
+
+    def message(error: SidecarError, route: str | None) -> bytes:
+        return dict(grpc.own_answer(error, route=route))[b"grpc-message"]
+
+    plain = b"no_route: No route for this host. Text."
+    assert message(SidecarError(Reason.NO_ROUTE, "Text."), None) == plain
+    assert message(SidecarError(Reason.NO_ROUTE, "Text."), "") == plain
+    told = SidecarError(Reason.NO_ROUTE, "Run `fix it`.", command="fix it")
+    assert message(told, None) == b"no_route: No route for this host. Run `fix it`."
+
+
 @given(st.text(max_size=400))
 def test_a_message_comes_through(message: str) -> None:
     """Percent-encoded UTF-8, printable ASCII only."""
@@ -143,7 +198,14 @@ def test_an_http_status_is_a_call_s(status: int, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(b"0", "OK"), (b"16", "UNAUTHENTICATED"), (b"17", "UNKNOWN"), (b"x", "UNKNOWN"), (b"100", "UNKNOWN")],
+    [
+        (b"0", "OK"),
+        (b"16", "UNAUTHENTICATED"),
+        (b"17", "UNKNOWN"),
+        (b"x", "UNKNOWN"),
+        (b"100", "UNKNOWN"),
+        (b"001", "UNKNOWN"),
+    ],
 )
 def test_how_a_call_ended(value: bytes, name: str) -> None:
     """What is none of the numbers is UNKNOWN, and so is none at all."""
