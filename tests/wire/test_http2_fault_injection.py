@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.http2_fault_injection import SITUATIONS, Situation, faults_found
 
+pytestmark = pytest.mark.interpreted
+
 STRIDE = 12
 """Every 12th point of each situation: other ones in each."""
 
