@@ -194,10 +194,13 @@ class RequestReader:
         self._body_left -= len(piece)
         self.on_body(piece)
         if not self._body_left and self.state is BODY:
+            is_last = not self._parser.should_keep_alive()
             # The old one would wait for this body still.
             self._parser = httptools.HttpRequestParser(self)
             self._counted = False
             self.on_message_complete()
+            if is_last:
+                self.stop()  # as the parser does
         return data[len(piece) :]
 
     def _without_preface(self, data: bytes) -> bytes:

@@ -417,3 +417,13 @@ def test_a_fault_of_the_sink_s_comes_out_as_one(sink: Recorder) -> None:
         sink.feed(get())
     assert raised.value.__context__ is FAULT
     assert sink.told == []
+
+
+@pytest.mark.parametrize("cut", [1, 5, 6])
+def test_nothing_is_read_behind_the_last_request(cut: int) -> None:
+    """One that says `close`, with a body that is counted or parsed: what stands behind it is no request."""
+    last = get(b"/p", b"Content-Length: 6", b"Connection: close", method=b"POST") + b"abcdef"
+    recorder = Recorder()
+    recorder.feed(last[:-cut], last[-cut:] + get(b"/next"))
+    assert [told[2] for told in recorder.told if told[0] == "request"] == [b"/p"]
+    assert recorder.reader.state is BROKEN
