@@ -32,7 +32,7 @@ COPY sidecar ./sidecar
 COPY data ./data
 # The data path as machine code, beside its source. And bytecode that is never checked against its source: nothing writes
 # there, and times in the layer mean nothing.
-RUN IDTOKEN_SIDECAR_COMPILED=1 /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir=/wheel . \
+RUN IDTOKEN_SIDECAR_COMPILED=1 /build/bin/python -m hatchling build --target wheel --directory /wheel \
     && python3 -m pip install --quiet --no-deps --no-compile --target=/opt/idtoken-sidecar /wheel/*.whl \
     && cd /opt/idtoken-sidecar \
     && rm -rf hatchling* packaging* pathspec* pluggy* trove_classifiers* bin share \

@@ -35,7 +35,7 @@ compiled: $(VENV)/.dev  ## the command with its data path as machine code, in bu
 	@command -v cc gcc clang >/dev/null || { echo "make compiled needs a C compiler, and Python's headers: apt-get install gcc libc6-dev python3-dev"; exit 1; }
 	@echo "==> compiling (a minute or two)"
 	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)/wheel
-	@IDTOKEN_SIDECAR_COMPILED=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(COMPILED)/wheel .
+	@IDTOKEN_SIDECAR_COMPILED=1 $(BIN)/python -m hatchling build --target wheel --directory $(COMPILED)/wheel >/dev/null
 	@$(BIN)/python -m venv $(COMPILED)
 	@$(COMPILED)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps -r requirements.lock
 	@$(COMPILED)/bin/python -m pip -qq --disable-pip-version-check install --no-deps $(COMPILED)/wheel/*.whl

@@ -10,7 +10,7 @@ import select
 import selectors
 from typing import cast, final
 
-from sidecar.net.readiness import LoopReadiness, Readiness, Selector
+from sidecar.net.readiness import LoopReadiness, Selector, SocketReadiness
 
 
 @final
@@ -21,7 +21,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         self.readiness = Selector(self._watcher_failed)
         super().__init__(cast(selectors.BaseSelector, self.readiness))
 
-    def _watcher_failed(self, error: Exception) -> None:
+    def _watcher_failed(self, error: BaseException) -> None:
         self.call_exception_handler({"message": "Fault in a callback of a transport.", "exception": error})
 
 
@@ -30,6 +30,6 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return EventLoop() if hasattr(select, "epoll") else asyncio.new_event_loop()
 
 
-def readiness_of(loop: asyncio.AbstractEventLoop) -> Readiness:
+def readiness_of(loop: asyncio.AbstractEventLoop) -> SocketReadiness:
     """How a transport on this loop waits for its socket."""
     return loop.readiness if isinstance(loop, EventLoop) else LoopReadiness(loop)

@@ -6,8 +6,8 @@ the service gives it each configuration, and the handshakes with apps ask it. Th
 - a certificate is made only for a host whose route says `intercept: true`, by the route table in force;
 - a configuration that adds hosts adds a CA for these, and keeps the others: an app that read the bundle before goes on.
   A CA that speaks for none of the hosts any more is forgotten;
-- certificates are good for hours, and made again before they end; no session is resumed, so none outlives its
-  certificate;
+- certificates are good for hours, and made again before they end; no session tickets are given, and what
+  TLS 1.2 resumes without them ends with the next configuration;
 - keys are in memory only: OpenSSL reads them from there (memfd_create(2)), where the system can do that.
 """
 
@@ -227,11 +227,22 @@ class Interception:
             if authority is None or authority.ends_at <= now:
                 why = "there is none for it" if authority is None else "it has expired"
                 raise SidecarError(Reason.INTERNAL, f"The CA of `intercept` can't certify `{host}`: {why}.")
-            known = _Host(host, authority.issue(host, now), now)
+            try:
+                known = _Host(host, authority.issue(host, now), now)
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise SidecarError(
+                    Reason.INTERNAL, f"The certificate for `{host}` could not be made: {why}."
+                ) from error
             if len(self._hosts) >= _HOSTS:
                 self._hosts.pop(next(iter(self._hosts)))
         self._hosts[host] = known  # as the latest
         return known.context
+
+    def shows(self, host: str, context: ssl.SSLContext) -> bool:
+        """Whether this is still the context to show for a host: no other configuration came, and no other leaf."""
+        known = self._hosts.get(host)
+        return known is not None and known.context is context
 
     def listener_context(self, own: Route | None) -> ssl.SSLContext:
         """The context of a listener that intercepts; `own` is the route that it is of."""

@@ -85,6 +85,7 @@ class Owner:
         "client_cas",
         "closing",
         "intercepts",
+        "is_judged",
         "is_unix",
         "limit",
         "open",
@@ -92,6 +93,7 @@ class Owner:
         "origin_scheme",
         "outer",
         "route",
+        "rules",
     )
 
     def __init__(self, route: Route | None, *, is_unix: bool, settings: Settings = PLAIN) -> None:
@@ -112,15 +114,22 @@ class Owner:
         """Inside a tunnel: the listener's own, by which connections are counted."""
         self.origin: Origin | None = None
         """Inside a tunnel: all that its requests may be for. There are `callers` then, so that others need not look."""
+        self.is_judged = False
+        """Inside a tunnel: whether the caller was asked for what it must bring when it asked for the tunnel."""
+        self.rules: object = None
+        """By what that was judged."""
         self.assign(route, settings)
 
-    def inside(self, origin: Origin) -> Owner:
-        """The owner of a connection inside a tunnel that came in here: the caller was judged when it asked for that."""
+    def inside(self, origin: Origin, *, rules: object = None) -> Owner:
+        """The owner of a connection for `origin` only, which came in here: in a tunnel that was judged by `rules`, or
+        by TLS that named it, where each request still has to bring what callers must."""
         inner = Owner(self.route, is_unix=self.is_unix, settings=Settings(self.callers or ANYBODY))
         inner.outer = self
         inner.origin = origin
         inner.origin_scheme = origin.scheme
         inner.closing = self.closing
+        inner.is_judged = rules is not None
+        inner.rules = rules
         return inner
 
     @property

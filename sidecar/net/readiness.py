@@ -4,7 +4,7 @@ Owns the event loop's selector, and how a transport waits for its socket. asynci
 it into a queue and runs it in a context of its own: of some 20 µs that a small request costs without that, it costs
 four and a half. Here `select` calls the transports itself, and hands asyncio what is asyncio's.
 
-    Watcher (a transport) ◀── Readiness ◀─┬─ Selector, where Linux's epoll is: made by `event_loop`
+    Watcher (a transport) ◀── SocketReadiness ◀─┬─ Selector, where Linux's epoll is: made by `event_loop`
                                           └─ LoopReadiness, on every other event loop: `add_reader` and the like
 """
 
@@ -14,10 +14,10 @@ import asyncio
 import math
 import select
 import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, final
 
-from mypy_extensions import trait
+from mypy_extensions import mypyc_attr, trait
 
 _AT_ONCE: Final = 256
 """Sockets that have their turn before the event loop's other callbacks have theirs."""
@@ -43,7 +43,7 @@ class Watcher:
         raise NotImplementedError
 
 
-class Readiness:
+class SocketReadiness:
     """Where a watcher says what it waits for; saying the same again does nothing."""
 
     __slots__ = ()
@@ -63,7 +63,7 @@ class Readiness:
 
 
 @final
-class LoopReadiness(Readiness):
+class LoopReadiness(SocketReadiness):
     """By an event loop's own means."""
 
     __slots__ = ("_loop",)
@@ -89,7 +89,7 @@ class LoopReadiness(Readiness):
 
 
 @final
-class Selector(Readiness):
+class Selector(SocketReadiness):
     """An epoll selector for asyncio.SelectorEventLoop, which calls watchers itself.
 
     To asyncio it is what selectors.EpollSelector is (Lib/selectors.py): `register` and the rest are asyncio's half,
@@ -98,7 +98,7 @@ class Selector(Readiness):
 
     __slots__ = ("_epoll", "_failed", "_keys", "_masks", "_watchers")
 
-    def __init__(self, failed: Callable[[Exception], None]) -> None:
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
         """`failed` is told what a watcher raises, which ends nothing else."""
         self._epoll = select.epoll()
         self._failed = failed
@@ -179,8 +179,8 @@ class Selector(Readiness):
         return self._keys[_number(fileobj)]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """See selectors.BaseSelector; by descriptors."""
-        return self._keys
+        """See selectors.BaseSelector."""
+        return _Keys(self._keys)
 
     def close(self) -> None:
         """See selectors.BaseSelector."""
@@ -212,9 +212,28 @@ class Selector(Readiness):
                     watcher.on_readable()
                 if event & ~_IN:
                     watcher.on_writable()
-            except Exception as error:  # noqa: BLE001  # told to whom it concerns
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  # told to whom it concerns, as asyncio does with a callback
                 self._failed(error)
         return found
+
+
+@mypyc_attr(native_class=False)
+class _Keys(Mapping[Any, selectors.SelectorKey]):
+    """What is registered, by descriptors or what has one."""
+
+    def __init__(self, keys: Mapping[int, selectors.SelectorKey]) -> None:
+        self._keys = keys
+
+    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys[_number(fileobj)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def _number(fileobj: Any) -> int:

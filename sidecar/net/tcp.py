@@ -9,17 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Sequence
 from typing import Final, final
 
-from sidecar.net.readiness import Readiness, Watcher
+from sidecar.net.readiness import SocketReadiness, Watcher
 from sidecar.net.transport import Receiver, Transport
 
 _READ: Final = 256 * 1024
 """Bytes that are read at once: of 64, 256 and 512 KiB the best (docs/performance.md)."""
-
-_JOINED: Final = 32 * 1024
-"""Bytes up to which pieces are copied together: one send(2) of one piece costs less than one of several."""
 
 _PIECES: Final = 64
 """Pieces in one sendmsg(2); Linux takes 1,024."""
@@ -48,7 +44,11 @@ class TcpTransport(Transport, Watcher):
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, readiness: Readiness, sock: socket.socket, receiver: Receiver
+        self,
+        loop: asyncio.AbstractEventLoop,
+        readiness: SocketReadiness,
+        sock: socket.socket,
+        receiver: Receiver,
     ) -> None:
         """Takes `sock` over, which is connected and does not block; it calls `connection_made`, and what that raises
         comes out here, with the socket still open. Raises OSError where it can't be waited for."""
@@ -71,7 +71,10 @@ class TcpTransport(Transport, Watcher):
         self._closing = False
         self._lost = False
         receiver.connection_made(self)
-        self.resume_reading()
+        try:
+            self.resume_reading()
+        except Exception as error:  # noqa: BLE001  # the receiver saw a beginning, so it sees an end
+            self._fail(error)
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else "open"
@@ -94,31 +97,6 @@ class TcpTransport(Transport, Watcher):
             return
         if sent < len(data):
             self._keep(memoryview(data)[sent:])
-            self._wait_for_room()
-
-    def write_all(self, pieces: Sequence[bytes]) -> None:
-        size = 0
-        for piece in pieces:
-            size += len(piece)
-        if size <= _JOINED or self._unsent_size or len(pieces) > _PIECES:
-            self.write(b"".join(pieces))
-            return
-        if self._lost or self._closing or self._ending:
-            return
-        try:
-            sent = self._sock.sendmsg(pieces)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            self._lose(error)
-            return
-        if sent < size:
-            for piece in pieces:
-                if sent >= len(piece):
-                    sent -= len(piece)
-                else:
-                    self._keep(memoryview(piece)[sent:])
-                    sent = 0
             self._wait_for_room()
 
     def _keep(self, data: memoryview) -> None:
@@ -298,7 +276,7 @@ class TcpTransport(Transport, Watcher):
 
 
 def attach(
-    loop: asyncio.AbstractEventLoop, readiness: Readiness, sock: socket.socket, receiver: Receiver
+    loop: asyncio.AbstractEventLoop, readiness: SocketReadiness, sock: socket.socket, receiver: Receiver
 ) -> None:
     """Have `receiver` serve what comes on an accepted socket.
 

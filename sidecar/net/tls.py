@@ -17,10 +17,9 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
 from typing import NamedTuple, final
 
-from sidecar.net.readiness import Readiness, Watcher
+from sidecar.net.readiness import SocketReadiness, Watcher
 from sidecar.net.transport import Receiver, Transport
 
 _RECORD = 16 * 1024
@@ -68,7 +67,11 @@ class TlsTransport(Transport, Watcher):
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, readiness: Readiness, sock: ssl.SSLSocket, receiver: Receiver
+        self,
+        loop: asyncio.AbstractEventLoop,
+        readiness: SocketReadiness,
+        sock: ssl.SSLSocket,
+        receiver: Receiver,
     ) -> None:
         self._loop = loop
         self._readiness = readiness
@@ -137,13 +140,13 @@ class TlsTransport(Transport, Watcher):
             self._receiver.pause_writing()
 
     def _wait(self, *, reading: bool) -> None:
-        if reading:
-            self._readiness.read(self._fd, self, True)
-        else:
-            self._readiness.write(self._fd, self, True)
-
-    def write_all(self, pieces: Sequence[bytes]) -> None:
-        self.write(b"".join(pieces))
+        try:
+            if reading:
+                self._readiness.read(self._fd, self, True)
+            else:
+                self._readiness.write(self._fd, self, True)
+        except OSError as error:
+            self._lose(error)
 
     def set_protocol(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -157,7 +160,7 @@ class TlsTransport(Transport, Watcher):
     def resume_reading(self) -> None:
         if not self._reading and not self._lost and not self._closing:
             self._reading = True
-            self._readiness.read(self._fd, self, True)
+            self._wait(reading=True)
             # OpenSSL may hold some that no selector would report.
             if self._read_again or self._sock.pending():
                 self._loop.call_soon(self.on_readable)
@@ -342,6 +345,11 @@ class TlsTransport(Transport, Watcher):
             if self._is_paused and self._unsent_size <= self._high // 4 and not self._lost:
                 self._is_paused = False
                 self._receiver.resume_writing()
+        if not self._unsent and not self._lost:
+            self._all_sent()
+
+    def _all_sent(self) -> None:
+        """Nothing is kept any more, nor has the receiver written more or ended it when it was told so."""
         self._readiness.write(self._fd, self, False)
         if self._ended:
             return  # it was a read that waited; now the peer's end is what is waited for

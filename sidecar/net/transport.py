@@ -8,7 +8,6 @@ base class of its own directly, and asyncio's by name only.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from typing import final
 
 from mypy_extensions import mypyc_attr, trait
@@ -55,10 +54,6 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         """Send now what can be sent, keep the rest."""
-        raise NotImplementedError
-
-    def write_all(self, pieces: Sequence[bytes]) -> None:
-        """The same for several pieces in a row."""
         raise NotImplementedError
 
     def write_eof(self) -> None:

@@ -121,9 +121,21 @@ class Handshakes:
             secured.close()
             self.failed(HandshakeFailure.CLIENT_CERTIFICATE, owner)
             return None
+        if self._is_of_before(owner, context):
+            secured.close()
+            self.failed(HandshakeFailure.OTHER, owner)
+            return None
         if owner.intercepts and isinstance(secured, AskedSocket):
             return owner.inside(Origin(b"https://", secured.asked, None))
         return owner
+
+    def _is_of_before(self, owner: Owner, context: ssl.SSLContext) -> bool:
+        """Whether another configuration has come meanwhile than the one that let this app in by an intercepted host."""
+        if owner.origin is not None:
+            return owner.entrance.closing or not self.interception.shows(owner.origin.host, context)
+        return owner.intercepts and (
+            owner.closing or context is not self.interception.listener_context(owner.route)
+        )
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
         """A connection ended by an error before its first request: by an alert, where its caller does not trust it."""
@@ -139,8 +151,9 @@ class Handshakes:
             self.failed(tls_handshake.failure_of(error), owner)
             return
         self.failed(HandshakeFailure.SERVER_NAME, owner)
+        # The detail has the name that the app asks for, and is no part of what is counted as the same line.
         fields: dict[str, Any] = {"listen": self._name_of(owner), "detail": refusal.detail}
-        self._log(logging.WARNING, f"no certificate for an app: {refusal.detail}", fields)
+        self._log(logging.WARNING, "no certificate for an app", fields)
 
     def failed(self, reason: HandshakeFailure, owner: Owner) -> None:
         """A caller came no further than that."""

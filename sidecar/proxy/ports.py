@@ -45,6 +45,7 @@ class Loss(Enum):
 
 
 @trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TunnelEnd:
     """One end of a tunnel: a connection whose bytes are of another protocol."""
 

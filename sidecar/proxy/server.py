@@ -19,7 +19,7 @@ from math import inf
 from typing import final
 
 from sidecar.config.models import Limits, Pool, RouteConfig
-from sidecar.errors import SidecarError
+from sidecar.errors import Reason, SidecarError
 from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
 from sidecar.net.transport import Nobody, Transport
 from sidecar.observe.logs import AccessLog
@@ -37,6 +37,7 @@ from sidecar.proxy.http2.upstream import Http2Upstream
 from sidecar.proxy.pool.pool import Pools
 from sidecar.proxy.ports import Connection, Connections, Keeper, Link
 from sidecar.routing.routes import Route
+from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock, TimerHandle
 from sidecar.tokens.store import TokenStore
 
@@ -234,6 +235,11 @@ class Proxy(Connections):
 
     def tunnels(self, connection: Connection, transport: Transport, inner: Owner, data: bytes) -> None:
         """Its app asked for a tunnel: another, which serves what is inside, takes its place."""
+        if inner.rules is not self.context.admission or inner.entrance.closing:
+            raise SidecarError(
+                Reason.CALLER_REFUSED,
+                "Another configuration came into force while this tunnel was being opened. Ask for it again.",
+            )
         origin = inner.origin
         if origin is not None and origin.is_secure:
             self._secure_tunnel(connection, transport, inner, self.interception.context_of(origin.host))
@@ -251,11 +257,18 @@ class Proxy(Connections):
         self, connection: Connection, transport: Transport, inner: Owner, context: ssl.SSLContext
     ) -> None:
         """Shake hands on the connection's socket, which is no transport's meanwhile."""
-        transport.write(TUNNEL_OPEN)
         sock = transport.get_socket()
-        # Where the answer is not out, which an empty buffer takes at once, there is no going on.
-        is_out = sock is not None and not transport.get_write_buffer_size()
-        own = socket.socket(fileno=os.dup(sock.fileno())) if sock is not None and is_out else None
+        own: socket.socket | None = None
+        if sock is not None:
+            try:
+                own = socket.socket(fileno=os.dup(sock.fileno()))
+            except OSError as error:
+                raise descriptors.none_left("opening a tunnel", error) from error
+        transport.write(TUNNEL_OPEN)
+        if own is not None and transport.get_write_buffer_size():
+            # An empty buffer takes it at once: the app is gone, or takes nothing.
+            own.close()
+            own = None
         transport.set_protocol(Nobody())
         transport.abort()  # what is closed is its descriptor, not the connection
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
 from sidecar.config.load import load
@@ -86,9 +86,6 @@ class Line(Transport):
         self.written += data
         if self._on_write is not None:
             self._turns.call_soon(self._on_write)
-
-    def write_all(self, pieces: Sequence[bytes]) -> None:
-        self.write(b"".join(pieces))
 
     def read_ahead(self) -> None:
         """It does."""

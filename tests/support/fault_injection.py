@@ -119,6 +119,7 @@ LEFT_OUT_OF = {
     (DownstreamConnection, "connection_made"): _GUARD_WITHIN,
     (TlsTransport, "_lose"): "the end itself",
     (TcpTransport, "_lose"): "the end itself",
+    (TcpTransport, "abort"): "the end itself",
     (TokenStore, "_fetch"): "as Pool._dial",
     (Pool, "_free_place"): "counts a place out; has nothing before that",
     (Places, "advance"): "the sweep calls it again",
@@ -755,7 +756,7 @@ async def faults_found(
             try:
                 got = await play(situation, injection, directory, tls=tls)
                 judge(injection, got, caplog.records)
-            except (AssertionError, TimeoutError) as error:
+            except (AssertionError, TimeoutError, asyncio.IncompleteReadError) as error:
                 wrong.append(f"{point}: {type(error).__name__} {error}")
     return wrong
 

@@ -226,7 +226,7 @@ async def test_when_an_accepted_connection_cannot_be_made(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(acceptor, "TcpTransport", unmade)
+        patch.setattr(acceptor, "attach", unmade)
         app = await wire.app()
         assert await ended(app) == b""
     await wire.turn(lambda: not wire.proxy.acceptors.arriving)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import pytest
 from cryptography import x509
 from h2.events import ResponseReceived
 
+from sidecar.net.callers import Callers
 from sidecar.net.listeners import Settings
 from sidecar.observe.metrics import HandshakeFailure
+from sidecar.proxy.admission.admission import Admission
 from tests.support.h2_peer import GET as GET2
 from tests.support.h2_peer import Peer, fields
 from tests.support.wire import GET, LIMIT, OK, End, Wire
@@ -67,6 +71,12 @@ async def tunnel(
     async with asyncio.timeout(LIMIT):
         await app.writer.start_tls(context, server_hostname=name)
     return app
+
+
+def refused(caplog: pytest.LogCaptureFixture) -> str:
+    """Why an app got no certificate, as logged."""
+    (record,) = (one for one in caplog.records if one.getMessage() == "no certificate for an app")
+    return str(record.fields["detail"])  # type: ignore[attr-defined]
 
 
 async def serve_one(wire: Wire, app: End, ask: bytes = GET) -> bytes:
@@ -230,7 +240,7 @@ async def test_another_name_inside_the_tunnel_ends_it(
         await app.writer.start_tls(trusting(bundle), server_hostname="a.third.internal")
     failed = wire.proxy.acceptors.stats.handshakes_failed
     await wire.turn(lambda: failed == {HandshakeFailure.SERVER_NAME: 1})
-    assert "the tunnel is to `billing.internal`" in caplog.text
+    assert "the tunnel is to `billing.internal`" in refused(caplog)
     await wire.turn(lambda: not wire.proxy.acceptors.arriving)
 
 
@@ -309,6 +319,71 @@ routes:
     assert (await again.answer()).reason == "method_not_carried"
 
 
+async def test_a_handshake_that_another_configuration_overtakes_comes_to_nothing(
+    wire: Wire, tmp_path: Path
+) -> None:
+    """Its tunnel was asked for under other rules, and would outlive them."""
+    bundle = await intercepting(wire, tmp_path)
+    app = await plain_tunnel(wire)
+    await wire.turn(lambda: wire.proxy.acceptors.arriving)
+    adopt(wire)
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(LIMIT):
+            await app.writer.start_tls(trusting(bundle), server_hostname="billing.internal")
+        await app.send(GET)
+        assert await app.rest() == b""
+    await wire.turn(lambda: not wire.proxy.acceptors.arriving)
+    assert not wire.proxy.connections
+
+
+@pytest.mark.interpreted
+async def test_a_tunnel_that_another_configuration_overtakes_is_refused(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the turn between its being granted and its answer."""
+    await intercepting(wire, tmp_path)
+    tunnels = wire.proxy.tunnels
+
+    def later(*them: Any) -> None:
+        wire.proxy.context.admission = Admission(wire.table, pseudonym=None)
+        tunnels(*them)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(wire.proxy), "tunnels", lambda _, *them: later(*them))
+        app = await wire.app()
+        await app.send(CONNECT)
+        assert (await app.answer()).reason == "caller_refused"
+
+
+async def test_a_tunnel_for_which_there_is_no_descriptor(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused as every connection is that there is none for, and is no fault."""
+    await intercepting(wire, tmp_path)
+
+    def full(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", full)
+        app = await wire.app()
+        await app.send(CONNECT)
+        answer = await app.answer()
+    assert (answer.status, answer.reason) == (503, "no_descriptors")
+    assert wire.proxy.faults.count == 0
+
+
+async def test_a_ca_that_has_expired_refuses_the_tunnel(wire: Wire, tmp_path: Path) -> None:
+    """With an answer, and not with an end in place of one."""
+    await intercepting(wire, tmp_path)
+    wire.clock.step_wall(200 * 365 * 24 * 3600)
+    app = await wire.app()
+    await app.send(CONNECT)
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (500, "internal")
+    assert wire.proxy.faults.count == 0
+
+
 async def listening(wire: Wire, tmp_path: Path, **more: Any) -> Path:
     """The same where the listener itself takes TLS."""
     bundle = await intercepting(wire, tmp_path)
@@ -336,6 +411,21 @@ async def test_a_listener_shows_what_is_asked_for(wire: Wire, tmp_path: Path) ->
     await third.close()
 
 
+async def test_a_listener_that_intercepts_asks_each_request_for_its_header(
+    wire: Wire, tmp_path: Path
+) -> None:
+    """There was no CONNECT that could have been asked."""
+    bundle = await listening(wire, tmp_path, callers=Callers({"X-Caller": "s3cret-s3cret"}))
+    app = await secure(wire, trusting(bundle), "billing.internal")
+    await app.send(GET)
+    assert (await app.answer()).reason == "caller_refused"
+    await app.close()
+    app = await secure(wire, trusting(bundle), "billing.internal")
+    head = await serve_one(wire, app, GET.replace(b"\r\n\r\n", b"\r\nX-Caller: s3cret-s3cret\r\n\r\n"))
+    assert b"s3cret" not in head
+    await app.close()
+
+
 @pytest.mark.parametrize("name", ["other.internal", "evil.com", "third.internal", "billing.localhost"])
 async def test_a_listener_shows_nothing_for_other_names(
     wire: Wire, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
@@ -346,7 +436,7 @@ async def test_a_listener_shows_nothing_for_other_names(
         await secure(wire, trusting(bundle), name)
     failed = wire.proxy.acceptors.stats.handshakes_failed
     await wire.turn(lambda: failed == {HandshakeFailure.SERVER_NAME: 1})
-    assert f"`{name}`" in caplog.text
+    assert f"`{name}`" in refused(caplog)
 
 
 async def test_a_listener_shows_nothing_where_no_name_is_asked_for(
@@ -359,7 +449,7 @@ async def test_a_listener_shows_nothing_where_no_name_is_asked_for(
     with caplog.at_level(logging.WARNING), pytest.raises(ssl.SSLError):
         await asyncio.open_connection("127.0.0.1", wire.port, ssl=context, server_hostname="")
     await wire.turn(lambda: wire.proxy.acceptors.stats.handshakes_failed == {HandshakeFailure.SERVER_NAME: 1})
-    assert "names no host (SNI)" in caplog.text
+    assert "names no host (SNI)" in refused(caplog)
 
 
 async def test_a_routes_own_listener_is_for_that_route(wire: Wire, tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ def admit(
     if owner.callers is not None:
         if barred is not None:
             raise barred
-        if owner.origin is None:
-            request.fields = owner.callers.admit(request.fields)
-        else:
-            # What callers must bring was asked for when the tunnel was.
+        if owner.origin is not None:
             owner.origin.check(request.authority, absolute=absolute)
+        if owner.is_judged:
             request.fields = owner.callers.without(request.fields)
+        else:
+            request.fields = owner.callers.admit(request.fields)
     return context.admission.admit(
         request.fields,
         request.found,
@@ -74,4 +74,4 @@ def admit_tunnel(
             f"CONNECT asks for a tunnel to {origin}, and this listener speaks TLS itself: there is no TLS inside of "
             "TLS here. Use a listener without `tls` as the proxy.",
         )
-    return owner.inside(origin)
+    return owner.inside(origin, rules=context.admission)

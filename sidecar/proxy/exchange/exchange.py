@@ -211,8 +211,8 @@ class Exchange(Relay):
 
     def _send(self, link: Link, bearer: bytes) -> None:
         if self.request.is_bound and link.wire != self.request.wire:
-            self.pool.release(link)
             self._fail(unspoken(self.pool.destination))
+            self.pool.release(link)
             return
         self.bearer = bearer
         self.side = side = link.open(self)

@@ -314,7 +314,12 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
             early = malformed("TLS began before CONNECT was answered. Wait for the answer.")
             self._answer(_Refused(early, Request(self.context.clock.mono(), b"CONNECT", ())))
             return
-        self._connections.tunnels(self, self.transport, inner, self.rest)
+        try:
+            self._connections.tunnels(self, self.transport, inner, self.rest)
+        except SidecarError as error:
+            self.state = OPEN
+            self._answer(_Refused(error, Request(self.context.clock.mono(), b"CONNECT", ())))
+            return
         self.state = CLOSED
 
     def upgrade_waits(self) -> bool:

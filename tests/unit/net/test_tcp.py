@@ -144,27 +144,12 @@ async def test_what_the_socket_does_not_take_is_kept_in_order(ends: Ends) -> Non
     ends.transport.set_write_buffer_limits(100_000)
     ends.transport.write(BULK)
     ends.transport.write(b"in the ")
-    ends.transport.write_all([b"right ", b"order"])
+    ends.transport.write(b"right order")
     assert ends.connection.told == ["full"]
     assert ends.transport.get_write_buffer_size() > 100_000
     assert await ends.read(len(BULK) + 18) == BULK + b"in the right order"
     await ends.until(lambda: ends.connection.told == ["full", "room"])
     assert ends.transport.get_write_buffer_size() == 0
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        pytest.param([10, 20], id="small"),
-        pytest.param([16, 300_000, 2], id="a-chunk"),
-        pytest.param([200_000, 200_000], id="more-than-the-socket-takes"),
-        pytest.param([700] * 100, id="more-pieces-than-one-call-takes"),
-    ],
-)
-async def test_pieces_are_sent_as_one(ends: Ends, sizes: list[int]) -> None:
-    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
-    ends.transport.write_all(pieces)
-    assert await ends.read(sum(sizes)) == b"".join(pieces)
 
 
 async def test_reading_is_paused_and_resumed(ends: Ends) -> None:
@@ -206,7 +191,6 @@ async def test_an_end_comes_behind_what_is_kept(ends: Ends, way: str) -> None:
     getattr(ends.transport, way)()
     getattr(ends.transport, way)()
     ends.transport.write(b"too late")
-    ends.transport.write_all([b"too", b"late"])
     assert await ends.read(len(BULK) + 1) == BULK
     if way == "close":
         assert await ends.ended() is None
@@ -251,7 +235,7 @@ async def test_a_reset_ends_it_with_the_error(*, busy: bool) -> None:
         assert isinstance(await connection.lost, ConnectionResetError | BrokenPipeError)
 
 
-@pytest.mark.parametrize("call", ["read", "write", "write_all", "kept"])
+@pytest.mark.parametrize("call", ["read", "write", "kept"])
 @pytest.mark.parametrize("error", [InterruptedError(), BlockingIOError()], ids=["EINTR", "EAGAIN"])
 async def test_a_call_that_is_interrupted_is_made_again(ends: Ends, call: str, error: OSError) -> None:
     expected = b"x" * 100_000
@@ -261,8 +245,6 @@ async def test_a_call_that_is_interrupted_is_made_again(ends: Ends, call: str, e
     ends.sock.raises = [error]
     if call == "write":
         ends.transport.write(expected)
-    elif call == "write_all":
-        ends.transport.write_all([expected[:50_000], expected[50_000:]])
     elif call == "read":
         ends.peer.send(b"x")
         await ends.until(lambda: ends.connection.data == b"x")
@@ -270,7 +252,7 @@ async def test_a_call_that_is_interrupted_is_made_again(ends: Ends, call: str, e
     assert await ends.read(len(expected)) == expected
 
 
-@pytest.mark.parametrize("call", ["read", "write", "write_all", "kept"])
+@pytest.mark.parametrize("call", ["read", "write", "kept"])
 async def test_a_call_that_fails_ends_the_connection(ends: Ends, call: str) -> None:
     error = OSError(errno.ENOBUFS, "no buffers")
     if call == "kept":
@@ -278,8 +260,6 @@ async def test_a_call_that_fails_ends_the_connection(ends: Ends, call: str) -> N
     ends.sock.raises = [error]
     if call == "write":
         ends.transport.write(b"x")
-    elif call == "write_all":
-        ends.transport.write_all([BULK, BULK])
     elif call == "read":
         ends.peer.send(b"x")
     else:

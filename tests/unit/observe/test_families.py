@@ -24,6 +24,7 @@ LABELS = {
     "server",
     "route",
     "audience",
+    "build",
     "credential",
     "code",
     "method",
