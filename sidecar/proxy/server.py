@@ -258,27 +258,23 @@ class Proxy(Connections):
     ) -> None:
         """Shake hands on the connection's socket, which is no transport's meanwhile."""
         sock = transport.get_socket()
-        own: socket.socket | None = None
-        if sock is not None:
-            try:
-                own = socket.socket(fileno=os.dup(sock.fileno()))
-            except OSError as error:
-                raise descriptors.none_left("opening a tunnel", error) from error
-        transport.write(TUNNEL_OPEN)
-        if own is not None and transport.get_write_buffer_size():
-            # An empty buffer takes it at once: the app is gone, or takes nothing.
-            own.close()
-            own = None
-        transport.set_protocol(Nobody())
-        transport.abort()  # what is closed is its descriptor, not the connection
         try:
-            if own is not None:
+            own = None if sock is None else socket.socket(fileno=os.dup(sock.fileno()))
+        except OSError as error:
+            raise descriptors.none_left("opening a tunnel", error) from error
+        taken = False
+        try:
+            transport.write(TUNNEL_OPEN)
+            # An empty buffer takes it at once; else the app is gone, or takes nothing.
+            is_out = not transport.get_write_buffer_size()
+            transport.set_protocol(Nobody())
+            transport.abort()  # what is closed is its descriptor, not the connection
+            if own is not None and is_out:
                 self.acceptors.tunnel(own, inner, context)
-        except BaseException:
-            if own is not None:
-                own.close()
-            raise
+                taken = True
         finally:
+            if own is not None and not taken:
+                own.close()
             self.closed(connection)
 
     def _settled(self) -> None:

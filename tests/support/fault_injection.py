@@ -688,6 +688,7 @@ async def play(
         exchange = connection.current
         assert exchange is not None
         injection.spared |= {id(connection), id(exchange), id(exchange.side), id(exchange.pool)}
+        injection.spared |= {id(one.transport) for one in (connection, exchange.side)}  # type: ignore[attr-defined]
         if situation is ways_in:
             await open_ways(stage, directory)
         app = await stage.app()
