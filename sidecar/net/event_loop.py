@@ -8,9 +8,27 @@ from __future__ import annotations
 import asyncio
 import select
 import selectors
-from typing import cast, final
+from collections.abc import Iterator, Mapping
+from typing import Any, cast, final
 
-from sidecar.net.readiness import LoopReadiness, Selector, SocketReadiness
+from sidecar.net.readiness import LoopReadiness, Selector, SocketReadiness, number
+
+
+@final
+class _ByFile(Mapping[Any, selectors.SelectorKey]):
+    """What is registered, by descriptors or what has one."""
+
+    def __init__(self, keys: Mapping[int, selectors.SelectorKey]) -> None:
+        self._keys = keys
+
+    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys[number(fileobj)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 @final
@@ -18,7 +36,7 @@ class EventLoop(asyncio.SelectorEventLoop):
     """asyncio's event loop, which knows its selector's other half."""
 
     def __init__(self) -> None:
-        self.readiness = Selector(self._watcher_failed)
+        self.readiness = Selector(self._watcher_failed, _ByFile)
         super().__init__(cast(selectors.BaseSelector, self.readiness))
 
     def _watcher_failed(self, error: BaseException) -> None:

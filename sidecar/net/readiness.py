@@ -14,10 +14,10 @@ import asyncio
 import math
 import select
 import selectors
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
-from mypy_extensions import mypyc_attr, trait
+from mypy_extensions import trait
 
 _AT_ONCE: Final = 256
 """Sockets that have their turn before the event loop's other callbacks have theirs."""
@@ -96,13 +96,19 @@ class Selector(SocketReadiness):
     `read`, `write` and `leave` the watchers'. A descriptor belongs to one half at a time.
     """
 
-    __slots__ = ("_epoll", "_failed", "_keys", "_masks", "_watchers")
+    __slots__ = ("_by_file", "_epoll", "_failed", "_keys", "_masks", "_watchers")
 
-    def __init__(self, failed: Callable[[BaseException], None]) -> None:
-        """`failed` is told what a watcher raises, which ends nothing else."""
+    def __init__(
+        self,
+        failed: Callable[[BaseException], None],
+        by_file: Callable[[Mapping[int, selectors.SelectorKey]], Mapping[Any, selectors.SelectorKey]],
+    ) -> None:
+        """`failed` is told what a watcher raises, which ends nothing else. `by_file` makes of what is registered by
+        descriptors what is found by file objects, too."""
         self._epoll = select.epoll()
         self._failed = failed
         self._keys: dict[int, selectors.SelectorKey] = {}
+        self._by_file = by_file(self._keys)
         self._watchers: dict[int, Watcher] = {}
         self._masks: dict[int, int] = {}
 
@@ -147,7 +153,7 @@ class Selector(SocketReadiness):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """See selectors.BaseSelector."""
-        fd = _number(fileobj)
+        fd = number(fileobj)
         if fd in self._keys:
             raise KeyError(f"{fileobj!r} is registered already")
         if fd in self._masks:
@@ -159,14 +165,14 @@ class Selector(SocketReadiness):
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """See selectors.BaseSelector."""
-        fd = _number(fileobj)
+        fd = number(fileobj)
         key = self._keys.pop(fd)
         self._forget(fd)
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """See selectors.BaseSelector."""
-        fd = _number(fileobj)
+        fd = number(fileobj)
         known = self._keys[fd]
         if events != known.events:
             self._epoll.modify(fd, _mask(events))
@@ -176,11 +182,11 @@ class Selector(SocketReadiness):
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
         """See selectors.BaseSelector; KeyError for a descriptor that is not asyncio's."""
-        return self._keys[_number(fileobj)]
+        return self._keys[number(fileobj)]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         """See selectors.BaseSelector."""
-        return _Keys(self._keys)
+        return self._by_file
 
     def close(self) -> None:
         """See selectors.BaseSelector."""
@@ -219,24 +225,8 @@ class Selector(SocketReadiness):
         return found
 
 
-@mypyc_attr(native_class=False)
-class _Keys(Mapping[Any, selectors.SelectorKey]):
-    """What is registered, by descriptors or what has one."""
-
-    def __init__(self, keys: Mapping[int, selectors.SelectorKey]) -> None:
-        self._keys = keys
-
-    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys[_number(fileobj)]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
-def _number(fileobj: Any) -> int:
+def number(fileobj: Any) -> int:
+    """The descriptor of a file object, or of itself."""
     return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
 
 

@@ -39,7 +39,7 @@ class Noted(Watcher):
 class Bench:
     def __init__(self) -> None:
         self.failed: list[Exception] = []
-        self.selector = Selector(self.failed.append)
+        self.selector = Selector(self.failed.append, lambda keys: keys)
         self.pairs = [socket.socketpair() for _ in range(3)]
 
     def fd(self, index: int = 0) -> int:
@@ -183,6 +183,10 @@ def test_the_loop_of_the_process_has_its_readiness() -> None:
             peer.send(b"x")
             loop.run_forever()
         assert told == [FAULT]
+        with socket.socket() as sock:
+            loop.add_reader(sock, told.append, sock)
+            assert loop.remove_reader(sock.fileno())
+            assert not loop.remove_reader(sock)
     finally:
         loop.close()
         other.close()
