@@ -83,7 +83,7 @@ async def test_an_app_calls_by_https(google: Emulator, start: Start, tmp_path: P
     with pytest.raises(ssl.SSLError):
         await ask(secure, context, "plain.internal", proxy=False)
     entry = await sidecar.logged("no certificate for an app")
-    assert "does not say `intercept: true`" in entry["message"]
+    assert "does not say `intercept: true`" in entry["detail"]
     assert await sidecar.metric("idtoken_sidecar_listener_tls_handshakes_failed_total", reason="server_name")
     assert bundle.stat().st_mode & 0o777 == 0o644
 
