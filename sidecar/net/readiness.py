@@ -5,7 +5,7 @@ it into a queue and runs it in a context of its own: of some 20 µs that a small
 four and a half. Here `select` calls the transports itself, and hands asyncio what is asyncio's.
 
     Watcher (a transport) ◀── SocketReadiness ◀─┬─ Selector, where Linux's epoll is: made by `event_loop`
-                                          └─ LoopReadiness, on every other event loop: `add_reader` and the like
+                                                └─ LoopReadiness, on every other event loop: `add_reader` and the like
 """
 
 from __future__ import annotations
