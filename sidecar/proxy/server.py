@@ -27,6 +27,7 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.observe.tracing import Tracer
 from sidecar.proxy.acceptor import Acceptors
 from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.connections import Connection, Connections
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.http1.downstream import LEAVE_TIME, DownstreamConnection
@@ -35,7 +36,7 @@ from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
 from sidecar.proxy.pool.pool import Pools
-from sidecar.proxy.ports import Connection, Connections, Keeper, Link
+from sidecar.proxy.ports import Keeper, Link
 from sidecar.routing.routes import Route
 from sidecar.runtime import descriptors
 from sidecar.runtime.clock import Clock, TimerHandle

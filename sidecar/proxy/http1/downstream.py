@@ -27,6 +27,7 @@ from sidecar.net.listeners import Owner
 from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted
+from sidecar.proxy.connections import Connection, Connections
 from sidecar.proxy.exchange import sweep
 from sidecar.proxy.exchange.admitting import admit, admit_tunnel
 from sidecar.proxy.exchange.context import Context
@@ -39,7 +40,7 @@ from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.target import malformed, read_target
 from sidecar.proxy.messages import NO_BODY
-from sidecar.proxy.ports import Connection, Connections, Relay
+from sidecar.proxy.ports import Relay
 
 LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""

@@ -26,6 +26,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.net.listeners import Owner
 from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
+from sidecar.proxy.connections import Connection, Connections
 from sidecar.proxy.exchange.admitting import admit
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
@@ -50,7 +51,6 @@ from sidecar.proxy.http2.connection import (
     code_name,
 )
 from sidecar.proxy.messages import METHOD_NAMES
-from sidecar.proxy.ports import Connection, Connections
 
 LINGER_TIME = 2.0
 """Seconds, as in HTTP/1."""
