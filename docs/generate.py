@@ -27,7 +27,17 @@ from sidecar.config.groups import Intercept
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import SETTINGS, load
-from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, RoutePool, Timeouts, Tls, Tracing
+from sidecar.config.models import (
+    Config,
+    Drain,
+    Limits,
+    PoolSettings,
+    RouteConfig,
+    RoutePool,
+    Timeouts,
+    Tls,
+    Tracing,
+)
 from sidecar.config.quantities import format_duration, format_size
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import MEANINGS
@@ -91,7 +101,7 @@ def configuration() -> str:
         ("endpoints", Endpoints),
         ("drain", Drain),
         ("limits", Limits),
-        ("pool", Pool),
+        ("pool", PoolSettings),
         ("tracing", Tracing),
     ):
         parts += [f"## `{name}`\n", _table(part)]

@@ -73,7 +73,7 @@ class Timeouts(Model):
     )
 
 
-class Pool(Model):
+class PoolSettings(Model):
     """Connections to upstreams, and the queue of requests that wait for one; all of it is per route."""
 
     connections: Count = Field(
@@ -111,7 +111,7 @@ class RoutePool(Model):
     idle: Duration | None = Field(None, description="Close a connection that was idle for this long.", gt=0)
     streams: Count | None = Field(None, description="At most this many requests on one HTTP/2 connection.")
 
-    def over(self, top: Pool) -> Pool:
+    def over(self, top: PoolSettings) -> PoolSettings:
         """What is in force for the route."""
         return top.model_copy(update={key: value for key, value in self if value is not None})
 

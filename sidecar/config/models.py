@@ -20,7 +20,17 @@ from sidecar.config.allow import Allow
 from sidecar.config.audiences import parse_scopes
 from sidecar.config.credentials import Adc, Credential, Endpoints
 from sidecar.config.egress import EgressSetting
-from sidecar.config.groups import Drain, Intercept, Limits, Pool, RoutePool, Share, Timeouts, Tls, Tracing
+from sidecar.config.groups import (
+    Drain,
+    Intercept,
+    Limits,
+    PoolSettings,
+    RoutePool,
+    Share,
+    Timeouts,
+    Tls,
+    Tracing,
+)
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_listener
 from sidecar.config.names import NOT_FOR_TOKENS
@@ -30,7 +40,17 @@ from sidecar.config.values import Count, Model, Switch, word
 from sidecar.grammar import hosts
 from sidecar.grammar.contents import quoted
 
-__all__ = ["Config", "Drain", "Limits", "Pool", "RouteConfig", "RoutePool", "Timeouts", "Tls", "Tracing"]
+__all__ = [
+    "Config",
+    "Drain",
+    "Limits",
+    "PoolSettings",
+    "RouteConfig",
+    "RoutePool",
+    "Timeouts",
+    "Tls",
+    "Tracing",
+]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
@@ -426,8 +446,9 @@ class Config(Model):
         Limits.model_construct(),
         description="How much one connection may use, and how many connections there may be.",
     )
-    pool: Pool = Field(
-        Pool.model_construct(), description="Connections to upstreams and the queue for them, per route."
+    pool: PoolSettings = Field(
+        PoolSettings.model_construct(),
+        description="Connections to upstreams and the queue for them, per route.",
     )
     tracing: Tracing = Field(Tracing.model_construct(), description="OpenTelemetry spans.")
     token_cache: Count = Field(

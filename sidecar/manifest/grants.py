@@ -27,7 +27,7 @@ TOKEN_CREATOR: Final = "roles/iam.serviceAccountTokenCreator"
 FEDERATED: Final = "roles/iam.workloadIdentityUser"
 
 
-class Grant(NamedTuple):
+class RoleGrant(NamedTuple):
     """One role on one resource, for one member."""
 
     member: str
@@ -64,7 +64,7 @@ class Known:
     resource_types: Mapping[str, str] = field(default_factory=dict)
 
 
-Found = tuple[list[Grant], list[Unknown]]
+Found = tuple[list[RoleGrant], list[Unknown]]
 
 
 def needed(config: Config, known: Known) -> Found:
@@ -115,7 +115,7 @@ class _Derivation:
     def __init__(self, config: Config, known: Known) -> None:
         self._config = config
         self._known = known
-        self.grants: dict[tuple[str, str, str, str], Grant] = {}
+        self.grants: dict[tuple[str, str, str, str], RoleGrant] = {}
         self.unknown: list[Unknown] = []
         self.missing: list[str] = []
 
@@ -128,7 +128,7 @@ class _Derivation:
                 self._on_target(route, target, host, self._acts_as(route.credential))
         self._on_accounts(route.credential, credential, kind)
 
-    def _grant(self, grant: Grant) -> None:
+    def _grant(self, grant: RoleGrant) -> None:
         self.grants.setdefault((grant.member, grant.role, grant.resource, grant.region), grant)
 
     def _acts_as(self, name: str) -> str:
@@ -184,14 +184,14 @@ class _Derivation:
         match target:
             case Target.CLOUD_RUN | Target.CLOUD_FUNCTIONS:
                 service, region = self._place(route, target, host)
-                self._grant(Grant(caller, "roles/run.invoker", target, service, why, region=region))
+                self._grant(RoleGrant(caller, "roles/run.invoker", target, service, why, region=region))
             case Target.IAP:
                 service = self._said(
                     "service", self._known.services, route.name, f"what serves {host} behind IAP"
                 )
                 types = "backend-services, app-engine, …: what IAP is in front of there"
                 kind = self._said("resource-type", self._known.resource_types, route.name, types)
-                self._grant(Grant(caller, facts.role, target, service, why, resource_type=kind))
+                self._grant(RoleGrant(caller, facts.role, target, service, why, resource_type=kind))
             case Target.GOOGLEAPIS:
                 grant = facts.grant.replace("MEMBER", caller)
                 self.unknown.append(Unknown(why, f"grant {caller} the API's own role: {grant}"))
@@ -229,14 +229,14 @@ class _Derivation:
         elif isinstance(credential, WorkloadIdentityFederation):
             account = self._federated_account(name, credential)
             # This role has everything in it that ID tokens and access tokens take.
-            self._grant(Grant(self._runs_as(name), FEDERATED, None, account, why))
+            self._grant(RoleGrant(self._runs_as(name), FEDERATED, None, account, why))
 
     def _chain(self, first: str, chain: list[str], kind: TokenKind, why: str) -> None:
         caller = first
         for account in chain:
             last = account == chain[-1]
             role = OPENID_CREATOR if last and kind is TokenKind.ID else TOKEN_CREATOR
-            self._grant(Grant(caller, role, None, account, why))
+            self._grant(RoleGrant(caller, role, None, account, why))
             caller = f"serviceAccount:{account}"
 
 
@@ -252,14 +252,14 @@ def _region(host: str) -> str | None:
     return "-".join(parts[:2]) if len(parts) > 2 and not hosts.ip_literal(host) else None
 
 
-def _gcloud_line(grant: Grant) -> str:
+def _gcloud_line(grant: RoleGrant) -> str:
     values = {"member": f"'{grant.member}'"}
     if grant.target is not Target.CLOUD_FUNCTIONS:
         values["role"] = grant.role
     return filled(f"iam/{_FILES[grant.target]}.sh", **values, **_place_of(grant)).rstrip("\n")
 
 
-def _terraform_resource(grant: Grant, labels: set[str]) -> str:
+def _terraform_resource(grant: RoleGrant, labels: set[str]) -> str:
     # A function of the second generation is a Cloud Run service, and what lets one in is the same.
     file = "cloud-run" if grant.target is Target.CLOUD_FUNCTIONS else _FILES[grant.target]
     values = {"role": grant.role, "member": grant.member, **_place_of(grant)}
@@ -279,7 +279,7 @@ _FILES: Final = {
 """The template of a grant on each kind of resource."""
 
 
-def _place_of(grant: Grant) -> dict[str, str]:
+def _place_of(grant: RoleGrant) -> dict[str, str]:
     match grant.target:
         case None:
             return {"account": grant.resource}

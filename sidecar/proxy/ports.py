@@ -21,7 +21,7 @@ from mypy_extensions import mypyc_attr, trait
 
 from sidecar.errors import SidecarError
 from sidecar.observe.metrics import RouteStats
-from sidecar.proxy.admission.admission import Admitted, Plan
+from sidecar.proxy.admission.admission import Admitted, HeaderPlan
 from sidecar.proxy.faults import Faults
 from sidecar.proxy.fields.headers import Fields, Found
 from sidecar.proxy.messages import HTTP1, RequestHead
@@ -130,7 +130,7 @@ class UpstreamSide(TunnelEnd):
 
     __slots__ = ()
 
-    def head(self, request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> None:
+    def head(self, request: RequestHead, path: bytes, host: bytes, plan: HeaderPlan, bearer: bytes) -> None:
         """The request's head: `path` and `host` as they go out, `bearer` for the headers of the plan."""
         raise NotImplementedError
 

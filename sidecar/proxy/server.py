@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import final
 
-from sidecar.config.models import Limits, Pool, RouteConfig
+from sidecar.config.models import Limits, PoolSettings, RouteConfig
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
 from sidecar.net.transport import Nobody, Transport
@@ -35,7 +35,7 @@ from sidecar.proxy.http1.heads import TUNNEL_OPEN
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
-from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.ports import Keeper, Link
 from sidecar.routing.routes import Route
 from sidecar.runtime import descriptors
@@ -140,7 +140,9 @@ class Proxy(Connections):
                 if at_once:
                     connection.close_if_idle()
 
-    def switch(self, admission: Admission, *, limits: Limits, pool: Pool, access_log: AccessLog) -> None:
+    def switch(
+        self, admission: Admission, *, limits: Limits, pool: PoolSettings, access_log: AccessLog
+    ) -> None:
         """Judge requests by another route table from now on; those under way end under the old one.
 
         A route of the same name goes on counting where the old one was; connections to the destinations of routes
@@ -309,7 +311,7 @@ class Proxy(Connections):
             )
 
 
-def _sweep_every(limits: Limits, pool: Pool, routes: Iterable[Route]) -> float:
+def _sweep_every(limits: Limits, pool: PoolSettings, routes: Iterable[Route]) -> float:
     shortest = min(
         *(limits.head_timeout, limits.keep_alive, limits.body_timeout, limits.send_timeout, pool.queue_wait),
         *(_shortest(route.config, pool) for route in routes),
@@ -317,7 +319,7 @@ def _sweep_every(limits: Limits, pool: Pool, routes: Iterable[Route]) -> float:
     return min(_SWEEP, max(_SHORTEST_SWEEP, shortest / 10))
 
 
-def _shortest(config: RouteConfig, pool: Pool) -> float:
+def _shortest(config: RouteConfig, pool: PoolSettings) -> float:
     timeouts = config.timeouts
     return min(
         *(timeouts.response, timeouts.send, timeouts.idle, timeouts.tunnel_idle),

@@ -29,7 +29,7 @@ from sidecar.observe.metrics import LoopStats, TokenStatsTable
 from sidecar.observe.tracing import NotInstalledError, Tracer
 from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.fields.proxy_status import NAME
-from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.server import Proxy, make_link
 from sidecar.routing.routes import Route, RouteTable
 from sidecar.runtime import descriptors

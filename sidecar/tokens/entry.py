@@ -20,7 +20,7 @@ from cachetools import Cache, TLRUCache
 from sidecar.errors import Reason, SidecarError
 from sidecar.observe.metrics import TokenStats
 from sidecar.runtime.clock import TimerHandle
-from sidecar.tokens.policy import WANTED_FOR, Instant, Plan
+from sidecar.tokens.policy import WANTED_FOR, Instant, RenewalPlan
 from sidecar.tokens.report import FetchReport
 from sidecar.tokens.token import Token, TokenKey
 from sidecar.tokens.waiters import Waiters
@@ -124,7 +124,7 @@ class Entry:
         """Whether somebody asked since the last fetch; once asked for, a pinned entry stays wanted."""
         # the token
         self.token: Token | None = None
-        self.plan: Plan | None = None
+        self.plan: RenewalPlan | None = None
         self.value: bytes | None = None
         self.fresh_until = -inf
         """Unix seconds: until then `value` is served without another look. -inf sends every use the long

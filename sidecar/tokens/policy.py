@@ -73,7 +73,7 @@ class Instant(NamedTuple):
         return max(min(self.at - now.at, self.mono - now.mono), 0.0)
 
 
-class Plan(NamedTuple):
+class RenewalPlan(NamedTuple):
     """What to do with one token, and when."""
 
     renew: Instant
@@ -92,7 +92,7 @@ def minimum_life(token: Token) -> float:
     return min(MINIMUM_LIFE, whole_life(token) / 10)
 
 
-def schedule(token: Token, *, now: Instant, jitter: float) -> Plan:
+def schedule(token: Token, *, now: Instant, jitter: float) -> RenewalPlan:
     """Plan for a token that has just come and is a new one.
 
     A token that is past its renewal point already is planned as by `same_token`. One that is not even usable
@@ -111,7 +111,7 @@ def schedule(token: Token, *, now: Instant, jitter: float) -> Plan:
         renew = now.after(left - before + jitter * spread)
     else:
         renew = _ask_again(unusable, now=now, jitter=jitter)
-    return Plan(renew, unusable)
+    return RenewalPlan(renew, unusable)
 
 
 def is_new(token: Token, held: Token) -> bool:
@@ -122,7 +122,7 @@ def is_new(token: Token, held: Token) -> bool:
     return token.expires_at > held.expires_at + rounding
 
 
-def same_token(token: Token, previous: Plan, *, now: Instant, jitter: float) -> Plan:
+def same_token(token: Token, previous: RenewalPlan, *, now: Instant, jitter: float) -> RenewalPlan:
     """Plan for an answer that brought the `exp` that was already here, whose plan was `previous`.
 
     Metadata servers do that until about four minutes before it expires. If the renewal point has not come yet
@@ -138,7 +138,7 @@ def same_token(token: Token, previous: Plan, *, now: Instant, jitter: float) -> 
     unusable = Instant(
         fresh.unusable.at, min(fresh.unusable.mono, max(previous.unusable.mono, confirmed_mono))
     )
-    return Plan(_ask_again(unusable, now=now, jitter=jitter), unusable)
+    return RenewalPlan(_ask_again(unusable, now=now, jitter=jitter), unusable)
 
 
 def _ask_again(unusable: Instant, *, now: Instant, jitter: float) -> Instant:

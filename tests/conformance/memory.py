@@ -19,7 +19,7 @@ from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.http1.downstream import DownstreamConnection
-from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.server import Proxy, make_link
 from sidecar.routing.routes import Destination, RouteTable
 from sidecar.runtime.tasks import Tasks

@@ -15,7 +15,7 @@ from sidecar.config.allow import Allow
 from sidecar.config.credentials import CREDENTIAL_TYPES
 from sidecar.config.listeners import ListenerTls
 from sidecar.config.load import load
-from sidecar.config.models import Drain, Limits, Pool, Timeouts, Tls, Tracing
+from sidecar.config.models import Drain, Limits, PoolSettings, Timeouts, Tls, Tracing
 from sidecar.observe.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ KEYS: dict[str, set[str]] = {
     "allow": {*Allow.model_fields},
     "drain": {*Drain.model_fields},
     "limits": {*Limits.model_fields},
-    "pool": {*Pool.model_fields},
+    "pool": {*PoolSettings.model_fields},
     "timeouts": {*Timeouts.model_fields},
     "tls": {*Tls.model_fields, *ListenerTls.model_fields},
     "tracing": {*Tracing.model_fields},

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from docs.generate import _default
-from sidecar.config.models import Config, Limits, Pool, RouteConfig, Timeouts
+from sidecar.config.models import Config, Limits, PoolSettings, RouteConfig, Timeouts
 from sidecar.errors import Reason
 from sidecar.observe.families import FAMILIES
 
@@ -23,7 +23,7 @@ ROWS = {
 }
 MODELS: dict[str, type[BaseModel]] = {
     "limits": Limits,
-    "pool": Pool,
+    "pool": PoolSettings,
     "routes[]": RouteConfig,
     "routes[].timeouts": Timeouts,
     "": Config,

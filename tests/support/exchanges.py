@@ -9,7 +9,7 @@ from sidecar.config.load import load
 from sidecar.errors import SidecarError
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import RouteStats
-from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.exchange.ledger import Ledger
@@ -26,10 +26,10 @@ from tests.support.sides import FakeApp, FakeKeeper, FakeLink
 TIMEOUTS = "timeouts: {connect: 1s, response: 3s, send: 4s, idle: 5s, tunnel_idle: 6s, total: 100s}"
 LIMITS = {"buffer": 10, "body_timeout": 20.0, "send_timeout": 21.0}
 
-TOKENLESS = Plan((), frozenset(), drop_table(frozenset()))
+TOKENLESS = HeaderPlan((), frozenset(), drop_table(frozenset()))
 """The token is the app's own affair."""
 _DROPPED = frozenset({b"authorization"})
-WITH_TOKEN = Plan((b"Authorization",), _DROPPED, drop_table(_DROPPED))
+WITH_TOKEN = HeaderPlan((b"Authorization",), _DROPPED, drop_table(_DROPPED))
 
 OK: Any = (200, b"OK", [(b"Content-Length", b"4")], {b"content-length": b"4"}, 4)
 """The head of a good answer."""
@@ -125,7 +125,7 @@ class Exchanges:
         *,
         body: int = NO_BODY,
         upgrade: bytes | None = None,
-        plan: Plan = TOKENLESS,
+        plan: HeaderPlan = TOKENLESS,
         app: FakeApp | None = None,
     ) -> Exchange:
         """One that waits for its turn."""

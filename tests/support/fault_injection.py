@@ -50,7 +50,8 @@ from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
 from sidecar.proxy.http2.upstream_stream import UpstreamStream
 from sidecar.proxy.pool.places import Places
-from sidecar.proxy.pool.pool import Pool, Pools
+from sidecar.proxy.pool.pool import Pool
+from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.server import Proxy
 from sidecar.tokens.store import TokenStore
 from tests.support.source import LIMIT

@@ -12,7 +12,7 @@ from sidecar.errors import SidecarError
 from sidecar.net.transport import Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.messages import HTTP1
-from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.ports import Link, Relay
 from sidecar.routing.routes import Route
 from sidecar.runtime.tasks import Tasks

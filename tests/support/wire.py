@@ -28,7 +28,7 @@ from sidecar.net.resolver import Lookup
 from sidecar.observe.logs import AccessLog
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.proxy.admission.admission import Admission
-from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.server import Proxy, make_link
 from sidecar.routing.routes import RouteTable
 from sidecar.runtime.tasks import Tasks

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.models import Pool
+from sidecar.config.models import PoolSettings
 from sidecar.net.dial import Dialer
 from sidecar.routing.routes import Destination
 from tests.support.wire import GET, OK, End, Upstream, Wire
@@ -266,7 +266,7 @@ async def test_more_places_after_a_reload_are_taken_at_once(wire: Wire) -> None:
     proxy.switch(
         proxy.context.admission,
         limits=proxy.context.limits,
-        pool=Pool(connections=2),
+        pool=PoolSettings(connections=2),
         access_log=proxy.ledger.access_log,
     )
     second = await wire.upstream.accept()

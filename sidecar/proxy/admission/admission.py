@@ -38,7 +38,7 @@ SERVERLESS = b"X-Serverless-Authorization"
 PROXY = b"Proxy-Authorization"
 
 
-class Plan(NamedTuple):
+class HeaderPlan(NamedTuple):
     """Which headers get the token, and which lines of the app's are dropped."""
 
     names: tuple[bytes, ...]
@@ -52,15 +52,15 @@ class Plan(NamedTuple):
 class RoutePlans(NamedTuple):
     """The plans of one route and one kind of target."""
 
-    usual: Plan
+    usual: HeaderPlan
     watched: bytes | None
     """The lower-case name that makes a conflict when the app sends it."""
-    conflict: Plan | SidecarError
+    conflict: HeaderPlan | SidecarError
     allowed: Allowed | None
     """What the route lets through; None for everything."""
 
 
-Admitted = tuple[Destination, bytes, bytes, Plan]
+Admitted = tuple[Destination, bytes, bytes, HeaderPlan]
 """A request that may go on its way, once it has its token: where to, the origin-form target to send, the
 route's prefix that was stripped from it (or empty), and the plan. A plain tuple: it is made for each request."""
 
@@ -160,7 +160,7 @@ def plans(config: RouteConfig, target: Target) -> RoutePlans:
         f"The app sent its own `{own[0].decode()}`, which is where route `{config.name}` puts the token. "
         "Set the route's `on_conflict` to `replace` or `keep`, or its `header` to another one.",
     )
-    conflict: Plan | SidecarError
+    conflict: HeaderPlan | SidecarError
     if rule == "reject" or (rule == "auto" and watched == b"authorization" and not beside):
         conflict = refused
     elif rule in ("auto", "keep") and beside:
@@ -175,14 +175,14 @@ def plans(config: RouteConfig, target: Target) -> RoutePlans:
 
 
 @lru_cache(maxsize=256)
-def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> Plan:
+def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> HeaderPlan:
     # Kept, since thousands of routes have the same few.
     # X-Serverless-Authorization speaks for the caller to Google's front ends: the app's never passes.
     dropped = headers.REQUEST_DROPPED | {SERVERLESS.lower()} | {name.lower() for name in names}
     # With dashes as well: that is how other spellings are looked for.
     dropped = dropped | {name.replace(b"_", b"-") for name in dropped}
     dropped -= {kept}
-    return Plan(names, dropped, headers.drop_table(dropped))
+    return HeaderPlan(names, dropped, headers.drop_table(dropped))
 
 
 def _is_in_its_place(fields: headers.Fields, path: bytes, names: tuple[bytes, ...], route: str) -> bool:

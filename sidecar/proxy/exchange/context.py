@@ -13,7 +13,7 @@ from sidecar.config.models import Limits
 from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.faults import Faults
-from sidecar.proxy.pool.pool import Pools
+from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.ports import Relay
 from sidecar.runtime.clock import Clock
 from sidecar.tokens.store import TokenStore

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sidecar.errors import MEANINGS, SidecarError
-from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.fields import headers
 from sidecar.proxy.messages import METHOD_NAMES, UNKNOWN, RequestHead
 from sidecar.proxy.refusals import problem
@@ -47,7 +47,7 @@ def status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
-def request_head(request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> bytes:
+def request_head(request: RequestHead, path: bytes, host: bytes, plan: HeaderPlan, bearer: bytes) -> bytes:
     """A request's head for the upstream: `path` and `host` as they go out, `bearer` for the plan's headers. The length
     of its body is among its lines already."""
     out = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]

@@ -19,7 +19,7 @@ from sidecar.config.models import Limits
 from sidecar.errors import SidecarError
 from sidecar.net import peer, tls
 from sidecar.net.transport import Receiver, Transport
-from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.faults import internal
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import heads
@@ -113,7 +113,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
 
     # the upstream's side of an exchange
 
-    def head(self, request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> None:
+    def head(self, request: RequestHead, path: bytes, host: bytes, plan: HeaderPlan, bearer: bytes) -> None:
         self._request_chunked = request.body == UNKNOWN
         self._reader.is_head = request.method == b"HEAD"
         self._out = [heads.request_head(request, path, host, plan, bearer)]

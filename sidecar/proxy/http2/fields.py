@@ -16,7 +16,7 @@ from typing import Final, final
 from sidecar.config.models import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import escaped
-from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.fields import headers, semantics
 from sidecar.proxy.http2 import grpc
 from sidecar.proxy.http2.connection import NeverIndexedHeader
@@ -164,7 +164,14 @@ def _malformed(what: str) -> SidecarError:
 
 
 def request_lines(
-    request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes, *, tls: bool, now_mono: float
+    request: RequestHead,
+    path: bytes,
+    host: bytes,
+    plan: HeaderPlan,
+    bearer: bytes,
+    *,
+    tls: bool,
+    now_mono: float,
 ) -> list[tuple[bytes, bytes]]:
     """A request's head for the upstream: `path` and `host` as they go out, `bearer` for the plan's headers."""
     found = request.found

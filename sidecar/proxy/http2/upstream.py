@@ -22,7 +22,7 @@ from sidecar.config.models import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer, tls
 from sidecar.net.transport import Receiver, Transport
-from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.faults import internal
 from sidecar.proxy.http2 import fields as lines
 from sidecar.proxy.http2.connection import (
@@ -189,7 +189,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         request: RequestHead,
         path: bytes,
         host: bytes,
-        plan: Plan,
+        plan: HeaderPlan,
         bearer: bytes,
     ) -> None:
         now_mono = 0.0 if request.time_limit is None else self._pool.clock.mono()

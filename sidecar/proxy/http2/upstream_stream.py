@@ -13,7 +13,7 @@ from mypy_extensions import trait
 from sidecar.config.models import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.transport import Transport
-from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.fields.headers import Fields
 from sidecar.proxy.http2 import fields as lines
 from sidecar.proxy.http2.connection import CANCEL, Answer, Data, Http2Connection, Interim, Trailers
@@ -42,7 +42,7 @@ class StreamLink:
         request: RequestHead,
         path: bytes,
         host: bytes,
-        plan: Plan,
+        plan: HeaderPlan,
         bearer: bytes,
     ) -> None:
         """Send a request's head."""
@@ -114,7 +114,7 @@ class UpstreamStream(UpstreamSide):
 
     # what the exchange calls
 
-    def head(self, request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> None:
+    def head(self, request: RequestHead, path: bytes, host: bytes, plan: HeaderPlan, bearer: bytes) -> None:
         self.is_head = request.method == b"HEAD"
         self._link.begin(self, request, path, host, plan, bearer)
 

@@ -12,7 +12,7 @@ from typing import final
 
 from mypy_extensions import trait
 
-from sidecar.config.models import Pool as Settings
+from sidecar.config.models import PoolSettings
 from sidecar.errors import Reason, SidecarError
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.pool.retry_budget import RetryBudget
@@ -66,7 +66,7 @@ class Places:
         "stats",
     )
 
-    def __init__(self, route: Route, settings: Settings, stats: RouteStats, clock: Clock) -> None:
+    def __init__(self, route: Route, settings: PoolSettings, stats: RouteStats, clock: Clock) -> None:
         self.route = route
         self.stats = stats
         self._clock = clock
@@ -79,7 +79,7 @@ class Places:
         self._budget = RetryBudget(route.config.retry_budget, requests=stats.begun(), now_mono=clock.mono())
         self.configure(settings)
 
-    def configure(self, settings: Settings) -> None:
+    def configure(self, settings: PoolSettings) -> None:
         """Go by other settings from now on: the top-level ones, under the route's own."""
         own = self.route.config.pool.over(settings)
         self.limit = own.connections

@@ -16,25 +16,20 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable
 from math import inf
-from typing import Any, Final, final
+from typing import Any, final
 
-from sidecar.config.models import Limits
-from sidecar.config.models import Pool as Settings
+from sidecar.config.models import Limits, PoolSettings
 from sidecar.errors import SidecarError
 from sidecar.net import dial
-from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.faults import Faults, internal
 from sidecar.proxy.messages import HTTP1, HTTP2
 from sidecar.proxy.pool.places import Bench, Places, give, refuse, unspoken
 from sidecar.proxy.ports import Keeper, Link, Relay
-from sidecar.routing.routes import Destination, Route
+from sidecar.routing.routes import Destination
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.tasks import Tasks
-
-_ASKED: Final = {"auto": None, "http1": HTTP1, "http2": HTTP2}
-"""By a route's `protocol`; None: what the request came in."""
 
 MakeLink = Callable[[Keeper, Limits, bool], Any]
 """Makes the protocol of a new connection, which is a Link; the last argument: whether HTTP/2 is to be spoken."""
@@ -51,6 +46,34 @@ def sessions_to_read(python: tuple[int, ...]) -> float:
     go that way, then new connections make whole handshakes.
     """
     return inf if python >= (3, 13, 1) or (3, 12, 8) <= python < (3, 13) else 500
+
+
+class PoolContext:
+    """What all pools work with. `Pools` is one, and holds the pools."""
+
+    def __init__(
+        self,
+        dialer: dial.Dialer,
+        make_link: MakeLink,
+        clock: Clock,
+        tasks: Tasks,
+        *,
+        settings: PoolSettings,
+        limits: Limits,
+    ) -> None:
+        self.dialer = dialer
+        self.make_link = make_link
+        self.clock = clock
+        self.tasks = tasks
+        self.settings = settings
+        """The top-level ones."""
+        self.limits = limits
+        self.closing = False
+        self.faults = Faults()
+        """Of the whole data path."""
+        self.sessions_to_read = sessions_to_read(sys.version_info[:3])
+        """How many more TLS sessions may be read. A pool lives no longer than its connections, so its own interval
+        bounds nothing."""
 
 
 @final
@@ -74,7 +97,7 @@ class Pool(Keeper, Bench):
         "retired",
     )
 
-    def __init__(self, owner: Pools, destination: Destination, places: Places, wire: int) -> None:
+    def __init__(self, owner: PoolContext, destination: Destination, places: Places, wire: int) -> None:
         self._owner = owner
         self.clock = owner.clock
         self.wire = wire
@@ -366,115 +389,3 @@ class Pool(Keeper, Bench):
             left.append((self._waiting.popitem(last=True)[0], self))
         if left:
             self.places.queue_first(left)
-
-
-@final
-class Pools:
-    """The pools of all destinations."""
-
-    def __init__(
-        self,
-        dialer: dial.Dialer,
-        make_link: MakeLink,
-        clock: Clock,
-        tasks: Tasks,
-        *,
-        settings: Settings,
-        limits: Limits,
-    ) -> None:
-        self.dialer = dialer
-        self.make_link = make_link
-        self.clock = clock
-        self.tasks = tasks
-        self.settings = settings
-        """The top-level ones."""
-        self.limits = limits
-        self.stats: dict[str, RouteStats] = {}
-        """Each route's counters by its name: they outlive the pools, and the route itself where another takes its
-        place."""
-        self.closing = False
-        self.faults = Faults()
-        """Of the whole data path."""
-        self.sessions_to_read = sessions_to_read(sys.version_info[:3])
-        """How many more TLS sessions may be read. A pool lives no longer than its connections, so its own interval
-        bounds nothing."""
-        self._pools: tuple[dict[Destination, Pool], dict[Destination, Pool]] = ({}, {})
-        """By what its requests came in, HTTP1 or HTTP2. Both lead to one pool where a route says what to speak."""
-        self._places: dict[Route, Places] = {}
-        """Kept as long as the route is: its budget of retries is not to begin anew with each quiet second."""
-
-    def configure(self, settings: Settings, limits: Limits) -> None:
-        """Go by these from now on; connections that are open keep their limits."""
-        self.settings = settings
-        self.limits = limits
-        for places in list(self._places.values()):
-            places.configure(settings)
-
-    def get(self, destination: Destination, wire: int) -> Pool:
-        """The pool of a destination, for a request that came in HTTP1 or HTTP2."""
-        if (pool := self._pools[wire].get(destination)) is None:
-            route = destination.route
-            asked = _ASKED[route.config.protocol]
-            if asked is not None and (pool := self._pools[1 - wire].get(destination)) is not None:
-                self._pools[wire][destination] = pool
-                return pool
-            if (places := self._places.get(route)) is None:
-                places = Places(route, self.settings, self.stats[route.name], self.clock)
-                self._places[route] = places
-            self._pools[wire][destination] = pool = Pool(
-                self, destination, places, wire if asked is None else asked
-            )
-            places.pools.add(pool)
-        return pool
-
-    def __iter__(self) -> Iterator[Pool]:
-        """Each pool, once."""
-        return iter({pool: None for pools in self._pools for pool in pools.values()})
-
-    def sweep(self, now_mono: float) -> bool:
-        """Close what has been idle too long, end waits that were; whether anything is left to look after."""
-        for places in list(self._places.values()):
-            places.sweep(now_mono)
-        for route, ok in self.dialer.look():
-            self._renew(route, ok=ok)
-        for pool in self:
-            pool.sweep(now_mono)
-            if pool.is_unused():
-                destination = pool.destination
-                for pools in self._pools:
-                    if pools.get(destination) is pool:
-                        del pools[destination]
-                pool.places.pools.discard(pool)
-                if pool.retired and not pool.places.pools:
-                    del self._places[destination.route]
-                    # A last dial for a request under way may have read its files again.
-                    self.dialer.forget((destination.route,))
-        return any(self._pools)
-
-    def _renew(self, route: Route, *, ok: bool) -> None:
-        if any(pool.retired and pool.destination.route is route for pool in self):
-            return  # another of its name may be counted there
-        stats, result = self.stats[route.name], "ok" if ok else "error"
-        stats.tls_reloads[result] = stats.tls_reloads.get(result, 0) + 1
-        stats.tls_current = ok
-        if ok:
-            for pool in self:
-                if pool.destination.route is route:
-                    pool.renew()
-
-    def retire(self, routes: Set[Route]) -> None:
-        """These routes are gone: close their idle connections, and each other one as its request ends."""
-        for route in routes:
-            self.stats[route.name].tls_current = None
-            if (places := self._places.get(route)) is not None and not places.pools:
-                del self._places[route]
-        for pool in self:
-            if pool.destination.route in routes:
-                pool.retired = True
-                pool.expire(float("inf"))
-
-    def close(self) -> None:
-        """Close every idle connection, and each other one as its request ends."""
-        self.closing = True
-        for pool in self:
-            pool.expire(float("inf"))

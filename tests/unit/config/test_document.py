@@ -18,7 +18,17 @@ from sidecar.config.groups import Intercept
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import load
-from sidecar.config.models import Config, Drain, Limits, Pool, RouteConfig, RoutePool, Timeouts, Tls, Tracing
+from sidecar.config.models import (
+    Config,
+    Drain,
+    Limits,
+    PoolSettings,
+    RouteConfig,
+    RoutePool,
+    Timeouts,
+    Tls,
+    Tracing,
+)
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 
@@ -45,7 +55,7 @@ def test_the_example_loads_and_has_every_key() -> None:
     for name, model in (
         ("drain", Drain),
         ("limits", Limits),
-        ("pool", Pool),
+        ("pool", PoolSettings),
         ("endpoints", Endpoints),
         ("tracing", Tracing),
         ("metadata_server", MetadataServer),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.tokens import policy
-from sidecar.tokens.policy import Instant, Plan
+from sidecar.tokens.policy import Instant, RenewalPlan
 from sidecar.tokens.token import Token
 
 T = 1_800_000_000.0
@@ -280,4 +280,4 @@ def test_an_instant_comes_by_the_clock_that_gets_there_first() -> None:
     assert moment.seconds_from(Instant(T + 8, 500.0)) == 2
     assert moment.seconds_from(Instant(T, 507.0)) == 3
     assert moment.seconds_from(Instant(T + 99, 500.0)) == 0
-    assert Plan(moment, moment.after(5)).unusable == Instant(T + 15, 515.0)
+    assert RenewalPlan(moment, moment.after(5)).unusable == Instant(T + 15, 515.0)

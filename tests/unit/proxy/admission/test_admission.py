@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.admission.admission import Admission, Plan
+from sidecar.proxy.admission.admission import Admission, HeaderPlan
 from sidecar.proxy.fields import headers
 from sidecar.routing.routes import RouteTable
 
@@ -55,7 +55,7 @@ def conflict(header: str, target: str, rule: str) -> Any:
 CASES = list(itertools.product(USUAL, OPTIONS, ("auto", "replace", "keep", "reject"), (False, True)))
 
 
-def admit(header: str, target: str, rule: str, fields: list[tuple[bytes, bytes]]) -> Plan:
+def admit(header: str, target: str, rule: str, fields: list[tuple[bytes, bytes]]) -> HeaderPlan:
     config = load(
         f"routes: [{{name: r, host: r.internal, {OPTIONS[target]}, header: {header}, on_conflict: {rule}}}]",
         environ={},

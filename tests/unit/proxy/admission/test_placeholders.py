@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.config.load import load
 from sidecar.errors import Reason, SidecarError
-from sidecar.proxy.admission.admission import Admission, Plan
+from sidecar.proxy.admission.admission import Admission, HeaderPlan
 from sidecar.proxy.fields import headers
 from sidecar.routing.routes import RouteTable
 from sidecar.tokens import placeholder
@@ -30,7 +30,7 @@ def admit(
     *,
     path: bytes = b"/",
     placeholders: bool = True,
-) -> Plan:
+) -> HeaderPlan:
     config = load(
         f"routes: [{{name: r, host: r.internal, {OPTIONS[target]}, header: {header}, on_conflict: {rule}}}]",
         environ={},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.proxy.admission.admission import Plan
+from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import heads
 from sidecar.proxy.messages import UNKNOWN
@@ -135,7 +135,7 @@ def test_a_length_goes_on_as_a_plain_number(length: bytes, plain: bytes) -> None
     assert headers.plain_length(fields, headers.survey(fields)) == expected
 
 
-PLAN = Plan(
+PLAN = HeaderPlan(
     (b"Authorization", b"X-Own"), headers.REQUEST_DROPPED, headers.drop_table(headers.REQUEST_DROPPED)
 )
 LINES = [
