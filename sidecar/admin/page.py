@@ -38,6 +38,20 @@ def sections(document: Document, configuration: str, note: Note) -> dict[str, st
     }
 
 
+def _head(document: Document) -> str:
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>idtoken-sidecar: {escape(_word(document)[1])}</title>
+<link rel="stylesheet" href="/page.css">
+<link rel="icon" href="data:,">
+<script src="/page.js" defer></script>
+<noscript><meta http-equiv="refresh" content="10"></noscript>
+</head>"""
+
+
 def page(
     document: Document,
     configuration: str,
@@ -52,17 +66,7 @@ def page(
     columns = "".join(
         f'<th scope="col" class="{kind}" title="{title}">{label}</th>' for label, kind, title in COLUMNS
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>idtoken-sidecar: {escape(_word(document)[1])}</title>
-<link rel="stylesheet" href="/page.css">
-<link rel="icon" href="data:,">
-<script src="/page.js" defer></script>
-<noscript><meta http-equiv="refresh" content="10"></noscript>
-</head>
+    return f"""{_head(document)}
 <body>
 <header>
 <h1>idtoken-sidecar</h1>

@@ -166,21 +166,25 @@ def document(
             }
             for it in process.handouts
         ],
-        "traffic": {
-            "interval": INTERVAL,
-            "samples": [{**sample._asdict(), "at": _moment(sample.at)} for sample in traffic.samples],
-            "routes": [
-                {
-                    **route._asdict(),
-                    "name": route.name or NO_ROUTE,
-                    "last_minute": route.last_minute._asdict(),
-                    "http2": route.http2,
-                    "links": _links(route.links),
-                }
-                for route in traffic.routes
-            ],
-        },
+        "traffic": _traffic(traffic),
         "errors": _rows(traffic.errors, _error, lambda error: {"route": error.route}, note),
+    }
+
+
+def _traffic(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "interval": INTERVAL,
+        "samples": [{**sample._asdict(), "at": _moment(sample.at)} for sample in traffic.samples],
+        "routes": [
+            {
+                **route._asdict(),
+                "name": route.name or NO_ROUTE,
+                "last_minute": route.last_minute._asdict(),
+                "http2": route.http2,
+                "links": _links(route.links),
+            }
+            for route in traffic.routes
+        ],
     }
 
 

@@ -117,6 +117,19 @@ class ConnectingServices:
         )
 
 
+def _push(data: str, moment: str) -> Mapping[str, object]:
+    """A wrapped message of Pub/Sub."""
+    message = {
+        "data": base64.b64encode(data.encode()).decode("ascii"),
+        "messageId": "1234567890",
+        "message_id": "1234567890",
+        "publishTime": moment,
+        "publish_time": moment,
+        "attributes": {},
+    }
+    return {"message": message, "subscription": f"projects/{PROJECT}/subscriptions/emulated"}
+
+
 def _request(service: str, data: str, now: float) -> tuple[Mapping[str, str], bytes]:
     """Headers and body as the service sends them."""
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -140,20 +153,11 @@ def _request(service: str, data: str, now: float) -> tuple[Mapping[str, str], by
                 "X-CloudTasks-TaskETA": f"{now:.6f}",
             }, data.encode()
         case "pubsub":
-            message = {
-                "data": base64.b64encode(data.encode()).decode("ascii"),
-                "messageId": "1234567890",
-                "message_id": "1234567890",
-                "publishTime": moment,
-                "publish_time": moment,
-                "attributes": {},
-            }
-            push = {"message": message, "subscription": f"projects/{PROJECT}/subscriptions/emulated"}
             return {
                 "User-Agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)",
                 "Content-Type": "application/json",
                 "From": "noreply@google.com",
-            }, json.dumps(push).encode()
+            }, json.dumps(_push(data, moment)).encode()
         case "eventarc":
             return {
                 "User-Agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)",

@@ -56,15 +56,27 @@ def explain(
         if not is_here:
             # A URL that is none of the sidecar's own addresses is what an app asks of an HTTP proxy.
             path = b"http://" + authority + path
-    table = RouteTable.compile(config)
+    secure = None
+    if parts.scheme == "https" and not is_here:
+        # What an app asks of its proxy first.
+        secure = f"{parts.hostname}:{parts.port or 443}".encode("ascii", "replace")
+    return _judged(RouteTable.compile(config), listener, method, path, fields, secure)
+
+
+def _judged(
+    table: RouteTable,
+    listener: str | None,
+    method: str,
+    path: bytes,
+    fields: headers.Fields,
+    secure: bytes | None,
+) -> dict[str, Any]:
+    """What becomes of the request; `secure` is the host and port that it asks a tunnel to."""
     own = next((route for route in table.routes if route.name == listener), None)
     found = headers.survey(fields)
-    is_https = parts.scheme == "https" and not is_here
     try:
-        if is_https:
-            # What an app asks of its proxy first.
-            host_and_port = f"{parts.hostname}:{parts.port or 443}".encode("ascii", "replace")
-            tunnel_to(table, host_and_port, fields, found, own=None, http10=True)
+        if secure is not None:
+            tunnel_to(table, secure, fields, found, own=None, http10=True)
         authority, path, absolute = read_target(method.encode("ascii"), path, found)
         admitted = Admission(table, pseudonym=None).admit(
             fields,
@@ -83,7 +95,7 @@ def explain(
     except SidecarError as error:
         return {"taken": False, "status": error.status, "reason": str(error.reason), "says": error.detail}
     host = authority.decode("ascii", "replace")
-    way = _BY_HTTPS if is_https else _way(match, host, absolute=absolute)
+    way = _BY_HTTPS if secure is not None else _way(match, host, absolute=absolute)
     return _taken(admitted, found, way=way, host=host)
 
 

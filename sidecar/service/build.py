@@ -81,10 +81,7 @@ class Parts:
         jitter = jitter or secrets.SystemRandom().random
         self.loop = loop
         self.environ = environ
-        # Set by Cloud Shell, functions and App Engine; to be set elsewhere.
-        project = environ.get(_PROJECT, "").strip()
-        self.project = project if is_project(project) else None
-        """The project that the environment names."""
+        self.project = _project(environ)
         self.version = own_version()
         self.clock = clock or SystemClock(loop)
         self.tasks = Tasks(loop)
@@ -260,6 +257,12 @@ def _inspected_trust(config: Config, environ: Mapping[str, str]) -> list[str]:
             raise StartError(f"{error}", EXIT_CONFIG) from error
         return [f"token endpoints can't be asked by https: {error}"]
     return []
+
+
+def _project(environ: Mapping[str, str]) -> str | None:
+    """The project that the environment names: Cloud Shell, functions and App Engine set it, elsewhere you may."""
+    project = environ.get(_PROJECT, "").strip()
+    return project if is_project(project) else None
 
 
 def _tracer(config: Config, version: str) -> Tracer | None:

@@ -105,6 +105,18 @@ def exec_(
     Every route is intercepted that does not say `intercept: false`. COMMAND gets 501 for other https hosts: name those
     that it may reach directly in NO_PROXY.
     """
+    _beside(given, command, named, http_proxy=http_proxy, transparent=transparent, wait=wait)
+
+
+def _beside(
+    given: Given,
+    command: tuple[str, ...],
+    named: tuple[str, ...],
+    *,
+    http_proxy: bool,
+    transparent: bool,
+    wait: bool,
+) -> None:
     from sidecar.runtime.hardening import Process
 
     process = Process()
