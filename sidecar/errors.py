@@ -128,7 +128,7 @@ class Reason(StrEnum):
 
 
 class Meaning(NamedTuple):
-    """How a reason looks from outside."""
+    """What a reason means to callers."""
 
     status: int
     """The HTTP status of the answer, or `GONE`."""

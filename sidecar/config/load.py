@@ -1,8 +1,8 @@
 """From YAML, environment and flags to a Config, or to every problem with its place.
 
-Owns the reading. Called by the commands with texts they have read; pure. Precedence: flag, then environment
-variable, then file, then default; a flag or a variable replaces the whole setting. Nothing is lost: all
-problems of all three are collected before anything is raised.
+Called by the commands, which have read the texts. Pure. Precedence: flag, then environment variable, then file, then
+default; a flag or a variable replaces the whole setting. The problems of all three are collected before anything is
+raised.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from sidecar.grammar.hosts import ip_literal, is_loopback_address
 
 PREFIX: Final = "IDTOKEN_SIDECAR_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
-"""Names the file."""
+"""The variable that names the file."""
 _NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, f"{PREFIX}URL"})
 
 
 _ASK_BY_NO_PROXY: Final = (Metadata, Gcloud, File, Static)
-"""Credentials that ask nobody on the network, or have a program do it."""
+"""Credentials that make no network calls of their own, or leave them to a program."""
 
 
 class Setting(NamedTuple):
@@ -72,7 +72,7 @@ class ConfigError(Exception):
 
 
 class Loaded(NamedTuple):
-    """A configuration, and what is odd about it or about how it was given."""
+    """A configuration, and warnings about it and about how it was given."""
 
     config: Config
     warnings: tuple[str, ...]
@@ -148,7 +148,7 @@ def _odd_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _odd_proxies(environ: Mapping[str, str], config: Config) -> list[str]:
-    """A warning, since not every call of a credential goes by a proxy; each that does fails and says the same."""
+    """A warning: not every call of a credential goes through a proxy. Each call that does fails and says the same."""
     if all(isinstance(credential, _ASK_BY_NO_PROXY) for credential in config.credentials.values()):
         return []
     return [
@@ -159,7 +159,7 @@ def _odd_proxies(environ: Mapping[str, str], config: Config) -> list[str]:
 
 @final
 class _Validation:
-    """Judges what was read: every key by itself, then what concerns several."""
+    """Checks what was read: each key by itself, then rules that concern several keys."""
 
     def __init__(self, tree: Tree, environ: Mapping[str, str], *, has_file: bool) -> None:
         self._tree = tree
@@ -169,7 +169,7 @@ class _Validation:
         self._problems = tree.problems
 
     def validate(self, data: dict[str, Any]) -> Config:
-        """Every key by itself, then what concerns several; raises ConfigError with all problems of both."""
+        """Check each key by itself, then rules that concern several. Raises ConfigError with the problems of both."""
         parsed: dict[str, Any] = {}
         fields = Config.model_fields
         for key, value in data.items():
@@ -217,7 +217,7 @@ class _Validation:
         return Config.model_construct(**{**whole, "routes": effective}, _fields_set=set(data))
 
     def _with_ports(self, routes: list[RouteConfig], whole: dict[str, Any]) -> list[RouteConfig]:
-        """The routes with the ports that `auto` gives them; `listen` is the shared listeners alone from then on."""
+        """The routes with the ports that `auto` gives them. After this, `listen` holds the shared listeners only."""
         shared = tuple(it for it in whole["listen"] if not it.address.auto)
         if len(shared) < len(whole["listen"]):
             whole["listen"] = shared = shared or Config.model_construct().listen
@@ -226,7 +226,7 @@ class _Validation:
         return own_ports.numbered(routes, [*(it.address for it in shared), *whole["admin"], *taken])
 
     def _listeners(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
-        """What concerns listeners; what is BROKEN is left out."""
+        """The rules for listeners; what is BROKEN is skipped."""
         listeners: tuple[ListenerConfig, ...] = () if parsed["listen"] is BROKEN else parsed["listen"]
         shared: dict[str, tuple[ListenAddress, ...]] = {
             "listen": tuple(listener.address for listener in listeners),
@@ -247,7 +247,7 @@ class _Validation:
         names: Collection[str],
         parsed: Mapping[str, Any],
     ) -> None:
-        """What concerns `metadata_server` and `token_endpoint`."""
+        """The rules for `metadata_server` and `token_endpoint`."""
         handouts = handouts_in(parsed)
         self._find(handout_rules.checked(handouts, routes.values(), credentials, names))
         metadata = None if parsed["endpoints"] is BROKEN else parsed["endpoints"].metadata
@@ -255,7 +255,7 @@ class _Validation:
             self._say(path, message, variable)
 
     def _intercept(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
-        """What concerns `intercept`; what is BROKEN is left out."""
+        """The rules for `intercept`; what is BROKEN is skipped."""
         listeners = () if parsed["listen"] is BROKEN else parsed["listen"]
         if (group := parsed["intercept"]) is not BROKEN:
             whole = [it for it in (*routes.values(), *parsed.values()) if it is not BROKEN]
@@ -263,7 +263,7 @@ class _Validation:
             self._find([*intercept_rules.checked(group, routes, listeners, files)])
 
     def _egress(self, routes: dict[int, RouteConfig], parsed: Mapping[str, Any]) -> None:
-        """What concerns proxies; what is BROKEN is left out."""
+        """The rules for proxies; what is BROKEN is skipped."""
         top = None if parsed["egress_proxy"] is BROKEN else parsed["egress_proxy"]
         groups = [parsed["listen"], *(route.listen for route in routes.values())]
         own = [listener.address for group in groups if group is not BROKEN for listener in group]
@@ -279,7 +279,7 @@ class _Validation:
                 self._say(("routes", index, found[0]), found[1])
 
     def _drain(self, given: Drain) -> Drain:
-        """With the platform's own times for what was not given."""
+        """The drain, with the platform's times for whatever was not given."""
         usual = DRAIN[detect_platform(self._environ)]
         longest = given.max if "max" in given.model_fields_set else usual.max
         said = set(given.model_fields_set)
@@ -384,14 +384,16 @@ class _Validation:
 
 
 def _not_text(value: bool | float) -> str:
-    """What to say of a value that YAML reads as something else than a text."""
+    """The error for a value that YAML does not read as text."""
     if isinstance(value, bool):
         return "text belongs here, and YAML reads `on`, `off`, `yes`, `no` and the like as switches: put it in quotes"
     return "text belongs here, and YAML reads this as a number: put it in quotes"
 
 
 def _with_top_level(route: RouteConfig, whole: Mapping[str, Any]) -> RouteConfig:
-    """The route with what it leaves to the top level: another one there is another configuration of the route."""
+    """The route with the top-level settings that it does not override. When one of those changes, the route has
+    changed.
+    """
     update: dict[str, Any] = {}
     if whole["ca_file"] is not None and route.tls.ca_file is None and route.upstream.startswith("https:"):
         update["tls"] = route.tls.model_copy(update={"ca_file": whole["ca_file"]})
@@ -402,7 +404,7 @@ def _with_top_level(route: RouteConfig, whole: Mapping[str, Any]) -> RouteConfig
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """The adapter of a type of the schema, kept: making one takes longer than reading a route."""
+    """The cached adapter of a schema type: making one takes longer than reading a route."""
     return TypeAdapter(kind)
 
 
@@ -429,7 +431,7 @@ def _add_targets(tree: Tree, data: dict[str, Any], to: Sequence[str]) -> None:
 
 
 def _is_internal(part: int | str) -> bool:
-    """Whether pydantic named a branch of a union here, and not a key of ours."""
+    """Whether this name is pydantic's for a branch of a union, and not a key of ours."""
     return isinstance(part, str) and ("function-" in part or "[" in part)
 
 

@@ -1,12 +1,12 @@
-"""A CA of the sidecar's own, which speaks for the hosts of intercepted routes and for nobody else.
+"""The sidecar's own CA. It issues certificates for the hosts of intercepted routes only.
 
-Owns the keys that certify intercepted hosts, the constraint that they are under, and the certificates made with them.
-Called by `interception`, which keeps them. It does no I/O: PEM comes in and goes out, and time is an argument (Unix
-seconds). Rules: RFC 5280 sections 4.2.1.9, 4.2.1.10 (name constraints) and 4.2.1.12; CA/Browser Forum's baseline
-requirements 7.1.2.5 (a constrained CA excludes the kinds of names that it has none of).
+Owns the keys that certify intercepted hosts, the name constraint on them, and the certificates made with them. Called
+by `interception`, which keeps them. It does no I/O: it takes and returns PEM, and time is an argument (Unix seconds).
+Rules: RFC 5280 sections 4.2.1.9, 4.2.1.10 (name constraints) and 4.2.1.12; CA/Browser Forum's baseline requirements
+7.1.2.5 (a constrained CA excludes every kind of name that it does not list).
 
-Two certificates are made for one CA: a root, whose key is forgotten as soon as it has signed, and below it the one that
-certifies hosts. Both have the constraint: Java and others don't look at that of a root, and look at that below it.
+Two certificates are made for one CA: a root, whose key is forgotten as soon as it has signed, and below it the one
+that certifies hosts. Both carry the constraint, because Java and others ignore a root's and heed the one below it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from sidecar.grammar import hosts as grammar
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 LEAF_LIFE: Final = 12 * 3600.0
-"""Seconds for which a host's certificate is good."""
+"""How long a host's certificate is valid, in seconds."""
 _CA_LIFE: Final = timedelta(days=3650)
-"""Far longer than a process lives: its key dies with that."""
+"""Far longer than a process lives. The CA's key is lost when the process ends."""
 _BEFORE: Final = timedelta(hours=1)
-"""So long before they were made certificates are good: an app's clock may be behind."""
+"""How far back a certificate's validity starts, because an app's clock may be behind."""
 _NO_DNS_NAME: Final = "invalid"
-"""A name that nobody has (RFC 6761 section 6.4), for a CA that speaks for addresses only."""
+"""A name that cannot exist (RFC 6761 section 6.4), for a CA that covers addresses only."""
 
 
 class Leaf(NamedTuple):
     """A host's certificate; its text form shows no key."""
 
     chain: bytes
-    """PEM: its own, and those between it and what apps trust."""
+    """PEM: its own certificate, and those between it and the one that apps trust."""
     key: bytes
     ends_at: float
 
@@ -53,7 +53,7 @@ class CertificateAuthority:
     """A CA, with the key that certifies hosts."""
 
     def __init__(self, certificates: Sequence[x509.Certificate], key: Key) -> None:
-        """`certificates` begin with the one that the key is of, then come its issuers."""
+        """`certificates` starts with the key's own certificate, followed by its issuers."""
         self._certificates = tuple(certificates)
         self._key = key
         self._permitted, self._excluded = _constraints(certificates[0])
@@ -63,7 +63,7 @@ class CertificateAuthority:
 
     @classmethod
     def made(cls, patterns: Collection[str], now: float) -> CertificateAuthority:
-        """A new one for these hosts, wildcards as a route has them."""
+        """A new CA for these hosts. Wildcards are written as in a route."""
         constraint = _constraint_for(patterns)
         name = f"idtoken-sidecar CA {x509.random_serial_number():x}"[:32]
         root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -72,7 +72,7 @@ class CertificateAuthority:
 
     @classmethod
     def read(cls, certificate: bytes, key: bytes, now: float) -> CertificateAuthority:
-        """That of two PEM files; ValueError with what is wrong, for the middle of a sentence."""
+        """The CA in these two PEM files. Raises ValueError; its text says what is wrong and fits into a sentence."""
         certificates = _read_certificates(certificate)
         private = _read_key(key)
         issuing = certificates[0]
@@ -84,12 +84,12 @@ class CertificateAuthority:
 
     @property
     def name(self) -> str:
-        """The subject of what certifies hosts."""
+        """The subject of the certificate that signs hosts' certificates."""
         return self._certificates[0].subject.rfc4514_string()
 
     @property
     def ends_at(self) -> float:
-        """When it stops being good, in Unix seconds."""
+        """When the CA expires, in Unix seconds."""
         return self._certificates[0].not_valid_after_utc.timestamp()
 
     @property
@@ -99,12 +99,14 @@ class CertificateAuthority:
 
     @property
     def trusted(self) -> list[bytes]:
-        """What apps are to trust, each as PEM: what has no issuer here, or all where every one has."""
+        """The certificates that apps have to trust, each as PEM: those without an issuer here, or all if each has
+        one.
+        """
         roots = [it for it in self._certificates if it.issuer == it.subject]
         return [_pem(it) for it in roots or self._certificates]
 
     def permits(self, pattern: str) -> bool:
-        """Whether its constraint lets it speak for a host, or for all under a wildcard's suffix."""
+        """Whether its constraint permits a host, or every host below a wildcard's suffix."""
         host = pattern.removeprefix("*.")
         if grammar.ip_literal(host) is not None:
             return self._permits_address(ipaddress.ip_network(host))
@@ -127,7 +129,7 @@ class CertificateAuthority:
         return not any(map(holds, self._excluded)) and (not permitted or any(map(holds, permitted)))
 
     def issue(self, host: str, now: float) -> Leaf:
-        """A certificate for one host (normal form), with a key of its own."""
+        """A certificate with a new key for one host (normal form)."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = grammar.ip_literal(host)
         name = x509.DNSName(host) if address is None else x509.IPAddress(address)
@@ -152,7 +154,7 @@ class CertificateAuthority:
 
 
 def _constraint_for(patterns: Collection[str]) -> x509.NameConstraints:
-    """Nothing but these hosts."""
+    """A constraint that permits these hosts only."""
     permitted: list[x509.GeneralName] = []
     for host in sorted({pattern.removeprefix("*.") for pattern in patterns}):
         if grammar.ip_literal(host) is None:
@@ -191,7 +193,7 @@ def _ca_certificate(
 
 
 def _builder(name: str, key: Key, issuer: x509.Certificate | None, signing: Key) -> x509.CertificateBuilder:
-    """What all certificates have; without an `issuer` it is its own."""
+    """What all certificates have in common. Without an `issuer` the certificate signs itself."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     public = key.public_key()
     return (
@@ -206,7 +208,7 @@ def _builder(name: str, key: Key, issuer: x509.Certificate | None, signing: Key)
 
 
 def _authority_key(issuer: x509.Certificate | None, signing: Key) -> x509.AuthorityKeyIdentifier:
-    """The issuer's identifier as it has it, which need not be a digest of its key."""
+    """The issuer's key identifier as its certificate states it. It need not be a digest of the key."""
     if issuer is not None:
         try:
             found = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
@@ -254,7 +256,7 @@ def _read_key(data: bytes) -> Key:
 
 
 def _unfit(certificate: x509.Certificate, now: float) -> str | None:
-    """Why it can't certify hosts; None where it can."""
+    """Why a certificate can't sign hosts' certificates; None if it can."""
     at = datetime.fromtimestamp(now, UTC)
     if certificate.not_valid_after_utc <= at:
         return f"has expired ({certificate.not_valid_after_utc:%Y-%m-%d})"
@@ -288,6 +290,6 @@ def _constraints(
 
 
 def _is_within(host: str, name: str) -> bool:
-    """Whether a host is that of a constraint, or below it; some write a dot before it."""
+    """Whether a host is a constraint's host, or below it. Some CAs write a dot in front."""
     name = name.lower().lstrip(".")
     return not name or host == name or host.endswith(f".{name}")

@@ -1,14 +1,14 @@
-"""Which addresses are dialled, in which order, and when no dial is made.
+"""Which addresses to dial, in which order, and when to wait instead.
 
-Owns what is remembered of addresses that could not be connected to. Called by `dial`, for names that could not be
-resolved too. Pure: time and jitter come in as arguments.
+Owns the record of addresses that could not be connected to. Called by `dial`, for names that could not be resolved
+too. Pure: time and jitter come in as arguments.
 
-Two rules, since two things are wanted. *Order*: what failed lately comes last, for 1 s after its first failure and up
-to 30 s after many; then one dial, and no other, tries it in its old place again. So a dead address at the head of a DNS
-answer costs one happy-eyeballs delay (RFC 8305) now and then, not one for each connection. *Pace*: where all addresses
-have failed, the first three dials are free; after that there is one at a time, and a pause of at most a quarter of a
-second between two. A dial in between gets the last error, unless that is old. So an upstream that is
-down is not stormed, and one that has come back is found within that pause.
+There are two rules. *Order*: an address that failed lately comes last, for 1 s after its first failure and up to 30 s
+after many; then one single dial tries it in its old place again. So a dead address at the head of a DNS answer costs
+one happy-eyeballs delay (RFC 8305) now and then, not one for each connection. *Pace*: where all addresses have
+failed, the first three dials are free; after that there is one at a time, and a pause of at most a quarter of a
+second between two. A dial in between gets the last error, unless that error is old. So a dead upstream gets few
+dials, and one that is back is found within that pause.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ FREE: Final = 3
 """Dials in a row that may fail before there is a pause."""
 PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 0.25
-"""Seconds between two dials, growing twofold; short, since one that is back must not be refused for long."""
+"""The longest pause between two dials, in seconds. Pauses double up to it. Short, so that an upstream that is back
+serves soon.
+"""
 LAST: Final = 1.0
 LONGEST_LAST: Final = 30.0
-"""Seconds for which what failed comes last, growing twofold."""
+"""The longest time, in seconds, for which an address that failed comes last. It doubles up to this."""
 STALE: Final = 1.0
-"""Seconds without a dial after which what the last one was told says nothing of now: dials are free again until one
-fails."""
+"""After this many seconds without a dial, the last result says nothing about now: dials are free again until one
+fails.
+"""
 FORGOTTEN: Final = 300.0
-"""Seconds after which a failure counts no more."""
+"""Seconds after which a failure is forgotten."""
 
 
 class Failure(NamedTuple):
@@ -39,20 +42,20 @@ class Failure(NamedTuple):
 
     reason: Reason
     words: str
-    """What happened, for the middle of a sentence."""
+    """What happened, worded for the middle of a sentence."""
 
 
 class DialPlan(NamedTuple):
     """What to dial."""
 
     order: tuple[int, ...]
-    """Positions in the list that was asked about; empty: none now."""
+    """Positions in the list of addresses to try. Empty: wait instead."""
     failure: Failure | None = None
-    """Where none is to be dialled: how the last dial failed."""
+    """How the last dial failed, if none is to be made now."""
     since: float = 0.0
-    """Seconds since then."""
+    """Seconds since that failure."""
     wait: float = 0.0
-    """Seconds until the next one."""
+    """Seconds until the next dial may be made."""
 
 
 class _AddressRecord:
@@ -68,7 +71,7 @@ class _AddressRecord:
 
 @final
 class Backoff:
-    """The failures of all addresses, bounded to `size`: the one that failed longest ago is forgotten first."""
+    """The failures of all addresses, at most `size` of them. The oldest failure is dropped first."""
 
     def __init__(self, size: int = 1024) -> None:
         self._size = size
@@ -110,7 +113,7 @@ class Backoff:
     def failed(
         self, address: Hashable, failure: Failure, *, began_mono: float, now_mono: float, jitter: float
     ) -> None:
-        """A dial that began then did not get through; of dials that ran beside each other one counts."""
+        """A dial that began at that time failed. Of dials that ran at the same time, only one counts."""
         record = self._records.get(address)
         if record is None:
             if len(self._records) >= self._size:
@@ -126,13 +129,13 @@ class Backoff:
         self._records.move_to_end(address)
 
     def not_made(self, addresses: Sequence[Hashable]) -> None:
-        """A dial that was let through could not even begin: no other has to wait for it."""
+        """A dial that was permitted could not even start, so no other has to wait for it."""
         for address in addresses:
             if (record := self._records.get(address)) is not None:
                 record.next_mono = 0.0
 
     def worked(self, address: Hashable) -> None:
-        """A dial got through."""
+        """A dial succeeded."""
         self._records.pop(address, None)
 
     def _fresh(self, address: Hashable, now_mono: float) -> _AddressRecord | None:
@@ -144,5 +147,5 @@ class Backoff:
 
 
 def _growing(first: float, longest: float, times: int, jitter: float) -> float:
-    """Twofold each time, of which the second half is by chance: those who failed together come back apart."""
+    """Doubles with each failure. Half of it is random, so that routes that failed together don't come back together."""
     return min(longest, first * 2.0 ** min(times - 1, 30)) * (0.5 + 0.5 * jitter)

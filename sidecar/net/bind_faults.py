@@ -1,8 +1,8 @@
 """Why an address cannot be listened on, and what to do about it.
 
-Owns the sentence for each error of bind(2) and of what `listeners` finds in its place. Called by `bindings`. Pure: what
-it must know of this machine comes in. The rule: no two causes that are fixed differently share a sentence. Sources:
-bind(2), ip(7), ipv6(7), unix(7).
+Owns the sentence for each error of bind(2), and for what `listeners` finds at the address. Called by `bindings`.
+Pure: facts about this machine are arguments. The rule: no two causes that are fixed differently share a sentence.
+Sources: bind(2), ip(7), ipv6(7), unix(7).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from sidecar.grammar.terminal import command
 
 
 def explain(error: OSError, address: ListenAddress, *, unprivileged_from: int, uid: int) -> str:
-    """A sentence or two: what stands in the way, and what to do.
-
-    `unprivileged_from` is the first port that any process may listen on, `uid` this process's user.
+    """A sentence or two: why it failed, and what to do. `unprivileged_from` is the first port that any process may
+    listen on, `uid` this process's user.
     """
     if address.path is not None:
         return _unix(error, address.path, uid)
@@ -88,7 +87,7 @@ def _unix(error: OSError, path: str, uid: int) -> str:
 
 
 def _shown(what: str, *words: str) -> str:
-    """A command in brackets, with what it does; empty where it can't be shown."""
+    """A command in brackets, with what it does; empty if it can't be shown."""
     line = command(*words)
     return f" (`{line}`{' ' if what else ''}{what})" if line else ""
 

@@ -1,7 +1,7 @@
 """The file of CAs that apps are to trust.
 
-Owns how it is written: whole or not at all, for everybody to read and nobody else to write. Called by `interception`.
-There is no secret in it.
+Owns how it is written: completely or not at all, readable by all users and writable by none but the sidecar's. Called
+by `interception`. There is no secret in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 
 
 def write(file: str, certificates: Iterable[str]) -> None:
-    """Put a file of these certificates, in PEM, in the place of what is there; raises OSError with that as it was."""
+    """Replace the file with these certificates, in PEM. Raises OSError and leaves the file as it was."""
     directory = os.path.dirname(os.path.abspath(file))
     if os.path.lexists(file) and not stat.S_ISREG(os.lstat(file).st_mode):
         # A link would be replaced by a file, and a device be gone.
@@ -35,8 +35,9 @@ def write(file: str, certificates: Iterable[str]) -> None:
 
 
 def open_to_others(file: str) -> bool:
-    """Whether every user of the machine can put another file in its place. A volume is for those who mount it, and
-    Kubernetes makes each of them so."""
+    """Whether every user of the machine can replace the file. A volume is only for the containers that mount it, and
+    Kubernetes lets all of those write.
+    """
     directory = os.path.dirname(os.path.abspath(file))
     mode = os.stat(directory).st_mode
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX and not os.path.ismount(directory)

@@ -1,10 +1,9 @@
-"""Who may call by one listener.
+"""Who may call through one listener.
 
-Owns the two rules that a listener can have beside its address: the headers that each request must bring, and
-the users and groups whose processes may connect to a Unix socket. Called by the acceptor for each connection
-and by the downstream connection for each request, only where there is a rule. Pure: what the kernel said of a
-peer comes in as numbers. A value that is required is a secret: it is compared in constant time, never
-forwarded, and in no error.
+Owns the two rules that a listener can have beside its address: the headers that each request must bring, and the
+users and groups whose processes may connect to a Unix socket. Called by the acceptor for each connection and by the
+downstream connection for each request, only where there is a rule. Pure: the kernel's answer about a peer comes in as
+numbers. A value that is required is a secret: it is compared in constant time, never forwarded, and in no error.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Callers:
 
     @property
     def by_peer(self) -> bool:
-        """Whether it depends on the process who may call."""
+        """Whether it matters which process calls."""
         return self._uids is not None
 
     @property
@@ -54,11 +53,11 @@ class Callers:
         return self._uids, self._gids
 
     def may_connect(self, uid: int, gids: Collection[int]) -> bool:
-        """Whether a process of this user and these groups may; either is enough."""
+        """Whether a process with this user or one of these groups may connect."""
         return self._uids is None or uid in self._uids or not self._gids.isdisjoint(gids)
 
     def admit(self, fields: Sequence[tuple[bytes, bytes]]) -> Lines:
-        """The fields without those that were asked for; CALLER_REFUSED where one is not there, once, with its value."""
+        """The fields without the required headers. Raises CALLER_REFUSED unless each is there once, with its value."""
         if not self._required:
             return list(fields)
         wrong = ""
@@ -81,11 +80,11 @@ class Callers:
 
 
 ANYBODY: Final = Callers({})
-"""No rule at all, for where there must be one."""
+"""No rule at all, for code that needs one."""
 
 
 def peer_unknown() -> SidecarError:
-    """What every process is answered where the system does not say which one it is."""
+    """The error for every process where the system can't say which one it is."""
     return SidecarError(
         Reason.CALLER_REFUSED,
         "This listener's `peers` names who may call, and the system does not say which process calls: all are refused. "
@@ -94,7 +93,7 @@ def peer_unknown() -> SidecarError:
 
 
 def peer_refused(uid: int, gid: int) -> SidecarError:
-    """What a process is answered that may not connect."""
+    """The error for a process that may not connect."""
     return SidecarError(
         Reason.CALLER_REFUSED,
         f"This process (uid {uid}, gid {gid}) may not call here: the listener's `peers` names neither.",

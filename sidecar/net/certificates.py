@@ -1,9 +1,9 @@
 """The certificates that listeners show.
 
-Owns the server's TLS contexts: which files they are made of, and that they are made again when those files change. Made
-by the service, read by the acceptor for each connection. The rule: a pair that can't be used at start or in a new
-configuration is an error; one that can't be used later leaves the old one in force, with a warning and a metric.
-TLS 1.2 or newer, no renegotiation, ALPN http/1.1 (RFC 7301).
+Owns the server's TLS contexts: the files they are made from, and making them again when those files change. Made by
+the service, read by the acceptor for each connection. The rule: a pair that can't be used at start or in a new
+configuration is an error; one that can't be used later leaves the old one in force, with a warning and a metric. TLS
+1.2 or newer, no renegotiation, ALPN http/1.1 (RFC 7301).
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Certificate:
         """Raises OSError, ssl.SSLError or ValueError, with the file's name where it is known."""
         self.settings = settings
         self.stamps = {file: stamp(file) for file in _files(settings)}
-        """What its files looked like before they were first read."""
+        """The state of its files before they were first read."""
         self.client_cas = _client_cas(settings)
-        """Tells the CAs of clients from others; empty where no certificate is asked for."""
+        """Tells one set of client CAs from another; empty if no client certificate is required."""
         self.context = make_context(settings)
         self.expires_at = expiry(settings.cert_file)
-        """Unix seconds; None where the certificate's date can't be read."""
+        """Unix seconds; None if the certificate's date can't be read."""
         self.is_current = True
-        """Whether it is what the files hold: the last reading went well."""
+        """Whether it matches its files: the last reading succeeded."""
 
     def read_again(self) -> None:
-        """Take what the files hold now; new connections get it."""
+        """Read the files again; new connections get the result."""
         settings = self.settings
         try:
             client_cas = _client_cas(settings)
@@ -70,29 +70,31 @@ class Certificate:
 
 @final
 class Certificates:
-    """All of a configuration's."""
+    """All certificates of a configuration."""
 
     def __init__(self, clock: Clock) -> None:
         self._found: dict[ListenerTls, Certificate] = {}
         self._watch = FileWatch({}, clock, self._changed)
 
     def read(self, wanted: Iterable[ListenerTls]) -> dict[ListenerTls, Certificate]:
-        """Those of another configuration: known ones stay, others are read now. Raises as `Certificate` does."""
+        """The certificates of another configuration: known ones stay, others are read now. Raises as `Certificate`
+        does.
+        """
         return {settings: self._found.get(settings) or Certificate(settings) for settings in wanted}
 
     def adopt(self, found: Mapping[ListenerTls, Certificate]) -> None:
-        """From now on keep these up to date."""
+        """Keep these up to date from now on."""
         self._found = dict(found)
         # A configuration can be judged for seconds before it is adopted: a file may have changed since it was read.
         read = {file: at for certificate in found.values() for file, at in certificate.stamps.items()}
         self._watch.watch({file: file for file in read}, read)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._watch.stop()
 
     def look(self) -> None:
-        """Look now whether files have changed; also called by health probes, since timers can be held up."""
+        """Check now whether files have changed. Health probes call this too, because timers can be late."""
         self._watch.look()
 
     def read_again(self) -> None:
@@ -101,7 +103,7 @@ class Certificates:
             certificate.read_again()
 
     def readings(self) -> Iterable[Certificate]:
-        """What metrics show of each certificate."""
+        """What the metrics show for each certificate."""
         return self._found.values()
 
     def _changed(self, file: str) -> None:
@@ -111,7 +113,7 @@ class Certificates:
 
 
 def server_context() -> ssl.SSLContext:
-    """A server's context as all of them are, with no certificate yet."""
+    """A TLS context as all listeners have it, without a certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Beside Python's own: no compression, the server's choice of ciphers.
@@ -121,7 +123,7 @@ def server_context() -> ssl.SSLContext:
 
 
 def make_context(settings: ListenerTls) -> ssl.SSLContext:
-    """A server's context; raises OSError, ssl.SSLError or ValueError for files that can't be used."""
+    """A listener's context; raises OSError, ssl.SSLError or ValueError for files that can't be used."""
     modes = {file: _whole(file).mode for file in _files(settings)}
     key = place(settings.key_file)
     if not settings.allow_world_readable and (wrong := exposed(key, modes[settings.key_file])):
@@ -135,9 +137,8 @@ def make_context(settings: ListenerTls) -> ssl.SSLContext:
 
 
 def _whole(file: str) -> Read:
-    """A file that OpenSSL may read; OSError, with its name, for one that it may not.
-
-    It does not say itself which one it could not open, waits for pipes, and reads devices for ever.
+    """A regular file that OpenSSL may read; else OSError with the file's name. OpenSSL does not name the file it
+    could not open, waits for pipes, and reads devices without end.
     """
     try:
         return read(file, FILE_LIMIT)
@@ -146,7 +147,7 @@ def _whole(file: str) -> Read:
 
 
 def why(error: OSError | ValueError, settings: ListenerTls) -> str:
-    """What is wrong with the files, and which one it is, as far as OpenSSL tells."""
+    """What is wrong with the files, and with which one, as far as OpenSSL tells."""
     if isinstance(error, ssl.SSLError):
         files = ", ".join(map(place, _files(settings)))
         if error.reason == "KEY_VALUES_MISMATCH":

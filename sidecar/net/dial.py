@@ -1,10 +1,10 @@
 """Connecting to an upstream.
 
 Owns everything between a host name and a connected transport: resolution, the rules of `networks` for every address
-that it gave and for the one that was connected to, happy eyeballs (RFC 8305) with what failed lately last (`backoff`),
-TLS with its contexts. Before an upstream may stand a proxy (`egress`): then the proxy's addresses are judged, and of
-the upstream what shows without its own. Called by the pool, in a task of its own; every way it can fail is a
-SidecarError, and nothing of the request was sent.
+that it gave and for the one that was connected to, happy eyeballs (RFC 8305) where addresses that failed lately come
+last (`backoff`), and TLS with its contexts. If the upstream is behind a proxy (`egress`), the proxy's addresses are
+checked, and the upstream's name as far as that is possible without its address. Called by the pool, in a task of its
+own; every failure is a SidecarError, raised before anything of the request was sent.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Dialer:
         lookup: Lookup = socket.getaddrinfo,
         trust: Trust | None = None,
     ) -> None:
-        """`own` holds what this process listens on; it may be filled later. `jitter` is from 0 to 1. `trust` is what
-        upstreams without a `ca_file` are judged by; default: the system's CAs."""
+        """`own` holds this process's own listeners and may be filled later. `jitter` gives numbers from 0 to 1.
+        `trust` is used for upstreams without a `ca_file`; by default the system's CAs.
+        """
         self._loop = loop
         self._readiness = readiness_of(loop)
         self._clock = clock
@@ -65,7 +66,7 @@ class Dialer:
         self._jitter = jitter
 
     def forget(self, routes: Iterable[Route]) -> None:
-        """Drop what is kept for routes that are gone."""
+        """Drop what is kept for removed routes."""
         self._contexts.forget(routes)
 
     def check(self, route: Route) -> None:
@@ -74,7 +75,7 @@ class Dialer:
             self._contexts.of(route)
 
     def look(self) -> list[Renewed]:
-        """Look at the TLS files of all routes; what changed since the last call."""
+        """Check the TLS files of all routes; return what changed since the last call."""
         return self._contexts.look()
 
     def client_expiries(self) -> Mapping[str, float]:
@@ -90,10 +91,8 @@ class Dialer:
         *,
         http2: bool = False,
     ) -> R:
-        """A receiver from `make` with its transport connected to `destination`.
-
-        `http2` asks for HTTP/2: offered over TLS, and without TLS taken for granted. `make` is told whether it is to be
-        spoken.
+        """Connect to `destination` and return a receiver from `make`. `http2` asks for HTTP/2: over TLS it is
+        offered, without TLS it is assumed. `make` is told whether HTTP/2 is spoken.
         """
         dial = _Dial(destination, http2=http2)
         try:
@@ -145,9 +144,8 @@ class Dialer:
             return await self._connect(dial, infos)
 
     async def _tunnel(self, dial: _Dial) -> socket.socket:
-        """A socket at whose other end the proxy passes everything on to the upstream.
-
-        An upstream that the proxy does not reach is not asked for in a storm either.
+        """A socket whose other end is the upstream, through the proxy. The backoff also holds for an upstream that
+        the proxy can't reach.
         """
         destination, proxy = dial.destination, dial.destination.proxy
         assert proxy is not None  # noqa: S101 - for mypy
@@ -204,7 +202,7 @@ class Dialer:
         return [info for info, why in zip(infos, whys, strict=True) if why is None]
 
     def _plan(self, dial: _Dial, addresses: Sequence[Hashable], what: str) -> tuple[int, ...]:
-        """In which order to dial; raises what the last one was told where it is too early for another dial."""
+        """The order in which to dial. Raises the last dial's error if it is too early for another."""
         timeouts = dial.destination.route.config.timeouts
         plan = self._backoff.plan(addresses, self._clock.mono(), self._jitter(), timeouts.connect)
         if plan.failure is None:
@@ -226,7 +224,7 @@ class Dialer:
         )
 
     def _forbidden(self, hop: _Hop, address: Sequence[Any]) -> str | None:
-        """Why a socket address is not dialled, with the address; None if it may be."""
+        """Why a socket address must not be dialled, and the address; None if it may be."""
         why = networks.forbidden_address(
             str(address[0]), int(address[1]), hop.rules, own=self._own, is_here=is_here
         )
@@ -310,7 +308,7 @@ class Dialer:
 
 
 def later_fault(destination: Destination, transport: Transport, error: Exception) -> SidecarError | None:
-    """What a connection that was up ended in, where TLS says it; None for every other end, truncation among them."""
+    """What ended a connection that was up, if TLS says so; None for every other end, truncation included."""
     if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return None
     version = cast(ssl.SSLSocket, transport.get_socket()).version()
@@ -328,23 +326,23 @@ def _side(destination: Destination) -> tls_faults.Side:
 
 
 class _Hop(NamedTuple):
-    """What a socket is connected to: the upstream, or the proxy before it."""
+    """What a socket is connected to: the upstream, or the proxy in front of it."""
 
     host: str
     port: int
     rules: networks.Rules
     name: str
     what: str
-    """In a sentence: "the service"."""
+    """Its name in a sentence: "the service"."""
     key: str
-    """Of the route, that names it."""
+    """The key of the route that names it."""
 
     def reason(self, reason: Reason) -> Reason:
-        """What an upstream's failure is called here: a proxy's failures have their own reasons."""
+        """The reason of a failure of this hop: a proxy's failures have reasons of their own."""
         return reason if self.key == "upstream" else _OF_PROXY.get(reason, reason)
 
     def not_dialled(self, destination: Destination, why: str) -> SidecarError:
-        """Every address is one that is never connected to."""
+        """The error if every address is forbidden."""
         if self.key == "upstream":
             return _not_dialled(destination, why)
         return SidecarError(
@@ -374,7 +372,7 @@ def _first_hop(destination: Destination) -> _Hop:
 
 
 class _Dial:
-    """One dial, and what it is at, for the words of its timeout."""
+    """One dial and its current phase, for the words of its timeout."""
 
     def __init__(self, destination: Destination, *, http2: bool) -> None:
         self.destination = destination
@@ -384,7 +382,7 @@ class _Dial:
         """It was too early for another dial."""
 
     def begin(self, reason: Reason, doing: str, key: str, limit: float | None) -> asyncio.Timeout:
-        """The next phase, with a limit of its own or none, which the key of `timeouts` sets."""
+        """Start the next phase. It has a limit of its own, set by a key of `timeouts`, or none."""
         self._reason, self._doing, self._key, self._limit = reason, doing, key, limit
         self._own = asyncio.timeout(limit)
         return self._own
@@ -403,7 +401,7 @@ class _Dial:
 
 
 def _settled(sock: socket.socket, hop: _Hop) -> Any:
-    """Where a socket is connected to, its options set; one that was reset meanwhile is closed."""
+    """The address that a socket is connected to, with its options set. Closes a socket that was reset meanwhile."""
     try:
         # Linux sets them on a socket that was reset, too; other systems don't.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -442,7 +440,7 @@ def _not_dialled(destination: Destination, why: str) -> SidecarError:
 
 
 def is_here(address: str) -> bool:
-    """Whether an address is one of this machine's: no other can be bound."""
+    """Whether an address is one of this machine's: only those can be bound."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))

@@ -1,10 +1,9 @@
 """A tunnel to an upstream through an HTTP proxy.
 
 Owns CONNECT (RFC 9110 section 9.3.6) and what the proxy's answer means. Called by `dial` once it is connected to the
-proxy; what goes through the tunnel is its affair. The rule: nothing of a request is sent before the proxy has said 2xx
-and nothing else: a byte behind that would be read as the upstream's. Of the proxy's answer only the status is
-reported,
-since its words could be anything.
+proxy; `dial` decides what goes through the tunnel. The rule: the request is sent only after the proxy answered 2xx
+and sent nothing after that head, because a further byte would be read as the upstream's. Errors report the status of
+the proxy's answer and none of its text.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})(?: [^\r\n]*)?\r
 
 
 def forbidden(destination: Destination) -> str | None:
-    """Why no tunnel is asked for to an upstream, as far as that shows without its address, which the proxy looks up;
-    None where one is."""
+    """Why no tunnel to an upstream may be requested, as far as its name alone shows that (the proxy looks up its
+    address); None if one may.
+    """
     host = destination.host
     rules = networks.rules_for(host, allow_private=destination.route.config.allow_private)
     if (why := networks.forbidden_host(host, rules)) is not None:
@@ -37,7 +37,7 @@ def forbidden(destination: Destination) -> str | None:
 
 
 def request(destination: Destination, proxy: ProxyUrl) -> bytes:
-    """What is sent for a tunnel; a secret, where the proxy wants credentials."""
+    """The bytes that ask for a tunnel. They are a secret if the proxy wants credentials."""
     authority = str(hosts.Authority(destination.host, destination.port)).encode("ascii")
     lines = [b"CONNECT " + authority + b" HTTP/1.1", b"Host: " + authority, b"User-Agent: idtoken-sidecar"]
     if (authorization := proxy.authorization) is not None:
@@ -48,9 +48,8 @@ def request(destination: Destination, proxy: ProxyUrl) -> bytes:
 async def open_tunnel(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, destination: Destination, proxy: ProxyUrl
 ) -> None:
-    """Have the proxy at the other end of a connected, non-blocking socket make a tunnel; raises SidecarError.
-
-    The socket is the caller's, whatever happens.
+    """Have the proxy at the other end of a connected, non-blocking socket make a tunnel; raises SidecarError. The
+    caller keeps the socket and has to close it.
     """
     answer = bytearray()
     try:
@@ -67,7 +66,7 @@ async def open_tunnel(
 
 
 def judged(answer: bytes, destination: Destination, proxy: ProxyUrl) -> SidecarError | None:
-    """What the bytes that a proxy has answered mean; None for a tunnel that can be used."""
+    """What a proxy's answer means; None for a tunnel that can be used."""
     head, end, rest = answer.partition(b"\r\n\r\n")
     match = _STATUS_LINE.match(head + b"\r\n")
     if not end or match is None:
@@ -100,7 +99,7 @@ def judged(answer: bytes, destination: Destination, proxy: ProxyUrl) -> SidecarE
 
 
 def named(proxy: ProxyUrl) -> str:
-    """A proxy as it stands at the beginning of a sentence."""
+    """How a proxy is named at the beginning of a sentence."""
     return f"The proxy `{proxy}`"
 
 

@@ -16,7 +16,7 @@ from sidecar.net.readiness import LoopReadiness, Selector, SocketReadiness, numb
 
 @final
 class _ByFile(Mapping[Any, selectors.SelectorKey]):
-    """What is registered, by descriptors or what has one."""
+    """What is registered, by descriptor or by the object that has one."""
 
     def __init__(self, keys: Mapping[int, selectors.SelectorKey]) -> None:
         self._keys = keys
@@ -33,7 +33,7 @@ class _ByFile(Mapping[Any, selectors.SelectorKey]):
 
 @final
 class EventLoop(asyncio.SelectorEventLoop):
-    """asyncio's event loop, which knows its selector's other half."""
+    """asyncio's event loop, which knows the second half of its selector."""
 
     def __init__(self) -> None:
         self.readiness = Selector(self._watcher_failed, _ByFile)
@@ -44,7 +44,7 @@ class EventLoop(asyncio.SelectorEventLoop):
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A loop for `serve` and the like; not set as this thread's."""
+    """A loop for `serve` and similar commands. It is not set as this thread's loop."""
     return EventLoop() if hasattr(select, "epoll") else asyncio.new_event_loop()
 
 

@@ -1,7 +1,6 @@
-"""Which certificate an app is shown for a host of an intercepted route, and by whose CA.
-
-Owns the CAs of this process, each host's TLS context, and what apps are to trust (`bundle_file`). Made by the proxy;
-the service gives it each configuration, and the handshakes with apps ask it. The rules:
+"""Which certificate an app gets for a host of an intercepted route, and from which CA. Owns the CAs of this process,
+each host's TLS context, and the file of CAs that apps have to trust (`bundle_file`). Made by the proxy; the service
+gives it each configuration, and the handshakes with apps ask it. The rules:
 
 - a certificate is made only for a host whose route says `intercept: true`, by the route table in force;
 - a configuration that adds hosts adds a CA for these, and keeps the others: an app that read the bundle before goes on.
@@ -43,27 +42,27 @@ _log = logging.getLogger(__name__)
 _HOSTS: Final = 256
 """Hosts whose contexts are kept: each takes some 30 KiB, and is made in a few milliseconds."""
 _SOON: Final = 30 * 24 * 3600.0
-"""Seconds before the end of a CA from which on that is warned of."""
+"""Seconds before a CA's end at which warnings about it begin."""
 
 
 class InterceptError(Exception):
-    """The configuration's `intercept` can't be served; its text is a sentence's middle."""
+    """The configuration's `intercept` can't be served. Its text is the middle of a sentence."""
 
 
 class Prepared(NamedTuple):
-    """What another configuration needs, ready to be used."""
+    """What a new configuration needs, ready for use."""
 
     group: Intercept | None
     authorities: tuple[CertificateAuthority, ...]
     patterns: tuple[str, ...]
-    """The hosts that are intercepted, wildcards as they are written."""
+    """The intercepted hosts, with wildcards as written."""
     warnings: tuple[str, ...] = ()
 
 
 @final
 @dataclass(slots=True)
 class Reading:
-    """What metrics show of a CA."""
+    """What the metrics show of a CA."""
 
     expires_at: float | None
     """Unix seconds."""
@@ -72,17 +71,17 @@ class Reading:
 
 @final
 class AskedSocket(ssl.SSLSocket):
-    """A connection of an app's that is intercepted."""
+    """An app's connection that is intercepted."""
 
     asked: str = ""
-    """The host that its handshake has named, in normal form; empty where it named none."""
+    """The host that its handshake named, in normal form; empty if it named none."""
     refusal: SidecarError | None = None
     """Why the name was refused."""
 
 
 @final
 class _Host:
-    """One host's certificate, in use."""
+    """One host's certificate in use."""
 
     __slots__ = ("_host", "context", "made_at", "renew_at")
 
@@ -94,7 +93,7 @@ class _Host:
         self.renew_at = now + (leaf.ends_at - now) * 2 / 3
 
     def _check(self, sock: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
-        """In a tunnel: the name in the handshake must be the tunnel's, where there is one."""
+        """In a tunnel: if the handshake names a host, it must be the tunnel's."""
         if name is None or _normal(name) == self._host:
             return None
         return _refuse(
@@ -105,7 +104,7 @@ class _Host:
 
 @final
 class _Chooser:
-    """What a listener that intercepts shows, by the name that is asked for."""
+    """Chooses the certificate of an intercepting listener, by the name that the app asks for."""
 
     __slots__ = ("_interception", "_own", "context")
 
@@ -133,12 +132,12 @@ class _Chooser:
 
 @final
 class Interception:
-    """Of one process."""
+    """The interception of one process."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.table: RouteTable | None = None
-        """The one in force."""
+        """The route table in force."""
         self._state = Prepared(None, (), ())
         self._hosts: dict[str, _Host] = {}
         self._choosers: dict[Route | None, _Chooser] = {}
@@ -146,8 +145,9 @@ class Interception:
     # what the service calls
 
     def prepare(self, group: Intercept | None, table: RouteTable, environ: Mapping[str, str]) -> Prepared:
-        """What a configuration needs, with the bundle written; raises InterceptError with all as it was. `adopt` or
-        `restore` is to follow."""
+        """Prepare what a configuration needs and write the bundle. Raises InterceptError and changes nothing. Call
+        `adopt` or `restore` next.
+        """
         intercepted = (route for route in table.routes if route.config.intercept)
         patterns = tuple(dict.fromkeys(host for route in intercepted for host in table.hosts_of(route)))
         if group is None or not patterns:
@@ -162,7 +162,7 @@ class Interception:
         return prepared
 
     def adopt(self, prepared: Prepared, table: RouteTable) -> None:
-        """Go by it from now on."""
+        """Use it from now on."""
         self._state = prepared
         self.table = table
         self._hosts.clear()
@@ -177,7 +177,7 @@ class Interception:
             )
 
     def restore(self, environ: Mapping[str, str]) -> None:
-        """What was prepared last will not be used: write what is in force."""
+        """What was prepared last will not be used: write the bundle in force again."""
         try:
             _write_bundle(self._state, environ)
         except InterceptError as error:
@@ -185,12 +185,14 @@ class Interception:
 
     @property
     def bundle_file(self) -> str | None:
-        """What apps are to trust, as written; None where nothing was."""
+        """The CAs that apps have to trust, as last written; None if none were."""
         group = self._state.group
         return group.bundle_file if group is not None and self._state.authorities else None
 
     def readings(self) -> list[Reading]:
-        """For metrics: the CA that files hold, if there is one. One of this process's own outlives it."""
+        """For metrics: the CA that was read from files, if there is one. The process's own CA lasts longer than the
+        process.
+        """
         group = self._state.group
         if group is None or group.ca_cert_file is None:
             return []
@@ -199,8 +201,9 @@ class Interception:
     # what handshakes ask
 
     def intercepted(self, name: str, own: Route | None) -> str:
-        """The normal form of a host that a route takes and that is intercepted; raises SidecarError. `own` is the
-        route whose listener this is."""
+        """The normal form of a host that a route takes and intercepts; raises SidecarError. `own` is the route whose
+        listener this is.
+        """
         host = _normal(name)
         if self.table is None or host is None:
             raise SidecarError(Reason.BAD_HOST, f"the app's TLS asks for {quoted(name)}, which is no host")
@@ -219,7 +222,7 @@ class Interception:
         return host
 
     def context_of(self, host: str) -> ssl.SSLContext:
-        """The context to show for a host that is `intercepted`; raises SidecarError where there can be none."""
+        """The context for an `intercepted` host; raises SidecarError if there can be none."""
         now = self._clock.wall()
         known = self._hosts.pop(host, None)
         if known is None or not known.made_at <= now < known.renew_at:
@@ -240,12 +243,12 @@ class Interception:
         return known.context
 
     def shows(self, host: str, context: ssl.SSLContext) -> bool:
-        """Whether this is still the context to show for a host: no other configuration came, and no other leaf."""
+        """Whether this is still the context for a host: there is no newer configuration and no newer certificate."""
         known = self._hosts.get(host)
         return known is not None and known.context is context
 
     def listener_context(self, own: Route | None) -> ssl.SSLContext:
-        """The context of a listener that intercepts; `own` is the route that it is of."""
+        """The context of an intercepting listener; `own` is the route that owns it."""
         chooser = self._choosers.get(own)
         if chooser is None:
             chooser = self._choosers[own] = _Chooser(self, own)
@@ -328,7 +331,7 @@ def _write_bundle(state: Prepared, environ: Mapping[str, str]) -> None:
 
 
 def _refuse(sock: ssl.SSLObject | ssl.SSLSocket, why: str) -> int:
-    """Remember why a name is refused, and the alert that says so."""
+    """Remember why a name is refused, and return the matching TLS alert."""
     if isinstance(sock, AskedSocket):
         sock.refusal = SidecarError(Reason.BAD_HOST, why)
     return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
@@ -356,7 +359,7 @@ def _context(leaf: Leaf) -> ssl.SSLContext:
 
 
 def _memory() -> int | None:
-    """A file in memory; None where there is none (other systems than Linux, a sandbox without the call or /proc)."""
+    """A file in memory; None if there is none (systems other than Linux, a sandbox without the call or /proc)."""
     if sys.platform == "linux" and os.path.isdir("/proc/self/fd"):
         with suppress(OSError):
             return os.memfd_create("certificate", os.MFD_CLOEXEC)
@@ -365,7 +368,7 @@ def _memory() -> int | None:
 
 @contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
-    """A path at which OpenSSL, which reads nothing else, finds this."""
+    """A path at which OpenSSL, which reads only files, finds this text."""
     if (descriptor := _memory()) is not None:
         try:
             with open(descriptor, "wb", closefd=False) as file:

@@ -39,14 +39,14 @@ _FIRST_UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
 class Listener(NamedTuple):
-    """A bound socket, and the address of the configuration it stands for."""
+    """A bound socket, and the address of the configuration that it stands for."""
 
     address: ListenAddress
     socket: socket.socket
     name: str
-    """Where it listens, as bound; it can be told when it is closed, too."""
+    """Where it listens, as bound. It is still known after the listener is closed."""
     inherited: bool = False
-    """It was open before this process was: its file, if it has one, is another's."""
+    """It was open before this process started: its file, if it has one, belongs to another process."""
     file: tuple[int, int] | None = None
     """Device and inode of the file that a Unix socket was bound to."""
 
@@ -60,10 +60,10 @@ class Listener(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a listener is beside its address, ready for use."""
+    """A listener's settings beside its address, ready for use."""
 
     callers: Callers | None = None
-    """Who may call; None for everybody who can connect."""
+    """Who may call; None for every process that can connect."""
     connections: int | None = None
     certificate: Certificate | None = None
     """None for plain http."""
@@ -76,7 +76,7 @@ PLAIN = Settings()
 
 @final
 class Owner:
-    """Whose listener it is. All connections that came in by it share this one, so that a reload reaches them."""
+    """Who owns a listener. All connections accepted by it share this object, so that a reload reaches them."""
 
     __slots__ = (
         "arriving",
@@ -103,26 +103,29 @@ class Owner:
         """The listener was taken out of the configuration: its connections end with their current answer."""
         self.open = 0
         self.arriving = 0
-        """Connections that were accepted and are not made yet; kept where there is a limit."""
+        """Connections that were accepted and are not ready yet. Counted only where there is a limit."""
         self.intercepts = settings.intercepts
         is_plain = settings.certificate is None and not settings.intercepts
         self.origin_scheme = b"http://" if is_plain else b"https://"
         """How a URL to it begins."""
         self.client_cas = b"" if settings.certificate is None else settings.certificate.client_cas
-        """By which the client certificates of its connections were judged."""
+        """The CAs that the client certificates of its connections were checked against."""
         self.outer: Owner | None = None
-        """Inside a tunnel: the listener's own, by which connections are counted."""
+        """Inside a tunnel: the owner of the listener itself, which counts the connections."""
         self.origin: Origin | None = None
-        """Inside a tunnel: all that its requests may be for. There are `callers` then, so that others need not look."""
+        """Inside a tunnel: the only origin that its requests may be for. `callers` is then always set, so that other
+        code need not check.
+        """
         self.is_judged = False
-        """Inside a tunnel: whether the caller was asked for what it must bring when it asked for the tunnel."""
+        """Inside a tunnel: whether the caller already showed what it must bring, when it asked for the tunnel."""
         self.rules: object = None
-        """By what that was judged."""
+        """The rules by which that was decided."""
         self.assign(route, settings)
 
     def inside(self, origin: Origin, *, rules: object = None) -> Owner:
-        """The owner of a connection for `origin` only, which came in here: in a tunnel that was judged by `rules`, or
-        by TLS that named it, where each request still has to bring what callers must."""
+        """The owner of a connection for `origin` only that came in here. Either it is in a tunnel that `rules`
+        permitted, or TLS named the origin; then each request still has to bring what callers must.
+        """
         inner = Owner(self.route, is_unix=self.is_unix, settings=Settings(self.callers or ANYBODY))
         inner.outer = self
         inner.origin = origin
@@ -134,22 +137,24 @@ class Owner:
 
     @property
     def entrance(self) -> Owner:
-        """Whose listener its connections came in by."""
+        """The owner of the listener through which its connections came."""
         return self if self.outer is None else self.outer
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the client certificates of its connections were judged by CAs that are others now."""
+        """Whether the client CAs have changed since its connections were accepted."""
         return self.certificate is not None and self.certificate.client_cas != self.client_cas
 
     def connects_alike(self, settings: Settings) -> bool:
-        """Whether all that is judged once a connection, and not once a request, is the same under these settings."""
+        """Whether everything that is checked once for a connection, not once for a request, stays the same under
+        these settings.
+        """
         return self.intercepts == settings.intercepts and _once_a_connection(
             self.callers, self.certificate
         ) == _once_a_connection(settings.callers, settings.certificate)
 
     def assign(self, route: Route | None, settings: Settings) -> None:
-        """From now on it is another's, or has other settings, for which `connects_alike` holds."""
+        """Give it to another route, or other settings for which `connects_alike` holds."""
         self.route = route
         self.callers = settings.callers
         self.limit = settings.connections
@@ -162,8 +167,9 @@ def _once_a_connection(callers: Callers | None, certificate: Certificate | None)
 
 
 def settings_of(config: ListenerConfig, certificate: Certificate | None) -> Settings:
-    """What a listener's settings mean here; LookupError with a sentence for a user or group that there is not, or that
-    can't be told from others."""
+    """What a listener's settings mean on this machine. Raises LookupError, with a sentence, for a user or group that
+    does not exist or can't be told from others.
+    """
     required = {name: value.get_secret_value() for name, value in config.require_header or ()}
     callers = None
     if config.peers is not None:
@@ -198,7 +204,7 @@ def _group(name: str) -> int:
 
 
 def inherited(sock: socket.socket) -> Listener:
-    """What listened before this process was (socket activation)."""
+    """The sockets that were open before this process started (socket activation)."""
     name = sock.getsockname()
     address = ListenAddress(path=name) if isinstance(name, str) else ListenAddress(name[0], name[1])
     return _listener(address, sock, inherited=True)
@@ -207,8 +213,8 @@ def inherited(sock: socket.socket) -> Listener:
 def bind(address: ListenAddress, there: list[Listener] | None = None) -> list[Listener]:
     """Listening sockets for one address: two for `localhost` where the host has IPv6, else one.
 
-    What is among `there`, which listens already, is taken out of it and not bound. On OSError all is as it was. Where
-    the port of an `auto` address is taken, the system picks another.
+    A listener found in `there` is taken from it instead of bound. On OSError nothing has changed. Where the port of
+    an `auto` address is taken, the system picks another.
     """
     waiting = there if there is not None else []
     try:
@@ -273,7 +279,7 @@ def _listener(address: ListenAddress, sock: socket.socket, *, inherited: bool = 
 
 
 def _take(waiting: list[Listener], address: ListenAddress, wanted: str | tuple[str, int]) -> Listener | None:
-    """Out of `waiting`, the listener that is bound there, as one for `address`."""
+    """The listener in `waiting` that is bound there, removed from it and renamed to `address`."""
     for listener in waiting:
         name = listener.socket.getsockname()
         if (name if isinstance(name, str) else tuple(name[:2])) == wanted:

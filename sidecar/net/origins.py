@@ -1,8 +1,7 @@
-"""The one origin that the requests of a connection are for, where something has named it.
-
-Owns the rule that nobody inside asks for another one. Made for a tunnel that an app opened by CONNECT (RFC 9110 section
-9.3.6), and for TLS by the name that its handshake asked for (RFC 6066 section 3). The connection's `Owner` holds it,
-and each request inside is checked before it is admitted. Pure.
+"""The one origin that a connection's requests are for, if the connection is for one only. Owns the rule that no
+request inside may ask for another. Made for a tunnel that an app opened by CONNECT (RFC 9110 section 9.3.6), and for
+TLS by the name that its handshake asked for (RFC 6066 section 3). The connection's `Owner` holds it, and each request
+inside is checked before it is admitted. Pure.
 """
 
 from __future__ import annotations
@@ -21,24 +20,25 @@ class Origin:
     __slots__ = ("_known", "host", "port", "scheme")
 
     def __init__(self, scheme: bytes, host: str, port: int | None) -> None:
-        """`scheme` is `http://` or `https://`, `host` in normal form; without a `port`, any will do."""
+        """`scheme` is `http://` or `https://`, `host` is in normal form. Without a `port` every port matches."""
         self.scheme = scheme
         self.host = host
         self.port = port
         self._known = b""
-        """A Host that was found to be this one."""
+        """A Host that was found to match."""
 
     def __str__(self) -> str:
         return f"{self.scheme.decode('ascii')}{hosts.Authority(self.host, self.port)}"
 
     @property
     def is_secure(self) -> bool:
-        """Whether what is inside is TLS."""
+        """Whether the bytes inside are TLS."""
         return self.scheme == b"https://"
 
     def check(self, authority: bytes, *, absolute: bool) -> None:
-        """Raise for a request that is not for this origin: BAD_HOST by its Host, MALFORMED_REQUEST where it is written
-        as to a proxy."""
+        """Raise for a request for another origin: BAD_HOST by its Host, MALFORMED_REQUEST if it is written as to a
+        proxy.
+        """
         if absolute:
             raise SidecarError(
                 Reason.MALFORMED_REQUEST,

@@ -1,8 +1,7 @@
-"""Who is at the other end of a connection on this machine, as the kernel knows it.
-
-Owns how the kernel is asked, of a Unix socket and of a port, and the numbers that say nothing. Called by the acceptor
-and by the servers that give tokens, where they tell processes apart, and when their settings are read. A system that
-does not say (SO_PEERCRED is Linux's) is not guessed about: the caller must refuse.
+"""Who is at the other end of a connection on this machine, according to the kernel. Owns how to ask the kernel, for a
+Unix socket and for a port, and which of its numbers mean nothing. Called by the acceptor and by the servers that give
+tokens, if they distinguish processes, and when their settings are read. If the system does not say (SO_PEERCRED
+exists on Linux only), nothing is guessed: the caller must refuse.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ class Credentials(NamedTuple):
     uid: int
     gid: int
     further_gids: tuple[int, ...]
-    """The process's further groups; none before Linux 4.13."""
+    """The process's other groups; empty before Linux 4.13."""
 
 
 def of(sock: socket.socket) -> Credentials | None:
-    """The credentials of the process that connected; None where the system does not say."""
+    """The credentials of the process that connected; None if the system does not say."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
@@ -52,8 +51,9 @@ def _further_groups(sock: socket.socket) -> tuple[int, ...]:
 
 
 def is_everybody_else(number: int, kind: Literal["uid", "gid"], proc: Path = Path("/proc")) -> bool:
-    """Whether the kernel gives this number for every user, or group, that this process's user namespace does not map
-    (user_namespaces(7)): it is no one's then. False where the system does not say."""
+    """Whether the kernel gives this number for every user (or group) that this process's user namespace does not map
+    (user_namespaces(7)), so that it identifies no one. False if the system does not say.
+    """
     with contextlib.suppress(OSError, ValueError):
         if number == int((proc / f"sys/kernel/overflow{kind}").read_text()):
             lines = (proc / f"self/{kind}_map").read_text().splitlines()

@@ -1,8 +1,8 @@
 """Which sockets can be read or written now.
 
-Owns the event loop's selector, and how a transport waits for its socket. asyncio makes a handle for each callback, puts
-it into a queue and runs it in a context of its own: of some 20 µs that a small request costs without that, it costs
-four and a half. Here `select` calls the transports itself, and hands asyncio what is asyncio's.
+Owns the event loop's selector, and how a transport waits for its socket. asyncio makes a handle for each callback,
+queues it and runs it in a context of its own. That costs 4.5 µs for a small request, which costs some 20 µs
+otherwise. Here `select` calls the transports itself, and returns to asyncio only asyncio's own events.
 
     Watcher (a transport) ◀── SocketReadiness ◀─┬─ Selector, where Linux's epoll is: made by `event_loop`
                                                 └─ LoopReadiness, on every other event loop: `add_reader` and the like
@@ -20,7 +20,7 @@ from typing import Any, Final, final
 from mypy_extensions import trait
 
 _AT_ONCE: Final = 256
-"""Sockets that have their turn before the event loop's other callbacks have theirs."""
+"""How many sockets are served before the event loop's other callbacks run."""
 
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
@@ -30,16 +30,18 @@ _OUT: Final = getattr(select, "EPOLLOUT", 4)
 
 @trait
 class Watcher:
-    """Who waits for a socket. Both may be called once more than asked for, and by an error of the socket."""
+    """An object that waits for a socket. Both methods may be called once more than requested, and on an error of the
+    socket.
+    """
 
     __slots__ = ()
 
     def on_readable(self) -> None:
-        """There is something to read, or an end."""
+        """There are bytes to read, or the end."""
         raise NotImplementedError
 
     def on_writable(self) -> None:
-        """There is room for something to send, or an error."""
+        """There is room to write, or an error."""
         raise NotImplementedError
 
 
@@ -49,8 +51,9 @@ class SocketReadiness:
     __slots__ = ()
 
     def read(self, fd: int, watcher: Watcher, wanted: bool) -> None:
-        """Whether to be called when there is something to read. Raises OSError (ENOMEM, ENOSPC) where the kernel has no
-        room for one more."""
+        """Start or stop calling when there is something to read. Raises OSError (ENOMEM, ENOSPC) if the kernel has no
+        room for one more socket.
+        """
         raise NotImplementedError
 
     def write(self, fd: int, watcher: Watcher, wanted: bool) -> None:
@@ -58,13 +61,13 @@ class SocketReadiness:
         raise NotImplementedError
 
     def leave(self, fd: int) -> None:
-        """Wait for nothing any more; before the socket is closed."""
+        """Stop waiting; call it before the socket is closed."""
         raise NotImplementedError
 
 
 @final
 class LoopReadiness(SocketReadiness):
-    """By an event loop's own means."""
+    """The same through an event loop's own methods."""
 
     __slots__ = ("_loop",)
 
@@ -103,8 +106,9 @@ class Selector(SocketReadiness):
         failed: Callable[[BaseException], None],
         by_file: Callable[[Mapping[int, selectors.SelectorKey]], Mapping[Any, selectors.SelectorKey]],
     ) -> None:
-        """`failed` is told what a watcher raises, which ends nothing else. `by_file` makes of what is registered by
-        descriptors what is found by file objects, too."""
+        """`failed` gets what a watcher raises; that ends nothing else. `by_file` makes a mapping by file object from
+        one by descriptor.
+        """
         self._epoll = select.epoll()
         self._failed = failed
         self._keys: dict[int, selectors.SelectorKey] = {}
@@ -196,7 +200,9 @@ class Selector(SocketReadiness):
         self._masks.clear()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Call the watchers whose sockets are ready; what is asyncio's. Seconds, or None for however long it takes."""
+        """Call the watchers whose sockets are ready, and return asyncio's own events. The timeout is in seconds; None
+        waits without limit.
+        """
         wait = -1.0
         if timeout is not None:
             # Rounded up to milliseconds, as selectors does: less would be no wait at all, again and again.

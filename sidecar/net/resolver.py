@@ -1,9 +1,7 @@
-"""Names to addresses.
-
-Owns the look-ups that are under way, and their threads: the system's resolver blocks one for each, for up to half a
-minute. Called by `dial`. The rule: one look-up for a name at a time, which all who want it wait for, and threads of
-their own for many names: asyncio's executor has five on one CPU, and as many names whose servers are silent would hold
-up all others.
+"""Resolves names to addresses. Owns the look-ups in progress and their threads: the system's resolver blocks a thread
+for each, for up to half a minute. Called by `dial`. The rule: one look-up for a name at a time, shared by all who
+wait for it, and many threads of its own. asyncio's executor has five threads on one CPU, so five names with silent
+servers would hold up all others.
 """
 
 from __future__ import annotations
@@ -37,9 +35,8 @@ class Resolver:
         self._flights: dict[tuple[str, int], asyncio.Future[Sequence[AddressInfo]]] = {}
 
     async def addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
-        """The addresses of a name, of which there is one at least; raises OSError.
-
-        A caller that is cancelled leaves the look-up to the others, or to the next one.
+        """The addresses of a name, at least one; raises OSError. If a caller is cancelled, the look-up goes on for
+        the others, or for the next caller.
         """
         flight = self._flights.get((host, port))
         # From Python 3.14 on, one that was quick has ended before its callback could take it out.
@@ -50,7 +47,7 @@ class Resolver:
         return await asyncio.shield(flight)
 
     def _look_up(self, host: str, port: int) -> Sequence[AddressInfo]:
-        """In a thread; raises OSError, of `descriptors.EXHAUSTED` where that is why."""
+        """Runs in a thread. Raises OSError, with an error of `descriptors.EXHAUSTED` if that is the cause."""
         try:
             return self._lookup(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
         except OSError as error:

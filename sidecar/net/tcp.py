@@ -50,8 +50,9 @@ class TcpTransport(Transport, Watcher):
         sock: socket.socket,
         receiver: Receiver,
     ) -> None:
-        """Takes `sock` over, which is connected and does not block; it calls `connection_made`, and what that raises
-        comes out here, with the socket still open. Raises OSError where it can't be waited for."""
+        """Take over `sock`, which is connected and non-blocking, and call `connection_made`. An exception from that
+        call is passed on, with the socket still open. Raises OSError if the socket can't be waited for.
+        """
         self._loop = loop
         self._readiness = readiness
         self._sock = sock
@@ -65,9 +66,9 @@ class TcpTransport(Transport, Watcher):
         self._reading = False
         self._peer_ended = False
         self._ending = False
-        """Our side says no more, once what is kept is sent."""
+        """Our side ends as soon as what is kept is sent."""
         self._ended = False
-        """And that has been said."""
+        """And the end has been sent."""
         self._closing = False
         self._lost = False
         receiver.connection_made(self)
@@ -251,7 +252,9 @@ class TcpTransport(Transport, Watcher):
     # ends
 
     def _fail(self, error: Exception) -> None:
-        """Close after an error; one that is not the connection's is a fault, which the event loop's handler logs."""
+        """Close after an error. An error that is not the connection's is a fault, which the event loop's handler
+        logs.
+        """
         if not isinstance(error, OSError):
             message = "Fatal error on a TCP connection."
             self._loop.call_exception_handler({"message": message, "exception": error, "transport": self})

@@ -4,10 +4,10 @@ Owns the record layer's reads and writes, once `tls_handshake` has shaken hands.
 its receiver is a connection of either side. asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this
 costs 22.3 (measured side by side, docs/decisions).
 
-What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and
-a write may want to read; data may be pending inside OpenSSL that no selector reports; an end without
-close_notify is an error, for it may be an attacker's truncation. Where a write fails, what the other side said
-before is read first: it may be the alert, or the answer, that tells why.
+What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and a write may
+want to read; data may be pending inside OpenSSL that no selector reports; an end without close_notify is an error,
+for it may be an attacker's truncation. After a failed write, what the other side sent before is read first: it may be
+the alert or the answer that explains the failure.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _RECORD = 16 * 1024
 _READ = 64 * 1024
 """More than a record holds, so that nothing stays pending inside OpenSSL after a read."""
 _READS_AT_ONCE = 16
-"""Records that are handed on together, before others get their turn."""
+"""Records that are passed on together before other sockets get their turn."""
 _BARREN = 8
-"""Small records that are handed on by themselves after one that had nothing behind it: looking costs a system call."""
+"""How many small records are passed on one by one after one with nothing behind it: looking costs a system call."""
 
 
 class Session(NamedTuple):
-    """What the next handshake with a server may resume; only under the context it was made with."""
+    """What the next handshake with a server may resume. Valid only with the context it was made with."""
 
     context: ssl.SSLContext
     session: ssl.SSLSession
@@ -89,17 +89,17 @@ class TlsTransport(Transport, Watcher):
         self._ending = False
         """Our side says no more; what still comes is dropped, unread, until the peer ends."""
         self._ended = False
-        """And that has been said."""
+        """And the end has been sent."""
         self._lost = False
         self._write_error: OSError | None = None
         self._read_error: OSError | None = None
         """What ended the reading, while bytes that came before it are handed on."""
         self._read_again = False
-        """OpenSSL knows of something that no selector will report."""
+        """OpenSSL holds something that no selector will report."""
         self._reads_ahead = False
         """Whether what stands behind a small record is read at once, too: it may be of another stream of HTTP/2."""
         self._barren = 0
-        """How many small records are still handed on by themselves."""
+        """How many more small records are passed on one by one."""
         receiver.connection_made(self)
         try:
             self.resume_reading()
@@ -269,8 +269,9 @@ class TlsTransport(Transport, Watcher):
             self._fail(error)
 
     def _with_more(self, first: bytes) -> bytes:
-        """What was read, with what stands behind it: behind a small record, only where it may be of another stream, and
-        there was something behind the last ones."""
+        """What was read, with the records behind it. Behind a small record it looks only if it may belong to another
+        stream, and if the last ones had something behind them.
+        """
         if len(first) >= _RECORD or self._sock.pending():
             return self._more(first)
         if not self._reads_ahead:
@@ -349,7 +350,7 @@ class TlsTransport(Transport, Watcher):
             self._all_sent()
 
     def _all_sent(self) -> None:
-        """Nothing is kept any more, nor has the receiver written more or ended it when it was told so."""
+        """Whether nothing is kept any more, and the receiver, once told so, has neither written more nor closed."""
         self._readiness.write(self._fd, self, False)
         if self._ended:
             return  # it was a read that waited; now the peer's end is what is waited for

@@ -3,8 +3,8 @@
 Owns the way from OpenSSL's numbers and names to a `SidecarError`. Called by `dial` for handshakes that failed and by
 `upstream` for connections that ended in an error later. Pure: what OpenSSL said comes in as plain values, and time as
 an argument. Rules: X509_V_ERR_* of openssl/x509_vfy.h for certificates, the TLS Alerts registry (RFC 8446 section 6)
-for what the other side says, RFC 9209 section 2.3 for how the app is told. Nothing is judged by the words of a message;
-those are only quoted.
+for what the other side says, RFC 9209 section 2.3 for how the app is told. Decisions never rest on the text of a
+message; the text is only quoted.
 """
 
 from __future__ import annotations

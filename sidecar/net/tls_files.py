@@ -1,9 +1,9 @@
 """The TLS contexts of the routes, and the files they are made from.
 
-Owns the reading of a route's CA, client certificate, key and revocation list, and the look whether they have changed.
-Called by `dial`. The rule: what a path leads to is compared (inode, size, modification time), at most once a second,
-so that Kubernetes' swap of a symbolic link counts. Files that can't be used leave the context that was made before in
-force; that is said once for each state of the files. There is no way to switch verification off.
+Owns the reading of a route's CA, client certificate, key and revocation list, and the check for changes. Called by
+`dial`. The rule: what a path leads to is compared (inode, size, modification time), at most once a second, so that
+Kubernetes' swap of a symbolic link counts. If files can't be used, the context made before stays in force, and one
+log line says so for each state of the files. There is no way to switch verification off.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sidecar.runtime.regular_files import read
 from sidecar.runtime.trust import FILE_LIMIT, Bundle, Trust, UnusableCaError, words_of
 
 EVERY: Final = 1.0
-"""Seconds between two looks at one route's files: a stat each, of some microseconds."""
+"""Seconds between two checks of one route's files. A check is one stat for each file, a few microseconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Renewed(NamedTuple):
 
     route: Route
     ok: bool
-    """Whether they could be used; connections made under the old ones are to be retired then."""
+    """Whether the new files could be used. If so, connections made with the old ones are to be closed."""
 
 
 class _Made:
@@ -54,21 +54,21 @@ class _Made:
         self.make()
 
     def make(self) -> None:
-        """From what the files hold now; raises TLS_FILES with everything as it was."""
+        """A context from what the files hold now; raises TLS_FILES and changes nothing."""
         self.context = make_context(self.settings, self.trust)
         self._http2: ssl.SSLContext | None = None
         file = self.settings.client_cert_file
         self.client_expires_at = None if file is None else expiry(file)
 
     def for_http2(self) -> ssl.SSLContext:
-        """The same, for a connection on which HTTP/2 is offered: what is offered is the context's."""
+        """The same context for connections that offer HTTP/2; the offer belongs to the context."""
         if self._http2 is None:
             self._http2 = make_context(self.settings, self.trust)
             self._http2.set_alpn_protocols(["h2", "http/1.1"])
         return self._http2
 
     def stamps_now(self) -> _Stamps:
-        """Of all files that it is made from."""
+        """The stamps of all files that it is made from."""
         trusted = self.trust.files if self.settings.ca_file is None else ()
         return tuple(stamp(file) for file in (*_files(self.settings), *trusted))
 
@@ -78,24 +78,25 @@ class Contexts:
     """The TLS context of every route."""
 
     def __init__(self, clock: Clock, trust: Trust | None = None) -> None:
-        """`trust` is what upstreams without a `ca_file` are judged by."""
+        """`trust` is used for upstreams without a `ca_file`."""
         self._clock = clock
         self._trust = trust or Trust()
         self._shared: _Made | None = None
-        """Of all routes without files of their own."""
+        """The context of all routes without files of their own."""
         self._sharing: set[Route] = set()
         self._made: dict[Route, _Made] = {}
         self._renewed: list[Renewed] = []
 
     def forget(self, routes: Iterable[Route]) -> None:
-        """Drop what is kept for routes that are gone."""
+        """Drop what is kept for removed routes."""
         for route in routes:
             self._made.pop(route, None)
             self._sharing.discard(route)
 
     def of(self, route: Route, *, http2: bool = False) -> ssl.SSLContext:
-        """The context to dial with now, which offers HTTP/2 or not; raises TLS_FILES where there never was one that
-        could be made."""
+        """The context to dial with now, with or without the offer of HTTP/2. Raises TLS_FILES if none could ever be
+        made.
+        """
         made = self._of(route)
         return made.for_http2() if http2 else made.context
 
@@ -116,7 +117,7 @@ class Contexts:
         return made
 
     def look(self) -> list[Renewed]:
-        """Look at all files; what was found changed since the last call, while dialling too."""
+        """Check all files; return what has changed since the last call, changes found while dialling included."""
         for route, made in self._made.items():
             self._look(made, (route,))
         if self._shared is not None and self._trust.files:
@@ -208,7 +209,7 @@ def _load_client_certificate(context: ssl.SSLContext, settings: Tls) -> None:
     asked = False
 
     def password() -> str:
-        """Instead of OpenSSL's question on the terminal."""
+        """Used instead of OpenSSL's question on the terminal."""
         nonlocal asked
         asked = True
         return ""

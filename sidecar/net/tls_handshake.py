@@ -19,13 +19,13 @@ from sidecar.runtime.trust import presented
 
 
 class HandshakeError(Exception):
-    """A handshake failed with `error`, an ssl.SSLError or another OSError, and this is how far it had come."""
+    """A handshake failed with `error` (an ssl.SSLError or another OSError). Says how far it got."""
 
     def __init__(self, error: OSError, chain: tuple[Certificate, ...], *, agreed: bool) -> None:
         super().__init__(error)
         self.error = error
         self.chain = chain
-        """What the server sent, as far as it was read; unverified."""
+        """What the server sent, as far as it was read. Unverified."""
         self.agreed = agreed
         """Whether a cipher had been chosen."""
 
@@ -84,9 +84,8 @@ async def accept_handshake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSock
 
 
 async def speaks_plainly(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:
-    """Whether an accepted caller begins with a letter, as all HTTP methods do and no record of TLS; nothing is taken.
-
-    OpenSSL knows four methods, and calls the others a wrong version of TLS. Raises OSError.
+    """Whether an accepted caller's first byte is a letter. All HTTP methods begin with one, TLS records never. Reads
+    nothing. OpenSSL knows four methods and calls the others a wrong version of TLS. Raises OSError.
     """
     while True:
         try:
@@ -149,7 +148,7 @@ _FAILURES: Final = {
 
 
 def failure_of(error: OSError) -> HandshakeFailure:
-    """Why a listener's handshake failed, as it is counted."""
+    """Why a listener's handshake failed, as the metrics count it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return HandshakeFailure.CLIENT_CERTIFICATE
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):

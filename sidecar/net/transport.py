@@ -1,4 +1,4 @@
-"""What a connection is to those that use it: the bytes that come, the bytes that go, and its end.
+"""The interface of a connection: bytes that arrive, bytes that are sent, and its end.
 
 Owns the two interfaces between a socket and a codec. A `Transport` (`tcp`, `tls`) has the socket; its `Receiver` is a
 connection of the proxy. They are asyncio's `Transport` and `Protocol` in all but their ancestry: compiled code calls a
@@ -26,22 +26,24 @@ class Receiver:
         """Bytes have come, at least one."""
 
     def eof_received(self) -> bool | None:
-        """The peer sends nothing more; True keeps our own direction open, where the transport has two."""
+        """The peer will send nothing more. Return True to keep our own direction open, if the transport has two."""
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over; `exc` where something ended it, None where that was us, or the peer properly."""
+        """The connection is over; `exc` if an error ended it, None if we closed it or the peer ended it properly."""
 
     def pause_writing(self) -> None:
-        """More is kept than the high mark: the peer does not take it. May be called within `write`."""
+        """More bytes are waiting than the high mark, because the peer does not take them. May be called within
+        `write`.
+        """
 
     def resume_writing(self) -> None:
-        """No more is kept than the low mark."""
+        """Fewer bytes are waiting than the low mark."""
 
 
 @final
 class Nobody(Receiver):
-    """For a transport whose socket another one has taken over."""
+    """The receiver of a transport whose socket another transport has taken over."""
 
     __slots__ = ()
 
@@ -53,11 +55,11 @@ class Transport:
     __slots__ = ()
 
     def write(self, data: bytes) -> None:
-        """Send now what can be sent, keep the rest."""
+        """Send now what can be sent, and keep the rest."""
         raise NotImplementedError
 
     def write_eof(self) -> None:
-        """Send what is kept, then say that nothing more comes; only where `can_write_eof`."""
+        """Send what is kept, then end our direction. Only if `can_write_eof`."""
         raise NotImplementedError
 
     def can_write_eof(self) -> bool:
@@ -81,7 +83,7 @@ class Transport:
         raise NotImplementedError
 
     def read_ahead(self) -> None:
-        """From now on hand on all that has come as one piece: parts of it may be of different streams."""
+        """From now on, pass on all that has arrived in one piece: parts of it may belong to different streams."""
         raise NotImplementedError
 
     def is_reading(self) -> bool:
@@ -97,7 +99,7 @@ class Transport:
         raise NotImplementedError
 
     def set_protocol(self, receiver: Receiver) -> None:
-        """From now on what comes is this one's."""
+        """From now on `data_received` of this receiver gets what arrives."""
         raise NotImplementedError
 
     def is_closing(self) -> bool:

@@ -1,4 +1,4 @@
-"""Accepting connections from apps, as many as there is room for.
+"""Accepts connections from apps, as long as there is room.
 
 Owns the listening sockets' readiness and the counts of open connections; `handshakes` does TLS. Made by `server.Proxy`;
 asyncio's own server is not used, because it can't stop accepting: at a limit it would accept and refuse, and on a full
@@ -61,12 +61,12 @@ _PASSED_OVER: Final = frozenset(
         "ECONNABORTED EPERM EPROTO ENOPROTOOPT ENETDOWN ENETUNREACH EHOSTDOWN EHOSTUNREACH ENONET EOPNOTSUPP ETIMEDOUT"
     ).split()
 )
-"""Of a connection that is gone before it was accepted, or that a firewall rule forbids."""
+"""Errors of a connection that ended before it was accepted, or that a firewall rule forbids."""
 
 
 @final
 class Acceptors:
-    """Of all listeners, with what they share."""
+    """The acceptors of all listeners, and what they share."""
 
     def __init__(
         self,
@@ -79,8 +79,9 @@ class Acceptors:
         limit: int,
         handshake: float,
     ) -> None:
-        """`settled` is called when an accepted connection is made, or is given up; `limit` is of connections in all,
-        `handshake` in seconds: both may be changed by `set_limits`."""
+        """`settled` is called when an accepted connection is ready or given up. `limit` is the number of connections
+        in all, `handshake` is in seconds; `set_limits` changes both.
+        """
         self.loop = loop
         self.readiness = readiness_of(loop)
         self.clock = clock
@@ -93,43 +94,43 @@ class Acceptors:
             loop, clock, make, self.name_of, stats=self.stats, log=self.log, seconds=handshake
         )
         self.open = 0
-        """Connections that are made."""
+        """Connections that are ready."""
         self._limit = limit
         self._acceptors: dict[socket.socket, Acceptor] = {}
         self.paused_listeners = 0
-        """Kept by them: what is reported about it may fail."""
+        """The acceptors count this themselves, since reporting it may fail."""
         self._short: Pause | None = None
         self._in_shortage = False
-        """Since the first failure, until a connection could be accepted again."""
+        """From the first failure until a connection could be accepted again."""
         self._timer: TimerHandle | None = None
         self._paces = Paces[str]()
 
     def add(self, listener: Listener, owner: Owner) -> None:
-        """Accept by this listener from now on."""
+        """Accept on this listener from now on."""
         acceptor = self._acceptors[listener.socket] = Acceptor(self, listener, owner)
         acceptor.update()
 
     def owner(self, listener: Listener) -> Owner:
-        """Whose listener it is."""
+        """The owner of this listener."""
         return self._acceptors[listener.socket].owner
 
     def outdated(self) -> list[Listener]:
-        """Those whose connections showed client certificates that would be judged by other CAs now."""
+        """The owners whose client certificates were checked against CAs that have changed since."""
         return [one.listener for one in self._acceptors.values() if one.owner.is_outdated]
 
     def set_owner(self, listener: Listener, owner: Owner) -> None:
-        """From the next connection on it is another's."""
+        """From the next connection on, the listener belongs to this owner."""
         self._acceptors[listener.socket].owner = owner
         self.update()
 
     def remove(self, listener: Listener) -> Owner:
-        """Accept what waits already, and then no more."""
+        """Accept the connections that already wait, and then no more."""
         acceptor = self._acceptors.pop(listener.socket)
         acceptor.close()
         return acceptor.owner
 
     def close(self) -> None:
-        """The same for all."""
+        """The same for all listeners."""
         while self._acceptors:
             self._acceptors.popitem()[1].close()
         if self._timer is not None:
@@ -137,17 +138,17 @@ class Acceptors:
             self._timer = None
 
     def abort(self) -> None:
-        """Give up connections that are not made."""
+        """Give up connections that are not ready yet."""
         self.tasks.cancel()
 
     def set_limits(self, *, limit: int, handshake: float) -> None:
-        """Other limits from now on; open connections beyond them stay."""
+        """Use these limits from now on. Open connections beyond them stay."""
         self._limit = limit
         self.handshakes.seconds = handshake
         self.update()
 
     def update(self) -> None:
-        """Read or pause each listener, by what there is room for now."""
+        """Read or pause each listener, depending on the room there is."""
         for acceptor in list(self._acceptors.values()):
             try:
                 acceptor.update()
@@ -156,12 +157,12 @@ class Acceptors:
                 self._try_later()
 
     def opened(self, owner: Owner) -> None:
-        """A connection was made."""
+        """A connection is ready."""
         self.open += 1
         owner.open += 1
 
     def closed(self, owner: Owner) -> None:
-        """It is gone; its descriptor will be, too, in the loop's next turn."""
+        """A connection is gone. Its descriptor will be too, in the loop's next turn."""
         self.open -= 1
         owner.open -= 1
         if self.paused_listeners:
@@ -171,22 +172,22 @@ class Acceptors:
 
     @property
     def arriving(self) -> int:
-        """Connections that were accepted and are not made: a handshake goes on."""
+        """Connections that were accepted and are not ready: their handshake goes on."""
         return len(self.tasks)
 
     # what acceptors call
 
     @property
     def is_short(self) -> bool:
-        """Whether accepting fails for want of something."""
+        """Whether accepting fails because something is short."""
         return self._short is not None
 
     def _crashed(self, error: BaseException) -> None:
-        """A connection could not be made, by a fault."""
+        """A connection failed by a fault before it was ready."""
         self.faults.note(error, "accepting a connection")
 
     def _arrived(self) -> None:
-        """An accepted connection is made, or given up."""
+        """An accepted connection is ready, or was given up."""
         if self.paused_listeners:
             self.update()
         self._settled()
@@ -210,12 +211,12 @@ class Acceptors:
         return self._limit - self.open - len(self.tasks)
 
     def name_of(self, owner: Owner) -> str | None:
-        """Where its listener listens; None where that is gone."""
+        """Where this owner's listener listens; None if it is gone."""
         found = (acceptor.name for acceptor in self._acceptors.values() if acceptor.owner is owner.entrance)
         return next(found, None)
 
     def tunnel(self, sock: socket.socket, inner: Owner, context: ssl.SSLContext) -> None:
-        """Shake hands inside a tunnel that an app was given, on a socket that was accepted before."""
+        """Do the handshake inside a tunnel, on a socket that was accepted before."""
         self.tasks.spawn(self._tunnel(sock, inner, context), name="tunnel")
         inner.entrance.arriving += 1
 
@@ -229,19 +230,19 @@ class Acceptors:
             inner.entrance.arriving -= 1
 
     def paused(self, reason: Pause, listener: Listener) -> None:
-        """A caller must wait."""
+        """A caller has to wait."""
         self.note_pausing()
         self._count_pause(reason, {"listen": str(listener), "open": self.open})
 
     def accepted(self, count: int) -> None:
-        """So many could be: the shortage, if there was one, is over."""
+        """This many connections were accepted: the shortage, if there was one, is over."""
         self.stats.accepted += count
         if self._in_shortage:
             self._in_shortage = False
             self.log(logging.INFO, "accepting connections again", {"open": self.open})
 
     def run_short(self, reason: Pause, detail: str) -> None:
-        """Nothing can be accepted: leave all listeners alone until something may have changed."""
+        """Nothing can be accepted: pause all listeners until something may have changed."""
         self._short = reason
         self.note_pausing()
         self._try_later()
@@ -255,7 +256,7 @@ class Acceptors:
             self._timer = self.clock.call_later(_RETRY, self._on_timer)
 
     def log(self, level: int, message: str, fields: dict[str, object], *, about: str = "") -> None:
-        """Log, but the same thing not more than once a minute."""
+        """Log, but the same thing at most once a minute."""
         untold = self._paces.take(message + about, self.clock.mono())
         if untold is not None:
             _log.log(level, message, extra={"fields": {**fields, **({"untold": untold} if untold else {})}})
@@ -270,7 +271,7 @@ class Acceptors:
         )
 
     def note_pausing(self) -> None:
-        """For the metric."""
+        """Count it for the metric."""
         self.stats.pausing = len(self._acceptors) if self._short is not None else self.paused_listeners
 
     def _on_timer(self) -> None:
@@ -285,7 +286,7 @@ class Acceptors:
 
 @final
 class Acceptor:
-    """Of one listening socket."""
+    """Accepts on one listening socket."""
 
     __slots__ = ("_all", "_fd", "_is_paused", "_is_reading", "_listener", "_socket", "owner")
 
@@ -300,7 +301,7 @@ class Acceptor:
 
     @property
     def listener(self) -> Listener:
-        """What it accepts by."""
+        """The listener."""
         return self._listener
 
     @property
@@ -326,7 +327,9 @@ class Acceptor:
         self._is_reading = wanted
 
     def close(self) -> None:
-        """Accept what waits already, as far as there is room, and close the socket. Called once, as the last."""
+        """Accept the callers that already wait, as far as there is room, then close the socket. Called once, at the
+        end.
+        """
         try:
             # As many as can have waited: where accept(2) fails for each in a way that is passed over, this has an end.
             for _ in range(BACKLOG // _AT_ONCE + 1):
@@ -418,7 +421,7 @@ class Acceptor:
             owner.arriving -= 1
 
     def _judge(self, sock: socket.socket, owner: Owner) -> SidecarError | None:
-        """What a process is answered that may not call here."""
+        """The error for a process that may not call here."""
         callers = owner.callers
         if callers is None or not callers.by_peer or not owner.is_unix:
             return None

@@ -1,4 +1,4 @@
-"""Faults of the sidecar's own: exceptions that no code expected, running out of memory or stack among them.
+"""Faults of the sidecar itself: unexpected exceptions, running out of memory or stack included.
 
 Owns how one is reported: one log entry with the traceback, and a count. The guards at the edges of the data path
 call it:
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @final
 class Faults:
-    """Of the whole process."""
+    """The faults of the whole process."""
 
     __slots__ = ("count",)
 
@@ -28,7 +28,7 @@ class Faults:
         self.count = 0
 
     def note(self, error: BaseException, where: str) -> None:
-        """One more; `where` says in which part it came up."""
+        """Report one more; `where` names the part in which it happened."""
         self.count += 1
         # It is counted: where there is no memory to say more, the count has to do.
         with contextlib.suppress(Exception):
@@ -39,7 +39,7 @@ class Faults:
             )
 
     def from_loop(self, loop: object, context: Mapping[str, Any]) -> None:
-        """What asyncio has caught in a callback; to be set as the event loop's exception handler."""
+        """Report what asyncio caught in a callback. Set it as the event loop's exception handler."""
         error = context.get("exception")
         message = str(context.get("message"))
         if error is None or isinstance(error, OSError):

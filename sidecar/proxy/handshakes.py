@@ -1,9 +1,9 @@
 """TLS with apps, up to the end of the handshake.
 
-Owns the time that one may take, how it fails, and which origin what follows is for. Made by the acceptor, which hands
-it accepted sockets: of a listener with a certificate, of one that intercepts, and of tunnels that apps were given by
-CONNECT. What comes out is a `TlsTransport` with a connection of the app's; what fails is counted by its reason and
-closed.
+Owns how long a handshake may take, how it fails, and which origin the connection is for. Made by the acceptor, which
+hands it accepted sockets: of a listener with a certificate, of one that intercepts, and of tunnels that apps were
+given by CONNECT. What comes out is a `TlsTransport` with a connection of the app's; what fails is counted by its
+reason and closed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class Handshakes:
         log: Callable[..., None],
         seconds: float,
     ) -> None:
-        """`name_of` says where an owner's listener listens, `log` logs the same thing once a minute; `seconds` are for
-        one handshake."""
+        """`name_of` says where an owner's listener listens, `log` logs the same thing once a minute, `seconds` is the
+        limit of one handshake.
+        """
         self._loop = loop
         self._readiness = readiness_of(loop)
         self._clock = clock
@@ -61,7 +62,7 @@ class Handshakes:
         self.interception = Interception(clock)
 
     async def listener(self, sock: socket.socket, owner: Owner, barred: SidecarError | None) -> None:
-        """Of a connection to a listener; `barred` is what a process is answered that may not call there."""
+        """A handshake on a connection to a listener; `barred` is the error for a process that may not call there."""
         certificate = owner.certificate
         context = (
             self.interception.listener_context(owner.route) if certificate is None else certificate.context
@@ -71,7 +72,7 @@ class Handshakes:
     async def shake(
         self, sock: socket.socket, owner: Owner, context: ssl.SSLContext, barred: SidecarError | None
     ) -> None:
-        """Do the handshake within its time."""
+        """Do the handshake within its time limit."""
         task = cast("asyncio.Task[None]", asyncio.current_task())
         sock.setblocking(False)
         if not owner.is_unix:
@@ -114,7 +115,7 @@ class Handshakes:
             timer.cancel()
 
     def _owner_of(self, secured: ssl.SSLSocket, owner: Owner, context: ssl.SSLContext) -> Owner | None:
-        """Whose what follows is; None for a connection that is closed instead."""
+        """The owner of the connection after the handshake; None for a connection to close instead."""
         certificate = owner.certificate
         if owner.is_outdated and certificate is not None and certificate.context is not context:
             # The client certificate was judged by CAs that are others now.
@@ -130,7 +131,7 @@ class Handshakes:
         return owner
 
     def _is_of_before(self, owner: Owner, context: ssl.SSLContext) -> bool:
-        """Whether another configuration has come meanwhile than the one that let this app in by an intercepted host."""
+        """Whether the configuration has changed since this app was let in by an intercepted host."""
         if owner.origin is not None:
             return owner.entrance.closing or not self.interception.shows(owner.origin.host, context)
         return owner.intercepts and (
@@ -138,7 +139,9 @@ class Handshakes:
         )
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
-        """A connection ended by an error before its first request: by an alert, where its caller does not trust it."""
+        """A connection ended by an error before its first request, for example by the alert of a caller that does not
+        trust it.
+        """
         is_tls = owner.certificate is not None or (owner.origin is not None and owner.origin.is_secure)
         if is_tls and isinstance(error, ssl.SSLError):
             reason = tls_handshake.failure_of(error)
@@ -156,7 +159,7 @@ class Handshakes:
         self._log(logging.WARNING, "no certificate for an app", fields)
 
     def failed(self, reason: HandshakeFailure, owner: Owner) -> None:
-        """A caller came no further than that."""
+        """A caller failed during the handshake."""
         listener = self._name_of(owner)
         self._stats.handshakes_failed[reason] = self._stats.handshakes_failed.get(reason, 0) + 1
         _log.debug("TLS handshake failed", extra={"fields": {"reason": str(reason), "listen": listener}})

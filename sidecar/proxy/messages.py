@@ -1,8 +1,7 @@
-"""A request's head, in no wire format.
-
-Owns what an exchange knows of a request: the form that every codec reads it into and every codec writes it from. Made
-by a codec of the app's side once a head is whole. Pure. A body is unframed bytes here; its length is a number, NO_BODY
-or UNKNOWN. An answer's head is not an object: its parts are passed as arguments, since each answer would pay for one.
+"""A request's head, independent of the wire format. Owns what an exchange knows of a request: every codec reads into
+this form and writes from it. Made by a codec of the app's side once a head is whole. Pure. A body is unframed bytes
+here; its length is a number, NO_BODY or UNKNOWN. An answer's head is passed as arguments: an object for each would
+cost every answer.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from sidecar.proxy.fields.headers import Fields, Found
 NO_BODY: Final = 0
 """The length of a message that ends with its head."""
 UNKNOWN: Final = -1
-"""The length of a body whose end is known when it comes."""
+"""The length of a body whose end is known only when it comes."""
 
 HTTP1: Final = 0
 HTTP2: Final = 1
@@ -45,16 +44,16 @@ class RequestHead:
     )
 
     wire: ClassVar[int] = HTTP1
-    """HTTP1 or HTTP2: what it came in."""
+    """HTTP1 or HTTP2: the format it arrived in."""
     is_bound: bool = False
-    """It can go on only in what it came in: a gRPC call."""
+    """It can only be forwarded in the format it arrived in: a gRPC call."""
     time_limit: float | None = None
-    """Seconds from `began_mono` after which nobody waits for the answer, where the app says so."""
+    """Seconds from `began_mono` after which the app no longer waits for the answer, if the app says so."""
     grpc_status: str = ""
     """How a gRPC call ended (`OK`, `UNAVAILABLE`); empty for other requests."""
 
     authority: bytes
-    """The Host as it came, or what stands for it."""
+    """The Host as received, or what takes its place."""
     began_mono: float
     """The monotonic second in which its first byte was read."""
     body: int
@@ -67,6 +66,6 @@ class RequestHead:
     scheme: bytes
     """How a URL to the listener begins: `http://` or `https://`."""
     upgrade: bytes | None
-    """The protocols that the app asks to switch to, of those that are carried."""
+    """The protocols that the app asks to switch to, as far as they are carried."""
     via: bytes
     """The `Via` line to append, or empty."""

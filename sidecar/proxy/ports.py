@@ -1,4 +1,4 @@
-"""The ports of an exchange: what it calls, and what calls it.
+"""The interfaces of an exchange: what it calls, and what calls it.
 
 Owns the interfaces between the rooms of the proxy, so that an exchange knows no wire format, and a codec knows nothing
 of tokens, routes, retries or deadlines. A connection implements its side itself: nothing is allocated for it.
@@ -37,7 +37,9 @@ class Loss(Enum):
     UNTOUCHED = "untouched"
     """The target has provably not processed it: any method may be sent once more."""
     STALE = "stale"
-    """The connection had served before, and ended before a byte of the answer: most likely it was closed while idle."""
+    """The connection had served before, and ended before the first byte of the answer: most likely it was closed
+    while idle.
+    """
     UNKNOWN = "unknown"
     """It may have been processed."""
 
@@ -45,7 +47,7 @@ class Loss(Enum):
 @trait
 @mypyc_attr(allow_interpreted_subclasses=True)
 class TunnelEnd:
-    """One end of a tunnel: a connection whose bytes are of another protocol."""
+    """One end of a tunnel: a connection that carries another protocol."""
 
     __slots__ = ()
 
@@ -54,7 +56,7 @@ class TunnelEnd:
         raise NotImplementedError
 
     def tunnel_end(self) -> bool:
-        """Say that no more will be sent; False where this end can't be ended by half."""
+        """Say that no more will be sent. False if this end can't close one direction only."""
         raise NotImplementedError
 
     def tunnel_close(self) -> None:
@@ -64,12 +66,12 @@ class TunnelEnd:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class AppSide(TunnelEnd):
-    """What an exchange calls towards the app. Everything is about the request whose turn it is."""
+    """What an exchange calls on the app's side. Every call is about the request whose turn it is."""
 
     __slots__ = ()
 
     is_full: bool
-    """The app takes no more for now: an answer that begins now must wait too."""
+    """The app takes no more bytes for now, so an answer that begins now must wait."""
 
     def interim(self, status: int, reason: bytes, fields: Fields) -> None:
         """An interim answer (1xx)."""
@@ -88,23 +90,23 @@ class AppSide(TunnelEnd):
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Write what has gathered; once for each piece of bytes from the target."""
+        """Write what has been collected. Called once for each piece of bytes from the target."""
         raise NotImplementedError
 
     def switch(self, reason: bytes, fields: Fields, protocol: bytes) -> None:
-        """Answer that the protocol is `protocol` from now on, and become an end of a tunnel."""
+        """Answer that the protocol is `protocol` from now on, and become one end of a tunnel."""
         raise NotImplementedError
 
     def fail(self, request: RequestHead, error: SidecarError, route: str) -> None:
-        """Answer with the error, in the app's own form: nothing of the answer is out yet but interim ones."""
+        """Answer with the error, in the app's own form. So far at most interim answers were sent."""
         raise NotImplementedError
 
     def cut(self, error: SidecarError) -> None:
-        """End an answer that has begun, so that the app can tell that it is not whole."""
+        """Break off an answer that has begun, so that the app can see that it is incomplete."""
         raise NotImplementedError
 
     def pause_request(self) -> None:
-        """Take no more of the request's body for now."""
+        """Stop taking the request's body for now."""
         raise NotImplementedError
 
     def resume_request(self) -> None:
@@ -125,8 +127,68 @@ class AppSide(TunnelEnd):
 
 
 @trait
+class Connection:
+    """A connection from the app, as the proxy counts it."""
+
+    __slots__ = ()
+
+    owner: Owner
+
+    def drain(self, since_mono: float) -> None:
+        """Close after the current answer, or else after the next one. If no request comes, close soon after
+        `since_mono`.
+        """
+        raise NotImplementedError
+
+    def close_if_idle(self) -> None:
+        """Close now, unless it serves a request, or was just opened and has sent none yet."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once."""
+        raise NotImplementedError
+
+    def sweep(self, now_mono: float) -> None:
+        """End what has taken too long; called about once a second."""
+        raise NotImplementedError
+
+    def fault(self, error: Exception) -> None:
+        """End after a fault of the sidecar's own."""
+        raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Connections:
+    """What a connection from the app reports to the proxy."""
+
+    __slots__ = ()
+
+    def opened(self, connection: Connection) -> None:
+        """A connection from the app."""
+        raise NotImplementedError
+
+    def closed(self, connection: Connection) -> None:
+        """It is gone. A connection with a fault in `opened` may never have been counted."""
+        raise NotImplementedError
+
+    def lost_unused(self, owner: Owner, error: OSError) -> None:
+        """A connection ended by an error before it sent a request."""
+        raise NotImplementedError
+
+    def speaks_http2(
+        self, connection: Connection, transport: Transport, barred: SidecarError | None, data: bytes
+    ) -> None:
+        """`data` starts as HTTP/2 does: another object now owns its transport, under the same `barred`."""
+        raise NotImplementedError
+
+    def tunnels(self, connection: Connection, transport: Transport, inner: Owner, data: bytes) -> None:
+        """Its app asked for a tunnel and gets one: from now on, beginning with `data`, its bytes belong to `inner`."""
+        raise NotImplementedError
+
+
+@trait
 class UpstreamSide(TunnelEnd):
-    """What an exchange calls towards the target."""
+    """What an exchange calls on the target's side."""
 
     __slots__ = ()
 
@@ -143,11 +205,11 @@ class UpstreamSide(TunnelEnd):
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Write what has gathered; once for each piece of bytes from the app."""
+        """Write what has been collected. Called once for each piece of bytes from the app."""
         raise NotImplementedError
 
     def cancel(self, *, flush: bool) -> None:
-        """Nothing that still comes is wanted; `flush` sends first what is buffered."""
+        """Further bytes of the answer are not wanted. `flush` first sends what is buffered."""
         raise NotImplementedError
 
     def pause_answer(self) -> None:
@@ -163,11 +225,11 @@ class UpstreamSide(TunnelEnd):
         raise NotImplementedError
 
     def loss(self) -> Loss:
-        """What would be known of the request if the connection were lost now."""
+        """What would be known about the request if the connection were lost now."""
         raise NotImplementedError
 
     def has_vanished(self, seconds: float) -> bool:
-        """Whether the target has acknowledged nothing of what was sent to it for so long."""
+        """Whether the target has acknowledged nothing of what was sent to it for this long."""
         raise NotImplementedError
 
 
@@ -184,7 +246,7 @@ class Link:
     streams: int
     """How many it carries."""
     generation: int
-    """The pool's when it was dialled."""
+    """The pool's generation when it was dialled."""
     idle_since_mono: float
 
     served: int
@@ -196,8 +258,9 @@ class Link:
 
     async def settled(self) -> bool:
         """Wait until it is known how many requests it can carry; False where the target does not speak what it was
-        asked to, and no request was sent. Raises SidecarError where it ended meanwhile, or said nothing for too long;
-        it is no more than a dial until then, and says nothing to its keeper."""
+        asked to, and no request was sent. Raises SidecarError if it ended meanwhile, or stayed silent for too long.
+        Until then it counts as a dial, and reports nothing to its keeper.
+        """
         return True
 
     def is_closing(self) -> bool:
@@ -217,13 +280,13 @@ class Link:
         raise NotImplementedError
 
     def fault(self, fault: Exception) -> bool:
-        """What handles it met a fault: it ends, with what it carries; whether it carried any request."""
+        """A fault happened while handling it: close it, with its requests. Returns whether it carried any."""
         raise NotImplementedError
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Keeper:
-    """What a link tells the pool that holds it."""
+    """What a link reports to the pool that holds it."""
 
     __slots__ = ("clock", "destination", "faults", "stats", "token_key", "users", "wire")
 
@@ -236,7 +299,7 @@ class Keeper:
     wire: int
     """HTTP1 or HTTP2: what its connections are asked to speak."""
     users: int
-    """Exchanges that hold on to it, whether they have a connection yet or not."""
+    """Exchanges that use this pool, with or without a connection yet."""
 
     @property
     def capacity(self) -> int:
@@ -244,9 +307,8 @@ class Keeper:
         raise NotImplementedError
 
     def acquire(self, exchange: Relay, *, fresh: bool) -> Link | None:
-        """A connection now, or None: then `connected` or `not_connected` is called, later or at once.
-
-        `fresh` asks for one that served nobody yet: the request has just met a stale one.
+        """A connection now, or None: then `connected` or `not_connected` is called, later or at once. `fresh` asks
+        for one that has served no request yet: the request has just met a stale one.
         """
         raise NotImplementedError
 
@@ -255,11 +317,11 @@ class Keeper:
         raise NotImplementedError
 
     def may_retry(self) -> bool:
-        """Whether one more request may be sent again; counted either way."""
+        """Whether one more request may be sent again. Counts it in either case."""
         raise NotImplementedError
 
     def expire(self, before_mono: float) -> None:
-        """Close what has been idle since before then."""
+        """Close connections that have been idle since before that time."""
         raise NotImplementedError
 
     def release(self, link: Link) -> None:
@@ -271,21 +333,21 @@ class Keeper:
         raise NotImplementedError
 
     def declined_http2(self) -> None:
-        """The target does not want HTTP/2: it is asked in HTTP/1.1 from now on."""
+        """The target refuses HTTP/2: HTTP/1.1 is used from now on."""
         raise NotImplementedError
 
     def flush(self, link: Link) -> None:
-        """The link ends once its last bytes are sent; the target has `timeouts.send` to take them."""
+        """The link ends when its last bytes are sent, within `timeouts.send`."""
         raise NotImplementedError
 
     def later_fault(self, link: Any, error: Exception) -> SidecarError | None:
-        """The error of a connection that ended in one of TLS; None for every other end."""
+        """The error of a connection that ended in a TLS error; None for every other end."""
         raise NotImplementedError
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Relay:
-    """What both sides and the pool report to an exchange, and what is reported about it."""
+    """What both sides and the pool report to an exchange, and the facts that they report about."""
 
     __slots__ = (
         "admitted",
@@ -317,7 +379,7 @@ class Relay:
     """Whether the whole request has come from the app."""
 
     def had_its_turn(self) -> bool:
-        """Whether it held a connection before, and is to be sent once more."""
+        """Whether it held a connection before and has to be sent once more."""
         raise NotImplementedError
 
     # from the app's side
@@ -331,11 +393,11 @@ class Relay:
         raise NotImplementedError
 
     def flush_request(self) -> None:
-        """Send what has gathered; once for each piece of bytes from the app."""
+        """Send what has been collected. Called once for each piece of bytes from the app."""
         raise NotImplementedError
 
     def app_gone(self, error: SidecarError) -> None:
-        """The app's side is gone or out of patience; the request is cancelled at the target at once."""
+        """The app has left, or waits no longer. The request is cancelled at the target at once."""
         raise NotImplementedError
 
     def app_writable(self, yes: bool) -> None:
@@ -349,7 +411,9 @@ class Relay:
         raise NotImplementedError
 
     def answer(self, status: int, reason: bytes, fields: Fields, found: Found, body: int) -> bool:
-        """The head of the final answer; False where it is not wanted: the request is sent again with another token."""
+        """The head of the final answer. Returns False if it is not wanted because the request is sent again with
+        another token.
+        """
         raise NotImplementedError
 
     def answer_body(self, data: bytes) -> None:
@@ -357,15 +421,15 @@ class Relay:
         raise NotImplementedError
 
     def flush_answer(self) -> None:
-        """Write what has gathered to the app; once for each piece of bytes from the target."""
+        """Write to the app what has been collected. Called once for each piece of bytes from the target."""
         raise NotImplementedError
 
     def answer_end(self, trailers: Fields) -> bool:
-        """The answer is complete, and `flush_answer` follows; whether the request was, too."""
+        """The answer is complete, and `flush_answer` follows. Returns whether the request was complete too."""
         raise NotImplementedError
 
     def switch(self, reason: bytes, fields: Fields) -> SidecarError | None:
-        """A 101: become a tunnel, or the error where nobody asked for this one."""
+        """A 101: become a tunnel, or fail if the app did not ask for this protocol."""
         raise NotImplementedError
 
     def upstream_full(self) -> None:
@@ -377,7 +441,7 @@ class Relay:
         raise NotImplementedError
 
     def lost(self, loss: Loss, error: SidecarError | None) -> None:
-        """The connection ended while it carried this request; `error` where it is known why."""
+        """The connection ended while it carried this request; `error` if the cause is known."""
         raise NotImplementedError
 
     def failed(self, error: SidecarError) -> None:
@@ -391,11 +455,11 @@ class Relay:
     # from the pool
 
     def connected(self, link: Link) -> None:
-        """The connection that was waited for."""
+        """The connection it waited for."""
         raise NotImplementedError
 
     def not_connected(self, error: SidecarError) -> None:
-        """The connection that was waited for could not be made."""
+        """The connection it waited for could not be made."""
         raise NotImplementedError
 
     # both ways, once it is a tunnel

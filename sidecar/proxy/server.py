@@ -3,9 +3,8 @@
 Owns the connections from apps, and the one timer behind every timeout; puts together what all of them share
 (`exchange.context`). Made by the service.
 
-Timeouts are kept by a sweep about once a second over all connections, not by a timer for each request: a
-request sets no timer and cancels none. The sweep is off while there are no connections, so an idle
-sidecar does not wake.
+A sweep over all connections, about once a second, enforces the timeouts, so a request sets no timer and cancels none.
+The sweep is off while there are no connections, so an idle sidecar does not wake.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ from sidecar.tokens.store import TokenStore
 
 _SWEEP = 1.0
 _SHORTEST_SWEEP = 0.02
-"""Seconds between sweeps: a tenth of the shortest timeout, within these."""
+"""The shortest and longest time between sweeps, in seconds. Within these it is a tenth of the shortest timeout."""
 
 
 def make_link(keeper: Keeper, limits: Limits, speaks_http2: bool) -> Link:
-    """The protocol of a new connection to a target."""
+    """The codec of a new connection to a target."""
     if speaks_http2:
         return Http2Upstream(keeper, limits, keeper.capacity)
     return UpstreamConnection(keeper, limits)
@@ -111,9 +110,10 @@ class Proxy(Connections):
         self.acceptors.add(listener, Owner(own, is_unix=listener.is_unix, settings=settings))
 
     def reassign(self, listener: Listener, own: Route | None, settings: Settings = PLAIN) -> None:
-        """From now on this listener is another route's, or has other settings; open connections go on, with their next
-        request by these. They end where it served http and is to serve https or the reverse, or where other processes
-        or other client certificates may connect than they were judged by."""
+        """Give this listener to another route, or other settings. Open connections go on and use them from their next
+        request. They end if it changes between http and https, or if other processes or client certificates may
+        connect now.
+        """
         owner = self.acceptors.owner(listener)
         if owner.connects_alike(settings):
             owner.assign(own, settings)
@@ -122,13 +122,14 @@ class Proxy(Connections):
             self._begin_anew(listener, owner, own, settings)
 
     def _begin_anew(self, listener: Listener, owner: Owner, own: Route | None, settings: Settings) -> None:
-        """New connections are another owner's; open ones end, each with its current answer. Idle ones end at once: they
-        were let in by rules that hold no more."""
+        """New connections get another owner. Open ones end after their current answer, idle ones at once, because the
+        rules that let them in no longer hold.
+        """
         self.acceptors.set_owner(listener, Owner(own, is_unix=listener.is_unix, settings=settings))
         self._leave(owner, at_once=True)
 
     def stop_serving(self, listener: Listener) -> None:
-        """Accept no more by this listener; its connections end, each with its current answer."""
+        """Stop accepting on this listener. Its connections end after their current answer."""
         self._leave(self.acceptors.remove(listener))
 
     def _leave(self, owner: Owner, *, at_once: bool = False) -> None:
@@ -140,10 +141,8 @@ class Proxy(Connections):
                 if at_once:
                     connection.close_if_idle()
 
-    def switch(
-        self, admission: Admission, *, limits: Limits, pool: PoolSettings, access_log: AccessLog
-    ) -> None:
-        """Judge requests by another route table from now on; those under way end under the old one.
+    def switch(self, admission: Admission, *, limits: Limits, pool: Pool, access_log: AccessLog) -> None:
+        """Use another route table for new requests. Those in progress end under the old one.
 
         A route of the same name goes on counting where the old one was; connections to the destinations of routes
         that are gone are closed, busy ones when they have answered.
@@ -168,23 +167,25 @@ class Proxy(Connections):
 
     @property
     def connections(self) -> int:
-        """Connections from the app that are open."""
+        """Open connections from the app."""
         return len(self.serving)
 
     def stop_accepting(self) -> None:
-        """Accept who waits already, and close the listeners; open connections go on."""
+        """Accept the callers that already wait, then close the listeners. Open connections go on."""
         self.acceptors.close()
 
     def announce_end(self) -> None:
-        """Say `Connection: close` in every answer from now on, and go on accepting: clients with idle connections come
-        back, are told, and open others. Again is harmless."""
+        """Say `Connection: close` in every answer from now on, and go on accepting. Clients with idle connections
+        send a request, learn of it, and open new ones. Calling it twice does no harm.
+        """
         if not self.context.is_leaving:
             self.context.is_leaving = True
             self._leaving_since_mono = self.clock.mono()
 
     def begin_drain(self) -> None:
-        """Every connection closes after its current answer; idle ones after their next one, or where none is asked for
-        within `LEAVE_TIME` after the end was announced."""
+        """Close every connection after its current answer. Idle ones close after their next answer, or if no request
+        comes within `LEAVE_TIME` after the end was announced.
+        """
         self.announce_end()
         self.context.draining = True
         self.pools.close()
@@ -220,7 +221,7 @@ class Proxy(Connections):
             self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
 
     def closed(self, connection: Connection) -> None:
-        """It is gone; one that met a fault in `opened` may never have been counted."""
+        """It is gone. A connection with a fault in `opened` may never have been counted."""
         if connection in self.serving:
             self.serving.discard(connection)
             self.acceptors.closed(connection.owner.entrance)
@@ -229,7 +230,7 @@ class Proxy(Connections):
     def speaks_http2(
         self, connection: Connection, transport: Transport, barred: SidecarError | None, data: bytes
     ) -> None:
-        """It began as HTTP/2 does: another takes its place."""
+        """It starts as HTTP/2 does: another object takes its place."""
         heir = Http2Downstream(self.context, self, connection.owner, barred, transport)
         self.serving.discard(connection)
         self.serving.add(heir)
@@ -237,7 +238,7 @@ class Proxy(Connections):
         heir.data_received(data)
 
     def tunnels(self, connection: Connection, transport: Transport, inner: Owner, data: bytes) -> None:
-        """Its app asked for a tunnel: another, which serves what is inside, takes its place."""
+        """Its app asked for a tunnel: another object, which serves what is inside, takes its place."""
         if inner.rules is not self.context.admission or inner.entrance.closing:
             raise SidecarError(
                 Reason.CALLER_REFUSED,
@@ -259,7 +260,7 @@ class Proxy(Connections):
     def _secure_tunnel(
         self, connection: Connection, transport: Transport, inner: Owner, context: ssl.SSLContext
     ) -> None:
-        """Shake hands on the connection's socket, which is no transport's meanwhile."""
+        """Do the handshake on the connection's socket, which no transport owns meanwhile."""
         sock = transport.get_socket()
         try:
             own = None if sock is None else socket.socket(fileno=os.dup(sock.fileno()))
@@ -285,7 +286,7 @@ class Proxy(Connections):
             self._drained.set()
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
-        """A connection ended by an error before it asked for anything."""
+        """A connection ended by an error before it sent a request."""
         self.acceptors.handshakes.lost_unused(owner, error)
 
     def _sweep(self) -> None:

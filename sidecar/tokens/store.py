@@ -1,14 +1,14 @@
 """The token store: which token is served now, and who waits for one.
 
-Owns every token of the process, the fetches in flight, their timers and the callers who wait. The data path
-calls `bearer` for each request, and `join`/`leave`/`reject` where there is no token or the target refused it;
-health probes call `nudge`; the service calls `pin`, `prefetch` and `close`. It may not decide about time
-(that is `tokens.policy`), talk to an endpoint (`tokens.sources`), or show a token to anyone but the data
-path. It lives on one event loop and has no locks.
+Owns every token of the process, the fetches in flight, their timers and the callers who wait. The data path calls
+`bearer` for each request, and `join`/`leave`/`reject` where there is no token or the target refused it; health probes
+call `nudge`; the service calls `pin`, `prefetch` and `close`. It does not decide about time (`tokens.policy` does) or
+call an endpoint (`tokens.sources` does), and it gives tokens to the data path only. It lives on one event loop and
+has no locks.
 
-The rule is the time policy of docs/architecture.md: one fetch for a key however many callers wait; a renewal
-ahead of expiry while the old token is served; the last error at once between failed fetches; and a renewal is
-triggered by timer, by use and by health probe, whichever comes first, since each of them can be held up.
+The rule is the time policy of docs/architecture.md: one fetch for a key however many callers wait; the old token is
+served while a new one is fetched ahead of expiry; between failed fetches callers get the last error at once; and a
+timer, a use or a health probe starts a renewal, whichever comes first, because each of them can be late.
 
     missing ──fetch──▶ fresh ──renewal point──▶ stale ──last usable moment──▶ expired
        │                 ▲                        │                              │
@@ -68,7 +68,7 @@ class TokenStore:
         self._pinned: dict[TokenKey, Entry] = {}
         self._cache = EntryCache(size, clock.wall)
         self._busy: dict[TokenKey, Entry] = {}
-        """Entries with a fetch in flight or with waiters; the cache may drop them, this does not."""
+        """Entries with a fetch in flight or with waiters. The cache may drop them; this does not."""
         self._closed = False
 
     # the data path
@@ -87,12 +87,13 @@ class TokenStore:
         return self._bearer(key, entry)
 
     def join(self, key: TokenKey, waiter: Waiter, *, refused: bytes = b"") -> None:
-        """Wait for a token, after `bearer` gave None, or for another than `refused`, after `reject` gave True.
+        """Wait for a token after `bearer` returned None, or for another one than `refused` after `reject` returned
+        True.
 
-        `waiter` is called once, from the event loop and never from within this call: with None when there is
-        a token (ask `bearer` right then), else with the reason why there is none. Raises `SidecarError` at
-        once when the last fetch failed and the next may not start yet. A waiter can wait for one token at a
-        time. Where no other token came than the refused one, or none in time, that one is there again.
+        `waiter` is called once, from the event loop and never from within this call: with None when there is a token
+        (ask `bearer` right then), else with the reason why there is none. Raises `SidecarError` at once when the last
+        fetch failed and the next may not start yet. A waiter can wait for one token at a time. If only the refused
+        token came, or none in time, `bearer` returns the refused one again.
         """
         entry = self._entry(key)
         now = self._now()
@@ -116,11 +117,11 @@ class TokenStore:
             self._settle(entry)
 
     def reject(self, key: TokenKey, bearer: bytes) -> bool:
-        """A target said that this token is invalid: renew it, at most once in `REJECT_INTERVAL` for a key.
+        """A target said that this token is invalid: renew it, at most once in `REJECT_INTERVAL` for each key.
 
         True if another token is there or on its way: `join`, saying which was refused; the endpoint may hand out the
         same token again. Meanwhile, and for good where the renewal fails, the refused token is served to all others
-        while it lives: one target's word must not take them down, nor hold them up.
+        while it lives: one target's answer must not fail or delay them.
         """
         entry = self._find(key)
         if entry is None or self._closed:
@@ -140,7 +141,7 @@ class TokenStore:
     # the service and its probes
 
     def pin(self, key: TokenKey) -> None:
-        """Keep this key for good, whatever wildcard traffic does."""
+        """Keep this key for good, however many keys wildcard routes use."""
         if key in self._pinned:
             return
         entry = self._find(key)
@@ -152,7 +153,7 @@ class TokenStore:
         self._pinned[key] = entry
 
     def prefetch(self, keys: Iterable[TokenKey]) -> None:
-        """Fetch these now and keep them fresh from now on; pins them."""
+        """Fetch these keys now and keep them fresh from now on. Pins them."""
         if self._closed:
             return
         now = self._now()
@@ -200,7 +201,7 @@ class TokenStore:
                 entry.retire()
 
     def adopt(self, key: TokenKey, token: Token) -> None:
-        """Take in a token that was fetched for this key elsewhere, as if it had been fetched here."""
+        """Store a token that was fetched for this key elsewhere, as if it had been fetched here."""
         self.pin(key)
         entry = self._pinned[key]
         if entry.fetch is None:
@@ -208,7 +209,7 @@ class TokenStore:
                 self._arrived(entry, token, 0.0)
 
     def renew(self, source: TokenSource) -> None:
-        """The file that this source's tokens come from is another one: read it now, whatever was there before."""
+        """The file of this source's tokens has changed: read it now, whatever its last reading gave."""
         if self._closed:
             return
         for entry in [*self._pinned.values(), *self._cache.entries()]:
@@ -224,19 +225,20 @@ class TokenStore:
         return ReadyState(entry.had_token, entry.error_now(self._now()))
 
     def is_served(self, key: TokenKey) -> bool:
-        """Whether there is a token for this key that may be attached now."""
+        """Whether there is a token for this key that may be used now."""
         entry = self._find(key)
         return entry is not None and entry.is_usable(self._now())
 
     def expires_at(self, key: TokenKey) -> float | None:
-        """When the token that `bearer` gives for this key now expires, in Unix seconds; None where it gives none."""
+        """When the token that `bearer` returns for this key now expires, in Unix seconds; None if it returns none."""
         entry = self._find(key)
         if entry is None or entry.token is None or not entry.is_usable(self._now()):
             return None
         return entry.token.expires_at
 
     async def renew_now(self, key: TokenKey) -> SidecarError | None:
-        """Fetch this key's token now, whatever is here and whatever pause it is in; why that failed, or None.
+        """Fetch this key's token now, even if there is one or the key is in a pause. Returns why that failed, or
+        None.
 
         A fetch that is under way may have begun before the cause was fixed: where it fails, another one is made.
         Raises `SidecarError` while shutting down.
@@ -256,7 +258,7 @@ class TokenStore:
         return entry.error_now(self._now())
 
     def status(self) -> list[TokenStatus]:
-        """Every key that is kept for the configuration in force, pinned ones first; never a token."""
+        """Every key of the configuration in force, pinned ones first. Holds no token."""
         now = self._now()
         entries = {entry.key: entry for entry in self._pinned.values()}
         entries.update((entry.key, entry) for entry in self._cache.entries())
@@ -264,7 +266,7 @@ class TokenStore:
         return [entry.status(now) for entry in entries.values() if not entry.retired]
 
     async def close(self) -> None:
-        """Stop every timer and fetch, send the waiters away (DRAINING), forget every token."""
+        """Stop all timers and fetches, fail the waiters (DRAINING), forget all tokens."""
         self._closed = True
         entries = [*self._pinned.values(), *self._cache.entries(), *self._busy.values()]
         fetches = [entry.fetch for entry in entries if entry.fetch is not None]
@@ -307,8 +309,7 @@ class TokenStore:
         return entry
 
     def _entry(self, key: TokenKey) -> Entry:
-        """The entry of a key that somebody wants a token for, made if there is none; raises
-        `SidecarError`."""
+        """The entry of a key for which someone wants a token, made if there is none; raises `SidecarError`."""
         if self._closed:
             raise no_token.draining()
         entry = self._find(key)
@@ -357,7 +358,7 @@ class TokenStore:
                 entry.refused = False
 
     def _arrived(self, entry: Entry, token: Token, took: float) -> None:
-        """Take in what a fetch brought; raises `SidecarError` if that can't be attached."""
+        """Store what a fetch returned; raises `SidecarError` if it can't be used."""
         now = self._now()
         held, plan = entry.token, entry.plan
         same = False
@@ -429,7 +430,7 @@ class TokenStore:
             entry.fresh_until = -inf
 
     def _hurry(self, entry: Entry, now: Instant) -> None:
-        """Somebody waits: a pause that was made while nobody did is cut short. At most once for each failed fetch."""
+        """Someone waits: shorten a pause that began while nobody did. At most once for each failed fetch."""
         sooner = entry.retry_wanted
         if sooner is None:
             return
@@ -439,7 +440,7 @@ class TokenStore:
             self._wait_for_renewal(entry, sooner.seconds_from(now))
 
     def _limit(self, entry: Entry) -> None:
-        """The time of the first waiter is up, or there is a token after all."""
+        """The first waiter's time is over, or there is a token after all."""
         now = self._now()
         if entry.is_usable(now):
             entry.waiters.wake_ready()
@@ -449,6 +450,6 @@ class TokenStore:
         self._settle(entry)
 
     def _settle(self, entry: Entry) -> None:
-        """Let go of an entry that nothing goes on about; the cache may still keep it."""
+        """Drop an entry that has neither a fetch nor waiters. The cache may keep it."""
         if entry.fetch is None and not entry.waiters and self._busy.get(entry.key) is entry:
             del self._busy[entry.key]

@@ -1,9 +1,7 @@
-"""What is decided about a request before anything is sent.
-
-Owns the one order in which a request is judged, and the plan of which header gets the token. Called once
-per request by a downstream connection, whatever wire format it speaks. Pure: it sees a method, an
-authority, a path and header fields, and answers with an `Admitted` or raises the SidecarError to answer
-with. Rule for the token's header: docs/headers.md has the same table.
+"""What is decided about a request before anything is sent. Owns the order of the checks, and the plan of which header
+gets the token. Called once per request by a downstream connection, in every wire format. Pure: from a method, an
+authority, a path and header fields it makes an `Admitted`, or raises the SidecarError for the app. Rule for the
+token's header: docs/headers.md has the same table.
 
 - `auto` sets Authorization. If the app sent its own, that one stays where the target reads the token from
   another header too: on Cloud Run and functions the token then goes in X-Serverless-Authorization, behind IAP in
@@ -38,15 +36,15 @@ SERVERLESS = b"X-Serverless-Authorization"
 PROXY = b"Proxy-Authorization"
 
 
-class HeaderPlan(NamedTuple):
-    """Which headers get the token, and which lines of the app's are dropped."""
+class Plan(NamedTuple):
+    """Which headers get the token, and which of the app's lines are dropped."""
 
     names: tuple[bytes, ...]
     """Empty only for `on_conflict: keep`."""
     dropped: frozenset[bytes]
     """Lower case."""
     table: Mapping[bytes, bytes]
-    """`dropped` as the header writers want it."""
+    """`dropped` in the form that the header writers need."""
 
 
 class RoutePlans(NamedTuple):
@@ -54,23 +52,25 @@ class RoutePlans(NamedTuple):
 
     usual: HeaderPlan
     watched: bytes | None
-    """The lower-case name that makes a conflict when the app sends it."""
-    conflict: HeaderPlan | SidecarError
+    """The lower-case name of the header that conflicts with the token if the app sends it."""
+    conflict: Plan | SidecarError
     allowed: Allowed | None
-    """What the route lets through; None for everything."""
+    """What the route permits; None for everything."""
 
 
-Admitted = tuple[Destination, bytes, bytes, HeaderPlan]
-"""A request that may go on its way, once it has its token: where to, the origin-form target to send, the
-route's prefix that was stripped from it (or empty), and the plan. A plain tuple: it is made for each request."""
+Admitted = tuple[Destination, bytes, bytes, Plan]
+"""An admitted request: the destination, the origin-form target to send, the route's prefix that was stripped from it
+(or empty), and the plan. A plain tuple, because one is made for each request.
+"""
 
 
 class Admission:
     """Judges requests against one route table."""
 
     def __init__(self, table: RouteTable, *, pseudonym: bytes | None, placeholders: bool = False) -> None:
-        """`pseudonym` is this instance's name in Via, or None where no Via is sent. `placeholders`: look for tokens
-        that are worth nothing and stand for a route's own; without that, no request pays for it."""
+        """`pseudonym` is this instance's name in Via, or None where no Via is sent. `placeholders` says to look for
+        placeholder tokens that stand for a route's own. If it is off, requests don't pay for the check.
+        """
         self.table = table
         self._placeholders = placeholders
         self.pseudonym = pseudonym
@@ -81,8 +81,9 @@ class Admission:
     def upgrades(
         self, authority: bytes, path: bytes, *, absolute: bool, own: Route | None, local_socket: bool
     ) -> frozenset[bytes]:
-        """The protocols, in lower case, that the route of a request carries; none where no route takes it, which
-        `admit` says then. The arguments are as there."""
+        """The protocols, in lower case, that the request's route carries; none if no route takes it, which `admit`
+        then reports. The arguments are those of `admit`.
+        """
         try:
             if own is None:
                 match = self.table.match(authority, b"" if absolute else path)
@@ -105,7 +106,7 @@ class Admission:
         local_socket: bool,
         scheme: bytes = b"http://",
     ) -> Admitted:
-        """The way of one request; raises the SidecarError to answer with.
+        """Find the way of one request, or raise the SidecarError for the app.
 
         `authority` is the Host or the authority of an absolute-form target, `path` the origin-form
         target; `absolute` says that the app uses the sidecar as its HTTP proxy; `own` is the route whose
@@ -186,8 +187,10 @@ def _plan(names: tuple[bytes, ...], kept: bytes = b"") -> HeaderPlan:
 
 
 def _is_in_its_place(fields: headers.Fields, path: bytes, names: tuple[bytes, ...], route: str) -> bool:
-    """Whether the app sent a placeholder where the route puts its own token, which drops the app's line; False where it
-    sent none. Raises HEADER_CONFLICT for one in any other place, or beside another value of the same header."""
+    """Whether the app sent a placeholder in the header where the route puts its own token; the app's line is then
+    dropped. False if it sent none. Raises HEADER_CONFLICT for one in any other header, or beside another value of
+    the same header.
+    """
     seen = {name.lower() for name, value in fields if placeholder.is_in(value)}
     if not seen and not placeholder.is_in(path):
         return False

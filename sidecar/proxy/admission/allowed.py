@@ -1,8 +1,6 @@
-"""Which requests a route lets through, where it says so (`allow`).
-
-Owns the comparison. Called by `admission` for routes that have `allow`, with the target in the very bytes that are
-sent; for routes without it nothing is asked. Pure. Rule: docs/allow.md. Methods are judged before paths; what two
-parsers could read differently is refused and never corrected.
+"""Which requests a route with `allow` lets through. Owns the comparison. Called by `admission` for those routes only,
+with the target exactly as it is sent. Pure. Rule: docs/allow.md. Methods are judged before paths; what two parsers
+could read differently is refused and never corrected.
 """
 
 from __future__ import annotations

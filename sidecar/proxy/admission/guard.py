@@ -1,8 +1,6 @@
-"""Who may not be served.
-
-Owns the refusals that protect the token from a caller that is not the app: a web page in a browser, a loop. Called
-by `admission` for every request. Pure. Rules: Fetch Metadata (Sec-Fetch-Site), RFC 6454 (Origin), RFC 9110 section
-7.6.3 (Via).
+"""Which callers are refused. Owns the refusals that protect the token from callers other than the app: a web page in
+a browser, a loop. Called by `admission` for every request. Pure. Rules: Fetch Metadata (Sec-Fetch-Site), RFC 6454
+(Origin), RFC 9110 section 7.6.3 (Via).
 """
 
 from __future__ import annotations
@@ -15,17 +13,17 @@ from sidecar.proxy.fields.headers import Fields
 from sidecar.routing.routes import request_host
 
 BROWSER_MARKS = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"})
-"""What only browsers send. Not Sec-Fetch-Mode: Node's `fetch` sends that one, too, and no other."""
+"""What only browsers send. Sec-Fetch-Mode is missing because Node's `fetch` sends that one, and no other."""
 
 
 def mark_of_another_site(
     found: Mapping[bytes, bytes], authority: bytes, scheme: bytes = b"http://"
 ) -> str | None:
-    """The header by which a request shows that a page of another site made it, or None.
+    """The header that shows that a page of another site made the request, or None.
 
     `found` has repeated lines joined; `authority` is the request's Host as it came: a page served through the sidecar
-    may call back to it; `scheme` is how URLs to this listener begin. What is not known to be harmless is not: several
-    values, an empty one, `null`.
+    may call back to it; `scheme` is how URLs to this listener begin. Everything that is not known to be harmless
+    counts: several values, an empty one, `null`.
     """
     site = found.get(b"sec-fetch-site")
     if site is not None and site.strip().lower() not in (b"none", b"same-origin"):
@@ -59,8 +57,9 @@ def refuse_browser(found: Mapping[bytes, bytes], authority: bytes, scheme: bytes
 def refuse_stray_browser(
     fields: Fields, found: Mapping[bytes, bytes], authority: bytes, scheme: bytes
 ) -> None:
-    """Raise CALLER_REFUSED for a browser's request that no route takes: a name that leads here without being one of
-    ours is a page's way in (DNS rebinding), and learns nothing about routes."""
+    """Raise CALLER_REFUSED for a browser's request that no route takes. A name that leads here but is not ours may
+    belong to a page (DNS rebinding), which must learn nothing about routes.
+    """
     host = request_host(authority)
     if is_loopback(host) or is_own_address(host):
         refuse_browser(found, authority, scheme)
@@ -73,7 +72,7 @@ def refuse_stray_browser(
 
 
 def refuse_loop(found: Mapping[bytes, bytes], pseudonym: bytes) -> None:
-    """Raise LOOP when a request's `Via` names this very instance; another sidecar's pseudonym is fine."""
+    """Raise LOOP if a request's `Via` names this instance. Another sidecar's pseudonym is fine."""
     if pseudonym in found[b"via"]:
         raise SidecarError(
             Reason.LOOP,

@@ -1,8 +1,7 @@
-"""Which tunnels an app may open by CONNECT, and what is inside.
-
-Owns the judgement of a CONNECT: to which origin of a route it leads. Called once for each, by way of `admitting`. Pure.
-There is no tunnel to a server here: what comes inside is read as requests to that origin, and each is judged by
-itself. Rules: RFC 9110 section 9.3.6 (CONNECT), RFC 9112 section 3.2.3 (its target).
+"""Which tunnels an app may open by CONNECT, and what they are for. Decides to which origin of a route a CONNECT
+leads. Called once for each, through `admitting`. Pure. No tunnel leads to a server: its bytes are read as requests to
+that origin, and each request is checked. Rules: RFC 9110 section 9.3.6 (CONNECT), RFC 9112 section 3.2.3 (its
+target).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _HTTPS: Final = 443
 def tunnel_to(
     table: RouteTable, target: bytes, fields: Fields, found: Found, *, own: Route | None, http10: bool
 ) -> Origin:
-    """The origin that the requests inside are for; raises the SidecarError to answer with.
+    """The origin that the requests inside are for; raises the SidecarError for the app.
 
     `target` is as it came, `found` holds the request's lines, `own` is the route whose listener this is.
     Some clients speak HTTP/1.0 to a proxy, without a Host.
@@ -67,7 +66,7 @@ def tunnel_to(
 
 
 def _check_lines(found: Found, *, http10: bool) -> None:
-    """Raise for lines that CONNECT can't have: a body, or a Host that is none."""
+    """Raise for lines that CONNECT can't have: a body, or an invalid Host."""
     check_names(found)
     if found.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in found:
         raise malformed("CONNECT has no body.", "HTTP/1.1")
@@ -78,7 +77,7 @@ def _check_lines(found: Found, *, http10: bool) -> None:
 
 
 def _authority(target: bytes) -> tuple[str, int]:
-    """What CONNECT names; MALFORMED_REQUEST unless it is a host and a port."""
+    """The authority that CONNECT names; MALFORMED_REQUEST unless it is a host and a port."""
     try:
         found = hosts.parse_authority(target.decode("ascii"))
     except ValueError:  # a UnicodeDecodeError is one, too
@@ -91,7 +90,7 @@ def _authority(target: bytes) -> tuple[str, int]:
 
 
 def _not_intercepted(host: str, route: Route) -> SidecarError:
-    """The error for https to a route that does not read it."""
+    """The error for https to a route without `intercept`."""
     if route.config.intercept:
         what = f"`{host}` is route `{route.name}`'s name here, and its https is read for its hosts only"
     else:

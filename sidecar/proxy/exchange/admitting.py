@@ -1,6 +1,5 @@
-"""Whether a request may come in: what its listener asks, then what the route table says.
-
-Owns the one call by which every codec has a request judged before it makes an exchange of it, and the one for a tunnel.
+"""Whether a request is admitted: first by its listener's rules, then by the route table. Owns the one call that every
+codec makes before it starts an exchange, and the one for a tunnel.
 """
 
 from __future__ import annotations
@@ -16,11 +15,9 @@ from sidecar.proxy.messages import RequestHead
 def admit(
     context: Context, owner: Owner, barred: SidecarError | None, request: RequestHead, *, absolute: bool
 ) -> Admitted:
-    """The way of one request; raises the SidecarError to answer with.
-
-    `owner` is of the listener it came by, `barred` what a process is answered that may not call there, and `absolute`
-    says that the app uses the sidecar as its HTTP proxy. Takes out of the request what only callers and this listener
-    should know.
+    """Find the way of one request, or raise the SidecarError for the app. `owner` owns the listener it came through,
+    `barred` is the error for a process that may not call there, and `absolute` says that the app uses the sidecar
+    as its HTTP proxy. Removes from the request what only this listener should see.
     """
     if owner.callers is not None:
         if barred is not None:
@@ -53,9 +50,8 @@ def admit_tunnel(
     *,
     http10: bool,
 ) -> Owner:
-    """Whose the requests inside the tunnel are that CONNECT asks for; raises the SidecarError to answer with.
-
-    The other arguments are as in `admit`; `target` is as it came, `http10` says that it came in HTTP/1.0.
+    """The owner of the requests inside the tunnel that CONNECT asks for; raises the SidecarError for the app. The
+    other arguments are those of `admit`; `target` is as received, `http10` says that it came in HTTP/1.0.
     """
     if owner.origin is not None:
         raise SidecarError(

@@ -1,7 +1,7 @@
 """What every exchange and every connection from the app works with.
 
-Owns nothing: it names what the proxy has put together. Made by `proxy.server`; handed to connections and exchanges, so
-that none of them reaches for it through another one. What a reload changes is assigned here, and holds from then on.
+Owns nothing: it names what the proxy has put together. Made by `proxy.server`; handed to connections and exchanges,
+so that none of them has to get it from another. A reload assigns new values here; they hold from then on.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Context:
         self.via = (b"", b"", b"")
         """The `Via` line for a request that came as HTTP/1.1, as 1.0, and as HTTP/2."""
         self.tunnels: set[Relay] = set()
-        """Those that are a tunnel, or have asked to become one."""
+        """The exchanges that are a tunnel, or have asked to become one."""
         self.is_leaving = False
-        """Each answer ends its connection; new ones are accepted still."""
+        """Each answer ends its connection; new connections are still accepted."""
         self.draining = False
         """New connections are refused, and idle ones end."""

@@ -1,7 +1,6 @@
-"""How long an exchange may take, part by part.
-
-Owns the error of each timeout. Called by the sweep, about once a second for every request under way. Pure: how long
-nothing has moved comes in as an argument. A token and a connection are waited for under limits of their own.
+"""How long each part of an exchange may take. Owns the error of each timeout. Called by the sweep, about once a
+second for every request in progress. Pure: the time without progress is an argument. Waiting for a token and for a
+connection has separate limits.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _DOING: Final = {
 
 
 def total(state: ExchangeState, timeouts: Timeouts, elapsed: float) -> SidecarError | None:
-    """The error of an exchange that began `elapsed` seconds ago, if that is over `timeouts.total`."""
+    """The error of an exchange that began `elapsed` seconds ago, if that is longer than `timeouts.total`."""
     limit = timeouts.total
     if limit is None or state is TUNNEL or elapsed < limit:
         return None
@@ -56,7 +55,7 @@ def total(state: ExchangeState, timeouts: Timeouts, elapsed: float) -> SidecarEr
 
 
 def own(state: ExchangeState, limit: float | None, elapsed: float) -> SidecarError | None:
-    """The error of an exchange that began `elapsed` seconds ago, if its app waits for no more than `limit`."""
+    """The error of an exchange that began `elapsed` seconds ago, if its app waits no longer than `limit`."""
     if limit is None or elapsed < limit:
         return None
     return SidecarError(
@@ -75,9 +74,8 @@ def stalled(
     upstream_waits: bool,
     request_done: bool,
 ) -> SidecarError | None:
-    """The error of an exchange in which nothing has moved for `quiet` seconds, if that is too long.
-
-    `app_waits` says that bytes wait to be taken by the app, `upstream_waits` by the target.
+    """The error of an exchange without progress for `quiet` seconds, if that is too long. `app_waits` says that bytes
+    wait for the app to take them, `upstream_waits` that they wait for the target.
     """
     if app_waits:
         return _client(limits.send_timeout, quiet)

@@ -1,4 +1,4 @@
-"""One request and its answer, in whatever they are written.
+"""One request and its answer, in any wire format.
 
 Owns a request from its admission until it is counted: the token it waits for, the connection it is sent
 on, copying both bodies under backpressure, replay, and the one place where every request ends (`_finish`).
@@ -62,7 +62,7 @@ class Exchange(Relay):
     )
 
     def __init__(self, context: Context, app: AppSide, request: RequestHead, admitted: Admitted) -> None:
-        """`start` is for the request's turn."""
+        """Call `start` when it is the request's turn."""
         self.context = context
         self.app = app
         self.request = request
@@ -87,7 +87,7 @@ class Exchange(Relay):
         self._retried = False
         self._replayed = False
         self.own_share = -1.0
-        """Seconds until it was sent: the sidecar's own part. Negative before that."""
+        """Seconds until it was sent: the time that the sidecar itself took. Negative before that."""
         # the answer on its way
         self.status = 0
         self.sample = None
@@ -96,7 +96,7 @@ class Exchange(Relay):
         self.sent = 0
         self.received = 0
         self.progress = 0
-        """Grows with every event, so that a sweep can tell a stall from slow going."""
+        """Grows with every event, so that a sweep can tell a stall from slow progress."""
         pool.stats.in_flight += 1
         pool.users += 1
 
@@ -175,7 +175,7 @@ class Exchange(Relay):
     # from the token store and the pool
 
     def _await_token(self, refused: bytes = b"") -> None:
-        """Wait for a token, or for another one than the target has `refused`."""
+        """Wait for a token, or for another one than `refused`."""
         self.state = TOKEN
         try:
             self.context.tokens.join(self.pool.token_key, self._token_settled, refused=refused)
@@ -277,7 +277,7 @@ class Exchange(Relay):
         self.app.body(data)
 
     def explained(self) -> str:
-        """Why the target refused the request, for an app that can't be shown its answer."""
+        """Why the target refused the request, for an app that can't get the target's own answer."""
         if self.sample is None:
             return ""
         return self.context.ledger.refusals.explain(self.pool.destination, self.sample, self.bearer)
@@ -303,7 +303,7 @@ class Exchange(Relay):
         self.app.faulted(self, fault)
 
     def end_by_fault(self, error: SidecarError) -> None:
-        """End with the answer that is still possible; what is held is given back, even where the end fails too."""
+        """End with the answer that is still possible. Everything it holds is released, even if that fails too."""
         for end in (self.time_out, self.app_gone):
             if self.state is DONE:
                 return
@@ -359,7 +359,9 @@ class Exchange(Relay):
     # tunnels
 
     def _may_tunnel(self) -> bool:
-        """Take a place among the tunnels, before anything is sent: kept until it is declined, or to the end."""
+        """Take one of the places for tunnels, before anything is sent. It is kept until the upgrade is declined, or
+        to the end.
+        """
         tunnels = self.context.tunnels
         if self not in tunnels:
             error = tunnel.no_room(tunnels, self.context.limits.tunnels)
@@ -370,7 +372,7 @@ class Exchange(Relay):
         return True
 
     def _leave_tunnels(self) -> None:
-        """Give the place among them back; harmless where it holds none."""
+        """Release the place, if it holds one."""
         if self in self.context.tunnels:
             self.context.tunnels.discard(self)
             self.pool.stats.tunnels -= self.status == 101
@@ -421,7 +423,7 @@ class Exchange(Relay):
     # inside
 
     def _refused_token(self, found: headers.Found) -> bool:
-        """Whether a 401 is about the token, and this request starts over with a new one."""
+        """Whether a 401 is about the token, so that this request starts again with a new one."""
         if not self.bearer or not replay.calls_token_invalid(found):
             return False
         renewing = self.context.tokens.reject(self.pool.token_key, self.bearer)
@@ -439,7 +441,7 @@ class Exchange(Relay):
         return True
 
     def let_go(self, *, flush: bool = False) -> None:
-        """Wait for nothing any more, and cancel what is under way."""
+        """Stop waiting, and cancel what is in progress."""
         if self.state is TOKEN:
             self.context.tokens.leave(self.pool.token_key, self._token_settled)
         elif self.state is CONNECT:
@@ -450,7 +452,7 @@ class Exchange(Relay):
             self.side = None
 
     def _fail(self, error: SidecarError) -> None:
-        """Answer with the error: nothing of an answer has been passed on yet."""
+        """Answer with the error: no part of an answer has been passed on yet."""
         self.held = None
         self.status = MEANINGS[error.reason].status
         self.app.fail(self.request, error, self.pool.destination.route.name)
@@ -459,14 +461,14 @@ class Exchange(Relay):
         self._finish(error)
 
     def _cut(self, error: SidecarError) -> None:
-        """End an answer that has begun so that the app can tell that it is not whole."""
+        """Break off an answer that has begun, so that the app can see that it is incomplete."""
         cut = self.pool.stats.cut
         cut[error.reason] = cut.get(error.reason, 0) + 1
         self.app.cut(error)
         self._finish(error)
 
     def _finish(self, error: SidecarError | None) -> None:
-        """The one place where a request ends, whatever happened."""
+        """The one place where every request ends."""
         if self.request.upgrade is not None:
             self._leave_tunnels()  # before the rest: a second time does no harm
         # First what may happen once only: a fault further down must neither repeat it nor prevent it.

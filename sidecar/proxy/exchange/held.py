@@ -1,4 +1,4 @@
-"""A request's body, as long as it may have to be sent again.
+"""A request's body, kept for as long as it may have to be sent again.
 
 Owns its pieces and how much memory they take. Made by an exchange. Pure.
 """
@@ -10,8 +10,9 @@ from typing import Final, final
 from sidecar.proxy.fields.headers import Fields
 
 _OF_A_PIECE: Final = 64
-"""Bytes of memory that a piece takes beside its own: an object, its place in a list. They count for small ones that
-follow another: a body that comes a byte at a time would take thirty times its size."""
+"""Bytes of memory that a piece takes beside its own: an object, and its place in a list. They count for small pieces
+that follow another. A body that arrives byte by byte would take thirty times its size.
+"""
 
 
 @final
@@ -27,7 +28,7 @@ class HeldBody:
         self.trailers: Fields = ()
 
     def add(self, data: bytes, limit: int) -> bool:
-        """Keep one more piece; False where the body takes more than `limit` with it."""
+        """Keep one more piece. False if the body would exceed `limit`."""
         size = len(data)
         self.size += size
         if size < _OF_A_PIECE and self.pieces:

@@ -1,7 +1,6 @@
-"""What is written down of every request that is over.
-
-Owns the counters that a request's end moves, and what is reported: the access log, the span, outages, refusals. Every
-request ends here once, whether it got an exchange (`finished`) or was refused before it had one (`refused`).
+"""What is recorded when a request ends. Owns the counters that change then, and the reports: access log, span,
+outages, refusals. Every request ends here once: through `finished` if it had an exchange, through `refused` if it was
+refused before.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Ledger:
     def __init__(
         self, clock: Clock, stats: dict[str, RouteStats], access_log: AccessLog, tracer: Tracer | None
     ) -> None:
-        """`stats` are each route's counters, by its name."""
+        """`stats` are each route's counters, by the route's name."""
         self.clock = clock
         self.stats = stats
         self.access_log = access_log
@@ -36,7 +35,7 @@ class Ledger:
         self.refusals = Refusals(clock)
         self.outages = Outages(clock)
         self.unrouted = RouteStats()
-        """Of requests that met no route."""
+        """Counters of requests that matched no route."""
 
     def finished(self, exchange: Relay, now_mono: float) -> None:
         """An exchange is over; called once for each."""
@@ -74,7 +73,7 @@ class Ledger:
         path: bytes,
         began_mono: float,
     ) -> None:
-        """A request was answered with `error` before it had an exchange; `route` is empty where it met none."""
+        """A request was answered with `error` before it had an exchange. `route` is empty if it matched none."""
         stats = self.stats[route] if route else self.unrouted
         duration = self.clock.mono() - began_mono
         stats.refused[error.reason] = stats.refused.get(error.reason, 0) + 1
@@ -124,11 +123,11 @@ class Ledger:
         )
 
     def _line_due(self, route: str, error: SidecarError) -> int | None:
-        """None where the access log leaves this one out, else how many like it had no line since the last that had."""
+        """None if the access log skips this request, else how many like it had no line since the last one that had."""
         return self.outages.line_due(route, error.reason) if self.access_log.collapses else 0
 
 
 def trace_of(fields: Fields) -> Trace | None:
-    """The trace that a request belongs to; looked for only where it is logged."""
+    """The trace that a request belongs to. Looked up only where it is logged."""
     found = {name.lower(): value for name, value in fields}
     return read_trace(found.get(b"traceparent"), found.get(b"x-cloud-trace-context"))

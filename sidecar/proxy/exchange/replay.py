@@ -1,8 +1,7 @@
-"""Whether a request is sent once more.
-
-Owns the two reasons for which one is (a connection was lost, the target called the token invalid), and the words where
-it is not. Called by an exchange, whose body must still be held; the route's budget has the last word. RFC 9110 section
-9.2.2: what is not idempotent is sent twice only where the first time was provably not processed.
+"""Whether a request is sent once more. There are two reasons to do so: a connection was lost, or the target called
+the token invalid. Owns the check for both, and the explanation if it is not sent again. Called by an exchange that
+still holds its body; the route's budget decides last. RFC 9110 section 9.2.2: what is not idempotent is sent twice
+only where the first time was provably not processed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def calls_token_invalid(found: Found) -> bool:
 
 
 def why_not(request: RequestHead, loss: Loss, held: HeldBody | None, *, retried: bool) -> str:
-    """Why it was not sent again after its connection was lost, for the middle of its error; may be empty."""
+    """Why it was not sent again after its connection was lost, for the middle of its error. May be empty."""
     if request.method not in IDEMPOTENT:
         return f" {request.method.decode()} is not sent twice."
     if loss is not Loss.UNKNOWN and not retried and held is not None:

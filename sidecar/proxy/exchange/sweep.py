@@ -1,6 +1,5 @@
-"""What the sweep asks of an exchange, about once a second.
-
-Owns how a stall is told from slow going, and when an exchange is given up. Called by the connection from the app.
+"""What the sweep checks in an exchange, about once a second. Owns how a stall is told from slow progress, and when an
+exchange is given up. Called by the connection from the app.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from sidecar.proxy.exchange.exchange import Exchange
 
 
 def position(exchange: Exchange) -> tuple[int, int, int]:
-    """A value that changes whenever anything moves: what came, and what waits to be sent to either side."""
+    """A value that changes whenever something moves: the bytes received, and the bytes that wait for either side."""
     return exchange.progress, _unsent(exchange), exchange.app.unsent()
 
 
 def overdue(exchange: Exchange, quiet: float, now_mono: float) -> SidecarError | None:
-    """The error of an exchange in which nothing has moved for `quiet` seconds, if that is too long, or which has
-    had its `timeouts.total`."""
+    """The error of an exchange without progress for `quiet` seconds, if that is too long, or of one that has reached
+    `timeouts.total`.
+    """
     state = exchange.state
     timeouts = exchange.pool.destination.route.config.timeouts
     elapsed = now_mono - exchange.request.began_mono
@@ -42,7 +42,7 @@ def overdue(exchange: Exchange, quiet: float, now_mono: float) -> SidecarError |
 
 
 def look_for_peer(exchange: Exchange, quiet: float) -> None:
-    """Where nothing has moved for as long as connecting may take: see whether the upstream is there at all."""
+    """If nothing has moved for as long as connecting may take, check whether the upstream is still there."""
     side = exchange.side
     limit = exchange.pool.destination.route.config.timeouts.connect
     if exchange.state is not SENT or side is None or quiet < limit or not side.has_vanished(limit):

@@ -1,6 +1,5 @@
-"""Requests that become a tunnel: bytes of another protocol, both ways (RFC 9110 section 7.8).
-
-Owns how many there may be, and the two ends of one. Called by an exchange.
+"""Requests that become a tunnel, which carries another protocol both ways (RFC 9110 section 7.8). Owns how many
+tunnels there may be, and a tunnel's two ends. Called by an exchange.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.ports import TunnelEnd
 
 _RETRY: Final = 10.0
-"""Seconds after which to ask again for a tunnel: they live long."""
+"""The Retry-After in seconds if there are too many: tunnels live long."""
 
 
 def no_room(tunnels: Collection[object], limit: int) -> SidecarError | None:
-    """The error where there are as many tunnels as there may be."""
+    """The error if there are too many tunnels."""
     if len(tunnels) < limit:
         return None
     return SidecarError(
@@ -29,7 +28,7 @@ def no_room(tunnels: Collection[object], limit: int) -> SidecarError | None:
 
 @final
 class Tunnel:
-    """The two ends of one."""
+    """A tunnel's two ends."""
 
     __slots__ = ("_half_closed", "app", "upstream")
 
@@ -39,7 +38,9 @@ class Tunnel:
         self._half_closed = False
 
     def ended(self, other: TunnelEnd) -> bool:
-        """The end opposite of `other` sends nothing more; True keeps `other`'s own direction open, if it still is."""
+        """The end opposite of `other` will send nothing more. True keeps `other`'s own direction open, if it still
+        is.
+        """
         both, self._half_closed = self._half_closed, True
         if both or not other.tunnel_end():
             other.tunnel_close()

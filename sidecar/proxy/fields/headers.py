@@ -1,10 +1,10 @@
-"""Header fields: which are read, which are dropped, which are set.
+"""Header fields: which ones are read, dropped and set.
 
-Owns the tables of names and the building of every head that is forwarded, in both directions. Called by
-the two connection classes for each message. Pure: bytes in, bytes out. Received stays as received: the
-list that the parser made is only read; what is hop-by-hop is dropped first and what the sidecar sets is
-added last, so that nothing a peer names in `Connection` can take it away. Rules: RFC 9110 section 7.6
-(forwarding), RFC 9112 sections 6 and 7 (framing), RFC 9110 section 6.5.1 (what may not be a trailer).
+Owns the tables of names and the building of every head that is forwarded, in both directions. Called by the two
+connection classes for each message. Pure: bytes in, bytes out. The parser's list is never changed. Hop-by-hop lines
+are dropped first and the sidecar's own lines are added last, so that nothing a peer names in `Connection` can remove
+them. Rules: RFC 9110 section 7.6 (forwarding), RFC 9112 sections 6 and 7 (framing), RFC 9110 section 6.5.1 (what may
+not be a trailer).
 
 On the hot path: one pass to find what matters (`survey`), one to write; bytes only.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 
 Fields = Sequence[tuple[bytes, bytes]]
-"""Header lines in the order and spelling they came in."""
+"""Header lines, in the order and spelling in which they arrived."""
 
 Found = dict[bytes, bytes]
 """Lower-case name to value, only for names that the sidecar acts on; repeated lines joined with `, `."""
@@ -79,7 +79,7 @@ HOP_BY_HOP = frozenset(
 )
 
 REQUEST_DROPPED = HOP_BY_HOP | {b"host"}
-"""Dropped from every request: `Host` is always written anew."""
+"""Dropped from every request. `Host` is always written anew."""
 
 RESPONSE_DROPPED = HOP_BY_HOP
 
@@ -89,7 +89,7 @@ OVERRIDES = frozenset(
         *(b"x-original-url", b"x-rewrite-url"),
     }
 )
-"""Headers by which a request says that it is for another method or path than its first line has."""
+"""Headers by which a request claims another method or path than its first line has."""
 
 NOT_IN_TRAILERS = (
     HOP_BY_HOP
@@ -120,17 +120,18 @@ def _spellings(names: Iterable[bytes]) -> dict[bytes, bytes]:
 
 
 _INTEREST: dict[bytes, bytes | None] = {**_spellings(_READ), **dict.fromkeys(_spellings(_COMMON))}
-"""Usual spellings, so that most names need no `lower()`; None for names nobody acts on."""
+"""Usual spellings, so that most names need no `lower()`. None for names that the sidecar ignores."""
 READ = frozenset(_READ)
 """Every name that `survey` reports."""
 PERSISTENCE = frozenset({b"close", b"keep-alive", b"Keep-Alive", b"Close", b""})
-"""Values of `Connection` that nominate nothing."""
+"""Values of `Connection` that name no header."""
 _REMEMBERED = 256
 """Bytes of a `Connection` value; clients send some thirty at most."""
 _UNKNOWN = b""
 TWIN = b"_"
-"""What `survey` reports a name under that is one of the sidecar's but for `_` in place of `-`: CGI, WSGI and their
-heirs can't tell `Content_Length` from `Content-Length`."""
+"""The key under which `survey` reports a name that matches one of the sidecar's except for `_` in place of `-`. CGI,
+WSGI and similar interfaces can't tell `Content_Length` from `Content-Length`.
+"""
 
 
 def _twins(name: bytes) -> set[bytes]:
@@ -150,13 +151,14 @@ _KEYS = {name: name for name in _READ} | {
 
 
 def trimmed(fields: Fields) -> list[tuple[bytes, bytes]]:
-    """The same lines without the white space behind their values, which is no part of them (RFC 9112 section 5.1); the
-    parser leaves it there."""
+    """The same lines without white space after their values, which the parser keeps and which is not part of them
+    (RFC 9112 section 5.1).
+    """
     return [(name, value.rstrip(b" \t")) for name, value in fields]
 
 
 def survey(fields: Fields) -> Found:
-    """What in these header lines matters to the sidecar."""
+    """The headers among these lines that matter to the sidecar."""
     found: Found = {}
     repeated: dict[bytes, list[bytes]] | None = None
     for name, value in fields:
@@ -178,12 +180,13 @@ def survey(fields: Fields) -> Found:
 
 
 MOST_MEMBERS = 64
-"""Commas in a list that is split at them. Envoy takes nine names in a `Connection`, and nobody sends as many: a head
-full of `a,` makes 30,000 members, which take the event loop milliseconds."""
+"""Most commas in a list that is split. Envoy accepts nine names in a `Connection`. A head full of `a,` has 30,000
+members, which cost the event loop milliseconds.
+"""
 
 
 def is_long_list(value: bytes) -> bool:
-    """Whether a list has more members than are looked at."""
+    """Whether a list has more members than are read."""
     return value.count(b",") > MOST_MEMBERS
 
 
@@ -193,31 +196,34 @@ def list_members(value: bytes) -> list[bytes]:
 
 
 def takes_trailers(te: bytes) -> bool:
-    """Whether a `TE` says that trailers are welcome."""
+    """Whether a `TE` accepts trailers."""
     return not is_long_list(te) and b"trailers" in list_members(te)
 
 
 def nominated(connection: bytes) -> frozenset[bytes]:
-    """The names that a `Connection` value makes hop-by-hop, lower case; never the message's own framing."""
+    """The names that a `Connection` value makes hop-by-hop, in lower case, without those of the message's own
+    framing.
+    """
     return frozenset(list_members(connection)) - {b"close", b"keep-alive", b"content-length"}
 
 
 @lru_cache(maxsize=256)
 def drop_table(names: frozenset[bytes], connection: bytes = b"") -> Mapping[bytes, bytes]:
-    """A drop set in the form that the writers want: every usual spelling of the given lower-case names, and of those
-    that `connection` nominates."""
+    """A drop set in the form that the writers need: every usual spelling of the given lower-case names, and of those
+    that `connection` names.
+    """
     return _spellings(names | nominated(connection))
 
 
 def drop_nominated(names: frozenset[bytes], connection: bytes) -> Mapping[bytes, bytes]:
-    """The same for a value that a peer chose: a long one is not remembered, or 256 of them would be."""
+    """The same for a value chosen by a peer. Long values are not cached, or 256 of them would be."""
     if len(connection) > _REMEMBERED:
         return _spellings(names | nominated(connection))
     return drop_table(names, connection)
 
 
 def write_fields(out: list[bytes], fields: Fields, drop: Mapping[bytes, bytes]) -> None:
-    """Append every line whose name is not in `drop`, in order, in the spelling it came in."""
+    """Append every line whose name is not in `drop`, in the order and spelling in which it arrived."""
     for name, value in fields:
         if name in drop or (name not in _INTEREST and _is_dropped(name, drop)):
             continue
@@ -234,9 +240,8 @@ def kept_fields(fields: Fields, drop: Mapping[bytes, bytes]) -> list[tuple[bytes
 
 
 def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
-    """Whether a name in an unusual spelling is another way to write one in `drop`.
-
-    With underscores too: CGI, WSGI and their heirs can't tell `Content_Length` from `Content-Length`.
+    """Whether a name in an unusual spelling stands for one in `drop`. Underscores count too: CGI, WSGI and similar
+    interfaces can't tell `Content_Length` from `Content-Length`.
     """
     lower = name.lower()
     if b"_" not in lower:
@@ -246,7 +251,7 @@ def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
 
 
 def kept_trailers(fields: Fields, also_dropped: Set[bytes]) -> list[tuple[bytes, bytes]]:
-    """The trailer lines that may be forwarded, without the white space behind their values."""
+    """The trailer lines that may be forwarded, without white space after their values."""
     return [
         (name, value)
         for name, value in trimmed(fields)
@@ -255,8 +260,9 @@ def kept_trailers(fields: Fields, also_dropped: Set[bytes]) -> list[tuple[bytes,
 
 
 def plain_length(fields: Fields, found: Found) -> Fields:
-    """The same lines with Content-Length as a plain number: a leading zero is octal to some, and what was accepted is
-    what goes on. Only for a length that was read already."""
+    """The same lines with Content-Length as a plain number, because some programs read a leading zero as octal. Only
+    for a length that was already checked.
+    """
     length = found[b"content-length"]
     if (length >= b"1" and length.isdigit()) or length == b"0":
         return fields

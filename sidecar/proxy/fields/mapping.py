@@ -1,4 +1,4 @@
-"""Answers that point back at the upstream, mapped to the way the app came in.
+"""Maps answers that point to the upstream back to the address that the app used.
 
 Owns the rewriting of `Location`, `Content-Location` and cookie paths. Called by an exchange for the few
 answers that have them. Pure. Without it a redirect would lead the app past the sidecar, to the service
@@ -48,8 +48,9 @@ def map_answer(fields: Fields, found: Found, *, origin: bytes, base: bytes, pref
 
 
 def _confined(cookie: bytes, prefix: bytes) -> bytes | None:
-    """A cookie with each of its paths below the prefix: which one counts, clients see differently. None for one with
-    very many attributes or paths, which is not passed on: unmapped, it would be a cookie for other routes too."""
+    """A cookie with each of its paths moved below the prefix: clients differ in which path counts. None for a cookie
+    with too many attributes or paths, which is dropped, because unmapped it would apply to other routes too.
+    """
     if cookie.count(b";") > _MOST_ATTRIBUTES:
         return None
     ends = [found.end() for found in islice(_PATH.finditer(cookie), _MOST_PATHS + 1)]
@@ -61,8 +62,9 @@ def _confined(cookie: bytes, prefix: bytes) -> bytes | None:
 
 
 def _behind_own(value: bytes, origin: bytes) -> bytes | None:
-    """What stands behind the authority of a reference to the upstream's own origin in another spelling: with the
-    default port, a dot at its end, an address written in full. None for any other."""
+    """What follows the authority in a reference to the upstream's own origin in another spelling: with the default
+    port, a dot at the end, or an address written in full. None for any other reference.
+    """
     found = _REFERENCE.match(value)
     if found is None:
         return None
@@ -83,7 +85,7 @@ def _behind_own(value: bytes, origin: bytes) -> bytes | None:
 
 
 def map_reference(value: bytes, *, origin: bytes, base: bytes, prefix: bytes) -> bytes:
-    """A URI reference as the app should see it; one to anywhere else stays as it is."""
+    """A URI reference as the app should see it. References to other origins stay as they are."""
     host = origin.partition(b"://")[2]
     # `http://` to the upstream's own host is mapped too: the service would only redirect it to https.
     for start in (origin, b"//" + host, b"http://" + host):

@@ -1,13 +1,13 @@
-"""What of an upstream's `Proxy-Status` goes on to the app.
+"""Which parts of an upstream's `Proxy-Status` go on to the app.
 
 Owns the one promise that lets an app tell whose answer it has: a Proxy-Status member by the sidecar's name is the
 sidecar's own. Called by an exchange for answers that have the field, interim answers and trailers. Pure. Rules: RFC
 9209 section 2 (a List whose members are Strings or Tokens, one for each intermediary), RFC 9651 sections 3 and 4.2 (the
 grammar; what is no List counts for nothing as a whole).
 
-Stricter than the grammar where readers are not: a member that has the name anywhere, in any case, goes. A field that
-has the name and is no List, or an endless one, goes as a whole, since a reader that only looks for the name would find
-it. What does not have the name passes as it came.
+It is stricter than the grammar, because readers are often not: a member that contains the name anywhere, in any case,
+is removed. A field with the name that is no List, or is endless, is removed completely, because a reader that only
+searches for the name would find it. All else passes unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FIELD = b"proxy-status"
 
 _NAME = NAME.encode()
 _LONGEST = 4096
-"""Bytes of a field with escapes that are looked through; proxies write some hundred."""
+"""The most bytes of a field with escapes that are examined. Proxies write a few hundred."""
 # Possessive throughout: whatever bytes come are read once.
 _STRING = rb'"(?:[ !#-\[\]-~]|\\["\\])*+"'
 _TOKEN = rb"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*+"
@@ -38,7 +38,7 @@ _MEMBER = re.compile(
 
 
 def foreign(fields: Fields) -> Fields:
-    """The same lines without what speaks of the sidecar in `Proxy-Status`; where nothing does, as they came."""
+    """The same lines without the members of `Proxy-Status` that name the sidecar. Unchanged if there are none."""
     values = [value for name, value in fields if name.lower() == FIELD]
     if not values:
         return fields

@@ -1,8 +1,8 @@
-"""What a request may say, whatever wire format it is written in.
+"""What a request may say, in any wire format.
 
 Owns the checks of RFC 9110 that every codec of the app's side makes: the method, the path, `Expect`, `Max-Forwards`,
-and names that others can't tell from the framing's. Pure. Rules: RFC 9110 sections 7.6.2, 9.3 and 10.1.1, RFC 3986
-sections 2.1 and 5.2.4 (escapes, dot segments).
+and names that other programs can't tell from those of the framing. Pure. Rules: RFC 9110 sections 7.6.2, 9.3 and
+10.1.1, RFC 3986 sections 2.1 and 5.2.4 (escapes, dot segments).
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
 
 
 def malformed(what: str, version: str = "HTTP") -> SidecarError:
-    """The error for what is no request of this version."""
+    """The error for bytes that are no request of this version."""
     return SidecarError(Reason.MALFORMED_REQUEST, f"The request is not valid {version}: {what}")
 
 
 def may_be_ambiguous(target: bytes) -> bool:
-    """Whether `check_path` has anything to look at: most targets have neither an escape nor two dots."""
+    """Whether `check_path` has anything to check: most targets contain neither an escape nor two dots."""
     return _PERCENT in target or (_DOT in target and b"/.." in target)
 
 
 def check_names(found: Found) -> None:
-    """Raise MALFORMED_REQUEST for a name that CGI and its heirs can't tell from one of the framing's."""
+    """Raise MALFORMED_REQUEST for a name that CGI and similar interfaces can't tell from one of the framing's."""
     if TWIN in found:
         raise malformed("A header's name is that of a framing or routing one, with `_` in place of `-`.")
 
 
 def check_path(target: bytes) -> None:
-    """Raise MALFORMED_REQUEST where the upstream's decoding of the path could go wrong: nobody agrees on what a broken
-    escape, an encoded NUL or a way out of the root mean. The query is the application's own, and stays as it is."""
+    """Raise MALFORMED_REQUEST if upstreams might decode the path differently: programs disagree about broken escapes,
+    an encoded NUL, and paths that leave the root. The query belongs to the application and stays as it is.
+    """
     path = target.partition(b"?")[0]
     if _BAD_ESCAPE.search(path):
         raise malformed("Its path has `%00`, or a `%` without two hexadecimal digits behind it.")
@@ -44,8 +45,9 @@ def check_path(target: bytes) -> None:
 
 
 def written_anew(method: bytes, fields: Fields, found: Found) -> Fields:
-    """The lines with a plain Content-Length, and, of OPTIONS, with one hop less in `Max-Forwards`; raises as
-    `_hops_left` does. Only for a length that was read already."""
+    """The lines with a plain Content-Length and, for OPTIONS, one hop less in `Max-Forwards`. Raises as `_hops_left`
+    does. Only for a length that was already checked.
+    """
     if b"content-length" in found:
         fields = plain_length(fields, found)
     if method == b"OPTIONS" and b"max-forwards" in found:
@@ -54,8 +56,9 @@ def written_anew(method: bytes, fields: Fields, found: Found) -> Fields:
 
 
 def _hops_left(text: bytes) -> bytes:
-    """`Max-Forwards` for the next hop (RFC 9110 section 7.6.2); raises MALFORMED_REQUEST where it is no number, and
-    METHOD_NOT_CARRIED where this is the last hop."""
+    """`Max-Forwards` for the next hop (RFC 9110 section 7.6.2). Raises MALFORMED_REQUEST if it is no number, and
+    METHOD_NOT_CARRIED if this is the last hop.
+    """
     if not text.isdigit() or len(text) > 9:
         raise malformed("`Max-Forwards` is not a number.")
     if not int(text):

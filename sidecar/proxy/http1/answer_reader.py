@@ -1,10 +1,10 @@
 """Reading answers from bytes.
 
-Owns the parser of one connection to a target, and what llhttp leaves to its caller (docs/architecture.md): how a HEAD's
-answer ends, until-close bodies, premature ends, interim answers, an answer that nobody asked for. Made by an
+Owns the parser of one connection to a target, and what llhttp leaves to its caller (docs/architecture.md): how a
+HEAD's answer ends, until-close bodies, premature ends, interim answers, an answer without a request. Made by an
 `UpstreamConnection`, which feeds it; heads and bodies go to the exchange at once. No I/O.
 
-Long because llhttp's callbacks and what is looked at beside them are one reading of the same bytes.
+Long because llhttp's callbacks and the checks beside them read the same bytes together.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from sidecar.proxy.messages import NO_BODY, UNKNOWN
 from sidecar.proxy.ports import Relay
 
 _START = b"HTTP/1."
-"""How every answer begins; llhttp would take RTSP and empty lines before it, too."""
+"""How every answer begins. llhttp would also accept RTSP, and empty lines before it."""
 
 _USUAL_START = b"HTTP/1.1 200 OK\r\n"
-"""How most answers begin: what begins so needs no second look."""
+"""How most answers begin. Such an answer needs no second check."""
 
 _HEAD_END = b"\r\n\r\n"
 
 _NO_CHUNKS = _HEAD_END + b"0\r\n\r\n"
-"""How a 204 that says it is chunked must end. With a chunk or a trailer there it would have a body to some and none to
-others."""
+"""How a 204 that claims to be chunked must end. With a chunk or a trailer it would have a body for some programs and
+none for others.
+"""
 
 _CODING = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
 
@@ -40,14 +41,14 @@ _PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 """A reason phrase (RFC 9112 section 4)."""
 
 _WORTH_COUNTING = 64 * 1024
-"""Bytes of a body from which it costs less to count it, and to make another parser when it ends, than to parse it."""
+"""From this many bytes on, counting a body and making a new parser at its end costs less than parsing it."""
 
 _MAX_INTERIM = 32
-"""1xx answers to one request; Go's client stops at 5, but 102 and 103 may repeat."""
+"""Most 1xx answers to one request. Go's client stops at 5, but 102 and 103 may repeat."""
 
 
 class Outcome(Enum):
-    """What the bytes so far come to."""
+    """What the bytes so far amount to."""
 
     MORE = "more"
     END = "end"
@@ -55,9 +56,9 @@ class Outcome(Enum):
     REFUSED = "refused"
     """It can't be passed on: `refusal` says why."""
     UNWANTED = "unwanted"
-    """The exchange starts over: nothing more of this answer is wanted."""
+    """The exchange starts again: no more of this answer is wanted."""
     SWITCHED = "switched"
-    """A 101: `rest` is what came behind its head."""
+    """A 101: `rest` is what followed its head."""
 
 
 MORE: Final = Outcome.MORE
@@ -108,22 +109,23 @@ class AnswerReader:
         """The request is a HEAD."""
         self._interim = 0
         self._interim_fed = 0
-        """Bytes of the interim answers: the head behind them is bounded by itself."""
+        """Bytes of the interim answers. The head after them has a limit of its own."""
         self._fed = 0
         self._begun = False
-        """Whether the final answer has begun, as far as its first bytes tell."""
+        """Whether the final answer has begun, as far as its first bytes show."""
         self._start = b""
-        """What came of a head before that was clear, or of an interim one."""
+        """The part of a head that came before that was clear, or of an interim answer."""
         self._is_usual = False
         self._body_bytes = 0
         self._counted = 0
-        """Bytes of the body that are still due, where they are counted and not parsed any more."""
+        """Bytes of the body that are still missing, if they are counted and not parsed."""
         self.reusable = False
         """Whether the connection can carry another request after this answer."""
         self._complete = False
         self.refusal: SidecarError | None = None
         self._held: headers.Found | None = None
-        """What matters of the head of a 204 that waits for its last chunk; its connection serves no other request."""
+        """The important fields of a 204's head that waits for its last chunk. The connection serves no other request.
+        """
         self.rest = b""
         # message
         self.fields: list[tuple[bytes, bytes]] = []
@@ -141,7 +143,7 @@ class AnswerReader:
 
     @property
     def heard(self) -> bool:
-        """Whether a single byte of the answer has come."""
+        """Whether any byte of the answer has arrived."""
         return self._fed > 0
 
     def begin(self, relay: Relay) -> None:
@@ -159,7 +161,7 @@ class AnswerReader:
         self._complete = False
 
     def leave(self) -> None:
-        """Nobody wants this answer any more."""
+        """The answer is no longer wanted."""
         self._relay = None
 
     def feed(self, data: bytes) -> Outcome:
@@ -196,7 +198,7 @@ class AnswerReader:
         return MORE
 
     def _count(self, data: bytes) -> Outcome:
-        """Hand on a piece of a body whose length is known: the parser would only copy it."""
+        """Pass on a piece of a body whose length is known. The parser would only copy it."""
         relay = self._relay
         if relay is None:
             return UNWANTED
@@ -216,7 +218,7 @@ class AnswerReader:
         return END
 
     def feed_end(self) -> Outcome:
-        """The connection's end."""
+        """The connection has ended."""
         if self._held is not None and self._start == _HEAD_END:
             return self._end_no_content()  # no chunk at all: nothing to be read in two ways
         if self._body == framing.UNTIL_CLOSE and not self._in_head:
@@ -225,9 +227,10 @@ class AnswerReader:
         return MORE
 
     def _begins(self, data: bytes) -> Outcome | None:
-        """Look at the first bytes of an answer that came in pieces, are not what they should be, or are an interim
-        one's. Not None where `data` holds the end of an interim one's head: then it is read, and so is what follows it,
-        looked at in its turn. Also where it is, or holds, what follows a 204 that says it is chunked."""
+        """Check the first bytes of an answer that came in pieces, are unusual, or belong to an interim answer. Not
+        None if `data` holds the end of an interim answer's head: then that is read, and what follows it is checked
+        in turn. Also not None if `data` is or holds what follows a 204 that claims to be chunked.
+        """
         if self._held is not None:
             return self._follow_no_content(data)
         known = len(self._start)
@@ -257,8 +260,9 @@ class AnswerReader:
         return None
 
     def _begins_no_content(self, raw: bytes, data: bytes) -> Outcome | None:
-        """The same for a 204: one that says it is chunked ends with its head for the parser, so that what follows has
-        to be looked at here."""
+        """The same for a 204. For the parser, one that claims to be chunked ends with its head, so what follows must
+        be checked here.
+        """
         end = raw.find(_HEAD_END, max(0, len(raw) - len(data) - 3)) + 4
         if end == 3:
             self._begun = False
@@ -278,8 +282,9 @@ class AnswerReader:
         return outcome
 
     def _follow_no_content(self, data: bytes) -> Outcome:
-        """What follows a 204 that says it is chunked: with the last chunk, and nothing before it, it is whole. What
-        comes behind that is read by nobody: the connection ends."""
+        """What follows a 204 that claims to be chunked. It is complete if the last chunk comes next. No byte after
+        that is read: the connection ends.
+        """
         self._fed += len(data)
         self._start += data[: len(_NO_CHUNKS)]
         if not self._start.startswith(_NO_CHUNKS[: len(self._start)]):
@@ -295,7 +300,7 @@ class AnswerReader:
         return END
 
     def _check_size(self) -> None:
-        """Bound what is not body: a head that has no end, chunk lines and trailers that bring no byte."""
+        """Limit all that is not body: a head without an end, chunk lines, and trailers."""
         if self._in_head:
             if not self._complete and self._fed - self._interim_fed > self._head_limit:
                 self.refusal = self._too_large()
@@ -402,7 +407,7 @@ class AnswerReader:
             relay.interim(status, self.reason, self.fields)
 
     def _wrong_first_line(self, status: int) -> str | None:
-        """What llhttp lets pass in a first line and HTTP/1.1 does not."""
+        """What llhttp accepts in a first line and HTTP/1.1 does not."""
         if not 100 <= status <= 599:
             return f"its status is {status}"
         if not self.reason.isalpha() and _PHRASE.fullmatch(self.reason) is None:
@@ -434,7 +439,7 @@ def _too_many_nominated() -> SidecarError:
 
 
 def malformed(what: str) -> SidecarError:
-    """The error for bytes that are no answer of HTTP/1.1."""
+    """The error for bytes that are no HTTP/1.1 answer."""
     return SidecarError(
         Reason.UPSTREAM_MALFORMED,
         f"The upstream's answer is not valid HTTP/1.1: {what}.",

@@ -1,7 +1,6 @@
-"""Writing answers: the app's side of an exchange, as far as it is bytes.
-
-Owns how an answer is framed, and how it is cut so that the app can tell. The base of `DownstreamConnection`, which has
-the order of the requests. Rules: RFC 9112 sections 6 and 9.6.
+"""Writing answers: the app's side of an exchange, as bytes. Owns how an answer is framed, and how it is broken off so
+that the app can tell. The base of `DownstreamConnection`, which keeps the order of the requests. Rules: RFC 9112
+sections 6 and 9.6.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ class AnswerWriter(AppSide):
     current: Exchange | None
     """The exchange whose turn it is."""
     asked: Request
-    """Its head."""
+    """The head of its request."""
     _out: list[bytes]
-    """What has gathered of the answer."""
+    """The parts of the answer that were not written yet."""
     _framing: int
 
     @property
     def is_leaving(self) -> bool:
-        """Whether the connection ends with its next answer: the sidecar stops, or the listener is gone."""
+        """Whether the connection ends with its next answer, because the sidecar stops or the listener is gone."""
         return self.context.is_leaving or self.owner.closing
 
     def write_own(self, error: SidecarError, route: str | None, method: bytes, keep_alive: bool) -> None:
-        """An answer of the sidecar's own."""
+        """Write one of the sidecar's own answers."""
         self.transport.write(
             heads.own_answer(
                 error,
@@ -55,7 +54,7 @@ class AnswerWriter(AppSide):
         )
 
     def interim(self, status: int, reason: bytes, fields: headers.Fields) -> None:
-        """HTTP/1.0 has no interim answers: its app has no use for one."""
+        """Do nothing for HTTP/1.0, which has no interim answers."""
         if not self.asked.http10:
             self._out.append(heads.interim_head(status, reason, fields))
 
@@ -112,7 +111,7 @@ class AnswerWriter(AppSide):
         self.write_own(error, route, request.method, keep_alive)
 
     def cut(self, error: SidecarError) -> None:
-        """Close, or reset where only that can tell the app that something is missing."""
+        """Close the connection, or reset it if only that shows the app that something is missing."""
         self.flush()
         sock = self.transport.get_socket()
         if self._framing == framing.UNTIL_CLOSE and sock is not None and not self.owner.is_unix:

@@ -1,8 +1,8 @@
 """One connection from the app, which speaks HTTP/1.1 or 1.0.
 
 Owns the order of the requests on it, and how the connection ends. Made by a listener for each accepted socket; every
-request becomes an `Exchange`, or an answer of the sidecar's own. `request_reader` reads what comes, `answer_writer`
-writes; it decides nothing about a request: `admission` does.
+request becomes an `Exchange`, or gets one of the sidecar's own answers. `request_reader` reads, `answer_writer`
+writes, and `admission` decides about requests.
 
     OPEN ──upgrade asked for──▶ WAITING ──101──▶ TUNNEL
      │                            └──any other answer──▶ OPEN
@@ -46,8 +46,9 @@ LINGER_TIME = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
 
 LEAVE_TIME = 1.0
-"""Seconds in which a connection that is to close without having said so still serves a request: one may be on its way,
-and clients don't send every request again."""
+"""Seconds for which a connection that must close, without having announced it, still serves a request: one may be on
+its way, and clients don't repeat every request.
+"""
 
 
 class DownstreamState(Enum):
@@ -69,7 +70,7 @@ CLOSED: Final = DownstreamState.CLOSED
 
 
 class _Refused(NamedTuple):
-    """A request that is answered by the sidecar itself, in its turn."""
+    """A request that the sidecar answers itself, in its turn."""
 
     error: SidecarError
     request: Request
@@ -106,8 +107,9 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         *,
         at_once: bool = False,
     ) -> None:
-        """`owner` says whose listener accepted it; `barred` is what a process is answered that may not call there: to
-        each of its requests, or `at_once`, whatever it sends."""
+        """`owner` is the owner of the listener that accepted it. `barred` is the error for a process that may not
+        call there: for each of its requests, or `at_once`, before it sends anything.
+        """
         # process
         self.context = context
         self._connections = connections
@@ -121,12 +123,12 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         # Not a deque: an empty one takes 0.6 kB, and this is empty but for pipelining, and short then.
         self._queue: list[Exchange | _Refused] = []
         self.rest = b""
-        """Bytes that are not parsed yet: behind a bound, or of another protocol."""
+        """Bytes that are not parsed yet: over a limit, or of another protocol."""
         self.is_blocked = False
         self.is_full = False
         self._quiet_since_mono = context.clock.mono()
         self._seen_position: tuple[int, ...] = ()
-        """Where things stood at the last sweep."""
+        """The position at the last sweep."""
         # answer
         self.asked = Request(self._quiet_since_mono, b"", ())
         self._out = []
@@ -234,7 +236,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         return not upgrade and len(self._queue) < self.context.limits.pipelined
 
     def _must_read_first(self) -> bool:
-        """Whether the app should take the answers that it has before it asks for more: each of them is kept here."""
+        """Whether the app should take its answers before more requests are read, because each answer is kept here."""
         return self.is_full and self.state is OPEN and not self.reader.in_message
 
     # what the reader tells and asks
@@ -272,11 +274,9 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
             receiving.error = error  # for its turn
 
     def carried(self, request: Request, target: bytes, wish: bytes) -> bytes | None:
-        """What of a wish to upgrade the request's route carries.
-
-        None where it is declined: the head is then parsed again as one that never had it, and judged as such. A server
-        may ignore it (RFC 9110 section 7.8), and clients send it along with every request without needing it (Java's
-        h2c, TLS/1.2 of Apache's HttpClient).
+        """The protocols of a requested upgrade that the request's route carries. None if the upgrade is declined: the
+        head is then parsed again without it, and judged so. A server may ignore it (RFC 9110 section 7.8), and
+        clients send it along with every request without needing it (Java's h2c, TLS/1.2 of Apache's HttpClient).
         """
         try:
             authority, path, absolute = read_target(request.method, target, request.found)
@@ -307,7 +307,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
             self.fault(error)
 
     def _give_away(self, inner: Owner) -> None:
-        """Let another connection have the transport, if the answer to CONNECT may still go out."""
+        """Hand the transport over to another connection, if the answer to CONNECT can still be sent."""
         if self.state is not WAITING or self.transport.is_closing():
             return
         if self.rest and inner.origin is not None and inner.origin.is_secure:
@@ -424,7 +424,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
             self.fault(error)
 
     def _take_up(self) -> None:
-        """Go on with the next pipelined request, and with what was kept back."""
+        """Go on with the next pipelined request, and with the bytes that were kept back."""
         while self._queue and self.current is None and self.state is OPEN:
             entry = self._queue.pop(0)
             if isinstance(entry, _Refused):
@@ -474,9 +474,8 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
                 entry.app_gone(error)
 
     def fault(self, error: Exception) -> None:
-        """End after a fault of the sidecar's own: with a 500 where no answer has begun, else in the middle of it.
-
-        All that its requests hold is given back, once.
+        """End after a fault of the sidecar itself: with a 500 if no answer has begun, else in the middle of it.
+        Everything that its requests hold is released, once.
         """
         self.context.faults.note(error, "connection from the app")
         told = internal()
@@ -503,18 +502,19 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
 
     @property
     def stats(self) -> RouteStats:
-        """What is counted of a connection rather than of a request."""
+        """The counters of things that belong to a connection, not to a request."""
         route, ledger = self.owner.route, self.context.ledger
         return ledger.unrouted if route is None else ledger.stats[route.name]
 
     def drain(self, since_mono: float) -> None:
-        """Shut down: after the current answer, or where there is none, after the next one. Where none is asked for
-        within `LEAVE_TIME` after `since_mono`, when answers began to say `Connection: close`, `sweep` closes it."""
+        """Shut down after the current answer or, without one, after the next. If no request comes within `LEAVE_TIME`
+        after `since_mono`, when answers began to say `Connection: close`, `sweep` closes the connection.
+        """
         if self.state is OPEN and self.current is None:
             self._quiet_since_mono = max(self._quiet_since_mono, since_mono)
 
     def close_if_idle(self) -> None:
-        """End now, unless it serves a request, or was just opened and has asked for nothing yet."""
+        """Close now, unless it serves a request, or was just opened and has sent none yet."""
         if self.current is None and not self.reader.in_message and self.reader.began_mono:
             self.transport.close()
 

@@ -1,9 +1,9 @@
-"""How a message's body ends: the part the parser leaves to its caller.
+"""How a message's body ends. The parser leaves this to its caller.
 
 Owns the reading of `Content-Length` and `Transfer-Encoding` for both directions, and where a chunked request ends.
 Called once a head is complete, and for each piece of such a request. Pure. The parser has by then refused what is
-contradictory or malformed (docs/architecture.md lists what llhttp does and does not check); here is what it lets
-through and what the sidecar does not carry. Rules: RFC 9112 sections 6.3, in its order, and 7.1.
+contradictory or malformed (docs/architecture.md lists what llhttp does and does not check); this module handles what
+the parser lets through and the sidecar does not carry. Rules: RFC 9112 sections 6.3, in its order, and 7.1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sidecar.proxy.messages import NO_BODY, UNKNOWN
 CHUNKED: Final = UNKNOWN
 """The last chunk ends it."""
 UNTIL_CLOSE: Final = -2
-"""Only a response: the end of the connection ends it."""
+"""For answers only: the body ends with the connection."""
 
 
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]+")
@@ -28,25 +28,25 @@ _CR, _LF, _SEMICOLON = b"\r\n;"
 
 @final
 class Chunks:
-    """Where a chunked body ends, followed as its bytes come in.
-
-    The parser judges the same bytes and is right about them; this says only how many to give it, so that what comes
-    behind the body can be looked at from its first byte. What this can't read the parser refuses.
+    """Finds where a chunked body ends, as its bytes come in. The parser reads the same bytes and decides about them;
+    this only says how many to give it, so that what follows the body can be checked from its first byte. The
+    parser refuses what this can't read.
     """
 
     __slots__ = ("_last", "_left", "_line")
 
     def __init__(self) -> None:
         self._left = 0
-        """Bytes of the chunk that are still due, with the line end behind it."""
+        """Bytes of the chunk that are still missing, with the line end after it."""
         self._line = b""
-        """What came of a chunk's line; behind the last one, the last three bytes."""
+        """The part of a chunk's line that has arrived; after the last chunk, the last three bytes."""
         self._last = False
-        """The last chunk's line has come: an empty line ends the body."""
+        """The last chunk's line has arrived. An empty line ends the body."""
 
     def end(self, data: bytes, size: int) -> int:
-        """How many of the first `size` bytes of `data` to parse: all of them, or as far as to the body's end, or to the
-        end of the 1024th chunk in them: each is held by itself, and the holder says when it is enough."""
+        """How many of the first `size` bytes of `data` to parse: all, or up to the body's end, or up to the end of
+        the 1024th chunk. Each chunk is held by itself, and the holder decides when it has enough.
+        """
         size = min(size, len(data))
         if (at := self._left) >= size:
             self._left -= size
@@ -95,7 +95,7 @@ class Chunks:
 
 
 def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
-    """NO_BODY, CHUNKED, or the length in bytes; SidecarError for what is not carried."""
+    """NO_BODY, CHUNKED, or the length in bytes; SidecarError for a body that is not carried."""
     if b"transfer-encoding" in found:
         if http10:
             # RFC 9112 section 6.1: such framing is to be treated as faulty.
@@ -112,9 +112,8 @@ def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
 
 
 def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http10: bool) -> int:
-    """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for what is not carried.
-
-    CHUNKED for a 204 too: its chunks must be none but the last one, or it may not be passed on.
+    """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for a body that is not carried. A 204 can
+    be CHUNKED too: its only chunk must be the last one, or it may not be passed on.
     """
     if status == 204 and not http10 and _is_chunked(found.get(b"transfer-encoding", b"")):
         # Against RFC 9112 section 6.1, and sent by many. It ends with its head (section 6.3); whether anything could be

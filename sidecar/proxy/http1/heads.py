@@ -1,8 +1,8 @@
-"""Heads as they go out, in both directions.
+"""Writes heads, in both directions.
 
-Owns the writing of every start line and of the lines that the sidecar adds: Host, framing, Connection, Via,
-the token. Called by the two connection classes. Pure: what was received comes in, bytes go out; nothing is copied that
-was not looked at. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15.2 (interim answers).
+Owns the writing of every start line and of the lines that the sidecar adds: Host, framing, Connection, Via, the
+token. Called by the two connection classes. Pure: what was received comes in, bytes go out; every line that is copied
+was checked. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15.2 (interim answers).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sidecar.proxy.messages import METHOD_NAMES, UNKNOWN, RequestHead
 from sidecar.proxy.refusals import problem
 
 _ALL_METHOD_NAMES = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}
-"""With those that llhttp knows as HTTP's and that are not carried."""
+"""With the methods that llhttp knows as HTTP's and the sidecar does not carry."""
 
 TUNNEL_OPEN: Final = b"HTTP/1.1 200 OK\r\n\r\n"
-"""The answer to CONNECT, which has neither a body nor a word about one (RFC 9110 section 9.3.6)."""
+"""The answer to CONNECT, which has no body and no header about one (RFC 9110 section 9.3.6)."""
 
 _DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
 _BODYLESS = headers.RESPONSE_DROPPED | {b"content-length"}
 _BODYLESS_DROPPED = headers.drop_table(_BODYLESS)
-"""For 1xx and 204, which may not say how long a body they don't have is."""
+"""Dropped from a 1xx or 204, which has no body and may not give a length."""
 
 _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, problem.reason_phrase(status).encode())
@@ -34,8 +34,9 @@ _STATUS_LINES = {
 
 
 def method_name(method: bytes) -> str:
-    """Of a request that is refused, for the log and the counters: one that is not carried (CONNECT) has its name, too;
-    empty for what is none of HTTP's."""
+    """The method of a refused request, for the log and the counters. Methods that are not carried (CONNECT) are named
+    too. Empty for a word that is none of HTTP's methods.
+    """
     return _ALL_METHOD_NAMES.get(method, "")
 
 
@@ -47,9 +48,10 @@ def status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
-def request_head(request: RequestHead, path: bytes, host: bytes, plan: HeaderPlan, bearer: bytes) -> bytes:
-    """A request's head for the upstream: `path` and `host` as they go out, `bearer` for the plan's headers. The length
-    of its body is among its lines already."""
+def request_head(request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> bytes:
+    """A request's head for the upstream. `path` and `host` are as sent, `bearer` is for the plan's headers. The
+    length of its body is already among its lines.
+    """
     out = [request.method, b" ", path, b" HTTP/1.1\r\nHost: ", host, b"\r\n"]
     found = request.found
     drop = plan.table
@@ -79,7 +81,7 @@ def answer_head(
     http10: bool,
     keep_alive: bool,
 ) -> list[bytes]:
-    """A final answer's head for the app, in pieces; `chunked` says how its body will be framed."""
+    """A final answer's head for the app, in pieces. `chunked` says how its body will be framed."""
     out = [status_line(status, reason)]
     drop = _DROPPED if status != 204 else _BODYLESS_DROPPED
     if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
@@ -97,7 +99,9 @@ def answer_head(
 
 
 def needs_length(status: int, method: bytes) -> bool:
-    """Whether an answer without a body must say so: it would end with the connection (RFC 9112 section 6.3)."""
+    """Whether an answer without a body must say so, because it would otherwise end with the connection (RFC 9112
+    section 6.3).
+    """
     return method != b"HEAD" and status not in (204, 304)
 
 
@@ -121,7 +125,7 @@ def interim_head(status: int, reason: bytes, fields: headers.Fields) -> bytes:
 
 
 def switching_head(reason: bytes, fields: headers.Fields, protocol: bytes) -> bytes:
-    """A 101 to `protocol`."""
+    """A 101 that switches to `protocol`."""
     out = [status_line(101, reason)]
     headers.write_fields(out, fields, _without_hop_by_hop(fields))
     out += (b"Connection: Upgrade\r\nUpgrade: ", protocol, b"\r\n\r\n")
@@ -129,8 +133,9 @@ def switching_head(reason: bytes, fields: headers.Fields, protocol: bytes) -> by
 
 
 def own_answer(error: SidecarError, *, route: str | None, now: float, head: bool, close: bool) -> bytes:
-    """A whole answer of the sidecar's own. `now` is in Unix seconds; `head` leaves the body out (the request was
-    HEAD)."""
+    """One of the sidecar's own answers, complete. `now` is in Unix seconds; `head` leaves the body out (the request
+    was HEAD).
+    """
     status = MEANINGS[error.reason].status
     body = problem.problem(error, route=route)
     out = [status_line(status, problem.reason_phrase(status).encode("ascii"))]

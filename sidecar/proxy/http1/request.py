@@ -1,6 +1,5 @@
-"""A request as HTTP/1 reads it, and who gets it.
-
-Owns the form of a head with what HTTP/1's answer depends on, and the port between `request_reader` and the connection.
+"""A request as HTTP/1 reads it, and the interface to its receiver. Owns the form of a head with the facts that an
+HTTP/1 answer depends on, and the interface between `request_reader` and the connection.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sidecar.proxy.ports import Relay
 
 @final
 class Request(RequestHead):
-    """A request's head, with what HTTP/1's answer depends on."""
+    """A request's head, with the facts that an HTTP/1 answer depends on."""
 
     __slots__ = ("absolute", "http10", "keep_alive")
 
@@ -30,7 +29,7 @@ class Request(RequestHead):
         self.fields = fields
         self.path = b""
         self.body = framing.UNTIL_CLOSE
-        """Which no request has: its framing was not read yet."""
+        """A value that no request has: its framing has not been read yet."""
         self.upgrade = None
         self.absolute = False
         """Whether the app uses the sidecar as its HTTP proxy."""
@@ -41,18 +40,18 @@ class Request(RequestHead):
 
 @trait
 class Sink:
-    """What a reader reports, and what it asks."""
+    """What a reader reports and asks."""
 
     __slots__ = ()
 
     owner: Owner
 
     def admit(self, request: Request) -> Admitted:
-        """Judge a head; raises the SidecarError to answer with."""
+        """Judge a head; raises the SidecarError for the app."""
         raise NotImplementedError
 
     def request(self, request: Request, admitted: Admitted) -> None:
-        """A head that was admitted; `receiving` is to be set where a body follows."""
+        """A head that was admitted. Set `receiving` if a body follows."""
         raise NotImplementedError
 
     def refuse(self, request: Request, error: SidecarError) -> None:
@@ -60,19 +59,19 @@ class Sink:
         raise NotImplementedError
 
     def broken(self, request: Request, error: SidecarError) -> None:
-        """The bytes make no sense any more, and the reader is BROKEN; `request` is as much as is known of a head."""
+        """The bytes no longer make sense, and the reader is BROKEN. `request` is what is known of a head."""
         raise NotImplementedError
 
     def connect(self, request: Request, target: bytes) -> None:
-        """A whole head that asks for a tunnel to `target`; the reader is done."""
+        """A whole head that asks for a tunnel to `target`. The reader is done."""
         raise NotImplementedError
 
     def upgrade_waits(self) -> bool:
-        """Whether what follows a head that asks for an upgrade has to wait for its answer."""
+        """Whether what follows a head that asks for an upgrade must wait for the answer."""
         raise NotImplementedError
 
     def carried(self, request: Request, target: bytes, wish: bytes) -> bytes | None:
-        """What of a wish to upgrade is carried; None where it is declined."""
+        """The protocols of a requested upgrade that are carried; None if it is declined."""
         raise NotImplementedError
 
     def body_ended(self, receiving: Relay, trailers: headers.Fields) -> None:
@@ -80,7 +79,7 @@ class Sink:
         raise NotImplementedError
 
     def http2(self, data: bytes) -> None:
-        """The connection began as HTTP/2 does: `data` is all that came, and more is not for this reader."""
+        """The connection began as HTTP/2 does: `data` is all that has arrived, and this reader gets no more."""
         raise NotImplementedError
 
     def may_parse(self) -> bool:

@@ -2,14 +2,14 @@
 
 Owns the parser of one connection from the app, and what llhttp leaves to its caller (docs/architecture.md): Host,
 HTTP/0.9, limits, upgrades with a body, methods that are not HTTP's, where a body ends. Made by a
-`DownstreamConnection`, which feeds it and gets what came (`Sink`). No I/O.
+`DownstreamConnection`, which feeds it and gets the results (`Sink`). No I/O.
 
     BETWEEN ──first byte──▶ HEAD ──whole, with a body──▶ BODY ──its end──▶ BETWEEN
        ▲                     └──whole, without one──────────────────────────▲
        └─ from anywhere ──the bytes stopped making sense, or are no longer wanted──▶ BROKEN
 
-Long because llhttp's callbacks and what is looked at beside them are one reading of the same bytes; what needs no state
-is in `target` and `framing`.
+Long because llhttp's callbacks and the checks beside them read the same bytes together. Code without state is in
+`target` and `framing`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Relay
 
 _PIECE = 64 * 1024
-"""Bytes of a body that are parsed at once: bounds what is held before reading stops."""
+"""Bytes of a body that are parsed at once. Limits how much is held before reading stops."""
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -103,22 +103,22 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self.state: ReaderState = BETWEEN
         self.began_mono = 0.0
-        """When the first byte of the latest message came; 0 before there was any."""
+        """When the first byte of the latest message arrived; 0 before the first message."""
         self.receiving: Relay | None = None
         """The exchange whose body is being read."""
         # message
         self._fed = 0
         self._raw = b""
-        """The head that is being read, as it came: the parser forgives what it should not."""
+        """The head that is being read, as received: the parser accepts more than it should."""
         self._declined = False
-        """An upgrade was asked for that is not carried."""
+        """The head asks for an upgrade that is not carried."""
         self._body_left = framing.CHUNKED
-        """Bytes of the body that are still due, or CHUNKED."""
+        """Bytes of the body that are still missing, or CHUNKED."""
         self._counted = False
-        """The rest of the body is counted, and the parser, which knows nothing of that, not asked any more."""
+        """The rest of the body is counted. The parser does not see it, and does not know about it."""
         self._body_bytes = 0
         self._chunks: framing.Chunks | None = None
-        """Where the body ends, if it is a chunked one of which anything came."""
+        """Where the body ends, once a chunked body has begun."""
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._trailers: list[tuple[bytes, bytes]] = []
@@ -127,30 +127,30 @@ class RequestReader:
 
     @property
     def in_message(self) -> bool:
-        """Whether a request has begun and is not whole."""
+        """Whether a request has begun and is not complete."""
         return self.state is HEAD or self.state is BODY
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything of a request is here, be it part of its first line."""
+        """Whether any part of a request has arrived, be it part of its first line."""
         return self.in_message or bool(self._raw)
 
     def due(self, waiting: int) -> int:
-        """Bytes of the body that are still to come, as far as they are known, beside the `waiting` ones."""
+        """Bytes of the body that are still to come, as far as known, beside the `waiting` ones."""
         return 0 if self.receiving is None else max(0, self._body_left - waiting)
 
     def method(self) -> bytes:
-        """The method of the request that has begun, as far as it is known."""
+        """The method of the request that has begun, as far as known."""
         return self._parser.get_method() if self.in_message and self._target else b""
 
     def stop(self) -> None:
-        """Read nothing more."""
+        """Stop reading."""
         self.state = BROKEN
 
     # feeding the parser
 
     def feed(self, data: bytes) -> bytes:
-        """Read a head or a piece of a body at a time; what comes back must wait, or belongs behind an upgrade."""
+        """Read one head or piece of a body. The bytes returned must wait, or belong to what follows an upgrade."""
         if not self.began_mono and (data := self._without_preface(data)) == b"":
             return b""
         if self.state is BETWEEN and not self._raw and data.find(_HEAD_END) == len(data) - len(_HEAD_END):
@@ -188,7 +188,7 @@ class RequestReader:
         return b""
 
     def _count(self, data: bytes) -> bytes:
-        """Hand on a piece of a body whose length is known, without a copy where it can be; what is left of `data`."""
+        """Pass on a piece of a body whose length is known, without a copy if possible. Returns the rest of `data`."""
         self._counted = True
         piece = data[: min(self._body_left, _PIECE)]
         self._body_left -= len(piece)
@@ -204,8 +204,9 @@ class RequestReader:
         return data[len(piece) :]
 
     def _without_preface(self, data: bytes) -> bytes:
-        """The first bytes of a connection, unless they are the preface by which one in HTTP/2 begins (RFC 9113 section
-        3.4), or may become it: then nothing is left."""
+        """The first bytes of a connection. Empty if they are, or may become, the preface that begins HTTP/2 (RFC 9113
+        section 3.4).
+        """
         held = self._raw if self._raw[:1] == b"P" else b""
         whole = held + data
         if whole[:3] not in _PREFACE_STARTS or not _PREFACE.startswith(whole[: len(_PREFACE)]):
@@ -220,8 +221,9 @@ class RequestReader:
         return b""
 
     def _head_end(self, data: bytes) -> int:
-        """How much of `data` belongs to the head that is being read, which is kept: its bytes are looked at as a
-        whole."""
+        """How much of `data` belongs to the head that is being read. That part is kept, because the head is checked
+        as a whole.
+        """
         if not self._raw:
             end = data.find(_HEAD_END) + 4
             if end == 4:
@@ -264,8 +266,9 @@ class RequestReader:
         return b""
 
     def _parse_with_escapes(self, error: Exception) -> bytes:
-        """Parse what there is of a head again, with escapes in its target in place of bytes that are no ASCII, where
-        those are what the parser can't read. Not before: most heads have none, and are to pay nothing for it."""
+        """Parse the partial head again, with escapes in its target in place of bytes that are not ASCII, if those are
+        what the parser can't read. Done only then, because most heads have none and should not pay for it.
+        """
         raw = without_empty_lines(self._raw)
         if self._fed > self._context.limits.head:
             self._target = raw.partition(b" ")[2].partition(b" ")[0]
@@ -284,7 +287,7 @@ class RequestReader:
         return self._parse_piece(head[1:])
 
     def _look_at_start(self) -> None:
-        """Judge what there is of a head that is not complete: nobody should wait for more of a bad one."""
+        """Check a head that is not complete, so that a bad one is refused early."""
         begin = without_empty_lines(self._raw)
         line, end, _ = begin.partition(b"\r\n")
         if begin.startswith(b"PRI "):
@@ -297,7 +300,7 @@ class RequestReader:
             self.give_up(malformed(BAD_REQUEST_LINE))
 
     def give_up(self, error: SidecarError) -> None:
-        """Read nothing more, and say why."""
+        """Stop reading, and report why."""
         if self.state is BROKEN:
             return
         # An answer to HEAD has no body, however the rest of its request reads.
@@ -368,7 +371,7 @@ class RequestReader:
         self._sink.request(request, admitted)
 
     def _read_head(self, request: Request, raw: bytes, *, has_tab: bool) -> bool:
-        """Read a whole head into `request`; False where its wish to upgrade is declined. Raises SidecarError."""
+        """Read a whole head into `request`. False if its upgrade is declined. Raises SidecarError."""
         context, owner, method, fields = self._context, self._sink.owner, request.method, request.fields
         limits = context.limits
         if (size := len(raw)) > limits.target or size > limits.head or len(fields) > limits.headers:
@@ -450,7 +453,7 @@ class RequestReader:
     # upgrades
 
     def _upgrade_asked(self, rest: bytes) -> bytes:
-        """The parser stopped after a head that asks for an upgrade; returns what of `rest` must wait."""
+        """The parser stopped after a head that asks for an upgrade. Returns the part of `rest` that must wait."""
         declined = self._head_without_upgrade() if self._declined else b""
         self._declined = False
         self._parser = httptools.HttpRequestParser(self)
@@ -461,7 +464,7 @@ class RequestReader:
         return self.feed(rest) if rest else b""
 
     def _head_without_upgrade(self) -> bytes:
-        """The head that was just parsed as it reads without its wish to upgrade: the parser frames its body then."""
+        """The head that was just parsed, without its upgrade, so that the parser frames its body."""
         version = self._parser.get_http_version().encode("ascii")
         out = [self._parser.get_method(), b" ", self._target, b" HTTP/", version, b"\r\n"]
         for name, value in self._fields:

@@ -1,9 +1,8 @@
 """What a request's start line asks for.
 
-Owns the reading of method and target, and the words for what is not carried. Called by the downstream
-connection once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target), RFC 9110 sections 4.2.4,
-7.6, 7.8 and 9.3 (userinfo, Connection and Max-Forwards, Upgrade, methods), RFC 3986 sections 2.1 and 5.2.4 (escapes,
-dot segments).
+Owns the reading of method and target, and the errors for what is not carried. Called by the downstream connection
+once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target), RFC 9110 sections 4.2.4, 7.6, 7.8 and 9.3
+(userinfo, Connection and Max-Forwards, Upgrade, methods), RFC 3986 sections 2.1 and 5.2.4 (escapes, dot segments).
 """
 
 from __future__ import annotations
@@ -25,9 +24,10 @@ from sidecar.proxy.messages import METHOD_NAMES
 from sidecar.routing.routes import request_host
 
 Asked = tuple[bytes, bytes, bool]
-"""Where a request wants to go: the Host as it came, or the authority of an absolute-form target, which counts in its
-place; the path in origin form; whether the app uses the sidecar as its HTTP proxy. A plain tuple: it is made for each
-request."""
+"""Where a request wants to go. First the Host, or the authority of an absolute-form target, which replaces it; then
+the path in origin form; then whether the app uses the sidecar as its HTTP proxy. A plain tuple, because one is
+made for each request.
+"""
 
 
 BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
@@ -35,16 +35,16 @@ BROKEN_PREFACE = "It begins as HTTP/2 does, and goes on otherwise."
 
 _REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
 TAB, _HASH = b"\t#"
-"""Bytes as numbers: looking for one takes 20 ns, and 130 for one as bytes."""
+"""Bytes as numbers: searching for a number takes 20 ns, for a byte string 130."""
 _EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
 _TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
 _MAX_NOMINATED = 9
-"""Members of `Connection`: Envoy's limit, and clients send three at most."""
+"""Most members of `Connection`. Envoy has this limit, and clients send three at most."""
 _NEVER_NOMINATED = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
 USUAL_CONNECTION = frozenset({None, b"keep-alive", b"Keep-Alive", b"close"})
-"""Values, and none, that `check_fields` has nothing to say about."""
+"""Values, and None, about which `check_fields` has nothing to say."""
 
 
 def is_request_line(line: bytes) -> bool:
@@ -53,8 +53,9 @@ def is_request_line(line: bytes) -> bool:
 
 
 def read_version(head: bytes, method: bytes, target: bytes) -> bytes:
-    """`1.1` or `1.0`, from a whole head as it came; raises MALFORMED_REQUEST where its first line is anything but
-    `method`, `target` and that, which llhttp does not see to: it takes several spaces, and RTSP/1.0."""
+    """`1.1` or `1.0`, from a whole head as received. Raises MALFORMED_REQUEST unless its first line has exactly this
+    form. llhttp does not check that: it accepts several spaces, and RTSP/1.0.
+    """
     start = len(method) + 1
     line_end = start + len(target) + 9
     if head[start : line_end + 2] == target + b" HTTP/1.1\r\n":
@@ -67,7 +68,7 @@ def read_version(head: bytes, method: bytes, target: bytes) -> bytes:
 
 
 def without_empty_lines(head: bytes) -> bytes:
-    """`head` from its first line on: empty ones before it are passed over (RFC 9112 section 2.2)."""
+    """`head` from its first line on. Empty lines before it are skipped (RFC 9112 section 2.2)."""
     return head[empty_lines(head) :]
 
 
@@ -78,9 +79,10 @@ def empty_lines(data: bytes) -> int:
 
 
 def with_escapes(head: bytes) -> bytes | None:
-    """`head`, or what there is of it, with the bytes above 0x7F in its target's path and query as their escapes; None
-    where it has none there, or others in its first line as well. Only for a head, without empty lines before it, that
-    the parser refused for its target."""
+    """`head`, or the part that has arrived, with bytes above 0x7F in its target written as escapes. None if the
+    target has none, or if the rest of the first line has some. Only for a head, without empty lines before it,
+    whose target the parser refused.
+    """
     method, _, rest = head.partition(b"\r")[0].partition(b" ")
     target, _, version = rest.partition(b" ")
     at = 0
@@ -95,7 +97,7 @@ def with_escapes(head: bytes) -> bytes | None:
 
 
 def no_method(head: bytes) -> SidecarError:
-    """The error for a head that the parser could not make a method of."""
+    """The error for a head in which the parser found no method."""
     if not without_empty_lines(head)[:1].isalpha():
         return malformed("It does not begin with a method. Is this another protocol (TLS, SOCKS, …)?")
     what = "The request's method is not one of HTTP/1.1's, which are written in capitals."
@@ -103,13 +105,14 @@ def no_method(head: bytes) -> SidecarError:
 
 
 def not_http(error: Exception, head: bytes) -> SidecarError:
-    """The error for what the parser refused."""
+    """The error for bytes that the parser refused."""
     return malformed(BROKEN_PREFACE if without_empty_lines(head).startswith(b"PRI") else f"{error}.")
 
 
 def check_upgrade(protocols: bytes, connection: bytes = b"") -> None:
-    """Raise MALFORMED_REQUEST where `Upgrade` is not a list of protocols (RFC 9110 section 7.8), and where it or
-    `Connection` is too long a list."""
+    """Raise MALFORMED_REQUEST if `Upgrade` is not a list of protocols (RFC 9110 section 7.8), or if it or
+    `Connection` is too long.
+    """
     if is_long_list(protocols):
         raise malformed(f"`Upgrade` names more than {MOST_MEMBERS} protocols.")
     if is_long_list(connection):
@@ -128,8 +131,7 @@ def read_target(
 ) -> Asked:
     """The target; raises METHOD_NOT_CARRIED, MALFORMED_REQUEST or BAD_HOST.
 
-    HTTP/1.0 may come without a Host; `default_host` then stands in for it where the listener already says which route
-    is meant.
+    HTTP/1.0 may omit the Host; `default_host` then replaces it if the listener already determines the route.
     """
     if method not in METHOD_NAMES:
         raise not_carried(method, target)
@@ -155,9 +157,10 @@ def read_target(
 
 
 def _check_host_beside(found: Found, *, http10: bool) -> None:
-    """Raise BAD_HOST for a Host that is none, beside an absolute target. What it names is for nobody: a proxy goes by
-    the target (RFC 9112 section 3.2.2), and clients send the proxy's own name, or the target's with or without its
-    port. Two of them, none or a malformed one are an error all the same (section 3.2)."""
+    """Raise BAD_HOST for an invalid Host beside an absolute target. Its value is not used: a proxy goes by the target
+    (RFC 9112 section 3.2.2), and clients send the proxy's own name, or the target's with or without its port. A
+    missing, malformed or repeated Host is an error all the same (section 3.2).
+    """
     host = found.get(b"host")
     if host is not None:
         request_host(host)
@@ -168,8 +171,9 @@ def _check_host_beside(found: Found, *, http10: bool) -> None:
 
 
 def check_scheme(target: bytes, *, secure: bool) -> None:
-    """Raise MALFORMED_REQUEST where an absolute target asks for https over a connection without TLS (RFC 9110 section
-    4.2.2)."""
+    """Raise MALFORMED_REQUEST if an absolute target asks for https over a connection without TLS (RFC 9110 section
+    4.2.2).
+    """
     if not secure and target[:6].lower() == b"https:":
         raise malformed(
             "Its target is an https URL, on a connection without TLS. Ask for http:// instead: "
@@ -178,8 +182,9 @@ def check_scheme(target: bytes, *, secure: bool) -> None:
 
 
 def check_fields(found: Found, head: bytes) -> None:
-    """Raise MALFORMED_REQUEST or EXPECTATION_FAILED for what a head's lines may not say; `head` is all of it, as it
-    came. Has nothing to say of one with a usual Connection, without the other names and without a tab."""
+    """Raise MALFORMED_REQUEST or EXPECTATION_FAILED for lines that a head may not have. `head` is all of it, as
+    received. Does nothing for a usual Connection without the other names and without a tab.
+    """
     if b"expect" in found:
         check_expectation(found)
     if b"connection" in found:
@@ -191,8 +196,9 @@ def check_fields(found: Found, head: bytes) -> None:
 
 
 def _check_connection(found: Found) -> None:
-    """Raise MALFORMED_REQUEST where `Connection` names what is for every recipient, or more than anybody needs to (RFC
-    9110 section 7.6.1), or an upgrade to nothing."""
+    """Raise MALFORMED_REQUEST if `Connection` names a field meant for every recipient, names too many fields (RFC
+    9110 section 7.6.1), or asks for an upgrade to nothing.
+    """
     if is_long_list(found[b"connection"]):
         raise _too_many_nominated()
     members = list_members(found[b"connection"])

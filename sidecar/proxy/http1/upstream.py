@@ -1,8 +1,7 @@
 """One connection to a target, which speaks HTTP/1.1.
 
-Owns the writing of requests on it, and the judgement whether it may serve again. Made by the pool; while
-it serves, an exchange gets what `answer_reader` reads, and writes its request through it. It decides nothing about the
-request.
+Owns the writing of requests on it, and the decision whether it may serve again. Made by the pool. The exchange that
+it serves gets what `answer_reader` reads, and writes its request through it.
 
     IDLE ──open──▶ BUSY ──answer complete, reusable──▶ IDLE
      │              ├──101 as asked──▶ TUNNEL
@@ -82,7 +81,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
         return f"<UpstreamConnection {origin} {self.state.value} served={self.served}>"
 
     def is_closing(self) -> bool:
-        """Whether it can serve nobody any more."""
+        """Whether it can serve no further request."""
         return self.state is CLOSED or self.transport.is_closing()
 
     def open(self, exchange: Relay) -> UpstreamSide:
@@ -96,7 +95,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
         return self
 
     def _leave(self) -> None:
-        """The exchange is served no longer."""
+        """It no longer serves the exchange."""
         self._exchange = None
         self._reader.leave()
         self.streams = 0
@@ -257,8 +256,9 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
         exchange.lost(loss, error)
 
     def _hear_out(self) -> None:
-        """Take the answer of an upstream that read no more of the request and closed: writing the rest may fail before
-        the answer is read, and the transport reads nothing then."""
+        """Read the answer of an upstream that stopped reading the request and closed. Writing the rest may fail
+        before the answer is read, and then the transport reads nothing.
+        """
         if data := peer.unread(self.transport):
             self.data_received(data)
 
@@ -279,7 +279,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
                 self._fault_soon(exchange, fault)
 
     def _fault_soon(self, exchange: Relay, fault: Exception) -> None:
-        """For what the transport calls from within a write of the exchange's own, which has to end first."""
+        """For calls of the transport from within the exchange's own write, which has to end first."""
 
         def end() -> None:
             if self._exchange is exchange:
@@ -290,13 +290,15 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
         asyncio.get_running_loop().call_soon(end)
 
     def fault(self, fault: Exception) -> bool:
-        """What handles this connection met a fault: it ends, with the request that it serves; whether it serves one."""
+        """A fault happened while handling this connection: close it and end its request. Returns whether it served
+        one.
+        """
         exchange = self._exchange
         self._fault(exchange, fault)
         return exchange is not None
 
     def _fault(self, exchange: Relay | None, fault: Exception) -> None:
-        """End after a fault of the sidecar's own, with the request that this connection served, and no other."""
+        """End after a fault of the sidecar itself, with the request that this connection serves and no other."""
         serving = self._exchange
         if serving is not None:
             self._leave()

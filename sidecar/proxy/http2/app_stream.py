@@ -1,13 +1,13 @@
 """One request from the app, on its stream.
 
-Owns the app's side of one exchange in HTTP/2: how an answer is written, what is credited of the request's body, and how
-the stream ends. Made by a `Http2Downstream` for each request; its end is the connection's business, which sees it
-in an event. It decides nothing about a request.
+Owns the app's side of one exchange in HTTP/2: how an answer is written, how flow control credits the request's body,
+and how the stream ends. Made by a `Http2Downstream` for each request. The connection handles the end of the stream,
+which it learns from an event.
 
     RECEIVING ──the exchange is over──▶ ENDING ──the last byte was framed, the app may stop sending──▶ (closed)
 
-A gRPC call gets the sidecar's own answers as a gRPC status, and so it gets a target's refusal that is a page: a client
-would drop the page, and with it the reason.
+A gRPC call gets the sidecar's own answers as a gRPC status. It also gets a target's refusal in HTML in that form,
+because a client would drop the page, and with it the reason.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class Writer:
     http2: Http2Connection
 
     def write(self) -> None:
-        """Send what is framed and can be."""
+        """Send what is framed and can be sent."""
         raise NotImplementedError
 
     def write_soon(self) -> None:
-        """The same, when all that this turn brings is here."""
+        """Send it at the end of this turn of the event loop."""
         raise NotImplementedError
 
     def watch(self, stream: AppStream) -> None:
-        """Tell the stream (`emptied`) when little waits on it."""
+        """Call the stream's `emptied` when few bytes wait on it."""
         raise NotImplementedError
 
     def note_fault(self, fault: Exception) -> None:
-        """A fault of the sidecar's own ended a stream."""
+        """A fault of the sidecar itself ended a stream."""
         raise NotImplementedError
 
     def unsent(self) -> int:
@@ -94,11 +94,11 @@ class AppStream(AppSide):
         self.is_full = False
         self._is_blocked = False
         self._uncredited = 0
-        """Bytes of the request's body that have not gone on: the app may send as many less."""
+        """Bytes of the request's body that were not passed on yet: the app's window is smaller by as many."""
         self._is_foreign = False
-        """The answer is a refusal that is none of gRPC's."""
+        """The answer is a refusal that is not gRPC's."""
         self.end_code: int | None = None
-        """With what the stream is to be reset, once all that waits is sent; None: it ends by itself."""
+        """The code with which to reset the stream once all waiting bytes are sent. None: it ends normally."""
         self._quiet_since_mono = request.began_mono
         self._seen: tuple[int, ...] = ()
 
@@ -178,7 +178,7 @@ class AppStream(AppSide):
             self.exchange.app_writable(False)
 
     def emptied(self) -> bool:
-        """Whether so little waits now that the target may go on, which is said to the exchange."""
+        """Whether so few bytes wait now that the target may go on; if so, the exchange is told."""
         if self.http2.unsent(self.id) > self._buffer // 4:
             return False
         self.is_full = False
@@ -248,7 +248,7 @@ class AppStream(AppSide):
         return self.exchange is None
 
     def end_by_fault(self) -> None:
-        """Answer so where that is still possible; end the stream in any case."""
+        """Answer with the error if that is still possible. End the stream in any case."""
         if self.exchange is not None:
             self.exchange.end_by_fault(internal())
             if self._is_done():
@@ -257,15 +257,16 @@ class AppStream(AppSide):
         self.http2.reset(self.id, INTERNAL_ERROR)
 
     def gone(self, error: SidecarError) -> None:
-        """The app has ended the stream, or its connection; what was not credited is, or it would be missing for all
-        others."""
+        """The app has ended the stream or its connection. Bytes not yet credited are credited now, or other streams
+        would miss them.
+        """
         if self.exchange is not None:
             self.request.grpc_status = "CANCELLED" if self.request.is_bound else ""
             self.exchange.app_gone(error)
         self._credit()
 
     def may_reset(self) -> bool:
-        """Whether the stream is over for this side, and nothing waits to be sent on it any more."""
+        """Whether this side is done with the stream, and nothing waits to be sent on it."""
         return self.end_code is not None and self.exchange is None and self.http2.is_sent(self.id)
 
     def sweep(self, now_mono: float, send_timeout: float) -> None:

@@ -1,16 +1,15 @@
 """The framing of one HTTP/2 connection, as server or as client.
 
-Owns the state machine (libnghttp2's, by way of ngh2), the settings that are announced, and how much of what moves no
-message a peer may send. The only module of the data path that imports ngh2. Made and fed by `downstream` and
+Owns the state machine (libnghttp2's, by way of ngh2), the announced settings, and how many frames a peer may send
+that belong to no message. The only module of the data path that imports ngh2. Made and fed by `downstream` and
 `upstream`. No I/O, and no clock of its own. Rules: RFC 9113, RFC 7541.
 
-What libnghttp2 sees to: frames, HPACK, stream states, flow control, connection-specific fields, pseudo-headers and
-their order, Content-Length against DATA, the acknowledgement of SETTINGS and PING. What it leaves to its caller, and is
-done here: what is received is credited by hand (`credit`), with a connection's window as large as all its streams'
-together, so that one that is not read holds up no other; slow floods; a GOAWAY where it has none to give. `frames` sees
-what it does not tell.
-
-A call for a stream that the peer has ended meanwhile does nothing: the event that says so is still to be read.
+libnghttp2 handles: frames, HPACK, stream states, flow control, connection-specific fields, pseudo-headers and their
+order, Content-Length against DATA, the acknowledgement of SETTINGS and PING. This module does the rest. It credits
+received bytes itself (`credit`), with a connection's window as large as the windows of all its streams, so that an
+unread stream holds up no other. It handles slow floods, and sends a GOAWAY where libnghttp2 sends none. `frames`
+finds what libnghttp2 does not report. A call for a stream that the peer has already ended does nothing, because the
+event about it is still unread.
 """
 
 from __future__ import annotations
@@ -58,11 +57,11 @@ __all__ = (
 )
 
 OnStream = Data | Request | Answer | Interim | Trailers | Reset | Closed
-"""Events that are about one stream."""
+"""Events about one stream."""
 
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
 ENHANCE_YOUR_CALM, HTTP_1_1_REQUIRED = 11, 13
-"""Error codes (RFC 9113 section 7) that are acted on."""
+"""Error codes (RFC 9113 section 7) that the sidecar acts on."""
 
 MAX_CONCURRENT_STREAMS: Final = int(Setting.MAX_CONCURRENT_STREAMS)
 """The number of the setting."""
@@ -86,22 +85,25 @@ CODES: Final = (
     ),
     *("INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED"),
 )
-"""Their names, each at its number."""
+"""The names of the error codes, each at its number."""
 
 _ALLOWANCE: Final = 2000.0
-"""Control frames that a connection may send beside its messages, at once."""
+"""How many control frames a connection may send at once beside its messages."""
 _EACH_SECOND: Final = 100.0
 _EACH_PIECE: Final = 8.0
-"""And further ones: with time, and for each head and piece of a body, either way. A client that measures its bandwidth
-(gRPC's do) sends one PING and two WINDOW_UPDATEs for some of them."""
+"""How many more it may send for each second, and for each head and piece of a body in either direction. A client that
+measures its bandwidth, as gRPC's do, sends a PING and two WINDOW_UPDATEs for some of them.
+"""
 _SETTINGS: Final = 10.0
-"""What a SETTINGS frame counts for: it is applied to each stream."""
+"""How many frames a SETTINGS frame counts as: it is applied to each stream."""
 
 _LARGEST_WINDOW: Final = 2**31 - 1
 _ASSUMED_STREAMS: Final = 2**31 - 1
-"""How many streams a server is taken to allow until it says so: the pool counts, and nothing may wait in here."""
+"""How many streams a server is assumed to permit until it says so. The pool counts them, and nothing may wait in
+here.
+"""
 _ROOM: Final = 4
-"""How many times `limits.head` a head may have before the connection is ended for it, and not only its stream."""
+"""A head of this many times `limits.head` ends the connection, not only its stream."""
 
 
 def code_name(code: int) -> str:
@@ -126,7 +128,7 @@ class Http2Connection:
     )
 
     def __init__(self, limits: Limits, now_mono: float, *, is_client: bool, streams: int) -> None:
-        """`streams` is how many may be open at once; `now_mono` the monotonic second."""
+        """`streams` is how many may be open at once, `now_mono` the monotonic second."""
         window = limits.stream_window
         self._inner = ngh2.Connection(
             ngh2.Role.CLIENT if is_client else ngh2.Role.SERVER,
@@ -149,24 +151,24 @@ class Http2Connection:
         self._inner.initiate_connection(settings)
         self._inner.set_local_window_size(min(_LARGEST_WINDOW, max(65535, window * streams)))
         self.walk = None if is_client else FrameWalk()
-        """Over what an app sends; a target has to answer in time as it is."""
+        """Follows an app's frames. A target has a deadline for its answers anyway."""
         self._allowance = _ALLOWANCE
         self._as_of_mono = now_mono
         self._has_ended = False
         """Whether a last GOAWAY was framed."""
         self.is_dead = False
-        """Nothing more is to be fed: what is left is to send `take()` and to close."""
+        """The connection takes no further bytes: only `take()` and closing it are left."""
         self.peer_code = NO_ERROR
         """The code of the peer's own GOAWAY."""
         self.fault = ""
-        """Why, where the peer is at fault: for the log."""
+        """What the peer did wrong, for the log."""
         self.reason = Reason.MALFORMED_REQUEST
-        """What that is called where the peer is an app."""
+        """The reason for that if the peer is an app."""
 
     # bytes
 
     def feed(self, data: bytes) -> list[Event]:
-        """What `data` comes to."""
+        """The events in `data`."""
         if self.is_dead:
             return []
         if self.walk is not None:
@@ -188,18 +190,18 @@ class Http2Connection:
         return events
 
     def take(self) -> bytes:
-        """Bytes to send now; `events` may have grown by it."""
+        """Bytes to send now. `events` may have grown."""
         try:
             return self._inner.data_to_send() if self._inner.want_write else b""
         except NGH2Error:
             return b""
 
     def events(self) -> list[Event]:
-        """What came about while bytes were taken."""
+        """The events that arose while bytes were taken."""
         return self._inner.events()
 
     def last_words(self) -> bytes:
-        """A GOAWAY with ENHANCE_YOUR_CALM, for a connection whose state machine has broken: it has nothing to say."""
+        """A GOAWAY with ENHANCE_YOUR_CALM, for a connection whose state machine has failed and sends none."""
         if self._has_ended:
             return b""
         return (
@@ -211,7 +213,7 @@ class Http2Connection:
     # what moves no message
 
     def spend(self, event: Event, now_mono: float) -> bool:
-        """Count a frame that is part of no message; whether the peer has sent too many of them."""
+        """Count a frame that belongs to no message. Returns whether the peer has sent too many."""
         self._allowance = min(_ALLOWANCE, self._allowance + (now_mono - self._as_of_mono) * _EACH_SECOND) - (
             _SETTINGS if type(event) is Settings else 1.0
         )
@@ -223,7 +225,7 @@ class Http2Connection:
         return True
 
     def give_up(self, code: int, why: str, reason: Reason) -> None:
-        """End the connection for what the peer has done."""
+        """End the connection because of what the peer did."""
         self.goaway(code, final=True)
         self._end(why, reason)
 
@@ -251,7 +253,7 @@ class Http2Connection:
             self._inner.send_informational_response(stream, fields)
 
     def body(self, stream: int, data: bytes) -> None:
-        """A piece of a body; it waits here until the peer's windows have room for it."""
+        """A piece of a body. It waits here until the peer's windows have room for it."""
         self._allowance += _EACH_PIECE
         try:
             self._inner.send_data(stream, data)
@@ -269,12 +271,14 @@ class Http2Connection:
             pass
 
     def reset(self, stream: int, code: int) -> None:
-        """End a stream; what waits to be sent on it is dropped."""
+        """Reset a stream. Bytes that wait on it are dropped."""
         with contextlib.suppress(NGH2Error):
             self._inner.reset_stream(stream, code)
 
     def is_sent(self, stream: int) -> bool:
-        """Whether nothing waits to be sent on a stream, the end of its body included, which waits for a window too."""
+        """Whether nothing waits to be sent on a stream. The end of its body counts too, because it waits for a
+        window.
+        """
         inner = self._inner
         if self.is_dead or inner.queued_body_size(stream):
             return self.is_dead
@@ -288,7 +292,7 @@ class Http2Connection:
         return self._inner.queued_body_size(stream)
 
     def credit(self, stream: int, count: int) -> None:
-        """So many bytes of a body have gone on, or are not wanted: as many may come."""
+        """So many bytes of a body were passed on or dropped: the peer may send as many more."""
         if count:
             self._allowance += _EACH_PIECE
             try:
@@ -304,13 +308,13 @@ class Http2Connection:
         return not self.is_dead and self._inner.can_send_request
 
     def announce_end(self) -> None:
-        """Say that the end is near: the first of two GOAWAYs, and a PING that comes back when it has been read."""
+        """Announce the end: the first of two GOAWAYs, and a PING whose answer shows that it was read."""
         with contextlib.suppress(NGH2Error):
             self._inner.send_shutdown_notice()
             self._inner.ping(b"the-end.")
 
     def goaway(self, code: int = NO_ERROR, *, final: bool = False) -> None:
-        """Begin nothing more; `final` ends what is under way, too."""
+        """Start no more streams. `final` also ends those in progress."""
         with contextlib.suppress(NGH2Error):
             if final:
                 self._has_ended = True

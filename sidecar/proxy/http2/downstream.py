@@ -1,8 +1,8 @@
 """One connection from the app, which speaks HTTP/2.
 
-Owns the streams on it, and how the connection ends. Made by the proxy when a connection of `http1.downstream` begins as
-HTTP/2 does. `connection` has the framing, `fields` reads heads, each request is an `AppStream`. It decides nothing
-about a request: `admission` does.
+Owns the streams on it, and how the connection ends. Made by the proxy when a connection of `http1.downstream` starts
+as HTTP/2. `connection` has the framing, `fields` reads heads, each request is an `AppStream`, and `admission` decides
+about requests.
 
     OPEN ──the sidecar stops, or the app says GOAWAY──▶ LEAVING ──no stream is left──▶ LINGER ──app closed──▶ CLOSED
 
@@ -56,7 +56,9 @@ LINGER_TIME = 2.0
 """Seconds, as in HTTP/1."""
 
 LEAVE_TIME = 1.0
-"""Seconds after which a connection that is to close takes no further request, whatever its app has read."""
+"""Seconds after which a connection that has to close takes no further request, even if its app has not read the
+announcement.
+"""
 
 
 _MALFORMED: Final = (
@@ -114,7 +116,7 @@ class Http2Downstream(Connection, Writer, Receiver):
         barred: SidecarError | None,
         transport: Transport,
     ) -> None:
-        """`barred` is what a process is answered that may not call at this owner's listener."""
+        """`barred` is the error for a process that may not call at this owner's listener."""
         self.context = context
         self._connections = connections
         self.owner = owner
@@ -128,9 +130,9 @@ class Http2Downstream(Connection, Writer, Receiver):
         self.state: Http2DownstreamState = OPEN
         self._streams: dict[int, AppStream] = {}
         self._watched: set[AppStream] = set()
-        """Those on which much waits to be sent."""
+        """Streams on which many bytes wait to be sent."""
         self._done: set[AppStream] = set()
-        """Those that were answered, until both sides have ended them."""
+        """Streams that were answered, until both sides have ended them."""
         self._is_full = False
         self._scheduled = False
         self._quiet_since_mono = now_mono
@@ -139,9 +141,9 @@ class Http2Downstream(Connection, Writer, Receiver):
         """When the app last took bytes, as far as sweeps have seen."""
         self._heads = 0
         self._head_since_mono = 0.0
-        """Which head is not whole, by its number, and when that was first seen; 0: none."""
+        """The number of the head that is incomplete, and when that was first seen; 0: none."""
         self._last_call_mono = 0.0
-        """When the end was announced; 0 before, and once no further request is taken."""
+        """When the end was announced; 0 before that, and once no further request is taken."""
 
     def __repr__(self) -> str:
         return f"<Http2Downstream {self.state.value} streams={len(self._streams)}>"
@@ -309,7 +311,7 @@ class Http2Downstream(Connection, Writer, Receiver):
             self._stream_fault(stream, fault)
 
     def _closed(self, event: Closed) -> None:
-        """A stream is over for both sides; also one that libnghttp2 refused before it was a request."""
+        """Both sides have ended a stream, possibly one that libnghttp2 refused before it was a request."""
         stream = self._streams.pop(event.stream_id, None)
         if event.error_code and (stream is None or stream.exchange is not None):
             self._count_reset("to_app", event.error_code)
@@ -340,7 +342,9 @@ class Http2Downstream(Connection, Writer, Receiver):
     # writing
 
     def write(self) -> None:
-        """A fault ends the connection: what was framed may be lost, and with it the state that both sides share."""
+        """Write. A fault ends the connection, because framed bytes may be lost, and with them the state that both
+        sides share.
+        """
         if self._is_full or self.state in (LINGER, CLOSED):
             return
         try:
@@ -369,7 +373,9 @@ class Http2Downstream(Connection, Writer, Receiver):
             self.fault(fault)
 
     def _reset_done(self) -> bool:
-        """Tell the app that nothing more is wanted on streams that were answered in full; whether there was one."""
+        """Tell the app that no more bytes are wanted on streams that were fully answered. Returns whether there was
+        one.
+        """
         found = False
         for stream in list(self._done):
             if stream.may_reset():
@@ -410,7 +416,7 @@ class Http2Downstream(Connection, Writer, Receiver):
         stream.end_by_fault()
 
     def _over(self, code: int) -> None:
-        """The framing has ended, with this error code: say what is left to say, and close."""
+        """The framing has ended with this error code: send the rest, and close."""
         if self.state in (LINGER, CLOSED):
             return
         http2 = self.http2
@@ -486,7 +492,7 @@ class Http2Downstream(Connection, Writer, Receiver):
 
     @property
     def stats(self) -> RouteStats:
-        """What is counted of a connection rather than of a request."""
+        """The counters of things that belong to a connection, not to a request."""
         route, ledger = self.owner.route, self.context.ledger
         return ledger.unrouted if route is None else ledger.stats[route.name]
 
@@ -514,7 +520,7 @@ class Http2Downstream(Connection, Writer, Receiver):
             self._sweep_idle(now_mono - max(self._quiet_since_mono, self._moved_mono))
 
     def _sweep_head(self, now_mono: float, head_timeout: float) -> None:
-        """Give up a head that is not whole in time: nothing else can come on the connection before its end."""
+        """Give up a head that is incomplete for too long: nothing else can arrive on the connection before its end."""
         walk = self.http2.walk
         if walk is None or not walk.in_head:
             self._heads = 0

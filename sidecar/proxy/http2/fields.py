@@ -1,9 +1,7 @@
-"""Heads in HTTP/2: from its lines to what an exchange knows, and back.
-
-Owns the pseudo-headers, and what is dropped and added on the way. Called by the two sides. Pure. Before a
-head gets here, libnghttp2 has refused what is malformed by RFC 9113 section 8: pseudo-headers behind others, twice,
-unknown or missing, upper case, connection-specific fields, bytes that no name or value has. Rules: RFC 9113 section 8,
-RFC 9110.
+"""Translates heads between HTTP/2's lines and the form that an exchange uses. Owns the pseudo-headers, and which
+lines are dropped and added. Called by the two sides. Pure. Before a head gets here, libnghttp2 has refused what is
+malformed by RFC 9113 section 8: pseudo-headers behind others, twice, unknown or missing, upper case,
+connection-specific fields, bytes that no name or value has. Rules: RFC 9113 section 8, RFC 9110.
 
 Names go out in lower case, since libnghttp2 writes them so.
 """
@@ -24,21 +22,21 @@ from sidecar.proxy.messages import HTTP2, METHOD_NAMES, NO_BODY, UNKNOWN, Reques
 from sidecar.proxy.refusals import problem
 
 _OVERHEAD: Final = 32
-"""Bytes that a line counts for beside its own (RFC 9113 section 6.5.2)."""
+"""Bytes that each line counts for in addition to its own (RFC 9113 section 6.5.2)."""
 _COLON, _SLASH, _HASH = b":/#"
 
 _DROPPED: Final = headers.drop_table(headers.RESPONSE_DROPPED)
 _BODYLESS: Final = headers.drop_table(headers.RESPONSE_DROPPED | {b"content-length"})
-"""For 1xx and 204, which may not say how long a body they don't have is."""
+"""Dropped from a 1xx or 204, which has no body and may not give a length."""
 
 STATUSES: Final = {status: b"%d" % status for status in range(100, 600)}
 PHRASES: Final = {status: problem.reason_phrase(status).encode() for status in range(100, 600)}
-"""Reason phrases, which HTTP/2 has none of, for an app that speaks HTTP/1.1."""
+"""Reason phrases for an app that speaks HTTP/1.1: HTTP/2 has none."""
 
 
 @final
 class Http2Request(RequestHead):
-    """A request's head, with what HTTP/2's answer depends on."""
+    """A request's head, with the facts that an HTTP/2 answer depends on."""
 
     __slots__ = ("grpc_status", "is_bound", "time_limit")
 
@@ -63,8 +61,9 @@ class Http2Request(RequestHead):
 def read_request(
     request: Http2Request, lines: Sequence[tuple[bytes, bytes]], limits: Limits, *, end: bool
 ) -> None:
-    """Read a request's head into `request`; `end` says that it has no body. Raises the SidecarError to answer with,
-    with as much read as is needed for that."""
+    """Read a request's head into `request`. `end` says that it has no body. Raises the SidecarError for the app, with
+    as much of the head read as that needs.
+    """
     at = size = cookies = 0
     pseudo: dict[bytes, bytes] = {}
     for name, value in lines:
@@ -134,7 +133,7 @@ def _read_path(method: bytes, path: bytes) -> bytes:
 
 
 def _read_authority(authority: bytes | None, host: bytes | None) -> bytes:
-    """RFC 9113 section 8.3.1: `:authority` stands for Host, and one that differs makes the request malformed."""
+    """RFC 9113 section 8.3.1: `:authority` replaces Host. If the two differ, the request is malformed."""
     if authority is None:
         if host is None:
             raise SidecarError(
@@ -147,7 +146,7 @@ def _read_authority(authority: bytes | None, host: bytes | None) -> bytes:
 
 
 def _with_one_cookie(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
-    """The same lines with the crumbs of the cookie joined (RFC 9113 section 8.2.3)."""
+    """The same lines with the pieces of the cookie joined (RFC 9113 section 8.2.3)."""
     cookie = b"; ".join(value for name, value in fields if name == b"cookie")
     out: list[tuple[bytes, bytes]] = []
     for line in fields:
@@ -173,7 +172,7 @@ def request_lines(
     tls: bool,
     now_mono: float,
 ) -> list[tuple[bytes, bytes]]:
-    """A request's head for the upstream: `path` and `host` as they go out, `bearer` for the plan's headers."""
+    """A request's head for the upstream. `path` and `host` are as sent, `bearer` is for the plan's headers."""
     found = request.found
     drop = plan.table
     if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
@@ -223,7 +222,7 @@ def bare(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
 def own_answer(
     error: SidecarError, *, route: str | None, now: float
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """An answer of the sidecar's own, head and body; `now` in Unix seconds."""
+    """One of the sidecar's own answers, head and body; `now` in Unix seconds."""
     body = problem.problem(error, route=route)
     return [(b":status", STATUSES[error.status]), *problem.fields(error, body=len(body), now=now)], body
 
@@ -231,8 +230,9 @@ def own_answer(
 def read_answer(
     lines: Sequence[tuple[bytes, bytes]], limits: Limits, *, head: bool, end: bool
 ) -> tuple[int, headers.Fields, headers.Found, int]:
-    """Status, lines, what matters of them, and the length of the body; `head` says that HEAD was asked, `end` that
-    nothing follows. Raises SidecarError for an answer that can't be passed on."""
+    """Status, lines, the fields that matter, and the length of the body. `head` says that the request was HEAD, `end`
+    that no body follows. Raises SidecarError for an answer that can't be passed on.
+    """
     fields = lines[1:]
     status = int(lines[0][1])
     found = headers.survey(fields)
@@ -255,16 +255,17 @@ def read_answer(
 
 
 def without_length(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
-    """The same lines of a message that has an empty body, whose end is still to come: trailers may. In HTTP/1 it goes
-    on in chunks, beside which a length would be another framing."""
+    """The same lines for a message with an empty body whose end is still to come, because trailers may follow. In
+    HTTP/1 it is sent in chunks, beside which a length would be a second framing.
+    """
     return [line for line in fields if line[0] != b"content-length"]
 
 
 def size_of(fields: headers.Fields) -> int:
-    """Bytes of these lines, as SETTINGS_MAX_HEADER_LIST_SIZE counts them."""
+    """The size of these lines in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
     return sum(len(name) + len(value) + _OVERHEAD for name, value in fields)
 
 
 def malformed_answer(what: str) -> SidecarError:
-    """The error for what is no answer of HTTP/2."""
+    """The error for an answer that HTTP/2 does not permit."""
     return SidecarError(Reason.UPSTREAM_MALFORMED, f"The upstream's answer is not valid HTTP/2: {what}.")

@@ -1,9 +1,7 @@
-"""What libnghttp2 does not tell of the frames that an app sends.
-
-Owns the walk from one frame's header to the next, over reads that end anywhere. Called by `connection`. Pure. It sees
-that a head has begun and is not whole, which is held against an app that is too slow with it, and PRIORITY frames that
-are malformed, which libnghttp2 drops with all the others. The sizes of frames are libnghttp2's affair. Rules: RFC 9113
-sections 4.1, 4.3 and 6.3, RFC 7540 section 5.3.1.
+"""What libnghttp2 does not report about the frames that an app sends. Owns the walk from one frame's header to the
+next, across reads that end anywhere. Called by `connection`. Pure. It finds heads that are incomplete, so that slow
+apps can be timed out, and malformed PRIORITY frames, which libnghttp2 drops like all PRIORITY frames. libnghttp2
+checks the sizes of frames. Rules: RFC 9113 sections 4.1, 4.3 and 6.3, RFC 7540 section 5.3.1.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ _PRIORITY: Final = 2
 _CONTINUATION: Final = 9
 _END_HEADERS: Final = 4
 _STREAM: Final = 2**31 - 1
-"""The bits of a stream's number: the one before them is reserved, or says that a dependency is exclusive."""
+"""The bits of a stream's number. The bit before them is reserved, or says that a dependency is exclusive."""
 
 
 @final
@@ -30,23 +28,23 @@ class FrameWalk:
         self._skip = _PREFACE
         """Bytes that come before the next frame's header."""
         self._tail = b""
-        """The beginning of a header that is not whole."""
+        """The beginning of an incomplete header."""
         self._kind = self._flags = 0
-        """Of the frame that came last."""
+        """Kind and flags of the latest frame."""
         self.heads = 0
-        """How many have begun."""
+        """How many heads have begun."""
         self.is_malformed = False
-        """Whether a PRIORITY frame is on no stream, or depends on itself."""
+        """Whether a PRIORITY frame had no stream, or depended on itself."""
 
     @property
     def in_head(self) -> bool:
-        """Whether a head has begun and is not whole."""
+        """Whether a head has begun and is incomplete."""
         if self._kind != _HEADERS and self._kind != _CONTINUATION:
             return False
         return not self._flags & _END_HEADERS or self._skip > 0
 
     def follow(self, data: bytes) -> None:
-        """Go on with what was read."""
+        """Read these bytes too."""
         if self._tail:
             data = self._tail + data
             self._tail = b""

@@ -1,6 +1,5 @@
-"""What gRPC adds to HTTP/2: how a call is told, its deadline, and how its answers say what went wrong.
-
-Owns the sidecar's own answers to gRPC calls, and the reading of a call's end. Called by the two sides. Pure. Rules:
+"""What gRPC adds to HTTP/2: how to recognise a call, its deadline, and how its answers report errors. Owns the
+sidecar's own answers to gRPC calls, and the reading of a call's status. Called by the two sides. Pure. Rules:
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, and http-grpc-status-mapping.md beside it.
 """
 
@@ -23,21 +22,21 @@ STATUSES: Final = (
 
 _CANCELLED: Final = 1
 _OF_HTTP: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
-"""What a client makes of an HTTP status that stands where gRPC's belongs; every other one is UNKNOWN."""
+"""What a client makes of an HTTP status in place of gRPC's. All others are UNKNOWN."""
 
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _LONGEST_MESSAGE: Final = 1024
-"""Bytes of a message: clients bound what they take of a head (8 KiB as a rule)."""
+"""The most bytes of a message. Clients limit the size of a head (usually 8 KiB)."""
 
 
 def is_call(content_type: bytes) -> bool:
-    """Whether a message is gRPC's. gRPC-Web is not: it is a format of HTTP bodies, and knows HTTP's statuses."""
+    """Whether a message is gRPC's. gRPC-Web does not count: it is a format of HTTP bodies, with HTTP's statuses."""
     return content_type[:16] == b"application/grpc" and content_type[16:17] in (b"", b"+", b";")
 
 
 def time_limit(fields: Fields) -> float | None:
-    """A call's deadline, in seconds from its beginning; raises MALFORMED_REQUEST for one that can't be read."""
+    """A call's deadline, in seconds from its beginning. Raises MALFORMED_REQUEST if it can't be read."""
     for name, value in fields:
         if name == b"grpc-timeout":
             found = _TIMEOUT.fullmatch(value)
@@ -48,7 +47,7 @@ def time_limit(fields: Fields) -> float | None:
 
 
 def with_time_left(fields: Fields, seconds: float) -> list[tuple[bytes, bytes]]:
-    """The same lines with what is left of the deadline."""
+    """The same lines with the time that is left until the deadline."""
     value = _timeout(max(0.0, seconds))
     return [(name, value if name == b"grpc-timeout" else old) for name, old in fields]
 
@@ -62,7 +61,7 @@ def _timeout(seconds: float) -> bytes:
 
 
 def own_answer(error: SidecarError, *, route: str | None) -> list[tuple[bytes, bytes]]:
-    """The only head of an answer of the sidecar's own: HTTP 200, and the status where a call's end has it."""
+    """The only head of one of the sidecar's own answers: HTTP 200, with the status that ends a call."""
     meaning = MEANINGS[error.reason]
     where = "" if not route else f" (route {route})"
     fix = f" To fix it: {error.command}" if error.command and error.command not in error.detail else ""
@@ -80,12 +79,12 @@ def end(status: int, message: str) -> list[tuple[bytes, bytes]]:
 
 
 def of_http(status: int) -> int:
-    """The status that a call has whose answer is none of gRPC's, by its HTTP status."""
+    """The status of a call whose answer is not gRPC's, by its HTTP status."""
     return _OF_HTTP.get(status, 2)
 
 
 def _encoded(message: str) -> bytes:
-    """Percent-encoded, as a `grpc-message` is; cut where an escape does not suffer."""
+    """Percent-encoded, as a `grpc-message` is. Cut so that no escape is broken."""
     out = b"".join(
         quote(char, safe="").encode() if char == "%" or not " " <= char <= "~" else char.encode()
         for char in message
@@ -98,7 +97,7 @@ def _encoded(message: str) -> bytes:
 
 
 def status_of(fields: Fields) -> str:
-    """The name of the status in a call's last lines; UNKNOWN where there is none, as clients see it."""
+    """The name of the status in a call's last lines. UNKNOWN if there is none, as clients see it."""
     for name, value in fields:
         if name == b"grpc-status":
             return name_of(int(value)) if value.isdigit() and len(value) < 3 else "UNKNOWN"

@@ -1,15 +1,14 @@
 """One connection to a target, which speaks HTTP/2.
 
-Owns the requests on it, and the judgement whether it may carry further ones. Made by the pool; each exchange that it
-carries writes its request through a `UpstreamStream`, and gets what comes back. It decides nothing about a request.
+Owns the requests on it, and the decision whether it may carry further ones. Made by the pool. Each exchange that it
+carries writes its request, and gets the answer, through a `UpstreamStream`.
 
     SETTLING ──SETTINGS──▶ OPEN ──GOAWAY, or the peer has vanished──▶ LEAVING ──no stream is left──▶ CLOSED
        └──an answer in HTTP/1──▶ CLOSED                                                    (CLOSED from anywhere)
 
-Nothing is sent before the target's SETTINGS have come, as grpc-go does it: they say how many requests it takes, and a
-target without TLS, which could not be asked, shows that it speaks HTTP/2 at all.
-
-The transport is read all the time: what may come is bounded by the windows, which are credited as the app takes it.
+Nothing is sent before the target's SETTINGS have come, as grpc-go does it: they say how many requests it takes, and
+only they show that a target without TLS speaks HTTP/2. The transport is read all the time: the windows limit what may
+arrive, and they are credited as the app takes it.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
     transport: Transport
 
     def __init__(self, pool: Keeper, limits: Limits, streams: int) -> None:
-        """`streams` is how many requests it may carry at once, if the target allows as many."""
+        """`streams` is how many requests it may carry at once, if the target permits as many."""
         self._pool = pool
         self.limits = limits
         self.buffer = limits.buffer
@@ -98,7 +97,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self.http2 = Http2Connection(limits, pool.clock.mono(), is_client=True, streams=streams)
         self.state: Http2UpstreamState = SETTLING
         self._is_link = False
-        """Whether the pool has it: what becomes of it before is the dial's affair."""
+        """Whether the pool has it. Before that, the dial handles whatever happens to it."""
         self._settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.served = 0
         self.capacity = streams
@@ -110,7 +109,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self._is_full = False
         self._scheduled = False
         self._heard = False
-        """Whether anything came since a request was begun with no other under way."""
+        """Whether anything arrived since a request was started with no other in progress."""
         self._reused = False
         """Whether it was idle between requests."""
 
@@ -169,7 +168,9 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self.transport.abort()
 
     def fault(self, fault: Exception) -> bool:
-        """What handles this connection met a fault: it ends, with all its requests; whether it carried any."""
+        """A fault happened while handling this connection: it ends with all its requests. Returns whether it carried
+        any.
+        """
         self.note_fault(fault)
         carried = self.streams > 0
         if not self._settled.done():
@@ -317,7 +318,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
             self._closed(stream, event.error_code)
 
     def _reset(self, stream: UpstreamStream, code: int) -> None:
-        """The target has ended the stream."""
+        """The target has reset the stream."""
         self.count_reset("from_upstream", code)
         error = SidecarError(
             Reason.UPSTREAM_RESET,
@@ -335,7 +336,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self.left(stream)
 
     def _closed(self, stream: UpstreamStream, code: int) -> None:
-        """A stream is over of which neither side has told the exchange so far."""
+        """A stream ended, and neither side has told the exchange so far."""
         if code == REFUSED_STREAM:
             # Above the last one that a GOAWAY has named.
             stream.lost(Loss.UNTOUCHED, None)
@@ -359,7 +360,9 @@ class Http2Upstream(Link, StreamLink, Receiver):
             self._pool.release(self)
 
     def _goaway(self) -> None:
-        """It takes no further request; those that it has not seen are sent elsewhere (their streams are `_closed`)."""
+        """It takes no further request. Requests that it has not seen are sent elsewhere (their streams are
+        `_closed`).
+        """
         self.state = LEAVING
         if not self.streams:
             self.transport.close()
@@ -378,7 +381,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
                 self.left(stream)
 
     def _over(self) -> None:
-        """The framing has ended: say what is left to say, and close."""
+        """The framing has ended: send the rest, and close."""
         if self.state is CLOSED:
             return
         http2 = self.http2
@@ -436,7 +439,9 @@ class Http2Upstream(Link, StreamLink, Receiver):
     # writing
 
     def write(self) -> None:
-        """A fault ends the connection: what was framed may be lost, and with it the state that both sides share."""
+        """Write. A fault ends the connection, because framed bytes may be lost, and with them the state that both
+        sides share.
+        """
         if self._is_full or self.state is CLOSED:
             return
         try:

@@ -1,7 +1,7 @@
 """One request to a target, on its stream.
 
-Owns the upstream's side of one exchange in HTTP/2: how the request is written, what of the answer goes on, and what is
-credited of its body. Made by a `Http2Upstream` for each exchange that it carries. It decides nothing about a request.
+Owns the upstream's side of one exchange in HTTP/2: how the request is written, which parts of the answer are passed
+on, and how flow control credits its body. Made by a `Http2Upstream` for each exchange that it carries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sidecar.proxy.messages import RequestHead
 from sidecar.proxy.ports import Loss, Relay, UpstreamSide
 
 _MAX_INTERIM: Final = 32
-"""1xx answers to one request, as in HTTP/1."""
+"""Most 1xx answers to one request, as in HTTP/1."""
 
 
 @trait
@@ -31,7 +31,7 @@ class StreamLink:
     __slots__ = ()
 
     buffer: int
-    """Bytes that may wait to be sent before the app is held up."""
+    """How many bytes may wait to be sent before the app is held up."""
     http2: Http2Connection
     limits: Limits
     transport: Transport
@@ -49,15 +49,15 @@ class StreamLink:
         raise NotImplementedError
 
     def left(self, stream: UpstreamStream) -> None:
-        """The stream carries its exchange no longer: there is room for another."""
+        """The stream no longer carries its exchange: there is room for another."""
         raise NotImplementedError
 
     def count_reset(self, direction: str, code: int) -> None:
-        """A stream was ended before its time."""
+        """A stream was reset before its end."""
         raise NotImplementedError
 
     def watch(self, stream: UpstreamStream) -> None:
-        """Tell the stream (`emptied`) when little waits on it."""
+        """Call the stream's `emptied` when few bytes wait on it."""
         raise NotImplementedError
 
     def loss(self) -> Loss:
@@ -65,19 +65,19 @@ class StreamLink:
         raise NotImplementedError
 
     def note_fault(self, fault: Exception) -> None:
-        """A fault of the sidecar's own ended a stream that nobody waited for any more."""
+        """A fault of the sidecar itself ended a stream that no exchange waits for."""
         raise NotImplementedError
 
     def has_vanished(self, seconds: float) -> bool:
-        """Whether the target has acknowledged nothing for so long; then no further request is sent by it."""
+        """Whether the target has acknowledged nothing for so long. If so, it gets no further request."""
         raise NotImplementedError
 
     def write(self) -> None:
-        """Send what is framed and can be."""
+        """Send what is framed and can be sent."""
         raise NotImplementedError
 
     def write_soon(self) -> None:
-        """The same, when all that this turn brings is here."""
+        """Send it at the end of this turn of the event loop."""
         raise NotImplementedError
 
 
@@ -246,14 +246,14 @@ class UpstreamStream(UpstreamSide):
         self._link.left(self)
 
     def lost(self, loss: Loss, error: SidecarError | None) -> None:
-        """The stream is gone, or its connection."""
+        """The stream or its connection is gone."""
         relay = self._relay
         self.leave()
         if relay is not None:
             relay.lost(loss, error)
 
     def emptied(self) -> bool:
-        """Whether so little waits to be sent now that the app may go on, which is said to the exchange."""
+        """Whether so few bytes wait now that the app may go on; if so, the exchange is told."""
         if self._link.http2.unsent(self.id) > self._link.buffer // 4:
             return False
         self.is_full = False
@@ -262,8 +262,9 @@ class UpstreamStream(UpstreamSide):
         return True
 
     def faulted(self, fault: Exception, relay: Relay | None) -> None:
-        """What handles the stream met a fault of the sidecar's own: it ends, and no other. `relay` is whose request it
-        was before."""
+        """A fault of the sidecar itself happened while handling the stream: it ends, and no other does. `relay` is
+        the exchange it carried before.
+        """
         self.leave()
         self._link.http2.reset(self.id, CANCEL)
         if relay is not None:
@@ -274,11 +275,13 @@ class UpstreamStream(UpstreamSide):
 
     @property
     def relay(self) -> Relay | None:
-        """Whose request it is, as long as that one wants the answer."""
+        """The exchange, for as long as it wants the answer."""
         return self._relay
 
     def leave(self) -> None:
-        """The exchange is carried no longer; what it has not taken is credited, or it would be missing for others."""
+        """The exchange is no longer carried. Bytes that it did not take are credited, or other streams would miss
+        them.
+        """
         self._relay = None
         self.is_paused = False
         self._credit()

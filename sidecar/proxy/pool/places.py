@@ -1,7 +1,6 @@
-"""Who gets the next connection of a route.
-
-Owns a route's bound on connections, to all of its destinations together, the queue of exchanges that wait for one, and
-the budget of requests that are sent again. Called by its pools. All of it is synchronous.
+"""Decides who gets the next connection of a route. Owns a route's limit on connections (to all of its destinations
+together), the queue of exchanges that wait for one, and the budget of requests that are sent again. Called by its
+pools. All of it is synchronous.
 """
 
 from __future__ import annotations
@@ -23,34 +22,34 @@ from sidecar.runtime.clock import Clock
 
 @trait
 class Bench:
-    """What a route's places ask of each of its pools, and tell it."""
+    """What a route's places ask of each of its pools, and report to it."""
 
     __slots__ = ()
 
     def has_spare_dial(self) -> bool:
-        """Whether the connections that are being dialled will carry more than what waits for them."""
+        """Whether the connections being dialled will have room for more exchanges than wait for them."""
         raise NotImplementedError
 
     def dial_for(self, exchange: Relay) -> None:
-        """Have it wait for a dial; one that nobody waits for any more will do."""
+        """Let this exchange wait for a dial. A dial that nobody waits for any more will do."""
         raise NotImplementedError
 
     def drop(self, link: Link) -> None:
-        """Close a connection that carries nothing; its place is free at once."""
+        """Close a connection that carries no request. Its place is free at once."""
         raise NotImplementedError
 
     def drop_oldest(self) -> None:
-        """Close the oldest idle connection; its place is free at once."""
+        """Close the connection that has been idle longest. Its place is free at once."""
         raise NotImplementedError
 
     def idle_since_mono(self) -> float | None:
-        """From when on its oldest idle connection is; None where none is."""
+        """Since when its oldest idle connection has been idle; None if none is."""
         raise NotImplementedError
 
 
 @final
 class Places:
-    """How many connections one route may have, and who waits for one."""
+    """How many connections a route may have, and which exchanges wait for one."""
 
     __slots__ = (
         "_budget",
@@ -74,13 +73,12 @@ class Places:
         self.open = 0
         """Connections that are up or being dialled, to all of the route's destinations."""
         self.queue: OrderedDict[Relay, tuple[float, Bench]] = OrderedDict()
-        """Exchanges that wait and are not dialled for, with the monotonic second since when, and where they want to
-        go."""
+        """Exchanges that wait without a dial, with the monotonic second since when, and the pool they need."""
         self._budget = RetryBudget(route.config.retry_budget, requests=stats.begun(), now_mono=clock.mono())
         self.configure(settings)
 
-    def configure(self, settings: PoolSettings) -> None:
-        """Go by other settings from now on: the top-level ones, under the route's own."""
+    def configure(self, settings: Settings) -> None:
+        """Use other settings from now on: the top-level ones; the route's own override them."""
         own = self.route.config.pool.over(settings)
         self.limit = own.connections
         self.queue_limit = own.queue
@@ -89,7 +87,7 @@ class Places:
         self.advance()
 
     def enter(self, exchange: Relay, pool: Bench) -> None:
-        """No connection is idle: dial for it, let it wait, or tell it that the queue is full."""
+        """No connection is idle: dial for this exchange, let it wait, or tell it that the queue is full."""
         if not self.queue and (pool.has_spare_dial() or self._has_room()):
             pool.dial_for(exchange)
             return
@@ -103,7 +101,7 @@ class Places:
             self.stats.queued += 1
 
     def queue_first(self, waiting: Iterable[tuple[Relay, Bench]]) -> None:
-        """Queue these before all others, the last of them first; they have waited before."""
+        """Queue these before all others, the last of them first. They have waited before."""
         for exchange, pool in waiting:
             self.queue[exchange] = self._clock.mono(), pool
             self.stats.queued += 1
@@ -111,14 +109,14 @@ class Places:
         self.advance()
 
     def leave(self, exchange: Relay) -> None:
-        """It waits no longer."""
+        """It no longer waits."""
         if self.queue.pop(exchange, None) is not None:
             self.stats.queued -= 1
 
     def hand_over(self, link: Link, pool: Bench) -> bool:
-        """A connection has room, and an exchange is queued; whether that one has it now, or ended it by a fault.
-
-        One that carries others still has no place to give: it is then for the first that wants to go where it leads.
+        """A connection has room, and an exchange is queued. Returns whether the connection is taken, or was closed by
+        a fault. A connection that still carries requests gives no place away: it goes to the first exchange that
+        needs its destination.
         """
         exchange, (_, wanted) = next(iter(self.queue.items()))
         if wanted is not pool and link.streams:
@@ -140,7 +138,7 @@ class Places:
         return False
 
     def advance(self) -> None:
-        """Dial for those that have waited longest, as long as there is room."""
+        """Dial for the exchanges that have waited longest, as long as there is room."""
         while self.queue:
             exchange, (_, pool) = next(iter(self.queue.items()))
             try:
@@ -154,14 +152,14 @@ class Places:
                 exchange.faulted(fault)
 
     def may_retry(self) -> bool:
-        """Whether one more request may be sent again; counted either way."""
+        """Whether one more request may be sent again. Counts it in either case."""
         if self._budget.spend(self.stats.begun(), self._clock.mono()):
             return True
         self.stats.retries_denied += 1
         return False
 
     def sweep(self, now_mono: float) -> None:
-        """Tell those who have waited too long; and see to it that the others are dialled for."""
+        """Fail exchanges that have waited too long, and make sure that the others are dialled for."""
         self._budget.tick(self.stats.begun(), now_mono)
         for exchange in [
             one for one, (since, _) in self.queue.items() if now_mono - since >= self.queue_wait
@@ -179,7 +177,7 @@ class Places:
         self.advance()
 
     def _has_room(self) -> bool:
-        """Whether another connection may be opened; an idle one that nobody here can use is closed for it."""
+        """Whether another connection may be opened. Closes an idle one for it that no exchange here can use."""
         if self.open < self.limit:
             return True
         if not self.stats.connections_idle:
@@ -203,7 +201,9 @@ class Places:
 
 
 def give(link: Link, exchange: Relay) -> None:
-    """Hand over what was waited for. A fault is the waiting request's: the caller is in the middle of another's."""
+    """Hand over what was waited for. A fault in it belongs to the waiting request: the caller is handling another
+    one.
+    """
     try:
         exchange.connected(link)
     except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
@@ -212,7 +212,7 @@ def give(link: Link, exchange: Relay) -> None:
 
 
 def refuse(exchange: Relay, error: SidecarError) -> None:
-    """Say that there is none to be had; as in `give`."""
+    """Report that there is none to be had. Faults are handled as in `give`."""
     try:
         exchange.not_connected(error)
     except Exception as fault:  # noqa: BLE001  # the exchange logs and counts it
@@ -220,7 +220,7 @@ def refuse(exchange: Relay, error: SidecarError) -> None:
 
 
 def unspoken(destination: Destination) -> SidecarError:
-    """The error of a request that can go on in HTTP/2 only, to a target that does not speak it."""
+    """The error of a request that needs HTTP/2, to a target that does not speak it."""
     route = destination.route
     need = "Its `protocol` is `http2`" if route.config.protocol == "http2" else "gRPC needs HTTP/2"
     return SidecarError(

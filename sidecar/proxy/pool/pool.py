@@ -1,9 +1,9 @@
-"""Which connection serves which request.
+"""Decides which connection serves which request.
 
-Owns the connections to every destination: idle ones (last in, first out, so that surplus ones age out), and those being
-dialled. How many a route may have, and who waits for one, is `places`'. Called by exchanges. The decision is
-synchronous; only dialling is a task. A connection is never shared between destinations: a `Destination`
-holds all that matters for safety (route, host, port, TLS settings).
+Owns the connections to every destination: idle ones (last in, first out, so that surplus ones age out), and those
+being dialled. How many a route may have, and who waits for one, is `places`'. Called by exchanges. Decisions are
+synchronous; only dialling is a task. A connection is never shared between destinations: a `Destination` holds all
+that matters for safety (route, host, port, TLS settings).
 
 Who gets what: an idle connection of the destination · else a place, if the route has a free one or an idle
 connection to another of its destinations that can be closed for it: then one is dialled · else a place in the
@@ -31,16 +31,20 @@ from sidecar.routing.routes import Destination
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.tasks import Tasks
 
+_ASKED: Final = {"auto": None, "http1": HTTP1, "http2": HTTP2}
+"""The format by a route's `protocol`; None: the one in which the request arrived."""
+
 MakeLink = Callable[[Keeper, Limits, bool], Any]
-"""Makes the protocol of a new connection, which is a Link; the last argument: whether HTTP/2 is to be spoken."""
+"""Makes the codec of a new connection, which is a Link. The last argument says whether to speak HTTP/2."""
 
 SESSION_INTERVAL = 300.0
-"""Seconds between two readings of a destination's TLS session: servers take one for longer than that, and there are
-Pythons for which a reading has its price (`sessions_to_read`)."""
+"""Seconds between two readings of a destination's TLS session. Servers accept a session for longer, and on some
+versions of Python a reading leaks memory (`sessions_to_read`).
+"""
 
 
 def sessions_to_read(python: tuple[int, ...]) -> float:
-    """How many TLS sessions a process may read with this version of Python.
+    """How many TLS sessions a process may read on this version of Python.
 
     Before 3.12.8 and 3.13.1, CPython loses 6 KiB with each (https://github.com/python/cpython/issues/116810): 3 MiB may
     go that way, then new connections make whole handshakes.
@@ -110,21 +114,21 @@ class Pool(Keeper, Bench):
         self._shared: list[Link] = []
         """Connections that carry requests and have room for more."""
         self._waiting: OrderedDict[Relay, None] = OrderedDict()
-        """Exchanges that are dialled for; they have waited longer than all that are queued."""
+        """Exchanges that are dialled for. They have waited longer than all queued ones."""
         self._dropped: set[Link] = set()
-        """Connections whose place was given to another already."""
+        """Connections whose place already went to another."""
         self._flushing: dict[Link, float] = {}
-        """Connections that end with bytes still unsent, with the monotonic second until which they may."""
+        """Connections that end with unsent bytes, and the monotonic second by which they must be done."""
         self.open = 0
         """Connections that are up or being dialled."""
         self.users = 0
-        """Exchanges that hold on to it, whether they have a connection yet or not."""
+        """Exchanges that use this pool, with or without a connection yet."""
         self.retired = False
-        """Its route is gone: no connection is kept after its request."""
+        """Its route is gone: connections are closed after their request."""
         self.generation = 0
-        """Grows with each change of the TLS files: connections made under earlier ones serve nobody else."""
+        """Grows with each change of the TLS files. Connections made before the change serve no further requests."""
         self.expected = float(self.capacity) if wire == HTTP2 else 1.0
-        """How many requests a connection that is dialled now is expected to carry at once."""
+        """How many requests a connection that is dialled now will probably carry at once."""
         self._dialling = 0
         self._session: Any = None
         self._session_due_mono = -inf
@@ -152,7 +156,7 @@ class Pool(Keeper, Bench):
         return None
 
     def _fullest(self) -> Link | None:
-        """The connection with the least room: the others may then become idle, and end."""
+        """The connection with the least room, so that the others can become idle and close."""
         best: Link | None = None
         for link in list(self._shared):
             if link.is_closing() or link.streams >= link.capacity or link.generation != self.generation:
@@ -163,7 +167,7 @@ class Pool(Keeper, Bench):
 
     @property
     def capacity(self) -> int:
-        """How many requests a connection may carry at once, whatever the target allows."""
+        """How many requests a connection may carry at once, before the target's own limit."""
         return self.destination.route.config.pool.streams or self._owner.settings.streams
 
     def declined_http2(self) -> None:
@@ -205,7 +209,7 @@ class Pool(Keeper, Bench):
             self.stats.connections_idle += 1
 
     def _serve_waiting(self, link: Link) -> bool:
-        """Give a connection to those that wait; whether it is nobody else's then."""
+        """Give a connection to the exchanges that wait. Returns whether no other may use it then."""
         while link.streams < link.capacity:
             if self._waiting:
                 give(link, self._waiting.popitem(last=False)[0])
@@ -217,8 +221,9 @@ class Pool(Keeper, Bench):
         return link in self._dropped or (link.capacity > 1 and link in self._idle)
 
     def _read_session(self, link: Link) -> None:
-        """Keep the TLS session of a first request's connection: TLS 1.3 servers send their tickets after the
-        handshake, and by now they are here."""
+        """Keep the TLS session of a connection after its first request: TLS 1.3 servers send their tickets after the
+        handshake, and by now they have arrived.
+        """
         now_mono = self._owner.clock.mono()
         if now_mono >= self._session_due_mono and self._owner.sessions_to_read:
             self._session_due_mono = now_mono + SESSION_INTERVAL
@@ -227,7 +232,7 @@ class Pool(Keeper, Bench):
                 self._owner.sessions_to_read -= 1
 
     def lost(self, connection: Link) -> None:
-        """A connection is gone; one that waits gets the place."""
+        """A connection is gone. A waiting exchange gets its place."""
         if connection in self._dropped:
             self._dropped.remove(connection)
             return
@@ -240,11 +245,11 @@ class Pool(Keeper, Bench):
         self._free_place()
 
     def later_fault(self, transport: Any, error: Exception) -> SidecarError | None:
-        """The error of a connection that ended in one of TLS; None for every other end."""
+        """The error of a connection that ended in a TLS error; None for every other end."""
         return dial.later_fault(self.destination, transport, error)
 
     def expire(self, before_mono: float) -> None:
-        """Close what has been idle since before then: the far end of the deque is the oldest."""
+        """Close connections that have been idle since before that time. The oldest is at the far end of the deque."""
         while self._idle and self._idle[0].idle_since_mono <= before_mono:
             self.stats.connections_idle -= 1
             connection = self._idle.popleft()
@@ -254,18 +259,18 @@ class Pool(Keeper, Bench):
                 connection.fault(fault)
 
     def flush(self, connection: Link) -> None:
-        """A connection ends when its last bytes are sent; the upstream has `timeouts.send` to take them."""
+        """A connection ends when its last bytes are sent, within `timeouts.send`."""
         self._flushing[connection] = self._owner.clock.mono() + self.destination.route.config.timeouts.send
 
     def sweep(self, now_mono: float) -> None:
-        """Close what has been idle too long, and what has not sent its last bytes in time."""
+        """Close connections that have been idle too long, or have not sent their last bytes in time."""
         self.expire(now_mono - self.places.idle)
         for connection in [one for one, until_mono in self._flushing.items() if now_mono >= until_mono]:
             del self._flushing[connection]
             connection.abort()
 
     def renew(self) -> None:
-        """The TLS files are others now: close idle connections, and each other one as its request ends."""
+        """The TLS files have changed: close idle connections now, and each busy one when its request ends."""
         self.generation += 1
         self._session = None
         self._session_due_mono = -inf
@@ -276,16 +281,16 @@ class Pool(Keeper, Bench):
         return self.open - len(self._idle), len(self._idle)
 
     def idle_since_mono(self) -> float | None:
-        """From when on its oldest idle connection is; None where none is."""
+        """Since when its oldest idle connection has been idle; None if none is."""
         return self._idle[0].idle_since_mono if self._idle else None
 
     def drop_oldest(self) -> None:
-        """Close the oldest idle connection; its place is free at once."""
+        """Close the connection that has been idle longest. Its place is free at once."""
         self.stats.connections_idle -= 1
         self.drop(self._idle.popleft())
 
     def drop(self, connection: Link) -> None:
-        """Close a connection that is neither idle nor in use any more; its place is free at once."""
+        """Close a connection that is neither idle nor in use. Its place is free at once."""
         self._dropped.add(connection)
         self.open -= 1
         self.places.open -= 1
@@ -296,11 +301,11 @@ class Pool(Keeper, Bench):
         return not self.open and not self.users
 
     def has_spare_dial(self) -> bool:
-        """Whether the connections that are being dialled will carry more than what waits for them."""
+        """Whether the connections being dialled will have room for more exchanges than wait for them."""
         return self._dialling * self.expected > len(self._waiting)
 
     def dial_for(self, exchange: Relay) -> None:
-        """Have it wait for a dial; one that nobody waits for any more will do."""
+        """Let this exchange wait for a dial. A dial that nobody waits for any more will do."""
         spare = self.has_spare_dial()
         self._waiting[exchange] = None
         if not spare:
@@ -321,7 +326,9 @@ class Pool(Keeper, Bench):
         self.places.advance()
 
     async def _dial(self) -> None:
-        """One more connection, for the exchange that has waited longest by then; a failure is the same one's."""
+        """Make one more connection, for the exchange that has waited longest by then. That one also gets the error if
+        it fails.
+        """
         connection = error = None
         try:
             while connection is None:
@@ -370,7 +377,9 @@ class Pool(Keeper, Bench):
         self._free_place()
 
     async def _speaks(self, made: Link) -> bool:
-        """Whether the target speaks what it was asked to, or may be spoken to in what it does; raises SidecarError."""
+        """Whether the target speaks the requested version, or the request may go in the one that it speaks. Raises
+        SidecarError.
+        """
         settled = await made.settled()
         if settled and made.wire == self.wire:
             return True
@@ -383,9 +392,125 @@ class Pool(Keeper, Bench):
         return settled
 
     def _dial_again(self) -> None:
-        """Of those that wait, have the ones queue that this connection and the dials under way will not carry."""
+        """Queue those waiting exchanges that this connection and the dials in progress will not carry."""
         left: list[tuple[Relay, Bench]] = []
         while len(self._waiting) > self._dialling * self.expected:
             left.append((self._waiting.popitem(last=True)[0], self))
         if left:
             self.places.queue_first(left)
+
+
+@final
+class Pools:
+    """The pools of all destinations."""
+
+    def __init__(
+        self,
+        dialer: dial.Dialer,
+        make_link: MakeLink,
+        clock: Clock,
+        tasks: Tasks,
+        *,
+        settings: Settings,
+        limits: Limits,
+    ) -> None:
+        self.dialer = dialer
+        self.make_link = make_link
+        self.clock = clock
+        self.tasks = tasks
+        self.settings = settings
+        """The top-level settings."""
+        self.limits = limits
+        self.stats: dict[str, RouteStats] = {}
+        """Each route's counters, by its name. They outlive the pools, and also the route if another takes its name.
+        """
+        self.closing = False
+        self.faults = Faults()
+        """Of the whole data path."""
+        self.sessions_to_read = sessions_to_read(sys.version_info[:3])
+        """How many more TLS sessions may be read. Counted here, because a pool lives no longer than its connections.
+        """
+        self._pools: tuple[dict[Destination, Pool], dict[Destination, Pool]] = ({}, {})
+        """By the format in which requests arrive, HTTP1 or HTTP2. Both lead to the same pool if the route fixes the
+        version.
+        """
+        self._places: dict[Route, Places] = {}
+        """Kept as long as the route exists, so that its retry budget does not restart with each quiet second."""
+
+    def configure(self, settings: Settings, limits: Limits) -> None:
+        """Use these from now on. Open connections keep their limits."""
+        self.settings = settings
+        self.limits = limits
+        for places in list(self._places.values()):
+            places.configure(settings)
+
+    def get(self, destination: Destination, wire: int) -> Pool:
+        """The pool of a destination, for a request that arrived in HTTP1 or HTTP2."""
+        if (pool := self._pools[wire].get(destination)) is None:
+            route = destination.route
+            asked = _ASKED[route.config.protocol]
+            if asked is not None and (pool := self._pools[1 - wire].get(destination)) is not None:
+                self._pools[wire][destination] = pool
+                return pool
+            if (places := self._places.get(route)) is None:
+                places = Places(route, self.settings, self.stats[route.name], self.clock)
+                self._places[route] = places
+            self._pools[wire][destination] = pool = Pool(
+                self, destination, places, wire if asked is None else asked
+            )
+            places.pools.add(pool)
+        return pool
+
+    def __iter__(self) -> Iterator[Pool]:
+        """Each pool, once."""
+        return iter({pool: None for pools in self._pools for pool in pools.values()})
+
+    def sweep(self, now_mono: float) -> bool:
+        """Close connections that have been idle too long, and end waits that took too long. Returns whether anything
+        is left to look after.
+        """
+        for places in list(self._places.values()):
+            places.sweep(now_mono)
+        for route, ok in self.dialer.look():
+            self._renew(route, ok=ok)
+        for pool in self:
+            pool.sweep(now_mono)
+            if pool.is_unused():
+                destination = pool.destination
+                for pools in self._pools:
+                    if pools.get(destination) is pool:
+                        del pools[destination]
+                pool.places.pools.discard(pool)
+                if pool.retired and not pool.places.pools:
+                    del self._places[destination.route]
+                    # A last dial for a request under way may have read its files again.
+                    self.dialer.forget((destination.route,))
+        return any(self._pools)
+
+    def _renew(self, route: Route, *, ok: bool) -> None:
+        if any(pool.retired and pool.destination.route is route for pool in self):
+            return  # another of its name may be counted there
+        stats, result = self.stats[route.name], "ok" if ok else "error"
+        stats.tls_reloads[result] = stats.tls_reloads.get(result, 0) + 1
+        stats.tls_current = ok
+        if ok:
+            for pool in self:
+                if pool.destination.route is route:
+                    pool.renew()
+
+    def retire(self, routes: Set[Route]) -> None:
+        """These routes are gone: close their idle connections now, and each busy one when its request ends."""
+        for route in routes:
+            self.stats[route.name].tls_current = None
+            if (places := self._places.get(route)) is not None and not places.pools:
+                del self._places[route]
+        for pool in self:
+            if pool.destination.route in routes:
+                pool.retired = True
+                pool.expire(float("inf"))
+
+    def close(self) -> None:
+        """Close every idle connection now, and each busy one when its request ends."""
+        self.closing = True
+        for pool in self:
+            pool.expire(float("inf"))

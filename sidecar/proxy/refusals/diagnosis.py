@@ -1,10 +1,8 @@
-"""What a target's own 401, 403 or 404 means, or IAP's redirect to its sign-in, and what fixes it.
-
-Owns the known ways in which Google's front ends refuse a request that has a token, each with its reason and the
-command that fixes it. Called by `refusals` for an answer that goes to the app untouched, and so by `check
---online`. Pure. It sees the beginning of the answer's body and the claims of the token that was sent, and quotes
-of both only what it knows the form of. Sources: the pages named in config/targets; the texts that users report
-(docs/targets.md).
+"""What a target's 401, 403 or 404, or IAP's redirect to its sign-in, means and what fixes it. Owns the known ways in
+which Google's front ends refuse a request with a token, each with its reason and the command that fixes it. Called by
+`refusals` for an answer that goes to the app unchanged, and so by `check --online`. Pure. It gets the beginning of
+the answer's body and the claims of the token, and quotes only parts whose form it knows. Sources: the pages named in
+config/targets; the texts that users report (docs/targets.md).
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ from sidecar.proxy.fields.proxy_status import NAME
 from sidecar.proxy.refusals.problem import MEDIA_TYPE, TYPE
 
 SAMPLE: Final = 2048
-"""Bytes of an answer's body that are looked at."""
+"""How many bytes of an answer's body it gets."""
 _SKEW: Final = 60.0
-"""Seconds that clocks may differ."""
+"""Seconds by which clocks may differ."""
 _BY_IAP: Final = b"x-goog-iap-generated-response"
 
 
@@ -51,7 +49,7 @@ class Cause(StrEnum):
 
 
 class Refused(NamedTuple):
-    """One answer, as far as it is looked at."""
+    """The parts of one answer that matter."""
 
     target: Target
     kind: TokenKind
@@ -64,7 +62,7 @@ class Refused(NamedTuple):
     sample: str
     """The beginning of the body."""
     claims: Mapping[str, Any]
-    """Of the token that was sent; empty for an access token."""
+    """The claims of the token that was sent. Empty for an access token."""
     now_at: float
     """Unix seconds."""
 
@@ -76,18 +74,18 @@ class Diagnosis(NamedTuple):
     detail: str
     """A sentence or two: what happened, and what to do."""
     command: str = ""
-    """The line of shell that fixes it, with what could not be known in capitals."""
+    """The command that fixes it, with unknown parts in capitals."""
 
 
 def may_tell(status: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bool:
-    """Whether an answer with this status and these header lines is worth a look; of redirects, IAP's own."""
+    """Whether an answer with this status and these header lines needs a diagnosis. Of redirects, only IAP's own."""
     if status in (401, 403, 404):
         return True
     return status in (302, 303, 307) and any(name.lower() == _BY_IAP for name, _ in fields)
 
 
 def diagnose(refused: Refused) -> Diagnosis | None:
-    """What it means; None for a 404 and a redirect of the app's own."""
+    """The diagnosis; None for the app's own 404 or redirect."""
     if _poses(refused.headers, refused.sample):
         return _another_sidecar(refused.status)
     if _is_iaps(refused.headers):
@@ -111,11 +109,11 @@ def diagnose(refused: Refused) -> Diagnosis | None:
 
 
 def not_let_in(status: int, headers: Mapping[str, str], page: str, host: str) -> Diagnosis | None:
-    """What shows that an answer does not come from behind the target's front end, though its status is none of those
-    by which a token is refused; None where nothing does.
+    """The sign that an answer does not come from behind the target's front end, although its status does not refuse
+    the token; None if there is no sign.
 
-    `headers` are by lower-case name, as the app gets them, `page` is the beginning of the body, `host` the one that the
-    app asked for. An answer can only be the worse for it: whatever a target sends, it is not taken for more than it is.
+    `headers` are by lower-case name, as the app gets them, `page` is the beginning of the body, `host` the one that
+    the app asked for. A target's answer can only make the verdict worse, never better.
     """
     if status >= 400 and _poses(headers, page):
         return _another_sidecar(status)
@@ -156,8 +154,9 @@ _SIGN_IN_PAGE = re.compile(
 
 
 def asks_to_sign_in(page: str) -> bool:
-    """Whether a page of HTML has a form with a password, leads to Google's sign-in, or leads on by itself, as captive
-    portals do. A target's own page may, too."""
+    """Whether an HTML page has a form with a password, leads to Google's sign-in, or redirects by itself, as captive
+    portals do. A target's own page may do so too.
+    """
     return _SIGN_IN_PAGE.search(page) is not None
 
 
@@ -349,7 +348,7 @@ def _googleapis(refused: Refused) -> Diagnosis | None:
 
 
 def _audience(refused: Refused) -> Diagnosis | None:
-    """Where the target's host suggests another audience than was sent."""
+    """The diagnosis if the target's host suggests another audience than the token had."""
     sent = refused.claims.get("aud")
     suggested = default_audience(refused.target, refused.kind, refused.scheme, refused.authority)
     if suggested is None or not isinstance(sent, str) or sent.rstrip("/") == suggested.rstrip("/"):
@@ -380,7 +379,7 @@ def _token_refused(refused: Refused) -> Diagnosis:
 
 
 def _clock(refused: Refused) -> Diagnosis | None:
-    """Where the answer's Date says that this machine's clock is off by more than tokens bear."""
+    """The diagnosis if the answer's Date says that this machine's clock is too far off for tokens."""
     there_at = from_http_date(refused.headers.get("date", ""))
     if there_at is None:
         return None
@@ -442,7 +441,7 @@ _BY_HASH = re.compile(r"(?:[a-z0-9-]+---)?([a-z0-9-]+)-[a-z0-9]{10}-[a-z]{2}\.a\
 
 
 def service_of(authority: str) -> tuple[str, str]:
-    """Name and region of a Cloud Run service by its host, in capitals where the host does not tell."""
+    """Name and region of a Cloud Run service by its host, in capitals if the host does not contain them."""
     if (match := _BY_PROJECT.fullmatch(authority)) is not None:
         return match[1], match[2]
     if (match := _BY_HASH.fullmatch(authority)) is not None:

@@ -1,14 +1,13 @@
-"""What the sidecar itself answers apps with instead of a service's answer: since when, how often, and for how long.
+"""The errors that the sidecar itself sends to apps: since when, how often, and for how long.
 
-Owns the errors of every route, grouped by reason, and which routes refuse requests at the moment. Called by an exchange
-and by `server.Proxy` for each request that ends with an error of ours, and by the sweep, once a second, which sees
-routes recover; read by the status page, the access log and `check`. It decides nothing about a request.
+Owns the errors of every route, grouped by reason, and which routes refuse requests at the moment. Called by an
+exchange and by `server.Proxy` for each request that ends with such an error, and once a second by the sweep, which
+notices that routes have recovered. Read by the status page, the access log and `check`.
 
 The rules: one ERROR when a route begins to refuse, one INFO when it answers again; in between each reason is logged
-once
-a minute, with the count. An error of one request alone (its upstream hung up, it took too long) makes no outage until
-it is the third in a row. The app's own errors and a drain make none. Errors are grouped, so that a flood of one hides
-no other. A good answer costs nothing here.
+once a minute, with the count. An error of one request alone (its upstream hung up, it took too long) makes no outage
+until it is the third in a row. The app's own errors and a drain make none. Errors are grouped, so that a flood of one
+hides no other. A good answer costs no time here.
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ from sidecar.observe.repeats import Pace
 from sidecar.runtime.clock import Clock
 
 IN_A_ROW: Final = 3
-"""Errors of one request each, after which they are the route's: as of the upstream that answers nobody."""
+"""From this many such errors in a row on, errors of single requests count as the route's, for example if an upstream
+answers no request.
+"""
 
 _OF_ONE_REQUEST: Final = frozenset(
     {
@@ -53,7 +54,9 @@ _log = logging.getLogger(__name__)
 
 
 class ErrorGroup(NamedTuple):
-    """Requests that ended with one reason on one route; moments in Unix seconds, `route` empty where none was met."""
+    """Requests that ended with one reason on one route. Times are in Unix seconds. `route` is empty if they matched
+    none.
+    """
 
     route: str
     reason: Reason
@@ -61,15 +64,15 @@ class ErrorGroup(NamedTuple):
     first_at: float
     last_at: float
     detail: str
-    """Of the last one."""
+    """The detail of the latest one."""
     command: str
 
 
 class Refusing(NamedTuple):
-    """A route that refuses requests; moments in Unix seconds."""
+    """A route that refuses requests. Times are in Unix seconds."""
 
     reason: Reason
-    """Of the last one."""
+    """The reason of the latest refusal."""
     detail: str
     command: str
     since_at: float
@@ -89,14 +92,14 @@ class _Group:
         self.first_at = self.last_at = now_at
         self.detail = self.command = ""
         self.pace = Pace()
-        """Of the lines about the outage."""
+        """The pace of the lines about the outage."""
         self.lines = Pace()
-        """Of the access log's."""
+        """The pace of the access log's lines."""
 
 
 @final
 class _Outage:
-    """A route's, from its first refusal on."""
+    """A route's outage, from its first refusal on."""
 
     __slots__ = ("answered", "began_at", "began_mono", "is_told", "last", "reasons", "refused")
 
@@ -106,15 +109,15 @@ class _Outage:
         self.refused = 0
         self.last = last
         self.answered = answered
-        """Good answers of the route when it refused last."""
+        """How many good answers the route had given at its last refusal."""
         self.is_told = False
         self.reasons: set[Reason] = set()
-        """Those that were logged."""
+        """The reasons that were logged."""
 
 
 @final
 class _Record:
-    """One route's."""
+    """The record of one route."""
 
     __slots__ = ("errors", "groups", "outage", "stats")
 
@@ -131,18 +134,18 @@ class _Record:
 
 @final
 class Outages:
-    """Of every route."""
+    """The outages of every route."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._records: dict[str, _Record] = {}
         self._open: dict[str, _Record] = {}
-        """Those with an outage."""
+        """The routes with an outage."""
 
     # what the data path calls
 
     def note(self, error: SidecarError, route: str, stats: RouteStats) -> None:
-        """A request has ended with this error and is counted in `stats`; `route` is empty where none was met."""
+        """A request ended with this error and is counted in `stats`. `route` is empty if it matched none."""
         record = self._records.get(route)
         if record is None:
             record = self._records[route] = _Record(stats)
@@ -158,11 +161,13 @@ class Outages:
             self._refused(record, group, route)
 
     def line_due(self, route: str, reason: Reason) -> int | None:
-        """For what `note` was told: None where the access log has no line for it, else how many it had none for."""
+        """For the request just given to `note`: None if the access log gets no line for it, else how many had no line
+        before it.
+        """
         return self._records[route].groups[reason].lines.take(self._clock.mono())
 
     def look(self) -> None:
-        """See which routes have answered since they refused; called by the sweep."""
+        """Notice which routes have answered since they refused. Called by the sweep."""
         for route, record in list(self._open.items()):
             outage = record.outage
             if outage is not None and record.answered() > outage.answered:
@@ -174,7 +179,7 @@ class Outages:
     # what is shown
 
     def errors(self) -> Sequence[ErrorGroup]:
-        """All groups, the one that came last first."""
+        """All groups, the latest first."""
         found = [
             ErrorGroup(route, it.reason, it.count, it.first_at, it.last_at, it.detail, it.command)
             for route, record in self._records.items()
@@ -183,7 +188,7 @@ class Outages:
         return sorted(found, key=lambda group: group.last_at, reverse=True)
 
     def refusing(self, route: str) -> Refusing | None:
-        """What this route refuses requests with, if it does."""
+        """The errors with which this route refuses requests, if it does."""
         record = self._open.get(route)
         if record is None or record.outage is None or not record.outage.is_told:
             return None

@@ -1,7 +1,5 @@
-"""The answers that the sidecar makes itself.
-
-Owns their one form: RFC 9457 `application/problem+json` with an RFC 9209 `Proxy-Status`, so that nobody
-mistakes them for the upstream's. Called by the codecs of the app's side, which write it. Pure.
+"""The sidecar's own answers. Owns their form: RFC 9457 `application/problem+json` with an RFC 9209 `Proxy-Status`, so
+that they can't be mistaken for the upstream's. Called by the codecs of the app's side, which write it. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from sidecar.proxy.fields.proxy_status import NAME
 
 MEDIA_TYPE = "application/problem+json"
 TYPE = "tag:idtoken-sidecar,2026:"
-"""Problem types are `tag:` URIs (RFC 4151): names that resolve nowhere, so nothing has to be hosted."""
+"""Problem types are `tag:` URIs (RFC 4151). They resolve to nothing, so no page has to be hosted."""
 
 
 def reason_phrase(status: int) -> str:
@@ -64,7 +62,7 @@ def fields(error: SidecarError, *, body: int, now: float) -> list[tuple[bytes, b
 
 
 def _quoted(error: SidecarError) -> str:
-    """An RFC 8941 string: the reason code only, since a string there can't carry all of a detail's text."""
+    """An RFC 8941 string. It holds the reason code only, because such a string can't carry all of a detail's text."""
     return f'"{error.reason}"'
 
 

@@ -1,9 +1,7 @@
-"""Targets that refuse the token, as operators hear of it.
-
-Owns the last refusal of each route and how often it is logged. Called by an exchange when it ends, with what it saw of
-a 401, 403 or 404 that went to the app untouched; read by the status page. It decides nothing about the request. The
-rule: one log line a minute for a route and cause, whatever the traffic; nothing of an answer or a token but what
-`diagnosis` made of it. What the sidecar answers by itself is in `outages`.
+"""Reports targets that refuse the token. Owns the last refusal of each route and how often it is logged. Called by an
+exchange when it ends, with its sample of a 401, 403 or 404 that went to the app unchanged; read by the status page.
+The rule: one log line a minute for each route and cause, however much traffic there is; of an answer or a token only
+what `diagnosis` made of it. The sidecar's own answers are in `outages`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ _log = logging.getLogger("sidecar.targets")
 
 
 class LastRefusal(NamedTuple):
-    """What a route's target refused last; `at` in Unix seconds."""
+    """The last refusal of a route's target; `at` in Unix seconds."""
 
     diagnosis: Diagnosis
     status: int
@@ -35,7 +33,7 @@ class LastRefusal(NamedTuple):
 
 @final
 class Sample:
-    """The beginning of one answer that may be a refusal."""
+    """The beginning of an answer that may be a refusal."""
 
     __slots__ = ("body", "fields", "status")
 
@@ -52,17 +50,17 @@ class Sample:
 
 @final
 class Refusals:
-    """Of every route."""
+    """The refusals of every route."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last: dict[str, LastRefusal] = {}
         self._good: dict[str, tuple[RouteStats, int]] = {}
-        """By route, where it counts, and how many good answers it had when it refused last."""
+        """For each route: its counters, and how many good answers it had given at its last refusal."""
         self._paces = Paces[tuple[str, Cause]]()
 
     def last(self, route: str) -> LastRefusal | None:
-        """What this route's target refused last, and whether it has done better since."""
+        """The last refusal of this route's target, and whether the route has had good answers since."""
         found = self._last.get(route)
         if found is None:
             return None
@@ -70,7 +68,7 @@ class Refusals:
         return found._replace(good_since=stats.answered_well() - before)
 
     def explain(self, destination: Destination, sample: Sample, bearer: bytes) -> str:
-        """The same in a sentence for the app, where it can't be shown the answer itself."""
+        """The same in a sentence for the app, if it can't get the answer itself."""
         found = _diagnose(destination, sample, bearer, self._clock.wall())
         if found is None:
             return f"The target answered with HTTP {sample.status}."
@@ -80,7 +78,7 @@ class Refusals:
         )
 
     def note(self, destination: Destination, sample: Sample, bearer: bytes, stats: RouteStats) -> None:
-        """An answer has ended; `bearer` is the header value that was sent."""
+        """An answer has ended. `bearer` is the header value that was sent."""
         now_at, now_mono = self._clock.wall(), self._clock.mono()
         found = _diagnose(destination, sample, bearer, now_at)
         if found is None:
