@@ -15,18 +15,20 @@ from sidecar.net.transport import Transport
 
 @trait
 class Connection:
-    """A connection from the app, as the proxy keeps count of it."""
+    """A connection from the app, as the proxy counts it."""
 
     __slots__ = ()
 
     owner: Owner
 
     def drain(self, since_mono: float) -> None:
-        """End with the current answer, or with the next one, or where none is asked for, soon after `since_mono`."""
+        """Close after the current answer, or else after the next one. If no request comes, close soon after
+        `since_mono`.
+        """
         raise NotImplementedError
 
     def close_if_idle(self) -> None:
-        """End now, unless it serves a request, or was just opened and has asked for nothing yet."""
+        """Close now, unless it serves a request, or was just opened and has sent none yet."""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -44,7 +46,7 @@ class Connection:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Connections:
-    """What a connection from the app tells the proxy."""
+    """What a connection from the app reports to the proxy."""
 
     __slots__ = ()
 
@@ -53,19 +55,19 @@ class Connections:
         raise NotImplementedError
 
     def closed(self, connection: Connection) -> None:
-        """It is gone; one that met a fault in `opened` may never have been counted."""
+        """It is gone. A connection with a fault in `opened` may never have been counted."""
         raise NotImplementedError
 
     def lost_unused(self, owner: Owner, error: OSError) -> None:
-        """A connection ended by an error before it asked for anything."""
+        """A connection ended by an error before it sent a request."""
         raise NotImplementedError
 
     def speaks_http2(
         self, connection: Connection, transport: Transport, barred: SidecarError | None, data: bytes
     ) -> None:
-        """It began as HTTP/2 does, with `data`: from now on its transport is another's, who goes by `barred` too."""
+        """`data` starts as HTTP/2 does: another object now owns its transport, under the same `barred`."""
         raise NotImplementedError
 
     def tunnels(self, connection: Connection, transport: Transport, inner: Owner, data: bytes) -> None:
-        """Its app asked for a tunnel, and gets one: what comes from now on, `data` first, is `inner`'s."""
+        """Its app asked for a tunnel and gets one: from now on, beginning with `data`, its bytes belong to `inner`."""
         raise NotImplementedError

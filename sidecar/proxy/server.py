@@ -141,7 +141,7 @@ class Proxy(Connections):
                 if at_once:
                     connection.close_if_idle()
 
-    def switch(self, admission: Admission, *, limits: Limits, pool: Pool, access_log: AccessLog) -> None:
+    def switch(self, admission: Admission, *, limits: Limits, pool: PoolSettings, access_log: AccessLog) -> None:
         """Use another route table for new requests. Those in progress end under the old one.
 
         A route of the same name goes on counting where the old one was; connections to the destinations of routes

@@ -36,7 +36,7 @@ SERVERLESS = b"X-Serverless-Authorization"
 PROXY = b"Proxy-Authorization"
 
 
-class Plan(NamedTuple):
+class HeaderPlan(NamedTuple):
     """Which headers get the token, and which of the app's lines are dropped."""
 
     names: tuple[bytes, ...]
@@ -53,12 +53,12 @@ class RoutePlans(NamedTuple):
     usual: HeaderPlan
     watched: bytes | None
     """The lower-case name of the header that conflicts with the token if the app sends it."""
-    conflict: Plan | SidecarError
+    conflict: HeaderPlan | SidecarError
     allowed: Allowed | None
     """What the route permits; None for everything."""
 
 
-Admitted = tuple[Destination, bytes, bytes, Plan]
+Admitted = tuple[Destination, bytes, bytes, HeaderPlan]
 """An admitted request: the destination, the origin-form target to send, the route's prefix that was stripped from it
 (or empty), and the plan. A plain tuple, because one is made for each request.
 """

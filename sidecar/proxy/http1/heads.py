@@ -48,7 +48,7 @@ def status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
-def request_head(request: RequestHead, path: bytes, host: bytes, plan: Plan, bearer: bytes) -> bytes:
+def request_head(request: RequestHead, path: bytes, host: bytes, plan: HeaderPlan, bearer: bytes) -> bytes:
     """A request's head for the upstream. `path` and `host` are as sent, `bearer` is for the plan's headers. The
     length of its body is already among its lines.
     """

@@ -77,7 +77,7 @@ class Places:
         self._budget = RetryBudget(route.config.retry_budget, requests=stats.begun(), now_mono=clock.mono())
         self.configure(settings)
 
-    def configure(self, settings: Settings) -> None:
+    def configure(self, settings: PoolSettings) -> None:
         """Use other settings from now on: the top-level ones; the route's own override them."""
         own = self.route.config.pool.over(settings)
         self.limit = own.connections

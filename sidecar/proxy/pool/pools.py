@@ -42,19 +42,21 @@ class Pools(PoolContext):
         """Each route's counters by its name: they outlive the pools, and the route itself where another takes its
         place."""
         self._pools: tuple[dict[Destination, Pool], dict[Destination, Pool]] = ({}, {})
-        """By what its requests came in, HTTP1 or HTTP2. Both lead to one pool where a route says what to speak."""
+        """By the format in which requests arrive, HTTP1 or HTTP2. Both lead to the same pool if the route fixes the
+        version.
+        """
         self._places: dict[Route, Places] = {}
-        """Kept as long as the route is: its budget of retries is not to begin anew with each quiet second."""
+        """Kept as long as the route exists, so that its retry budget does not restart with each quiet second."""
 
     def configure(self, settings: PoolSettings, limits: Limits) -> None:
-        """Go by these from now on; connections that are open keep their limits."""
+        """Use these from now on. Open connections keep their limits."""
         self.settings = settings
         self.limits = limits
         for places in list(self._places.values()):
             places.configure(settings)
 
     def get(self, destination: Destination, wire: int) -> Pool:
-        """The pool of a destination, for a request that came in HTTP1 or HTTP2."""
+        """The pool of a destination, for a request that arrived in HTTP1 or HTTP2."""
         if (pool := self._pools[wire].get(destination)) is None:
             route = destination.route
             asked = _ASKED[route.config.protocol]
@@ -75,7 +77,9 @@ class Pools(PoolContext):
         return iter({pool: None for pools in self._pools for pool in pools.values()})
 
     def sweep(self, now_mono: float) -> bool:
-        """Close what has been idle too long, end waits that were; whether anything is left to look after."""
+        """Close connections that have been idle too long, and end waits that took too long. Returns whether anything
+        is left to look after.
+        """
         for places in list(self._places.values()):
             places.sweep(now_mono)
         for route, ok in self.dialer.look():
@@ -106,7 +110,7 @@ class Pools(PoolContext):
                     pool.renew()
 
     def retire(self, routes: Set[Route]) -> None:
-        """These routes are gone: close their idle connections, and each other one as its request ends."""
+        """These routes are gone: close their idle connections now, and each busy one when its request ends."""
         for route in routes:
             self.stats[route.name].tls_current = None
             if (places := self._places.get(route)) is not None and not places.pools:
@@ -117,7 +121,7 @@ class Pools(PoolContext):
                 pool.expire(float("inf"))
 
     def close(self) -> None:
-        """Close every idle connection, and each other one as its request ends."""
+        """Close every idle connection now, and each busy one when its request ends."""
         self.closing = True
         for pool in self:
             pool.expire(float("inf"))
