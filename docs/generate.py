@@ -23,21 +23,11 @@ from sidecar.cli.sections.deploy import completion_script
 from sidecar.config.allow import Allow
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
-from sidecar.config.groups import Intercept
+from sidecar.config.groups import Drain, Intercept, Limits, PoolSettings, RoutePool, Timeouts, Tls, Tracing
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import SETTINGS, load
-from sidecar.config.models import (
-    Config,
-    Drain,
-    Limits,
-    PoolSettings,
-    RouteConfig,
-    RoutePool,
-    Timeouts,
-    Tls,
-    Tracing,
-)
+from sidecar.config.models import Config, RouteConfig
 from sidecar.config.quantities import format_duration, format_size
 from sidecar.config.targets import FACTS, TokenKind
 from sidecar.errors import MEANINGS

@@ -150,270 +150,245 @@ _GRPC: Final = {
 """By the status: cancelled, invalid argument, permission denied, unimplemented, deadline exceeded, resource exhausted,
 internal, failed precondition; all that may be better next time is 14, unavailable."""
 
+_APP, _UPSTREAM, _TOKEN, _SELF = Source
+
 MEANINGS: dict[Reason, Meaning] = {
-    Reason.MALFORMED_REQUEST: Meaning(400, "http_request_error", Source.APP, "The request is not valid HTTP"),
+    Reason.MALFORMED_REQUEST: Meaning(400, "http_request_error", _APP, "The request is not valid HTTP"),
     Reason.TOO_MANY_FRAMES: Meaning(
-        400,
-        "http_request_error",
-        Source.APP,
-        "The app sent too many HTTP/2 frames that are part of no message",
+        400, "http_request_error", _APP, "The app sent too many HTTP/2 frames that are part of no message"
     ),
-    Reason.BAD_HOST: Meaning(
-        400, "http_request_error", Source.APP, "The Host is missing, repeated or malformed"
-    ),
+    Reason.BAD_HOST: Meaning(400, "http_request_error", _APP, "The Host is missing, repeated or malformed"),
     Reason.HEADER_CONFLICT: Meaning(
-        400, "http_request_denied", Source.APP, "The app set the header that the token goes in"
+        400, "http_request_denied", _APP, "The app set the header that the token goes in"
     ),
-    Reason.CALLER_REFUSED: Meaning(403, "http_request_denied", Source.APP, "The caller is not allowed"),
-    Reason.NO_ROUTE: Meaning(404, "destination_not_found", Source.APP, "No route for this host"),
+    Reason.CALLER_REFUSED: Meaning(403, "http_request_denied", _APP, "The caller is not allowed"),
+    Reason.NO_ROUTE: Meaning(404, "destination_not_found", _APP, "No route for this host"),
     Reason.PATH_AMBIGUOUS: Meaning(
-        400, "http_request_error", Source.APP, "The path can be read in more than one way"
+        400, "http_request_error", _APP, "The path can be read in more than one way"
     ),
     Reason.NOT_ALLOWED: Meaning(
-        403, "http_request_denied", Source.APP, "The route does not allow this method or path"
+        403, "http_request_denied", _APP, "The route does not allow this method or path"
     ),
-    Reason.HEAD_TIMEOUT: Meaning(408, "http_request_error", Source.APP, "The request head came too slowly"),
-    Reason.BODY_TIMEOUT: Meaning(408, "http_request_error", Source.APP, "The request body stalled"),
-    Reason.TARGET_TOO_LONG: Meaning(414, "http_request_error", Source.APP, "The request target is too long"),
-    Reason.HEAD_TOO_LARGE: Meaning(431, "http_request_error", Source.APP, "The request head is too large"),
-    Reason.EXPECTATION_FAILED: Meaning(
-        417, "http_request_error", Source.APP, "The expectation is not supported"
-    ),
-    Reason.METHOD_NOT_CARRIED: Meaning(501, "http_request_denied", Source.APP, "The method is not supported"),
+    Reason.HEAD_TIMEOUT: Meaning(408, "http_request_error", _APP, "The request head came too slowly"),
+    Reason.BODY_TIMEOUT: Meaning(408, "http_request_error", _APP, "The request body stalled"),
+    Reason.TARGET_TOO_LONG: Meaning(414, "http_request_error", _APP, "The request target is too long"),
+    Reason.HEAD_TOO_LARGE: Meaning(431, "http_request_error", _APP, "The request head is too large"),
+    Reason.EXPECTATION_FAILED: Meaning(417, "http_request_error", _APP, "The expectation is not supported"),
+    Reason.METHOD_NOT_CARRIED: Meaning(501, "http_request_denied", _APP, "The method is not supported"),
     Reason.CODING_NOT_CARRIED: Meaning(
-        501, "http_request_error", Source.APP, "The transfer coding is not supported"
+        501, "http_request_error", _APP, "The transfer coding is not supported"
     ),
-    Reason.LOOP: Meaning(508, "proxy_loop_detected", Source.APP, "The request came back to this instance"),
-    Reason.CLIENT_GONE: Meaning(GONE, "connection_terminated", Source.APP, "The app left before the answer"),
+    Reason.LOOP: Meaning(508, "proxy_loop_detected", _APP, "The request came back to this instance"),
+    Reason.CLIENT_GONE: Meaning(GONE, "connection_terminated", _APP, "The app left before the answer"),
     Reason.CLIENT_STALLED: Meaning(
-        GONE, "connection_write_timeout", Source.APP, "The app stopped taking the answer"
+        GONE, "connection_write_timeout", _APP, "The app stopped taking the answer"
     ),
-    Reason.DNS_FAILED: Meaning(
-        502, "dns_error", Source.UPSTREAM, "The upstream's name could not be resolved"
-    ),
-    Reason.DNS_TIMEOUT: Meaning(
-        504, "dns_timeout", Source.UPSTREAM, "Resolving the upstream's name took too long"
-    ),
+    Reason.DNS_FAILED: Meaning(502, "dns_error", _UPSTREAM, "The upstream's name could not be resolved"),
+    Reason.DNS_TIMEOUT: Meaning(504, "dns_timeout", _UPSTREAM, "Resolving the upstream's name took too long"),
     Reason.ADDRESS_FORBIDDEN: Meaning(
-        502, "destination_ip_prohibited", Source.UPSTREAM, "The upstream's address is forbidden"
+        502, "destination_ip_prohibited", _UPSTREAM, "The upstream's address is forbidden"
     ),
     Reason.CONNECT_REFUSED: Meaning(
-        502, "connection_refused", Source.UPSTREAM, "The upstream refused the connection"
+        502, "connection_refused", _UPSTREAM, "The upstream refused the connection"
     ),
     Reason.CONNECT_FAILED: Meaning(
-        502, "destination_ip_unroutable", Source.UPSTREAM, "The upstream could not be connected to"
+        502, "destination_ip_unroutable", _UPSTREAM, "The upstream could not be connected to"
     ),
     Reason.CONNECT_TIMEOUT: Meaning(
-        504, "connection_timeout", Source.UPSTREAM, "Connecting to the upstream took too long"
+        504, "connection_timeout", _UPSTREAM, "Connecting to the upstream took too long"
     ),
     Reason.TLS_TIMEOUT: Meaning(
-        504, "connection_timeout", Source.UPSTREAM, "The TLS handshake with the upstream took too long"
+        504, "connection_timeout", _UPSTREAM, "The TLS handshake with the upstream took too long"
     ),
     Reason.TLS_CERTIFICATE_EXPIRED: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate has expired"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's certificate has expired"
     ),
     Reason.TLS_CERTIFICATE_NOT_YET_VALID: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is not valid yet"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's certificate is not valid yet"
     ),
     Reason.TLS_WRONG_NAME: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is for another name"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's certificate is for another name"
     ),
     Reason.TLS_SELF_SIGNED: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is self-signed"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's certificate is self-signed"
     ),
     Reason.TLS_UNKNOWN_CA: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is from an unknown CA"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's certificate is from an unknown CA"
     ),
     Reason.TLS_BAD_CHAIN: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's chain of certificates is not valid"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's chain of certificates is not valid"
     ),
     Reason.TLS_REVOKED: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate is revoked"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's certificate is revoked"
     ),
     Reason.TLS_CRL_UNUSABLE: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The list of revoked certificates can't be used"
+        502, "tls_certificate_error", _UPSTREAM, "The list of revoked certificates can't be used"
     ),
     Reason.TLS_CERTIFICATE: Meaning(
-        502, "tls_certificate_error", Source.UPSTREAM, "The upstream's certificate was not accepted"
+        502, "tls_certificate_error", _UPSTREAM, "The upstream's certificate was not accepted"
     ),
     Reason.TLS_PROTOCOL_TOO_OLD: Meaning(
-        502, "tls_protocol_error", Source.UPSTREAM, "The upstream does not support TLS 1.2"
+        502, "tls_protocol_error", _UPSTREAM, "The upstream does not support TLS 1.2"
     ),
     Reason.TLS_NO_COMMON_CIPHER: Meaning(
         502,
         "tls_alert_received",
-        Source.UPSTREAM,
+        _UPSTREAM,
         "The upstream shares no cipher, group or signature with this side",
     ),
     Reason.TLS_CLIENT_CERTIFICATE_MISSING: Meaning(
-        502, "tls_alert_received", Source.UPSTREAM, "The upstream requires a client certificate"
+        502, "tls_alert_received", _UPSTREAM, "The upstream requires a client certificate"
     ),
     Reason.TLS_CLIENT_CERTIFICATE_REFUSED: Meaning(
-        502, "tls_alert_received", Source.UPSTREAM, "The upstream rejects the client certificate"
+        502, "tls_alert_received", _UPSTREAM, "The upstream rejects the client certificate"
     ),
     Reason.TLS_ALERT: Meaning(
-        502, "tls_alert_received", Source.UPSTREAM, "The upstream broke TLS off with an alert"
+        502, "tls_alert_received", _UPSTREAM, "The upstream broke TLS off with an alert"
     ),
     Reason.TLS_NOT_SPOKEN: Meaning(
-        502, "tls_protocol_error", Source.UPSTREAM, "The upstream does not speak TLS on this port"
+        502, "tls_protocol_error", _UPSTREAM, "The upstream does not speak TLS on this port"
     ),
     Reason.TLS_CLOSED: Meaning(
-        502,
-        "connection_terminated",
-        Source.UPSTREAM,
-        "The upstream closed the connection in the TLS handshake",
+        502, "connection_terminated", _UPSTREAM, "The upstream closed the connection in the TLS handshake"
     ),
     Reason.TLS_RENEGOTIATION: Meaning(
-        502, "tls_protocol_error", Source.UPSTREAM, "The upstream asked for a new TLS handshake"
+        502, "tls_protocol_error", _UPSTREAM, "The upstream asked for a new TLS handshake"
     ),
-    Reason.TLS_FAILED: Meaning(502, "tls_protocol_error", Source.UPSTREAM, "TLS with the upstream failed"),
+    Reason.TLS_FAILED: Meaning(502, "tls_protocol_error", _UPSTREAM, "TLS with the upstream failed"),
     Reason.TLS_FILES: Meaning(
-        503, "proxy_configuration_error", Source.SELF, "A file for TLS to the upstream cannot be used"
+        503, "proxy_configuration_error", _SELF, "A file for TLS to the upstream cannot be used"
     ),
     Reason.EGRESS_PROXY_UNREACHABLE: Meaning(
-        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy could not be reached"
+        502, "destination_unavailable", _UPSTREAM, "The egress proxy could not be reached"
     ),
     Reason.EGRESS_PROXY_TIMEOUT: Meaning(
-        504, "connection_timeout", Source.UPSTREAM, "The egress proxy did not connect in time"
+        504, "connection_timeout", _UPSTREAM, "The egress proxy did not connect in time"
     ),
     Reason.EGRESS_PROXY_AUTHENTICATION: Meaning(
-        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy requires other credentials"
+        502, "destination_unavailable", _UPSTREAM, "The egress proxy requires other credentials"
     ),
     Reason.EGRESS_PROXY_DENIED: Meaning(
-        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy does not allow this upstream"
+        502, "destination_unavailable", _UPSTREAM, "The egress proxy does not allow this upstream"
     ),
     Reason.EGRESS_PROXY_FAILED: Meaning(
-        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy did not reach the upstream"
+        502, "destination_unavailable", _UPSTREAM, "The egress proxy did not reach the upstream"
     ),
     Reason.EGRESS_PROXY_MALFORMED: Meaning(
-        502, "destination_unavailable", Source.UPSTREAM, "The egress proxy answered with something else"
+        502, "destination_unavailable", _UPSTREAM, "The egress proxy answered with something else"
     ),
     Reason.UPSTREAM_CLOSED: Meaning(
-        502, "connection_terminated", Source.UPSTREAM, "The upstream closed the connection without an answer"
+        502, "connection_terminated", _UPSTREAM, "The upstream closed the connection without an answer"
     ),
     Reason.UPSTREAM_MALFORMED: Meaning(
-        502, "http_protocol_error", Source.UPSTREAM, "The upstream's answer is not valid HTTP"
+        502, "http_protocol_error", _UPSTREAM, "The upstream's answer is not valid HTTP"
     ),
     Reason.UPSTREAM_HEAD_TOO_LARGE: Meaning(
-        502,
-        "http_response_header_section_size",
-        Source.UPSTREAM,
-        "The head of the upstream's answer is too large",
+        502, "http_response_header_section_size", _UPSTREAM, "The head of the upstream's answer is too large"
     ),
     Reason.UPSTREAM_INCOMPLETE: Meaning(
-        502, "http_response_incomplete", Source.UPSTREAM, "The upstream's answer was cut off"
+        502, "http_response_incomplete", _UPSTREAM, "The upstream's answer was cut off"
     ),
     Reason.UPSTREAM_RESET: Meaning(
-        502, "http_protocol_error", Source.UPSTREAM, "The upstream ended the request's stream"
+        502, "http_protocol_error", _UPSTREAM, "The upstream ended the request's stream"
     ),
     Reason.UPSTREAM_NO_HTTP2: Meaning(
-        502, "http_protocol_error", Source.UPSTREAM, "The upstream does not speak HTTP/2"
+        502, "http_protocol_error", _UPSTREAM, "The upstream does not speak HTTP/2"
     ),
     Reason.UPGRADE_FAILED: Meaning(
-        502, "http_upgrade_failed", Source.UPSTREAM, "The upstream switched to another protocol"
+        502, "http_upgrade_failed", _UPSTREAM, "The upstream switched to another protocol"
     ),
     Reason.RESPONSE_TIMEOUT: Meaning(
-        504, "http_response_timeout", Source.UPSTREAM, "The upstream did not answer in time"
+        504, "http_response_timeout", _UPSTREAM, "The upstream did not answer in time"
     ),
     Reason.SEND_TIMEOUT: Meaning(
-        504, "connection_write_timeout", Source.UPSTREAM, "The upstream stopped taking the request"
+        504, "connection_write_timeout", _UPSTREAM, "The upstream stopped taking the request"
     ),
     Reason.TUNNEL_IDLE: Meaning(
-        504, "connection_read_timeout", Source.UPSTREAM, "The upgraded connection was idle too long"
+        504, "connection_read_timeout", _UPSTREAM, "The upgraded connection was idle too long"
     ),
     Reason.TOTAL_TIMEOUT: Meaning(
-        504, "http_response_timeout", Source.UPSTREAM, "Request and answer together took too long"
+        504, "http_response_timeout", _UPSTREAM, "Request and answer together took too long"
     ),
     Reason.DEADLINE_EXCEEDED: Meaning(
-        504, "http_response_timeout", Source.UPSTREAM, "The call's own deadline has passed"
+        504, "http_response_timeout", _UPSTREAM, "The call's own deadline has passed"
     ),
-    Reason.IDLE_TIMEOUT: Meaning(
-        504, "connection_read_timeout", Source.UPSTREAM, "The upstream stopped sending"
-    ),
-    Reason.CREDENTIAL_NOT_FOUND: Meaning(
-        503, "proxy_configuration_error", Source.TOKEN, "No credential was found"
-    ),
+    Reason.IDLE_TIMEOUT: Meaning(504, "connection_read_timeout", _UPSTREAM, "The upstream stopped sending"),
+    Reason.CREDENTIAL_NOT_FOUND: Meaning(503, "proxy_configuration_error", _TOKEN, "No credential was found"),
     Reason.CREDENTIAL_INVALID: Meaning(
-        503, "proxy_configuration_error", Source.TOKEN, "The credential cannot be used"
+        503, "proxy_configuration_error", _TOKEN, "The credential cannot be used"
     ),
     Reason.CREDENTIAL_MISMATCH: Meaning(
-        503, "proxy_configuration_error", Source.TOKEN, "The credential cannot give this kind of token"
+        503, "proxy_configuration_error", _TOKEN, "The credential cannot give this kind of token"
     ),
     Reason.SELF_IMPERSONATION: Meaning(
-        503, "proxy_configuration_error", Source.TOKEN, "A service account would impersonate itself"
+        503, "proxy_configuration_error", _TOKEN, "A service account would impersonate itself"
     ),
-    Reason.REAUTHENTICATION_NEEDED: Meaning(
-        503, "proxy_configuration_error", Source.TOKEN, "The login has ended"
-    ),
+    Reason.REAUTHENTICATION_NEEDED: Meaning(503, "proxy_configuration_error", _TOKEN, "The login has ended"),
     Reason.SUBJECT_TOKEN_FAILED: Meaning(
         503,
         "proxy_internal_response",
-        Source.TOKEN,
+        _TOKEN,
         "The token of the other identity provider cannot be had or is not accepted",
     ),
-    Reason.GCLOUD_FAILED: Meaning(503, "proxy_internal_response", Source.TOKEN, "gcloud gave no token"),
-    Reason.CLOCK_OFF: Meaning(503, "proxy_internal_response", Source.TOKEN, "This machine's clock is off"),
+    Reason.GCLOUD_FAILED: Meaning(503, "proxy_internal_response", _TOKEN, "gcloud gave no token"),
+    Reason.CLOCK_OFF: Meaning(503, "proxy_internal_response", _TOKEN, "This machine's clock is off"),
     Reason.TOKEN_TIMEOUT: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token endpoint did not answer in time"
+        503, "proxy_internal_response", _TOKEN, "The token endpoint did not answer in time"
     ),
     Reason.TOKEN_ENDPOINT_UNREACHABLE: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token endpoint could not be reached"
+        503, "proxy_internal_response", _TOKEN, "The token endpoint could not be reached"
     ),
     Reason.TOKEN_ENDPOINT_FAILED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token endpoint failed"
+        503, "proxy_internal_response", _TOKEN, "The token endpoint failed"
     ),
     Reason.TOKEN_RATE_LIMITED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token endpoint asked to slow down"
+        503, "proxy_internal_response", _TOKEN, "The token endpoint asked to slow down"
     ),
     Reason.TOKEN_DENIED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token endpoint refused the credential"
+        503, "proxy_internal_response", _TOKEN, "The token endpoint refused the credential"
     ),
     Reason.IMPERSONATION_DENIED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The credential may not act as this service account"
+        503, "proxy_internal_response", _TOKEN, "The credential may not act as this service account"
     ),
     Reason.API_DISABLED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The IAM Credentials API is not enabled"
+        503, "proxy_internal_response", _TOKEN, "The IAM Credentials API is not enabled"
     ),
     Reason.SCOPE_INSUFFICIENT: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The access token lacks a scope"
+        503, "proxy_internal_response", _TOKEN, "The access token lacks a scope"
     ),
     Reason.QUOTA_PROJECT_DENIED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The quota project may not be used"
+        503, "proxy_internal_response", _TOKEN, "The quota project may not be used"
     ),
     Reason.NO_SERVICE_ACCOUNT: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "No service account is attached"
+        503, "proxy_internal_response", _TOKEN, "No service account is attached"
     ),
     Reason.TOKEN_MALFORMED: Meaning(
         503,
         "proxy_internal_response",
-        Source.TOKEN,
+        _TOKEN,
         "The token endpoint answered with something other than a token",
     ),
     Reason.TOKEN_WRONG_AUDIENCE: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token is for another audience"
+        503, "proxy_internal_response", _TOKEN, "The token is for another audience"
     ),
-    Reason.TOKEN_NO_EXPIRY: Meaning(503, "proxy_internal_response", Source.TOKEN, "The token has no expiry"),
-    Reason.TOKEN_INVALID: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token has impossible times"
-    ),
-    Reason.TOKEN_EXPIRED: Meaning(
-        503, "proxy_internal_response", Source.TOKEN, "The token has already expired"
-    ),
-    Reason.DRAINING: Meaning(503, "proxy_internal_response", Source.SELF, "The sidecar is shutting down"),
-    Reason.OVERLOADED: Meaning(503, "connection_limit_reached", Source.SELF, "The sidecar is at a limit"),
+    Reason.TOKEN_NO_EXPIRY: Meaning(503, "proxy_internal_response", _TOKEN, "The token has no expiry"),
+    Reason.TOKEN_INVALID: Meaning(503, "proxy_internal_response", _TOKEN, "The token has impossible times"),
+    Reason.TOKEN_EXPIRED: Meaning(503, "proxy_internal_response", _TOKEN, "The token has already expired"),
+    Reason.DRAINING: Meaning(503, "proxy_internal_response", _SELF, "The sidecar is shutting down"),
+    Reason.OVERLOADED: Meaning(503, "connection_limit_reached", _SELF, "The sidecar is at a limit"),
     Reason.QUEUE_FULL: Meaning(
-        503, "connection_limit_reached", Source.SELF, "Too many requests wait for a connection"
+        503, "connection_limit_reached", _SELF, "Too many requests wait for a connection"
     ),
     Reason.QUEUE_TIMEOUT: Meaning(
-        503, "connection_limit_reached", Source.SELF, "No connection became free in time"
+        503, "connection_limit_reached", _SELF, "No connection became free in time"
     ),
     Reason.NO_DESCRIPTORS: Meaning(
-        503, "connection_limit_reached", Source.SELF, "The sidecar has no file descriptor left"
+        503, "connection_limit_reached", _SELF, "The sidecar has no file descriptor left"
     ),
     Reason.TUNNEL_LIMIT: Meaning(
-        503, "connection_limit_reached", Source.SELF, "Too many upgraded connections are open"
+        503, "connection_limit_reached", _SELF, "Too many upgraded connections are open"
     ),
-    Reason.INTERNAL: Meaning(500, "proxy_internal_error", Source.SELF, "A fault in the sidecar"),
+    Reason.INTERNAL: Meaning(500, "proxy_internal_error", _SELF, "A fault in the sidecar"),
 }
 """Total over `Reason` (a unit test holds that): one look-up where a `match` would walk the cases."""
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple, final
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.proxy.http2 import grpc
 from sidecar.proxy.http2.connection import Answer, Closed, Data, Event, Http2Connection, Reset, Trailers
 

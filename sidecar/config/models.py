@@ -40,18 +40,6 @@ from sidecar.config.values import Count, Model, Switch, word
 from sidecar.grammar import hosts
 from sidecar.grammar.contents import quoted
 
-__all__ = [
-    "Config",
-    "Drain",
-    "Limits",
-    "PoolSettings",
-    "RouteConfig",
-    "RoutePool",
-    "Timeouts",
-    "Tls",
-    "Tracing",
-]
-
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
 

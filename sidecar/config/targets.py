@@ -10,6 +10,7 @@ docs/targets.md all follow from. Pure. Sources: Google's pages on calling Cloud 
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -191,3 +192,16 @@ def default_audience(target: Target, kind: TokenKind, scheme: str, authority: st
         # The audience stays the service's own under a traffic tag's URL, `https://TAG---SERVICE-….run.app`.
         return f"{scheme}://{authority.rpartition('---')[2]}" if authority.endswith(facts.suffixes) else None
     return None if facts.no_audience else origin
+
+
+_BY_PROJECT = re.compile(r"(?:[a-z0-9-]+---)?([a-z0-9-]+)-[0-9]{6,20}\.([a-z0-9-]+)\.run\.app")
+_BY_HASH = re.compile(r"(?:[a-z0-9-]+---)?([a-z0-9-]+)-[a-z0-9]{10}-[a-z]{2}\.a\.run\.app")
+
+
+def service_of(authority: str) -> tuple[str, str]:
+    """Name and region of a Cloud Run service by its host, in capitals if the host does not contain them."""
+    if (match := _BY_PROJECT.fullmatch(authority)) is not None:
+        return match[1], match[2]
+    if (match := _BY_HASH.fullmatch(authority)) is not None:
+        return match[1], "REGION"
+    return "SERVICE", "REGION"

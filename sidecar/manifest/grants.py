@@ -16,11 +16,10 @@ from typing import Final, NamedTuple
 from sidecar.config.checks import targets_of
 from sidecar.config.credentials import Credential, Gcloud, Impersonate, WorkloadIdentityFederation
 from sidecar.config.models import Config, RouteConfig
-from sidecar.config.targets import FACTS, Target, TokenKind
+from sidecar.config.targets import FACTS, Target, TokenKind, service_of
 from sidecar.grammar import hosts
 from sidecar.manifest.plan import ManifestError
 from sidecar.manifest.templates import filled
-from sidecar.proxy.refusals.diagnosis import service_of
 
 OPENID_CREATOR: Final = "roles/iam.serviceAccountOpenIdTokenCreator"
 TOKEN_CREATOR: Final = "roles/iam.serviceAccountTokenCreator"

@@ -14,7 +14,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, cast, final
+from typing import Any, TypeVar, cast, final
 
 import aiohappyeyeballs
 
@@ -23,6 +23,7 @@ from sidecar.grammar import networks
 from sidecar.net import egress, peer, tls, tls_faults, tls_handshake
 from sidecar.net.backoff import LONGEST_PAUSE, Backoff, Failure
 from sidecar.net.event_loop import readiness_of
+from sidecar.net.hop import Hop, first_hop, name_of, not_dialled
 from sidecar.net.resolver import AddressInfo, Lookup, Resolver
 from sidecar.net.tcp import TcpTransport
 from sidecar.net.tls_files import Contexts, Renewed
@@ -106,7 +107,7 @@ class Dialer:
 
     async def _dial(self, dial: _Dial, make: Callable[[bool], R], session: tls.Session | None) -> R:
         destination, timeouts = dial.destination, dial.destination.route.config.timeouts
-        name = _name(destination)
+        name = name_of(destination)
         secured: ssl.SSLSocket | None = None
         try:
             async with asyncio.timeout(timeouts.connect):
@@ -150,8 +151,8 @@ class Dialer:
         destination, proxy = dial.destination, dial.destination.proxy
         assert proxy is not None  # noqa: S101 - for mypy
         if (why := egress.forbidden(destination)) is not None:
-            raise _not_dialled(destination, f"{destination.host}: {why}")
-        name = _name(destination)
+            raise not_dialled(destination, f"{destination.host}: {why}")
+        name = name_of(destination)
         key = (proxy.host, proxy.port, destination.host, destination.port)
         self._plan(dial, [key], f"{dial.hop.name} made no way to {name}")
         try:
@@ -223,7 +224,7 @@ class Dialer:
             address, failure, began_mono=began_mono, now_mono=now_mono, jitter=self._jitter()
         )
 
-    def _forbidden(self, hop: _Hop, address: Sequence[Any]) -> str | None:
+    def _forbidden(self, hop: Hop, address: Sequence[Any]) -> str | None:
         """Why a socket address must not be dialled, and the address; None if it may be."""
         why = networks.forbidden_address(
             str(address[0]), int(address[1]), hop.rules, own=self._own, is_here=is_here
@@ -318,57 +319,11 @@ def later_fault(destination: Destination, transport: Transport, error: Exception
 def _side(destination: Destination) -> tls_faults.Side:
     settings, proxy = destination.route.config.tls, destination.proxy
     return tls_faults.Side(
-        _name(destination) if proxy is None else f"{_name(destination)} (through the proxy `{proxy}`)",
+        name_of(destination) if proxy is None else f"{name_of(destination)} (through the proxy `{proxy}`)",
         settings.server_name or destination.host,
         has_ca_file=settings.ca_file is not None,
         has_client_certificate=settings.client_cert_file is not None,
     )
-
-
-class _Hop(NamedTuple):
-    """What a socket is connected to: the upstream, or the proxy in front of it."""
-
-    host: str
-    port: int
-    rules: networks.Rules
-    name: str
-    what: str
-    """Its name in a sentence: "the service"."""
-    key: str
-    """The key of the route that names it."""
-
-    def reason(self, reason: Reason) -> Reason:
-        """The reason of a failure of this hop: a proxy's failures have reasons of their own."""
-        return reason if self.key == "upstream" else _OF_PROXY.get(reason, reason)
-
-    def not_dialled(self, destination: Destination, why: str) -> SidecarError:
-        """The error if every address is forbidden."""
-        if self.key == "upstream":
-            return _not_dialled(destination, why)
-        return SidecarError(
-            Reason.EGRESS_PROXY_UNREACHABLE,
-            f"Route `{destination.route.name}`: `{self.host}` resolves to an address that is never dialled ({why}). "
-            "Check its `egress_proxy`.",
-        )
-
-
-_OF_PROXY: Final = {
-    Reason.DNS_TIMEOUT: Reason.EGRESS_PROXY_TIMEOUT,
-    Reason.CONNECT_TIMEOUT: Reason.EGRESS_PROXY_TIMEOUT,
-    Reason.DNS_FAILED: Reason.EGRESS_PROXY_UNREACHABLE,
-    Reason.CONNECT_REFUSED: Reason.EGRESS_PROXY_UNREACHABLE,
-    Reason.CONNECT_FAILED: Reason.EGRESS_PROXY_UNREACHABLE,
-}
-
-
-def _first_hop(destination: Destination) -> _Hop:
-    proxy = destination.proxy
-    if proxy is None:
-        rules = networks.rules_for(destination.host, allow_private=destination.route.config.allow_private)
-        return _Hop(destination.host, destination.port, rules, _name(destination), "the service", "upstream")
-    # Proxies have private addresses as a rule, and some stand on this machine.
-    rules = networks.rules_for(proxy.host, allow_private=True)
-    return _Hop(proxy.host, proxy.port, rules, f"`{proxy}`", "the proxy", "egress_proxy")
 
 
 class _Dial:
@@ -377,7 +332,7 @@ class _Dial:
     def __init__(self, destination: Destination, *, http2: bool) -> None:
         self.destination = destination
         self.http2 = http2
-        self.hop = _first_hop(destination)
+        self.hop = first_hop(destination)
         self.held_back = False
         """It was too early for another dial."""
 
@@ -400,7 +355,7 @@ class _Dial:
         )
 
 
-def _settled(sock: socket.socket, hop: _Hop) -> Any:
+def _settled(sock: socket.socket, hop: Hop) -> Any:
     """The address that a socket is connected to, with its options set. Closes a socket that was reset meanwhile."""
     try:
         # Linux sets them on a socket that was reset, too; other systems don't.
@@ -415,7 +370,7 @@ def _settled(sock: socket.socket, hop: _Hop) -> Any:
         ) from error
 
 
-def _not_connected(hop: _Hop, failure: Failure) -> SidecarError:
+def _not_connected(hop: Hop, failure: Failure) -> SidecarError:
     return SidecarError(
         hop.reason(failure.reason),
         f"{hop.name} could not be connected to ({failure.words}). "
@@ -431,14 +386,6 @@ def _connect_failure(error: OSError) -> Failure:
     return Failure(reason, error.strerror or str(error))
 
 
-def _not_dialled(destination: Destination, why: str) -> SidecarError:
-    return SidecarError(
-        Reason.ADDRESS_FORBIDDEN,
-        f"Route `{destination.route.name}`: `{destination.host}` resolves to an address that is never dialled ({why}). "
-        "Check the route's `upstream` and what DNS says of it.",
-    )
-
-
 def is_here(address: str) -> bool:
     """Whether an address is one of this machine's: only those can be bound."""
     try:
@@ -449,7 +396,3 @@ def is_here(address: str) -> bool:
             raise descriptors.none_left(f"connecting to {address}", error) from error
         return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
     return True
-
-
-def _name(destination: Destination) -> str:
-    return f"`{destination.host}:{destination.port}`"

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple, final
 
-from sidecar.config.models import Tls
+from sidecar.config.groups import Tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import place
 from sidecar.grammar.key_files import exposed

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from math import inf
 from typing import final
 
-from sidecar.config.models import Limits, PoolSettings, RouteConfig
+from sidecar.config.groups import Limits, PoolSettings
+from sidecar.config.models import RouteConfig
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.listeners import PLAIN, Listener, Owner, Settings
 from sidecar.net.transport import Nobody, Transport
@@ -141,7 +142,9 @@ class Proxy(Connections):
                 if at_once:
                     connection.close_if_idle()
 
-    def switch(self, admission: Admission, *, limits: Limits, pool: PoolSettings, access_log: AccessLog) -> None:
+    def switch(
+        self, admission: Admission, *, limits: Limits, pool: PoolSettings, access_log: AccessLog
+    ) -> None:
         """Use another route table for new requests. Those in progress end under the old one.
 
         A route of the same name goes on counting where the old one was; connections to the destinations of routes

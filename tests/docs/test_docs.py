@@ -13,9 +13,9 @@ from sidecar.cli.advice import WHOSE
 from sidecar.cli.commands import main
 from sidecar.config.allow import Allow
 from sidecar.config.credentials import CREDENTIAL_TYPES
+from sidecar.config.groups import Drain, Limits, PoolSettings, Timeouts, Tls, Tracing
 from sidecar.config.listeners import ListenerTls
 from sidecar.config.load import load
-from sidecar.config.models import Drain, Limits, PoolSettings, Timeouts, Tls, Tracing
 from sidecar.observe.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from docs.generate import _default
-from sidecar.config.models import Config, Limits, PoolSettings, RouteConfig, Timeouts
+from sidecar.config.groups import Limits, PoolSettings, Timeouts
+from sidecar.config.models import Config, RouteConfig
 from sidecar.errors import Reason
 from sidecar.observe.families import FAMILIES
 

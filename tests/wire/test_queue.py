@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.models import PoolSettings
+from sidecar.config.groups import PoolSettings
 from sidecar.net.dial import Dialer
 from sidecar.routing.routes import Destination
 from tests.support.wire import GET, OK, End, Upstream, Wire

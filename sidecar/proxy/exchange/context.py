@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.proxy.admission.admission import Admission
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.faults import Faults

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from sidecar.config.models import Limits, Timeouts
+from sidecar.config.groups import Limits, Timeouts
 from sidecar.errors import Reason, SidecarError
 
 

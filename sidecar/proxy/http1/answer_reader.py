@@ -15,7 +15,7 @@ from typing import Final, final
 
 import httptools
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import framing

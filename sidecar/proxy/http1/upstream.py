@@ -14,7 +14,7 @@ import asyncio
 from enum import Enum
 from typing import Final, final
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.errors import SidecarError
 from sidecar.net import peer, tls
 from sidecar.net.transport import Receiver, Transport

@@ -32,7 +32,7 @@ from ngh2 import StreamReset as Reset
 from ngh2 import TrailersReceived as Trailers
 from ngh2 import WindowUpdated as Window
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason
 from sidecar.proxy.fields.headers import Fields
 from sidecar.proxy.http2.frames import FrameWalk

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, final
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import escaped
 from sidecar.proxy.admission.admission import HeaderPlan

@@ -10,7 +10,7 @@ from typing import Final, final
 
 from mypy_extensions import trait
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.transport import Transport
 from sidecar.proxy.admission.admission import HeaderPlan

@@ -11,7 +11,7 @@ from typing import final
 
 from mypy_extensions import trait
 
-from sidecar.config.models import PoolSettings
+from sidecar.config.groups import PoolSettings
 from sidecar.errors import Reason, SidecarError
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.pool.retry_budget import RetryBudget

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, final
 
-from sidecar.config.models import Limits, PoolSettings
+from sidecar.config.groups import Limits, PoolSettings
 from sidecar.errors import SidecarError
 from sidecar.net import dial
 from sidecar.proxy.faults import Faults, internal

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import Final, final
 
-from sidecar.config.models import Limits, PoolSettings
+from sidecar.config.groups import Limits, PoolSettings
 from sidecar.net import dial
 from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.messages import HTTP1, HTTP2

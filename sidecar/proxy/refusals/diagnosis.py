@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from sidecar.config.credentials import is_email
-from sidecar.config.targets import FACTS, Target, TokenKind, default_audience
+from sidecar.config.targets import FACTS, Target, TokenKind, default_audience, service_of
 from sidecar.errors import MEANINGS
 from sidecar.grammar.moments import from_http_date
 from sidecar.grammar.terminal import command as shell
@@ -434,19 +434,6 @@ def _grant(refused: Refused) -> str:
     return command.replace("--region=REGION", f"--region={region}").replace(
         "add-iam-policy-binding SERVICE ", f"add-iam-policy-binding {service} "
     )
-
-
-_BY_PROJECT = re.compile(r"(?:[a-z0-9-]+---)?([a-z0-9-]+)-[0-9]{6,20}\.([a-z0-9-]+)\.run\.app")
-_BY_HASH = re.compile(r"(?:[a-z0-9-]+---)?([a-z0-9-]+)-[a-z0-9]{10}-[a-z]{2}\.a\.run\.app")
-
-
-def service_of(authority: str) -> tuple[str, str]:
-    """Name and region of a Cloud Run service by its host, in capitals if the host does not contain them."""
-    if (match := _BY_PROJECT.fullmatch(authority)) is not None:
-        return match[1], match[2]
-    if (match := _BY_HASH.fullmatch(authority)) is not None:
-        return match[1], "REGION"
-    return "SERVICE", "REGION"
 
 
 def _object(sample: str) -> Mapping[str, Any]:

@@ -14,21 +14,11 @@ from pydantic import BaseModel
 
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
-from sidecar.config.groups import Intercept
+from sidecar.config.groups import Drain, Intercept, Limits, PoolSettings, RoutePool, Timeouts, Tls, Tracing
 from sidecar.config.handouts import MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import load
-from sidecar.config.models import (
-    Config,
-    Drain,
-    Limits,
-    PoolSettings,
-    RouteConfig,
-    RoutePool,
-    Timeouts,
-    Tls,
-    Tracing,
-)
+from sidecar.config.models import Config, RouteConfig
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from sidecar.config.groups import Tls
 from sidecar.config.load import load
-from sidecar.config.models import Tls
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.tls_files import Contexts, make_context
 from sidecar.routing.routes import Route, RouteTable

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sidecar.config.allow import Allow
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.callers import Callers, peer_unknown
 from sidecar.proxy.admission import guard

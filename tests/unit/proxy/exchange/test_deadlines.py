@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecar.config.models import Timeouts
+from sidecar.config.groups import Timeouts
 from sidecar.errors import Reason
 from sidecar.proxy.exchange import deadlines, sweep
 from sidecar.proxy.exchange.deadlines import ANSWERING, CONNECT, QUEUED, SENT, TOKEN, TUNNEL, ExchangeState

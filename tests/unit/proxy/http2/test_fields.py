@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.models import Limits
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.admission.admission import plans
 from sidecar.proxy.fields import headers

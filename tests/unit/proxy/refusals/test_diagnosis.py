@@ -19,7 +19,6 @@ from sidecar.proxy.refusals.diagnosis import (
     diagnose,
     may_tell,
     not_let_in,
-    service_of,
 )
 
 NOW = 1_800_000_000.0
@@ -561,22 +560,6 @@ def test_an_odd_audience_is_left_out_of_the_command() -> None:
 def test_an_apps_own_404_means_nothing(answer: Refused) -> None:
     """What is not there is not there."""
     assert diagnose(answer) is None
-
-
-@pytest.mark.parametrize(
-    ("authority", "service", "region"),
-    [
-        ("billing-abc123def4-uc.a.run.app", "billing", "REGION"),
-        ("my-long-name-abc123def4-ew.a.run.app", "my-long-name", "REGION"),
-        ("canary---billing-abc123def4-uc.a.run.app", "billing", "REGION"),
-        ("billing-123456789012.us-central1.run.app", "billing", "us-central1"),
-        ("billing.example.com", "SERVICE", "REGION"),
-        ("127.0.0.1:8080", "SERVICE", "REGION"),
-    ],
-)
-def test_a_services_name_and_region(authority: str, service: str, region: str) -> None:
-    """As far as its host tells; in capitals what is to be filled in."""
-    assert service_of(authority) == (service, region)
 
 
 @pytest.mark.parametrize(
