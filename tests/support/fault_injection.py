@@ -43,6 +43,7 @@ from sidecar.proxy.exchange.tunnel import Tunnel
 from sidecar.proxy.handshakes import Handshakes
 from sidecar.proxy.http1.downstream import DownstreamConnection
 from sidecar.proxy.http1.request_reader import RequestReader
+from sidecar.proxy.http1.turns import Turns
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.http2.app_stream import AppStream
 from sidecar.proxy.http2.connection import Http2Connection
@@ -81,6 +82,7 @@ OWNERS = (
     Pools,
     Proxy,
     TokenStore,
+    Turns,
 )
 
 LEFT_OUT = {
@@ -116,7 +118,7 @@ LEFT_OUT_OF = {
     (UpstreamConnection, "connection_made"): "one assignment",
     (UpstreamConnection, "connection_lost"): _GUARD_WITHIN,
     (DownstreamConnection, "connection_lost"): _GUARD_WITHIN,
-    (DownstreamConnection, "_go_on"): _GUARD_WITHIN,
+    (Turns, "_go_on"): _GUARD_WITHIN,
     (DownstreamConnection, "connection_made"): _GUARD_WITHIN,
     (TlsTransport, "_lose"): "the end itself",
     (TcpTransport, "_lose"): "the end itself",

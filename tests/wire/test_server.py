@@ -16,7 +16,8 @@ from sidecar.net import listeners
 from sidecar.net.listeners import PLAIN, Listener, Settings
 from sidecar.observe.logs import AccessLog
 from sidecar.proxy.admission.admission import Admission
-from sidecar.proxy.http1.downstream import DownstreamConnection, DownstreamState
+from sidecar.proxy.http1.downstream import DownstreamConnection
+from sidecar.proxy.http1.turns import DownstreamState
 from sidecar.proxy.server import Proxy
 from tests.support.wire import GET, OK, End, Wire
 

@@ -1,44 +1,32 @@
 """One connection from the app, which speaks HTTP/1.1 or 1.0.
 
-Owns the order of the requests on it, and how the connection ends. Made by a listener for each accepted socket; every
-request becomes an `Exchange`, or gets one of the sidecar's own answers. `request_reader` reads, `answer_writer`
-writes, and `admission` decides about requests.
-
-    OPEN ──upgrade asked for──▶ WAITING ──101──▶ TUNNEL
-     │                            └──any other answer──▶ OPEN
-     └──last answer written──▶ LINGER ──app closed, or a moment passed──▶ CLOSED (from anywhere)
-
-LINGER reads and drops what still comes: closing a socket with unread bytes resets it, and the reset may
-overtake the answer (RFC 9112 section 9.6).
-
-Long because the transport's callbacks, the queue and the ends of a connection are one state machine.
+Owns how the connection begins and ends, and what its transport, its reader and the sweep call. Made by a listener for
+each accepted socket. Every request becomes an `Exchange`, or gets one of the sidecar's own answers. `turns` keeps their
+order, `request_reader` reads, `answer_writer` writes, and `admission` decides about requests.
 
 Faults: whatever is raised in a callback ends this connection in `fault`, and no other.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Final, NamedTuple, final
+from typing import final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer
 from sidecar.net.listeners import Owner
 from sidecar.net.transport import Receiver, Transport
-from sidecar.observe.metrics import RouteStats
 from sidecar.proxy.admission.admission import Admitted
-from sidecar.proxy.connections import Connection, Connections
+from sidecar.proxy.connections import Connections
 from sidecar.proxy.exchange import sweep
 from sidecar.proxy.exchange.admitting import admit, admit_tunnel
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
 from sidecar.proxy.fields import headers, upgrades
-from sidecar.proxy.http1 import heads
-from sidecar.proxy.http1.answer_writer import AnswerWriter
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.target import malformed, read_target
+from sidecar.proxy.http1.turns import CLOSED, LINGER, OPEN, TUNNEL, WAITING, Refused, Turns
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Relay
 
@@ -51,52 +39,11 @@ its way, and clients don't repeat every request.
 """
 
 
-class DownstreamState(Enum):
-    """See the diagram above."""
-
-    OPEN = "open"
-    WAITING = "waiting"
-    TUNNEL = "tunnel"
-    LINGER = "linger"
-    CLOSED = "closed"
-
-
-OPEN: Final = DownstreamState.OPEN
-WAITING: Final = DownstreamState.WAITING
-TUNNEL: Final = DownstreamState.TUNNEL
-LINGER: Final = DownstreamState.LINGER
-CLOSED: Final = DownstreamState.CLOSED
-"""Names for the hot path, as in `exchange`."""
-
-
-class _Refused(NamedTuple):
-    """A request that the sidecar answers itself, in its turn."""
-
-    error: SidecarError
-    request: Request
-
-
 @final
-class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
+class DownstreamConnection(Turns, Sink, Receiver):
     """Speaks HTTP/1.1 and 1.0 as a server."""
 
-    __slots__ = (
-        "_barred",
-        "_connections",
-        "_queue",
-        "_quiet_since_mono",
-        "_seen_position",
-        "_turned_away",
-        "context",
-        "current",
-        "is_blocked",
-        "is_full",
-        "owner",
-        "reader",
-        "rest",
-        "state",
-        "transport",
-    )
+    __slots__ = ("_barred", "_connections", "_turned_away", "is_full")
 
     def __init__(
         self,
@@ -117,18 +64,15 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         # connection
         self._barred = barred
         self._turned_away = at_once
-        self.state: DownstreamState = OPEN
+        self.state = OPEN
         self.current = None
         self.reader = RequestReader(self, context)
-        # Not a deque: an empty one takes 0.6 kB, and this is empty but for pipelining, and short then.
-        self._queue: list[Exchange | _Refused] = []
+        self._queue = []
         self.rest = b""
-        """Bytes that are not parsed yet: over a limit, or of another protocol."""
         self.is_blocked = False
         self.is_full = False
         self._quiet_since_mono = context.clock.mono()
-        self._seen_position: tuple[int, ...] = ()
-        """The position at the last sweep."""
+        self._seen_position = ()
         # answer
         self.asked = Request(self._quiet_since_mono, b"", ())
         self._out = []
@@ -145,7 +89,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
             self.transport.set_write_buffer_limits(self.context.limits.buffer)
             self._connections.opened(self)
             if self._turned_away and self._barred is not None:
-                self._refuse(_Refused(self._barred, Request(self.context.clock.mono(), b"", ())))
+                self._refuse(Refused(self._barred, Request(self.context.clock.mono(), b"", ())))
         except Exception as error:  # noqa: BLE001  # logged and counted
             self.context.faults.note(error, "start of a connection from the app")
             self.transport.abort()
@@ -215,59 +159,22 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
 
     # reading
 
-    def _feed(self, data: bytes) -> None:
-        rest = self.reader.feed(data)
-        if rest and self.state is not LINGER:
-            self.rest = rest
-            self.transport.pause_reading()
-            if len(self._queue) >= self.context.limits.pipelined:
-                self.stats.pipelining_stopped += 1
-        if self.current is not None and (side := self.current.side) is not None:
-            side.flush()
-
-    def may_parse(self) -> bool:
-        if self.state is not OPEN or self.is_blocked or self._must_read_first():
-            return False
-        if not self._queue:
-            return True
-        last = self._queue[-1]
-        # What follows a request to upgrade is of another protocol, if it is granted.
-        upgrade = isinstance(last, Exchange) and last.request.upgrade is not None
-        return not upgrade and len(self._queue) < self.context.limits.pipelined
-
-    def _must_read_first(self) -> bool:
-        """Whether the app should take its answers before more requests are read, because each answer is kept here."""
-        return self.is_full and self.state is OPEN and not self.reader.in_message
-
     # what the reader tells and asks
 
     def admit(self, request: Request) -> Admitted:
         return admit(self.context, self.owner, self._barred, request, absolute=request.absolute)
-
-    def request(self, request: Request, admitted: Admitted) -> None:
-        exchange = Exchange(self.context, self, request, admitted)
-        if request.body != NO_BODY:
-            self.reader.receiving = exchange
-        if self.current is None and not self._queue:
-            self.current = exchange
-            self.asked = request
-            self._seen_position = ()  # the quiet before it does not count against it
-            exchange.start()
-        else:
-            self._queue.append(exchange)
-            self.transport.pause_reading()
 
     def http2(self, data: bytes) -> None:
         self.state = CLOSED
         self._connections.speaks_http2(self, self.transport, self._barred, data)
 
     def refuse(self, request: Request, error: SidecarError) -> None:
-        self._refuse(_Refused(error, request))
+        self._refuse(Refused(error, request))
 
     def broken(self, request: Request, error: SidecarError) -> None:
         receiving, self.reader.receiving = self.reader.receiving, None
         if not isinstance(receiving, Exchange):
-            self._refuse(_Refused(error, request))
+            self._refuse(Refused(error, request))
         elif receiving is self.current:
             receiving.time_out(error)
         else:
@@ -295,7 +202,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
                 self.context, self.owner, self._barred, request, target, http10=request.http10
             )
         except SidecarError as error:
-            self._refuse(_Refused(error, request))
+            self._refuse(Refused(error, request))
         else:
             self.state = WAITING
             self.context.call_soon(self._hand_over, inner)
@@ -313,23 +220,15 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         if self.rest and inner.origin is not None and inner.origin.is_secure:
             self.state = OPEN
             early = malformed("TLS began before CONNECT was answered. Wait for the answer.")
-            self._answer(_Refused(early, Request(self.context.clock.mono(), b"CONNECT", ())))
+            self._answer(Refused(early, Request(self.context.clock.mono(), b"CONNECT", ())))
             return
         try:
             self._connections.tunnels(self, self.transport, inner, self.rest)
         except SidecarError as error:
             self.state = OPEN
-            self._answer(_Refused(error, Request(self.context.clock.mono(), b"CONNECT", ())))
+            self._answer(Refused(error, Request(self.context.clock.mono(), b"CONNECT", ())))
             return
         self.state = CLOSED
-
-    def upgrade_waits(self) -> bool:
-        if self._queue or self.state is WAITING:
-            return True
-        if self.current is not None:
-            self.state = WAITING
-            return True
-        return False
 
     def body_ended(self, receiving: Relay, trailers: headers.Fields) -> None:
         if trailers and (callers := self.owner.callers) is not None:
@@ -338,53 +237,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
 
     # refusing
 
-    def _refuse(self, refused: _Refused) -> None:
-        """Answer without an upstream, after the requests before this one."""
-        if not refused.request.keep_alive:
-            self.reader.stop()
-        if self.current is None and not self._queue:
-            self._answer(refused)
-        else:
-            self._queue.append(refused)
-            self.transport.pause_reading()
-
-    def _answer(self, refused: _Refused) -> None:
-        error, request = refused
-        keep_alive = request.keep_alive and not self.is_leaving
-        own = self.owner.route
-        self.context.ledger.refused(
-            error,
-            route="" if own is None else own.name,
-            method=heads.method_name(request.method),
-            fields=request.fields,
-            path=request.path,
-            began_mono=request.began_mono,
-        )
-        self.write_own(error, None if own is None else own.name, request.method, keep_alive)
-        self._quiet_since_mono = self.context.clock.mono()
-        if not keep_alive:
-            self._linger()
-
     # the app's side of an exchange
-
-    def pause_request(self) -> None:
-        self.is_blocked = True
-        self.transport.pause_reading()
-
-    def resume_request(self) -> None:
-        if self.is_blocked:
-            self.is_blocked = False
-            self.context.call_soon(self._go_on)
-
-    def switch(self, reason: bytes, fields: headers.Fields, protocol: bytes) -> None:
-        self._out.append(heads.switching_head(reason, fields, protocol))
-        self.flush()
-        self.state = TUNNEL
-        rest, self.rest = self.rest, b""
-        if rest and self.current is not None:
-            self.current.from_app(rest)
-        if not self.is_blocked:
-            self.transport.resume_reading()
 
     def faulted(self, exchange: Relay, fault: Exception) -> None:
         if self.current is exchange:
@@ -392,86 +245,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         else:
             self.context.faults.note(fault, "connection to the upstream")
 
-    def done(self, exchange: Relay, now_mono: float) -> None:
-        self._quiet_since_mono = now_mono
-        current = self.current
-        if current is None or exchange is not current:
-            return
-        self.current = None
-        self.is_blocked = False
-        if self.reader.receiving is exchange:
-            self.reader.receiving = None
-        if self.state in (CLOSED, TUNNEL):
-            return
-        if self.state is WAITING:
-            self.state = OPEN
-        if not current.request_done:
-            self._linger()
-        elif not self.asked.keep_alive:
-            if self._queue or self.rest or self.reader.in_message:
-                self._linger()
-            else:
-                self.transport.close()
-        elif not self.transport.is_reading():
-            self.context.call_soon(self._go_on)
-        elif self.is_full and not self.reader.in_message:
-            self.transport.pause_reading()
-
-    def _go_on(self) -> None:
-        try:
-            self._take_up()
-        except Exception as error:  # noqa: BLE001  # `fault` logs and counts it
-            self.fault(error)
-
-    def _take_up(self) -> None:
-        """Go on with the next pipelined request, and with the bytes that were kept back."""
-        while self._queue and self.current is None and self.state is OPEN:
-            entry = self._queue.pop(0)
-            if isinstance(entry, _Refused):
-                self._answer(entry)
-            else:
-                if entry.request.upgrade is not None:
-                    self.state = WAITING
-                self.current = entry
-                if isinstance(entry.request, Request):
-                    self.asked = entry.request
-                self._seen_position = ()
-                if entry.error is None:
-                    entry.start()
-                    entry.flush_request()
-                else:
-                    entry.time_out(entry.error)
-        if self.rest and self.may_parse():
-            rest, self.rest = self.rest, b""
-            self._feed(rest)
-        if self.rest or self.is_blocked or self._queue or self._must_read_first():
-            return
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-
     # ends
-
-    def _linger(self) -> None:
-        if self.state in (CLOSED, LINGER):
-            return
-        self.state = LINGER
-        self.reader.stop()
-        self.rest = b""
-        self._drop_queue(
-            SidecarError(
-                Reason.CLIENT_GONE, "The connection closed before this pipelined request had its turn."
-            )
-        )
-        self._quiet_since_mono = self.context.clock.mono()
-        if self.transport.is_closing():
-            return
-        self.transport.end()
-
-    def _drop_queue(self, error: SidecarError) -> None:
-        while self._queue:
-            entry = self._queue.pop(0)
-            if isinstance(entry, Exchange):
-                entry.app_gone(error)
 
     def fault(self, error: Exception) -> None:
         """End after a fault of the sidecar itself: with a 500 if no answer has begun, else in the middle of it.
@@ -487,7 +261,7 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
                 self.asked.keep_alive = False
                 current.end_by_fault(told)
             elif self.state is OPEN and has_begun and not self._queue:
-                self._answer(_Refused(told, Request(self.context.clock.mono(), method, ())))
+                self._answer(Refused(told, Request(self.context.clock.mono(), method, ())))
             if isinstance(receiving, Exchange):
                 receiving.end_by_fault(told)
             for entry in self._queue:
@@ -499,12 +273,6 @@ class DownstreamConnection(AnswerWriter, Connection, Sink, Receiver):
         except Exception as again:  # noqa: BLE001  # logged and counted
             self.context.faults.note(again, "end of a connection from the app")
             self.transport.abort()
-
-    @property
-    def stats(self) -> RouteStats:
-        """The counters of things that belong to a connection, not to a request."""
-        route, ledger = self.owner.route, self.context.ledger
-        return ledger.unrouted if route is None else ledger.stats[route.name]
 
     def drain(self, since_mono: float) -> None:
         """Shut down after the current answer or, without one, after the next. If no request comes within `LEAVE_TIME`

@@ -151,3 +151,16 @@ def own_answer(error: SidecarError, *, route: str | None, now: float, head: bool
 
 def _without_hop_by_hop(fields: headers.Fields) -> Mapping[bytes, bytes]:
     return headers.drop_nominated(_BODYLESS, headers.survey(fields).get(b"connection", b""))
+
+
+def without_upgrade(method: bytes, target: bytes, version: bytes, fields: headers.Fields) -> bytes:
+    """A request's head as it came, but without its wish to upgrade, so that the parser frames its body."""
+    out = [method, b" ", target, b" HTTP/", version, b"\r\n"]
+    for name, value in fields:
+        lower = name.lower()
+        if lower == b"connection":
+            kept = [m for m in headers.list_members(value) if m not in (b"upgrade", b"http2-settings")]
+            value = b", ".join(kept)
+        if lower not in (b"upgrade", b"http2-settings"):
+            out += (name, b":", value, b"\r\n")  # no blank: it must not grow over `limits.head`
+    return b"".join([*out, b"\r\n"])

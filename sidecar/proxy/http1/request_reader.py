@@ -23,7 +23,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.fields import headers
 from sidecar.proxy.fields.semantics import written_anew
-from sidecar.proxy.http1 import framing
+from sidecar.proxy.http1 import framing, heads
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.target import (
     BAD_REQUEST_LINE,
@@ -32,6 +32,7 @@ from sidecar.proxy.http1.target import (
     USUAL_CONNECTION,
     check_fields,
     check_scheme,
+    check_size,
     check_upgrade,
     empty_lines,
     is_request_line,
@@ -40,6 +41,8 @@ from sidecar.proxy.http1.target import (
     not_http,
     read_target,
     read_version,
+    too_large,
+    too_many_lines,
     with_escapes,
     without_empty_lines,
 )
@@ -258,11 +261,11 @@ class RequestReader:
         if self.state is BODY:
             # Chunk lines and trailers: many small chunks are fine, long lines that bring no byte are not.
             if self._fed - 17 * self._body_bytes > self._context.limits.head and self._body_left < 0:
-                self.give_up(self._too_large())
+                self.give_up(too_large(self._context.limits, self._target))
         elif self._raw:
             self._look_at_start()
             if self._fed > self._context.limits.head:
-                self.give_up(self._too_large())
+                self.give_up(too_large(self._context.limits, self._target))
         return b""
 
     def _parse_with_escapes(self, error: Exception) -> bytes:
@@ -272,7 +275,7 @@ class RequestReader:
         raw = without_empty_lines(self._raw)
         if self._fed > self._context.limits.head:
             self._target = raw.partition(b" ")[2].partition(b" ")[0]
-            self.give_up(self._too_large())
+            self.give_up(too_large(self._context.limits, self._target))
             return b""
         head = with_escapes(raw)
         if head is None:
@@ -333,7 +336,7 @@ class RequestReader:
         elif len(self._trailers) < self._context.limits.headers:
             self._trailers.append((name, value))
         else:
-            self.give_up(self._too_many())
+            self.give_up(too_many_lines(self._context.limits))
 
     def on_headers_complete(self) -> None:
         raw, self._raw = self._raw, b""
@@ -375,7 +378,7 @@ class RequestReader:
         context, owner, method, fields = self._context, self._sink.owner, request.method, request.fields
         limits = context.limits
         if (size := len(raw)) > limits.target or size > limits.head or len(fields) > limits.headers:
-            self._check_size(size)
+            check_size(limits, size, self._target, fields)
         end = len(method) + 1 + len(self._target)
         if raw[end : end + len(_VERSION)] != _VERSION:
             request.http10 = read_version(raw, method, self._target) == b"1.0"
@@ -425,53 +428,19 @@ class RequestReader:
             receiving, self.receiving = self.receiving, None
             self._sink.body_ended(receiving, self._trailers)
 
-    # limits of a head
-
-    def _check_size(self, size: int) -> None:
-        limits = self._context.limits
-        if size > limits.head or len(self._target) > limits.target:
-            raise self._too_large()
-        if len(self._fields) > limits.headers:
-            raise self._too_many()
-
-    def _too_many(self) -> SidecarError:
-        return SidecarError(
-            Reason.HEAD_TOO_LARGE,
-            f"More than {self._context.limits.headers} header lines (`limits.headers`).",
-        )
-
-    def _too_large(self) -> SidecarError:
-        limits = self._context.limits
-        if len(self._target) > limits.target:
-            return SidecarError(
-                Reason.TARGET_TOO_LONG, f"The target is longer than {limits.target} bytes (`limits.target`)."
-            )
-        return SidecarError(
-            Reason.HEAD_TOO_LARGE, f"The head is larger than {limits.head} bytes (`limits.head`)."
-        )
-
     # upgrades
 
     def _upgrade_asked(self, rest: bytes) -> bytes:
         """The parser stopped after a head that asks for an upgrade. Returns the part of `rest` that must wait."""
-        declined = self._head_without_upgrade() if self._declined else b""
-        self._declined = False
+        declined = b""
+        if self._declined:
+            self._declined = False
+            parser = self._parser
+            version = parser.get_http_version().encode("ascii")
+            declined = heads.without_upgrade(parser.get_method(), self._target, version, self._fields)
         self._parser = httptools.HttpRequestParser(self)
         if declined:
             return self.feed(declined + rest)
         if self._sink.upgrade_waits():
             return rest
         return self.feed(rest) if rest else b""
-
-    def _head_without_upgrade(self) -> bytes:
-        """The head that was just parsed, without its upgrade, so that the parser frames its body."""
-        version = self._parser.get_http_version().encode("ascii")
-        out = [self._parser.get_method(), b" ", self._target, b" HTTP/", version, b"\r\n"]
-        for name, value in self._fields:
-            lower = name.lower()
-            if lower == b"connection":
-                kept = [m for m in headers.list_members(value) if m not in (b"upgrade", b"http2-settings")]
-                value = b", ".join(kept)
-            if lower not in (b"upgrade", b"http2-settings"):
-                out += (name, b":", value, b"\r\n")  # no blank: it must not grow over `limits.head`
-        return b"".join([*out, b"\r\n"])

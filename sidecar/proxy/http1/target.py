@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import escaped
 from sidecar.proxy.fields import semantics
-from sidecar.proxy.fields.headers import MOST_MEMBERS, Found, is_long_list, list_members
+from sidecar.proxy.fields.headers import MOST_MEMBERS, Fields, Found, is_long_list, list_members
 from sidecar.proxy.fields.semantics import (
     check_expectation,
     check_names,
@@ -213,3 +214,27 @@ def _check_connection(found: Found) -> None:
 
 def _too_many_nominated() -> SidecarError:
     return malformed(f"`Connection` names more than {_MAX_NOMINATED} headers.")
+
+
+def check_size(limits: Limits, size: int, target: bytes, fields: Fields) -> None:
+    """Raise the error of a whole head that is over one of its limits; `size` is in bytes."""
+    if size > limits.head or len(target) > limits.target:
+        raise too_large(limits, target)
+    if len(fields) > limits.headers:
+        raise too_many_lines(limits)
+
+
+def too_many_lines(limits: Limits) -> SidecarError:
+    """The error for a head, or trailers, of too many lines."""
+    what = f"More than {limits.headers} header lines (`limits.headers`)."
+    return SidecarError(Reason.HEAD_TOO_LARGE, what)
+
+
+def too_large(limits: Limits, target: bytes) -> SidecarError:
+    """The error for a head that is too large, as a whole or by its target alone."""
+    if len(target) > limits.target:
+        what = f"The target is longer than {limits.target} bytes (`limits.target`)."
+        return SidecarError(Reason.TARGET_TOO_LONG, what)
+    return SidecarError(
+        Reason.HEAD_TOO_LARGE, f"The head is larger than {limits.head} bytes (`limits.head`)."
+    )
