@@ -40,7 +40,9 @@ class Session(NamedTuple):
 
 @final
 class TlsTransport(Transport, Watcher):
-    """The transport of one TLS connection, after its handshake."""
+    """The transport of one TLS connection, after its handshake. One slot more than twenty: either direction may wait
+    for the other, and each of those states has its name.
+    """
 
     __slots__ = (
         "_barren",

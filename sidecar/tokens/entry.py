@@ -152,6 +152,14 @@ class Entry:
         self.last_error: LastError | None = None
         self.waiters = waiters
 
+    def keep(self, token: Token, plan: RenewalPlan) -> None:
+        """Serve this token from now on; what failed before is over."""
+        self.token, self.plan, self.value = token, plan, token.bearer
+        self.fresh_until, self.fresh_until_mono = plan.renew
+        self.had_token = True
+        self.failures = 0
+        self.retry = self.retry_wanted = self.last_error = None
+
     def is_usable(self, now: Instant) -> bool:
         """Whether the token may be attached now."""
         return self.plan is not None and not self.withheld and not self.plan.unusable.has_come(now)

@@ -369,19 +369,14 @@ class TokenStore:
         ):
             plan = policy.schedule(token, now=now, jitter=self._jitter())
         else:
-            # Replicas of an endpoint can disagree: an older token than the one that is here is no news
-            # either.
+            # Replicas of an endpoint can disagree: a token older than the one that is here is not news either.
             if token.expires_at < held.expires_at or token.bearer == held.bearer:
                 token = held
             same = True
             plan = policy.same_token(token, plan, now=now, jitter=self._jitter())
         if plan.unusable.has_come(now):
             raise no_token.expired(token, now)
-        entry.token, entry.plan, entry.value = token, plan, token.bearer
-        entry.fresh_until, entry.fresh_until_mono = plan.renew
-        entry.had_token = True
-        entry.failures = 0
-        entry.retry = entry.retry_wanted = entry.last_error = None
+        entry.keep(token, plan)
         entry.report.fetched(token, same=same, took=took)
         self._fetched(entry, plan.renew.seconds_from(now), None)
 

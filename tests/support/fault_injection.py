@@ -46,6 +46,7 @@ from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.turns import Turns
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.http2.app_stream import AppStream
+from sidecar.proxy.http2.app_streams import AppStreams
 from sidecar.proxy.http2.connection import Http2Connection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
@@ -68,6 +69,7 @@ OWNERS = (
     Http2Downstream,
     Http2Upstream,
     AppStream,
+    AppStreams,
     UpstreamStream,
     Exchange,
     Handshakes,
@@ -138,25 +140,23 @@ LEFT_OUT_OF |= {
     (Http2Downstream, "pause_writing"): "one assignment",
     (Http2Downstream, "resume_writing"): "as _write_now, which it leads to",
     (Http2Downstream, "_write_now"): _GUARD_WITHIN,
-    (Http2Downstream, "eof_received"): "does nothing",
-    (Http2Downstream, "note_fault"): "the guard itself",
+    (AppStreams, "note_fault"): "the guard itself",
     (Http2Downstream, "write"): _GUARD_WITHIN,
-    (Http2Downstream, "_stream_fault"): "the guard itself",
+    (AppStreams, "_stream_fault"): "the guard itself",
     (Http2Upstream, "connection_made"): _GUARD_WITHIN,
     (Http2Upstream, "connection_lost"): _GUARD_WITHIN,
     (Http2Upstream, "data_received"): _GUARD_WITHIN,
     (Http2Upstream, "pause_writing"): "one assignment",
     (Http2Upstream, "resume_writing"): "as _write_now, which it leads to",
     (Http2Upstream, "_write_now"): _GUARD_WITHIN,
-    (Http2Upstream, "eof_received"): "does nothing",
     (Http2Upstream, "abort"): "the guard itself",
     (UpstreamStream, "cancel"): _GUARD_WITHIN,
     (Http2Upstream, "note_fault"): "the guard itself",
     (Http2Upstream, "_lose_all"): "the guard itself",
-    (Http2Downstream, "_all_gone"): "the guard itself",
+    (AppStreams, "_all_gone"): "the guard itself",
     (Http2Upstream, "write"): _GUARD_WITHIN,
 }
-TRIED = {(UpstreamStream, "lost"), (Http2Downstream, "_closed"), (Http2Upstream, "_closed")}
+TRIED = {(UpstreamStream, "lost"), (AppStreams, "_closed"), (Http2Upstream, "_closed")}
 """What has a name of `LEFT_OUT`, and does more than its namesakes."""
 NOT_AFTER = {
     (Http2Upstream, "open"): "nothing happens between its return and the assignment of what it gave",

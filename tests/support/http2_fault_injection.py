@@ -21,6 +21,7 @@ from sidecar.proxy.exchange.exchange import Exchange, ExchangeState
 from sidecar.proxy.exchange.held import HeldBody
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.http2.app_stream import AppStream
+from sidecar.proxy.http2.app_streams import AppStreams
 from sidecar.proxy.http2.connection import Http2Connection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
@@ -30,7 +31,7 @@ from tests.support.h2_frames import data as data_frame
 from tests.support.h2_peer import CALL, GET, OK, POST, Lines, Peer, fields
 from tests.support.wire import LIMIT, Answer, End, Wire
 
-CONNECTION: Final = (Http2Connection, Http2Downstream, Http2Upstream)
+CONNECTION: Final = (Http2Connection, Http2Downstream, AppStreams, Http2Upstream)
 STREAM: Final = (AppStream, UpstreamStream, Exchange, HeldBody, Ledger)
 """What the tests raise from: with a fault of the second ones, the connection goes on."""
 SIZE: Final = 400_000

@@ -5,7 +5,7 @@ refused before.
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 from sidecar.errors import MEANINGS, SidecarError
 from sidecar.observe.logs import AccessLog
@@ -13,10 +13,11 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.observe.trace import Trace, read_trace
 from sidecar.observe.tracing import Tracer
 from sidecar.proxy.fields.headers import Fields
-from sidecar.proxy.messages import HTTP2, METHOD_NAMES
+from sidecar.proxy.messages import HTTP2, METHOD_NAMES, RequestHead
 from sidecar.proxy.ports import Relay
 from sidecar.proxy.refusals.outages import Outages
 from sidecar.proxy.refusals.refusals import Refusals
+from sidecar.routing.routes import Destination
 from sidecar.runtime.clock import Clock
 
 
@@ -36,6 +37,17 @@ class Ledger:
         self.outages = Outages(clock)
         self.unrouted = RouteStats()
         """Counters of requests that matched no route."""
+
+    def begun(self, request: RequestHead, destination: Destination) -> tuple[Any, Fields]:
+        """A span for the request, and its header lines with the trace in them; only where there is a tracer."""
+        if self.tracer is None:
+            return None, request.fields
+        return self.tracer.begin(
+            METHOD_NAMES[request.method],
+            request.fields,
+            route=destination.route.name,
+            origin=destination.origin,
+        )
 
     def finished(self, exchange: Relay, now_mono: float) -> None:
         """An exchange is over; called once for each."""

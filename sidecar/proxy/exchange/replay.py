@@ -6,6 +6,7 @@ only where the first time was provably not processed.
 
 from __future__ import annotations
 
+from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.exchange.held import HeldBody
 from sidecar.proxy.fields.headers import Found
 from sidecar.proxy.messages import IDEMPOTENT, RequestHead
@@ -29,10 +30,20 @@ def calls_token_invalid(found: Found) -> bool:
     return b"invalid_token" in found.get(b"www-authenticate", b"").lower()
 
 
-def why_not(request: RequestHead, loss: Loss, held: HeldBody | None, *, retried: bool) -> str:
-    """Why it was not sent again after its connection was lost, for the middle of its error. May be empty."""
+def closed(request: RequestHead, loss: Loss, held: HeldBody | None, *, retried: bool) -> SidecarError:
+    """The error of a request whose connection was lost before an answer, with why it was not sent again."""
+    why = ""
     if request.method not in IDEMPOTENT:
-        return f" {request.method.decode()} is not sent twice."
-    if loss is not Loss.UNKNOWN and not retried and held is not None:
-        return " It was not sent again: the route's `retry_budget` is spent."
-    return ""
+        why = f" {request.method.decode()} is not sent twice."
+    elif loss is not Loss.UNKNOWN and not retried and held is not None:
+        why = " It was not sent again: the route's `retry_budget` is spent."
+    return SidecarError(
+        Reason.UPSTREAM_CLOSED,
+        f"The upstream closed the connection before it answered.{why} "
+        "If this recurs, its keep-alive time may be below `pool.idle`, or it crashes on this request.",
+    )
+
+
+def closed_in_answer() -> SidecarError:
+    """The error of a request whose connection was lost in the middle of its answer."""
+    return SidecarError(Reason.UPSTREAM_INCOMPLETE, "The upstream closed the connection in mid-answer.")

@@ -26,6 +26,13 @@ def no_room(tunnels: Collection[object], limit: int) -> SidecarError | None:
     )
 
 
+def failed(wrong: str | None) -> SidecarError:
+    """The error of a 101 that is `wrong`: answered with another protocol, or to a request that asked for none."""
+    return SidecarError(
+        Reason.UPGRADE_FAILED, f"The upstream answered 101 Switching Protocols {wrong or ''}".rstrip() + "."
+    )
+
+
 @final
 class Tunnel:
     """A tunnel's two ends."""

@@ -71,7 +71,7 @@ SWITCHED: Final = Outcome.SWITCHED
 
 @final
 class AnswerReader:
-    """See the module's docstring."""
+    """See the module's docstring. Many slots, since what the parser's callbacks gather of one answer stands in them."""
 
     __slots__ = (
         "_begun",

@@ -26,7 +26,7 @@ from sidecar.proxy.fields import headers, upgrades
 from sidecar.proxy.http1.request import Request, Sink
 from sidecar.proxy.http1.request_reader import RequestReader
 from sidecar.proxy.http1.target import malformed, read_target
-from sidecar.proxy.http1.turns import CLOSED, LINGER, OPEN, TUNNEL, WAITING, Refused, Turns
+from sidecar.proxy.http1.turns import CLOSED, LINGER, OPEN, TUNNEL, WAITING, RefusedTurn, Turns
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Relay
 
@@ -89,7 +89,7 @@ class DownstreamConnection(Turns, Sink, Receiver):
             self.transport.set_write_buffer_limits(self.context.limits.buffer)
             self._connections.opened(self)
             if self._turned_away and self._barred is not None:
-                self._refuse(Refused(self._barred, Request(self.context.clock.mono(), b"", ())))
+                self._refuse(RefusedTurn(self._barred, Request(self.context.clock.mono(), b"", ())))
         except Exception as error:  # noqa: BLE001  # logged and counted
             self.context.faults.note(error, "start of a connection from the app")
             self.transport.abort()
@@ -169,12 +169,12 @@ class DownstreamConnection(Turns, Sink, Receiver):
         self._connections.speaks_http2(self, self.transport, self._barred, data)
 
     def refuse(self, request: Request, error: SidecarError) -> None:
-        self._refuse(Refused(error, request))
+        self._refuse(RefusedTurn(error, request))
 
     def broken(self, request: Request, error: SidecarError) -> None:
         receiving, self.reader.receiving = self.reader.receiving, None
         if not isinstance(receiving, Exchange):
-            self._refuse(Refused(error, request))
+            self._refuse(RefusedTurn(error, request))
         elif receiving is self.current:
             receiving.time_out(error)
         else:
@@ -202,7 +202,7 @@ class DownstreamConnection(Turns, Sink, Receiver):
                 self.context, self.owner, self._barred, request, target, http10=request.http10
             )
         except SidecarError as error:
-            self._refuse(Refused(error, request))
+            self._refuse(RefusedTurn(error, request))
         else:
             self.state = WAITING
             self.context.call_soon(self._hand_over, inner)
@@ -220,13 +220,13 @@ class DownstreamConnection(Turns, Sink, Receiver):
         if self.rest and inner.origin is not None and inner.origin.is_secure:
             self.state = OPEN
             early = malformed("TLS began before CONNECT was answered. Wait for the answer.")
-            self._answer(Refused(early, Request(self.context.clock.mono(), b"CONNECT", ())))
+            self._answer(RefusedTurn(early, Request(self.context.clock.mono(), b"CONNECT", ())))
             return
         try:
             self._connections.tunnels(self, self.transport, inner, self.rest)
         except SidecarError as error:
             self.state = OPEN
-            self._answer(Refused(error, Request(self.context.clock.mono(), b"CONNECT", ())))
+            self._answer(RefusedTurn(error, Request(self.context.clock.mono(), b"CONNECT", ())))
             return
         self.state = CLOSED
 
@@ -261,7 +261,7 @@ class DownstreamConnection(Turns, Sink, Receiver):
                 self.asked.keep_alive = False
                 current.end_by_fault(told)
             elif self.state is OPEN and has_begun and not self._queue:
-                self._answer(Refused(told, Request(self.context.clock.mono(), method, ())))
+                self._answer(RefusedTurn(told, Request(self.context.clock.mono(), method, ())))
             if isinstance(receiving, Exchange):
                 receiving.end_by_fault(told)
             for entry in self._queue:

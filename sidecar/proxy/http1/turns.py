@@ -48,7 +48,7 @@ CLOSED: Final = DownstreamState.CLOSED
 """Names for the hot path, as in `exchange`."""
 
 
-class Refused(NamedTuple):
+class RefusedTurn(NamedTuple):
     """A request that the sidecar answers itself, in its turn."""
 
     error: SidecarError
@@ -62,7 +62,7 @@ class Turns(AnswerWriter, Connection):
 
     state: DownstreamState
     reader: RequestReader
-    _queue: list[Exchange | Refused]
+    _queue: list[Exchange | RefusedTurn]
     """Not a deque: an empty one takes 0.6 kB, and this is empty but for pipelining, and short then."""
     rest: bytes
     """Bytes that are not parsed yet: behind a bound, or of another protocol."""
@@ -113,7 +113,7 @@ class Turns(AnswerWriter, Connection):
             self._queue.append(exchange)
             self.transport.pause_reading()
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: RefusedTurn) -> None:
         """Answer without an upstream, after the requests before this one."""
         if not refused.request.keep_alive:
             self.reader.stop()
@@ -123,7 +123,7 @@ class Turns(AnswerWriter, Connection):
             self._queue.append(refused)
             self.transport.pause_reading()
 
-    def _answer(self, refused: Refused) -> None:
+    def _answer(self, refused: RefusedTurn) -> None:
         error, request = refused
         keep_alive = request.keep_alive and not self.is_leaving
         own = self.owner.route
@@ -158,7 +158,7 @@ class Turns(AnswerWriter, Connection):
         """Go on with the next pipelined request, and with the bytes that were kept back."""
         while self._queue and self.current is None and self.state is OPEN:
             entry = self._queue.pop(0)
-            if isinstance(entry, Refused):
+            if isinstance(entry, RefusedTurn):
                 self._answer(entry)
             else:
                 if entry.request.upgrade is not None:

@@ -18,12 +18,13 @@ from enum import Enum
 from typing import Final, final
 
 from sidecar.config.groups import Limits
-from sidecar.errors import Reason, SidecarError
+from sidecar.errors import SidecarError
 from sidecar.net import peer, tls
 from sidecar.net.transport import Receiver, Transport
 from sidecar.proxy.admission.admission import HeaderPlan
 from sidecar.proxy.faults import internal
 from sidecar.proxy.http2 import fields as lines
+from sidecar.proxy.http2 import upstream_errors
 from sidecar.proxy.http2.connection import (
     HTTP_1_1_REQUIRED,
     MAX_CONCURRENT_STREAMS,
@@ -114,8 +115,9 @@ class Http2Upstream(Link, StreamLink, Receiver):
         """Whether it was idle between requests."""
 
     def __repr__(self) -> str:
-        origin = self._pool.destination.origin.decode()
-        return f"<Http2Upstream {origin} {self.state.value} streams={self.streams} served={self.served}>"
+        return (
+            f"<Http2Upstream {self._name()} {self.state.value} streams={self.streams} served={self.served}>"
+        )
 
     # as a link
 
@@ -125,26 +127,20 @@ class Http2Upstream(Link, StreamLink, Receiver):
             async with asyncio.timeout(limit):
                 speaks = await self._settled
         except TimeoutError as error:
-            raise SidecarError(
-                Reason.CONNECT_TIMEOUT,
-                f"`{self._pool.destination.origin.decode()}` was connected to and said nothing for {limit:g} s: HTTP/2 "
-                "begins with SETTINGS from both sides. Set the route's `protocol` to `http1` if it speaks HTTP/1.1.",
-            ) from error
+            raise upstream_errors.said_nothing(self._name(), limit) from error
         finally:
             if self.state is SETTLING:
                 self.abort()
         if speaks and self.is_closing():
             self.abort()
-            raise self._never_settled()
+            raise upstream_errors.never_settled(self._name())
         self._is_link = speaks
         return speaks
 
     def is_closing(self) -> bool:
-        """Whether it can carry no further request."""
         return self.state is not OPEN or self.transport.is_closing() or not self.http2.can_begin
 
     def open(self, exchange: Relay) -> UpstreamSide:
-        """Carry this exchange."""
         stream = UpstreamStream(self, exchange)
         if not self.streams:
             self._heard = False
@@ -168,9 +164,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self.transport.abort()
 
     def fault(self, fault: Exception) -> bool:
-        """A fault happened while handling this connection: it ends with all its requests. Returns whether it carried
-        any.
-        """
+        """End with all requests after a fault of the sidecar's own. Returns whether there was any."""
         self.note_fault(fault)
         carried = self.streams > 0
         if not self._settled.done():
@@ -201,8 +195,8 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self._by_id[stream.id] = stream
 
     def left(self, stream: UpstreamStream) -> None:
-        if not stream.is_carried:
-            return  # a fault came between
+        if not stream.is_carried:  # a fault came between
+            return
         stream.is_carried = False
         self._by_id.pop(stream.id, None)
         self._watched.discard(stream)
@@ -239,8 +233,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         return Loss.STALE if self._reused and not self._heard else Loss.UNKNOWN
 
     def has_vanished(self, seconds: float) -> bool:
-        vanished = peer.has_vanished(self.transport, seconds)
-        if vanished:
+        if vanished := peer.has_vanished(self.transport, seconds):
             self.state = LEAVING
         return vanished
 
@@ -282,7 +275,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
                 elif isinstance(event, Data):
                     self.http2.credit(event.stream_id, len(event.data))
                 elif not isinstance(event, Closed):
-                    self._spend(event)
+                    self.http2.spend(event, self._pool.clock.mono())
         finally:
             for relay in to_flush:
                 try:
@@ -299,12 +292,12 @@ class Http2Upstream(Link, StreamLink, Receiver):
         elif isinstance(event, Ended):
             self._over()
         else:
-            self._spend(event)
+            self.http2.spend(event, self._pool.clock.mono())
 
     def _on_stream(self, stream: UpstreamStream, event: OnStream) -> None:
         if isinstance(event, Data):
             if not event.data and not event.end_stream:
-                self._spend(event)
+                self.http2.spend(event, self._pool.clock.mono())
             stream.data(event)
         elif isinstance(event, Answer):
             stream.answer(event)
@@ -320,11 +313,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
     def _reset(self, stream: UpstreamStream, code: int) -> None:
         """The target has reset the stream."""
         self.count_reset("from_upstream", code)
-        error = SidecarError(
-            Reason.UPSTREAM_RESET,
-            f"The upstream ended the request's stream with {code_name(code)}"
-            f"{', in mid-answer' if stream.answered else ', before it answered'}.",
-        )
+        error = upstream_errors.was_reset(code, answered=stream.answered)
         loss = Loss.UNKNOWN
         if code in (REFUSED_STREAM, HTTP_1_1_REQUIRED):
             loss = Loss.UNTOUCHED
@@ -346,7 +335,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
             stream.refuse(lines.malformed_answer(f"its stream was ended for {code_name(code)}"))
 
     def _settings(self, event: Settings) -> None:
-        self._spend(event)
+        self.http2.spend(event, self._pool.clock.mono())
         most = event.settings.get(MAX_CONCURRENT_STREAMS, self._most)
         if self.state is SETTLING:
             self.capacity = min(most, self._most)
@@ -360,15 +349,10 @@ class Http2Upstream(Link, StreamLink, Receiver):
             self._pool.release(self)
 
     def _goaway(self) -> None:
-        """It takes no further request. Requests that it has not seen are sent elsewhere (their streams are
-        `_closed`).
-        """
+        """It takes no further request. Those that it has not seen are sent elsewhere: their streams are `_closed`."""
         self.state = LEAVING
         if not self.streams:
             self.transport.close()
-
-    def _spend(self, event: Event) -> None:
-        self.http2.spend(event, self._pool.clock.mono())
 
     def _lose_all(self, loss: Loss, error: SidecarError | None) -> None:
         for stream in list(self._by_id.values()):
@@ -394,14 +378,11 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self._lose_all(Loss.UNKNOWN, lines.malformed_answer(why))
         self.transport.close()
 
-    def eof_received(self) -> bool | None:
-        return None
-
     def connection_lost(self, exc: Exception | None) -> None:
         state, self.state = self.state, CLOSED
         if not self._is_link:
             if not self._settled.done():
-                self._settled.set_exception(self._never_settled())
+                self._settled.set_exception(upstream_errors.never_settled(self._name()))
             return
         error, loss = None, Loss.UNKNOWN
         try:
@@ -421,13 +402,8 @@ class Http2Upstream(Link, StreamLink, Receiver):
         finally:
             self._pool.lost(self)
 
-    def _never_settled(self) -> SidecarError:
-        name = self._pool.destination.origin.decode()
-        return SidecarError(
-            Reason.UPSTREAM_CLOSED,
-            f"`{name}` closed the connection without a word of HTTP/2. If it speaks HTTP/1.1 only, set the route's "
-            "`protocol` to `http1`.",
-        )
+    def _name(self) -> str:
+        return self._pool.destination.origin.decode()
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -439,14 +415,11 @@ class Http2Upstream(Link, StreamLink, Receiver):
     # writing
 
     def write(self) -> None:
-        """Write. A fault ends the connection, because framed bytes may be lost, and with them the state that both
-        sides share.
-        """
+        """Write. A fault ends the connection: framed bytes may be lost, and with them the state that both share."""
         if self._is_full or self.state is CLOSED:
             return
         try:
-            data = self.http2.take()
-            if data:
+            if data := self.http2.take():
                 self.transport.write(data)
             for event in self.http2.events():
                 if isinstance(event, Ended):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.errors import Reason
 from sidecar.proxy.exchange import replay
 from sidecar.proxy.exchange.held import HeldBody
 from sidecar.proxy.http2.fields import Http2Request
@@ -90,4 +91,6 @@ SPENT = " It was not sent again: the route's `retry_budget` is spent."
 def test_why_it_was_not(method: bytes, loss: Loss, held: bool, retried: bool, said: str) -> None:
     """Its method, or the budget; nothing where it was sent twice, or could not be."""
     body = HeldBody() if held else None
-    assert replay.why_not(request(method), loss, body, retried=retried) == said
+    error = replay.closed(request(method), loss, body, retried=retried)
+    assert error.reason is Reason.UPSTREAM_CLOSED
+    assert f"closed the connection before it answered.{said} If this" in error.detail
