@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol, final
 
-from sidecar.runtime.clock import Clock, TimerHandle
+from sidecar.runtime.clock import Clock, TimerHandle, until_next
 
 LOOK: Final = 10.0
 """Seconds between two looks, each of some 20 µs."""
@@ -112,7 +112,8 @@ class Trimming:
         # Not possible while there is no descriptor left; there will be.
         with suppress(OSError):
             self._trim_if_worth_while(heap)
-        self._timer = self._clock.call_later(LOOK, self._look, heap)
+        pause = until_next(LOOK, self._clock.mono())
+        self._timer = self._clock.call_later(pause, self._look, heap)
 
     def _trim_if_worth_while(self, heap: Heap) -> None:
         idle = heap.idle()

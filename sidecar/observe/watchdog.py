@@ -1,6 +1,6 @@
 """Whether the event loop goes on.
 
-Owns the heartbeat on the loop, once a second, and the thread that looks at the loop's stack when a beat is late. Made
+Owns the heartbeat on the loop, and the thread that looks at the loop's stack when a beat is late. Made
 and ended by the service. What it finds goes into a metric (`LoopStats`) and, at most once a minute, into the log: for
 how long the loop stood, and in which function.
 
@@ -21,9 +21,12 @@ from typing import Final, final
 
 from sidecar.observe.metrics import LoopStats, Stall
 from sidecar.observe.repeats import Pace
-from sidecar.runtime.clock import Clock, TimerHandle
+from sidecar.runtime.clock import Clock, TimerHandle, until_next
 
 BEAT: Final = 1.0
+"""Seconds between two beats while an app has a connection open."""
+QUIET_BEAT: Final = 4.0
+"""And while none has: then a stall delays nobody, and each beat would wake the process up twice."""
 LATE: Final = 0.1
 """Seconds; Envoy's first alarm is 0.2."""
 _TOLD: Final = 0.5
@@ -52,11 +55,15 @@ def judge(lag: float, *, seen_after: float | None, cpu: float) -> Stall:
 class Watchdog:
     """See the module's docstring."""
 
-    def __init__(self, clock: Clock, stats: LoopStats, cpu: Callable[[], float]) -> None:
-        """`cpu` gives the CPU seconds that the process has used; `clock.mono` is asked by the thread, too."""
+    def __init__(
+        self, clock: Clock, stats: LoopStats, cpu: Callable[[], float], is_in_use: Callable[[], bool]
+    ) -> None:
+        """`cpu` gives the CPU seconds that the process has used, `is_in_use` says whether an app has a connection open;
+        `clock.mono` is asked by the thread, too."""
         self._clock = clock
         self._stats = stats
         self._cpu = cpu
+        self._is_in_use = is_in_use
         self._timer: TimerHandle | None = None
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
@@ -89,8 +96,10 @@ class Watchdog:
 
     def _next(self) -> None:
         self._cpu_then = self._cpu()
-        self._due_mono = self._clock.mono() + BEAT
-        self._timer = self._clock.call_later(BEAT, self._beat)
+        now_mono = self._clock.mono()
+        pause = until_next(BEAT if self._is_in_use() else QUIET_BEAT, now_mono)
+        self._due_mono = now_mono + pause
+        self._timer = self._clock.call_later(pause, self._beat)
 
     def _beat(self) -> None:
         now_mono = self._clock.mono()

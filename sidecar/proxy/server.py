@@ -39,12 +39,14 @@ from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.ports import Keeper, Link
 from sidecar.routing.routes import Route
 from sidecar.runtime import descriptors
-from sidecar.runtime.clock import Clock, TimerHandle
+from sidecar.runtime.clock import Clock, TimerHandle, until_next
 from sidecar.tokens.store import TokenStore
 
 _SWEEP = 1.0
 _SHORTEST_SWEEP = 0.02
 """The shortest and longest time between sweeps, in seconds. Within these it is a tenth of the shortest timeout."""
+_QUIET_SWEEP = 4.0
+"""The longest time between sweeps while no app has a connection open: only idle ones to targets are left then."""
 
 
 def make_link(keeper: Keeper, limits: Limits, speaks_http2: bool) -> Link:
@@ -103,7 +105,10 @@ class Proxy(Connections):
         self.interception = self.acceptors.handshakes.interception
         self.serving: set[Connection] = set()
         self._sweep_timer: TimerHandle | None = None
+        self._is_quiet = False
+        """The next sweep is one of those while no app has a connection open."""
         self._sweep_every = _sweep_every(limits, pools.settings, admission.table.routes)
+        self._quiet_every = _quiet_every(self._sweep_every, pools.settings, admission.table.routes)
         self._drained: asyncio.Event = asyncio.Event()
 
     async def serve(self, listener: Listener, own: Route | None, settings: Settings = PLAIN) -> None:
@@ -160,6 +165,7 @@ class Proxy(Connections):
         self.ledger.access_log = access_log
         self.pools.configure(pool, limits)
         self._sweep_every = _sweep_every(limits, pool, new)
+        self._quiet_every = _quiet_every(self._sweep_every, pool, new)
         for connection in list(self.serving):
             if connection.owner.origin is not None:
                 # What it may ask for was settled when its tunnel was opened.
@@ -196,9 +202,8 @@ class Proxy(Connections):
             connection.drain(self._leaving_since_mono)
         if self._sweep_timer is not None:
             # Soon: an end is not to take a sweep longer than the grace.
-            self._sweep_timer.cancel()
-            self._sweep_every = min(self._sweep_every, LEAVE_TIME / 10)
-            self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
+            self._sweep_every = self._quiet_every = min(self._sweep_every, LEAVE_TIME / 10)
+            self._arm_sweep()
         self._settled()
 
     async def drained(self) -> None:
@@ -220,8 +225,8 @@ class Proxy(Connections):
         """A connection from the app."""
         self.serving.add(connection)
         self.acceptors.opened(connection.owner.entrance)
-        if self._sweep_timer is None:
-            self._sweep_timer = self.clock.call_later(self._sweep_every, self._sweep)
+        if self._sweep_timer is None or self._is_quiet:
+            self._arm_sweep()
 
     def closed(self, connection: Connection) -> None:
         """It is gone. A connection with a fault in `opened` may never have been counted."""
@@ -310,9 +315,17 @@ class Proxy(Connections):
         except Exception as fault:  # noqa: BLE001  # logged and counted; every timeout hangs on the next sweep
             self.faults.note(fault, "sweep")
         finally:
-            self._sweep_timer = (
-                self.clock.call_later(self._sweep_every, self._sweep) if busy or self.serving else None
-            )
+            self._sweep_timer = None
+            if busy or self.serving:
+                self._arm_sweep()
+
+    def _arm_sweep(self) -> None:
+        """Set the next sweep, and call off the one that was set."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        self._is_quiet = not self.serving
+        pause = until_next(self._quiet_every, self.clock.mono()) if self._is_quiet else self._sweep_every
+        self._sweep_timer = self.clock.call_later(pause, self._sweep)
 
 
 def _sweep_every(limits: Limits, pool: PoolSettings, routes: Iterable[Route]) -> float:
@@ -321,6 +334,11 @@ def _sweep_every(limits: Limits, pool: PoolSettings, routes: Iterable[Route]) ->
         *(_shortest(route.config, pool) for route in routes),
     )
     return min(_SWEEP, max(_SHORTEST_SWEEP, shortest / 10))
+
+
+def _quiet_every(usual: float, pool: PoolSettings, routes: Iterable[Route]) -> float:
+    shortest = min((route.config.pool.over(pool).idle for route in routes), default=pool.idle)
+    return min(_QUIET_SWEEP, max(usual, shortest / 10))
 
 
 def _shortest(config: RouteConfig, pool: PoolSettings) -> float:

@@ -39,6 +39,16 @@ class Clock(Protocol):
         ...
 
 
+def until_next(period: float, now_mono: float) -> float:
+    """Seconds from `now_mono` until the clock shows a multiple of `period`, at least half a period.
+
+    For what is done again and again and is in no hurry: timers that go by this ring together, so that a process with
+    nothing to do is woken up less often.
+    """
+    left = period - now_mono % period
+    return left if left >= period / 2 else left + period
+
+
 def process_cpu() -> float:
     """The CPU seconds that this process has used, all threads together."""
     return time.process_time()

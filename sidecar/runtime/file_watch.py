@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final, final
 
-from sidecar.runtime.clock import Clock, TimerHandle
+from sidecar.runtime.clock import Clock, TimerHandle, until_next
 
 EVERY: Final = 2.0
 """Seconds between two looks: one stat each, of some microseconds."""
@@ -62,7 +62,8 @@ class FileWatch:
 
     def _arm(self) -> None:
         if self._paths:
-            self._timer = self._clock.call_later(EVERY, self._tick)
+            pause = until_next(EVERY, self._clock.mono())
+            self._timer = self._clock.call_later(pause, self._tick)
 
     def _tick(self) -> None:
         self.look()

@@ -77,7 +77,9 @@ class Service:
             log_lines_lost=log_lines_lost or {},
         )
         self._admin: Site | None = None
-        self._watchdog = Watchdog(parts.clock, parts.loop_stats, process_cpu)
+        self._watchdog = Watchdog(
+            parts.clock, parts.loop_stats, process_cpu, lambda: parts.proxy.connections > 0
+        )
         self._trimming = Trimming(parts.clock, own_heap())
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()

@@ -44,7 +44,7 @@ from sidecar.proxy.messages import HTTP1, HTTP2
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.routing.routes import Route
-from sidecar.runtime.clock import TimerHandle
+from sidecar.runtime.clock import TimerHandle, until_next
 from sidecar.service.build import Parts
 from sidecar.service.handouts import Handouts
 from sidecar.service.readiness import Readiness
@@ -91,7 +91,7 @@ class View:
         """Begin to sample for the curves of the status page."""
         clock = self._parts.clock
         self._history.sample(self.routes(), now_at=clock.wall(), now_mono=clock.mono())
-        self._sampling = self._parts.loop.call_later(INTERVAL, self.start)
+        self._sampling = clock.call_later(until_next(INTERVAL, clock.mono()), self.start)
 
     def stop(self) -> None:
         """Sample no more."""

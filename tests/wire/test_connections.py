@@ -211,11 +211,27 @@ async def test_an_idle_upstream_connection_is_let_go(wire: Wire) -> None:
     await wire.start()
     app, upstream = await served(wire)
     await app.close()
-    wire.clock.advance(61.0)
+    await wire.turn(lambda: not wire.proxy.connections)
+    wire.clock.advance(59.0)
+    assert wire.stats.connections_idle == 1
+    wire.clock.advance(6.0)
     assert await upstream.rest() == b""
-    await wire.turn(lambda: wire.stats.connections_idle == 0 and not wire.proxy.connections)
-    wire.clock.advance(2.0)
+    await wire.turn(lambda: wire.stats.connections_idle == 0)
+    wire.clock.advance(5.0)
     assert wire.clock.pending == [pytest.approx(delay) for delay in wire.clock.pending if delay > 60]
+
+
+async def test_with_nobody_connected_sweeps_are_rare_until_somebody_is(wire: Wire) -> None:
+    """Idle connections to targets alone wake the process up every four seconds; the first app makes that every one."""
+    await wire.start("pool: {idle: 60s}")
+    app, _ = await served(wire)
+    await app.close()
+    await wire.turn(lambda: not wire.proxy.connections)
+    wire.clock.advance(1.0)
+    assert wire.clock.pending[0] == 4.0 - wire.clock.mono() % 4.0
+    await wire.app()
+    await wire.turn(lambda: wire.proxy.connections == 1)
+    assert wire.clock.pending[0] == 1.0
 
 
 async def test_draining_closes_idle_connections_and_finishes_others(wire: Wire) -> None:
