@@ -1,4 +1,6 @@
-"""What each reason means for people, and what they can do: what `help REASON` prints, and the hand-written half of docs/errors.md."""
+"""What each reason means and what you can do about it: the text of `help REASON`, and the hand-written half of
+docs/errors.md.
+"""
 
 from sidecar.errors import Reason
 from sidecar.proxy.refusals.diagnosis import Cause
@@ -209,7 +211,7 @@ ADVICE: dict[Reason, str] = {
     "open: `idtoken_sidecar_tunnels` counts them by route.",
     Reason.INTERNAL: "Its log has the traceback (`fault`). Please report it.",
 }
-"""Complete: a test holds that every reason is here."""
+"""Complete: a test checks that every reason is here."""
 
 CAUSES: dict[Cause, str] = {
     Cause.AUDIENCE_REFUSED: "The token's `aud` is not the target's. The log names both where they are known.",
