@@ -1,8 +1,7 @@
-"""Environment variables that other programs define and the sidecar follows.
-
-Owns what they may hold. Called by `load`, which judges them where a credential follows them, and by `tokens` for what
-they say. Pure: the environment comes in. The rule: a value whose meaning is plain is taken, whatever stands around it;
-any other is an error that names the variable and what to set, as a key of the configuration would be.
+"""Environment variables of other programs that the sidecar follows. Owns their permitted values. Called by `load`,
+which checks those that a credential follows, and by `tokens`, which reads them. Pure: the environment is an argument.
+The rule: a value with a clear meaning is accepted, with or without blanks around it. Any other is an error that
+names the variable and what to set, as for a key of the configuration.
 """
 
 from __future__ import annotations

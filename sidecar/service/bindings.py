@@ -1,8 +1,6 @@
-"""What the process listens on.
-
-Owns every listening socket, what each is for, the certificates they show, and which addresses are the sidecar's own.
-Called by the service. Another configuration is first planned, which binds what is missing and leaves the rest as it is,
-then adopted or dropped.
+"""The process's listeners. Owns every listening socket, its purpose and its certificate, and the list of the
+sidecar's own addresses. Called by the service. A new configuration is first planned, which binds the missing
+listeners and leaves the others alone, then adopted or dropped.
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 _TOLD: Final = 10
-"""Routes whose URLs are in the log's line at start."""
+"""How many routes' URLs the log line at start has."""
 
 
 class Use(NamedTuple):
-    """What a listener is used for."""
+    """A listener and its purpose."""
 
     listener: Listener
     route: Route | None
@@ -41,7 +39,7 @@ class Use(NamedTuple):
 
 
 class ListenPlan(NamedTuple):
-    """The listeners of another configuration."""
+    """The listeners of a new configuration."""
 
     stay: list[Use]
     """Those that listen already, each with what it is for from then on."""
@@ -54,7 +52,7 @@ class ListenPlan(NamedTuple):
     """Those of them that were bound for it."""
 
     def drop(self) -> None:
-        """Close what was bound for it: it will not be served."""
+        """Close the newly bound listeners: the configuration will not be used."""
         for listener in [*self.fresh, *(use.listener for use in self.bound)]:
             listeners.close(listener)
 
@@ -97,7 +95,7 @@ class Bindings:
         self.certificates.adopt(found)
 
     def plan(self, config: Config, table: RouteTable) -> ListenPlan:
-        """Bind what another configuration lacks; raises StartError with everything as it was."""
+        """Bind the listeners that a new configuration needs; raises StartError and changes nothing."""
         plan = ListenPlan([], [], self._read_certificates(config, table), {}, [])
         kept = self._kept_ports(table)
         free: dict[ListenAddress, list[list[Listener]]] = {}
@@ -161,8 +159,9 @@ class Bindings:
             raise
 
     def adopt(self, plan: ListenPlan) -> list[Listener]:
-        """Go by it from now on; the listeners of apps that are not in it, for the caller to close. What gives tokens
-        closes its own (`handouts`)."""
+        """Use it from now on. Returns the listeners of apps that are not in it, for the caller to close. The servers
+        that give tokens close their own (`handouts`).
+        """
         kept = {use.listener.socket for use in plan.stay}
         surplus = [use.listener for use in self.uses if use.listener.socket not in kept]
         for listener in surplus:
@@ -181,7 +180,7 @@ class Bindings:
         return surplus
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.certificates.stop()
         for listener in self._all():
             listeners.close(listener)
@@ -225,7 +224,7 @@ class Bindings:
         return urls(routes, shared=self.url(), own=own)
 
     def tell(self, routes: Sequence[str], version: str, urls: Mapping[str, str]) -> None:
-        """Log where the sidecar can be reached, and what can be reached from other machines."""
+        """Log where the sidecar can be reached, and which listeners other machines can reach."""
         for listener, _, _ in self.uses:
             if listener.address.is_remote:
                 _log.warning(
