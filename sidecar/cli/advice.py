@@ -152,7 +152,7 @@ ADVICE: dict[Reason, str] = {
     "audience of your choice, and a federated identity gives no ID token without a service account. `detail` says "
     "which credentials can; [targets](targets.md) has the whole table.",
     Reason.SELF_IMPERSONATION: "The chain from `source` through `delegates` to `service_account` names one account "
-    "twice. The sidecar refuses that, because a leaked token of such an account could be renewed for ever. Use the "
+    "twice. The sidecar refuses that, because a leaked token of such an account could be renewed forever. Use the "
     "account's own "
     "credential, without `impersonate`.",
     Reason.REAUTHENTICATION_NEEDED: "A person's login has ended: the organisation's session length is over, the "

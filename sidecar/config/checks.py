@@ -264,7 +264,7 @@ def chain_fault(chain: Sequence[str]) -> str | None:
     if again is None:
         return None
     return (
-        f"{again} would impersonate itself, which would let its tokens be renewed for ever after a leak: "
+        f"{again} would impersonate itself, which would let its tokens be renewed forever after a leak: "
         "use its own credential directly, and leave it out of `delegates`"
     )
 

@@ -65,7 +65,7 @@ class Facts(NamedTuple):
     role: str
     """The role that the caller needs."""
     grant: str
-    """The command that grants it, with names to fill in in capitals."""
+    """The command that grants it, with names in capitals to fill in."""
 
 
 _ID: Final = frozenset({TokenKind.ID})

@@ -132,7 +132,7 @@ def _usable_proxy(text: str, own: Collection[ListenAddress]) -> ProxyUrl:
     listener = next((it for it in own if leads_to(found.host, found.port, it)), None)
     if listener is not None:
         raise ValueError(
-            f"it leads to this very sidecar, which listens on {listener} and is no proxy for token endpoints: set it "
+            f"it leads to this sidecar, which listens on {listener} and is no proxy for token endpoints: set it "
             "for the app alone (`exec --http-proxy` does), or add `.googleapis.com` to NO_PROXY"
         )
     return found

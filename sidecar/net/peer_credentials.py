@@ -80,7 +80,7 @@ def user_of(sock: socket.socket) -> int | None:
     """The user whose process has the other end of a TCP connection that stays on this machine; None where the system
     does not say: another machine, another network namespace, a peer that has left, a kernel without sock_diag(7).
 
-    The kernel is asked about the very connection, by its four numbers. The user is that of the socket: who opened it,
+    The kernel is asked about exactly this connection, by its four numbers. The user is that of the socket: who opened it,
     also where it was passed on to another process later.
     """
     family = sock.family

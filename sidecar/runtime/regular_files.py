@@ -1,7 +1,7 @@
 """Whole files of bounded size.
 
 Owns the reading of what an operator names as a file: configuration, credential, token, key, certificate. Called by
-whatever reads one. The rule: regular files only, since a pipe or a terminal can keep its reader waiting for ever and a
+whatever reads one. The rule: regular files only, since a pipe or a terminal can keep its reader waiting forever and a
 device has no end; and the limit holds while it is read, since a file can grow, and those of /proc have no size.
 """
 

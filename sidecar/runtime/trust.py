@@ -182,7 +182,7 @@ def _load(context: ssl.SSLContext, bundle: Bundle) -> None:
         return
     known = context.cert_store_stats()["x509"]
     try:
-        read(bundle.path, FILE_LIMIT)  # OpenSSL would wait for a pipe, and read a device for ever
+        read(bundle.path, FILE_LIMIT)  # OpenSSL would wait for a pipe, and read a device forever
         context.load_verify_locations(cafile=bundle.path)
     except OSError as error:
         raise UnusableCaError(bundle.name, bundle.path, words_of(error)) from error

@@ -231,7 +231,7 @@ class EntryCache(TLRUCache[TokenKey, Entry]):
 
     def file(self, entry: Entry) -> None:
         """Add the entry, or file it again after its token or backoff changed. Others may have to leave."""
-        # Before it is stored, TLRUCache drops what has expired, and that may be this very entry.
+        # Before it is stored, TLRUCache drops what has expired, and that may be this entry.
         self[entry.key] = entry
         entry.evicted = False
 

@@ -1,4 +1,4 @@
-"""sidecar.proxy.exchange.exchange: what both sides are told of a request, when it is sent again, and that what it holds
+"""sidecar.proxy.exchange.exchange: what both sides learn of a request, when it is sent again, and that what it holds
 is given back once; between real connections it is in tests/wire"""
 
 from __future__ import annotations
