@@ -1,7 +1,9 @@
-"""The admin server's actions: quit, reload, and renew tokens. Owns the requests that change something. Called by
-`idtoken-sidecar quit`, `reload` and `renew`, a Job's last step or a container's preStop hook. It stops nothing
-itself: it requests the stop, and the answer is sent before the listeners close. Rule: only POST, and only from this
-machine, whatever address the admin server listens on; containers of one pod or instance share its loopback.
+"""The admin server's actions: quit, reload, and renew tokens.
+
+Owns the requests that change something. Called by `idtoken-sidecar quit`, `reload` and `renew`, a Job's last step or
+a container's preStop hook. It stops nothing itself: it requests the stop, and the answer is sent before the listeners
+close. Rule: only POST, and only from this machine, whatever address the admin server listens on; containers of one
+pod or instance share its loopback.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ async def reload_configuration(request: web.Request) -> web.Response:
 
 
 async def renew_tokens(request: web.Request) -> web.Response:
-    """200 when the tokens of `?route=NAME`, or of all routes, were fetched anew; 502 if one could not be. 404 for an
-    unknown route; 429 with Retry-After if this was done a moment ago.
+    """200 when the tokens of `?route=NAME`, or of all routes, were fetched anew; 502 if one could not be.
+
+    404 for an unknown route; 429 with Retry-After if this was done a moment ago.
     """
     refuse_strangers(request, "renew its tokens")
     route = request.query.get("route")

@@ -89,9 +89,11 @@ def content_type(accept: str) -> str:
 
 
 def parts(registry: CollectorRegistry, *, openmetrics: bool) -> Iterator[bytes]:
-    """The page in parts. There are two pages: names like ours look the same in each version and escaping. The caller
-    lets the event loop turn between parts, because a thousand audiences make 10,000 lines and 100 ms of work. Each
-    family is still read in one piece.
+    """The page in parts.
+
+    There are two pages: names like ours look the same in each version and escaping. The caller lets the event loop
+    turn between parts, because a thousand audiences make 10,000 lines and 100 ms of work. Each family is still read
+    in one piece.
     """
     encode = openmetrics_exposition.generate_latest if openmetrics else generate_latest
     end = b""

@@ -138,8 +138,9 @@ def _copied(histogram: Histogram) -> Sequence[int]:
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """The duration that `share` of the observations stay below, interpolated within its bucket as Prometheus does. A
-    value above the last bound is given as that bound; None without observations.
+    """The duration that `share` of the observations stay below, interpolated within its bucket as Prometheus does.
+
+    A value above the last bound is given as that bound; None without observations.
     """
     wanted = sum(counts) * share
     if wanted <= 0:

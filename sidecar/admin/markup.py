@@ -1,5 +1,6 @@
-"""The small pieces of HTML in the status page: sentences, times, numbers, commands. Called by `page`, `rows` and
-`plots`. Pure. All values are escaped.
+"""The small pieces of HTML in the status page: sentences, times, numbers, commands.
+
+Called by `page`, `rows` and `plots`. Pure. All values are escaped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The status page: /status.json for people. Owns the page's frame, the line at its top, the form and the
-configuration; `rows` has the table of routes, `plots` the last hour. Called by `pages` with the document that
-`status` makes. Pure: no I/O and no clock. The page is complete without scripts and loads nothing from elsewhere.
-Rules: all values are escaped; the page contains no inline style or script (Content-Security-Policy); every colour has
-a word beside it (WCAG 1.4.1); a row that can't be drawn does not affect the others.
+"""The status page: /status.json for people.
+
+Owns the page's frame, the line at its top, the form and the configuration; `rows` has the table of routes, `plots`
+the last hour. Called by `pages` with the document that `status` makes. Pure: no I/O and no clock. The page is
+complete without scripts and loads nothing from elsewhere. Rules: all values are escaped; the page contains no inline
+style or script (Content-Security-Policy); every colour has a word beside it (WCAG 1.4.1); a row that can't be drawn
+does not affect the others.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ _NAMED: Final = 5
 
 
 def sections(document: Document, configuration: str, note: Note) -> dict[str, str]:
-    """The parts that change, by the id of their element. `note` is called for a row that can't be drawn. `order` is
-    no HTML: it lists the ids of the routes' rows, and the page's script sorts the rows by it.
+    """The parts that change, by the id of their element.
+
+    `note` is called for a row that can't be drawn. `order` is no HTML: it lists the ids of the routes' rows, and the
+    page's script sorts the rows by it.
     """
     found = routes(document)
     rows = drawn_rows(found, note)

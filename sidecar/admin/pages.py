@@ -1,6 +1,8 @@
-"""Serves the status page, its style, its script, and its changes. Owns how the page gets to a browser. Called by
-`app`. `page` owns what is on it. Rules: the page's Content-Security-Policy permits this server's files only; a feed
-sends a section only when it has changed, and ends when the server closes; all feeds share one rendering.
+"""Serves the status page, its style, its script, and its changes.
+
+Owns how the page gets to a browser. Called by `app`. `page` owns what is on it. Rules: the page's
+Content-Security-Policy permits this server's files only; a feed sends a section only when it has changed, and ends
+when the server closes; all feeds share one rendering.
 """
 
 from __future__ import annotations
@@ -73,8 +75,10 @@ async def html(request: web.Request) -> web.Response:
 
 
 async def explain(request: web.Request) -> web.Response:
-    """The page, with the result of the test that its form describes. For this machine only, like every POST: the
-    answer is no secret, but it costs more than other pages. One at a time.
+    """The page, with the result of the test that its form describes.
+
+    For this machine only, like every POST: the answer is no secret, but it costs more than other pages. One at a
+    time.
     """
     refuse_strangers(request, "explain a request")
     form = await request.post()

@@ -1,7 +1,8 @@
-"""The status page's table: one row for each route, those in trouble first. Owns the choice of a route's tokens,
-traffic and errors, its severity, and its row. Called by `page`. Pure. A row is three lines of a table: a summary;
-what is wrong, if anything is; and the details, which open with a click on the route's name, without a script. The
-rule: a row that can't be drawn does not affect the others.
+"""The status page's table: one row for each route, those in trouble first.
+
+Owns the choice of a route's tokens, traffic and errors, its severity, and its row. Called by `page`. Pure. A row is
+three lines of a table: a summary; what is wrong, if anything is; and the details, which open with a click on the
+route's name, without a script. The rule: a row that can't be drawn does not affect the others.
 """
 
 from __future__ import annotations

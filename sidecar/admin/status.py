@@ -1,8 +1,10 @@
-"""The contents of /status.json. Owns the document's keys, and the wording of the ways in to a route. `service` calls
-`document` with its parts' reports. Pure: time is an argument. It has no access to a token: `TokenStatus` has none,
-every key of the document is written out here, and texts about failures pass the redaction. Rules: moments are RFC
-3339 in UTC, durations are seconds; a published key keeps its meaning; a row that can't be written says so under
-`fault`, and does not affect the others.
+"""The contents of /status.json.
+
+Owns the document's keys, and the wording of the ways in to a route. `service` calls `document` with its parts'
+reports. Pure: time is an argument. It has no access to a token: `TokenStatus` has none, every key of the document is
+written out here, and texts about failures pass the redaction. Rules: moments are RFC 3339 in UTC, durations are
+seconds; a published key keeps its meaning; a row that can't be written says so under `fault`, and does not affect the
+others.
 """
 
 from __future__ import annotations
@@ -200,8 +202,9 @@ def _rows(
 
 
 def shortfall(tokens: Sequence[TokenStatus]) -> str:
-    """`2 of 3 tokens missing: token_denied: …`: the tokens whose fetch has failed and that can't be served. Each
-    reason once, with the first detail. Empty if none is missing.
+    """`2 of 3 tokens missing: token_denied: …`: the tokens whose fetch has failed and that can't be served.
+
+    Each reason once, with the first detail. Empty if none is missing.
     """
     missing = [token for token in tokens if token.last_error is not None and token.state in _WITHOUT]
     if not missing:

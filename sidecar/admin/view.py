@@ -1,6 +1,7 @@
-"""The admin server's view of the sidecar. Owns the interface `AdminView`, which `service` implements and every
-handler in this package uses. It has no state, and no member that leads to a token. Rule: the admin server shows and
-requests; the service decides.
+"""The admin server's view of the sidecar.
+
+Owns the interface `AdminView`, which `service` implements and every handler in this package uses. It has no state,
+and no member that leads to a token. Rule: the admin server shows and requests; the service decides.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ class AdminView(Protocol):
         ...
 
     def ready_state(self) -> tuple[bool, list[str]]:
-        """Whether it takes traffic, and if not, a sentence for each reason. It is ready when it listens and each
-        token to prefetch was there once, or `startup_wait` is over. Targets don't matter.
+        """Whether it takes traffic, and if not, a sentence for each reason.
+
+        It is ready when it listens and each token to prefetch was there once, or `startup_wait` is over. Targets
+        don't matter.
         """
         ...
 
@@ -46,8 +49,9 @@ class AdminView(Protocol):
         ...
 
     async def renew(self, route: str | None) -> list[Renewal]:
-        """Fetch the tokens of this route, or of all routes, now, and report the result of each. Raises KeyError for
-        an unknown route, TooSoonError if this was done a moment ago.
+        """Fetch the tokens of this route, or of all routes, now, and report the result of each.
+
+        Raises KeyError for an unknown route, TooSoonError if this was done a moment ago.
         """
         ...
 

@@ -1,7 +1,8 @@
-"""`check` and `token`: whether each route will work, and what fixes it if not. Owns the steps and their verdicts: the
-credential, a fetched token, its claims, and the clock; `online` calls the target. Called by the commands, in a
-process of its own. Only `token` shows a token. The rule: every failed step has the reason code that log, metric and
-answer share, and the command that fixes it, if there is one.
+"""`check` and `token`: whether each route will work, and what fixes it if not.
+
+Owns the steps and their verdicts: the credential, a fetched token, its claims, and the clock; `online` calls the
+target. Called by the commands, in a process of its own. Only `token` shows a token. The rule: every failed step has
+the reason code that log, metric and answer share, and the command that fixes it, if there is one.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What the demo calls: the requests over HTTP/1.1, and the expected result of each. Read by `demo`, which sends them.
-Pure.
+"""What the demo calls: the requests over HTTP/1.1, and the expected result of each.
+
+Read by `demo`, which sends them. Pure.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""`exec`: a command with a sidecar beside it, where a sidecar container is not possible. Owns the child process: its
-environment, the signals passed to it, its exit code, and the orphans it leaves (this process may be PID 1 of a
-container). Called by the `exec` command. The sidecar runs in this process, so it lives as long as the command. The
-rule: it collects no children that other code waits for. Commands that print tokens are started by worker threads,
-which wait for them. The kernel keeps children by the thread that started them, and gives orphans to the main thread
-(wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are collected here.
+"""`exec`: a command with a sidecar beside it, where a sidecar container is not possible.
+
+Owns the child process: its environment, the signals passed to it, its exit code, and the orphans it leaves (this
+process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process, so it lives as
+long as the command. The rule: it collects no children that other code waits for. Commands that print tokens are
+started by worker threads, which wait for them. The kernel keeps children by the thread that started them, and gives
+orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are collected here.
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ only.
 
 
 def beside_a_command(config: Config) -> Config:
-    """The configuration with `exec`'s own defaults, so that several can run side by side and print little. If you
-    don't set them, `listen` and `admin` move to other ports when theirs are taken, and only warnings are logged.
-    Every route without a port gets one, unless the shared listener distinguishes its callers, which a port can't
-    (`own_ports.why_none`).
+    """The configuration with `exec`'s own defaults, so that several can run side by side and print little.
+
+    If you don't set them, `listen` and `admin` move to other ports when theirs are taken, and only warnings are
+    logged. Every route without a port gets one, unless the shared listener distinguishes its callers, which a port
+    can't (`own_ports.why_none`).
     """
     update: dict[str, Any] = {}
     if "listen" not in config.model_fields_set:

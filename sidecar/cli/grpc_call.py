@@ -58,8 +58,9 @@ async def call(
     *,
     in_turn: bool = False,
 ) -> CallAnswer:
-    """Send `messages` and read the whole answer; OSError if there is none. `in_turn` sends each message after the
-    answer to the one before.
+    """Send `messages` and read the whole answer; OSError if there is none.
+
+    `in_turn` sends each message after the answer to the one before.
     """
     http2 = Http2Connection(Limits(), 0.0, is_client=True, streams=1)
     found = _Found(http2)

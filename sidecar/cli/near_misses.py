@@ -1,4 +1,5 @@
 """Groups that suggest the right command for a mistyped one, and commands whose help shows their own options first.
+
 Owns the words that people know from other programs. Used by all our groups of commands.
 """
 

@@ -1,7 +1,8 @@
-"""The options that several commands share, each defined once. `configured` gives a command the configuration's
-options, `with_admin` those for the address of a running sidecar's admin server. The command gets their result as its
-first argument, not the options themselves. A flag names the configuration, or else an environment variable; its
-mistakes end the command with exit code 2.
+"""The options that several commands share, each defined once.
+
+`configured` gives a command the configuration's options, `with_admin` those for the address of a running sidecar's
+admin server. The command gets their result as its first argument, not the options themselves. A flag names the
+configuration, or else an environment variable; its mistakes end the command with exit code 2.
 """
 
 from __future__ import annotations

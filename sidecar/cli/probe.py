@@ -56,8 +56,10 @@ class _UnixConnection(http.client.HTTPConnection):
 def ask(
     address: ListenAddress, method: str, path: str, *, timeout: float = _TIMEOUT, longest: int = LONGEST_REPLY
 ) -> Reply:
-    """One request to the admin server. Raises OSError or http.client.HTTPException if there is no reply. `timeout` in
-    seconds is for the whole. A reply has at most `longest` bytes, because another program may have the port.
+    """One request to the admin server.
+
+    Raises OSError or http.client.HTTPException if there is no reply. `timeout` in seconds is for the whole. A reply
+    has at most `longest` bytes, because another program may have the port.
     """
     connection: http.client.HTTPConnection
     if address.path is not None:
@@ -104,8 +106,9 @@ def _ended_after(seconds: float, sock: socket.socket) -> Iterator[None]:
 def wait_until_ready(
     address: ListenAddress, timeout: float, told: Callable[[str], None] = lambda _: None
 ) -> str | None:
-    """None once the sidecar is ready; after `timeout` seconds, why it is not. `told` is called with what is missing:
-    after the first second, and whenever that changes.
+    """None once the sidecar is ready; after `timeout` seconds, why it is not.
+
+    `told` is called with what is missing: after the first second, and whenever that changes.
     """
     began = time.monotonic()  # noqa: TID251  # a command of its own, without an event loop
     last: str | None = None

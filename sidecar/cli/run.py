@@ -49,8 +49,9 @@ def serve(
     process: Process,
     source: ConfigSource | None = None,
 ) -> int:
-    """Run until told to stop; returns the exit code. `then` runs beside it, and its end is the end. `process` was
-    made before anything was read. `source` reads the configuration again, if that is possible.
+    """Run until told to stop; returns the exit code. `then` runs beside it, and its end is the end.
+
+    `process` was made before anything was read. `source` reads the configuration again, if that is possible.
     """
     # Beside a command, stdout is the command's.
     stream = sys.stdout if then is None else sys.stderr

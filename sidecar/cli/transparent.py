@@ -1,5 +1,7 @@
-"""`exec --transparent`: which routes it intercepts, and how to make a JVM use the sidecar. Owns Java's trust store;
-`config.transparent` has the variables of other runtimes. Called by `exec`. Source: the JDK's networking properties.
+"""`exec --transparent`: which routes it intercepts, and how to make a JVM use the sidecar.
+
+Owns Java's trust store; `config.transparent` has the variables of other runtimes. Called by `exec`. Source: the JDK's
+networking properties.
 """
 
 from __future__ import annotations

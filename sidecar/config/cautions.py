@@ -1,7 +1,8 @@
-"""Warnings about a valid configuration that may not do what its author intended: ways in that overlap in part, and
-hosts that share a token. Called by `load` if there are no errors. Pure. Each warning says which route takes what, and
-what to write to change that. The ways in come in the order of `routes`; if two routes claim the same one, that is an
-error in `checks`.
+"""Warnings about a valid configuration that may not do what its author intended.
+
+They are about ways in that overlap in part, and about hosts that share a token. Called by `load` if there are no
+errors. Pure. Each warning says which route takes what, and what to write to change that. The ways in come in the
+order of `routes`; if two routes claim the same one, that is an error in `checks`.
 """
 
 from __future__ import annotations

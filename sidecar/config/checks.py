@@ -1,7 +1,8 @@
-"""The rules for a configuration beyond the type of each key. Owns every rule about several keys: names that must
-exist, settings that may not clash, combinations that can't work. Called by `load` with everything that parsed, so
-that all problems come at once. Pure. Each finding names its key, what is wrong, and what to do. It is long because
-there are many rules; each is short.
+"""The rules for a configuration beyond the type of each key.
+
+Owns every rule about several keys: names that must exist, settings that may not clash, combinations that can't work.
+Called by `load` with everything that parsed, so that all problems come at once. Pure. Each finding names its key,
+what is wrong, and what to do. It is long because there are many rules; each is short.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A secret's contents in the place of another value. Owns the list of keys that take a secret's contents, and the
-errors for contents in the place of a path, a URL or another plain value. Called by `tree` for every text that it
-reads, so that no later message can quote it. The environment variables that credentials follow are judged here too.
-Pure.
+"""A secret's contents in the place of another value.
+
+Owns the list of keys that take a secret's contents, and the errors for contents in the place of a path, a URL or
+another plain value. Called by `tree` for every text that it reads, so that no later message can quote it. The
+environment variables that credentials follow are judged here too. Pure.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class RouteConfig(Model):
     )
     audience: str | None = Field(
         None,
-        description="The token's `aud`. Default: by `target`, mostly the upstream's origin. `{host}` is replaced as in "
+        description="The token's `aud`. Default: by `target`, usually the upstream's origin. `{host}` is replaced as in "
         "`upstream`.",
         min_length=1,
     )

@@ -1,7 +1,8 @@
-"""Gives each route a port of its own, for `auto` in a `listen`. Owns the rule which routes get one, and which number.
-Called by `load` for `listen: auto`, and by `exec`, whose routes all get one. Not every resolver knows
-`NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`. Pure: whether a port is free is found
-out when it is bound, and another is taken then.
+"""Gives each route a port of its own, for `auto` in a `listen`.
+
+Owns the rule which routes get one, and which number. Called by `load` for `listen: auto`, and by `exec`, whose routes
+all get one. Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`.
+Pure: whether a port is free is found out when it is bound, and another is taken then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Which hosts of a route would get the same token. Each of these hosts could use the token at the others, so a
-wildcard route shares one only if it says `wildcard_audience: shared`. Called by `checks` (an error for a wildcard),
-by `cautions` (a warning for listed hosts), and by those who ask for tokens, for facts that only the credential's file
-shows. Pure.
+"""Which hosts of a route would get the same token.
+
+Each of these hosts could use the token at the others, so a wildcard route shares one only if it says
+`wildcard_audience: shared`. Called by `checks` (an error for a wildcard), by `cautions` (a warning for listed hosts),
+and by those who ask for tokens, for facts that only the credential's file shows. Pure.
 """
 
 from __future__ import annotations

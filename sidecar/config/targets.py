@@ -1,6 +1,8 @@
-"""Facts about each kind of target: its hosts, the tokens it accepts, and common mistakes. Owns the table behind the
-defaults of a route, the checks of the configuration, the diagnosis of a refusal, and docs/targets.md. Pure. Sources:
-Google's pages on calling Cloud Run (https://cloud.google.com/run/docs/authenticating/service-to-service), functions
+"""Facts about each kind of target: its hosts, the tokens it accepts, and common mistakes.
+
+Owns the table behind the defaults of a route, the checks of the configuration, the diagnosis of a refusal, and
+docs/targets.md. Pure. Sources: Google's pages on calling Cloud Run
+(https://cloud.google.com/run/docs/authenticating/service-to-service), functions
 (https://cloud.google.com/functions/docs/securing/authenticating), IAP
 (https://cloud.google.com/iap/docs/authentication-howto), API Gateway and Endpoints
 (https://cloud.google.com/endpoints/docs/openapi/service-account-authentication), AIP-4111 (self-signed JWTs).

@@ -1,7 +1,8 @@
-"""Environment variables of other programs that the sidecar follows. Owns their permitted values. Called by `load`,
-which checks those that a credential follows, and by `tokens`, which reads them. Pure: the environment is an argument.
-The rule: a value with a clear meaning is accepted, with or without blanks around it. Any other is an error that
-names the variable and what to set, as for a key of the configuration.
+"""Environment variables of other programs that the sidecar follows.
+
+Owns their permitted values. Called by `load`, which checks those that a credential follows, and by `tokens`, which
+reads them. Pure: the environment is an argument. The rule: a value with a clear meaning is accepted, with or without
+blanks around it. Any other is an error that names the variable and what to set, as for a key of the configuration.
 """
 
 from __future__ import annotations

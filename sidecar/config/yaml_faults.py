@@ -1,6 +1,7 @@
-"""What is wrong with a text that is not YAML, in words for people. Called by `tree`. Pure. The rule: of the text only
-YAML's own signs are quoted, because a secret may be anywhere in it. PyYAML's messages are in its scanner.py and
-parser.py; an unknown one is passed on.
+"""What is wrong with a text that is not YAML, in words for people. Called by `tree`.
+
+Pure. The rule: of the text only YAML's own signs are quoted, because a secret may be anywhere in it. PyYAML's
+messages are in its scanner.py and parser.py; an unknown one is passed on.
 """
 
 from __future__ import annotations

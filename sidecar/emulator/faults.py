@@ -34,9 +34,9 @@ HUGE: Final = 4_000_000
 class Fault:
     """One way to misbehave.
 
-    `hang` never answers, `slow` answers rightly after `seconds`, `reset` cuts the connection with RST, `html` and
-    `huge` answer 200 with no token, `status` answers `code` with `headers` and `body`; the others hand out a token
-    that is wrong as they say. ValueError for a kind or a code that there is not.
+    `hang` never answers. `slow` answers correctly after `seconds`. `reset` cuts the connection with RST. `html` and
+    `huge` answer 200 with no token. `status` answers `code` with `headers` and `body`. The others give a token that
+    is wrong as their names say. ValueError for an unknown kind or code.
     """
 
     kind: Kind

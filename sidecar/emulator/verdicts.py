@@ -1,6 +1,7 @@
-"""The shared part of all front ends: how a token is checked, the two ways to trust one, what the app behind learns,
-and the exception for an answer of the front end. Called by the front ends; reads no request, and time is an argument.
-Signatures are really verified.
+"""The shared part of all front ends: what they check, and what they answer.
+
+Owns the check of a token, the two ways to trust one, what the app behind learns, and the exception for an answer of
+the front end. Called by the front ends; reads no request, and time is an argument. Signatures are really verified.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Describes certificates that were not accepted, for error messages. Owns which parts of an unverified certificate
-are quoted, and which of OpenSSL's verdicts are about its CA. Called by `net.tls_faults` for upstreams and by
-`tokens.fetch.endpoint` for token endpoints. Pure.
+"""Describes certificates that were not accepted, for error messages.
+
+Owns which parts of an unverified certificate are quoted, and which of OpenSSL's verdicts are about its CA. Called by
+`net.tls_faults` for upstreams and by `tokens.fetch.endpoint` for token endpoints. Pure.
 """
 
 from __future__ import annotations

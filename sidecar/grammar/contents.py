@@ -1,9 +1,11 @@
-"""Recognises a secret's contents in the place of a path or URL, and quotes paths and URLs safely. Decides that a text
-can't be a path or URL because it is the contents of a file (`$(cat key.json)` instead of `key.json`), and owns the
-way in which messages quote an operator's values. Called by `config` for all that it reads, by the commands for their
-arguments, and by what names a file or an endpoint in a message, a log or a page. Pure. The rule: contents are refused
-when they are read and never quoted; what is quoted is of bounded length, on one line, and without passwords, queries
-and tokens. Sources: PATH_MAX of Linux' limits.h; RFC 7468 (PEM); RFC 7515 section 7.1 (JWT); RFC 4648 (base64).
+"""Recognises a secret's contents in the place of a path or URL, and quotes paths and URLs safely.
+
+Decides that a text can't be a path or URL because it is the contents of a file (`$(cat key.json)` instead of
+`key.json`), and owns the way in which messages quote an operator's values. Called by `config` for all that it reads,
+by the commands for their arguments, and by what names a file or an endpoint in a message, a log or a page. Pure. The
+rule: contents are refused when they are read and never quoted; what is quoted is of bounded length, on one line, and
+without passwords, queries and tokens. Sources: PATH_MAX of Linux' limits.h; RFC 7468 (PEM); RFC 7515 section 7.1
+(JWT); RFC 4648 (base64).
 """
 
 from __future__ import annotations

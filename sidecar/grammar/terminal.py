@@ -1,7 +1,9 @@
-"""Makes text from outside safe for people and for a shell. Owns how to show text from a target, a token endpoint, a
-file or another program, and how to make a shell command from words. Called by code that logs, prints, or suggests a
-command. Pure. The rule: shown text can't drive a terminal, start a line, turn the reading direction or grow too long;
-a shell reads a suggested command as exactly the words it was made from.
+"""Makes text from outside safe for people and for a shell.
+
+Owns how to show text from a target, a token endpoint, a file or another program, and how to make a shell command from
+words. Called by code that logs, prints, or suggests a command. Pure. The rule: shown text can't drive a terminal,
+start a line, turn the reading direction or grow too long; a shell reads a suggested command as exactly the words it
+was made from.
 """
 
 from __future__ import annotations

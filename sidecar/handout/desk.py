@@ -1,7 +1,9 @@
-"""Gives a program its token. Owns the way of a token from the store to an answer: the wait, the number of seconds it
-has left, the count and the log line. Called by `metadata` and `oauth`, which write the answers. It does not decide
-who gets what: `offer` does. The rule: the policy's minimum life of a token for requests holds here too, since it is
-the same token; no log line contains it.
+"""Gives a program its token.
+
+Owns the way of a token from the store to an answer: the wait, the number of seconds it has left, the count and the
+log line. Called by `metadata` and `oauth`, which write the answers. It does not decide who gets what: `offer` does.
+The rule: the policy's minimum life of a token for requests holds here too, since it is the same token; no log line
+contains it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Who gets no token from the servers that give tokens.
 
-Owns the order of the refusals that both servers share: a browser, of whatever site; a request that a proxy forwarded;
-a Host that is not the server's own (DNS rebinding); another machine; a process of a user that `peers` does not name.
-Called for each request before anything else. Rules: the data path's own (`proxy.admission.guard`, `net.callers`), but
-stricter: web pages never need these servers, so every header that only browsers send is refused.
+Owns the order of the refusals that both servers share. Refused are a browser, from any site; a request that a proxy
+forwarded; a Host that is not the server's own (DNS rebinding); another machine; a process of a user that `peers` does
+not name. Called for each request before anything else. Rules: the data path's own (`proxy.admission.guard`,
+`net.callers`), but stricter: web pages never need these servers, so every header that only browsers send is refused.
 """
 
 from __future__ import annotations

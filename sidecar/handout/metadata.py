@@ -2,8 +2,8 @@
 
 Owns its paths and the forms of its answers. Served by a `Site` on listeners that `service` binds. It does not decide
 who gets what (`guard`, `offer`) and fetches nothing (`desk`). Rules: it answers like Compute Engine's server, and
-refuses like GKE's, in plain text: `Metadata-Flavor` is demanded of all but the ping and is in every answer, a
-directory's address ends in a slash, a token lives as long as it says. Source:
+refuses like GKE's, in plain text. All requests but the ping need `Metadata-Flavor`, and every answer has it. A
+directory's address ends in a slash. A token lives as long as it says. Source:
 https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys.
 """
 

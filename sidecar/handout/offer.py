@@ -1,7 +1,8 @@
-"""Which tokens one server may give to programs. Decides which token a request for an audience or for scopes gets, or
-why it gets none. Made by `service` from a configuration, used by `metadata` and `oauth` for each request. Pure. The
-rule: the configuration's lists decide, and no request parameter widens them. A token that a route uses too is one
-entry in the store.
+"""Which tokens one server may give to programs.
+
+Decides which token a request for an audience or for scopes gets, or why it gets none. Made by `service` from a
+configuration, used by `metadata` and `oauth` for each request. Pure. The rule: the configuration's lists decide, and
+no request parameter widens them. A token that a route uses too is one entry in the store.
 """
 
 from __future__ import annotations
@@ -66,9 +67,10 @@ class Offer:
         )
 
     def access_key(self, wanted: Sequence[str]) -> TokenKey:
-        """The access token for these scopes, or for all listed ones; raises NOT_ALLOWED. It has listed scopes only.
-        If `cloud-platform` is listed, other scopes count as covered by it: Google's libraries ask for the scopes
-        of their own API, whatever the machine has.
+        """The access token for these scopes, or for all listed ones; raises NOT_ALLOWED.
+
+        It has listed scopes only. If `cloud-platform` is listed, other scopes count as covered by it: Google's
+        libraries ask for the scopes of their own API, whatever the machine has.
         """
         if not self.scopes:
             raise SidecarError(

@@ -1,8 +1,9 @@
-"""The IAM grants that the routes of a configuration need, as gcloud lines or as Terraform. Owns the derivation: the
-invoker's role on each target, and for each impersonation the role that permits it. No grant is wider than one
-resource. Sources: `config.targets.FACTS`, https://cloud.google.com/iam/docs/service-account-permissions (OpenID
-Connect Identity Token Creator, Service Account Token Creator),
-https://cloud.google.com/iam/docs/workload-identity-federation.
+"""The IAM grants that the routes of a configuration need, as gcloud lines or as Terraform.
+
+Owns the derivation: the invoker's role on each target, and for each impersonation the role that permits it. No grant
+is wider than one resource. Sources: `config.targets.FACTS`,
+https://cloud.google.com/iam/docs/service-account-permissions (OpenID Connect Identity Token Creator, Service Account
+Token Creator), https://cloud.google.com/iam/docs/workload-identity-federation.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ def whole(plan: Plan, *, job: bool = False, policy: bool = False) -> str:
 
 def pod_patch(plan: Plan) -> str:
     """A patch that adds the sidecar to a workload with a pod template (Deployment, StatefulSet, DaemonSet, Job).
+
     Raises ManifestError.
     """
     plan.require("image")
@@ -51,8 +52,9 @@ def pod_patch(plan: Plan) -> str:
 
 
 def component(plan: Plan, *, policy: bool = False) -> Mapping[str, str]:
-    """The files of a kustomize component, by name. It works on every Deployment, StatefulSet, DaemonSet and Job. The
-    app's base URLs are in a ConfigMap, because such a patch can't know the names of containers. Raises
+    """The files of a kustomize component, by name. It works on every Deployment, StatefulSet, DaemonSet and Job.
+
+    The app's base URLs are in a ConfigMap, because such a patch can't know the names of containers. Raises
     ManifestError.
     """
     plan.require("image")

@@ -55,8 +55,9 @@ def socket_unit(plan: Plan) -> str:
 
 
 def compose(plan: Plan) -> str:
-    """For a laptop: the app, the sidecar, and an emulator of Google with a target for each route. Raises
-    ManifestError.
+    """For a laptop: the app, the sidecar, and an emulator of Google with a target for each route.
+
+    Raises ManifestError.
     """
     plan.require("image", "app_image")
     emulated = [route for route in plan.config.routes if not route.is_dynamic]

@@ -1,6 +1,7 @@
-"""The facts behind every platform's files. Reads a configuration for deployment: the base URL that the app calls for
-each route, the port for probes, how long a start may take, and whether the configuration may be part of a manifest.
-Made by the `manifest` command. Pure.
+"""The facts behind every platform's files.
+
+Reads a configuration for deployment: the base URL that the app calls for each route, the port for probes, how long a
+start may take, and whether the configuration may be part of a manifest. Made by the `manifest` command. Pure.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ class Plan:
         return {**self.base_urls(), **by_http(proxy, spared_beside("")), **by_https(proxy, bundle)}
 
     def settings(self) -> dict[str, Any]:
-        """The configuration as YAML data, for platforms where one variable for each setting is simplest. Raises
-        ManifestError if it may not be part of a manifest.
+        """The configuration as YAML data, for platforms where one variable for each setting is simplest.
+
+        Raises ManifestError if it may not be part of a manifest.
         """
         if (why := self.not_in_variables()) is not None:
             raise ManifestError(why)

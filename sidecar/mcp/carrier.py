@@ -1,6 +1,7 @@
-"""Leads the SDK's HTTP client to the sidecar beside it. Every request goes to the sidecar's Unix socket, as a request
-for the route; tokens never get here. Made by `bridge`. Three things of an answer are changed, because the SDK's
-transports would lose them:
+"""Leads the SDK's HTTP client to the sidecar beside it.
+
+Every request goes to the sidecar's Unix socket, as a request for the route; tokens never get here. Made by `bridge`.
+Three things of an answer are changed, because the SDK's transports would lose them:
 
 * An answer that is no message of the protocol becomes a JSON-RPC error with what it means (`refusals`).
 * A stream of events that is cut looks as if it had ended. The SDK opens an ended one again and again, and a cut one

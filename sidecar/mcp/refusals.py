@@ -1,7 +1,8 @@
-"""The error for a client whose request got no message of the protocol. It is a JSON-RPC error. Its text says what
-happened and how to fix it, because most clients show nothing else; its `data` has the parts. Called by `carrier`.
-Pure. The sidecar's own answers are read from their problem document; `refusals/diagnosis` explains a target's 401,
-403 or 404.
+"""The error for a client whose request got no message of the protocol.
+
+It is a JSON-RPC error. Its text says what happened and how to fix it, because most clients show nothing else; its
+`data` has the parts. Called by `carrier`. Pure. The sidecar's own answers are read from their problem document;
+`refusals/diagnosis` explains a target's 401, 403 or 404.
 """
 
 from __future__ import annotations

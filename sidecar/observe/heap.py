@@ -1,9 +1,10 @@
-"""Returns memory to the system that malloc keeps and nothing uses. Checks the heap every ten seconds on the event
-loop. Made and ended by the service. glibc gives memory back by itself only from the end of its heap: one small piece
-there, and all that large bodies needed before it stays resident, with more gaps each time (docs/memory.md has the
-curves). `malloc_trim` gives back every page that is wholly free. It locks the heap meanwhile, for 0.1 ms a MiB or
-more, so it is called only if enough can be gained. Other C libraries (musl, macOS) have no such call, and this does
-nothing there.
+"""Returns memory to the system that malloc keeps and nothing uses.
+
+Checks the heap every ten seconds on the event loop. Made and ended by the service. glibc gives memory back by itself
+only from the end of its heap: one small piece there, and all that large bodies needed before it stays resident, with
+more gaps each time (docs/memory.md has the curves). `malloc_trim` gives back every page that is wholly free. It locks
+the heap meanwhile, for 0.1 ms a MiB or more, so it is called only if enough can be gained. Other C libraries (musl,
+macOS) have no such call, and this does nothing there.
 """
 
 from __future__ import annotations

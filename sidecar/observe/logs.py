@@ -216,8 +216,9 @@ class TextFormatter(logging.Formatter):
 
 @final
 class AccessLog:
-    """One entry for each finished request, if the mode wants it. The data path first asks `wants`, so that a request
-    without a line costs one comparison.
+    """One entry for each finished request, if the mode wants it.
+
+    The data path first asks `wants`, so that a request without a line costs one comparison.
     """
 
     __slots__ = ("_due", "_log_query", "_mode", "_project", "_sample")
@@ -234,14 +235,18 @@ class AccessLog:
 
     @property
     def collapses(self) -> bool:
-        """Whether the sidecar's own answers have one line a minute for each route and reason, because a flood of
-        lines says nothing more. Mode `all` logs each of them, unless it samples: the sample is of good requests.
+        """Whether the sidecar's own answers have one line a minute for each route and reason.
+
+        A flood of lines says nothing more. Mode `all` logs each of them, unless it samples: the sample is of good
+        requests.
         """
         return self._mode != "all" or self._sample < 1.0
 
     def wants(self, status: int, own_answer: bool) -> bool:
-        """Whether a request with this result is logged. `errors` means every 5xx, and every 4xx that the sidecar
-        itself answered. An app that left (499) got no answer; many streams end by being closed.
+        """Whether a request with this result is logged.
+
+        `errors` means every 5xx, and every 4xx that the sidecar itself answered. An app that left (499) got no
+        answer; many streams end by being closed.
         """
         if self._mode == "errors":
             return status >= 500 or (own_answer and status >= 400 and status != GONE)
@@ -276,10 +281,10 @@ class AccessLog:
     ) -> None:
         """Log one request for which `wants` was true.
 
-        `target` is the request target as received (its query is cut off unless asked for), `sent` and `received` are
-        body bytes to and from the upstream, durations are in seconds; `own_duration` is None where the request never
-        reached an upstream connection, `reason` and `detail` are None for a forwarded answer; `grpc` is a call's
-        status; `untold` is the number of similar requests without a line.
+        `target` is the request target as received (its query is cut off unless `log_query` is on). `sent` and
+        `received` are body bytes to and from the upstream; durations are in seconds. `own_duration` is None if the
+        request never reached an upstream connection, `reason` and `detail` are None for a forwarded answer. `grpc` is
+        a call's status; `untold` is the number of similar requests without a line.
         """
         path = target if self._log_query else target.partition("?")[0]
         fields: dict[str, Any] = {

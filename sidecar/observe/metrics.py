@@ -219,7 +219,7 @@ class RouteStats:
     )
     upstream_refusals: dict[str, int] = counter(
         "upstream_refusals_total",
-        "Answers with which the target refused the token or its caller, by what that means; `unexplained` is mostly "
+        "Answers with which the target refused the token or its caller, by what that means; `unexplained` is usually "
         "the app's own 401 or 403.",
         "reason",
     )
@@ -346,9 +346,11 @@ class TokenStats:
 
 @final
 class TokenStatsTable:
-    """The token records of the process, by credential and audience. Bounded, because traffic to wildcard routes
-    creates audiences: past `limit` records, new audiences of a credential share one (`OTHERS`). All audiences of a
-    credential share the two histograms, because a few dozen series for each would cost too much.
+    """The token records of the process, by credential and audience.
+
+    Bounded, because traffic to wildcard routes creates audiences: past `limit` records, new audiences of a credential
+    share one (`OTHERS`). All audiences of a credential share the two histograms, because a few dozen series for each
+    would cost too much.
     """
 
     __slots__ = ("_limit", "_records", "_shared")

@@ -1,6 +1,8 @@
-"""Watches whether the event loop runs. Owns the heartbeat on the loop, once a second, and the thread that reads the
-loop's stack when a beat is late. Made and ended by the service. Its findings go into a metric (`LoopStats`) and, at
-most once a minute, into the log: how long the loop stood still, and in which function.
+"""Watches whether the event loop runs.
+
+Owns the heartbeat on the loop, once a second, and the thread that reads the loop's stack when a beat is late. Made
+and ended by the service. Its findings go into a metric (`LoopStats`) and, at most once a minute, into the log: how
+long the loop stood still, and in which function.
 
 A late beat has two causes that call for different answers. *Blocked*: a callback took long, in this process (a fault of
 the sidecar's, or of a library). *Frozen*: the process did not run: stopped, suspended, or its CPU taken away, as Cloud
@@ -35,8 +37,10 @@ _log = logging.getLogger(__name__)
 
 
 def judge(lag: float, *, seen_after: float | None, cpu: float) -> Stall:
-    """The cause of a late beat; pure. `seen_after` is how long after the beat was due the thread woke up (None: not
-    yet), `cpu` how many CPU seconds the process used since the last beat.
+    """The cause of a late beat; pure.
+
+    `seen_after` is how long after the beat was due the thread woke up (None: not yet), `cpu` how many CPU seconds the
+    process used since the last beat.
     """
     on_time = seen_after is not None and seen_after < lag / 2 + LATE
     if on_time or lag < 2 * LATE or cpu >= lag / 2:

@@ -1,17 +1,17 @@
 """The route table: which upstream a request is for.
 
-Owns the compiled form of the configuration's routes and the one rule by which all ways in are matched.
-Called by `proxy.admission` for every request. A route holds the source of its tokens: a request that keeps its
-route keeps its identity too, whatever a reload brings. Pure: no I/O; what it remembers is a bounded memo of host
-spellings. Default deny: what matches nothing is an error that names what was asked for and the nearest
-route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
+Owns the compiled form of the configuration's routes, and the rule by which all ways in are matched. Called by
+`proxy.admission` for every request. A route holds the source of its tokens: a request that keeps its route keeps its
+identity, whatever a reload brings. Pure: no I/O; it remembers a bounded number of host spellings. Default deny: a
+request that matches nothing gets an error that names what was asked for and the nearest route. Rules: RFC 9110
+section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
 
-What a route has written comes first, the most specific before the others: its `host`, exactly · its name under
-`.localhost` · a wildcard, the longest first · `path_prefix`, the longest first, and only under a loopback name or an
-IP literal (`hosts.is_own_address`): no page can rebind those (DNS rebinding), and a stranger's name must not find a way
-in. A configuration's only route (`only_route`) is found there by every path. What nobody has written comes
-last: the host of a fixed upstream, unless it is loopback. It is the route's that has no `host`; where all that share it
-have one, it is nobody's.
+Ways in that a route has written come first, in this order: its `host`, exactly; its name under `.localhost`; a
+wildcard, the longest first; its `path_prefix`, the longest first. A prefix counts only under a loopback name or an IP
+literal (`hosts.is_own_address`), because no page can rebind those (DNS rebinding). A configuration's only route
+(`only_route`) is found under these names by every path. Last comes the host of a fixed upstream, which no route has
+written, unless it is loopback. It leads to the route with that upstream and no `host`; if all that share it have one,
+it leads nowhere.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def _load_or_default(context: ssl.SSLContext, bundle: Bundle | None, **default: 
     if bundle is not None:
         _load(context, bundle)
         return
-    # The system has one or the other, mostly not both.
+    # The system has one or the other, usually not both.
     with suppress(OSError):
         context.load_verify_locations(**default)
 

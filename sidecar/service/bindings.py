@@ -1,6 +1,8 @@
-"""The process's listeners. Owns every listening socket, its purpose and its certificate, and the list of the
-sidecar's own addresses. Called by the service. A new configuration is first planned, which binds the missing
-listeners and leaves the others alone, then adopted or dropped.
+"""The process's listeners.
+
+Owns every listening socket, its purpose and its certificate, and the list of the sidecar's own addresses. Called by
+the service. A new configuration is first planned, which binds the missing listeners and leaves the others alone, then
+adopted or dropped.
 """
 
 from __future__ import annotations

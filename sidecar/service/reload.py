@@ -1,7 +1,9 @@
-"""Reads the configuration again while the sidecar runs. Owns the triggers (the file changed, SIGHUP, `POST /reload`),
-the rule that only one reload runs at a time, and its log lines. Called by `life` and `view`; `switch` does the rest.
-The rule: a configuration is checked completely before anything changes. If it can't be used, the old one stays in
-force, and a log line, a metric and the status page say so.
+"""Reads the configuration again while the sidecar runs.
+
+Owns the triggers (the file changed, SIGHUP, `POST /reload`), the rule that only one reload runs at a time, and its
+log lines. Called by `life` and `view`; `switch` does the rest. The rule: a configuration is checked completely before
+anything changes. If it can't be used, the old one stays in force, and a log line, a metric and the status page say
+so.
 """
 
 from __future__ import annotations

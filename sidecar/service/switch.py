@@ -1,6 +1,8 @@
-"""Switches a running sidecar to another configuration. Called by `reload`. The order: all new parts are built and
-checked while the old ones run, the first new tokens are fetched, then the switch happens within one turn of the event
-loop. Requests in progress end under the old route table.
+"""Switches a running sidecar to another configuration.
+
+Called by `reload`. The order: all new parts are built and checked while the old ones run, the first new tokens are
+fetched, then the switch happens within one turn of the event loop. Requests in progress end under the old route
+table.
 """
 
 from __future__ import annotations

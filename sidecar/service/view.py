@@ -1,6 +1,7 @@
-"""What the admin server and the metrics show of a sidecar. Implements `admin.view.AdminView` and
-`families.MetricsSource`. Nearly all methods are one line that reads another part. Its only state is the history
-behind the status page's curves.
+"""What the admin server and the metrics show of a sidecar.
+
+Implements `admin.view.AdminView` and `families.MetricsSource`. Nearly all methods are one line that reads another
+part. Its only state is the history behind the status page's curves.
 """
 
 from __future__ import annotations

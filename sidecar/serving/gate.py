@@ -1,9 +1,10 @@
 """A connection to a server of the control plane, until a whole request has arrived, and its limits from then on.
+
 Decides what aiohttp must not: how much is read, for how long, and from how many at once. Made by `site` for each
 connection. aiohttp gets a request only when its head, and its body if it may have one, is complete and `intake`
-accepts it. It does not look into answers. Rules: one request a connection, so that nothing piles up behind it; each
-turn of the event loop accepts one connection and begins one request, so that those of the data path have theirs in
-between; what is refused is answered in full (RFC 9112 section 9.6), at no more than the cost of its head.
+accepts it. It does not look into answers. Rules: a connection has one request, so that nothing piles up behind it.
+Each turn of the event loop accepts one connection and begins one request, so that the data path has its turns in
+between. A refused request gets a whole answer (RFC 9112 section 9.6), at no more than the cost of its head.
 
     READING ──whole──▶ WAITING ──its turn──▶ SERVED ──answered──▶ closed
        └──refused, late──▶ ENDING ──the peer's end, a moment──▶ closed

@@ -1,7 +1,9 @@
-"""An aiohttp application on its own listeners, behind the gate. Owns how the servers of the control plane listen and
-answer: the admin server, and those that give tokens. `service` binds the sockets, starts each `Site` and closes it.
-It knows no paths. Rules: connections pass `gate`, each has one request, and errors inside get the form of `problems`.
-aiohttp parses one head a connection, gets a body only where it is whole, and never decompresses.
+"""An aiohttp application on its own listeners, behind the gate.
+
+Owns how the servers of the control plane listen and answer: the admin server, and those that give tokens. `service`
+binds the sockets, starts each `Site` and closes it. It knows no paths. Rules: connections pass `gate`, each has one
+request, and errors inside get the form of `problems`. aiohttp parses one head a connection, gets a body only where it
+is whole, and never decompresses.
 """
 
 from __future__ import annotations

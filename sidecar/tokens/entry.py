@@ -79,8 +79,10 @@ class ReadyState(NamedTuple):
 
 @final
 class Entry:
-    """One key's token, fetch, waiters and timer. One record with many slots, not three: the data path reads `value`
-    and both `fresh_until` with one look-up, and each change of the token changes the fetch and the pauses with it.
+    """One key's token, fetch, waiters and timer.
+
+    One record with many slots, not three: the data path reads `value` and both `fresh_until` with one look-up, and
+    each change of the token changes the fetch and the pauses with it.
     """
 
     __slots__ = (

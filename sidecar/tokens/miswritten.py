@@ -1,8 +1,9 @@
-"""Names text that is not a credential's JSON, and says how to fix it. Owns the mistakes that editors, shells, env
-files and Kubernetes secrets make with credential files, and the choice of the wrong one of Google's files. Called by
-`credential_file` and `service_account`. Pure. The rule: a mistake is named, not silently fixed, because other
-programs read the same file; the contents are never quoted. Sources: RFC 8259; Google's files as gcloud and the
-console write them.
+"""Names text that is not a credential's JSON, and says how to fix it.
+
+Owns the mistakes that editors, shells, env files and Kubernetes secrets make with credential files, and the choice of
+the wrong one of Google's files. Called by `credential_file` and `service_account`. Pure. The rule: a mistake is
+named, not silently fixed, because other programs read the same file; the contents are never quoted. Sources: RFC
+8259; Google's files as gcloud and the console write them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Tokens that are worth nothing, for code that must not hold real ones. Owns their two forms and how to recognise
-one. `handout` gives them (`metadata_server.tokens: placeholder`), and `proxy.admission` puts a route's own token in
-the place of one. Pure: time comes in as an argument. The rules: a placeholder is well formed, so that libraries
-accept it and renew it in time; it has no valid signature, so that every verifier rejects it; it contains a mark that
-is the same for all sidecars, so that its bytes identify it. The mark is no secret: a request without any token also
-gets the route's token.
+"""Tokens that are worth nothing, for code that must not hold real ones.
+
+Owns their two forms and how to recognise one. `handout` gives them (`metadata_server.tokens: placeholder`), and
+`proxy.admission` puts a route's own token in the place of one. Pure: time comes in as an argument. The rules: a
+placeholder is well formed, so that libraries accept it and renew it in time. It has no valid signature, so that every
+verifier rejects it. It contains a mark that is the same for all sidecars, so that its bytes identify it. The mark is
+no secret: a request without any token also gets the route's token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Fetches tokens at once when an operator asks for it. Owns how often that is allowed. Called by the service for
-`POST /renew` and the command `renew`, after a cause was fixed and while the next try is still far off. It keeps no
-token. The rule: one fetch in `INTERVAL` for each key, so that a script can't burden the token endpoint.
+"""Fetches tokens at once when an operator asks for it.
+
+Owns how often that is allowed. Called by the service for `POST /renew` and the command `renew`, after a cause was
+fixed and while the next try is still far off. It keeps no token. The rule: one fetch in `INTERVAL` for each key, so
+that a script can't burden the token endpoint.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ class Renewals:
         self._begun_mono: dict[TokenKey, float] = {}
 
     async def renew(self, keys: Mapping[TokenKey, str]) -> list[Renewal]:
-        """Fetch these tokens, given with their routes' names. Those that were fetched just now are left out. Raises
-        TooSoonError if that is all of them.
+        """Fetch these tokens, given with their routes' names.
+
+        Those that were fetched just now are left out. Raises TooSoonError if that is all of them.
         """
         now_mono = self._clock.mono()
         self._begun_mono = {

@@ -61,8 +61,9 @@ class FetchReport:
         now_mono: float,
         took: float,
     ) -> None:
-        """A fetch failed after `took` seconds. `served` is the token that callers still get. `cause` is a fault of
-        our own, logged with its traceback.
+        """A fetch failed after `took` seconds.
+
+        `served` is the token that callers still get. `cause` is a fault of our own, logged with its traceback.
         """
         reason = error.reason.value
         self._count("error", reason, took)

@@ -1,9 +1,11 @@
-"""Makes token sources from the configuration. Owns what each credential of the configuration becomes. The service
-builds the sources, the store calls `mint`, the status page shows `describe`. A source does not decide when a token is
-fetched (the store does, by `tokens.policy`), and it keeps no token that it fetched. The rule: every fetch ends within
-the source's own deadline, with a token of the requested kind and for exactly the requested audience, or with a
-`SidecarError` that names what to do. Each source has threads of its own, so that one whose endpoint hangs leaves the
-others alone. google-auth is imported by the first fetch, in its thread: it takes 0.25 s of CPU.
+"""Makes token sources from the configuration.
+
+Owns what each credential of the configuration becomes. The service builds the sources, the store calls `mint`, the
+status page shows `describe`. A source does not decide when a token is fetched (the store does, by `tokens.policy`),
+and it keeps no token that it fetched. The rule: every fetch ends within the source's own deadline, with a token of
+the requested kind and for exactly the requested audience, or with a `SidecarError` that names what to do. Each source
+has threads of its own, so that one whose endpoint hangs leaves the others alone. google-auth is imported by the first
+fetch, in its thread: it takes 0.25 s of CPU.
 """
 
 from __future__ import annotations
@@ -161,8 +163,9 @@ def _refuse_other_cloud(grant: Grant, upstream: str) -> None:
 
 
 def quiet_google_logging() -> None:
-    """Keep google-auth's loggers at INFO or above: at DEBUG they write assertions and access tokens. Call it after
-    logging is set up, and whenever a level may have changed.
+    """Keep google-auth's loggers at INFO or above: at DEBUG they write assertions and access tokens.
+
+    Call it after logging is set up, and whenever a level may have changed.
     """
     names = [name for name in logging.root.manager.loggerDict if name.startswith("google.")]
     for name in ("google", *names):

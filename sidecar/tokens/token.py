@@ -3,10 +3,9 @@
 Owns `TokenSource` (the seam between the store and the credentials), `TokenKey`, `Token` and the reading of a JWT's
 claims. Called by the route table (which makes keys), the sources (which make tokens), the store (which keeps them)
 and the data path (which takes `Token.bearer`). Pure: no I/O, no clock, no randomness; time comes in as an argument.
-It does not verify signatures: the token came from the issuer, and the target verifies. The rules it holds: `exp`
-comes from the token, always (docs/architecture.md, "One token"); a token's text form has only its audience and
-expiry; what the data path gets is safe in a header line (RFC 6750 section 2.1, RFC 7515 section 3.1: three base64url
-parts).
+It does not verify signatures: the token came from the issuer, and the target verifies. The rules: `exp` always comes
+from the token (docs/architecture.md, "One token"). A token's text form has only its audience and expiry. What the
+data path gets is safe in a header line (RFC 6750 section 2.1, RFC 7515 section 3.1: three base64url parts).
 """
 
 from __future__ import annotations
@@ -61,8 +60,10 @@ class TokenSource(Protocol):
 
 
 class TokenKey(NamedTuple):
-    """What makes two tokens the same for the cache. It holds the source itself, not its name: after a reload another
-    identity may have the same name, and a request admitted before must not get that one's token.
+    """What makes two tokens the same for the cache.
+
+    It holds the source itself, not its name: after a reload another identity may have the same name, and a request
+    admitted before must not get that one's token.
     """
 
     source: TokenSource

@@ -1,6 +1,7 @@
-"""Writing answers: the app's side of an exchange, as bytes. Owns how an answer is framed, and how it is broken off so
-that the app can tell. The base of `DownstreamConnection`, which keeps the order of the requests. Rules: RFC 9112
-sections 6 and 9.6.
+"""Writing answers: the app's side of an exchange, as bytes.
+
+Owns how an answer is framed, and how it is broken off so that the app can tell. The base of `DownstreamConnection`,
+which keeps the order of the requests. Rules: RFC 9112 sections 6 and 9.6.
 """
 
 from __future__ import annotations

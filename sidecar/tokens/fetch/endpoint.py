@@ -1,8 +1,9 @@
-"""A token endpoint's answers and faults, and what each of them means. Owns `Endpoint` (the called server), `Answer`
-(its answer) and the `SidecarError` for each fault; `refused` has the meaning of an endpoint's refusals. Called by the
-transport and the grants; it opens no connection and reads no clock. The rule: each way to fail has its own reason and
-says what to do (docs/errors.md), in our own words: a body is never quoted, because it can hold a token and errors are
-logged.
+"""A token endpoint's answers and faults, and what each of them means.
+
+Owns `Endpoint` (the called server), `Answer` (its answer) and the `SidecarError` for each fault; `refused` has the
+meaning of an endpoint's refusals. Called by the transport and the grants; it opens no connection and reads no clock.
+The rule: each way to fail has its own reason and says what to do (docs/errors.md), in our own words: a body is never
+quoted, because it can hold a token and errors are logged.
 """
 
 from __future__ import annotations

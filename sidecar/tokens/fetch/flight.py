@@ -1,6 +1,8 @@
-"""One fetch, shared by its two threads. Owns its connections, its child processes and its deadline. The worker thread
-opens them through it, the event loop ends them all with `abort`. Made by `GoogleSource` for each fetch. It knows
-nothing of tokens. The rule: what a fetch opened ends with it, at most one blocked system call later.
+"""One fetch, shared by its two threads.
+
+Owns its connections, its child processes and its deadline. The worker thread opens them through it, the event loop
+ends them all with `abort`. Made by `GoogleSource` for each fetch. It knows nothing of tokens. The rule: what a fetch
+opened ends with it, at most one blocked system call later.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The interface of all kinds of credentials. Owns `Grant`, which stands between one fetch (`source`) and the ways to
-get a token (metadata, service_account, impersonation, …), and the use of google-auth's credentials behind it. Called
-in worker threads: everything blocks. A grant may not retry, log or keep an ID token. The rule: a grant returns what
-an endpoint gave, or raises a `SidecarError` that says what to do. google-auth's exceptions don't leave this module,
-because their texts and tracebacks hold requests and answers.
+"""The interface of all kinds of credentials.
+
+Owns `Grant`, which stands between one fetch (`source`) and the ways to get a token (metadata, service_account,
+impersonation, …), and the use of google-auth's credentials behind it. Called in worker threads: everything blocks. A
+grant may not retry, log or keep an ID token. The rule: a grant returns what an endpoint gave, or raises a
+`SidecarError` that says what to do. google-auth's exceptions don't leave this module, because their texts and
+tracebacks hold requests and answers.
 """
 
 from __future__ import annotations
@@ -201,9 +203,10 @@ def self_signed_claims(email: str, audience: str, now_at: float) -> dict[str, ob
 
 
 def refresh(credentials: Any, transport: GoogleTransport, endpoint: Endpoint) -> Answer:
-    """Have google-auth's `credentials` make their request on `transport`, and return the answer with status 200. The
-    caller reads its contents, because google-auth refuses some whose fault we can name better. Raises `SidecarError`:
-    what the transport raised, or CREDENTIAL_INVALID if they failed before asking.
+    """Have google-auth's `credentials` make their request on `transport`, and return the answer with status 200.
+
+    The caller reads its contents, because google-auth refuses some whose fault we can name better. Raises
+    `SidecarError`: what the transport raised, or CREDENTIAL_INVALID if they failed before asking.
     """
     try:
         credentials.refresh(transport)

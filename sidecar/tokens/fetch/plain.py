@@ -36,9 +36,10 @@ def ask(
     limit: int,
     watch: Callable[[socket.socket], None],
 ) -> Plain:
-    """Send a request to an http `url` on a new connection, and read at most `limit` bytes of the body. `seconds` is
-    the limit of each step. `watch` gets the socket, so that another thread can end it. Raises OSError, ValueError
-    (for an invalid host) and http.client.HTTPException.
+    """Send a request to an http `url` on a new connection, and read at most `limit` bytes of the body.
+
+    `seconds` is the limit of each step. `watch` gets the socket, so that another thread can end it. Raises OSError,
+    ValueError (for an invalid host) and http.client.HTTPException.
     """
     parts = urlsplit(url)
     target = parts.path or "/"

@@ -1,8 +1,9 @@
-"""A token source: one credential, used in worker threads. Owns the steps of one fetch: a worker thread, one deadline
-for everything, the grant, and the check of the result. The store calls `mint`; the grants (metadata, service_account,
-impersonation, …) know the endpoints. It may not retry, cache or log. The rule: a fetch ends within its deadline with
-a token of the requested kind and for exactly the requested audience, or with a `SidecarError` that has its own
-reason.
+"""A token source: one credential, used in worker threads.
+
+Owns the steps of one fetch: a worker thread, one deadline for everything, the grant, and the check of the result. The
+store calls `mint`; the grants (metadata, service_account, impersonation, …) know the endpoints. It may not retry,
+cache or log. The rule: a fetch ends within its deadline with a token of the requested kind and for exactly the
+requested audience, or with a `SidecarError` that has its own reason.
 """
 
 from __future__ import annotations

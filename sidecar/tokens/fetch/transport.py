@@ -1,8 +1,10 @@
-"""The transport for google-auth. Owns every HTTP exchange with a token endpoint: connections, one deadline for the
-whole fetch, the limit on bodies. `outward` knows the proxy and the trusted CAs. Called by google-auth's credentials
-and by the metadata source, in a worker thread; `abort` is called from the event loop. It may not retry, follow a
-redirect or log: google-auth's own transport logs assertions at DEBUG. A metadata server is asked by `plain`; requests
-is imported by the first exchange with anything else.
+"""The transport for google-auth.
+
+Owns every HTTP exchange with a token endpoint: connections, one deadline for the whole fetch, the limit on bodies.
+`outward` knows the proxy and the trusted CAs. Called by google-auth's credentials and by the metadata source, in a
+worker thread; `abort` is called from the event loop. It may not retry, follow a redirect or log: google-auth's own
+transport logs assertions at DEBUG. A metadata server is asked by `plain`; requests is imported by the first exchange
+with anything else.
 
 The rule: only an answer with status 200 is returned. Every fault and every other status is raised as a
 `SidecarError`, which google-auth's retry loops do not catch: they catch `TransportError` and retryable statuses and

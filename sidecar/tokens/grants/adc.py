@@ -1,8 +1,9 @@
-"""Application Default Credentials. Decides which credential `adc` stands for. Called by `GoogleSource`, in a worker
-thread, and at start. It makes no network calls to find out, and if a named file fails it does not try another
-credential. The rule is google-auth's order: the file in GOOGLE_APPLICATION_CREDENTIALS; the file that `gcloud auth
-application-default login` writes; the metadata server. Every fetch follows it again, so that a file that appears or
-changes counts.
+"""Application Default Credentials.
+
+Decides which credential `adc` stands for. Called by `GoogleSource`, in a worker thread, and at start. It makes no
+network calls to find out, and if a named file fails it does not try another credential. The rule is google-auth's
+order: the file in GOOGLE_APPLICATION_CREDENTIALS; the file that `gcloud auth application-default login` writes; the
+metadata server. Every fetch follows it again, so that a file that appears or changes counts.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ class AdcGrant(IndirectGrant):
 
 
 def find_file(environ: Mapping[str, str]) -> Found | None:
-    """The credential file that google-auth would use, or None for the metadata server. A named file that is missing
-    counts as found: reading it then fails.
+    """The credential file that google-auth would use, or None for the metadata server.
+
+    A named file that is missing counts as found: reading it then fails.
     """
     named = environ.get(VARIABLE)
     if named:

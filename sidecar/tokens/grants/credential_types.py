@@ -1,6 +1,8 @@
-"""Makes a grant from each type of credential file. Owns the choice of a grant by a file's `type`, and the configured
-addresses that replace a file's own. Called by `adc` and `sources`. It makes no calls. The rule: a file's own URLs
-count unless the configuration has others. Of the impersonation URL only the e-mail is used.
+"""Makes a grant from each type of credential file.
+
+Owns the choice of a grant by a file's `type`, and the configured addresses that replace a file's own. Called by `adc`
+and `sources`. It makes no calls. The rule: a file's own URLs count unless the configuration has others. Of the
+impersonation URL only the e-mail is used.
 """
 
 from __future__ import annotations
@@ -50,8 +52,10 @@ Make = Callable[[Mapping[str, Any], str, Addresses], Grant]
 
 @final
 class FileGrant(IndirectGrant):
-    """A credential file of any type, read again at each fetch. Its grant is kept while the file stays the same, with
-    what it has learnt: an account's e-mail, a source's access token.
+    """A credential file of any type, read again at each fetch.
+
+    Its grant is kept while the file stays the same, with what it has learnt: an account's e-mail, a source's access
+    token.
     """
 
     def __init__(self, read: Callable[[], str], where: str, make: Make, addresses: Addresses) -> None:

@@ -1,5 +1,6 @@
-"""gcloud's directory of logins and settings. Called by `adc` and `subject_sources`. It reads the environment only.
-Source: google-auth's `_cloud_sdk.py`.
+"""gcloud's directory of logins and settings.
+
+Called by `adc` and `subject_sources`. It reads the environment only. Source: google-auth's `_cloud_sdk.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Ready-made tokens: from a file that another program renews, or from the configuration. Owns the reading of them.
-Called by `GoogleSource`, in a worker thread; `FileWatch` tells the store when a file has changed. It renews nothing.
-The rule: the token is sent unchanged, after the checks that all tokens get: one audience, which is the route's, and
-an `exp` in the future.
+"""Ready-made tokens: from a file that another program renews, or from the configuration.
+
+Owns the reading of them. Called by `GoogleSource`, in a worker thread; `FileWatch` tells the store when a file has
+changed. It renews nothing. The rule: the token is sent unchanged, after the checks that all tokens get: one audience,
+which is the route's, and an `exp` in the future.
 """
 
 from __future__ import annotations

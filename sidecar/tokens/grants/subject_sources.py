@@ -1,8 +1,9 @@
-"""Where subject tokens come from, and why a source gives none. Owns the check of a `credential_source`, the reading
-of the files it names, and the errors of AWS's metadata service. Called by `federation`, in a worker thread, before
-and after google-auth. The rule: visible mistakes are reported in the file's own terms before anything is called;
-subject tokens, certificates and AWS keys are never quoted. Sources: https://google.aip.dev/auth/4117; google-auth's
-`identity_pool.py` and `aws.py`;
+"""Where subject tokens come from, and why a source gives none.
+
+Owns the check of a `credential_source`, the reading of the files it names, and the errors of AWS's metadata service.
+Called by `federation`, in a worker thread, before and after google-auth. The rule: visible mistakes are reported in
+the file's own terms before anything is called; subject tokens, certificates and AWS keys are never quoted. Sources:
+https://google.aip.dev/auth/4117; google-auth's `identity_pool.py` and `aws.py`;
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html.
 """
 

@@ -1,8 +1,9 @@
-"""Runs one command to its end or to a deadline. Owns the life of a child process that prints a token: its own process
-group, a limit on its output, its end with the fetch. Called by `gcloud`, in a worker thread. It knows nothing about
-tokens, and shows nothing of the output. The rules: when this returns or raises, the child and all processes it
-started are gone; a command with an unknown end has failed; a process is killed only while its number is surely its
-own.
+"""Runs one command to its end or to a deadline.
+
+Owns the life of a child process that prints a token: its own process group, a limit on its output, its end with the
+fetch. Called by `gcloud`, in a worker thread. It knows nothing about tokens, and shows nothing of the output. The
+rules: when this returns or raises, the child and all processes it started are gone; a command with an unknown end has
+failed; a process is killed only while its number is surely its own.
 """
 
 from __future__ import annotations
@@ -88,8 +89,10 @@ class _ProcessGroup:
         self._collected = False
 
     def wait(self, left: Callable[[], float]) -> tuple[int | None, bool]:
-        """How the command ended, and whether the `left` seconds ran out. It is not collected, so that its number
-        stays its own. `Popen.wait` is not used, because it reports 0 for a process that other code has collected.
+        """How the command ended, and whether the `left` seconds ran out.
+
+        It is not collected, so that its number stays its own. `Popen.wait` is not used, because it reports 0 for a
+        process that other code has collected.
         """
         if not hasattr(
             os, "waitid"

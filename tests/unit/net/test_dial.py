@@ -535,7 +535,7 @@ async def test_a_name_that_is_not_resolved_says_why(bench: Bench, error: Any, wo
     )
 
 
-async def test_a_resolver_that_says_nothing_is_not_asked_for_ever(bench: Bench) -> None:
+async def test_a_resolver_that_says_nothing_is_not_asked_forever(bench: Bench) -> None:
     """Its silence is a failure like others, and is reported as one."""
     bench.names.speak.clear()
     destination = bench.destination("dns: 10ms")
