@@ -63,6 +63,7 @@ INSTEAD = {
     r"nor not": "and not",
     r"(?i:of (?:its|their) own kind)": "its own",
     r"(?i:told of)": "logged, reported",
+    r"(?i:mostly)": "usually",
     r"not spoken here": "not supported",
     r"put right": "corrected",
     r"(?i:(a|an|and|are|as|by|for|in|is|it|of|on|or|that|the|to|with) \1)": "one of the two words",
@@ -184,7 +185,7 @@ def _written(node: ast.Constant | ast.JoinedStr, lines: list[bytes]) -> Iterator
     taken[0] = taken[0][node.col_offset :]
     segment = b"".join(taken).decode()
     pieces = list(_PIECE.finditer(segment))
-    if segment.count(" ") < 3 or any({"r", "b"} & set(piece[1].lower()) for piece in pieces):
+    if segment.count(" ") < 2 or any({"r", "b"} & set(piece[1].lower()) for piece in pieces):
         return
     for piece in pieces:
         body = re.sub(r"\{[^{}]*\}", "§", piece[3]) if "f" in piece[1].lower() else piece[3]
@@ -266,10 +267,13 @@ def findings(files: Iterable[tuple[str, str]]) -> list[Finding]:
     begin = 0
     for end in (match.end() for match in _END.finditer(text)):
         words = text[begin:end].split()
-        if len(words) > LONGEST:
-            place = prose.place(begin)
-            if COUNTED.match(place[0]):
-                found.append(Finding(*place, f"{len(words)} words in a sentence: {' '.join(words[:8])} …"))
+        place = prose.place(begin)
+        if COUNTED.match(place[0]):
+            beginning = " ".join(words[:8])
+            if len(words) > LONGEST:
+                found.append(Finding(*place, f"{len(words)} words in a sentence: {beginning} …"))
+            if words[:1] == ["Of"]:
+                found.append(Finding(*place, f"begin with what it is about: {beginning} …"))
         begin = end
     return sorted(found, key=lambda each: (each.name, each.line))
 

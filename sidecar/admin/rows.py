@@ -74,7 +74,7 @@ _WORDS: Final = (
     ("warn", "token not renewed"),
     ("good", "ready"),
 )
-"""By trouble."""
+"""The words for each level of trouble, in order."""
 
 
 def routes(document: Document) -> list[ShownRoute]:

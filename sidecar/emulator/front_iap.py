@@ -86,7 +86,7 @@ def _is_self_signed(token: str, judge: Judge) -> bool:
 
 _NO_ACCESS = "You don't have access."
 _NONCE_SECONDS = 600
-"""Of the cookie, by the answer of a load balancer that was published."""
+"""The cookie's attributes, as a published answer of a load balancer has them."""
 
 
 def _sign_in(asked: Asked, judge: Judge, text: str) -> web.Response:

@@ -232,7 +232,7 @@ class _Call:
         self._stream = stream
         self._asked = asked
         self._left = bytearray()
-        """Of a message that is not whole yet."""
+        """The part of a message that has arrived so far."""
         self._uncredited = 0
         self._has_head = False
         self._is_finished = False

@@ -247,7 +247,7 @@ def _told(host: str) -> tuple[str | None, str | None]:
 
 
 def _region(host: str) -> str | None:
-    """Of a function's host, `REGION-PROJECT.cloudfunctions.net`."""
+    """The region in a function's host, `REGION-PROJECT.cloudfunctions.net`."""
     parts = host.partition(".")[0].split("-")
     return "-".join(parts[:2]) if len(parts) > 2 and not hosts.ip_literal(host) else None
 

@@ -88,7 +88,7 @@ def has_left(transport: Transport, due: int) -> bool:
         for _, event in poll.poll(0):
             if event & (select.POLLHUP | select.POLLERR):
                 return True
-            # Of TLS these are more than what is in them: then it is noticed later, by reading.
+            # TLS records are longer than their contents: then it is noticed later, by reading.
             (unread,) = _INT.unpack(fcntl.ioctl(sock, termios.FIONREAD, bytes(_INT.size)))
             return int(unread) < due
     return False

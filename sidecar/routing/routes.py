@@ -175,7 +175,7 @@ class Way(StrEnum):
     ONLY = auto()
     """It is the only route, and the Host is loopback or an address."""
     UPSTREAM = auto()
-    """By its upstream's host, which nobody wrote as `host`."""
+    """Its upstream's host matched, which no route has written as `host`."""
     LISTENER = auto()
 
 

@@ -44,14 +44,14 @@ class ListenPlan(NamedTuple):
     """The listeners of a new configuration."""
 
     stay: list[Use]
-    """Those that listen already, each with what it is for from then on."""
+    """The listeners that exist already, each with its purpose from then on."""
     bound: list[Use]
-    """Those that were bound for it."""
+    """The listeners that were bound for it."""
     certificates: Mapping[ListenerTls, Certificate]
     handouts: dict[str, list[Listener]]
-    """Of what gives tokens to programs, by its key in the configuration."""
+    """The listeners of servers that give tokens to programs, by the server's key in the configuration."""
     fresh: list[Listener]
-    """Those of them that were bound for it."""
+    """The ones among them that were bound for it."""
 
     def drop(self) -> None:
         """Close the newly bound listeners: the configuration will not be used."""
@@ -68,7 +68,7 @@ class Bindings:
         self.uses: list[Use] = []
         self.admin: list[Listener] = []
         self.handouts: dict[str, list[Listener]] = {}
-        """Of what gives tokens to programs, by its key in the configuration."""
+        """The listeners of servers that give tokens to programs, by the server's key in the configuration."""
         self.own_addresses: set[tuple[str, int]] = set()
         """Host and port of every listener: no route may lead there."""
         self.certificates = Certificates(clock)
@@ -139,7 +139,7 @@ class Bindings:
         return [*self.admin, *handouts, *(use.listener for use in self.uses)]
 
     def _kept_ports(self, table: RouteTable) -> dict[str, list[Listener]]:
-        """By route, the listeners of the port that `auto` gave it: what calls it there goes on to."""
+        """By route, the listeners of the port that `auto` gave it, so that its callers can go on."""
         asked = {route.name for route in table.routes if any(it.address.auto for it in route.config.listen)}
         names = {use.listener.socket: use.route.name for use in self.uses if use.route is not None}
         groups = (group for group in _groups(self.uses) if group[0].address.auto)
@@ -190,20 +190,20 @@ class Bindings:
     # the addresses, as bound
 
     def shared(self) -> list[str]:
-        """Those of the shared listener."""
+        """The shared listener's."""
         return [str(use.listener) for use in self.uses if use.route is None]
 
     def of_route(self, name: str) -> list[str]:
-        """Those of a route's own listener."""
+        """The listeners of a route's own."""
         return [str(use.listener) for use in self.uses if use.route is not None and use.route.name == name]
 
     def secure(self) -> set[str]:
-        """Those of all listeners that serve https."""
+        """All listeners that serve https."""
         secure = {str(use.listener) for use in self.uses if use.settings.certificate is not None}
         return secure | self.intercepting()
 
     def intercepting(self) -> set[str]:
-        """Those of all listeners that take https for intercepted hosts."""
+        """All listeners that take https for intercepted hosts."""
         return {str(use.listener) for use in self.uses if use.settings.intercepts}
 
     def metadata_address(self) -> str | None:

@@ -40,9 +40,9 @@ class Waiters:
         self._joined: OrderedDict[Waiter, float] = OrderedDict()
         """Each with the monotonic moment of joining."""
         self._calling: OrderedDict[Waiter, float] = OrderedDict()
-        """Those being called right now: they can still leave."""
+        """Waiters that are being called right now: they can still leave."""
         self._for_another: set[Waiter] = set()
-        """Those who can't use the current token."""
+        """Waiters who can't use the current token."""
         self._timer: TimerHandle | None = None
 
     def __len__(self) -> int:

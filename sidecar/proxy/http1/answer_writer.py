@@ -71,7 +71,7 @@ class AnswerWriter(AppSide):
         elif (
             body == NO_BODY and b"content-length" not in found and heads.needs_length(status, request.method)
         ):
-            # Of HTTP/2, where a head can end a message without saying how long it is.
+            # The answer came in HTTP/2, where a head can end a message without giving its length.
             fields = (*fields, (b"Content-Length", b"0"))
         self._framing = body
         self._out += heads.answer_head(

@@ -400,7 +400,7 @@ class Pools:
         """
         self.closing = False
         self.faults = Faults()
-        """Of the whole data path."""
+        """The faults of the whole data path."""
         self.sessions_to_read = sessions_to_read(sys.version_info[:3])
         """How many more TLS sessions may be read. Counted here, because a pool lives no longer than its connections.
         """

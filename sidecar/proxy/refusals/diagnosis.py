@@ -79,7 +79,7 @@ class Diagnosis(NamedTuple):
 
 
 def may_tell(status: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bool:
-    """Whether an answer with this status and these header lines needs a diagnosis. Of redirects, only IAP's own."""
+    """Whether an answer with this status and these header lines needs a diagnosis. Only IAP's redirects do."""
     if status in (401, 403, 404):
         return True
     return status in (302, 303, 307) and any(name.lower() == _BY_IAP for name, _ in fields)

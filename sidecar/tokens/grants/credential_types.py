@@ -1,8 +1,8 @@
 """Makes a grant from each type of credential file.
 
 Owns the choice of a grant by a file's `type`, and the configured addresses that replace a file's own. Called by `adc`
-and `sources`. It makes no calls. The rule: a file's own URLs count unless the configuration has others. Of the
-impersonation URL only the e-mail is used.
+and `sources`. It makes no calls. The rule: a file's own URLs count unless the configuration has others. Only the
+e-mail of the impersonation URL is used.
 """
 
 from __future__ import annotations

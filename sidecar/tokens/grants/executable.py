@@ -4,9 +4,9 @@ Owns running the program that an `external_account` file names under `credential
 answer. Called by `federation`, in a worker thread, as google-auth's supplier of subject tokens. The rules are those
 of `google.auth.pluggable`, which is not used because it passes on the whole environment of this process, ignores this
 fetch's deadline, and reads a lost exit code as 0. The rule: the program runs only if `ALLOW_EXECUTABLES` is 1, and
-its answer counts only if it ended by itself with exit code 0. Of its output only a failure's `code` and `message` are
-quoted, without anything that is or looks like a secret. Source: https://google.aip.dev/auth/4117, "Determining the
-subject token in executable-sourced credentials".
+its answer counts only if it ended by itself with exit code 0. Errors quote only a failure's `code` and `message`,
+without anything that is or looks like a secret. Source: https://google.aip.dev/auth/4117, "Determining the subject
+token in executable-sourced credentials".
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tokens from the gcloud CLI.
 
 Owns the command lines and the meaning of gcloud's messages. Called by `GoogleSource`, in a worker thread. The rule:
-gcloud gets a clean environment (its own variables, HOME, PATH, proxies), a deadline and no terminal. Of its output
-only the token is used, and nothing is quoted. Sources: `gcloud auth print-identity-token`, `gcloud config
+gcloud gets a clean environment (its own variables, HOME, PATH, proxies), a deadline and no terminal. Only the token
+of its output is used, and nothing is quoted. Sources: `gcloud auth print-identity-token`, `gcloud config
 config-helper` (what kubectl's plugin reads), both tried with gcloud 528.
 """
 
