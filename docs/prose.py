@@ -26,11 +26,11 @@ READ = ("*.md", "*.py", "*.yaml", "*.yml", "*.tf", "*.tpl", "*.html")
 SKIPPED = re.compile(
     r"tests/cases/|tests/docs/test_words\.py|docs/(prose\.py|conformance.*\.md)|sidecar/(emulator/scopes|grammar/lookalikes)\.py"
 )
-"""Mistakes of users with the answers to them; and the two files that quote bad sentences."""
+"""Mistakes of users with the answers to them, the files that quote bad sentences, tables of bytes, and lists of words."""
 LONGEST = 40
 """Words of a sentence. Longer ones are read twice."""
 COUNTED = re.compile(r"README|CHANGELOG|CONTRIBUTING|SECURITY|docs/|sidecar/|deploy/|config\.example")
-"""The files whose sentences are counted: those of users, and of who changes the code."""
+"""The files whose sentences are counted, and begin as sentences should: all but those of tests and benchmarks."""
 
 PROSELINT = (
     "archaism",
@@ -55,20 +55,20 @@ LEFT_OUT = ("spelling.consistency",)
 """It takes the names of options and of OpenSSL's errors for spellings."""
 
 INSTEAD = {
-    r"(?i:whoever)": "everyone who, the program that",
-    r"(?i:mend(?:s|ed|ing)?)": "fix",
-    r"(?i:(?:asks?|phones?|tells?) nobody)": "makes no network calls, tells no one else",
-    r"(?i:phones? home)": "makes no network calls",
-    r"become of": "what happens to, test a request",
-    r"nor not": "and not",
-    r"(?i:of (?:its|their) own kind)": "its own",
-    r"(?i:told of)": "logged, reported",
-    r"(?i:mostly)": "usually",
-    r"not spoken here": "not supported",
-    r"put right": "corrected",
-    r"(?i:(a|an|and|are|as|by|for|in|is|it|of|on|or|that|the|to|with) \1)": "one of the two words",
+    r"(?i:whoever)": "everyone who, the program that",  # bookish, and it hides who is meant
+    r"(?i:mend(?:s|ed|ing)?)": "fix",  # rare in software
+    r"(?i:(?:asks?|phones?|tells?) nobody)": "makes no network calls, tells no one else",  # a riddle
+    r"(?i:phones? home)": "makes no network calls",  # slang
+    r"become of": "what happens to, test a request",  # a riddle
+    r"nor not": "and not",  # two negations
+    r"(?i:of (?:its|their) own kind)": "its own",  # says nothing more
+    r"(?i:told of)": "logged, reported",  # does not say how
+    r"(?i:mostly)": "usually",  # of the share, where the frequency is meant
+    r"not spoken here": "not supported",  # wordplay
+    r"put right": "corrected",  # idiom
+    r"(?i:(a|an|and|are|as|by|for|in|is|it|of|on|or|that|the|to|with) \1)": "one of the two words",  # a slip
 }
-"""Phrases that readers stumbled over, as patterns for whole words, and what to write instead."""
+"""Phrases that readers stumbled over, as patterns for whole words: what to write instead, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -659,5 +659,5 @@ def test_exchanges_of_two_apps_do_not_meet(making: Exchanges) -> None:
 
 
 def test_it_says_where_it_is(making: Exchanges) -> None:
-    """For whoever debugs."""
+    """For a debugger."""
     assert repr(making.waiting()) == "<Exchange GET any connect>"
