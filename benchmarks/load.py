@@ -2,7 +2,7 @@
 
 Owns: how a request is sent and how an answer is judged.
 Called by: run.
-May not: measure the product (process does) or run on its core (run pins this very process to the others).
+May not: measure the product (process does) or run on its core (run pins this process to the others).
 Rule: one failed request makes a run worthless, so anything but a complete 200 raises.
 """
 

@@ -1,9 +1,9 @@
 """The admin server: its paths.
 
-Owns the aiohttp application. `service` binds the sockets, hands them to `admin_server` and closes its site last of all,
-so that probes and scrapes see a drain to its end. It may not touch the data path: it knows the sidecar through
-`AdminView` alone. Rules: what comes in passes the gate of `serving`, then `callers.refusal`; every answer that is not a
-success has the form of `problems`; nothing is cached or sniffed, and the status page alone may have a script, its own.
+Owns the aiohttp application. `service` binds the sockets, passes them to `admin_server` and closes its site last, so
+that probes and scrapes see a drain to its end. It knows the sidecar through `AdminView` only, and never touches the
+data path. Rules: a request passes the gate of `serving`, then `callers.refusal`. Every answer that is not a success
+has the form of `problems`. Nothing is cached or sniffed. Only the status page may have a script, its own.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from sidecar.serving.site import Site, problem
 TAKES: Final = Takes("admin server", form="/explain", purpose="explain a request")
 
 _METRICS: web.AppKey[dict[bool, Rendering[bytes]]] = web.AppKey("metrics")
-"""By whether it is OpenMetrics."""
+"""True for OpenMetrics."""
 _HAS_EXPOSITION: web.AppKey[asyncio.Event] = web.AppKey("exposition")
-"""Set by the first scrape, which loads it: many a sidecar has none."""
+"""Set by the first scrape, which loads it. Many sidecars are never scraped."""
 _STATUS: web.AppKey[Rendering[str]] = web.AppKey("status")
 
 _SLICE: Final = 2000
-"""Pieces of JSON a part: a millisecond of work."""
+"""Pieces of JSON per part: a millisecond of work."""
 
 
 def build_app(view: AdminView, clock: Clock) -> web.Application:
@@ -110,7 +110,7 @@ async def _document(view: AdminView) -> AsyncIterator[str]:
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse callers, and give every refusal one form."""
+    """Refuse callers, and give every refusal the same form."""
     if (reason := callers.refusal(request)) is not None:
         return problem(403, reason)
     try:

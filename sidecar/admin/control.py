@@ -1,9 +1,9 @@
-"""What the admin server lets be done: quit, reload, and renew tokens.
+"""The admin server's actions: quit, reload, and renew tokens.
 
-Owns the requests that change anything. Called by `idtoken-sidecar quit`, `reload` and `renew`, a Job's last step or a
-container's preStop hook. It may not stop anything itself: it asks, and the answer goes out before the
-listeners close. Rule: only POST, and only from this machine, whatever address the admin server listens
-on; containers of one pod or instance share its loopback.
+Owns the requests that change something. Called by `idtoken-sidecar quit`, `reload` and `renew`, a Job's last step or
+a container's preStop hook. It stops nothing itself: it requests the stop, and the answer is sent before the listeners
+close. Rule: only POST, and only from this machine, whatever address the admin server listens on; containers of one
+pod or instance share its loopback.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sidecar.tokens.renewals import TooSoonError
 
 
 async def quit_sidecar(request: web.Request) -> web.Response:
-    """202, and the sidecar begins to drain; 403 for a peer on another machine."""
+    """202, and the sidecar begins to drain; 403 for a caller on another machine."""
     refuse_strangers(request, "quit")
     request.app[VIEW].request_quit()
     return web.json_response({"quitting": True}, status=202)
 
 
 async def reload_configuration(request: web.Request) -> web.Response:
-    """200 once the new configuration is in force, or is the old one; 422 where it can't be used, with every reason."""
+    """200 when the new configuration is in force, or is the same; 422 with all problems if it can't be used."""
     refuse_strangers(request, "reload")
     result, detail = await request.app[VIEW].reload()
     return web.json_response(
@@ -36,9 +36,9 @@ async def reload_configuration(request: web.Request) -> web.Response:
 
 
 async def renew_tokens(request: web.Request) -> web.Response:
-    """200 once the tokens of `?route=NAME`, or of all routes, have been fetched anew; 502 where one could not be.
+    """200 when the tokens of `?route=NAME`, or of all routes, were fetched anew; 502 if one could not be.
 
-    404 for a route that there is not; 429 with Retry-After where it was asked for just now.
+    404 for an unknown route; 429 with Retry-After if this was done a moment ago.
     """
     refuse_strangers(request, "renew its tokens")
     route = request.query.get("route")
@@ -70,7 +70,7 @@ async def renew_tokens(request: web.Request) -> web.Response:
 
 
 async def set_log_level(request: web.Request) -> web.Response:
-    """`?level=debug`; without one it goes to `debug` and back."""
+    """`?level=debug`; without a level it switches to `debug` and back."""
     refuse_strangers(request, "change its log level")
     asked = request.query.get("level")
     if asked is not None and asked not in get_args(Level):

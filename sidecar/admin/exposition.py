@@ -1,9 +1,8 @@
 """What /metrics shows: the table of `sidecar.observe.families`, in Prometheus text or OpenMetrics.
 
-Owns the collector that reads the records when it is scraped and the rendering of the page. `service`
-builds the registry, `admin.app` serves it; both on the event loop's thread, on which the records are
-written too. It may not count anything itself. Rules: Prometheus text 0.0.4 and 1.0, OpenMetrics 1.0, by
-`Accept`.
+Owns the collector that reads the records at each scrape, and the rendering of the page. `service` builds the
+registry, `admin.app` serves it, both on the event loop's thread, which also writes the records. It counts nothing
+itself. Rules: Prometheus text 0.0.4 and 1.0, OpenMetrics 1.0, by `Accept`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _MAKE: Final = {
 
 @final
 class SidecarCollector:
-    """Reads the table of families when it is scraped."""
+    """Reads the table of families at each scrape."""
 
     def __init__(self, source: MetricsSource) -> None:
         self._source = source
@@ -70,7 +69,7 @@ def _cumulative(histogram: Histogram) -> Sequence[tuple[str, float]]:
 
 
 def build_registry(source: MetricsSource) -> CollectorRegistry:
-    """A registry of its own (nothing global) with the sidecar's families and those of its process."""
+    """A new registry (not the global one) with the sidecar's families and those of its process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(SidecarCollector(source))
     registry.register(ProcessCollector(registry=None))
@@ -78,7 +77,7 @@ def build_registry(source: MetricsSource) -> CollectorRegistry:
 
 
 def content_type(accept: str) -> str:
-    """What `accept` asks for: Prometheus text unless OpenMetrics, in a version that is known."""
+    """The content type for this `accept`: Prometheus text, unless it asks for OpenMetrics in a known version."""
     try:
         found = choose_encoder(accept)[1]
     except (TypeError, ValueError):  # a version in Accept that is no version
@@ -90,10 +89,11 @@ def content_type(accept: str) -> str:
 
 
 def parts(registry: CollectorRegistry, *, openmetrics: bool) -> Iterator[bytes]:
-    """The page in parts, one of two: names as ours are the same in each version and escaping.
+    """The page in parts.
 
-    A caller lets the event loop turn between the parts: a thousand audiences are some 10,000 lines, and
-    100 ms of work. Each family is read in one piece all the same.
+    There are two pages: names like ours look the same in each version and escaping. The caller lets the event loop
+    turn between parts, because a thousand audiences make 10,000 lines and 100 ms of work. Each family is still read
+    in one piece.
     """
     encode = openmetrics_exposition.generate_latest if openmetrics else generate_latest
     end = b""
@@ -114,12 +114,12 @@ OPENMETRICS = "application/openmetrics-text"
 _VERSION = "version=1.0.0;"
 _EOF = b"# EOF\n"
 _SLICE = 500
-"""Samples a part: two to four milliseconds of work."""
+"""Samples per part: two to four milliseconds of work."""
 
 
 @final
 class _Slice:
-    """A registry of one, for an encoder."""
+    """A registry with one collector, for an encoder."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric

@@ -1,8 +1,8 @@
 """The last hour of traffic, for the status page's plots, and each route's last minute, for its row.
 
-Owns the samples: what the counters of all routes rose by in each interval, and what durations that makes. `service`
-calls `sample` by a timer. Pure: time and counters come in. The rule: a bounded number of samples, and nothing that a
-request would have to do for it.
+Owns the samples: how much the counters of all routes grew in each interval, and the durations that follow. A timer of
+`service` calls `sample`. Pure: time and counters are arguments. The rule: the number of samples is limited, and
+requests do no work for them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ KEPT: Final = 360
 """Samples: an hour."""
 
 RECENT: Final = 6
-"""Intervals that a route's own numbers are made of: a minute."""
+"""The number of intervals in a route's own numbers: a minute."""
 
 
 class TrafficSample(NamedTuple):
-    """One interval; durations in seconds, None where there was no request."""
+    """One interval. Durations are in seconds, None without requests."""
 
     at: float
     """Its end, Unix seconds."""
@@ -35,15 +35,15 @@ class TrafficSample(NamedTuple):
     median: float | None
     p99: float | None
     own_median: float | None
-    """The sidecar's own share."""
+    """The sidecar's own share of the duration."""
 
 
 class Recent(NamedTuple):
-    """One route's last minute; durations in seconds, None where there was no request."""
+    """One route's last minute. Durations are in seconds, None without requests."""
 
     requests_per_second: float
     answers_4xx: int
-    """Of the target and of the sidecar."""
+    """4xx answers of the target and of the sidecar."""
     answers_5xx: int
     median: float | None
     p99: float | None
@@ -72,10 +72,10 @@ class History:
         self._samples: deque[TrafficSample] = deque(maxlen=KEPT)
         self._routes: deque[dict[str, _Counts]] = deque(maxlen=RECENT + 1)
         self._bounds: tuple[Sequence[float], Sequence[float]] = ((), ())
-        """Of the two histograms."""
+        """The bounds of the two histograms."""
 
     def sample(self, stats: Iterable[tuple[str, RouteStats]], *, now_at: float, now_mono: float) -> None:
-        """Close an interval and begin the next; `stats` are by route."""
+        """End an interval and begin the next; `stats` are by route."""
         routes = {}
         for name, record in stats:
             routes[name] = _counts(record, now_mono)
@@ -105,7 +105,7 @@ class History:
         return tuple(self._samples)
 
     def recent(self, route: str) -> Recent:
-        """What a route has done in the last minute, or since it is there."""
+        """A route's last minute, or less if the route is newer."""
         known = [counts for routes in self._routes if (counts := routes.get(route)) is not None]
         if len(known) < 2 or known[-1].mono <= known[0].mono:
             return NONE_YET
@@ -140,7 +140,7 @@ def _copied(histogram: Histogram) -> Sequence[int]:
 def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
     """The duration that `share` of the observations stay below, interpolated within its bucket as Prometheus does.
 
-    What lies above the last bound is given as that bound; None where there are no observations.
+    A value above the last bound is given as that bound; None without observations.
     """
     wanted = sum(counts) * share
     if wanted <= 0:

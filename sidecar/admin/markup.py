@@ -1,6 +1,6 @@
-"""The small pieces of HTML that the status page is made of: sentences, moments, numbers, commands.
+"""The small pieces of HTML in the status page: sentences, times, numbers, commands.
 
-Called by `page`, `rows` and `plots`. Pure. Everything that is not written here is escaped.
+Called by `page`, `rows` and `plots`. Pure. All values are escaped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CODE: Final = re.compile(r"`([^`]+)`")
 
 
 def prose(text: str) -> str:
-    """A sentence of ours, with what is `quoted so` as code."""
+    """One of our sentences, with the parts in backticks as code."""
     return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
@@ -32,29 +32,29 @@ def notice(html: str, *, worse: bool = False) -> str:
 
 
 def reason(word: str) -> str:
-    """A reason code, with its title where it is one of the sidecar's own."""
+    """A reason code, with its title if it is one of the sidecar's own."""
     known = next((meaning.title for key, meaning in MEANINGS.items() if key == word), "")
     return f"<code>{escape(word)}</code>" + (f" {escape(known)}" if known else "")
 
 
 def command(problem: Document) -> str:
-    """The line of shell that fixes it, unless the sentence before has it already."""
+    """The shell command that fixes it, unless the sentence before has it already."""
     found = problem["command"]
     return f"<br><code>$ {escape(found)}</code>" if found and found not in problem["detail"] else ""
 
 
 def moment(text: str) -> float:
-    """Unix seconds of a moment as the document has it."""
+    """A time of the document in Unix seconds."""
     return datetime.fromisoformat(text).timestamp()
 
 
 def time(text: str) -> str:
-    """A moment as the document has it, for people: the date is in the title."""
+    """A time of the document for people. The date is in the title."""
     return when(text, "at ")
 
 
 def when(text: str, before: str = "") -> str:
-    """The same, with another word before it."""
+    """The same with another word in front."""
     return f'<time datetime="{quote(text, safe=":-.+")}" title="{escape(text)}">{before}{escape(text[11:19])} UTC</time>'
 
 
@@ -68,7 +68,7 @@ def copyable(text: str) -> str:
 
 
 def about(seconds: float) -> str:
-    """A duration from now, or to it, in words that change no more often than they must."""
+    """A duration from now or until now, in words that change as seldom as possible."""
     return in_words(
         seconds // 60 * 60 if seconds >= 120 else seconds // 10 * 10 if seconds >= 10 else seconds
     )
@@ -92,7 +92,7 @@ def short(seconds: float | None) -> str:
 def drawn(
     rows: Iterable[Document], draw: Callable[[Document], str], broken: Callable[[Document], str], note: Note
 ) -> list[str]:
-    """Each row by itself; for one that can't be drawn, or could not be written, what is `broken`."""
+    """Each row by itself; `broken` for a row that can't be drawn or written."""
     found = []
     for row in rows:
         try:

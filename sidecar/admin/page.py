@@ -1,10 +1,10 @@
-"""The status page: what /status.json says, for people.
+"""The status page: /status.json for people.
 
-Owns the page's frame, the line at its top, the form and the configuration; `rows` has the table of routes, `plots` the
-last hour. Called by `pages` with the document that `status` makes. Pure: no I/O and no clock; it is whole without scripts
-and without anything from elsewhere. Rules: everything that is not written here is escaped; no style and no script stands
-in the page itself (Content-Security-Policy); what a colour says, a word says too (WCAG 1.4.1); a row that can't be drawn
-takes no other along.
+Owns the page's frame, the line at its top, the form and the configuration; `rows` has the table of routes, `plots`
+the last hour. Called by `pages` with the document that `status` makes. Pure: no I/O and no clock. The page is
+complete without scripts and loads nothing from elsewhere. Rules: all values are escaped; the page contains no inline
+style or script (Content-Security-Policy); every colour has a word beside it (WCAG 1.4.1); a row that can't be drawn
+does not affect the others.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from sidecar.admin.rows import COLUMNS, ShownRoute, drawn_rows, routes, row_id
 from sidecar.admin.status import Note
 
 _NAMED: Final = 5
-"""Routes that the line at the top names."""
+"""How many routes the line at the top names."""
 
 
 def sections(document: Document, configuration: str, note: Note) -> dict[str, str]:
-    """The parts that change, by the id of their element; `note` is called for a row that can't be drawn.
+    """The parts that change, by the id of their element.
 
-    `order` is no HTML: the ids of the routes' rows, which the page's script brings into this order.
+    `note` is called for a row that can't be drawn. `order` is no HTML: it lists the ids of the routes' rows, and the
+    page's script sorts the rows by it.
     """
     found = routes(document)
     rows = drawn_rows(found, note)
@@ -97,7 +98,7 @@ placeholder="name, URL, credential, reason"> <span id="shown" class="soft" role=
 
 
 def _word(document: Document) -> tuple[str, str]:
-    """What to say of the whole, and in which colour."""
+    """A word for the overall state, and its colour."""
     if document["draining"]:
         return "warn", "shutting down"
     if not document["ready"]:
@@ -133,7 +134,7 @@ def _state(document: Document, found: Sequence[ShownRoute]) -> str:
 
 
 def _handout(it: Document) -> str:
-    """A server that gives tokens to programs: where, of what, and how often."""
+    """A server that gives tokens to programs: its address, its credential, and how many tokens it has given."""
     where = ", ".join(f"<code>{escape(address)}</code>" for address in it["listen"])
     what = [f"{len(it['audiences'])} audience{'s' if len(it['audiences']) != 1 else ''}"]
     if it["scopes"]:
@@ -146,7 +147,7 @@ def _handout(it: Document) -> str:
 
 
 def _line(every: Sequence[ShownRoute]) -> str:
-    """How things are, in words: what is wrong with how many routes, and which."""
+    """The overall state in words: what is wrong with how many routes, and with which."""
     found = [it for it in every if it.route["name"]]
     of = f"of {len(found)} route{'s' if len(found) != 1 else ''}"
     said = []

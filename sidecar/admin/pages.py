@@ -1,8 +1,8 @@
-"""Serving the status page: whole, its style and its script, and what changes.
+"""Serves the status page, its style, its script, and its changes.
 
-Owns how the page gets to a browser. Called by `app`. It may not know what is on the page: that is `page`. Rules: the
-page's Content-Security-Policy lets in what comes from here and nothing else; a feed sends a section only when it has
-changed, and ends when the server closes; what all of them show is made once for all.
+Owns how the page gets to a browser. Called by `app`. `page` owns what is on it. Rules: the page's
+Content-Security-Policy permits this server's files only; a feed sends a section only when it has changed, and ends
+when the server closes; all feeds share one rendering.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sidecar.serving.callers import refuse_strangers
 _CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
 
 _EVERY: Final = 1.0
-"""Seconds between two looks at what has changed."""
+"""Seconds between two checks for changes."""
 _MAX_FEEDS: Final = 20
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
@@ -34,7 +34,7 @@ _POLICY: Final = (
 
 
 class Feeds:
-    """How many pages are being kept up to date."""
+    """The number of pages that are kept up to date."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -70,14 +70,15 @@ def prepare(app: web.Application, view: AdminView, budget: Budget) -> None:
 
 
 async def html(request: web.Request) -> web.Response:
-    """The page as it is now."""
+    """The current page."""
     return _html(await request.app[_PAGE].get())
 
 
 async def explain(request: web.Request) -> web.Response:
-    """The page, with the test of the request that the form describes.
+    """The page, with the result of the test that its form describes.
 
-    Only for this machine, as every POST: what it answers is no secret, but it costs more than a look. One at a time.
+    For this machine only, like every POST: the answer is no secret, but it costs more than other pages. One at a
+    time.
     """
     refuse_strangers(request, "explain a request")
     form = await request.post()
@@ -100,7 +101,7 @@ def _html(text: str) -> web.Response:
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """`section` events: the id of an element and its new content, whenever it has changed."""
+    """`section` events: an element's id and its new content, whenever that has changed."""
     closing, feeds = request.app[_CLOSING], request.app[_FEEDS]
     if feeds.open >= _MAX_FEEDS:
         raise web.HTTPServiceUnavailable(text="Too many status pages are open.")

@@ -11,14 +11,14 @@ from sidecar.admin.markup import Document, number, short
 _WIDTH: Final = 360
 _HEIGHT: Final = 90
 _SPAN: Final = 3600.0
-"""Seconds from the left end to the right one."""
+"""Seconds from the left end to the right end."""
 
 _Line = tuple[str, str, str]
-"""Of a curve: its class, its name, its key in a sample."""
+"""A curve's class, its name, and its key in a sample."""
 
 
 def traffic(document: Document) -> str:
-    """All of them."""
+    """All plots."""
     samples, interval = document["traffic"]["samples"], document["traffic"]["interval"]
     plots = (
         _plot(
@@ -72,7 +72,7 @@ def _plot(
 
 
 def _round(top: float) -> float:
-    """The next 1, 2 or 5 of its size: where the scale ends."""
+    """The next 1, 2 or 5 of its magnitude, where the scale ends."""
     if not top > 0:
         return 1.0
     size: float = 10.0 ** math.floor(math.log10(top))

@@ -1,10 +1,9 @@
 """Liveness, readiness, startup.
 
-Owns the three probes. Called by kubelet, Cloud Run, load balancers and the commands `wait` and
-`healthcheck`. They may not call anything outside the process, and none depends on a target being up: a
-target's failure is the app's to see, not a reason to restart or unplug the sidecar. Rules: each probe
-nudges the token store, because Cloud Run gives an idle instance CPU for probes only; readiness ends with
-SIGTERM, liveness and startup do not.
+Owns the three probes. Called by kubelet, Cloud Run, load balancers and the commands `wait` and `healthcheck`. They
+call nothing outside the process, and none depends on a target: the app sees a target's failure, and restarting or
+removing the sidecar would not help. Rules: each probe nudges the token store, because Cloud Run gives an idle
+instance CPU for probes only; readiness ends with SIGTERM, liveness and startup do not.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from sidecar.admin.view import VIEW
 
 
 async def live(request: web.Request) -> web.Response:
-    """200 as long as the event loop turns."""
+    """200 while the event loop runs."""
     request.app[VIEW].nudge()
     return _answer(request, "live", good=True, reasons=[])
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 while traffic may come; 503 with the reasons. Either says which tokens are missing."""
+    """200 while the sidecar takes traffic; 503 with the reasons. Both say which tokens are missing."""
     view = request.app[VIEW]
     view.nudge()
     good, reasons = view.ready_state()
@@ -42,8 +41,7 @@ async def startup(request: web.Request) -> web.Response:
 def _answer(
     request: web.Request, word: str, *, good: bool, reasons: list[str], shortfall: str = ""
 ) -> web.Response:
-    """`shortfall` is added to the text, and does not change the status: to restart the sidecar would bring no
-    token."""
+    """`shortfall` is added to the text and does not change the status, because a restart would bring no token."""
     status = 200 if good else 503
     if "application/json" in request.headers.get("Accept", "").lower():
         told = {"shortfall": shortfall} if shortfall else {}

@@ -1,9 +1,9 @@
-"""Making what many ask for once, and no more often than the data path can bear.
+"""Renders a page once for all who ask at the same time, and limits the time for that.
 
-Owns what was made last, and how much of the event loop's time making may take. Called by `app` and `pages` for whatever
-costs more than a look: with 200 routes /metrics is 110 ms of work, with 1,000 it is 800. It may not know what is made.
-Rules: all who ask while one is being made get the next one, which is made once. An older one is given only where the
-caller says that it will do, or where making has had its share of the time.
+Owns the last rendering, and the share of the event loop's time for rendering. Called by `app` and `pages` for
+expensive pages: with 200 routes /metrics takes 110 ms, with 1,000 it takes 800. It does not know what is rendered.
+Rules: all who ask during a rendering get the next one, which is made once. A caller gets an older one only if it
+accepts that, or if the time for rendering is used up.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from sidecar.runtime.clock import Clock, TimerHandle
 T = TypeVar("T")
 
 _SHARE: Final = 0.1
-"""The share of the event loop's time that rendering may take."""
+"""The share of the event loop's time for rendering."""
 _AHEAD: Final = 1.0
-"""Seconds of work that may be done at once before that: enough for every caller that does not ask without end."""
+"""Seconds of work that may be done at once before that share applies: enough for all but endless requests."""
 _KEPT: Final = 10.0
-"""Seconds for which the last rendering is kept; where there is none, one is made however long it takes."""
+"""Seconds for which the last rendering is kept. If there is none, one is made however long it takes."""
 
 
 @final
 class Budget:
-    """The time that is left for making things."""
+    """The time left for rendering."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -34,37 +34,37 @@ class Budget:
         self._at_mono = clock.mono()
 
     def spend(self, seconds: float) -> None:
-        """So much was used."""
+        """So much time was used."""
         now_mono = self.clock.mono()
         self._spent = max(0.0, self._spent - (now_mono - self._at_mono) * _SHARE) + seconds
         self._at_mono = now_mono
 
     def is_spent(self) -> bool:
-        """Whether nothing should be made now."""
+        """Whether nothing should be rendered now."""
         self.spend(0.0)
         return self._spent > _AHEAD
 
 
 @final
 class Rendering(Generic[T]):
-    """One thing that is made in parts, between which the event loop turns."""
+    """A page that is rendered in parts, between which the event loop turns."""
 
     def __init__(
         self, budget: Budget, make: Callable[[], AsyncIterator[Any]], whole: Callable[[list[Any]], T]
     ) -> None:
-        """`make` makes the parts, `whole` puts them together."""
+        """`make` makes the parts, `whole` joins them."""
         self._budget = budget
         self._make = make
         self._whole = whole
         self._lock = asyncio.Lock()
         self._last: T | None = None
         self._begun = 0
-        """How often one was begun."""
+        """How many renderings were begun."""
         self._begun_mono = 0.0
         self._forget: TimerHandle | None = None
 
     async def get(self, *, age: float = 0.0) -> T:
-        """It, begun at most `age` seconds ago unless there is no time for that."""
+        """The page, at most `age` seconds old unless there is no time to render it."""
         begun = self._begun
         async with self._lock:
             if self._last is not None:

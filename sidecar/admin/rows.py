@@ -1,8 +1,8 @@
-"""The status page's table: one row a route, with all that is known of it, and what is in trouble first.
+"""The status page's table: one row for each route, those in trouble first.
 
-Owns what belongs to a route (its tokens, its traffic, its errors), how bad it is, and the row. Called by `page`. Pure. A
-row is three lines of a table: what one sees at a glance; what is wrong, where something is; and the details, which open
-by the route's name without a script. The rule: a row that can't be drawn takes no other along.
+Owns the choice of a route's tokens, traffic and errors, its severity, and its row. Called by `page`. Pure. A row is
+three lines of a table: a summary; what is wrong, if anything is; and the details, which open with a click on the
+route's name, without a script. The rule: a row that can't be drawn does not affect the others.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from sidecar.admin.markup import (
 from sidecar.admin.status import NO_ROUTE, UNSHOWN, Note
 
 _LIFE_WIDTH: Final = 100
-"""Steps of a token's bar: an hour's token moves once in 36 s, and its row is sent again no more often."""
+"""Steps of a token's bar. An hour's token moves once in 36 s, so its row is sent no more often."""
 _TOKENS: Final = 20
-"""Tokens of one route that are shown; a wildcard has one for each host."""
+"""Most tokens of one route that are shown; a wildcard has one for each host."""
 
 COLUMNS: Final = (
     ("Route", "", "Opens to details"),
@@ -56,14 +56,14 @@ _STATES: Final = {
 
 
 class ShownRoute(NamedTuple):
-    """One route with what is known of it."""
+    """One route and everything known about it."""
 
     route: Document
     tokens: Sequence[Document]
     traffic: Document | None
     errors: Sequence[Document]
     trouble: int
-    """How bad it is: 0 worst, `_WELL` best."""
+    """How bad it is: 0 is worst, `_WELL` best."""
 
 
 _WELL: Final = 4
@@ -74,11 +74,11 @@ _WORDS: Final = (
     ("warn", "token not renewed"),
     ("good", "ready"),
 )
-"""By trouble."""
+"""The words for each level of trouble, in order."""
 
 
 def routes(document: Document) -> list[ShownRoute]:
-    """Every route, what is in trouble first; last what met no route, if anything did."""
+    """All routes, those in trouble first. Last are the requests that matched no route, if there were any."""
     traffic = {row["name"]: row for row in document["traffic"]["routes"]}
     errors: dict[str, list[Document]] = {}
     for error in document["errors"]:
@@ -101,8 +101,9 @@ def routes(document: Document) -> list[ShownRoute]:
 
 
 def _by_route(document: Document) -> dict[str, list[Document]]:
-    """The tokens of each route: its own audience's; of one whose upstream follows the request's host, those of its
-    credential that are no other route's."""
+    """The tokens of each route: those of its own audience. If the route's upstream follows the request's host, those
+    of its credential that belong to no other route.
+    """
     names: dict[tuple[object, ...], list[str]] = {}
     following: dict[object, list[str]] = {}
     for route in document["routes"]:
@@ -141,7 +142,7 @@ def drawn_rows(found: Sequence[ShownRoute], note: Note) -> dict[str, str]:
 
 
 def row_id(name: str) -> str:
-    """The id of a route's part of the table: names are letters, digits and hyphens."""
+    """The id of a route's part of the table. Names have letters, digits and hyphens."""
     return f"route-{name}" if name else "no-route"
 
 
@@ -200,7 +201,7 @@ def _numbers(traffic: Document | None) -> list[str]:
 
 
 def _wrong(it: ShownRoute) -> Iterable[str]:
-    """What is wrong now, each with what fixes it; else the last error."""
+    """What is wrong now, each with its fix; or else the last error."""
     refusing, refusal = it.route["refusing"], it.route["last_refusal"]
     if refusing is not None:
         times = f"{refusing['count']} time{'s' if refusing['count'] != 1 else ''}"
@@ -267,7 +268,7 @@ def _since_start(traffic: Document | None) -> str:
 
 
 def _connections(traffic: Document | None) -> str:
-    """Those to the target, by what they speak."""
+    """The connections to the target, by protocol."""
     if traffic is None:
         return "none"
     told = []
@@ -312,7 +313,7 @@ def _named_life(token: Document) -> str:
 
 
 def _life(token: Document) -> str:
-    """A token's life as a bar: what of it is over, and where it is renewed."""
+    """A token's life as a bar: the part that is over, and the point of renewal."""
     colour, word = _STATES.get(token["state"], ("warn", token["state"]))
     waiting = f", {token['waiting']} requests wait" if token["waiting"] else ""
     said = f'<span class="{colour}">{escape(word)}</span>{waiting}'

@@ -1,10 +1,10 @@
-"""What /status.json shows.
+"""The contents of /status.json.
 
-Owns the document: its keys, and the spelling of the ways in to a route. `service` calls `document` with
-what its parts report. Pure: time comes in as an argument. It has no access to a token: `TokenStatus`
-carries none, every key of the document is written out here, and what was said about a failure passes the
-redaction net. Rules: moments are RFC 3339 in UTC, durations are seconds; a key once published keeps its
-meaning; a row that can't be written takes no other along: it says so, under `fault`.
+Owns the document's keys, and the wording of the ways in to a route. `service` calls `document` with its parts'
+reports. Pure: time is an argument. It has no access to a token: `TokenStatus` has none, every key of the document is
+written out here, and texts about failures pass the redaction. Rules: moments are RFC 3339 in UTC, durations are
+seconds; a published key keeps its meaning; a row that can't be written says so under `fault`, and does not affect the
+others.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.tokens.entry import TokenState, TokenStatus
 
 Note = Callable[[Exception, str], None]
-"""Called with a fault, and where it happened."""
+"""Called with a fault and the place where it happened."""
 
 Row = TypeVar("Row")
 
 _WITHOUT: Final = (TokenState.FAILING, TokenState.FETCHING, TokenState.EXPIRED)
 
 NO_ROUTE: Final = "(no route)"
-"""How what met no route is called."""
+"""The name for requests that matched no route."""
 
 UNSHOWN: Final = "This could not be shown, by a fault in the sidecar; its log has the traceback."
 
@@ -44,53 +44,53 @@ class RouteStatus(NamedTuple):
     target: str
     token: str
     refusal: LastRefusal | None
-    """What the target refused last."""
+    """The target's last refusal."""
     refusing: Refusing | None
-    """What the sidecar refuses this route's requests with."""
+    """The sidecar's own errors with which this route refuses requests."""
     ways_in: Sequence[tuple[str, str]]
     """See `ways_in`."""
     url: str | None = None
-    """The base URL to call it by; None where it has none, such as a route whose upstream follows the request's host."""
+    """The base URL to call it by; None if it has none, for example if its upstream follows the request's host."""
 
 
 class RouteLinks(NamedTuple):
-    """A route's connections to its upstream now, by what they speak."""
+    """A route's current connections to its upstream, by protocol."""
 
     http1_busy: int = 0
-    """Those that carry a request; in HTTP/2 several. Those that are being made count here."""
+    """Connections with a request (in HTTP/2 possibly several). Those being made count here."""
     http1_idle: int = 0
     http2_busy: int = 0
     http2_idle: int = 0
     streams: int = 0
-    """Requests under way in HTTP/2."""
+    """HTTP/2 requests in progress."""
 
 
 NO_LINKS: Final = RouteLinks()
 
 
 class RouteTraffic(NamedTuple):
-    """What a route has carried since the start; the name is empty for what met no route."""
+    """A route's traffic since the start. The name is empty for requests that matched no route."""
 
     name: str
     requests: int
     in_flight: int
     refused: int
     upstream_4xx: int
-    """Answers of the upstream's own."""
+    """The upstream's own answers."""
     upstream_5xx: int
     last_minute: Recent = NONE_YET
     http2: int = 0
-    """Of the requests, those that came in HTTP/2."""
+    """How many of the requests came in HTTP/2."""
     links: RouteLinks = NO_LINKS
 
 
 class Traffic(NamedTuple):
-    """What went through."""
+    """The traffic."""
 
     samples: Sequence[TrafficSample]
     routes: Sequence[RouteTraffic]
     errors: Sequence[ErrorGroup]
-    """Answers of the sidecar's own by route and reason, the one that came last first."""
+    """The sidecar's own answers by route and reason, the latest first."""
 
 
 class HandoutStatus(NamedTuple):
@@ -103,12 +103,12 @@ class HandoutStatus(NamedTuple):
     audiences: Sequence[str]
     scopes: Sequence[str]
     given: int
-    """Tokens that it has given since the start."""
+    """Tokens given since the start."""
     refused: int
 
 
 class ProcessStatus(NamedTuple):
-    """The process as a whole; moments in Unix seconds."""
+    """The process as a whole. Times are in Unix seconds."""
 
     version: str
     started_at: float
@@ -122,7 +122,7 @@ class ProcessStatus(NamedTuple):
     listen: Sequence[str]
     """Every address of the shared listener, as bound: `127.0.0.1:8787`, `unix:/run/proxy.sock`."""
     handouts: Sequence[HandoutStatus] = ()
-    """What gives tokens to programs."""
+    """The servers that give tokens to programs."""
 
 
 def document(
@@ -134,7 +134,7 @@ def document(
     now: float,
     note: Note,
 ) -> dict[str, Any]:
-    """The document at wall-clock time `now`; `note` is called for a row that can't be written."""
+    """The document at wall-clock time `now`. `note` is called for a row that can't be written."""
     return {
         "version": process.version,
         "now": _moment(now),
@@ -194,7 +194,7 @@ def _rows(
     name: Callable[[Row], Mapping[str, str]],
     note: Note,
 ) -> list[dict[str, Any]]:
-    """Each row by itself; one that can't be written is its `name` and the news of that."""
+    """Each row by itself. One that can't be written has its `name` and says so."""
     written = []
     for row in rows:
         try:
@@ -206,9 +206,9 @@ def _rows(
 
 
 def shortfall(tokens: Sequence[TokenStatus]) -> str:
-    """`2 of 3 tokens missing: token_denied: …`: those whose fetch has failed and that have none to serve.
+    """`2 of 3 tokens missing: token_denied: …`: the tokens whose fetch has failed and that can't be served.
 
-    Each reason once, with what was said of the first. Empty where none is missing.
+    Each reason once, with the first detail. Empty if none is missing.
     """
     missing = [token for token in tokens if token.last_error is not None and token.state in _WITHOUT]
     if not missing:
@@ -234,7 +234,7 @@ def ways_in(
     by_name: Collection[str] = (),
     intercepted: bool = False,
 ) -> list[tuple[str, str]]:
-    """Every way to call a route, as (kind, what to write).
+    """Every way to call a route, as pairs of its kind and what to write.
 
     `hosts` are all that select the route, wildcards included; `dynamic` says that its upstream follows the
     request's host, which leaves out the ways that have none; `only`, that it has the whole shared listener.

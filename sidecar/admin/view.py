@@ -1,8 +1,7 @@
-"""What the admin server sees of the sidecar.
+"""The admin server's view of the sidecar.
 
-Owns the seam `AdminView`, which `service` implements and every handler in this package reads. It may not
-hold anything of its own, and has no member through which a token could be reached. Rule: the admin
-server shows and asks; the service decides.
+Owns the interface `AdminView`, which `service` implements and every handler in this package uses. It has no state,
+and no member that leads to a token. Rule: the admin server shows and requests; the service decides.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class AdminView(Protocol):
-    """The running sidecar, as far as its admin server is concerned; called on the event loop's thread."""
+    """The running sidecar, for its admin server. Called on the event loop's thread."""
 
     @property
     def started(self) -> bool:
-        """Whether it has been ready once; never taken back."""
+        """Whether it has ever been ready."""
         ...
 
     @property
@@ -34,30 +33,30 @@ class AdminView(Protocol):
 
     @property
     def registry(self) -> CollectorRegistry:
-        """What /metrics shows; see `exposition.build_registry`."""
+        """The registry behind /metrics; see `exposition.build_registry`."""
         ...
 
     def ready_state(self) -> tuple[bool, list[str]]:
-        """Whether traffic may come, and otherwise why not: a sentence for each reason.
+        """Whether it takes traffic, and if not, a sentence for each reason.
 
-        Ready: listening, and every route to be prefetched has had its token once or `startup_wait` is
-        over. It never depends on targets.
+        It is ready when it listens and each token to prefetch was there once, or `startup_wait` is over. Targets
+        don't matter.
         """
         ...
 
     def shortfall(self) -> str:
-        """Which tokens are missing, as a sentence's part: `3 of 3 tokens missing: …`; empty where none is."""
+        """Which tokens are missing, as part of a sentence: `3 of 3 tokens missing: …`; empty if none is."""
         ...
 
     async def renew(self, route: str | None) -> list[Renewal]:
-        """Fetch the tokens of this route now, or of all routes, and say what came of each.
+        """Fetch the tokens of this route, or of all routes, now, and report the result of each.
 
-        Raises KeyError for a route that there is not, TooSoonError where that was asked for just now.
+        Raises KeyError for an unknown route, TooSoonError if this was done a moment ago.
         """
         ...
 
     def status(self) -> dict[str, Any]:
-        """What /status.json shows; see `status.document`."""
+        """The contents of /status.json; see `status.document`."""
         ...
 
     async def configuration(self) -> str:
@@ -65,11 +64,11 @@ class AdminView(Protocol):
         ...
 
     async def explain(self, url: str, lines: Sequence[str]) -> dict[str, Any]:
-        """Test a request; see `explain.explain`. ValueError with a sentence where it is not one."""
+        """Test a request; see `explain.explain`. ValueError, with a sentence, if it is not one."""
         ...
 
     def fault(self, error: Exception, where: str) -> None:
-        """Log and count a fault that was met in showing something."""
+        """Log and count a fault that happened while showing something."""
         ...
 
     def nudge(self) -> None:
@@ -77,15 +76,17 @@ class AdminView(Protocol):
         ...
 
     async def reload(self) -> tuple[str, str]:
-        """Read the configuration again: `ok`, `unchanged` or `error`, and what is to be told."""
+        """Read the configuration again. Returns `ok`, `unchanged` or `error`, and a text for the caller."""
         ...
 
     def set_log_level(self, level: Level | None) -> Level:
-        """Log from this level on; None: `debug`, or the configured level where it was `debug`. What it is now."""
+        """Set the log level; None switches to `debug`, or from there back to the configured level. Returns the level
+        now in force.
+        """
         ...
 
     def request_quit(self) -> None:
-        """Begin to stop, as SIGTERM would; returns at once."""
+        """Begin to stop, as after SIGTERM. Returns at once."""
         ...
 
 

@@ -1,4 +1,6 @@
-"""What each reason means for people, and what they can do: what `help REASON` prints, and the hand-written half of docs/errors.md."""
+"""What each reason means and what you can do about it: the text of `help REASON`, and the hand-written half of
+docs/errors.md.
+"""
 
 from sidecar.errors import Reason
 from sidecar.proxy.refusals.diagnosis import Cause
@@ -7,7 +9,7 @@ ADVICE: dict[Reason, str] = {
     Reason.MALFORMED_REQUEST: "The answer's `detail` says what was wrong with the bytes. Speak plain HTTP to the "
     "sidecar, not TLS, unless its listener has a certificate. The connection is closed, since what follows can't be trusted.",
     Reason.TOO_MANY_FRAMES: "Its HTTP/2 connection was ended: PINGs, SETTINGS, resets or empty frames came by the thousand, "
-    "beside few requests. No client in good order sends them so; look for the program that does.",
+    "and few requests with them. Healthy clients don't do that: find the program that does.",
     Reason.BAD_HOST: "An HTTP/1.1 request has exactly one well-formed `Host`. In a request to an HTTP proxy, the host "
     "of the URL counts, and `Host` may name anything.",
     Reason.HEADER_CONFLICT: "The route puts the token where the app has put something of its own. Set the route's "
@@ -41,36 +43,37 @@ ADVICE: dict[Reason, str] = {
     Reason.CLIENT_STALLED: "The answer had begun, and the app read nothing of it for `limits.send_timeout`: it hangs, "
     "or its machine is gone. The sidecar closed its connection and the upstream's.",
     Reason.DNS_FAILED: "Check the spelling of `upstream`, and what `getent hosts` says on this machine. With Private "
-    "Service Connect, that the zone for run.app is attached to this network.",
+    "Service Connect, check that the zone for run.app is attached to this network.",
     Reason.DNS_TIMEOUT: "The resolver did not answer. Check `/etc/resolv.conf` and network policies for port 53. `detail` names "
     "the key that sets the limit: `timeouts.dns`, or `timeouts.connect` for the whole.",
-    Reason.ADDRESS_FORBIDDEN: "Every address that the name resolves to is one that a token is never sent to: a metadata "
-    "server, link-local, multicast or unspecified, the sidecar itself, loopback without the upstream saying so, or a "
-    "private one where the route says `allow_private: false`; `detail` names each. Somebody may have tampered with DNS.",
+    Reason.ADDRESS_FORBIDDEN: "The name resolves only to addresses that never get a token; `detail` names each. Such addresses are "
+    "metadata servers, link-local, multicast and unspecified ones, and the sidecar itself. Loopback is one unless "
+    "the upstream names it, and so are private addresses if the route says `allow_private: false`. Somebody may have "
+    "tampered with DNS.",
     Reason.CONNECT_REFUSED: "Nothing listens at that address and port. If `detail` says how long ago that was, there "
     "was no new try for this request: after three failures in a row the sidecar makes one try at a time, a quarter of "
     "a second apart at most.",
     Reason.CONNECT_FAILED: "The network says that the address can't be reached. Check routes, the VPC connector and "
     "firewalls.",
-    Reason.CONNECT_TIMEOUT: "Packets get no answer, mostly because of a firewall or a missing VPC egress. If the way "
+    Reason.CONNECT_TIMEOUT: "Packets get no answer, usually because of a firewall or a missing VPC egress. If the way "
     "is just long, raise `timeouts.connect`.",
-    Reason.TLS_TIMEOUT: "TCP connected, but the other side did not finish the handshake. Mostly a device in between "
+    Reason.TLS_TIMEOUT: "TCP connected, but the other side did not finish the handshake. Usually a device in between "
     "accepts connections and does not pass them on, or the service is under load. `detail` names the key that sets "
     "the "
     "limit: `timeouts.tls`, or `timeouts.connect` for the whole.",
     Reason.TLS_CERTIFICATE_EXPIRED: "`detail` has the certificate's end and this machine's time. Either the certificate "
     "was not renewed, or this machine's clock is wrong (containers have their host's). Verification can't be switched off.",
-    Reason.TLS_CERTIFICATE_NOT_YET_VALID: "Mostly this machine's clock is slow; `detail` has both times.",
+    Reason.TLS_CERTIFICATE_NOT_YET_VALID: "Usually this machine's clock is slow; `detail` has both times.",
     Reason.TLS_WRONG_NAME: "`detail` has the name that was asked for and those in the certificate. If the service is "
     "reached by another name than its certificate has, set the route's `tls.server_name`. Otherwise another server "
     "answers at that address.",
     Reason.TLS_SELF_SIGNED: "Trust exactly this certificate by setting the route's `tls.ca_file` to its PEM file. "
     "Verification can't be switched off.",
     Reason.TLS_UNKNOWN_CA: "`detail` has the issuer. For a private CA set the route's `tls.ca_file`, or the top-level `ca_file`, to its certificate. "
-    "If it is a public CA, the server mostly does not send its intermediate certificates. Browsers find these by "
+    "If it is a public CA, the server usually does not send its intermediate certificates. Browsers find these by "
     "themselves, other clients don't.",
-    Reason.TLS_BAD_CHAIN: "A certificate above the server's own is no CA, may not have another below it, is not the one "
-    "that signed, or uses a key or digest that is too weak; `detail` says which. The service's owner has to fix it.",
+    Reason.TLS_BAD_CHAIN: "A certificate above the server's own is not a CA, may not have another CA below it, has not "
+    "signed it, or uses a key or digest that is too weak; `detail` says which. The service's owner has to fix it.",
     Reason.TLS_REVOKED: "The route's `tls.crl_file` lists the certificate, or a CA above it. Don't use it any more: "
     "somebody else may have its key. The service needs a new certificate.",
     Reason.TLS_CRL_UNUSABLE: "`tls.crl_file` has no list of the CA that issued the certificate, or an old one. Put the "
@@ -88,11 +91,11 @@ ADVICE: dict[Reason, str] = {
     "change.",
     Reason.TLS_ALERT: "The other side ended the handshake with the alert that `detail` names. `unrecognized_name`: it "
     "knows no such host: set the route's `tls.server_name`. `internal_error`: look into its own log.",
-    Reason.TLS_NOT_SPOKEN: "The answer was not TLS, mostly plain HTTP. Use the port that speaks TLS, or `http://` in "
+    Reason.TLS_NOT_SPOKEN: "The answer was not TLS, usually plain HTTP. Use the port that speaks TLS, or `http://` in "
     "`upstream`.",
     Reason.TLS_CLOSED: "The connection ended before the handshake did. Load balancers do this when they have no "
     "backend, and firewalls when they block the name.",
-    Reason.TLS_RENEGOTIATION: "A TLS 1.2 server asked for a new handshake in mid-connection, mostly to get a client "
+    Reason.TLS_RENEGOTIATION: "A TLS 1.2 server asked for a new handshake in mid-connection, usually to get a client "
     "certificate for some paths only. The sidecar refuses that: TLS 1.3 does not have it any more (RFC 8446 section "
     "4.1.2). Make the server ask at the beginning of the connection.",
     Reason.TLS_FAILED: "The failure is of no known kind; `detail` has OpenSSL's words.",
@@ -103,7 +106,7 @@ ADVICE: dict[Reason, str] = {
     "that it runs, and "
     "`egress_proxy`; if the upstream needs no proxy, add it to `egress_proxy.except`.",
     Reason.EGRESS_PROXY_TIMEOUT: "`timeouts.connect` covers resolving the proxy's name, connecting to it, and the "
-    "proxy's own connection to the upstream. Mostly the proxy can't reach the upstream; see its log.",
+    "proxy's own connection to the upstream. Usually the proxy can't reach the upstream; see its log.",
     Reason.EGRESS_PROXY_AUTHENTICATION: "It answered 407. Write its user name and password into the URL, by `${VAR}` and escaped as in a URL. "
     "The sidecar speaks Basic only: for Negotiate, NTLM or Digest put a proxy such as cntlm in between.",
     Reason.EGRESS_PROXY_DENIED: "It answered 403 or another 4xx: ask its administrator to allow CONNECT to this host "
@@ -115,7 +118,7 @@ ADVICE: dict[Reason, str] = {
     Reason.UPSTREAM_CLOSED: "The connection ended before an answer began. The sidecar has already tried idempotent "
     "requests on a reused connection a second time. If it happens often, the service crashes on this request, or its "
     "keep-alive time is shorter than `pool.idle`.",
-    Reason.UPSTREAM_MALFORMED: "The sidecar used nothing of it; `detail` says what was wrong. Mostly that port speaks "
+    Reason.UPSTREAM_MALFORMED: "The sidecar used nothing of it; `detail` says what was wrong. Usually that port speaks "
     "another protocol.",
     Reason.UPSTREAM_HEAD_TOO_LARGE: "It is larger than `limits.head`, or has more lines than `limits.headers` "
     "(cookies are the usual cause), or its `Connection` names more than 64 headers.",
@@ -132,8 +135,8 @@ ADVICE: dict[Reason, str] = {
     Reason.DEADLINE_EXCEEDED: "The call came with a `grpc-timeout`, and nobody waits for its answer any more. The service "
     "was told how much of it was left. Raise the deadline in the app, or find out why the service is slow.",
     Reason.RESPONSE_TIMEOUT: "It had the whole request, and the head of its answer did not come within the route's "
-    "`timeouts.response`. Or its machine, or the network to it, is gone: it acknowledged nothing for `timeouts.connect`; "
-    "`detail` says which. Cloud Run's own limit is the service's request timeout.",
+    "`timeouts.response`. Or its machine or the network is gone, because it acknowledged nothing for "
+    "`timeouts.connect`; `detail` says which. Cloud Run's own limit is the service's request timeout.",
     Reason.SEND_TIMEOUT: "The service took nothing of the request, or of an upgraded connection's bytes, for the route's "
     "`timeouts.send`: it hangs, or the network to it does.",
     Reason.TUNNEL_IDLE: "A WebSocket or another upgraded connection had no traffic for the route's "
@@ -150,7 +153,7 @@ ADVICE: dict[Reason, str] = {
     "audience of your choice, and a federated identity gives no ID token without a service account. `detail` says "
     "which credentials can; [targets](targets.md) has the whole table.",
     Reason.SELF_IMPERSONATION: "The chain from `source` through `delegates` to `service_account` names one account "
-    "twice. The sidecar refuses that, because a leaked token of such an account could be renewed for ever. Use the "
+    "twice. The sidecar refuses that, because a leaked token of such an account could be renewed forever. Use the "
     "account's own "
     "credential, without `impersonate`.",
     Reason.REAUTHENTICATION_NEEDED: "A person's login has ended: the organisation's session length is over, the "
@@ -184,11 +187,11 @@ ADVICE: dict[Reason, str] = {
     "`roles/serviceusage.serviceUsageConsumer` on it, or choose another.",
     Reason.NO_SERVICE_ACCOUNT: "The instance has no service account, or the Kubernetes one is not bound to a Google "
     "one. Attach one, or bind it (`roles/iam.workloadIdentityUser`).",
-    Reason.TOKEN_MALFORMED: "The answer was no JWT. Often a captive portal or a proxy answers in Google's place.",
+    Reason.TOKEN_MALFORMED: "The answer was not a JWT. Often a captive portal or a proxy answers in Google's place.",
     Reason.TOKEN_WRONG_AUDIENCE: "The sidecar does not use it. Something between here and the token endpoint is "
     "wrong.",
     Reason.TOKEN_NO_EXPIRY: "Without an expiry the sidecar can't know how long to use it, so it does not.",
-    Reason.TOKEN_INVALID: "Its start or its end is no number, it ends before it starts, it is valid for more than ten "
+    Reason.TOKEN_INVALID: "Its start or its end is not a number, it ends before it starts, it is valid for more than ten "
     "years, or it starts more than a day from now by this machine's clock. `detail` has both times: check the clock, "
     "then what answers at the token endpoint, or what made the token.",
     Reason.TOKEN_EXPIRED: "Or it expires too soon to be used. This machine's clock is ahead, or the endpoint's cache "
@@ -196,7 +199,7 @@ ADVICE: dict[Reason, str] = {
     Reason.DRAINING: "Try another instance.",
     Reason.OVERLOADED: "Requests of wildcard routes want tokens for more audiences at a time than `token_cache`. Try "
     "again. If you need that many targets, raise it.",
-    Reason.QUEUE_FULL: "All `pool.connections` of the route are busy and `pool.queue` requests wait already. Mostly "
+    Reason.QUEUE_FULL: "All `pool.connections` of the route are busy and `pool.queue` requests wait already. Usually "
     "the service has become slow: look at its latency first. `Retry-After` says how long requests wait at the "
     "moment.",
     Reason.QUEUE_TIMEOUT: "The request waited `pool.queue_wait` for one of the route's `pool.connections`, and all were "
@@ -209,7 +212,7 @@ ADVICE: dict[Reason, str] = {
     "open: `idtoken_sidecar_tunnels` counts them by route.",
     Reason.INTERNAL: "Its log has the traceback (`fault`). Please report it.",
 }
-"""Complete: a test holds that every reason is here."""
+"""Complete: a test checks that every reason is here."""
 
 CAUSES: dict[Cause, str] = {
     Cause.AUDIENCE_REFUSED: "The token's `aud` is not the target's. The log names both where they are known.",
@@ -232,8 +235,7 @@ CAUSES: dict[Cause, str] = {
     "this.",
     Cause.SIGN_IN: "The answer is a sign-in page: of Identity-Aware Proxy, Google, or a captive portal. Apart from "
     "Identity-Aware Proxy's redirect, only `check --online` reports this.",
-    Cause.UNEXPLAINED: "This is no known way to refuse a token. Mostly it is the app's own 401 or 403. Logged at "
-    "INFO.",
+    Cause.UNEXPLAINED: "No known reason fits. Usually it is the app's own 401 or 403. Logged at INFO.",
 }
 """Complete, like `ADVICE`."""
 
@@ -254,9 +256,12 @@ WHOSE: dict[str, tuple[str, str]] = {
         "an identity of AWS, GitHub Actions or another provider, which may act as a service account",
         "outside Google Cloud",
     ),
-    "service_account_key": ("the key's account", "where none of the above can be had"),
+    "service_account_key": ("the key's account", "where none of the above is available"),
     "user": ("a person, by `gcloud auth application-default login`", "a laptop"),
-    "gcloud": ("whom gcloud is logged in as, or a service account that this person may act as", "a laptop"),
+    "gcloud": (
+        "the person who is logged in to gcloud, or a service account that this person may act as",
+        "a laptop",
+    ),
     "file": ("a token in a file that another program renews", "Kubernetes, Vault"),
     "static": ("a literal token", "tests"),
 }

@@ -1,9 +1,8 @@
-"""`check` and `token`: whether each route will work, and what fixes it where not.
+"""`check` and `token`: whether each route will work, and what fixes it if not.
 
-Owns the steps and their verdicts: the credential that was found, a token that was minted, its claims as the target
-wants them, and the clock; `online` asks the target. Called by the commands, in a process of its own. A token is held
-here and nowhere shown but by `token`. The rule: every step that fails has the reason code that log, metric and answer
-share, and the command that fixes it where there is one.
+Owns the steps and their verdicts: the credential, a fetched token, its claims, and the clock; `online` calls the
+target. Called by the commands, in a process of its own. Only `token` shows a token. The rule: every failed step has
+the reason code that log, metric and answer share, and the command that fixes it, if there is one.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from sidecar.tokens.sources import build_sources, inspect
 from sidecar.tokens.token import Token, read_claims
 
 CLOCK_TOLERANCE: Final = 10.0
-"""Seconds that this machine's clock may be off without a word: what Google's libraries allow for."""
+"""Seconds by which this machine's clock may be off without a warning: as much as Google's libraries tolerate."""
 CLOCK_LIMIT: Final = 60.0
-"""Seconds off from which on requests will fail sooner or later."""
+"""From this many seconds off, requests will fail sooner or later."""
 
 
 async def check(
@@ -42,7 +41,7 @@ async def check(
     online: bool = False,
     path: str = "/",
 ) -> list[RouteReport]:
-    """The report of every route, or of those in `names`; `host` stands for the request's where a route follows it."""
+    """The report of every route, or of those in `names`. `host` replaces the request's host if a route follows it."""
     loop = asyncio.get_running_loop()
     clock = SystemClock(loop)
     sources = _sources(config, environ, clock)
@@ -131,7 +130,7 @@ async def _without_target(
 
 
 def _claims(destination: Destination, claims: Mapping[str, Any]) -> list[Step]:
-    """Whether the target will like the token."""
+    """Whether the target will accept the token."""
     facts = FACTS[destination.target]
     steps = []
     suggested = default_audience(

@@ -61,12 +61,12 @@ _SECTIONS: Final = {
         ("emulator", "emulator.commands:emulator", "Emulate Google on this machine."),
     ),
 }
-"""The sections of `--help`: of each command the name, where it is in the package, and its line."""
+"""The sections of `--help`: for each command its name, its module, and its line."""
 
 
 @contextmanager
 def _quoting_no_contents() -> Iterator[None]:
-    """Replace an error of click's own that quotes a secret's contents from the command line."""
+    """Replace an error of click's that quotes a secret's contents from the command line."""
     try:
         yield
     except click.UsageError as error:
@@ -83,7 +83,7 @@ def _quoting_no_contents() -> Iterator[None]:
 
 
 def _quoted_contents(message: str, words: Sequence[str]) -> str | None:
-    """What the word is that a message quotes the beginning of, where that is contents."""
+    """What kind of secret the beginning of a word that a message quotes is, if it is one."""
     for word in words:
         for part in (word, word.lstrip("-"), word.partition("=")[2]):
             kind = kind_of(part)
@@ -93,10 +93,10 @@ def _quoted_contents(message: str, words: Sequence[str]) -> str | None:
 
 
 class _Commands(Group):
-    """The commands of `_SECTIONS`, each imported only where it is asked for."""
+    """The commands of `_SECTIONS`. Each is imported only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which they are met."""
+        """In the order in which users need them."""
         return [name for section in _SECTIONS.values() for name, _, _ in section]
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -110,7 +110,7 @@ class _Commands(Group):
             return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Grouped by what they are for."""
+        """Grouped by purpose."""
         for title, section in _SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, says) for name, _, says in section])

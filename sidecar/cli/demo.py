@@ -1,8 +1,8 @@
 """`demo`: the whole job on this machine.
 
-Owns the show: starts the stand-in in this process and a real sidecar as another, calls every way in
-(`demo_script`), makes gRPC calls, and prints for each what was sent and what the target verified. Called by the `demo`
-command, by `make demo`, and by CI, where its exit code says whether every call was verified. It never prints a token.
+Starts the emulator in this process and a real sidecar in another, calls every way in (`demo_script`), makes gRPC
+calls, and prints for each what was sent and what the target verified. Called by the `demo` command, by `make demo`,
+and by CI, where its exit code says whether every call was verified. It never prints a token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sidecar.emulator.targets import Target
 from sidecar.runtime.tasks import Tasks
 
 TOKEN_LIFETIME: Final = 12.0
-"""Seconds: short, so that a renewal can be watched."""
+"""Seconds: short, so that you can watch a renewal."""
 _START_LIMIT: Final = 30.0
 _CALL_LIMIT: Final = 10.0
 _RENEWAL_LIMIT: Final = 3 * TOKEN_LIFETIME
@@ -215,7 +215,9 @@ async def _show_call(call: Call) -> bool:
 
 
 def _show_verified(target: Target, before: int, answered: str) -> bool:
-    """What the target made of the last request; `before` is how many it had had, `answered` the app's status."""
+    """What the target verified in the last request. `before` is how many requests it had had, `answered` the status
+    that the app got.
+    """
     if len(target.requests) == before:
         _say(f"      answered  {answered}, and the request never reached {target.name}")
         return False
@@ -229,7 +231,7 @@ def _show_verified(target: Target, before: int, answered: str) -> bool:
 
 
 async def _grpc_calls(port: int, ledger: Target) -> bool:
-    """One with one message, and one whose messages go both ways in turn."""
+    """A call with one message, and one whose messages alternate in both directions."""
     good = True
     for title, method, words in (
         ("gRPC, unary", "Say", ("hello",)),
@@ -253,7 +255,7 @@ async def _grpc_calls(port: int, ledger: Target) -> bool:
 
 
 async def _renewal(sidecar: Sidecar, billing: Target) -> bool:
-    """Calls go on until the target sees a token with a later expiry."""
+    """Calls continue until the target sees a token with a later expiry."""
     _say("  a token renewed ahead of its expiry, while calls go on")
     lines = ("GET /invoices HTTP/1.1", "Host: billing.internal")
     first, calls = 0, 0
@@ -304,7 +306,7 @@ async def _stay(sidecar: Sidecar, file: Path) -> None:
 
 
 async def _ask(where: int | str, lines: tuple[str, ...]) -> Received:
-    """One request over a connection of its own."""
+    """One request on a new connection."""
     async with asyncio.timeout(_CALL_LIMIT):
         if isinstance(where, int):
             reader, writer = await asyncio.open_connection("127.0.0.1", where)
@@ -322,7 +324,7 @@ async def _ask(where: int | str, lines: tuple[str, ...]) -> Received:
 
 
 async def _call(port: int, path: str, messages: list[bytes]) -> grpc_call.CallAnswer:
-    """One gRPC call over a connection of its own; each message is sent once the one before has come back."""
+    """One gRPC call on a new connection. Each message is sent when the answer to the one before has arrived."""
     async with asyncio.timeout(_CALL_LIMIT):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:

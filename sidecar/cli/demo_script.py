@@ -1,6 +1,6 @@
-"""What the demo calls: the requests over HTTP/1.1, and what is expected of each.
+"""What the demo calls: the requests over HTTP/1.1, and the expected result of each.
 
-Owns the list. Read by `demo`, which sends them. Pure.
+Read by `demo`, which sends them. Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sidecar.emulator.targets import Target
 
 @dataclass(frozen=True)
 class Call:
-    """One line of the show."""
+    """One call of the demo."""
 
     title: str
     shown: str
@@ -22,7 +22,7 @@ class Call:
     lines: tuple[str, ...]
     """Request line and headers."""
     target: Target | None
-    """Whose verification is expected; None: an answer of the sidecar's own."""
+    """The target whose verification is expected; None for one of the sidecar's own answers."""
     status: int = 200
 
 
@@ -77,7 +77,7 @@ def ways_in(port: int, own_port: int, socket: str, billing: Target) -> list[Call
 
 
 def others(port: int, reports: Target, secure: Target) -> list[Call]:
-    """Other targets, and what is refused."""
+    """Other targets, and refused requests."""
     local, run_app = f"localhost:{port}", "svc-abc123-uc.a.run.app"
     return [
         Call(

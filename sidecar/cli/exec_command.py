@@ -1,11 +1,10 @@
-"""`exec`: a command with a sidecar beside it, for where no sidecar container can be.
+"""`exec`: a command with a sidecar beside it, where a sidecar container is not possible.
 
-Owns the child process: its environment, the signals it is passed, its exit code, and the orphans it leaves
-(this process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process,
-so it can't be gone while the command runs. The rule: it collects no children that other code waits for. Commands that
-print tokens are started by worker threads, which wait for them. The kernel keeps children by the thread that started
-them, and gives orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are
-collected here.
+Owns the child process: its environment, the signals passed to it, its exit code, and the orphans it leaves (this
+process may be PID 1 of a container). Called by the `exec` command. The sidecar runs in this process, so it lives as
+long as the command. The rule: it collects no children that other code waits for. Commands that print tokens are
+started by worker threads, which wait for them. The kernel keeps children by the thread that started them, and gives
+orphans to the main thread (wait(2), `find_new_reaper` in kernel/exit.c): those of the main thread are collected here.
 """
 
 from __future__ import annotations
@@ -47,16 +46,17 @@ _FORWARDED: Final = (
 _READY_POLL: Final = 0.02
 
 _WNOTHREAD: Final = 0x20000000
-"""__WNOTHREAD of linux/wait.h: only children of the thread that asks. Other systems don't have it, nor give orphans to
-anybody but their own PID 1."""
+"""__WNOTHREAD of linux/wait.h: only children of the calling thread. Other systems lack it, and give orphans to PID 1
+only.
+"""
 
 
 def beside_a_command(config: Config) -> Config:
-    """The same configuration as `exec` uses it: so that several can run side by side, each with little to say.
+    """The configuration with `exec`'s own defaults, so that several can run side by side and print little.
 
-    What it does not set is another default: each `listen` and `admin` take other ports where theirs are taken, and only
-    warnings are logged. Every route that has no port gets one, unless the shared listener tells its callers apart,
-    which a port can't (`own_ports.why_none`).
+    If you don't set them, `listen` and `admin` move to other ports when theirs are taken, and only warnings are
+    logged. Every route without a port gets one, unless the shared listener distinguishes its callers, which a port
+    can't (`own_ports.why_none`).
     """
     update: dict[str, Any] = {}
     if "listen" not in config.model_fields_set:
@@ -80,8 +80,9 @@ def beside_a_command(config: Config) -> Config:
 
 
 def passed_on(environ: Mapping[str, str], secret: Collection[str], named: Collection[str]) -> dict[str, str]:
-    """What the command sees of this process's environment: all but the sidecar's own settings and those variables that
-    are `secret`, unless they are `named`; never what systemd said to this process."""
+    """The part of this process's environment that the command sees: everything except the sidecar's own settings and
+    the `secret` variables, unless they are `named`. Never what systemd told this process.
+    """
     return {
         name: value
         for name, value in environ.items()
@@ -98,10 +99,9 @@ def environment(
     named: Collection[str] = (),
     transparent: str | None = None,
 ) -> dict[str, str]:
-    """The child's environment: the base URL of the sidecar, one a route, the proxy variables if asked for, and what
-    leads to the metadata server if that is on. See `passed_on` for the rest.
-
-    `transparent` is a directory of this process's own: https is led through the sidecar as well, with the CA to trust.
+    """The child's environment: the sidecar's base URL, one for each route, the proxy variables if requested, and the
+    metadata server's address if that is on. See `passed_on` for the rest. `transparent` is a directory of this
+    process: https then goes through the sidecar too, with the CA to trust.
     """
     config, bindings = service.parts.config, service.parts.bindings
     base, urls = bindings.url(), bindings.urls(config.routes)
@@ -128,7 +128,7 @@ def environment(
 def _for_https(
     service: Service, child: Mapping[str, str], base: str, spared: Sequence[str], directory: str
 ) -> dict[str, str]:
-    """What leads https through the sidecar, where any is read there."""
+    """The variables that lead https through the sidecar, if it reads any."""
     bundle = service.parts.proxy.interception.bundle_file
     if bundle is None:
         _log.warning("https is not led through the sidecar: no route has a host and is to be intercepted")
@@ -139,7 +139,7 @@ def _for_https(
 
 @final
 class Child:
-    """The command, once the sidecar beside it is ready."""
+    """The command, started once the sidecar is ready."""
 
     def __init__(
         self,
@@ -152,8 +152,9 @@ class Child:
         named: Collection[str] = (),
         transparent: str | None = None,
     ) -> None:
-        """`process` knows the limits that the command is to find; `named` are the variables that it is to see whatever
-        they hold; `transparent` is as in `environment`."""
+        """`process` knows the limits that the command gets. `named` are variables that it sees even if they are
+        secrets or settings. `transparent` is that of `environment`.
+        """
         self._command = list(command)
         self._environ = environ
         self._limits = process
@@ -217,7 +218,7 @@ class Child:
             self._process.send_signal(number)
 
     def _reap(self) -> None:
-        """Collect what has ended of the main thread's children; see the module's docstring."""
+        """Collect the main thread's children that have ended; see the module's docstring."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ChildProcessError):
                 self._collected(*os.waitpid(self._process.pid, os.WNOHANG))

@@ -1,7 +1,7 @@
 """One gRPC call over a connection of its own, for `check --online` and the demo.
 
-Owns the client's side of a call, and the one message that is read: a health service's answer. It knows no types:
-messages are bytes. Called with a connection to a sidecar. No timeout of its own. Rules:
+Owns the client's side of a call, and the reading of one message: a health service's answer. Messages are bytes
+without types. Called with a connection to a sidecar. No timeout of its own. Rules:
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, …/health-checking.md
 """
 
@@ -19,11 +19,11 @@ HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 _SERVING: Final = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 _LIMIT: Final = 64 * 1024
-"""Bytes of an answer's body that are kept."""
+"""Most bytes of an answer's body that are kept."""
 
 
 class CallAnswer(NamedTuple):
-    """What a call came to."""
+    """The result of a call."""
 
     http_status: int
     headers: dict[str, str]
@@ -31,21 +31,21 @@ class CallAnswer(NamedTuple):
     body: bytes
     """Its beginning."""
     status: str | None
-    """The name of the gRPC status, such as `UNAVAILABLE`; None where there was none."""
+    """The name of the gRPC status, such as `UNAVAILABLE`; None if there was none."""
 
     @property
     def is_grpc(self) -> bool:
-        """Whether it is in gRPC's form, and no page."""
+        """Whether it is a gRPC answer, and not a page."""
         return grpc.is_call(self.headers.get("content-type", "").encode("latin-1"))
 
     @property
     def messages(self) -> list[bytes]:
-        """The messages that are whole."""
+        """The complete messages."""
         return _messages(self.body) if self.is_grpc else []
 
     @property
     def page(self) -> str:
-        """The body of an answer that is none of gRPC's."""
+        """The body of an answer that is not gRPC's."""
         return "" if self.is_grpc else self.body.decode("utf-8", "replace")
 
 
@@ -58,9 +58,9 @@ async def call(
     *,
     in_turn: bool = False,
 ) -> CallAnswer:
-    """Send `messages`, and read the answer to its end; OSError where it has none.
+    """Send `messages` and read the whole answer; OSError if there is none.
 
-    `in_turn`: each message is sent once the answer to the one before it has come.
+    `in_turn` sends each message after the answer to the one before.
     """
     http2 = Http2Connection(Limits(), 0.0, is_client=True, streams=1)
     found = _Found(http2)
@@ -94,7 +94,7 @@ async def call(
 
 @final
 class _Found:
-    """An answer as far as it has come."""
+    """The part of an answer that has arrived."""
 
     def __init__(self, http2: Http2Connection) -> None:
         self._http2 = http2
@@ -105,7 +105,7 @@ class _Found:
         self.is_over = False
 
     def on(self, event: Event) -> None:
-        """Take what came."""
+        """Take bytes that arrived."""
         if isinstance(event, Answer):
             self.http_status = int(event.headers[0][1])
             self.headers = {
@@ -140,7 +140,7 @@ def _messages(body: bytes | bytearray) -> list[bytes]:
 
 
 def serving_status(messages: Sequence[bytes]) -> str | None:
-    """What a HealthCheckResponse says, in its enum's words; None where it can't be read. Zero is not written."""
+    """The status in a HealthCheckResponse, by its enum's name; None if it can't be read. Zero is not encoded."""
     if len(messages) != 1:
         return None
     message = messages[0] or b"\x08\x00"

@@ -1,6 +1,6 @@
-"""Groups that know what a mistyped command was meant to be; commands whose help shows their own options first.
+"""Groups that suggest the right command for a mistyped one, and commands whose help shows their own options first.
 
-Owns the words that people bring from other programs. Used by every group of commands of ours.
+Owns the words that people know from other programs. Used by all our groups of commands.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ _MEANT: Final = {
     "status": "urls",
     "login": "check",
 }
-"""By a word that is no command: what does the job."""
+"""What to use instead of a word that is no command."""
 
 
 class SettingOption(click.Option):
-    """An option for a setting of the configuration, which many commands have; their help shows it behind their own."""
+    """An option for a setting of the configuration, which many commands have. Help shows it after a command's own
+    options.
+    """
 
 
 class Command(click.Command):
-    """A command whose help shows its own options first, and the settings by themselves."""
+    """A command whose help shows its own options first, and the settings in a separate list."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See `click.Command.format_options`."""
@@ -56,7 +58,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group that suggests what was meant, wherever in the command line it is."""
+    """A group that suggests the intended command, at any level."""
 
     command_class = Command
 

@@ -1,9 +1,9 @@
 """`check --online`: one request to each target, and what its answer means.
 
-Owns that request and the verdict on it. Called by `check`, in a process of its own. It goes the very way that an app's
-would: through a sidecar of its own, on a Unix socket. A gRPC service is asked for its health instead of a path. What
-the sidecar itself answered, and what it made of a target's refusal, is read from the service's own objects: bytes that
-passed through can make a verdict worse, never better, and are not repeated.
+Owns that request and the verdict on it. Called by `check`, in a process of its own. The request takes the same way as
+an app's: through a sidecar of its own, on a Unix socket. A gRPC service gets a health check instead of a path. The
+sidecar's own answers, and its diagnosis of a target's refusal, are read from the service's objects: bytes from the
+target can make a verdict worse, never better, and are not repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sidecar.service.life import Service
 from sidecar.service.start_error import StartError
 
 _PAGE_LIMIT: Final = 64 * 1024
-"""Bytes of an answer's body that are looked at."""
+"""Most bytes of an answer's body that are examined."""
 
 
 async def ask_targets(
@@ -41,7 +41,7 @@ async def ask_targets(
     host: str | None,
     path: str,
 ) -> dict[str, Step]:
-    """The step `target` of each route. The requests go the very way that an app's would."""
+    """The step `target` of each route. The requests take the same way as an app's."""
     ready = [
         route
         for route, steps in zip(routes, found, strict=True)
@@ -95,8 +95,9 @@ async def _ask_target(service: Service, route: Route, socket: str, host: str | N
 
 
 def _own_error(service: Service, route: Route, known: Sequence[ErrorGroup]) -> SidecarError | None:
-    """What the sidecar itself has answered, or broken off for, since its errors were `known`: by its own account,
-    whatever came back."""
+    """The error with which the sidecar itself answered or broke off, since its errors were `known`. Read from its own
+    records, not from the answer.
+    """
     before = {(group.route, group.reason): group.times for group in known}
     for group in service.view.errors():
         # Where an answer is longer than is looked at, `check` itself is the app that left.
@@ -113,7 +114,7 @@ def _not_answered(error: SidecarError, otherwise: str) -> Step:
 
 
 def _judged(service: Service, route: Route, answer: _Answer, named: str, path: str) -> Step:
-    """What the target's answer means; where it could mean two things, the worse one."""
+    """What the target's answer means. If it could mean two things, the worse one."""
     status = answer.status
     if (refused := _refused(service, route, status, answer.headers, answer.page, named)) is not None:
         return refused
@@ -138,7 +139,7 @@ def _judged(service: Service, route: Route, answer: _Answer, named: str, path: s
 def _refused(
     service: Service, route: Route, status: int, headers: Mapping[str, str], page: str, named: str
 ) -> Step | None:
-    """What shows that the target's front end did not let it in; None where nothing does."""
+    """The sign that the target's front end refused it; None if there is none."""
     refusal = service.view.last_refusal(route.name) if may_tell(status) else None
     found = not_let_in(status, headers, page, named) if refusal is None else refusal.diagnosis
     if found is None:
@@ -153,7 +154,7 @@ _PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,100}")
 
 
 class _Answer:
-    """A final answer as the app gets it, as far as it has come."""
+    """A final answer as the app gets it, as far as it has arrived."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -169,11 +170,11 @@ class _Answer:
 
     @property
     def is_page(self) -> bool:
-        """Whether it is HTML for people, and the target's."""
+        """Whether it is an HTML page of the target."""
         return self.status < 300 and self.headers.get("content-type", "").lower().startswith("text/html")
 
     def feed(self, data: bytes) -> None:
-        """A piece of what came; raises httptools' errors."""
+        """Take a piece of the answer; raises httptools' errors."""
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
@@ -191,7 +192,7 @@ class _Answer:
 
 
 async def _exchange(answer: _Answer, socket: str, line: str, host: str) -> None:
-    """One request on a connection of its own; `answer` is fed to its end. Raises OSError where no answer comes."""
+    """One request on a new connection; `answer` gets all of the answer. Raises OSError if there is none."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
         writer.write(f"{line}\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
@@ -239,7 +240,7 @@ async def _ask_for_health(
 
 
 def _health(answer: CallAnswer, target: Target) -> Step:
-    """What the answer to a call that no page has refused means."""
+    """What the answer to a call means, if no page has refused it."""
     if answer.http_status != 200 or not answer.is_grpc:
         if asks_to_sign_in(answer.page):
             says = f"answered {answer.http_status} with a page to sign in at, or one that leads on by itself"
@@ -284,7 +285,7 @@ def _serving(status: str | None) -> Step:
 
 
 _ANSWER_IN_GRPC: Final = (Target.API_GATEWAY, Target.ENDPOINTS, Target.GOOGLEAPIS)
-"""Their front ends refuse a call with one of gRPC's statuses; the others do it with a page."""
+"""Their front ends refuse a call with a gRPC status; the others with a page."""
 
 
 def _denied(status: str, target: Target) -> Step:
@@ -307,7 +308,7 @@ def _denied(status: str, target: Target) -> Step:
 
 
 def destination_of(route: Route, host: str | None) -> Destination | None:
-    """Where a route's requests go; None where that follows their host, and none is named."""
+    """Where a route's requests go; None if that follows their host, and no host is given."""
     if not route.dynamic:
         return route.fixed()
     host = host or next(iter(route.exact), None)

@@ -1,8 +1,8 @@
-"""The options that several commands share, each written once.
+"""The options that several commands share, each defined once.
 
-`configured` gives a command the configuration's options, `with_admin` those that say where a running sidecar's admin
-server is. A command gets what they come to as its first argument, and none of the options themselves. A configuration
-is found by flag, then environment variable; its mistakes end the command with exit code 2.
+`configured` gives a command the configuration's options, `with_admin` those for the address of a running sidecar's
+admin server. The command gets their result as its first argument, not the options themselves. A flag names the
+configuration, or else an environment variable; its mistakes end the command with exit code 2.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class Given(NamedTuple):
     """By setting."""
 
     def load(self, only: OnlyRoute | None = None) -> Loaded:
-        """The configuration; ends the process with every mistake on a line of its own. `only` takes the place of its
-        routes."""
+        """The configuration. Ends the process with one line for each mistake. `only` replaces its routes."""
         try:
             return self.read(only)
         except OSError as error:
@@ -52,13 +51,13 @@ class Given(NamedTuple):
             give_up(f"{error}{hint}")
 
     def read(self, only: OnlyRoute | None = None) -> Loaded:
-        """The configuration; raises ConfigError, and OSError with a sentence."""
+        """The configuration. Raises ConfigError, or OSError with a sentence."""
         text = self.text() if self.file else None
         shown = _shown(self.file) if self.file else "(no file)"
         return load(text, file=shown, environ=os.environ, flags=self.flags, to=self.to, only=only)
 
     def text(self) -> str:
-        """What is in the file; raises OSError with a sentence, which quotes no contents."""
+        """The file's text. Raises OSError with a sentence that quotes no contents."""
         if self.file is None:
             return ""
         if (kind := kind_of(self.file)) is not None:
@@ -83,7 +82,7 @@ def _file_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the file, `--to` and an option for each setting; it is called with a `Given`."""
+    """Give a command the file, `--to` and an option for each setting. It is called with a `Given`."""
 
     @wraps(command)
     def called(*, file: str | None, to: tuple[str, ...], **others: Any) -> None:
@@ -113,7 +112,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_admin(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--admin` and `--config`; it is called with the address of the admin server."""
+    """Give a command `--admin` and `--config`. It is called with the address of the admin server."""
 
     @wraps(command)
     def called(*, admin: str | None, file: str | None, **others: Any) -> None:
@@ -141,7 +140,9 @@ def _admin_address(admin: str | None, file: str | None) -> ListenAddress:
 
 
 def _read_as_setting(text: str) -> Any:
-    """A flag's or variable's value as `run` reads it: YAML, so that a list is one. What is no YAML is an address."""
+    """The value of a flag or variable as `run` reads it: YAML, so that lists work. A text that is not YAML is an
+    address.
+    """
     import yaml
 
     try:
@@ -152,7 +153,7 @@ def _read_as_setting(text: str) -> Any:
 
 
 def complete_route(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
-    """The names of the routes that begin like this; none, and no message, where the configuration can't be read."""
+    """The names of the routes that begin with this text; none, and no message, if the configuration can't be read."""
     file, to = context.params.get("file"), context.params.get("to")
     try:
         routes = Given(file or os.environ.get(CONFIG_VARIABLE), to or (), {}).read().config.routes
@@ -162,7 +163,7 @@ def complete_route(context: click.Context, _: click.Parameter, begun: str) -> li
 
 
 def check_route_names(loaded: Loaded, names: Sequence[str]) -> None:
-    """End the process with exit code 2 where no route has one of these names."""
+    """End the process with exit code 2 if a name is not a route's."""
     known = [route.name for route in loaded.config.routes]
     for name in names:
         if name not in known:

@@ -1,4 +1,4 @@
-"""What the commands say: text made fit for a terminal, and the ends that a mistake has."""
+"""What the commands print: text made safe for a terminal, and the exits after a mistake."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ EXIT_CODES: Final = (
     "\b\nExit codes: 0 done, told to stop · 1 not ready, not verified · 2 configuration · 3 an address can't be used"
     " · 4 no token for a required route"
 )
-"""The last line of most commands' help; `commands` has the whole table."""
+"""The last line of most commands' help. `commands` has the whole table."""
 
 _LINES: Final = 500
-"""Lines of one text: of a configuration's mistakes, for the most part."""
+"""Most lines of one text, usually of a configuration's mistakes."""
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print text that may hold words from outside: nothing in a line of it drives the terminal, or fills it."""
+    """Print text that may contain outside words, without anything that drives or floods the terminal."""
     click.echo("\n".join(printable(line) for line in text.split("\n")[:_LINES]), err=err)
 
 
 def one_line(text: str) -> str:
-    """Text from outside, made fit to be part of a sentence."""
+    """Text from outside, made safe as part of a sentence."""
     return printable(text, limit=1000)
 
 
@@ -41,14 +41,14 @@ def give_up(message: str) -> NoReturn:
 
 
 def fail(message: str) -> NoReturn:
-    """End with exit code 1: what was asked for did not work."""
+    """End with exit code 1: it did not work."""
     say(message, err=True)
     sys.exit(1)
 
 
 @contextmanager
 def patience(text: str) -> Iterator[None]:
-    """Say on a terminal what is being waited for, once that takes over a second."""
+    """On a terminal, say what the command waits for, once that takes more than a second."""
     if not sys.stderr.isatty():
         yield
         return

@@ -21,20 +21,20 @@ _TIMEOUT = 5.0
 _POLL = 0.1
 _QUIET = 1.0
 LONGEST_REPLY = 256 * 1024
-"""Bytes of a reply: a reload reports every mistake in a configuration."""
+"""Most bytes of a reply: a reload reports every mistake in a configuration."""
 LONGEST_STATUS = 16 * 1024 * 1024
-"""Bytes of /status.json: thousands of routes."""
+"""Most bytes of /status.json: thousands of routes."""
 
 
 class Reply(NamedTuple):
-    """What the admin server said."""
+    """The admin server's reply."""
 
     status: int
     text: str
 
     @property
     def document(self) -> dict[str, Any]:
-        """The JSON object that it is; empty where it is something else."""
+        """The reply's JSON object; empty if it is something else."""
         try:
             found = json.loads(self.text)
         except (ValueError, RecursionError):
@@ -56,9 +56,10 @@ class _UnixConnection(http.client.HTTPConnection):
 def ask(
     address: ListenAddress, method: str, path: str, *, timeout: float = _TIMEOUT, longest: int = LONGEST_REPLY
 ) -> Reply:
-    """One request to the admin server; raises OSError or http.client.HTTPException where it can't be had.
+    """One request to the admin server.
 
-    `timeout` is for the whole, in seconds. Another program may have the port: an answer has at most `longest` bytes.
+    Raises OSError or http.client.HTTPException if there is no reply. `timeout` in seconds is for the whole. A reply
+    has at most `longest` bytes, because another program may have the port.
     """
     connection: http.client.HTTPConnection
     if address.path is not None:
@@ -81,7 +82,9 @@ def ask(
 
 @contextmanager
 def _ended_after(seconds: float, sock: socket.socket) -> Iterator[None]:
-    """The socket's own timeout begins anew with each byte. TimeoutError: what had come could pass for an answer."""
+    """Raises TimeoutError after that many seconds, since a partial reply could look complete. The socket's own
+    timeout starts again with each byte.
+    """
     is_over = threading.Event()
 
     def end() -> None:
@@ -103,9 +106,9 @@ def _ended_after(seconds: float, sock: socket.socket) -> Iterator[None]:
 def wait_until_ready(
     address: ListenAddress, timeout: float, told: Callable[[str], None] = lambda _: None
 ) -> str | None:
-    """None once it is ready; after `timeout` seconds, why it is not.
+    """None once the sidecar is ready; after `timeout` seconds, why it is not.
 
-    `told` hears what is being waited for: after the first second, and whenever that changes.
+    `told` is called with what is missing: after the first second, and whenever that changes.
     """
     began = time.monotonic()  # noqa: TID251  # a command of its own, without an event loop
     last: str | None = None
@@ -123,12 +126,12 @@ def wait_until_ready(
 
 
 class Probed(NamedTuple):
-    """What a sidecar says of itself."""
+    """What a sidecar reports about itself."""
 
     why: str | None
-    """Why it is not ready; None where it is."""
+    """Why it is not ready; None if it is."""
     shortfall: str = ""
-    """Which tokens are missing, though it is ready."""
+    """Which tokens are missing, although it is ready."""
 
 
 def readiness(address: ListenAddress) -> Probed:

@@ -1,8 +1,8 @@
 """A sidecar in this process: event loop, signals, exit codes.
 
-Called by the `run` command, and by `exec_command` for `exec`. Owns what is the process's: the loop, the handlers of
-SIGTERM and SIGINT, the order in which it ends. Exit codes: 0 told to stop, 2 configuration, 3 an address that cannot be
-listened on, 4 a required route got no token; a second signal ends at once with 128 plus its number.
+Called by the `run` command, and by `exec_command` for `exec`. Owns the parts that belong to the process: the loop,
+the handlers of SIGTERM and SIGINT, the order at its end. Exit codes: 0 told to stop, 2 configuration, 3 an address
+that cannot be listened on, 4 a required route got no token; a second signal ends at once with 128 plus its number.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ T = TypeVar("T")
 _READY_POLL: Final = 0.05
 
 _LAST_LINES: Final = 2.0
-"""Seconds that the last log lines may take to get out at the end."""
+"""Seconds for writing the last log lines at the end."""
 
 Then = Callable[[Service], Awaitable[int]]
-"""What else to do while the sidecar serves; the exit code it gives is the process's, and the sidecar stops."""
+"""Runs beside the sidecar. When it ends, the sidecar stops, and its exit code becomes the process's."""
 
 
 def serve(
@@ -49,9 +49,9 @@ def serve(
     process: Process,
     source: ConfigSource | None = None,
 ) -> int:
-    """Run until told to stop; the exit code. `then` runs beside it, and ends it when it is over.
+    """Run until told to stop; returns the exit code. `then` runs beside it, and its end is the end.
 
-    `process` was made before anything was read. `source` is what the configuration is read from again, if it is.
+    `process` was made before anything was read. `source` reads the configuration again, if that is possible.
     """
     # Beside a command, stdout is the command's.
     stream = sys.stdout if then is None else sys.stderr
@@ -74,7 +74,7 @@ def serve(
 
 
 def alone(work: Coroutine[Any, Any, T]) -> T:
-    """The outcome of a command that serves no app; only errors are logged, to stderr."""
+    """The outcome of a command that serves no app. Only errors are logged, to stderr."""
     logs.configure("error", "text", sys.stderr)
     quiet_google_logging()
     loop = new_event_loop()
@@ -83,10 +83,8 @@ def alone(work: Coroutine[Any, Any, T]) -> T:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now.
-
-    Not by sys.exit: that would wait for the executor's threads, and a name look-up in one of them can hang for
-    half a minute after everything else has ended.
+    """End the process now. sys.exit would wait for the executor's threads, where a name look-up can hang for half a
+    minute.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

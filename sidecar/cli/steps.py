@@ -28,7 +28,7 @@ class Step(NamedTuple):
     says: str
     reason: str = ""
     command: str = ""
-    """What fixes it, in a shell."""
+    """The shell command that fixes it."""
 
 
 class RouteReport(NamedTuple):
@@ -43,7 +43,7 @@ class RouteReport(NamedTuple):
         return any(step.verdict is Verdict.FAILED for step in self.steps)
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints of it."""
+        """The form that `--json` prints."""
         return {
             "route": self.route,
             "ok": not self.failed,

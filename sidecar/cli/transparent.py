@@ -1,6 +1,6 @@
-"""`exec --transparent`: which routes are read, and what has a JVM come along.
+"""`exec --transparent`: which routes it intercepts, and how to make a JVM use the sidecar.
 
-Owns Java's trust store; `config.transparent` has the variables of other stacks. Called by `exec`. Source: the JDK's
+Owns Java's trust store; `config.transparent` has the variables of other runtimes. Called by `exec`. Source: the JDK's
 networking properties.
 """
 
@@ -21,14 +21,15 @@ from sidecar.config.models import Config, RouteConfig
 _log = logging.getLogger(__name__)
 
 _STORE_PASSWORD: Final = "changeit"
-"""Java's own, for what holds no secret."""
+"""Java's own default, for a store that holds no secret."""
 _STORE: Final = "trust.p12"
 _BUNDLE: Final = "ca-bundle.pem"
 
 
 def intercepting(config: Config, directory: str) -> Config:
-    """The same configuration with every route intercepted that doesn't say otherwise, and with a bundle in a directory
-    of this process's own where none is named."""
+    """The configuration with `intercept` on for every route that does not set it, and with a bundle in a directory of
+    this process unless one is named.
+    """
     group = config.intercept or Intercept()
     if group.bundle_file is None:
         group = group.model_copy(update={"bundle_file": os.path.join(directory, _BUNDLE)})
@@ -46,7 +47,7 @@ def _may_be(route: RouteConfig) -> bool:
 def for_java(
     environ: Mapping[str, str], *, proxy: str, spared: Iterable[str], bundle: str, directory: str
 ) -> dict[str, str]:
-    """What has a JVM use a proxy and trust a bundle; nothing where there is no Java on the command's path."""
+    """The variables that make a JVM use a proxy and trust a bundle; empty if the command's path has no Java."""
     home = environ.get("JAVA_HOME", "")
     found = shutil.which("java", path=environ.get("PATH")) or (
         home and shutil.which("java", path=f"{home}/bin")
@@ -78,7 +79,7 @@ def _address(host: str | None, port: int | None) -> tuple[str, str]:
 
 
 def _write_store(file: str, bundle: bytes) -> bool:
-    """A trust store of a bundle's certificates; whether it could be made."""
+    """Write a trust store of a bundle's certificates. Returns whether that worked."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.serialization import pkcs12

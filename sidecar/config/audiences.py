@@ -1,8 +1,8 @@
 """Audiences and scopes, as people list them.
 
-Owns the notation (`https://billing-abc123-uc.a.run.app`, `https://*.a.run.app`, an OAuth client id) and the one rule by
-which an audience that a program asks for is found in a list: it stands there letter by letter, or its host lies under a
-wildcard and the rest is nothing but the scheme. Used by the models of the configuration, and by `handout` for each
+Owns the notation (`https://billing-abc123-uc.a.run.app`, `https://*.a.run.app`, an OAuth client id), and the rule by
+which a requested audience is found in a list. Either the list has it letter by letter, or its host lies under a
+wildcard and it is only a scheme and that host. Used by the models of the configuration, and by `handout` for each
 request. Pure.
 """
 

@@ -1,8 +1,8 @@
-"""What is valid, and may not be what was meant.
+"""Warnings about a valid configuration that may not do what its author intended.
 
-Owns the warnings about a configuration: ways in that overlap in part, and hosts that share a token. Called by `load`
-once nothing is wrong. Pure. Each finding says which route takes what, and what to write where something else is wanted.
-The order of the ways in is that of `routes`; what two routes claim wholly is an error, in `checks`.
+They are about ways in that overlap in part, and about hosts that share a token. Called by `load` if there are no
+errors. Pure. Each warning says which route takes what, and what to write to change that. The ways in come in the
+order of `routes`; if two routes claim the same one, that is an error in `checks`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHOWN = 3
 
 
 def cautions(routes: Mapping[int, RouteConfig]) -> list[Finding]:
-    """What to look at twice; `routes` by index."""
+    """The warnings; `routes` by index."""
     return [
         *_under_wildcards(routes),
         *_under_prefixes(routes),
@@ -32,7 +32,7 @@ def cautions(routes: Mapping[int, RouteConfig]) -> list[Finding]:
 
 
 def _paths_in_audiences(routes: Mapping[int, RouteConfig]) -> Iterable[Finding]:
-    """Audiences that Cloud Run takes only where a service has been given them."""
+    """Audiences with a path, which Cloud Run accepts only if the service lists them."""
     for index, route in routes.items():
         split = urlsplit(route.audience or "")
         if split.path in ("", "/") or not split.scheme or Target.CLOUD_RUN not in targets_of(route).values():

@@ -1,8 +1,8 @@
-"""What a configuration must satisfy beyond each key's own type.
+"""The rules for a configuration beyond the type of each key.
 
-Owns every rule that concerns several keys: names that must exist, things that may not clash, combinations
-that can't work. Called by `load` with whatever parsed, so that all problems come at once. Pure. Each
-finding names the key it is about, what is wrong, and what to do. It is long because the rules are many; each is short.
+Owns every rule about several keys: names that must exist, settings that may not clash, combinations that can't work.
+Called by `load` with everything that parsed, so that all problems come at once. Pure. Each finding names its key,
+what is wrong, and what to do. It is long because there are many rules; each is short.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def check_route(
 
 
 def _check_upstream(route: RouteConfig, at: Path) -> list[Finding]:
-    """Whether a token may be sent where the route sends it, as far as that is known by now."""
+    """Whether a token may be sent to the route's upstream, as far as that is known yet."""
     found = []
 
     def say(key: str, message: str) -> None:
@@ -265,7 +265,7 @@ def chain_fault(chain: Sequence[str]) -> str | None:
     if again is None:
         return None
     return (
-        f"{again} would impersonate itself, which would let its tokens be renewed for ever after a leak: "
+        f"{again} would impersonate itself, which would let its tokens be renewed forever after a leak: "
         "use its own credential directly, and leave it out of `delegates`"
     )
 

@@ -1,9 +1,8 @@
 """Which credential can give which token for which target.
 
-Owns the one table behind the checks of the configuration, the refusal at run time where it shows only then
-(`adc`, `gcloud`), and the matrix of docs/targets.md. Pure. A refusal says why, and which would do. Sources:
-../targets for what a target takes; google-auth's classes and the IAM Credentials API for what a credential
-gives.
+Owns the table behind the checks of the configuration, the refusals at run time (for `adc` and `gcloud`), and the
+matrix of docs/targets.md. Pure. A refusal says why, and what would work. Sources: ../targets for what a target takes;
+google-auth's classes and the IAM Credentials API for what a credential gives.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ ABILITIES: Final[dict[str, Abilities]] = {
 
 
 def ability_of(credential: types.Credential) -> str | None:
-    """What a credential is, as far as the configuration alone says; None where its file or gcloud decides."""
+    """The kind of a credential, as far as the configuration shows it; None if its file or gcloud decides."""
     match credential:
         case types.Adc() | types.WorkloadIdentityFederation(service_account=None):
             return None

@@ -48,10 +48,12 @@ class Timeouts(Model):
 
     connect: Duration = Field(5.0, description="Resolving, connecting and the TLS handshake together.", gt=0)
     dns: Duration | None = Field(
-        None, description="Of that, resolving the upstream's name. Default: as long as `connect`.", gt=0
+        None,
+        description="Resolving the upstream's name, as a part of `connect`. Default: as long as `connect`.",
+        gt=0,
     )
     tls: Duration | None = Field(
-        None, description="Of that, the TLS handshake. Default: as long as `connect`.", gt=0
+        None, description="The TLS handshake, as a part of `connect`. Default: as long as `connect`.", gt=0
     )
     response: Duration = Field(
         300.0, description="From the end of the request to the start of the answer.", gt=0

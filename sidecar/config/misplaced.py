@@ -1,8 +1,8 @@
-"""Contents in a configuration where something else belongs.
+"""A secret's contents in the place of another value.
 
-Owns which keys take a secret's contents, and what is said where they stand in the place of a path, a URL or another
-plain value. Called by `tree` for every text that it reads, wherever it came from, so that no message further on can
-quote it. The environment variables that credentials follow are judged here too. Pure.
+Owns the list of keys that take a secret's contents, and the errors for contents in the place of a path, a URL or
+another plain value. Called by `tree` for every text that it reads, so that no later message can quote it. The
+environment variables that credentials follow are judged here too. Pure.
 """
 
 from __future__ import annotations

@@ -175,8 +175,8 @@ class RouteConfig(Model):
     )
     audience: str | None = Field(
         None,
-        description="The token's `aud`. Default: by `target`, mostly the upstream's origin. `{host}` is replaced as in "
-        "`upstream`.",
+        description="The token's `aud`. Default: by `target`, usually the upstream's origin. `{host}` is replaced as "
+        "in `upstream`.",
         min_length=1,
     )
     wildcard_audience: Literal["own", "shared"] = Field(

@@ -20,15 +20,17 @@ HOP_BY_HOP: Final = frozenset(
         "http2-settings",  # belongs to an h2c upgrade, which is not carried
     }
 )
-"""Those of one hop: they are not forwarded."""
+"""Headers for one hop: they are not forwarded."""
 
 FRAMING: Final = HOP_BY_HOP | {"content-length", "expect", "host", "trailer", "via"}
-"""Those that frame or route a message, or belong to one hop."""
+"""Headers that frame or route a message, or are for one hop."""
 
 NOT_FOR_CALLERS: Final = FRAMING | {"authorization", "x-serverless-authorization"}
-"""Those that can't be a listener's `require_header`: they frame a message, or carry tokens."""
+"""Headers that can't be a listener's `require_header`, because they frame a message or carry tokens."""
 
 NOT_FOR_TOKENS: Final = (
     FRAMING | {"accept-encoding", "content-encoding", "content-type", "cookie", "date", "origin"}
 ) - {"proxy-authenticate", "proxy-authorization"}
-"""Those that can't be a route's `header`: they frame, route or describe a message, and a token there would break it."""
+"""Headers that can't be a route's `header`: they frame, route or describe a message, and a token there would break
+it.
+"""

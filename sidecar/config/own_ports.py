@@ -1,4 +1,4 @@
-"""A port of its own for each route: what `auto` in a `listen` comes to.
+"""Gives each route a port of its own, for `auto` in a `listen`.
 
 Owns the rule which routes get one, and which number. Called by `load` for `listen: auto`, and by `exec`, whose routes
 all get one. Not every resolver knows `NAME.localhost` (glibc alone doesn't); every client can call `localhost:PORT`.
@@ -16,7 +16,7 @@ from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import RouteConfig
 
 FIRST_PORT: Final = 8801
-"""That of the first route; the next one has the next number, and so on."""
+"""The first route's port; each further route has the next number."""
 
 _LAST_PORT: Final = 65535
 
@@ -31,7 +31,7 @@ def why_none(shared: Sequence[ListenerConfig]) -> str | None:
 
 
 def with_own(routes: Iterable[RouteConfig], shared: Sequence[ListenerConfig]) -> list[RouteConfig]:
-    """The same routes, each with `auto` where it has no port; not those whose upstream follows the request's host.
+    """The same routes, with `auto` for each that has no port, unless its upstream follows the request's host.
 
     Such a port asks for the same header as the shared listener does.
     """
@@ -46,7 +46,9 @@ def with_own(routes: Iterable[RouteConfig], shared: Sequence[ListenerConfig]) ->
 
 
 def numbered(routes: Sequence[RouteConfig], taken: Iterable[ListenAddress]) -> list[RouteConfig]:
-    """The same routes with a number for each `auto`, in their order; none that an address of the configuration has."""
+    """The same routes with a number for each `auto`, in their order. Numbers that an address of the configuration has
+    are skipped.
+    """
     written = [*taken, *(it.address for route in routes for it in route.listen)]
     avoided = {address.port for address in written if not address.auto}
     ports = (port for port in range(FIRST_PORT, _LAST_PORT + 1) if port not in avoided)

@@ -1,8 +1,8 @@
-"""Which hosts of a route would get one and the same token.
+"""Which hosts of a route would get the same token.
 
-Owns that judgement: a token that several hosts get is one that each of them could use at the others, so a wildcard has
-it only where the route says so (`wildcard_audience: shared`). Called by `checks` (a wildcard: an error), by `cautions`
-(hosts that were listed: a warning), and, for what only the credential's file tells, by those who ask for tokens. Pure.
+Each of these hosts could use the token at the others, so a wildcard route shares one only if it says
+`wildcard_audience: shared`. Called by `checks` (an error for a wildcard), by `cautions` (a warning for listed hosts),
+and by those who ask for tokens, for facts that only the credential's file shows. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidecar.config.targets import FACTS, Target
 
 
 def shares_token(route: RouteConfig) -> Literal["token", "audience"] | None:
-    """The key by which all hosts of a route get one token; None where each gets its own, or they are one upstream."""
+    """The key by which all hosts of a route get one token; None if each gets its own, or if they are one upstream."""
     if not route.is_dynamic:
         return None
     if route.token == "access":
@@ -31,8 +31,9 @@ def takes_persons(route: RouteConfig, target: Target) -> bool:
 
 
 def refusal_to_share(route: RouteConfig, credential: Credential | None) -> tuple[str, str] | None:
-    """The key to fix and what is wrong, where a wildcard would share a token and the route does not say so, or says so
-    and has nothing to share; else None."""
+    """The key to fix and what is wrong, if a wildcard would share a token and the route does not permit it, or if the
+    route permits it and has nothing to share; else None.
+    """
     if route.wildcard_audience == "shared":
         if route.is_dynamic and (route.is_wildcard or len(route.host) > 1):
             return None

@@ -1,7 +1,7 @@
-"""What is known of each kind of target: where it is found, which tokens it takes, what its users trip over.
+"""Facts about each kind of target: its hosts, the tokens it accepts, and common mistakes.
 
-Owns the table that the defaults of a route, the checks of the configuration, the diagnosis of a refusal and
-docs/targets.md all follow from. Pure. Sources: Google's pages on calling Cloud Run
+Owns the table behind the defaults of a route, the checks of the configuration, the diagnosis of a refusal, and
+docs/targets.md. Pure. Sources: Google's pages on calling Cloud Run
 (https://cloud.google.com/run/docs/authenticating/service-to-service), functions
 (https://cloud.google.com/functions/docs/securing/authenticating), IAP
 (https://cloud.google.com/iap/docs/authentication-howto), API Gateway and Endpoints
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 
 class TokenKind(StrEnum):
-    """What is sent as bearer."""
+    """The kind of token that is sent as bearer."""
 
     ID = "id"
     """A Google-signed ID token."""
@@ -27,7 +27,7 @@ class TokenKind(StrEnum):
 
 
 class Target(StrEnum):
-    """What kind of front end judges the token."""
+    """The kind of front end that checks the token."""
 
     CLOUD_RUN = "cloud_run"
     CLOUD_FUNCTIONS = "cloud_functions"
@@ -62,11 +62,11 @@ class Facts(NamedTuple):
     """Whether a person's ID token, whose audience is gcloud's client id, is accepted."""
     needs_email: bool
     audience: str
-    """What its audience is, for people."""
+    """What its audience is, in words."""
     no_audience: str
-    """Why there is no default for the audience; empty where there is one."""
+    """Why there is no default audience; empty if there is one."""
     role: str
-    """What the caller is to be granted."""
+    """The role that the caller needs."""
     grant: str
     """The command that grants it, with names in capitals to fill in."""
 

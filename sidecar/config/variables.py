@@ -1,8 +1,8 @@
-"""Environment variables that other programs define and the sidecar follows.
+"""Environment variables of other programs that the sidecar follows.
 
-Owns what they may hold. Called by `load`, which judges them where a credential follows them, and by `tokens` for what
-they say. Pure: the environment comes in. The rule: a value whose meaning is plain is taken, whatever stands around it;
-any other is an error that names the variable and what to set, as a key of the configuration would be.
+Owns their permitted values. Called by `load`, which checks those that a credential follows, and by `tokens`, which
+reads them. Pure: the environment is an argument. The rule: a value with a clear meaning is accepted, with or without
+blanks around it. Any other is an error that names the variable and what to set, as for a key of the configuration.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _usable_proxy(text: str, own: Collection[ListenAddress]) -> ProxyUrl:
     listener = next((it for it in own if leads_to(found.host, found.port, it)), None)
     if listener is not None:
         raise ValueError(
-            f"it leads to this very sidecar, which listens on {listener} and is no proxy for token endpoints: set it "
+            f"it leads to this sidecar, which listens on {listener} and is no proxy for token endpoints: set it "
             "for the app alone (`exec --http-proxy` does), or add `.googleapis.com` to NO_PROXY"
         )
     return found

@@ -1,7 +1,7 @@
-"""What is wrong with a text that is no YAML, in words for who writes a configuration and not a parser.
+"""What is wrong with a text that is not YAML, in words for people. Called by `tree`.
 
-Called by `tree`. Pure. The rule: nothing of the text is quoted but YAML's own signs, since a secret may stand anywhere.
-What PyYAML says is in its scanner.py and parser.py; what is not known here is said in its words.
+Pure. The rule: of the text only YAML's own signs are quoted, because a secret may be anywhere in it. PyYAML's
+messages are in its scanner.py and parser.py; an unknown one is passed on.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final, final
 
 ADC_CLIENT_ID: Final = "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com"
-"""Of `gcloud auth application-default login`."""
+"""The client id of `gcloud auth application-default login`."""
 GCLOUD_CLIENT_ID: Final = "32555940559.apps.googleusercontent.com"
-"""Of `gcloud auth login`."""
+"""The client id of `gcloud auth login`."""
 LOGIN_SCOPES: Final = (
     "openid",
     "https://www.googleapis.com/auth/userinfo.email",

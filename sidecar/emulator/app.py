@@ -1,8 +1,7 @@
 """Google on loopback: metadata server, token endpoint, certificates and targets in one.
 
-Owns the life of all servers of the stand-in. Used by the demo, the tests and, through `running`, by whatever
-wants it in a thread or a process of its own. It imports nothing else of this package, so that what it verifies
-owes nothing to what it tests.
+Owns the life of all servers of the stand-in. Used by the demo, the tests and, through `running`, in a thread or a
+process of its own. It imports nothing else of this package, so that its checks are independent of the code they test.
 """
 
 from __future__ import annotations
@@ -72,7 +71,8 @@ class Emulator:
         self._runners: dict[Served, tuple[web.AppRunner | GrpcServer, socket.socket]] = {}
         self._ports: dict[Served, int] = {}
         self._kept: dict[Served, socket.socket] = {}
-        """Of those that are stopped: bound, and not listening, so that no other process is given the port meanwhile."""
+        """The sockets of stopped servers: bound, and not listening, so that no other process gets the port meanwhile.
+        """
         self._tls: dict[Served, ssl.SSLContext] = {}
         self._authority = Authority()
         self.principals = Principals(now)

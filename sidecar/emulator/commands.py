@@ -282,7 +282,7 @@ def _targets(given: tuple[str, ...]) -> list[Wanted]:
         found = [Wanted.of(word) for word in given]
     except ValueError as error:
         _give_up(f"--target: {error}", 2)
-    # Of two with one name the last counts.
+    # If two have the same name, the last counts.
     return list({wanted.name: wanted for wanted in found}.values())
 
 

@@ -1,9 +1,9 @@
 """Faults that a test or a person can switch on.
 
 Owns the ways in which a server of the stand-in that hands out tokens misbehaves, and the gates by which tests
-synchronise with it. Each such server has one `Endpoint` and asks it first for every request; tests command
-it directly, `control` does so over HTTP. It knows no server, and signs nothing itself: a fault that the token
-is to show is handed to the server as `Fault`. Refusing connections is no fault here but `Emulator.stop`.
+synchronise with it. Each such server has one `Endpoint` and asks it first for every request; tests command it
+directly, `control` does so over HTTP. It knows no server and signs nothing: the server gets a `Fault` and makes the
+wrong token itself. `Emulator.stop` refuses connections; that is not a fault here.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ HUGE: Final = 4_000_000
 class Fault:
     """One way to misbehave.
 
-    `hang` never answers, `slow` answers rightly after `seconds`, `reset` cuts the connection with RST, `html` and
-    `huge` answer 200 with no token, `status` answers `code` with `headers` and `body`; the others hand out a token
-    that is wrong as they say. ValueError for a kind or a code that there is not.
+    `hang` never answers. `slow` answers correctly after `seconds`. `reset` cuts the connection with RST. `html` and
+    `huge` answer 200 with no token. `status` answers `code` with `headers` and `body`. The others give a token that
+    is wrong as their names say. ValueError for an unknown kind or code.
     """
 
     kind: Kind

@@ -2,9 +2,9 @@
 
 Owns its verdict and its answers. Called by `checks`; reads method, headers and path only. Sources:
 https://cloud.google.com/iap/docs/authentication-howto, …/identity-howto (headers for the app), …/sessions-howto (401
-for what a page's script asks), and answers of 2026 that people measured and published: without a token a GET is 302
-with a cookie `GCP_IAP_XSRF_NONCE_…=1` and the body "Invalid IAP credentials: empty token"; a token that is wrong is 401
-"Unable to parse JWT", "JWT signature is invalid", "Invalid bearer token. Invalid JWT audience."; all of them are
+for requests of a page's script), and answers of 2026 that people measured and published. Without a token a GET is 302
+with a cookie `GCP_IAP_XSRF_NONCE_…=1` and the body "Invalid IAP credentials: empty token". A wrong token is 401
+"Unable to parse JWT", "JWT signature is invalid", "Invalid bearer token. Invalid JWT audience.". All of them are
 `text/html`, though they are one line of text.
 """
 
@@ -86,7 +86,7 @@ def _is_self_signed(token: str, judge: Judge) -> bool:
 
 _NO_ACCESS = "You don't have access."
 _NONCE_SECONDS = 600
-"""Of the cookie, by the answer of a load balancer that was published."""
+"""The cookie's attributes, as a published answer of a load balancer has them."""
 
 
 def _sign_in(asked: Asked, judge: Judge, text: str) -> web.Response:

@@ -1,7 +1,7 @@
 """HTTP/2 and gRPC's framing before a target's gRPC service.
 
 Owns the connections of such a target, in plaintext (by prior knowledge) and in TLS (by ALPN). Made by `targets`,
-started and stopped by `app`. It has the target judge each request, as those of HTTP/1.1 are; refuses it with the very
+started and stopped by `app`. It has the target judge each request, as those of HTTP/1.1 are; refuses it with the same
 answer that the front end gives there (a page of HTML, which no gRPC client expects), or hands its messages to
 `grpc_app`. The only module of the stand-in that imports ngh2, and on purpose not `proxy.http2`: the stand-in shares no
 code with the sidecar. It takes HTTP/2 and gRPC only: another request that is let in is answered 415. Sources: RFC 9113,
@@ -232,7 +232,7 @@ class _Call:
         self._stream = stream
         self._asked = asked
         self._left = bytearray()
-        """Of a message that is not whole yet."""
+        """The part of a message that has arrived so far."""
         self._uncredited = 0
         self._has_head = False
         self._is_finished = False

@@ -74,7 +74,7 @@ def rpc_error(
         info = {
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": reason,
-            # Of permissions IAM speaks, of the rest the service's infrastructure (google/api/error_reason.proto).
+            # IAM reports permissions, the service's infrastructure the rest (google/api/error_reason.proto).
             "domain": "iam.googleapis.com" if reason == "IAM_PERMISSION_DENIED" else "googleapis.com",
         }
         error["details"] = [{**info, "metadata": dict(metadata or {})}]

@@ -57,7 +57,7 @@ class Settings:
     tags: Collection[str] = ()
     """Traffic tags: the host `TAG---NAME` is the same service, and wants the service's own audience."""
     generation: Literal[1, 2] = 2
-    """Of the function; the first takes only its whole URL for an audience."""
+    """The generation of the function; the first accepts only its whole URL as audience."""
     resource: str | None = None
     """The origin that a self-signed JWT for IAP names: its own URL unless told."""
     issuers: Collection[str] = ()

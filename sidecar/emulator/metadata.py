@@ -46,7 +46,7 @@ class Profile(NamedTuple):
     """In what a platform's metadata server differs from the others'."""
 
     email: str
-    """Of the service account that is attached unless another one is chosen."""
+    """The e-mail of the attached service account, unless another one is chosen."""
     server: str
     """Its `Server` header."""
     describes_instance: bool = False
@@ -125,7 +125,7 @@ class MetadataServer:
         self.endpoint = Endpoint()
         self.profile = PROFILES[platform]
         self.email: str | None = self.profile.email
-        """Of the default account. None: no service account is attached (404)."""
+        """The e-mail of the default account. None: no service account is attached (404)."""
         self.others: list[str] = []
         """E-mails of further attached accounts, each to be asked for by its name."""
         self.bound = True

@@ -1,11 +1,10 @@
 """Google's own error pages, and the headers of its front ends.
 
-Owns the two pages that people see in place of a service's answer: the plain one of the serverless front end (Cloud
-Run, functions, App Engine), and the one with the robot, which every other front end and the metadata server give.
-Used by all servers of the stand-in; knows none of them. Sources: answers of the real ones as people pasted them in
-public issues: the robot's page whole in
-https://github.com/googleapis/gcp-metadata/issues/657 (a metadata server's 404, with its headers), the plain one in
-https://github.com/ahmetb/runsd/issues/25 and https://github.com/datacommonsorg/docsite/pull/463.
+Owns the two pages that people see in place of a service's answer. The plain one is the serverless front end's (Cloud
+Run, functions, App Engine); every other front end and the metadata server give the one with the robot. Used by all
+servers of the stand-in; knows none of them. Sources: real answers that people pasted in public issues. The robot's
+page is complete in https://github.com/googleapis/gcp-metadata/issues/657 (a metadata server's 404, with its headers),
+the plain one in https://github.com/ahmetb/runsd/issues/25 and https://github.com/datacommonsorg/docsite/pull/463.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Principals:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.scopes: set[str] = set(KNOWN)
-        """Those that there are; add what is missing."""
+        """The scopes that exist; add what is missing."""
         self._now = now
         self._accounts: dict[str, ServiceAccount] = {}
         self._bindings: set[tuple[str, str, str]] = set()

@@ -1,8 +1,7 @@
-"""What a front end knows, and how it decides.
+"""The shared part of all front ends: what they check, and what they answer.
 
-Owns what every kind of front end shares: what a token is held against, the two ways of trusting one, what the app
-behind is told, and the exception that is an answer. Called by the front ends; reads no request itself, and the time
-comes in as a value. Signatures are really verified.
+Owns the check of a token, the two ways to trust one, what the app behind learns, and the exception for an answer of
+the front end. Called by the front ends; reads no request, and time is an argument. Signatures are really verified.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class RefusedError(Exception):
 
 
 class Judge(NamedTuple):
-    """What one target holds a token against."""
+    """Checks tokens for one target."""
 
     settings: Settings
     url: str

@@ -1,11 +1,11 @@
-"""Values that stand where a place belongs: which of them are a secret's contents, and how a place is quoted.
+"""Recognises a secret's contents in the place of a path or URL, and quotes paths and URLs safely.
 
-Owns the judgement that a text can be no path and no URL because it is what such a file holds (`$(cat key.json)` in
-place of `key.json`), and the one way in which a message quotes what an operator wrote. Called by `config` for all that
-it reads, by the commands for their arguments, and by what names a file or an endpoint in a message, a log or a page.
-Pure. The rule: contents are refused when they are read and never quoted; what is quoted is of bounded length, on one
-line, and without passwords, queries and tokens. Sources: PATH_MAX of Linux' limits.h; RFC 7468 (PEM); RFC 7515 section
-7.1 (JWT); RFC 4648 (base64).
+Decides that a text can't be a path or URL because it is the contents of a file (`$(cat key.json)` instead of
+`key.json`), and owns the way in which messages quote an operator's values. Called by `config` for all that it reads,
+by the commands for their arguments, and by what names a file or an endpoint in a message, a log or a page. Pure. The
+rule: contents are refused when they are read and never quoted; what is quoted is of bounded length, on one line, and
+without passwords, queries and tokens. Sources: PATH_MAX of Linux' limits.h; RFC 7468 (PEM); RFC 7515 section 7.1
+(JWT); RFC 4648 (base64).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TO_THE_END: Final = re.compile(r"://(.*)", re.DOTALL)
 
 
 def kind_of(text: str) -> str | None:
-    """What `text` is where it can be no path and no URL, for the middle of a sentence; None where it can be one."""
+    """The kind of contents that `text` is, for the middle of a sentence; None if it can be a path or URL."""
     scheme, separator, rest = text.partition("://")
     for part in (text, rest, rest.partition("/")[0]) if separator and len(scheme) <= _SCHEME_MAX else (text,):
         if (kind := _secret_kind(part)) is not None:
@@ -98,8 +98,9 @@ def masked(text: str) -> str:
 
 
 def heard(text: str, known: Iterable[str] = ()) -> str:
-    """What another program says of its failure, for a message: without the `known` values that it may repeat, and
-    without what is known or looks like a secret. What is left of it is its words."""
+    """Another program's words about its failure, for a message: without the `known` values, and without anything that
+    is or looks like a secret.
+    """
     text = text[:_HEARD]
     # The longest first: one may be a part of another. Paths and short words are not secrets.
     for value in sorted(known, key=len, reverse=True):

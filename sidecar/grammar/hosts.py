@@ -141,7 +141,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_loopback_address(address: IPAddress) -> bool:
-    """Whether it is 127.0.0.0/8 or ::1, in that very form."""
+    """Whether it is 127.0.0.0/8 or ::1, in exactly that form."""
     return any(address in network for network in LOOPBACK)
 
 

@@ -1,10 +1,10 @@
 """Dates as text, and text as dates.
 
 Owns every reading of a date that came from outside, and the writing of one for people and programs. Called by what
-shows a moment or a duration, or reads one: the status page, the log, token endpoints' answers, gcloud, targets.
-Pure: it has no clock. Moments are Unix seconds. The rule: every function is total. What is no date is None, and a
-moment outside of the calendar is shown as its nearest end, so that one absurd number takes nothing down with it.
-Sources: RFC 3339, RFC 9110 section 5.6.7.
+shows a moment or a duration, or reads one: the status page, the log, token endpoints' answers, gcloud, targets. Pure:
+it has no clock. Moments are Unix seconds. The rule: no function raises. A text that is no date gives None, and a
+moment outside the calendar is shown as the calendar's nearest end, so that one absurd number breaks nothing. Sources:
+RFC 3339, RFC 9110 section 5.6.7.
 """
 
 from __future__ import annotations

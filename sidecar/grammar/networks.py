@@ -1,6 +1,6 @@
-"""Which addresses may be an upstream's.
+"""Which addresses an upstream may have.
 
-Owns the ranges that a token is never sent to, and the ways in which an IPv4 address hides in an IPv6 one. Called by
+Owns the ranges that never get a token, and the ways to write an IPv4 address inside an IPv6 one. Called by
 `config.checks` for an upstream that is a literal, and by `net.dial` for every address that a name resolves to. Pure.
 Sources: the IANA special-purpose address registries (RFC 6890), RFC 4291 section 2.5.5 (mapped, compatible), RFC 2765
 (translated), RFC 6052 and 8215 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo), RFC 5214 (ISATAP).

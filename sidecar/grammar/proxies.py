@@ -93,7 +93,7 @@ class _Excepted(NamedTuple):
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None
     name: str
-    """Of a host, which covers all below it; empty: every host."""
+    """A host's name, which covers all names below it; empty for every host."""
     port: int | None
 
     def covers(self, host: str, port: int) -> bool:

@@ -1,9 +1,9 @@
-"""Text from outside, for a person's eyes and for a shell.
+"""Makes text from outside safe for people and for a shell.
 
-Owns how text is shown that somebody else may have written (a target, a token endpoint, a file, whatever answers on a
-port), and how a line of shell is made of words. Called by whatever logs, prints, or suggests a command. Pure. The rule:
-nothing that is shown drives a terminal, starts a line, turns the reading direction or is longer than a person reads;
-and a command that is suggested is, to a shell, exactly the words that it was made of.
+Owns how to show text from a target, a token endpoint, a file or another program, and how to make a shell command from
+words. Called by code that logs, prints, or suggests a command. Pure. The rule: shown text can't drive a terminal,
+start a line, turn the reading direction or grow too long; a shell reads a suggested command as exactly the words it
+was made from.
 """
 
 from __future__ import annotations

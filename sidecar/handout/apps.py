@@ -1,6 +1,6 @@
-"""The applications that give tokens to programs: which one a key of the configuration means.
+"""The applications that give tokens to programs, by their key in the configuration.
 
-Called by `service`, which loads it with aiohttp and only where the configuration names one of them.
+Called by `service`, which loads it, with aiohttp, only if the configuration has one of the keys.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def make(
     project: str | None,
     sockets: Sequence[socket.socket],
 ) -> tuple[App, Site]:
-    """The application for `it`, on listeners that are bound; `adopt` is to be called before the site starts.
-    `project` is what the environment names."""
+    """The application for `it`, on bound listeners. Call `adopt` before the site starts. `project` is the one that
+    the environment names.
+    """
     app: App
     match it:
         case MetadataServer():
@@ -43,7 +44,7 @@ def make(
 
 
 def adopt(app: App, offer: Offer, it: MetadataServer | TokenEndpoint, peers: Callers | None) -> None:
-    """Have it go by `it` from now on; `offer` and `peers` are what that says."""
+    """Make it use `it` from now on; `offer` and `peers` come from `it`."""
     if isinstance(app, MetadataApp) and isinstance(it, MetadataServer):
         app.adopt(offer, it, peers)
     elif isinstance(app, TokenApp) and isinstance(it, TokenEndpoint):

@@ -1,9 +1,9 @@
-"""Where a program gets its token.
+"""Gives a program its token.
 
-Owns the way of one token from the store to an answer: the wait, the true number of seconds that it has left, the count
-and the log line. Called by `metadata` and `oauth`, which say it in their own forms. It may not decide who gets what:
-that is `offer`. The rule: a token that is given has at least the life that the policy demands of one that is attached
-to a request, since it is the same one; no log line has a word of it.
+Owns the way of a token from the store to an answer: the wait, the number of seconds it has left, the count and the
+log line. Called by `metadata` and `oauth`, which write the answers. It does not decide who gets what: `offer` does.
+The rule: the policy's minimum life of a token for requests holds here too, since it is the same token; no log line
+contains it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TRANSIENT: Final = frozenset(
         Reason.DRAINING,
     }
 )
-"""After these a program may ask again by itself, and libraries do after a 503; after any other they show the answer."""
+"""After these a program may try again by itself, as libraries do after a 503. After any other they show the answer."""
 
 
 class HandedOut(NamedTuple):
@@ -62,8 +62,10 @@ class Desk:
         self.stats = HandoutStats()
 
     async def give(self, key: TokenKey, *, caller: str = "", worthless: bool = False) -> HandedOut:
-        """The token of this key; raises `SidecarError` where there is none within `token_wait`. `caller` is who asked,
-        as far as that is known; `worthless`: a placeholder that lives as long as the token, which stays here."""
+        """The token of this key; raises `SidecarError` if there is none within `token_wait`. `caller` is the calling
+        process, as far as known. `worthless` asks for a placeholder that lives as long as the token, which stays
+        here.
+        """
         while (bearer := self._tokens.bearer(key)) is None:
             if (error := await self._wait(key)) is not None:
                 raise error
@@ -96,7 +98,7 @@ class Desk:
         return HandedOut(made, left)
 
     def refused(self, reason: Reason, detail: str, *, caller: str = "") -> None:
-        """Count and log that somebody got none."""
+        """Count and log a request that got no token."""
         self.stats.refused[reason] = self.stats.refused.get(reason, 0) + 1
         if (untold := self._told.take((reason, detail[:200]), self._clock.mono())) is not None:
             _log.warning(

@@ -1,9 +1,9 @@
-"""Who gets nothing from the servers that give tokens.
+"""Who gets no token from the servers that give tokens.
 
-Owns the order of the refusals that both servers share: a browser, of whatever site; a request that a proxy forwarded; a
-Host that is not the server's own (DNS rebinding); another machine; a process of a user that `peers` does not name.
-Called for each request before anything else. Rules: the data path's own (`proxy.admission.guard`, `net.callers`), by
-the stricter reading: no page of any site has business here, so whatever only browsers send is refused.
+Owns the order of the refusals that both servers share. Refused are a browser, from any site; a request that a proxy
+forwarded; a Host that is not the server's own (DNS rebinding); another machine; a process of a user that `peers` does
+not name. Called for each request before anything else. Rules: the data path's own (`proxy.admission.guard`,
+`net.callers`), but stricter: web pages never need these servers, so every header that only browsers send is refused.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from sidecar.proxy.admission.guard import BROWSER_MARKS
 from sidecar.serving import callers
 
 _FORWARDED = ("X-Forwarded-For", "Forwarded", "Via")
-"""What only proxies send. Google's metadata servers refuse the first."""
+"""Headers that only proxies send. Google's metadata servers refuse the first."""
 
 
 def admit(request: web.BaseRequest, server: str, *, peers: Callers | None, names: frozenset[str]) -> str:
-    """Who asks, as far as that is asked for; raises CALLER_REFUSED. `names` are hosts that the server may be called by,
-    beside this machine's own."""
+    """The calling process, if `peers` needs it; raises CALLER_REFUSED. `names` are hosts that the server may be
+    called by, beside this machine's own.
+    """
     for mark in BROWSER_MARKS:
         if mark.decode("ascii") in request.headers:
             raise _refused(f"A browser made this request: no page gets a token from the {server}.")

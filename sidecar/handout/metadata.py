@@ -1,9 +1,9 @@
 """A metadata server for Google's own libraries, off Google Cloud.
 
-Owns its paths and the forms of its answers. Served by a `Site` on listeners that `service` binds. It may not decide
-who gets what (`guard`, `offer`), nor fetch anything (`desk`). Rules: it answers as Compute Engine's does, and what it
-refuses it says as GKE's does, in plain text: `Metadata-Flavor` is demanded of all but the ping and is in every answer,
-a directory's address ends in a slash, a token lives as long as it says. Source:
+Owns its paths and the forms of its answers. Served by a `Site` on listeners that `service` binds. It does not decide
+who gets what (`guard`, `offer`) and fetches nothing (`desk`). Rules: it answers like Compute Engine's server, and
+refuses like GKE's, in plain text. All requests but the ping need `Metadata-Flavor`, and every answer has it. A
+directory's address ends in a slash. A token lives as long as it says. Source:
 https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys.
 """
 
@@ -34,15 +34,16 @@ TAKES: Final = Takes("metadata server")
 
 _ACCOUNTS: Final = "/computeMetadata/v1/instance/service-accounts/"
 _NAMES: Final = frozenset({"metadata.google.internal", "metadata"})
-"""What programs call it by, where a name leads here instead of a variable."""
+"""The names that programs call it by, where a name instead of a variable leads here."""
 _DEFAULT_UNIVERSE: Final = "googleapis.com"
 _FLAVOR: Final = "Metadata-Flavor"
 _PAUSE: Final = 3.0
-"""Seconds between two attempts to learn who the credential is."""
+"""Seconds between two attempts to learn the credential's identity."""
 
 _MISSING: Final = frozenset({Reason.NO_SERVICE_ACCOUNT, Reason.NOT_ALLOWED})
-"""Said as 404: there is no such token here. gcloud asks for a token for its own client id whenever it renews, and goes
-on without it after a 404 alone."""
+"""Answered as 404: there is no such token here. gcloud asks for a token for its own client id at each renewal, and
+goes on without one only after a 404.
+"""
 
 
 @final
@@ -53,7 +54,7 @@ class MetadataApp:
     config: MetadataServer
 
     def __init__(self, desk: Desk, clock: Clock, project: str | None) -> None:
-        """`project` is what the environment names. `adopt` is to be called before it serves."""
+        """`project` is the one that the environment names. Call `adopt` before it serves."""
         self.desk = desk
         self._clock = clock
         self._project = project
@@ -62,14 +63,14 @@ class MetadataApp:
         self.app.router.add_route("*", "/{path:.*}", self._answer)
 
     def adopt(self, offer: Offer, config: MetadataServer, peers: Callers | None) -> None:
-        """Go by this from now on; `offer` and `peers` are what `config` says."""
+        """Use this configuration from now on; `offer` and `peers` come from it."""
         self.offer = offer
         self.config = config
         self.peers = peers
         self._identity: Identity | None = None
         self._asking = asyncio.Lock()
         self._unknown: tuple[SidecarError, float] | None = None
-        """Why nobody could say who the credential is, and when that was (monotonic)."""
+        """Why the credential's identity is unknown, and when that was found (monotonic)."""
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -100,7 +101,7 @@ class MetadataApp:
         return await self._entry(request)
 
     async def _entry(self, request: web.Request) -> web.StreamResponse:
-        """Whatever is not a token: a value, or a directory."""
+        """Everything that is not a token: a value, or a directory."""
         path, query = request.path, request.query
         if query.get("wait_for_change", "").lower() == "true":
             return _plain("wait_for_change: nothing here changes; leave it out\n", 400)
@@ -142,8 +143,9 @@ class MetadataApp:
         return await self.desk.give(key, caller=request["caller"], worthless=worthless)
 
     async def _who(self) -> Identity:
-        """Who the credential is, asked for once however many want to know, and not again just after it failed: the
-        threads that do so are those that fetch tokens."""
+        """The credential's identity. It is requested once for all callers, and not again just after a failure,
+        because the same threads fetch tokens.
+        """
         offer = self.offer
         async with self._asking:
             if self._identity is not None:
@@ -161,7 +163,7 @@ class MetadataApp:
             return found
 
     async def _facts(self, path: str) -> Described:
-        """What is to be said at this path: nobody is asked who the credential is where the answer does not say it."""
+        """The facts for this path. The identity is requested only if the answer contains it."""
         config = self.config
         known = config.project_id or self._project
         needless = ("/numeric-project-id", "/zone", *(("/project-id",) if known is not None else ()))
@@ -177,7 +179,7 @@ class MetadataApp:
 
 
 def _again(error: SidecarError) -> SidecarError:
-    """The same as a new one: the one that was raised holds the frames that it came through."""
+    """The same error as a new exception: the raised one holds stack frames."""
     return SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
 
 

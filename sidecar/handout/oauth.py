@@ -1,9 +1,10 @@
 """A token endpoint for programs that know only OAuth.
 
-Owns its one path and the forms of its answers. Served by a `Site` on listeners that `service` binds. It may not decide
-who gets what (`guard`, `offer`), nor fetch anything (`desk`). Rules: RFC 6749 sections 2.3.1 (client authentication,
-either way, never both), 3.2 (a parameter stands once, and in the body), 4.4 (client credentials), 5.1, 5.2 (answers);
-RFC 8707 section 2 (`resource`, `invalid_target`). Who does not know the secret learns nothing of the lists.
+Owns its one path and the forms of its answers. Served by a `Site` on listeners that `service` binds. It does not
+decide who gets what (`guard`, `offer`) and fetches nothing (`desk`). Rules: RFC 6749 sections 2.3.1 (client
+authentication, either way, never both), 3.2 (a parameter stands once, and in the body), 4.4 (client credentials),
+5.1, 5.2 (answers); RFC 8707 section 2 (`resource`, `invalid_target`). A caller without the secret learns nothing
+about the lists.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PATH: Final = "/oauth2/token"
 TAKES: Final = Takes("token endpoint", form=PATH, purpose="give it a token")
 
 _IGNORED_SCOPES: Final = frozenset({"openid", "email", "profile"})
-"""What an ID token has anyway, and what clients of OpenID providers always ask for."""
+"""Scopes that an ID token has anyway, and that clients of OpenID providers always request."""
 _PARAMETERS: Final = 50
 _NOT_IN_DESCRIPTIONS: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 """RFC 6749 section 5.2."""
@@ -53,7 +54,7 @@ class _RefusedError(Exception):
 
 
 class _Client(NamedTuple):
-    """What a client says of itself; its text form has no secret."""
+    """What a client says about itself; its text form shows no secret."""
 
     id: str
     secret: str
@@ -70,14 +71,14 @@ class TokenApp:
     config: TokenEndpoint
 
     def __init__(self, desk: Desk) -> None:
-        """`adopt` is to be called before it serves."""
+        """Call `adopt` before it serves."""
         self.desk = desk
         self.app = web.Application(middlewares=[self._guard])
         self.app.on_response_prepare.append(_set_headers)
         self.app.router.add_post(PATH, self._give)
 
     def adopt(self, offer: Offer, config: TokenEndpoint, peers: Callers | None) -> None:
-        """Go by this from now on; `offer` and `peers` are what `config` says."""
+        """Use this configuration from now on; `offer` and `peers` come from it."""
         self.offer = offer
         self.config = config
         self.peers = peers
@@ -125,7 +126,7 @@ class TokenApp:
         )
 
     def _authenticated(self, request: web.Request, form: Mapping[str, str]) -> _Client:
-        """Who asks; raises for one that does not know the secret."""
+        """The authenticated client; raises for a caller without the secret."""
         sent = request.headers.getall("Authorization", [])
         if sent and "client_secret" in form:
             raise _invalid("The client says who it is twice: in Authorization and in the body.")
@@ -167,7 +168,7 @@ class TokenApp:
 
 
 def _form(body: bytes) -> dict[str, str]:
-    """The parameters; raises for what is no form (RFC 6749 appendix B: UTF-8)."""
+    """The parameters; raises unless the body is a form (RFC 6749 appendix B: UTF-8)."""
     try:
         pairs = parse_qsl(
             body.decode("utf-8"),
@@ -203,7 +204,7 @@ def _invalid(detail: str) -> _RefusedError:
 
 
 def _said(error: SidecarError) -> _RefusedError:
-    """An error of the sidecar in the words of RFC 6749 (and, for what that has none for, section 4.1.2.1)."""
+    """An error of the sidecar in the terms of RFC 6749 (or of its section 4.1.2.1 if there is none)."""
     if error.reason is Reason.CALLER_REFUSED:
         return _RefusedError("access_denied", error.detail, status=403, reason=error.reason)
     transient = error.reason in TRANSIENT

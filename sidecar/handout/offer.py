@@ -1,8 +1,8 @@
-"""What one server may give to programs.
+"""Which tokens one server may give to programs.
 
-Owns the judgement: which token somebody gets who asks for an audience or for scopes, or why none. Made by `service`
-from a configuration, asked by `metadata` and `oauth` for each request. Pure. The rule: the lists of the configuration
-hold, and no parameter of a request widens them; a token that a route has too is the same one in the store.
+Decides which token a request for an audience or for scopes gets, or why it gets none. Made by `service` from a
+configuration, used by `metadata` and `oauth` for each request. Pure. The rule: the configuration's lists decide, and
+no request parameter widens them. A token that a route uses too is one entry in the store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.token import TokenKey
 
 _SHOWN: Final = 5
-"""Entries of a list that a refusal names."""
+"""How many entries of a list a refusal names."""
 
 
 @final
@@ -31,7 +31,7 @@ class Offer:
     def __init__(
         self, key: str, config: MetadataServer | TokenEndpoint, table: RouteTable, source: GoogleSource
     ) -> None:
-        """`key` is the server's in the configuration; `source` is that of its credential."""
+        """`key` is the server's key in the configuration; `source` is the source of its credential."""
         self.key = key
         self.source = source
         self.scopes = config.scopes if isinstance(config, MetadataServer) else ()
@@ -49,7 +49,7 @@ class Offer:
         }
 
     def keys(self) -> list[TokenKey]:
-        """The tokens that are kept ready."""
+        """The tokens that are kept fresh."""
         return [*self._keys.values(), *([self.access_key(())] if self.scopes else [])]
 
     def id_key(self, audience: str) -> TokenKey:
@@ -67,10 +67,10 @@ class Offer:
         )
 
     def access_key(self, wanted: Sequence[str]) -> TokenKey:
-        """The access token for these scopes, or for all that are listed; raises NOT_ALLOWED.
+        """The access token for these scopes, or for all listed ones; raises NOT_ALLOWED.
 
-        It has listed scopes only. What is not listed is taken to be within `cloud-platform`, where that is: Google's
-        libraries ask for the scopes of their own API, whatever a machine has.
+        It has listed scopes only. If `cloud-platform` is listed, other scopes count as covered by it: Google's
+        libraries ask for the scopes of their own API, whatever the machine has.
         """
         if not self.scopes:
             raise SidecarError(
@@ -87,7 +87,7 @@ class Offer:
         return TokenKey(self.source, " ".join(given or self.scopes), TokenKind.ACCESS)
 
     def route_key(self, name: str) -> TokenKey | None:
-        """The token of a route; None where there is no such route, or its token follows the request's host."""
+        """The token of a route; None if there is no such route, or its token follows the request's host."""
         route = self._routes.get(name)
         return None if route is None else route.fixed_key()
 

@@ -1,4 +1,4 @@
-"""What a metadata server says of itself, as a tree, and the forms in which it says it.
+"""A metadata server's contents as a tree, and the forms of its answers.
 
 Owns the entries and their forms: a value, a directory, `recursive=true`, `alt=json|text`, the ETag. Pure. Used by
 `metadata`. Source: https://cloud.google.com/compute/docs/metadata/querying-metadata; what libraries read of it:
@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 Node: TypeAlias = "Mapping[str, Node] | Sequence[str] | str | int | None"
-"""A directory, lines, a value; None for a token, which has no place in a recursive answer."""
+"""A directory, lines, or a value. None stands for a token, which recursive answers leave out."""
 
 _NAMED_BY_OTHERS = "service-accounts"
-"""A directory whose entries JSON does not spell in another way."""
+"""A directory whose entries keep their spelling in JSON."""
 
 
 class Described(NamedTuple):
-    """What there is to say."""
+    """The facts to show."""
 
     email: str | None
     scopes: Sequence[str]
@@ -60,7 +60,7 @@ def tree(facts: Described) -> Mapping[str, Node]:
 
 
 def find(root: Node, path: str) -> Node:
-    """What is at a path; KeyError where nothing is."""
+    """The node at a path; KeyError if there is none."""
     node = root
     for name in path.split("/"):
         if name:
@@ -83,7 +83,7 @@ class NodeText(NamedTuple):
 
 
 def write(node: Node, *, name: str, recursive: bool, alt: str) -> NodeText:
-    """A node in the form that was asked for. `name` is its own, `alt` is `json`, `text` or empty."""
+    """A node in the requested form. `name` is its own name, `alt` is `json`, `text` or empty."""
     if isinstance(node, Mapping) and not recursive:
         entries = (f"{key}/" if isinstance(under, Mapping) else key for key, under in sorted(node.items()))
         return NodeText("".join(f"{entry}\n" for entry in entries), "application/text")

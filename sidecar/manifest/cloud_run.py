@@ -60,7 +60,7 @@ def service(plan: Plan, *, metrics: bool = False) -> str:
 
 
 def job(plan: Plan) -> str:
-    """A job: the task is done when the app's container is, which then has the sidecar end. Raises ManifestError."""
+    """A job. The task is done when the app's container ends, which then stops the sidecar. Raises ManifestError."""
     _check(plan)
     return filled(
         "cloud-run/job.yaml",

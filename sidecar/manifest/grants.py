@@ -1,7 +1,7 @@
-"""Who must be allowed what, for the routes of a configuration to work: IAM grants, as gcloud lines or as Terraform.
+"""The IAM grants that the routes of a configuration need, as gcloud lines or as Terraform.
 
-Owns the derivation: the invoker's role on each target, and for each step of acting as another account the role that
-allows it. No grant is wider than one resource. Sources: `config.targets.FACTS`,
+Owns the derivation: the invoker's role on each target, and for each impersonation the role that permits it. No grant
+is wider than one resource. Sources: `config.targets.FACTS`,
 https://cloud.google.com/iam/docs/service-account-permissions (OpenID Connect Identity Token Creator, Service Account
 Token Creator), https://cloud.google.com/iam/docs/workload-identity-federation.
 """
@@ -32,19 +32,19 @@ class RoleGrant(NamedTuple):
     member: str
     role: str
     target: Target | None
-    """What kind of target the resource is; None: a service account."""
+    """The kind of target; None for a service account."""
     resource: str
-    """The service account's e-mail; for a target its service's or function's name."""
+    """The service account's e-mail; for a target, the name of its service or function."""
     why: str
-    """For which route or credential."""
+    """The route or credential that needs it."""
     region: str = ""
     """Where a service or function runs."""
     resource_type: str = ""
-    """What IAP is in front of."""
+    """The kind of resource behind IAP."""
 
 
 class Unknown(NamedTuple):
-    """What must be granted, and is not a role that can be given here."""
+    """Access that is needed and can't be granted by a role here."""
 
     why: str
     what: str
@@ -52,12 +52,12 @@ class Unknown(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """What the configuration does not tell, as the user said it: by route or credential, under "" for all of them."""
+    """Facts that the configuration lacks, as the user stated them: by route or credential, or under "" for all."""
 
     member: str | None = None
-    """Who the process runs as, such as `serviceAccount:my-app@p.iam.gserviceaccount.com`."""
+    """The identity of the process, such as `serviceAccount:my-app@p.iam.gserviceaccount.com`."""
     principals: Mapping[str, str] = field(default_factory=dict)
-    """Who a credential is by itself."""
+    """The identity of a credential by itself."""
     services: Mapping[str, str] = field(default_factory=dict)
     regions: Mapping[str, str] = field(default_factory=dict)
     resource_types: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ Found = tuple[list[RoleGrant], list[Unknown]]
 
 
 def needed(config: Config, known: Known) -> Found:
-    """Every grant once. Raises ManifestError with all that has to be said for them, and by which option."""
+    """Every grant once. Raises ManifestError with all missing facts, and the option for each."""
     derivation = _Derivation(config, known)
     for route in config.routes:
         derivation.add(route)
@@ -80,7 +80,7 @@ def needed(config: Config, known: Known) -> Found:
 
 
 def as_gcloud(config: Config, known: Known) -> str:
-    """A shell script of gcloud lines with nothing left to fill in. Raises ManifestError."""
+    """A complete shell script of gcloud lines. Raises ManifestError."""
     grants, unknown = needed(config, known)
     lines = [
         "# What the routes of this configuration need, and nothing more. A new grant takes some minutes.",
@@ -99,7 +99,7 @@ def as_gcloud(config: Config, known: Known) -> str:
 
 
 def as_terraform(config: Config, known: Known) -> str:
-    """Terraform resources of the google provider, with nothing left to fill in. Raises ManifestError."""
+    """Complete Terraform resources of the google provider. Raises ManifestError."""
     grants, unknown = needed(config, known)
     labels: set[str] = set()
     parts = ["# What the routes of this configuration need, and nothing more."]
@@ -109,7 +109,7 @@ def as_terraform(config: Config, known: Known) -> str:
 
 
 class _Derivation:
-    """From routes to grants; what is missing is collected, so that all of it is said at once."""
+    """Derives grants from routes. Missing facts are collected, so that all are reported at once."""
 
     def __init__(self, config: Config, known: Known) -> None:
         self._config = config
@@ -131,7 +131,7 @@ class _Derivation:
         self.grants.setdefault((grant.member, grant.role, grant.resource, grant.region), grant)
 
     def _acts_as(self, name: str) -> str:
-        """Whom a target sees."""
+        """The identity that a target sees."""
         credential = self._config.credentials[name]
         if isinstance(credential, Impersonate):
             return f"serviceAccount:{credential.service_account}"
@@ -149,7 +149,7 @@ class _Derivation:
         return credential.service_account or ""
 
     def _runs_as(self, name: str) -> str:
-        """Who a credential is by itself."""
+        """The identity of a credential by itself."""
         if (said := self._known.principals.get(name)) is not None:
             return said
         credential = self._config.credentials[name]
@@ -202,7 +202,7 @@ class _Derivation:
                 self.unknown.append(Unknown(why, what))
 
     def _place(self, route: RouteConfig, target: Target, host: str) -> tuple[str, str]:
-        """Name and region of a service or function: what was said, else what its host tells."""
+        """Name and region of a service or function: as stated, or else from its host."""
         told = (None, _region(host)) if target is Target.CLOUD_FUNCTIONS else _told(host)
         what = "function" if target is Target.CLOUD_FUNCTIONS else "service"
         service, region = told
@@ -215,7 +215,7 @@ class _Derivation:
         return service, region
 
     def _on_accounts(self, name: str, credential: Credential, kind: TokenKind) -> None:
-        """What each step of acting as another account needs."""
+        """The grants that each impersonation needs."""
         why = f"credential {name}"
         if isinstance(credential, Impersonate):
             chain = [*credential.delegates, credential.service_account]
@@ -240,13 +240,13 @@ class _Derivation:
 
 
 def _told(host: str) -> tuple[str | None, str | None]:
-    """Name and region of a Cloud Run service, as far as its host tells them."""
+    """Name and region of a Cloud Run service, as far as its host shows them."""
     service, region = service_of(host)
     return None if service == "SERVICE" else service, None if region == "REGION" else region
 
 
 def _region(host: str) -> str | None:
-    """Of a function's host, `REGION-PROJECT.cloudfunctions.net`."""
+    """The region in a function's host, `REGION-PROJECT.cloudfunctions.net`."""
     parts = host.partition(".")[0].split("-")
     return "-".join(parts[:2]) if len(parts) > 2 and not hosts.ip_literal(host) else None
 
@@ -299,5 +299,5 @@ def _label(kind: str, wanted: str, labels: set[str]) -> str:
 
 
 def _within_hcl(text: str) -> str:
-    """Between the quotes of an HCL string, where `${` and `%{` begin an expression."""
+    """Text between the quotes of an HCL string, where `${` and `%{` begin an expression."""
     return json.dumps(text, ensure_ascii=False)[1:-1].replace("${", "$${").replace("%{", "%%{")

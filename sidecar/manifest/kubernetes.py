@@ -36,7 +36,7 @@ def whole(plan: Plan, *, job: bool = False, policy: bool = False) -> str:
 
 
 def pod_patch(plan: Plan) -> str:
-    """What turns a workload with a pod template (Deployment, StatefulSet, DaemonSet, Job) into one with the sidecar.
+    """A patch that adds the sidecar to a workload with a pod template (Deployment, StatefulSet, DaemonSet, Job).
 
     Raises ManifestError.
     """
@@ -52,9 +52,9 @@ def pod_patch(plan: Plan) -> str:
 
 
 def component(plan: Plan, *, policy: bool = False) -> Mapping[str, str]:
-    """The files of a kustomize component, by name; it works on every Deployment, StatefulSet, DaemonSet and Job.
+    """The files of a kustomize component, by name. It works on every Deployment, StatefulSet, DaemonSet and Job.
 
-    The app's base URLs are in a ConfigMap, since a patch for any workload can't know its containers' names. Raises
+    The app's base URLs are in a ConfigMap, because such a patch can't know the names of containers. Raises
     ManifestError.
     """
     plan.require("image")
@@ -84,7 +84,7 @@ def pod_monitoring() -> str:
 
 
 def network_policy() -> str:
-    """Pods with the sidecar may go out to HTTPS, the metadata server and DNS, and to nothing else."""
+    """Pods with the sidecar may connect only to HTTPS, the metadata server and DNS."""
     return filled("kubernetes/network-policy.yaml")
 
 

@@ -35,12 +35,12 @@ def service_unit(plan: Plan) -> str:
 
 
 def _below_run(directory: str | None) -> str | None:
-    """A directory of systemd's making, such as `idtoken-sidecar` for /run/idtoken-sidecar; None for any other."""
+    """A directory that systemd creates, such as `idtoken-sidecar` for /run/idtoken-sidecar; None for any other."""
     return None if directory is None or not directory.startswith("/run/") else directory.removeprefix("/run/")
 
 
 def socket_unit(plan: Plan) -> str:
-    """idtoken-sidecar.socket: the listeners, open before the process is and across its restarts."""
+    """idtoken-sidecar.socket: the listeners, which are open before the process starts and during its restarts."""
     addresses = [*(listener.address for listener in plan.config.listen), *plan.config.admin]
     addresses += [listener.address for route in plan.config.routes for listener in route.listen]
     addresses += [address for it in plan.config.handouts.values() for address in it.listen]
@@ -55,7 +55,7 @@ def socket_unit(plan: Plan) -> str:
 
 
 def compose(plan: Plan) -> str:
-    """A laptop: the app, the sidecar, and a stand-in for Google with a target for each route.
+    """For a laptop: the app, the sidecar, and an emulator of Google with a target for each route.
 
     Raises ManifestError.
     """
@@ -79,11 +79,11 @@ def compose(plan: Plan) -> str:
 
 _EMULATOR_PORT: Final = 8085
 _SERVERS: Final = 5
-"""The stand-in's own servers, which come before its targets: metadata, OAuth, STS, IAM Credentials, control."""
+"""The emulator's own servers, which come before its targets: metadata, OAuth, STS, IAM Credentials, control."""
 
 
 def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
-    """The same routes and ways in, with the stand-in's targets behind them."""
+    """The same routes and ways in, with the emulator's targets behind them."""
     entries = []
     for number, route in enumerate(routes, _EMULATOR_PORT + _SERVERS):
         url = f"http://127.0.0.1:{number}"

@@ -1,8 +1,7 @@
-"""What every platform's files follow from.
+"""The facts behind every platform's files.
 
-Owns the reading of a configuration for deployment: which base URL the app is to call for each route, on which port the
-probes come, how long a start may take, and whether the configuration may be written out in a manifest. Made by the
-`manifest` command. Pure.
+Reads a configuration for deployment: the base URL that the app calls for each route, the port for probes, how long a
+start may take, and whether the configuration may be part of a manifest. Made by the `manifest` command. Pure.
 """
 
 from __future__ import annotations
@@ -39,14 +38,15 @@ PORTS: Final = "[localhost:8787, auto]"
 
 
 def by_name(config: Config) -> bool:
-    """Whether an app would have to call a route by `NAME.localhost`, which not every resolver knows, though nobody
-    asked for it: a manifest gives each route a port then."""
+    """Whether an app would have to call a route by `NAME.localhost`, which not every resolver knows, although the
+    configuration does not ask for it. A manifest then gives each route a port.
+    """
     urls = configured_urls(config).values()
     return "listen" not in config.model_fields_set and any(".localhost:" in url for url in urls)
 
 
 def with_ports(text: str) -> str:
-    """A configuration's text with `PORTS`; empty where it takes no line before it: a document mark, a flow mapping."""
+    """A configuration's text with `PORTS`; empty if no line can be put before it (a document mark, a flow mapping)."""
     found = f"listen: {PORTS}     # a port for each route: 8801, 8802, …\n{text}"
     try:
         read = yaml.safe_load(found)
@@ -56,26 +56,26 @@ def with_ports(text: str) -> str:
 
 
 class ManifestError(ValueError):
-    """A configuration that can't be written into a manifest, with what to do."""
+    """A configuration that can't become a manifest; says what to do."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A configuration, and what is to be built around it."""
+    """A configuration, and the deployment around it."""
 
     config: Config
     text: str
     """The configuration as the user wrote it, YAML."""
     name: str = "app"
-    """Of the service, deployment or job."""
+    """The name of the service, deployment or job."""
     image: str = ""
-    """The sidecar's; empty where nobody said it."""
+    """The sidecar's image; empty if not given."""
     app_image: str = ""
     project: str = ""
     """The Google Cloud project that it runs in."""
 
     def require(self, *fields: str) -> None:
-        """Raises ManifestError that names the option of each of these fields that is empty."""
+        """Raise ManifestError with the option for each of these fields that is empty."""
         if missing := [_OPTIONS[field] for field in fields if not getattr(self, field)]:
             raise ManifestError(
                 "the manifest needs what the configuration does not tell. Give it:\n  " + "\n  ".join(missing)
@@ -83,17 +83,17 @@ class Plan:
 
     @property
     def admin_port(self) -> int:
-        """Where platforms probe."""
+        """The port for probes."""
         ports = [address.port for address in self.config.admin if address.path is None and address.port]
         return ports[0] if ports else ADMIN_PORT
 
     @property
     def startup_seconds(self) -> int:
-        """How long the sidecar may be unready at start, with time to spare for the process itself."""
+        """How long the sidecar may be unready at start, with spare time for the process itself."""
         return ceil(self.config.startup_wait) + 10
 
     def listeners(self) -> list[ListenerConfig]:
-        """The shared ones, and those of routes."""
+        """The shared listeners, and those of routes."""
         return [*self.config.listen, *(it for route in self.config.routes for it in route.listen)]
 
     def base_urls(self) -> dict[str, str]:
@@ -102,14 +102,14 @@ class Plan:
 
     @property
     def ca_directory(self) -> str | None:
-        """Where the sidecar writes the CAs that the app is to trust; None where it intercepts nothing."""
+        """Where the sidecar writes the CAs for the app; None if it intercepts nothing."""
         group = self.config.intercept
         if group is None or group.bundle_file is None or not any(it.intercept for it in self.config.routes):
             return None
         return posixpath.dirname(group.bundle_file) or "."
 
     def app_environment(self) -> dict[str, str]:
-        """For the app: its base URLs, and what leads its https through the sidecar if that is to read it."""
+        """The app's variables: its base URLs, and those that lead its https through the sidecar if that intercepts."""
         proxy = first_url(self.config.listen)
         if self.ca_directory is None or proxy is None or self.config.intercept is None:
             return self.base_urls()
@@ -117,9 +117,9 @@ class Plan:
         return {**self.base_urls(), **by_http(proxy, spared_beside("")), **by_https(proxy, bundle)}
 
     def settings(self) -> dict[str, Any]:
-        """The configuration as YAML data, for platforms where a variable for each setting is the simplest.
+        """The configuration as YAML data, for platforms where one variable for each setting is simplest.
 
-        Raises ManifestError where it may not stand in a manifest.
+        Raises ManifestError if it may not be part of a manifest.
         """
         if (why := self.not_in_variables()) is not None:
             raise ManifestError(why)
@@ -135,7 +135,7 @@ class Plan:
         return None
 
     def secret(self) -> str | None:
-        """Why the configuration is a secret itself; None where it holds none."""
+        """Why the configuration itself is a secret; None if it contains none."""
         for name, credential in self.config.credentials.items():
             held = getattr(credential, _HOLDS_SECRET.get(credential.type, ""), None)
             if isinstance(held, SecretStr) and "${" not in self.text:
@@ -146,19 +146,19 @@ class Plan:
 
 
 class Written(str):
-    """YAML's literal block, for what a reader is to see as it is."""
+    """YAML's literal block, for text that readers should see unchanged."""
 
     __slots__ = ()
 
 
 class Quoted(str):
-    """A scalar in double quotes, whatever YAML would make of it without."""
+    """A scalar in double quotes."""
 
     __slots__ = ()
 
 
 class _Dumper(yaml.SafeDumper):
-    """With the two above; a list stands deeper than its key only where a template puts it."""
+    """Knows the two above. Indents a list below its key only where a template does."""
 
 
 _Dumper.add_representer(

@@ -1,4 +1,4 @@
-"""Manifests from files that can be read for what they become: YAML, unit files, shell and HCL with places to fill in.
+"""Fills in manifests: YAML, unit files, shell and HCL with placeholders.
 
 Owns the syntax of those places, and reads no file but those of `templates/` beside it. A template is valid in its own
 language, because all that is added to it is a scalar or a comment:
@@ -7,7 +7,7 @@ language, because all that is added to it is a scalar or a comment:
     #: environment          a line of its own: the value's lines, at this line's indentation; none for an empty value
     #if metrics             the lines up to `#else` or `#end`, where the value is true or not empty
 
-Every name of a template must be given, and nothing else, so that neither side is written wrong unnoticed.
+The names given must be exactly those of the template, so that a wrong name on either side is noticed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def filled(file: str, **values: Value) -> str:
 
 
 def fill(template: str, values: Mapping[str, Value]) -> str:
-    """Raises KeyError for a name that only one side has, ValueError for a value of several lines within a line."""
+    """Raises KeyError for a name that only one side has, ValueError for a value of several lines inside a line."""
     if differing := _names(template) ^ set(values):
         raise KeyError(*sorted(differing))
     lines: list[str] = []

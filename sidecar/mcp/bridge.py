@@ -1,11 +1,11 @@
 """An MCP server by stdio that is really one behind a route.
 
 Owns the session: it is opened with the client's first message, ends with the client's stdin or a signal, and every
-request of the client gets one answer, the server's or an error. Called by `cli/run` beside a sidecar of this process,
-by the command `mcp`. Messages pass in both directions as they are, through the SDK's own transports: Streamable HTTP
-with its session, its resumption of broken streams, and its stream for what the server says by itself; or, if asked for,
-the HTTP+SSE transport of 2024-11-05. The sidecar sets a token on each of their requests, which is new enough at that
-moment; a stream goes on when the token that opened it has expired.
+request of the client gets one answer, the server's or an error. The command `mcp` has `cli/run` call it, beside a
+sidecar in this process. Messages pass unchanged in both directions, through the SDK's own transports: Streamable HTTP
+with its session, its resumption of broken streams, and its stream for messages that the server starts; or, if
+requested, the HTTP+SSE transport of 2024-11-05. The sidecar sets a valid token on each of their requests; a stream
+continues after the token that opened it has expired.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ _log = logging.getLogger(__name__)
 _GRACE: Final = 5.0
 """Seconds that the server may take to end the session."""
 _EVENT_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of one event: of one result of a tool. The SDK's own limit is a megabyte, which a picture has."""
+"""Most bytes of one event, that is, of one tool result. The SDK's own limit is a megabyte, less than a picture needs.
+"""
 _LOST: Final = (httpx2.HTTPError, httpx2.StreamError, httpx2.SSEError, OSError, ValueError, RuntimeError)
-"""What the SDK's transports raise where a session can't be opened, or is lost."""
+"""The SDK's exceptions when a session can't be opened, or is lost."""
 
 _Streams = tuple[Any, Any]
 """The SDK's pair: what comes in, and what takes what goes out."""
@@ -63,15 +64,16 @@ class Place(NamedTuple):
     """As the client knows it."""
     route: str
     host: str
-    """What finds the route on the sidecar's socket."""
+    """The host that selects the route on the sidecar's socket."""
     socket: str
     sse: bool
-    """By the transport of 2024-11-05."""
+    """Whether to use the transport of 2024-11-05."""
 
 
 async def carry(place: Place, service: Service) -> int:
-    """Carry messages between stdio and the server until the client's stdin ends or a signal comes; the exit code: 0, or
-    1 where the server's side was lost."""
+    """Carry messages between stdio and the server until the client's stdin ends or a signal comes. The exit code is
+    0, or 1 if the server's side was lost.
+    """
     loop = asyncio.get_running_loop()
     clock = SystemClock(loop)
     lines = Lines(sys.stdin.buffer, loop)
@@ -107,7 +109,7 @@ class _Bridge:
     """The messages of one client."""
 
     def __init__(self, place: Place, service: Service, answers: Any, hurry: Callable[[], None]) -> None:
-        """`answers` takes what the client is to get; `hurry` is called when the end begins, and bounds it."""
+        """`answers` takes messages for the client; `hurry` is called when the end begins, and limits its time."""
         self._place = place
         self._service = service
         self._answers = answers
@@ -117,7 +119,7 @@ class _Bridge:
         """The client's requests that have no answer yet."""
 
     async def serve(self, asked: Any) -> int:
-        """Until the client says no more; the exit code."""
+        """Run until the client sends no more; returns the exit code."""
         async for item in asked:
             if isinstance(item, Exception):
                 await self._not_understood()
@@ -177,7 +179,7 @@ class _Bridge:
         )
 
     def _note(self, message: JSONRPCMessage) -> None:
-        """The client said this: who waits for an answer now."""
+        """The client sent this message: note whether it waits for an answer."""
         if isinstance(message, JSONRPCRequest):
             self._waiting[message.id] = None
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
@@ -188,7 +190,7 @@ class _Bridge:
         await to_server.send(SessionMessage(item.message, ClientMessageMetadata(headers=headers or None)))
 
     async def _pass_back(self, said: Any, scope: anyio.CancelScope) -> None:
-        """What the server says, until it says no more."""
+        """Pass the server's messages to the client until there are no more."""
         async for item in said:
             if isinstance(item, Exception):
                 _log.warning("the server sent what is no message of the protocol")
@@ -203,7 +205,7 @@ class _Bridge:
         await self._answers.send(SessionMessage(message))
 
     async def _give_up(self, why: ErrorData | None) -> None:
-        """Answer all that wait: nobody else will."""
+        """Answer all waiting requests with an error."""
         error = why or ErrorData(
             code=CONNECTION_CLOSED, message="The connection to the server was lost, and with it the session."
         )

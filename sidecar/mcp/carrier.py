@@ -1,7 +1,7 @@
-"""From the SDK's HTTP client to the sidecar beside it.
+"""Leads the SDK's HTTP client to the sidecar beside it.
 
-Owns the one way out: every request goes to the sidecar's Unix socket, as a request for the route, and no token is ever
-here. Made by `bridge`. Three things of an answer are changed, because the SDK's transports would lose them:
+Every request goes to the sidecar's Unix socket, as a request for the route; tokens never get here. Made by `bridge`.
+Three things of an answer are changed, because the SDK's transports would lose them:
 
 * An answer that is no message of the protocol becomes a JSON-RPC error with what it means (`refusals`).
 * A stream of events that is cut looks as if it had ended. The SDK opens an ended one again and again, and a cut one
@@ -26,7 +26,7 @@ from sidecar.proxy.refusals.refusals import LastRefusal
 _log = logging.getLogger(__name__)
 
 _PAGE_LIMIT: Final = 64 * 1024
-"""Bytes of a refusal's body that are looked at."""
+"""Most bytes of a refusal's body that are examined."""
 _TRIES: Final = 10
 _LONGEST_PAUSE: Final = 30.0
 """Seconds."""
@@ -55,7 +55,7 @@ class Carrier(httpx2.AsyncBaseTransport):
         self._last_refusal = last_refusal
         self._answer = answer
         self.refused: ErrorData | None = None
-        """What the last stream of events was refused with."""
+        """The error with which the last stream of events was refused."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """See `httpx2.AsyncBaseTransport`."""
@@ -99,7 +99,7 @@ class Carrier(httpx2.AsyncBaseTransport):
         return response
 
     def _error(self, response: httpx2.Response) -> ErrorData | None:
-        """What is wrong with an answer; None where it is one that the SDK understands."""
+        """What is wrong with an answer; None if the SDK understands it."""
         status = response.status_code
         if not _refuses(response):
             return None

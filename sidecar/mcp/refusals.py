@@ -1,8 +1,8 @@
-"""What a client gets for an answer that is no message of the protocol.
+"""The error for a client whose request got no message of the protocol.
 
-Owns the form: a JSON-RPC error whose text alone says what happened and how to fix it, since most clients show nothing
-else, and whose `data` has the parts. Called by `carrier`. Pure. What the sidecar answers itself is read from its
-problem document; what a target's 401, 403 or 404 means comes from `refusals/diagnosis`.
+It is a JSON-RPC error. Its text says what happened and how to fix it, because most clients show nothing else; its
+`data` has the parts. Called by `carrier`. Pure. The sidecar's own answers are read from their problem document;
+`refusals/diagnosis` explains a target's 401, 403 or 404.
 """
 
 from __future__ import annotations

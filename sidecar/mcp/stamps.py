@@ -34,7 +34,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 @final
 class Stamps:
-    """Of one session."""
+    """The header lines of one session."""
 
     def __init__(self) -> None:
         self._version: str | None = None

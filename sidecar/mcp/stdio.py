@@ -1,7 +1,7 @@
 """Messages by stdin and stdout, so that the process can end while nobody writes to it.
 
 Owns the thread that reads stdin. The SDK's own reader is a thread that the event loop waits for at the end, and a read
-of a pipe can't be broken off: a client that sends SIGTERM with the pipe open would wait for ever. Called by `bridge`.
+of a pipe can't be broken off: a client that sends SIGTERM with the pipe open would wait forever. Called by `bridge`.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Backoff:
     def failed(
         self, address: Hashable, failure: Failure, *, began_mono: float, now_mono: float, jitter: float
     ) -> None:
-        """A dial that began at that time failed. Of dials that ran at the same time, only one counts."""
+        """A dial that began at that time failed. Only one of several dials at the same time counts."""
         record = self._records.get(address)
         if record is None:
             if len(self._records) >= self._size:

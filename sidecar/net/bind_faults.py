@@ -15,8 +15,9 @@ from sidecar.grammar.terminal import command
 
 
 def explain(error: OSError, address: ListenAddress, *, unprivileged_from: int, uid: int) -> str:
-    """A sentence or two: why it failed, and what to do. `unprivileged_from` is the first port that any process may
-    listen on, `uid` this process's user.
+    """A sentence or two: why it failed, and what to do.
+
+    `unprivileged_from` is the first port that any process may listen on, `uid` this process's user.
     """
     if address.path is not None:
         return _unix(error, address.path, uid)

@@ -137,8 +137,9 @@ def make_context(settings: ListenerTls) -> ssl.SSLContext:
 
 
 def _whole(file: str) -> Read:
-    """A regular file that OpenSSL may read; else OSError with the file's name. OpenSSL does not name the file it
-    could not open, waits for pipes, and reads devices without end.
+    """A regular file that OpenSSL may read; else OSError with the file's name.
+
+    OpenSSL does not name the file it could not open, waits for pipes, and reads devices without end.
     """
     try:
         return read(file, FILE_LIMIT)

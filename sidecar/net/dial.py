@@ -1,10 +1,10 @@
-"""Connecting to an upstream.
+"""Connects to an upstream.
 
-Owns everything between a host name and a connected transport: resolution, the rules of `networks` for every address
-that it gave and for the one that was connected to, happy eyeballs (RFC 8305) where addresses that failed lately come
-last (`backoff`), and TLS with its contexts. If the upstream is behind a proxy (`egress`), the proxy's addresses are
-checked, and the upstream's name as far as that is possible without its address. Called by the pool, in a task of its
-own; every failure is a SidecarError, raised before anything of the request was sent.
+Owns everything between a host name and a connected transport. It resolves the name and applies the rules of
+`networks` to every address, and to the one that was connected to. It connects with happy eyeballs (RFC 8305),
+addresses that failed lately last (`backoff`), and does TLS. If the upstream is behind a proxy (`egress`), the proxy's
+addresses are checked, and the upstream's name as far as that is possible without its address. Called by the pool, in
+a task of its own; every failure is a SidecarError, raised before anything of the request was sent.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ class Dialer:
         *,
         http2: bool = False,
     ) -> R:
-        """Connect to `destination` and return a receiver from `make`. `http2` asks for HTTP/2: over TLS it is
-        offered, without TLS it is assumed. `make` is told whether HTTP/2 is spoken.
+        """Connect to `destination` and return a receiver from `make`.
+
+        `http2` asks for HTTP/2: over TLS it is offered, without TLS it is assumed. `make` is told whether HTTP/2 is
+        spoken.
         """
         dial = _Dial(destination, http2=http2)
         try:
@@ -145,8 +147,9 @@ class Dialer:
             return await self._connect(dial, infos)
 
     async def _tunnel(self, dial: _Dial) -> socket.socket:
-        """A socket whose other end is the upstream, through the proxy. The backoff also holds for an upstream that
-        the proxy can't reach.
+        """A socket whose other end is the upstream, through the proxy.
+
+        The backoff also holds for an upstream that the proxy can't reach.
         """
         destination, proxy = dial.destination, dial.destination.proxy
         assert proxy is not None  # noqa: S101 - for mypy

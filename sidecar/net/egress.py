@@ -48,8 +48,9 @@ def request(destination: Destination, proxy: ProxyUrl) -> bytes:
 async def open_tunnel(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, destination: Destination, proxy: ProxyUrl
 ) -> None:
-    """Have the proxy at the other end of a connected, non-blocking socket make a tunnel; raises SidecarError. The
-    caller keeps the socket and has to close it.
+    """Have the proxy at the other end of a connected, non-blocking socket make a tunnel; raises SidecarError.
+
+    The caller keeps the socket and has to close it.
     """
     answer = bytearray()
     try:

@@ -1,6 +1,7 @@
-"""Which certificate an app gets for a host of an intercepted route, and from which CA. Owns the CAs of this process,
-each host's TLS context, and the file of CAs that apps have to trust (`bundle_file`). Made by the proxy; the service
-gives it each configuration, and the handshakes with apps ask it. The rules:
+"""Which certificate an app gets for a host of an intercepted route, and from which CA.
+
+Owns the CAs of this process, each host's TLS context, and the file of CAs that apps have to trust (`bundle_file`).
+Made by the proxy; the service gives it each configuration, and the handshakes with apps ask it. The rules:
 
 - a certificate is made only for a host whose route says `intercept: true`, by the route table in force;
 - a configuration that adds hosts adds a CA for these, and keeps the others: an app that read the bundle before goes on.

@@ -1,7 +1,8 @@
-"""The one origin that a connection's requests are for, if the connection is for one only. Owns the rule that no
-request inside may ask for another. Made for a tunnel that an app opened by CONNECT (RFC 9110 section 9.3.6), and for
-TLS by the name that its handshake asked for (RFC 6066 section 3). The connection's `Owner` holds it, and each request
-inside is checked before it is admitted. Pure.
+"""The one origin that a connection's requests are for, if the connection is for one only.
+
+Owns the rule that no request inside may ask for another. Made for a tunnel that an app opened by CONNECT (RFC 9110
+section 9.3.6), and for TLS by the name that its handshake asked for (RFC 6066 section 3). The connection's `Owner`
+holds it, and each request inside is checked before it is admitted. Pure.
 """
 
 from __future__ import annotations

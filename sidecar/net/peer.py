@@ -1,9 +1,9 @@
 """Whether the other end of a connection is still there, according to the kernel, and what it sent last.
 
-Owns the socket options that find a vanished peer, and the questions whether one has vanished, or has left while
-nothing is read from it: a machine that lost its power or its network says no goodbye, and the kernel itself sends
-what is unacknowledged again for a quarter of an hour (tcp_retries2 in tcp(7)). Called by `dial`, by the sweep, and by
-an upstream connection that failed; never for a connection on which bytes move.
+Owns the socket options that find a vanished peer, and the checks whether one has vanished, or has left while nothing
+is read from it. A machine that loses its power or its network sends no end, and the kernel repeats what is
+unacknowledged for a quarter of an hour (tcp_retries2 in tcp(7)). Called by `dial`, by the sweep, and by an upstream
+connection that failed; never for a connection on which bytes move.
 
 Not TCP_USER_TIMEOUT: on Linux it also ends connections whose peer is there and has paused reading.
 """
@@ -58,9 +58,10 @@ def unread(transport: Transport) -> bytes:
 
 
 def has_vanished(transport: Transport, seconds: float) -> bool:
-    """Whether bytes that were sent are unacknowledged, and the peer has acknowledged nothing for so long. A peer that
-    reads nothing still acknowledges, at least the kernel's window probes. False if the system does not say (other
-    than Linux).
+    """Whether bytes that were sent are unacknowledged, and the peer has acknowledged nothing for so long.
+
+    A peer that reads nothing still acknowledges, at least the kernel's window probes. False if the system does not
+    say (other than Linux).
     """
     sock = transport.get_socket()
     if sock is None or not hasattr(socket, "TCP_INFO"):
@@ -87,7 +88,7 @@ def has_left(transport: Transport, due: int) -> bool:
         for _, event in poll.poll(0):
             if event & (select.POLLHUP | select.POLLERR):
                 return True
-            # Of TLS these are more than what is in them: then it is noticed later, by reading.
+            # TLS records are longer than their contents: then it is noticed later, by reading.
             (unread,) = _INT.unpack(fcntl.ioctl(sock, termios.FIONREAD, bytes(_INT.size)))
             return int(unread) < due
     return False

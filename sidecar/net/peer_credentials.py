@@ -1,7 +1,8 @@
-"""Who is at the other end of a connection on this machine, according to the kernel. Owns how to ask the kernel, for a
-Unix socket and for a port, and which of its numbers mean nothing. Called by the acceptor and by the servers that give
-tokens, if they distinguish processes, and when their settings are read. If the system does not say (SO_PEERCRED
-exists on Linux only), nothing is guessed: the caller must refuse.
+"""Who is at the other end of a connection on this machine, according to the kernel.
+
+Owns how to ask the kernel, for a Unix socket and for a port, and which of its numbers mean nothing. Called by the
+acceptor and by the servers that give tokens, if they distinguish processes, and when their settings are read. If the
+system does not say (SO_PEERCRED exists on Linux only), nothing is guessed: the caller must refuse.
 """
 
 from __future__ import annotations
@@ -77,11 +78,11 @@ TIME_WAIT has user 0 for everybody."""
 
 
 def user_of(sock: socket.socket) -> int | None:
-    """The user whose process has the other end of a TCP connection that stays on this machine; None where the system
-    does not say: another machine, another network namespace, a peer that has left, a kernel without sock_diag(7).
+    """The user whose process has the other end of a TCP connection that stays on this machine.
 
-    The kernel is asked about the very connection, by its four numbers. The user is that of the socket: who opened it,
-    also where it was passed on to another process later.
+    None if the system does not say: another machine, another network namespace, a peer that has left, a kernel
+    without sock_diag(7). The kernel is asked about exactly this connection, by its four numbers. The user is the one
+    who opened the socket, even if the socket was passed to another process later.
     """
     family = sock.family
     if family not in (socket.AF_INET, socket.AF_INET6) or not hasattr(socket, "AF_NETLINK"):

@@ -1,7 +1,9 @@
-"""Resolves names to addresses. Owns the look-ups in progress and their threads: the system's resolver blocks a thread
-for each, for up to half a minute. Called by `dial`. The rule: one look-up for a name at a time, shared by all who
-wait for it, and many threads of its own. asyncio's executor has five threads on one CPU, so five names with silent
-servers would hold up all others.
+"""Resolves names to addresses.
+
+Owns the look-ups in progress and their threads: the system's resolver blocks a thread for each, for up to half a
+minute. Called by `dial`. The rule: one look-up for a name at a time, shared by all who wait for it, and many threads
+of its own. asyncio's executor has five threads on one CPU, so five names with silent servers would hold up all
+others.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ class Resolver:
         self._flights: dict[tuple[str, int], asyncio.Future[Sequence[AddressInfo]]] = {}
 
     async def addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
-        """The addresses of a name, at least one; raises OSError. If a caller is cancelled, the look-up goes on for
-        the others, or for the next caller.
+        """The addresses of a name, at least one; raises OSError.
+
+        If a caller is cancelled, the look-up goes on for the others, or for the next caller.
         """
         flight = self._flights.get((host, port))
         # From Python 3.14 on, one that was quick has ended before its callback could take it out.

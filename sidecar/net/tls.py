@@ -1,13 +1,13 @@
 """TLS to an upstream, and on a listener: a small transport over a non-blocking `SSLSocket`.
 
-Owns the record layer's reads and writes, once `tls_handshake` has shaken hands. Made by `dial` and by the acceptor;
-its receiver is a connection of either side. asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this
-costs 22.3 (measured side by side, docs/decisions).
+Owns the record layer's reads and writes after `tls_handshake`. Made by `dial` and by the acceptor; its receiver is a
+connection of either side. asyncio's own TLS (memory BIOs) costs 28.7 µs of CPU a request where this costs 22.3
+(measured side by side, docs/decisions).
 
-What OpenSSL asks of a non-blocking caller (SSL_read(3), SSL_get_error(3)): a read may want to write and a write may
-want to read; data may be pending inside OpenSSL that no selector reports; an end without close_notify is an error,
-for it may be an attacker's truncation. After a failed write, what the other side sent before is read first: it may be
-the alert or the answer that explains the failure.
+OpenSSL asks three things of a non-blocking caller (SSL_read(3), SSL_get_error(3)). A read may have to write, and a
+write may have to read. Data may be pending inside OpenSSL that no selector reports. An end without close_notify is an
+error, because it may be an attacker's truncation. After a failed write, what the other side sent before is read
+first: it may be the alert or the answer that explains the failure.
 """
 
 from __future__ import annotations

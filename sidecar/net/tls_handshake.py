@@ -84,8 +84,10 @@ async def accept_handshake(loop: asyncio.AbstractEventLoop, secured: ssl.SSLSock
 
 
 async def speaks_plainly(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:
-    """Whether an accepted caller's first byte is a letter. All HTTP methods begin with one, TLS records never. Reads
-    nothing. OpenSSL knows four methods and calls the others a wrong version of TLS. Raises OSError.
+    """Whether an accepted caller's first byte is a letter.
+
+    All HTTP methods begin with one, TLS records never. Reads nothing. OpenSSL knows four methods and calls the others
+    a wrong version of TLS. Raises OSError.
     """
     while True:
         try:

@@ -1,7 +1,7 @@
 """Every metric that operators see, with how it is read: one table.
 
-Most are declared at the fields of the records in `metrics`; what is no counter is declared here. `admin.exposition`
-reads the table when it is scraped, docs/metrics.md is made of it. The service is the `MetricsSource`.
+Most are declared at the fields of the records in `metrics`; all but counters are declared here. `admin.exposition`
+reads the table at each scrape, and docs/metrics.md is made from it. The service is the `MetricsSource`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CertificateReading(Protocol):
     expires_at: float | None
     """Unix seconds."""
     is_current: bool
-    """Whether the last reading of its files went well."""
+    """Whether its files were last read successfully."""
 
 
 class TokenLabels(Protocol):
@@ -44,7 +44,7 @@ class TokenLabels(Protocol):
 
 
 class TokenReading(Protocol):
-    """What the store knows about one token now."""
+    """What the store knows about one token."""
 
     @property
     def key(self) -> TokenLabels: ...
@@ -64,7 +64,7 @@ class ThreadsReading(Protocol):
 
     running: int
     abandoned: int
-    """How many of those that run were given up."""
+    """How many of the running ones were given up."""
     given_up: int
     """How many fetches were given up so far."""
 
@@ -81,7 +81,7 @@ class MetricsSource(Protocol):
 
     def is_ready(self) -> bool: ...
     def routes(self) -> Iterable[tuple[str, RouteStats]]:
-        """Every route's record under its name, and under the empty name that of requests without a route."""
+        """Every route's record under its name. Requests without a route are under the empty name."""
         ...
 
     def connections(self) -> int:
@@ -91,7 +91,7 @@ class MetricsSource(Protocol):
     def listener_stats(self) -> ListenerStats: ...
     def certificates(self) -> Iterable[CertificateReading]: ...
     def client_expiries(self) -> Mapping[str, float]:
-        """When the certificates that the sidecar shows to upstreams expire, in Unix seconds, by route."""
+        """When the certificates that the sidecar presents to upstreams expire, in Unix seconds, by route."""
         ...
 
     def handouts(self) -> Iterable[tuple[str, HandoutStats]]:
@@ -101,7 +101,7 @@ class MetricsSource(Protocol):
     def tokens(self) -> Iterable[TokenReading]: ...
     def token_stats(self) -> TokenStatsTable: ...
     def faults(self) -> int:
-        """How many exceptions of the sidecar's own code were caught at its edges."""
+        """How many exceptions in the sidecar's own code were caught."""
         ...
 
     def loop_stats(self) -> LoopStats: ...
@@ -116,14 +116,14 @@ class MetricsSource(Protocol):
 
 
 class Row(NamedTuple):
-    """A family, and how it is read."""
+    """A family, and how to read it."""
 
     family: Family
     read: Callable[[MetricsSource], Samples]
 
 
 def _one(name: str, kind: Kind, text: str, read: Callable[[MetricsSource], float | None]) -> Row:
-    """A family without labels; None: it is absent."""
+    """A family without labels; None leaves it out."""
 
     def samples(source: MetricsSource) -> Samples:
         value = read(source)
@@ -145,7 +145,7 @@ def _by(
 def _of(
     record: type, labels: Labels, records: Callable[[MetricsSource], Iterable[tuple[Labels, Any]]]
 ) -> list[Row]:
-    """The families that the fields of a record declare."""
+    """The families that a record's fields declare."""
 
     def row(it: Any) -> Row:
         return Row(it.family, lambda source: it.samples(records(source)))
@@ -175,7 +175,7 @@ def _states(source: MetricsSource) -> Samples:
 
 
 def _one_per_label(readings: Iterable[TokenReading]) -> dict[tuple[str, str], TokenReading]:
-    """Two keys may differ in more than their labels; the one that expires first speaks for both."""
+    """Two keys may have the same labels. The one that expires first counts for both."""
     chosen: dict[tuple[str, str], TokenReading] = {}
     for reading in readings:
         labels = (reading.key.credential, reading.key.audience)
@@ -323,7 +323,7 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     *_of(HandoutStats, ("server",), lambda source: (((name,), stats) for name, stats in source.handouts())),
 )
-"""In the order in which they are shown; prometheus-client's own `process_*` families follow them."""
+"""In the order in which they are shown. prometheus-client's own `process_*` families follow."""
 
 FAMILIES: Final = tuple(row.family for row in TABLE)
 """Every family that the sidecar declares."""

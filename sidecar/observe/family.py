@@ -70,13 +70,13 @@ def family(name: str, kind: Kind, text: str, *labels: str) -> Family:
 
 
 class _Declaration(NamedTuple):
-    """How a field is shown; `family` has no labels of the record's own yet."""
+    """How a field is shown. `family` does not have the record's own labels yet."""
 
     family: Family
     fixed: Labels
-    """Values of the labels, where each field is one of them."""
+    """Label values, if each field has one of them."""
     words: Labels
-    """Values that are shown from nought on."""
+    """Label values that are shown from zero on."""
 
     def samples(self, value: Any) -> Iterator[tuple[Labels, float | Histogram]]:
         if isinstance(value, dict):
@@ -91,8 +91,9 @@ _DECLARATION: Final = "declaration"
 
 
 def counter(name: str, text: str, *labels: str, words: Iterable[str] = ()) -> Any:
-    """A field that only grows: an integer, or with `labels` a dict of integers by them (by a tuple, where they are
-    several). `words` are values of the label that are shown before they are counted."""
+    """A field that only grows: an integer, or with `labels` a dict of integers by label values (by tuples for several
+    labels). `words` are label values that are shown before they occur.
+    """
     shown = _Declaration(family(name, Kind.COUNTER, text, *labels), (), tuple(words))
     if labels:
         return field(default_factory=dict, metadata={_DECLARATION: shown})
@@ -100,8 +101,9 @@ def counter(name: str, text: str, *labels: str, words: Iterable[str] = ()) -> An
 
 
 def gauge(name: str, text: str, *, default: float | None = 0, **fixed: str) -> Any:
-    """A field that goes up and down; None is not shown. Fields of one family stand together and differ by `fixed`
-    labels."""
+    """A field that goes up and down; None is not shown. Fields of one family are declared together and differ by
+    their `fixed` labels.
+    """
     shown = _Declaration(family(name, Kind.GAUGE, text, *fixed), tuple(fixed.values()), ())
     return field(default=default, metadata={_DECLARATION: shown})
 
@@ -114,14 +116,14 @@ def histogram(name: str, text: str, bounds: tuple[float, ...]) -> Any:
 
 @final
 class Declared:
-    """A family of a kind of record, and how it is read from a record."""
+    """A family of one kind of record, and how to read it from a record."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
         self._parts: list[tuple[str, _Declaration]] = []
 
     def samples(self, records: Iterable[tuple[Labels, Any]]) -> Samples:
-        """What records show, each under its own labels."""
+        """The records' samples, each with its own labels."""
         for labels, record in records:
             for attribute, declaration in self._parts:
                 for more, value in declaration.samples(getattr(record, attribute)):

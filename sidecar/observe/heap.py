@@ -1,10 +1,10 @@
-"""Gives memory back that malloc keeps and nothing uses.
+"""Returns memory to the system that malloc keeps and nothing uses.
 
-Owns a look at the heap, every ten seconds on the event loop. Made and ended by the service. glibc gives memory back by
-itself only from the end of its heap: one small piece there, and all that large bodies needed before it stays resident,
-with more gaps each time (docs/memory.md has the curves). `malloc_trim` gives back every page that is wholly free. It
-holds the heap meanwhile, for 0.1 ms a MiB and more, so it is called only where there is something to gain. Other C
-libraries than glibc (musl, macOS) have no such call, and nothing is done there.
+Checks the heap every ten seconds on the event loop. Made and ended by the service. glibc gives memory back by itself
+only from the end of its heap: one small piece there, and all that large bodies needed before it stays resident, with
+more gaps each time (docs/memory.md has the curves). `malloc_trim` gives back every page that is wholly free. It locks
+the heap meanwhile, for 0.1 ms a MiB or more, so it is called only if enough can be gained. Other C libraries (musl,
+macOS) have no such call, and this does nothing there.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, Final, Protocol, final
 from sidecar.runtime.clock import Clock, TimerHandle, until_next
 
 LOOK: Final = 10.0
-"""Seconds between two looks, each of some 20 µs."""
+"""Seconds between two checks, each of some 20 µs."""
 WORTH: Final = 8 << 20
-"""Bytes for which it is worth while: some 1 ms of work, a tenth of what an idle process takes."""
+"""Bytes from which a trim is worth its time: some 1 ms of work, a tenth of an idle process's memory."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +30,13 @@ class Heap(Protocol):
     """A process's memory."""
 
     def idle(self) -> int:
-        """Bytes that are resident and that malloc has not handed out: its gaps, and what is not malloc's (code, stacks,
-        Python's small objects). OSError where that can't be known now."""
+        """Bytes that are resident and not in use by malloc's callers: its gaps, and memory that is not malloc's
+        (code, stacks, Python's small objects). OSError if that can't be read now.
+        """
         ...
 
     def trim(self) -> None:
-        """Give back the gaps."""
+        """Return the gaps."""
         ...
 
 
@@ -44,7 +45,7 @@ class Glibc:
     """glibc's malloc, from version 2.33 on (mallinfo(3), malloc_trim(3))."""
 
     def __init__(self) -> None:
-        """OSError where there is another C library, or an older one."""
+        """Raises OSError for another C library, or an older version."""
         try:
             import ctypes  # not in every Python
 
@@ -77,7 +78,7 @@ class Glibc:
 
 
 def own_heap() -> Heap | None:
-    """This process's, where it can be trimmed."""
+    """This process's heap, if it can be trimmed."""
     if sys.platform != "linux":
         return None
     try:
@@ -96,7 +97,7 @@ class Trimming:
         self._heap = heap
         self._timer: TimerHandle | None = None
         self._least: int | None = None
-        """The least that was idle since the last trimming: what none can give back. None before the first look."""
+        """The lowest idle value since the last trim: the part that no trim can return. None before the first check."""
 
     def start(self) -> None:
         """Begin."""

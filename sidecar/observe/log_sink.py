@@ -1,12 +1,10 @@
 """Where log lines go: a descriptor, and the one thread that writes to it.
 
-Owns a bounded queue between the code that logs and a reader that may be slow or gone, or a disk that is full: the event
-loop never waits for them. What is not written is counted by reason, and told in a line of its own as soon as one
-gets through.
-Used by `logs.LogHandler`. It knows no format; it may not raise into a caller.
-
-A thread and not O_NONBLOCK: that flag belongs to the open file, which the sidecar shares with the program that started
-it, and a disk ignores it. One write takes all that has gathered, so that under load there are fewer of them than lines.
+Owns a bounded queue between the code that logs and a slow reader or a full disk: the event loop never waits for them.
+Lost lines are counted by reason, and reported in a line of their own as soon as one can be written. Used by
+`logs.LogHandler`. It knows no format and never raises into a caller. It uses a thread instead of O_NONBLOCK, because
+that flag belongs to the open file, which the sidecar shares with the program that started it, and a disk ignores it.
+One write takes all waiting lines, so that under load there are fewer writes than lines.
 """
 
 from __future__ import annotations
@@ -21,19 +19,19 @@ from enum import StrEnum
 from typing import Final, final
 
 BOUND: Final = 1024 * 1024
-"""Bytes that wait at most: a few thousand lines."""
+"""Most bytes that may wait: a few thousand lines."""
 
 _AT_ONCE: Final = 64 * 1024
 """Bytes of one write: what a pipe holds."""
 
 
 class LineLoss(StrEnum):
-    """Why a line was not written."""
+    """Why a line was lost."""
 
     FULL = "full"
     """The reader is too slow: more than `BOUND` waits."""
     GONE = "gone"
-    """Nobody reads: the pipe is broken, or the stream is closed."""
+    """There is no reader: the pipe is broken, or the stream is closed."""
     NO_SPACE = "no_space"
     """The disk is full, or the quota is."""
     ERROR = "error"
@@ -53,7 +51,7 @@ _LOSSES: Final = {
 
 
 def loss_of(error: OSError | ValueError) -> LineLoss:
-    """What an error in writing means."""
+    """The kind of loss for an error in writing."""
     return _LOSSES.get(error.errno or 0, LineLoss.ERROR) if isinstance(error, OSError) else LineLoss.GONE
 
 
@@ -64,7 +62,7 @@ class LogSink:
     def __init__(
         self, descriptor: int, *, tell: Callable[[Mapping[LineLoss, int]], bytes], bound: int = BOUND
     ) -> None:
-        """`tell` makes the line that says how many were lost; it is called by the thread."""
+        """`tell` makes the line that reports how many were lost. The thread calls it."""
         self._descriptor = descriptor
         self._tell = tell
         self._bound = bound
@@ -75,11 +73,11 @@ class LogSink:
         self._put = 0
         self._taken = 0
         self._torn = False
-        """The last line ends somewhere in its middle."""
+        """The last line was written in part."""
         self._thread: threading.Thread | None = None
 
     def put(self, line: bytes) -> None:
-        """Have this line written, its newline with it; one caller at a time."""
+        """Write this line, which includes its newline. One caller at a time."""
         if self._put - self._taken + len(line) > self._bound:
             self.lost[LineLoss.FULL] += 1
             return
@@ -94,7 +92,7 @@ class LogSink:
             self._thread = thread
 
     def flush(self, limit: float) -> bool:
-        """Wait until all that was put before has been written or lost, at most `limit` seconds; whether it has."""
+        """Wait until all earlier lines were written or lost, at most `limit` seconds. Returns whether they were."""
         if self._thread is None:
             return True
         done = threading.Event()
@@ -136,7 +134,7 @@ class LogSink:
                 self._told = lost
 
     def _send(self, lines: list[bytes]) -> OSError | None:
-        """Write these; on an error the rest of them is lost, and counted."""
+        """Write these lines. On an error the rest of them is lost, and counted."""
         # What was torn ends here, so that the next line is one.
         data = memoryview(b"".join([b"\n", *lines] if self._torn else lines))
         written = 0

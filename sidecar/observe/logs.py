@@ -1,15 +1,12 @@
-"""Logs: what operators read, and what they never get to read.
+"""Logs: the lines that operators read, without secrets.
 
-Owns the one log handler of the process, its two forms (Google Cloud LogEntry JSON, a line of text), the
-access log and the redaction net. `service` calls `configure` once and hands `AccessLog` to the data path;
-every other module only uses `logging`: a sentence as message that tells a person the event by itself (it begins with
-the same words each time), and the values once more in `extra={"fields": {…}}`, for programs.
-
-It may not raise into a caller, however the stream fails, nor keep the event loop waiting for it (`log_sink`), and
-nothing it writes holds a token or a
-private key: code doesn't log them, and should it ever, they are replaced here. Rules: the LogEntry JSON
-that Google's agents parse from stdout (severity, time, message, httpRequest, sourceLocation, stack_trace),
-RFC 3339 times in UTC, https://no-color.org.
+Owns the one log handler of the process, its two forms (Google Cloud LogEntry JSON, a line of text), the access log
+and the redaction net. `service` calls `configure` once and hands `AccessLog` to the data path; every other module
+only uses `logging`. The message is a sentence that describes the event (it begins with the same words each time), and
+the values are repeated in `extra={"fields": {…}}` for programs. It never raises into a caller, even if the stream
+fails, and the event loop does not wait for it (`log_sink`). No line contains a token or a private key: code doesn't
+log them, and if it did, they would be replaced here. Rules: the LogEntry JSON that Google's agents parse from stdout
+(severity, time, message, httpRequest, sourceLocation, stack_trace), RFC 3339 times in UTC, https://no-color.org.
 """
 
 from __future__ import annotations
@@ -53,7 +50,7 @@ _SECRET = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _SUSPECT = re.compile(r"eyJ|(?i:bearer)|ya29\.|PRIVATE KEY")
-"""Finds every line that `_SECRET` could, and survives JSON's escaping: the cheap test for each line."""
+"""Matches every line that `_SECRET` could match, also after JSON's escaping: the cheap test for each line."""
 
 _QUIET = {"google": logging.INFO, "requests": logging.WARNING, "urllib3": logging.WARNING}
 """The least level of libraries: google-auth logs the Authorization header of its IAM calls at DEBUG."""
@@ -69,9 +66,9 @@ def configure(
 ) -> LogHandler:
     """Send every log record of the process to `stream` (default stdout); may be called again.
 
-    Unless `waiting`, a thread writes the lines, and the code that logs never waits; `flush` at the end. `level` holds
-    for the sidecar's own loggers; libraries stay at INFO or above, whatever is asked for.
-    `auto` is text on a terminal and JSON elsewhere.
+    Unless `waiting`, a thread writes the lines, and the code that logs never waits; `flush` at the end. `level`
+    applies to the sidecar's own loggers; libraries stay at INFO or above. `auto` is text on a terminal and JSON
+    elsewhere.
     """
     target = sys.stdout if stream is None else stream
     is_terminal = target.isatty()
@@ -119,7 +116,7 @@ def _replaced(found: re.Match[str]) -> str:
 
 @final
 class LogHandler(logging.Handler):
-    """Writes lines; a stream that takes no more costs lines, never an exception."""
+    """Writes lines. If the stream fails, lines are lost, but no exception is raised."""
 
     def __init__(self, stream: TextIO, *, waiting: bool = True) -> None:
         super().__init__()
@@ -132,7 +129,7 @@ class LogHandler(logging.Handler):
         if not waiting and self._descriptor >= 0:
             self._sink = LogSink(self._descriptor, tell=self._loss_line)
         self.lost: dict[LineLoss, int] = dict.fromkeys(LineLoss, 0) if self._sink is None else self._sink.lost
-        """Lines that were not written, by the reason."""
+        """Lines that were not written, by reason."""
         self.addFilter(_is_wanted)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -219,9 +216,9 @@ class TextFormatter(logging.Formatter):
 
 @final
 class AccessLog:
-    """One entry for each finished request, as far as the mode wants it.
+    """One entry for each finished request, if the mode wants it.
 
-    The data path asks `wants` first, so that a request which is not logged costs one comparison.
+    The data path first asks `wants`, so that a request without a line costs one comparison.
     """
 
     __slots__ = ("_due", "_log_query", "_mode", "_project", "_sample")
@@ -229,7 +226,7 @@ class AccessLog:
     def __init__(
         self, mode: AccessMode, *, log_query: bool = False, sample: float = 1.0, project: str = ""
     ) -> None:
-        """`sample` is the share of good requests that mode `all` logs; `project` is whose traces are named."""
+        """`sample` is the share of good requests that mode `all` logs; `project` owns the named traces."""
         self._mode = mode
         self._log_query = log_query
         self._sample = sample
@@ -238,18 +235,18 @@ class AccessLog:
 
     @property
     def collapses(self) -> bool:
-        """Whether answers that the sidecar makes itself have one line a minute for a route and reason.
+        """Whether the sidecar's own answers have one line a minute for each route and reason.
 
-        A flood of them says nothing more. Mode `all` has a line for each, unless it takes a sample: that is of good
+        A flood of lines says nothing more. Mode `all` logs each of them, unless it samples: the sample is of good
         requests.
         """
         return self._mode != "all" or self._sample < 1.0
 
     def wants(self, status: int, own_answer: bool) -> bool:
-        """Whether a request that ended like this is logged.
+        """Whether a request with this result is logged.
 
-        `errors`: every 5xx, and every answer that the sidecar made itself with a 4xx. An app that left
-        (499) was given no answer; closing a stream is how many of them end.
+        `errors` means every 5xx, and every 4xx that the sidecar itself answered. An app that left (499) got no
+        answer; many streams end by being closed.
         """
         if self._mode == "errors":
             return status >= 500 or (own_answer and status >= 400 and status != GONE)
@@ -282,12 +279,12 @@ class AccessLog:
         grpc: str | None = None,
         untold: int = 0,
     ) -> None:
-        """Log one request that `wants` said yes to.
+        """Log one request for which `wants` was true.
 
-        `target` is the request target as received (its query is cut off unless asked for), `sent` and
-        `received` are body bytes to and from the upstream, durations are in seconds; `own_duration` is None
-        where the request never reached an upstream connection, `reason` and `detail` are None for a forwarded
-        answer; `grpc` is a call's status; `untold` is how many requests like it had no line.
+        `target` is the request target as received (its query is cut off unless `log_query` is on). `sent` and
+        `received` are body bytes to and from the upstream; durations are in seconds. `own_duration` is None if the
+        request never reached an upstream connection, `reason` and `detail` are None for a forwarded answer. `grpc` is
+        a call's status; `untold` is the number of similar requests without a line.
         """
         path = target if self._log_query else target.partition("?")[0]
         fields: dict[str, Any] = {
@@ -336,7 +333,7 @@ def _request_in_words(
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """No library's DEBUG, not even where the library set the level of its own logger."""
+    """False for a library's DEBUG record, even if the library set its own logger's level."""
     return record.levelno >= logging.INFO or record.name.partition(".")[0] == "sidecar"
 
 
@@ -362,7 +359,7 @@ def _entry(record: logging.LogRecord) -> dict[str, Any]:
 
 
 _SAID = ("detail", "command")
-"""Fields that most messages hold already."""
+"""Fields whose text most messages already contain."""
 _SEVERITIES = frozenset(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 
@@ -384,7 +381,7 @@ _PLAIN = logging.Formatter()
 
 
 def _cleaned(value: Any) -> Any:
-    """`value` as plain JSON types with every secret replaced, wherever in it they stand."""
+    """`value` as plain JSON types, with every secret in it replaced."""
     if isinstance(value, Mapping):
         return {redact(str(key)): _cleaned(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -395,7 +392,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def _printable(text: str) -> str:
-    """Whole: what is logged is bounded where it comes in (`limits`, `SidecarError`)."""
+    """The whole text: its length is limited where it comes in (`limits`, `SidecarError`)."""
     return printable(text, limit=None)
 
 
@@ -404,7 +401,7 @@ def _quoted(text: str) -> str:
 
 
 def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
-    """A record in place of one whose message or fields cannot be written; says where that one comes from."""
+    """A record in place of one whose message or fields can't be written. It says where that one came from."""
     fields = {"origin": f"{record.pathname}:{record.lineno}", "fault": type(error).__name__}
     return logging.makeLogRecord(
         {

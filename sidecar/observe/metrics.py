@@ -1,10 +1,10 @@
 """The records in which the sidecar counts, each field with the metric that shows it.
 
 `proxy`, `net` and `tokens` write plain integers here, on the event loop's thread: there is no lock, and no
-prometheus-client object. To add a counter: a field here, and a line where it counts; docs/metrics.md, the page and the
-scrape follow (`families`). It may not know how anything works: it holds numbers and names. Rules: the labels are a
-closed set of route, audience, credential, code, method, reason and a few fixed words, and none that Google's
-collectors claim. A counter is never taken back: a record lives as long as the process does.
+prometheus-client object. To add a counter, add a field here and a line where it counts; docs/metrics.md, the page and
+the scrape follow (`families`). It holds numbers and names only. Rules: the labels are a closed set of route,
+audience, credential, code, method, reason and a few fixed words, and none that Google's collectors claim. A counter
+is never taken back: a record lives as long as the process does.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ TOKEN_STATES = ("fresh", "stale", "expired", "missing", "fetching", "failing")
 """The values of the label `state` of a token."""
 
 OTHERS = "(others)"
-"""The audience under which fetches are counted once there are more audiences than are kept apart."""
+"""The audience under which further fetches are counted once there are too many audiences."""
 
 DURATION_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
-"""Seconds. From an answer of the sidecar's own up to the default response timeout."""
+"""Seconds, from the sidecar's own answers up to the default response timeout."""
 
 OWN_BOUNDS = (
     *(0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-"""Seconds. From a warm request (tens of microseconds) up to the default `token_wait`."""
+"""Seconds, from a warm request (tens of microseconds) up to the default `token_wait`."""
 
 LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds. From an idle loop up to one that is as good as dead."""
+"""Seconds, from an idle loop up to one that hardly runs."""
 
 FETCH_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Seconds. From a metadata server's cached answer up to a fetch that ran into its deadline."""
+"""Seconds, from a metadata server's cached answer up to a fetch that reached its deadline."""
 
 _UPSTREAM_CONNECTIONS = (
     "Open upstream connections, by whether a request is using them (active) or they are pooled (idle)."
@@ -56,10 +56,10 @@ _UPSTREAM_CONNECTIONS = (
 
 
 class Stall(StrEnum):
-    """Why the event loop stood."""
+    """Why the event loop stood still."""
 
     BLOCKED = "blocked"
-    """A callback took long."""
+    """A callback took too long."""
     FROZEN = "frozen"
     """The process did not run: stopped, suspended, or without CPU."""
 
@@ -67,7 +67,7 @@ class Stall(StrEnum):
 @final
 @dataclass(slots=True, eq=False)
 class LoopStats:
-    """How well the event loop goes on."""
+    """How well the event loop runs."""
 
     lag: Histogram = histogram(
         "event_loop_lag_seconds",
@@ -87,7 +87,7 @@ class LoopStats:
 @final
 @dataclass(slots=True, eq=False)
 class ReloadStats:
-    """What came of reading the configuration again."""
+    """The results of reading the configuration again."""
 
     outcomes: dict[str, int] = counter(
         "config_reloads_total",
@@ -109,7 +109,9 @@ class ReloadStats:
 @final
 @dataclass(slots=True, eq=False)
 class RouteStats:
-    """What happened on one route since the process started; one more record counts what met no route."""
+    """What happened on one route since the process started. One more record counts the requests that matched no
+    route.
+    """
 
     requests: dict[tuple[str, int], int] = counter(
         "requests_total",
@@ -217,7 +219,7 @@ class RouteStats:
     )
     upstream_refusals: dict[str, int] = counter(
         "upstream_refusals_total",
-        "Answers with which the target refused the token or its caller, by what that means; `unexplained` is mostly "
+        "Answers with which the target refused the token or its caller, by what that means; `unexplained` is usually "
         "the app's own 401 or 403.",
         "reason",
     )
@@ -231,7 +233,7 @@ class RouteStats:
         return sum(count for (_, status), count in self.requests.items() if 100 <= status < 400)
 
     def upstream_errors(self) -> tuple[int, int]:
-        """Answers of the upstream's own with a 4xx, and with a 5xx status."""
+        """The upstream's own answers with a 4xx, and with a 5xx status."""
         found = {4: 0, 5: 0}
         for (_, status), count in self.requests.items():
             if status != GONE and status // 100 in found:
@@ -244,7 +246,7 @@ class RouteStats:
 
 
 class Pause(StrEnum):
-    """Why no connection is accepted for now."""
+    """Why no connection is accepted at the moment."""
 
     CONNECTIONS = "connections"
     """`limits.connections` is reached."""
@@ -262,12 +264,12 @@ class HandshakeFailure(StrEnum):
     CLOSED = "closed"
     PLAIN_HTTP = "plain_http"
     PROTOCOL = "protocol"
-    """No version, cipher or signature that both know."""
+    """The two sides share no version, cipher or signature."""
     CLIENT_CERTIFICATE = "client_certificate"
     REJECTED = "rejected"
     """The caller did not accept the listener's certificate."""
     SERVER_NAME = "server_name"
-    """The caller asked for a name that no certificate is shown for."""
+    """The caller asked for a name that has no certificate here."""
     OTHER = "other"
 
 
@@ -324,7 +326,7 @@ class TokenStats:
     """What happened to the tokens of one credential and audience since the process started."""
 
     duration: Histogram = field(default_factory=partial(Histogram, FETCH_BOUNDS))
-    """How long fetches took: shared by all audiences of a credential, and so is `wait`."""
+    """How long fetches took. All audiences of a credential share this, and `wait`."""
     wait: Histogram = field(default_factory=partial(Histogram, FETCH_BOUNDS))
     fetches: dict[tuple[str, str], int] = counter(
         "token_fetches_total",
@@ -346,9 +348,9 @@ class TokenStats:
 class TokenStatsTable:
     """The token records of the process, by credential and audience.
 
-    Bounded, since wildcard routes make audiences out of traffic: past `limit` records, new audiences of a
-    credential share one (`OTHERS`). The two histograms are shared by all audiences of a credential: a few
-    dozen series for each audience would cost more than they tell.
+    Bounded, because traffic to wildcard routes creates audiences: past `limit` records, new audiences of a credential
+    share one (`OTHERS`). All audiences of a credential share the two histograms, because a few dozen series for each
+    would cost too much.
     """
 
     __slots__ = ("_limit", "_records", "_shared")

@@ -1,6 +1,6 @@
 """How often similar events are logged: the first at once, the next ones once a minute, with how many were left out.
 
-Owns that rule for all log lines that traffic or a failing peer could repeat without end. The module that logs keeps a
+Owns that rule for all log lines that traffic or a failing peer could repeat endlessly. The module that logs keeps a
 `Pace` for each kind of event, or `Paces` where the kinds come with the events. Pure: time comes in as an argument.
 """
 
@@ -15,7 +15,7 @@ INTERVAL: Final = 60.0
 K = TypeVar("K")
 
 _KINDS: Final = 1000
-"""Kept at once by `Paces`: names of callers and libraries may come from outside."""
+"""Most kinds that `Paces` keeps at once: names of callers and libraries may come from outside."""
 
 
 @final
@@ -29,7 +29,7 @@ class Pace:
         self._untold = 0
 
     def take(self, now_mono: float) -> int | None:
-        """One more event: None where it is not to be told, else how many were not since the last that was."""
+        """Count one more event. None if it gets no line, else how many had none since the last line."""
         if now_mono - self._told_mono < INTERVAL:
             self._untold += 1
             return None
@@ -40,7 +40,7 @@ class Pace:
 
 @final
 class Paces(Generic[K]):
-    """The paces of many kinds; where there are too many, the kind that was met first is forgotten."""
+    """The paces of many kinds. If there are too many, the oldest kind is forgotten."""
 
     __slots__ = ("_paces",)
 

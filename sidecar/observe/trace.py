@@ -1,8 +1,8 @@
 """Trace context of a request, as its log entry names it.
 
-Owns the reading of `traceparent` (https://www.w3.org/TR/trace-context/) and of Google's older
-`X-Cloud-Trace-Context` (https://cloud.google.com/trace/docs/trace-context). Called for requests that are logged. Pure.
-Both headers pass to the upstream as they came. The rule: what is malformed is no trace, and W3C's header wins.
+Owns the reading of `traceparent` (https://www.w3.org/TR/trace-context/) and of Google's older `X-Cloud-Trace-Context`
+(https://cloud.google.com/trace/docs/trace-context). Called for requests that are logged. Pure. Both headers pass to
+the upstream unchanged. The rule: a malformed header is no trace, and W3C's header wins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Trace(NamedTuple):
 
 
 def read_trace(traceparent: bytes | None, cloud: bytes | None) -> Trace | None:
-    """The trace that a request belongs to, by the values of the two headers; None where it has none."""
+    """The trace of a request, from the values of the two headers; None if it has none."""
     if traceparent is not None and (match := _W3C.fullmatch(traceparent.strip())) is not None:
         trace, span, flags = (part.decode("ascii") for part in match.groups())
         if trace.strip("0") and span.strip("0"):

@@ -1,11 +1,11 @@
 """One OpenTelemetry span for each request, exported by OTLP over HTTP; only with the extra `idtoken-sidecar[otel]`.
 
-Owns what a span says and how it gets out. Made by `service` where `tracing` is configured; told by the data path, which
-knows nothing of OpenTelemetry, of each request that begins and ends. Export is a thread's work, with a bounded queue: a
-collector that can't be reached costs spans, never requests. Rules: https://opentelemetry.io/docs/specs/semconv/http/
+Owns what a span says and how it gets out. Made by `service` if `tracing` is configured. The data path, which knows
+nothing about OpenTelemetry, reports the beginning and end of each request. A thread exports spans from a bounded
+queue: an unreachable collector costs spans, never requests. Rules: https://opentelemetry.io/docs/specs/semconv/http/
 (the sidecar's span is a CLIENT's: it is the call to the service, the app's own span is its parent);
-https://www.w3.org/TR/trace-context/ (the upstream gets this span as its parent; tracestate passes as it came). No path,
-no query, no header and no token is in a span.
+https://www.w3.org/TR/trace-context/ (the upstream gets this span as its parent; tracestate passes as it came). No
+path, no query, no header and no token is in a span.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 class NotInstalledError(Exception):
-    """The extra is not there; the message says what to do."""
+    """The extra is not installed; the message says what to do."""
 
 
 @final
@@ -86,7 +86,7 @@ class Tracer:
         return span, [*rest, (b"traceparent", parent)]
 
     def end(self, span: Any, *, status: int, reason: str | None) -> None:
-        """The request is over; `reason` where the sidecar answered by itself, or broke off."""
+        """The request has ended; `reason` if the sidecar answered itself, or broke off."""
         if status:
             span.set_attribute("http.response.status_code", status)
         if reason is not None:
@@ -97,12 +97,12 @@ class Tracer:
         span.end()
 
     def refused(self, method: str, fields: Fields, *, route: str, status: int, reason: str) -> None:
-        """A request that went nowhere."""
+        """A request that was not forwarded."""
         span = self._start(method, fields, {"idtoken_sidecar.route": route} if route else {})
         self.end(span, status=status, reason=reason)
 
     def close(self) -> None:
-        """Export what is left; blocks, for at most the time of an export."""
+        """Export the rest; blocks for at most the time of one export."""
         self._provider.shutdown()
 
     def _start(self, method: str, fields: Fields, attributes: Mapping[str, Any]) -> Any:
@@ -126,7 +126,7 @@ class Tracer:
 
 
 class _OnceAMinute(logging.Handler):
-    """What OpenTelemetry has to say, as one line a minute of ours."""
+    """OpenTelemetry's own log lines, as one line a minute of ours."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -143,7 +143,9 @@ class _OnceAMinute(logging.Handler):
 
 
 def _session() -> Any:
-    """What exports are sent by: no answer is read beyond its head, for it may have no end, and no redirect followed."""
+    """The session for exports. It reads an answer's head only, because the body may be endless, and follows no
+    redirect.
+    """
     import requests
 
     class OneWay(requests.Session):

@@ -1,8 +1,8 @@
-"""Whether the event loop goes on.
+"""Watches whether the event loop runs.
 
-Owns the heartbeat on the loop, and the thread that looks at the loop's stack when a beat is late. Made
-and ended by the service. What it finds goes into a metric (`LoopStats`) and, at most once a minute, into the log: for
-how long the loop stood, and in which function.
+Owns the heartbeat on the loop and the thread that reads the loop's stack when a beat is late. Made
+and ended by the service. Its findings go into a metric (`LoopStats`) and, at most once a minute, into the log: how
+long the loop stood still, and in which function.
 
 A late beat has two causes that call for different answers. *Blocked*: a callback took long, in this process (a fault of
 the sidecar's, or of a library). *Frozen*: the process did not run: stopped, suspended, or its CPU taken away, as Cloud
@@ -32,18 +32,18 @@ LATE: Final = 0.1
 _TOLD: Final = 0.5
 """Seconds from which on a stall is logged."""
 _HANGS: Final = 5.0
-"""Seconds after which it is logged without waiting for its end, which may never come."""
+"""Seconds after which a stall is logged before its end, which may never come."""
 _DEPTH: Final = 8
-"""Functions that are named, from the innermost outwards."""
+"""How many functions are named, from the innermost outwards."""
 
 _log = logging.getLogger(__name__)
 
 
 def judge(lag: float, *, seen_after: float | None, cpu: float) -> Stall:
-    """Whose fault a late beat is; pure.
+    """The cause of a late beat; pure.
 
-    `seen_after` is how long after the beat was due the thread woke up (None: not yet), `cpu` what the process used
-    since the last beat, in seconds.
+    `seen_after` is how long after the beat was due the thread woke up (None: not yet), `cpu` how many CPU seconds the
+    process used since the last beat.
     """
     on_time = seen_after is not None and seen_after < lag / 2 + LATE
     if on_time or lag < 2 * LATE or cpu >= lag / 2:

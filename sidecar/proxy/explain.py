@@ -1,7 +1,8 @@
-"""`explain`: which route would take a request, through which way in, and which header it would get. Owns the wording.
-Called by the command and the status page; it sends nothing. The code that handles requests decides here too: `target`
-reads the request, `routes` finds the route and the way in, `admission` judges. Only the listener is taken from the
-URL here. The rule: an explanation ends with what would be sent, or with the sidecar's answer.
+"""`explain`: which route would take a request, through which way in, and which header it would get.
+
+Owns the wording. Called by the command and the status page; it sends nothing. The code that handles requests decides
+here too: `target` reads the request, `routes` finds the route and the way in, `admission` judges. Only the listener
+is taken from the URL here. The rule: an explanation ends with what would be sent, or with the sidecar's answer.
 """
 
 from __future__ import annotations

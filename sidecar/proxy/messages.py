@@ -1,7 +1,8 @@
-"""A request's head, independent of the wire format. Owns what an exchange knows of a request: every codec reads into
-this form and writes from it. Made by a codec of the app's side once a head is whole. Pure. A body is unframed bytes
-here; its length is a number, NO_BODY or UNKNOWN. An answer's head is passed as arguments: an object for each would
-cost every answer.
+"""A request's head, independent of the wire format.
+
+Owns what an exchange knows of a request: every codec reads into this form and writes from it. Made by a codec of the
+app's side once a head is whole. Pure. A body is unframed bytes here; its length is a number, NO_BODY or UNKNOWN. An
+answer's head is passed as arguments: an object for each would cost every answer.
 """
 
 from __future__ import annotations

@@ -247,8 +247,9 @@ class Keeper:
         raise NotImplementedError
 
     def acquire(self, exchange: Relay, *, fresh: bool) -> Link | None:
-        """A connection now, or None: then `connected` or `not_connected` is called, later or at once. `fresh` asks
-        for one that has served no request yet: the request has just met a stale one.
+        """A connection now, or None: then `connected` or `not_connected` is called, later or at once.
+
+        `fresh` asks for one that has served no request yet: the request has just met a stale one.
         """
         raise NotImplementedError
 

@@ -1,17 +1,17 @@
 """The route table: which upstream a request is for.
 
-Owns the compiled form of the configuration's routes and the one rule by which all ways in are matched.
-Called by `proxy.admission` for every request. A route holds the source of its tokens: a request that keeps its
-route keeps its identity too, whatever a reload brings. Pure: no I/O; what it remembers is a bounded memo of host
-spellings. Default deny: what matches nothing is an error that names what was asked for and the nearest
-route. Rules: RFC 9110 section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
+Owns the compiled form of the configuration's routes, and the rule by which all ways in are matched. Called by
+`proxy.admission` for every request. A route holds the source of its tokens: a request that keeps its route keeps its
+identity, whatever a reload brings. Pure: no I/O; it remembers a bounded number of host spellings. Default deny: a
+request that matches nothing gets an error that names what was asked for and the nearest route. Rules: RFC 9110
+section 7.2 and 4.2.3 (Host, normalisation), RFC 6761 section 6.3 (`.localhost`).
 
-What a route has written comes first, the most specific before the others: its `host`, exactly · its name under
-`.localhost` · a wildcard, the longest first · `path_prefix`, the longest first, and only under a loopback name or an
-IP literal (`hosts.is_own_address`): no page can rebind those (DNS rebinding), and a stranger's name must not find a way
-in. A configuration's only route (`only_route`) is found there by every path. What nobody has written comes
-last: the host of a fixed upstream, unless it is loopback. It is the route's that has no `host`; where all that share it
-have one, it is nobody's.
+Ways in that a route has written come first, in this order: its `host`, exactly; its name under `.localhost`; a
+wildcard, the longest first; its `path_prefix`, the longest first. A prefix counts only under a loopback name or an IP
+literal (`hosts.is_own_address`), because no page can rebind those (DNS rebinding). A configuration's only route
+(`only_route`) is found under these names by every path. Last comes the host of a fixed upstream, which no route has
+written, unless it is loopback. It leads to the route with that upstream and no `host`; if all that share it have one,
+it leads nowhere.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from sidecar.grammar import hosts
 from sidecar.tokens.token import TokenKey, TokenSource
 
 _MEMO_SIZE = 1024
-"""Spellings of hosts that are remembered, and destinations of one wildcard: far more than an app talks to."""
+"""How many host spellings are remembered, and destinations of one wildcard: far more than an app uses."""
 
 
 _BESIDE = 8
-"""Names on each side of a misspelt one, by their beginnings and by their ends, that it is compared with: difflib takes
-50 µs for a pair of long ones, and a caller that asks for hosts that no route has would hold up all others."""
+"""A misspelt name is compared with this many names on each side of it, sorted by beginning and by end. difflib takes
+50 µs for a pair of long names, so a caller with many wrong hosts would delay all others.
+"""
 
 _LISTED: Final = 10
-"""Routes that a 404 lists: what reads an answer to its end is a person."""
+"""How many routes a 404 lists: only a person reads such a list to its end."""
 
 
 @final
@@ -51,7 +52,7 @@ class Route:
     __slots__ = ("_destinations", "config", "dynamic", "exact", "name", "source", "wildcards")
 
     def __init__(self, config: RouteConfig, source: TokenSource | None = None) -> None:
-        """`source` is where its tokens come from; None where requests are matched only and none is sent."""
+        """`source` gives its tokens; None if requests are only matched and none is sent."""
         self.config = config
         self.source = source
         self.name = config.name
@@ -174,7 +175,7 @@ class Way(StrEnum):
     ONLY = auto()
     """It is the only route, and the Host is loopback or an address."""
     UPSTREAM = auto()
-    """By its upstream's host, which nobody wrote as `host`."""
+    """Its upstream's host matched, which no route has written as `host`."""
     LISTENER = auto()
 
 
@@ -203,7 +204,7 @@ class RouteTable:
         """`urls` are the base URLs to call routes by, by name."""
         self.routes = tuple(routes)
         self.urls = urls
-        """The service replaces them by those that were bound; only answers to what met no route tell of them."""
+        """The service replaces them with the bound ones. Only the errors for requests that match no route use them."""
         self._exact: dict[str, tuple[Route, Way]] = {}
         suffixes: list[tuple[str, Route]] = []
         for route in self.routes:
@@ -233,9 +234,9 @@ class RouteTable:
             self._prefixes = [(b"/", self.routes[0])]
         self._memo: dict[bytes, Match] = {}
         self._rooted: dict[bytes, Match] = {}
-        """The same, where a path was asked for and any path will do."""
+        """The same if a path was requested and any path will do."""
         self._known: tuple[_Spellings, _Spellings] | None = None
-        """The routes' names, and these with all hosts; made when the first request misses."""
+        """The routes' names, and these with all hosts. Made when the first request matches nothing."""
 
     @classmethod
     def compile(
@@ -319,7 +320,7 @@ class RouteTable:
         return SidecarError(Reason.NO_ROUTE, f"{what} {hint}")
 
     def _listed(self) -> str:
-        """How each route is called, for an app that has called none."""
+        """How to call each route, for an app that has named none."""
         first = self.routes[:_LISTED]
         calls = [f"`{route.name}`: {self._call(route)}" for route in first]
         more = len(self.routes) - len(first)
@@ -332,7 +333,9 @@ class RouteTable:
         return f"`Host: {next(iter(self.hosts_of(route)), f'{route.name}.localhost')}`"
 
     def _prefix_of_another_host(self, host: str, path: bytes) -> SidecarError | None:
-        """The error for a path of a known prefix under a name for which no prefix holds, as `host.docker.internal`."""
+        """The error for a path with a known prefix under a name for which no prefix counts, such as
+        `host.docker.internal`.
+        """
         if hosts.is_loopback(host) or hosts.ip_literal(host) is not None:
             return None
         for prefix, route in self._prefixes:
@@ -359,7 +362,7 @@ class RouteTable:
 
 @final
 class _Spellings:
-    """Names of routes, to find the one that was meant by another."""
+    """Names of routes, for finding the one that a misspelt name meant."""
 
     def __init__(self, routes: dict[str, Route]) -> None:
         self._routes = routes
@@ -367,7 +370,7 @@ class _Spellings:
         self._backwards = sorted(name[::-1] for name in routes)
 
     def nearest(self, name: str, *, cutoff: float) -> Route | None:
-        """The route of the name that is most like this one, if one is as like as that."""
+        """The route with the most similar name, if one is similar enough."""
         near = get_close_matches(name, self._neighbours(name), n=1, cutoff=cutoff)
         return self._routes[near[0]] if near else None
 

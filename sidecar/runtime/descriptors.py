@@ -1,11 +1,10 @@
-"""How many descriptors the process may have, and what it means to have none left.
+"""How many descriptors the process may have, and what happens when none is left.
 
-Owns their arithmetic and the error of a full table. `room` is called by the service at start and where `limits` change
-(`hardening` has raised the soft limit by then); the rest by whatever opens a connection outwards. Each connection is a
-descriptor, and so is each to an upstream: where the limit leaves no room for both, accepting must stop before
-connecting fails, since an app that waits is served later and one whose upstream can't be reached is not.
-
-Where it fails all the same, that says nothing of the other side: it may not be blamed, nor held off.
+Owns the arithmetic, and the error of a full table. The service calls `room` at start and when `limits` change
+(`hardening` has raised the soft limit by then); code that opens outgoing connections calls the rest. Each connection
+from an app and each one to an upstream takes a descriptor. If the limit has no room for both, accepting must stop
+before connecting fails: an app that waits is served later, but one whose upstream can't be reached gets an error. If
+connecting fails all the same, the upstream is not at fault, and must not be blamed or avoided.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Notices that a token's file has changed.
 
-Owns the look at the files of `file` credentials, every few seconds. Made by the service; tells the store which
-credential's file is another one now. It never reads a file. The rule: what a path leads to is compared (inode, size,
-modification time), so that a replaced file counts, and so does Kubernetes' swap of a symbolic link; a file that is
-gone is no change, one that comes back is.
+Checks the files of `file` credentials every few seconds. Made by the service; tells the store which credential's file
+has changed. It reads no file. The rule: inode, size and modification time of the path's file are compared, so that a
+replaced file counts, and Kubernetes' swap of a symbolic link too. A missing file is no change; one that comes back
+is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, final
 from sidecar.runtime.clock import Clock, TimerHandle, until_next
 
 EVERY: Final = 2.0
-"""Seconds between two looks: one stat each, of some microseconds."""
+"""Seconds between two checks: one stat each, a few microseconds."""
 
 Stamp = tuple[int, int, int]
 """What tells a file from another one, or from itself after a change."""
@@ -33,7 +33,7 @@ class FileWatch:
         self._timer: TimerHandle | None = None
 
     def start(self) -> None:
-        """Take what is there now as known, and begin to look."""
+        """Take the current files as known, and begin to watch."""
         self._stamps = {name: stamp(path) for name, path in self._paths.items()}
         self._arm()
 
@@ -47,13 +47,13 @@ class FileWatch:
         self._arm()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def look(self) -> None:
-        """Look now; also called by health probes, since timers can be held up."""
+        """Check now. Health probes call this too, because timers can be late."""
         for name, path in self._paths.items():
             found = stamp(path)
             if found is not None and found != self._stamps.get(name):

@@ -1,4 +1,4 @@
-"""What the process forbids itself, because it holds tokens and keys.
+"""The restrictions that the process puts on itself, because it holds tokens and keys.
 
 Owns its limits: no core dump, no debugger of the same user (Linux), as many descriptors as the system lets it have.
 Called by the commands that get tokens (`run`, `exec`, `check`, `token`) before they read anything, and by `child`,

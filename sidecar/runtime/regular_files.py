@@ -1,8 +1,8 @@
-"""Whole files of bounded size.
+"""Reads whole files of bounded size.
 
-Owns the reading of what an operator names as a file: configuration, credential, token, key, certificate. Called by
-whatever reads one. The rule: regular files only, since a pipe or a terminal can keep its reader waiting for ever and a
-device has no end; and the limit holds while it is read, since a file can grow, and those of /proc have no size.
+Owns the reading of files that an operator names: configuration, credential, token, key, certificate. The rule:
+regular files only, because a pipe or a terminal can keep its reader waiting forever, and a device has no end. The
+limit holds while the file is read, because a file can grow, and those of /proc have no size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What systemd hands to a service, and what it wants to hear.
+"""What systemd passes to a service, and what a service reports to it.
 
 Owns the two protocols: sockets that were opened before the process (sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, from file
 descriptor 3 on) and notifications (sd_notify(3): a datagram to NOTIFY_SOCKET). Called by `run`. The environment and the

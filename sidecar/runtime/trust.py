@@ -1,11 +1,11 @@
-"""Whose certificates are good, in both directions.
+"""Which certificates are trusted, in both directions.
 
 Owns the CAs for everything that this process connects to: upstreams (`net.tls_files`) and token endpoints
-(`tokens.fetch.transport`), and the flags by which OpenSSL verifies a chain. The rule: what is named explicitly is used
-instead of the system's store, and what is named and can't be used is an error, never the system's store after all.
-SSL_CERT_FILE and SSL_CERT_DIR hold in both directions, as OpenSSL means them (one of them leaves the other's default in
-force); REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE for token endpoints, as google-auth's users know them. A machine without
-any CA has those of `certifi`, which comes with requests.
+(`tokens.fetch.transport`), and the flags by which OpenSSL verifies a chain. The rule: a named file or directory of
+CAs replaces the system's store, and if it can't be used, that is an error; the system's store is then not used.
+SSL_CERT_FILE and SSL_CERT_DIR hold in both directions, as OpenSSL means them (one of them leaves the other's default
+in force); REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE for token endpoints, as google-auth's users know them. A machine
+without any CA has those of `certifi`, which comes with requests.
 
 The flags are set on every version of Python, because `ssl` and urllib3 set others by themselves from 3.13 on.
 """
@@ -182,7 +182,7 @@ def _load(context: ssl.SSLContext, bundle: Bundle) -> None:
         return
     known = context.cert_store_stats()["x509"]
     try:
-        read(bundle.path, FILE_LIMIT)  # OpenSSL would wait for a pipe, and read a device for ever
+        read(bundle.path, FILE_LIMIT)  # OpenSSL would wait for a pipe, and read a device forever
         context.load_verify_locations(cafile=bundle.path)
     except OSError as error:
         raise UnusableCaError(bundle.name, bundle.path, words_of(error)) from error
@@ -246,7 +246,7 @@ def _load_or_default(context: ssl.SSLContext, bundle: Bundle | None, **default: 
     if bundle is not None:
         _load(context, bundle)
         return
-    # The system has one or the other, mostly not both.
+    # The system has one or the other, usually not both.
     with suppress(OSError):
         context.load_verify_locations(**default)
 

@@ -1,8 +1,8 @@
-"""What the process listens on.
+"""The process's listeners.
 
-Owns every listening socket, what each is for, the certificates they show, and which addresses are the sidecar's own.
-Called by the service. Another configuration is first planned, which binds what is missing and leaves the rest as it is,
-then adopted or dropped.
+Owns every listening socket, its purpose and its certificate, and the list of the sidecar's own addresses. Called by
+the service. A new configuration is first planned, which binds the missing listeners and leaves the others alone, then
+adopted or dropped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 _TOLD: Final = 10
-"""Routes whose URLs are in the log's line at start."""
+"""How many routes' URLs the log line at start has."""
 
 
 class Use(NamedTuple):
-    """What a listener is used for."""
+    """A listener and its purpose."""
 
     listener: Listener
     route: Route | None
@@ -41,20 +41,20 @@ class Use(NamedTuple):
 
 
 class ListenPlan(NamedTuple):
-    """The listeners of another configuration."""
+    """The listeners of a new configuration."""
 
     stay: list[Use]
-    """Those that listen already, each with what it is for from then on."""
+    """The listeners that exist already, each with its purpose from then on."""
     bound: list[Use]
-    """Those that were bound for it."""
+    """The listeners that were bound for it."""
     certificates: Mapping[ListenerTls, Certificate]
     handouts: dict[str, list[Listener]]
-    """Of what gives tokens to programs, by its key in the configuration."""
+    """The listeners of servers that give tokens to programs, by the server's key in the configuration."""
     fresh: list[Listener]
-    """Those of them that were bound for it."""
+    """The ones among them that were bound for it."""
 
     def drop(self) -> None:
-        """Close what was bound for it: it will not be served."""
+        """Close the newly bound listeners: the configuration will not be used."""
         for listener in [*self.fresh, *(use.listener for use in self.bound)]:
             listeners.close(listener)
 
@@ -68,7 +68,7 @@ class Bindings:
         self.uses: list[Use] = []
         self.admin: list[Listener] = []
         self.handouts: dict[str, list[Listener]] = {}
-        """Of what gives tokens to programs, by its key in the configuration."""
+        """The listeners of servers that give tokens to programs, by the server's key in the configuration."""
         self.own_addresses: set[tuple[str, int]] = set()
         """Host and port of every listener: no route may lead there."""
         self.certificates = Certificates(clock)
@@ -97,7 +97,7 @@ class Bindings:
         self.certificates.adopt(found)
 
     def plan(self, config: Config, table: RouteTable) -> ListenPlan:
-        """Bind what another configuration lacks; raises StartError with everything as it was."""
+        """Bind the listeners that a new configuration needs; raises StartError and changes nothing."""
         plan = ListenPlan([], [], self._read_certificates(config, table), {}, [])
         kept = self._kept_ports(table)
         free: dict[ListenAddress, list[list[Listener]]] = {}
@@ -139,7 +139,7 @@ class Bindings:
         return [*self.admin, *handouts, *(use.listener for use in self.uses)]
 
     def _kept_ports(self, table: RouteTable) -> dict[str, list[Listener]]:
-        """By route, the listeners of the port that `auto` gave it: what calls it there goes on to."""
+        """By route, the listeners of the port that `auto` gave it, so that its callers can go on."""
         asked = {route.name for route in table.routes if any(it.address.auto for it in route.config.listen)}
         names = {use.listener.socket: use.route.name for use in self.uses if use.route is not None}
         groups = (group for group in _groups(self.uses) if group[0].address.auto)
@@ -161,8 +161,9 @@ class Bindings:
             raise
 
     def adopt(self, plan: ListenPlan) -> list[Listener]:
-        """Go by it from now on; the listeners of apps that are not in it, for the caller to close. What gives tokens
-        closes its own (`handouts`)."""
+        """Use it from now on. Returns the listeners of apps that are not in it, for the caller to close. The servers
+        that give tokens close their own (`handouts`).
+        """
         kept = {use.listener.socket for use in plan.stay}
         surplus = [use.listener for use in self.uses if use.listener.socket not in kept]
         for listener in surplus:
@@ -181,7 +182,7 @@ class Bindings:
         return surplus
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.certificates.stop()
         for listener in self._all():
             listeners.close(listener)
@@ -189,20 +190,20 @@ class Bindings:
     # the addresses, as bound
 
     def shared(self) -> list[str]:
-        """Those of the shared listener."""
+        """The shared listener's."""
         return [str(use.listener) for use in self.uses if use.route is None]
 
     def of_route(self, name: str) -> list[str]:
-        """Those of a route's own listener."""
+        """The listeners of a route's own."""
         return [str(use.listener) for use in self.uses if use.route is not None and use.route.name == name]
 
     def secure(self) -> set[str]:
-        """Those of all listeners that serve https."""
+        """All listeners that serve https."""
         secure = {str(use.listener) for use in self.uses if use.settings.certificate is not None}
         return secure | self.intercepting()
 
     def intercepting(self) -> set[str]:
-        """Those of all listeners that take https for intercepted hosts."""
+        """All listeners that take https for intercepted hosts."""
         return {str(use.listener) for use in self.uses if use.settings.intercepts}
 
     def metadata_address(self) -> str | None:
@@ -225,7 +226,7 @@ class Bindings:
         return urls(routes, shared=self.url(), own=own)
 
     def tell(self, routes: Sequence[str], version: str, urls: Mapping[str, str]) -> None:
-        """Log where the sidecar can be reached, and what can be reached from other machines."""
+        """Log where the sidecar can be reached, and which listeners other machines can reach."""
         for listener, _, _ in self.uses:
             if listener.address.is_remote:
                 _log.warning(

@@ -1,8 +1,8 @@
-"""What gives tokens to programs, in one running sidecar: the metadata server and the token endpoint.
+"""The servers of one running sidecar that give tokens to programs: the metadata server and the token endpoint.
 
-Owns their applications and the sites they are served on. Called by `life`, `switch` and `view`. The rule: none is there
-that the configuration does not name; another configuration changes the lists of one that stays, without a break, and
-one that it does not name any more is closed.
+Owns their applications and the sites they are served on. Called by `life`, `switch` and `view`. The rule: only
+servers in the configuration exist. A new configuration changes the lists of a server that stays, without
+interruption, and closes one that it does not have.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Service:
         self._stop_now = asyncio.Event()
 
     async def start(self) -> None:
-        """Bind, check, listen, prefetch; raises StartError with nothing left open."""
+        """Bind, check, listen, prefetch. On StartError nothing stays open."""
         parts = self.parts
         try:
             warnings = inspected(parts.config, parts.sources, parts.environ, parts.offers)
@@ -120,7 +120,9 @@ class Service:
         self.reloader.start()
 
     async def run(self) -> None:
-        """Serve until `request_quit`, then drain and close; StartError where a required route gets no token in time."""
+        """Serve until `request_quit`, then drain and close. Raises StartError if a required route gets no token in
+        time.
+        """
         await self._until_told()
         proxy, clock, drain = self.parts.proxy, self.parts.clock, self.parts.config.drain
         _log.info(
@@ -146,8 +148,9 @@ class Service:
         _log.info("stopped: no connection is open any more, and the sidecar ends")
 
     def request_quit(self, *, at_once: bool = True) -> None:
-        """Begin to stop; again is harmless. Unless `at_once`, go on accepting for `drain.min`: the app stops later, or
-        has yet to hear on each of its connections that it closes."""
+        """Begin to stop; calling it again is harmless. Unless `at_once`, go on accepting for `drain.min`: the app may
+        stop later, and must learn on each of its connections that it closes.
+        """
         self.readiness.is_draining = True
         self.parts.proxy.announce_end()
         self._stop.set()

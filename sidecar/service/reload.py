@@ -1,9 +1,9 @@
-"""Reading the configuration again while the sidecar runs.
+"""Reads the configuration again while the sidecar runs.
 
-Owns what starts it (the file changed, SIGHUP, `POST /reload`), that only one runs at a time, and what is logged
-about it.
-Called by `life` and `view`; `switch` does the rest. The rule: a configuration is judged whole before anything changes,
-and one that can't be used leaves the old one in force, with a log line, a metric and the status page saying so.
+Owns the triggers (the file changed, SIGHUP, `POST /reload`), the rule that only one reload runs at a time, and its
+log lines. Called by `life` and `view`; `switch` does the rest. The rule: a configuration is checked completely before
+anything changes. If it can't be used, the old one stays in force, and a log line, a metric and the status page say
+so.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ _FILE: Final = "configuration"
 
 
 class ConfigSource(NamedTuple):
-    """What a configuration was read from, and is read from again."""
+    """Where a configuration comes from, for reading it again."""
 
     read: Callable[[], Loaded]
     """Reads file, environment and flags; raises ConfigError or OSError."""
     file: str | None
-    """Is watched, if there is one: Kubernetes swaps a link, editors replace the file."""
+    """This file is watched, if there is one: Kubernetes swaps a link, editors replace the file."""
     stamp: Stamp | None
     """The file's from before it was read for the first time: what has changed since then is read again."""
 
 
 class Reloaded(NamedTuple):
-    """The outcome of reading the configuration again."""
+    """The result of reading the configuration again."""
 
     result: str
     """`ok`, `unchanged` or `error`."""
     detail: str = ""
-    """What is wrong with it, or what to tell about it."""
+    """What is wrong with it, or a note about it."""
 
 
 @final
 class Reloader:
-    """Has one sidecar read its configuration again, and counts what came of it."""
+    """Makes one sidecar read its configuration again, and counts the results."""
 
     def __init__(
         self, parts: Parts, readiness: Readiness, handouts: Handouts, source: ConfigSource | None
@@ -61,9 +61,9 @@ class Reloader:
         self._switch = Switch(parts, readiness, handouts)
         self.stats = ReloadStats(at=parts.clock.wall())
         self.error: tuple[str, float] | None = None
-        """What was wrong with the last attempt, and when (Unix seconds) that was; None where it went well."""
+        """What was wrong with the last attempt, and when (Unix seconds); None after a success."""
         self._told: str | None = None
-        """What was wrong when it was logged last; None since a good one."""
+        """The problem that was logged last; None since the last success."""
         self._pace = Pace()
         self._lock = asyncio.Lock()
         self._watch = FileWatch({}, parts.clock, lambda _: self.request())
@@ -125,7 +125,7 @@ class Reloader:
         self.error = (outcome.detail, now_at) if failed else None
 
     def _tell(self, outcome: Reloaded) -> None:
-        """One bad file is logged once, although the watch, SIGHUP and `POST /reload` may all see it."""
+        """Log one bad file once, although the watch, SIGHUP and `POST /reload` may all find it."""
         if outcome.result != "error":
             self._told = None
             unchanged = outcome.result == "unchanged"

@@ -1,7 +1,8 @@
-"""The switch of a running sidecar to another configuration.
+"""Switches a running sidecar to another configuration.
 
-Called by `reload`. The order: everything is built and checked beside what runs, the first tokens of what is new are
-fetched, then the switch happens with no turn of the event loop in it. Requests under way end under the old route table.
+Called by `reload`. The order: all new parts are built and checked while the old ones run, the first new tokens are
+fetched, then the switch happens within one turn of the event loop. Requests in progress end under the old route
+table.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ PREFETCH_LIMIT: Final = 10.0
 """Seconds that another configuration waits for the tokens that are new in it."""
 
 _AT_START: Final = ("admin", "tracing", "via", "token_wait", "token_cache", "log_format", "core_dumps")
-"""Settings that another configuration can't change while the sidecar runs."""
+"""Settings that a reload can't change."""
 
 
 @final
 class Switch:
-    """Replaces the parts of one sidecar that follow from its configuration."""
+    """Replaces the parts of one sidecar that depend on its configuration."""
 
     def __init__(self, parts: Parts, readiness: Readiness, handouts: Handouts) -> None:
         self._parts = parts
@@ -109,7 +110,7 @@ class Switch:
         fetched: Mapping[TokenKey, Token],
         plan: ListenPlan,
     ) -> None:
-        """The switch itself, with no turn of the loop in it: no request sees half of it."""
+        """The switch itself, within one turn of the event loop, so that no request sees half of it."""
         parts = self._parts
         gone = set(parts.table.routes) - set(table.routes)
         parts.tokens.switch(sources.values(), fixed_keys(table, offers))
@@ -137,7 +138,7 @@ class Switch:
             listeners.close(listener)
 
     async def _fetch_first(self, table: RouteTable) -> dict[TokenKey, Token]:
-        """Tokens for what is to be prefetched and has none of its own yet; what does not come in time is left out."""
+        """Fetch tokens that must be ready and are not there yet. Those that come too late are left out."""
         known = {status.key for status in self._parts.tokens.status() if status.expires_at is not None}
         keys = {
             key
@@ -162,7 +163,7 @@ class Switch:
         return fetched
 
     def _refuse_missing(self, table: RouteTable, fetched: Mapping[TokenKey, Token]) -> None:
-        """A route that comes to be required must have its token before it is served by."""
+        """A route that becomes required must have its token before it is served."""
         for route in table.routes:
             key = route.fixed_key()
             if not route.config.required or key is None or key in fetched:

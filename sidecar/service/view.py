@@ -1,7 +1,7 @@
-"""What the admin server and the metrics ask about a sidecar.
+"""What the admin server and the metrics show of a sidecar.
 
-Implements `admin.view.AdminView` and `families.MetricsSource`. Nearly all are one-line answers, read from the parts
-that know. It decides nothing, and holds nothing but the history behind the status page's curves.
+Implements `admin.view.AdminView` and `families.MetricsSource`. Nearly all methods are one line that reads another
+part. Its only state is the history behind the status page's curves.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _log = logging.getLogger(__name__)
 
 @final
 class View:
-    """One running sidecar, as it is seen from outside."""
+    """One running sidecar, seen from outside."""
 
     def __init__(
         self,

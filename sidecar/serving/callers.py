@@ -50,7 +50,7 @@ def refusal(
 
 
 def refuse_strangers(request: web.Request, what: str) -> None:
-    """Raise HTTPForbidden for a caller on another machine, who may look and no more."""
+    """Raise HTTPForbidden for a caller on another machine, which may only read."""
     peer = None if request.transport is None else request.transport.get_extra_info("peername")
     if not is_local(peer):
         # Not at the top: `gate` is loaded before aiohttp is.

@@ -1,10 +1,10 @@
-"""A connection to a server of the control plane, until a whole request is there, and its bounds from then on.
+"""A connection to a server of the control plane, until a whole request has arrived, and its limits from then on.
 
-Owns what aiohttp must not decide: how much is read, for how long, from how many at once. Made by `site` for each
-connection; aiohttp gets nothing before a head, and the body where one is taken, is whole and `intake` has let it pass.
-It may not look into an answer. Rules: one request a connection, so that nothing piles up behind it; each turn of the
-event loop accepts one connection and begins one request, so that those of the data path have theirs in between; what is
-refused is answered in full (RFC 9112 section 9.6), at no more than the cost of its head.
+Decides what aiohttp must not: how much is read, for how long, and from how many at once. Made by `site` for each
+connection. aiohttp gets a request only when its head, and its body if it may have one, is complete and `intake`
+accepts it. It does not look into answers. Rules: a connection has one request, so that nothing piles up behind it.
+Each turn of the event loop accepts one connection and begins one request, so that the data path has its turns in
+between. A refused request gets a whole answer (RFC 9112 section 9.6), at no more than the cost of its head.
 
     READING ──whole──▶ WAITING ──its turn──▶ SERVED ──answered──▶ closed
        └──refused, late──▶ ENDING ──the peer's end, a moment──▶ closed
@@ -80,7 +80,9 @@ class Gates:
     # what gates call
 
     def opened(self, gate: Gate) -> None:
-        """At the limit one goes: the oldest that was refused, else the oldest that has not asked, else the oldest."""
+        """At the limit one connection is closed: the oldest refused one, else the oldest without a request, else the
+        oldest.
+        """
         if len(self._open) >= CONNECTIONS:
             oldest = min(self._open, key=lambda it: _FIRST_TO_GO.get(it.state, len(_FIRST_TO_GO)))
             self._open.pop(oldest)
@@ -92,13 +94,13 @@ class Gates:
         self._open.pop(gate, None)
 
     def wait(self, gate: Gate) -> None:
-        """Serve it when it is its turn."""
+        """Serve it in its turn."""
         if not self._waiting:
             self._loop.call_soon(self._next)
         self._waiting.append(gate)
 
     def bound_unsent(self) -> None:
-        """Break off answers, the oldest first, until what waits to be taken is within its bound."""
+        """Break off answers, the oldest first, until the bytes that wait are within their limit."""
         unsent = {gate: gate.transport.get_write_buffer_size() for gate in self._open}
         over = sum(unsent.values()) - _UNSENT
         for gate, size in unsent.items():
@@ -190,7 +192,7 @@ class Gate(asyncio.Protocol):
     # its life
 
     def serve(self) -> None:
-        """Hand the request on; what the peer sends from now on is dropped."""
+        """Pass the request on. Further bytes from the peer are dropped."""
         if self.transport.is_closing():
             return
         self.state = GateState.SERVED

@@ -1,9 +1,9 @@
-"""What of a request an HTTP server of the control plane takes in.
+"""Which requests an HTTP server of the control plane reads.
 
-Owns the judgement of a head, before anything behind it is read: how many bytes of body come, or the refusal. Called by
-`gate`. Pure. Rules: at most one path of a server takes a body, a form, and only from this machine; a body has a length
-(RFC 9112 section 6.3) and no coding, for nothing is ever decompressed; no client is told to go on (RFC 9110 section
-10.1.1: one that gets 417 asks again without Expect); a target that is a whole URL names the same host as Host does (RFC
+Judges a head before anything behind it is read: how many bytes of body come, or the refusal. Called by `gate`. Pure.
+Rules: at most one path of a server takes a body, a form, and only from this machine. A body has a length (RFC 9112
+section 6.3) and no coding, because nothing is ever decompressed. No client is told to continue (RFC 9110 section
+10.1.1: one that gets 417 asks again without Expect). A target that is a whole URL names the same host as Host (RFC
 9112 section 3.2.2).
 """
 

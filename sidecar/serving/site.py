@@ -1,9 +1,9 @@
-"""An aiohttp application on listeners of its own, behind the gate.
+"""An aiohttp application on its own listeners, behind the gate.
 
-Owns how the servers of the control plane listen and answer: the admin server, and those that hand out tokens.
-`service` binds the sockets, starts each `Site` and closes it. It knows no path. Rules: what comes in passes `gate`,
-each connection has one request, and what goes wrong inside is said in the form of `problems`. aiohttp parses one head a
-connection, gets a body only where it is whole, and never decompresses.
+Owns how the servers of the control plane listen and answer: the admin server, and those that give tokens. `service`
+binds the sockets, starts each `Site` and closes it. It knows no paths. Rules: connections pass `gate`, each has one
+request, and errors inside get the form of `problems`. aiohttp parses one head a connection, gets a body only where it
+is whole, and never decompresses.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _RequestHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """See aiohttp, whose pages say what was received and what the server is made of: these say neither."""
+        """See aiohttp. Its own error pages repeat the request and name its parts; these don't."""
         if isinstance(exc, HttpProcessingError):
             answer = problem(400, "This request can't be read.")
             # aiohttp would name itself, and answer as to HTTP/1.0: no signal is sent for these.

@@ -1,8 +1,8 @@
-"""Credential files: reading one, and refusing what can't be used.
+"""Reads credential files, and refuses those that can't be used.
 
-Owns the reading of the JSON files that Google's tools write, and the checks that all of them need. Called by
-the grants, in worker threads and at start. It may not keep a file open or its contents. The rule: a file that
-can't be used is CREDENTIAL_INVALID with its name and what is missing, and with nothing of its contents.
+Owns the reading of the JSON files that Google's tools write, and the checks that all of them need. Called by the
+grants, in worker threads and at start. It may not keep a file open, or keep its contents. The rule: a file that can't
+be used is CREDENTIAL_INVALID; the error has its name and what is missing, and quotes no contents.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "external_account_authorized_user": _BY_ADC,
     "impersonated_service_account": _BY_ADC,
 }
-"""What a file is for in the configuration, by its own `type`."""
+"""The configuration's `type` for a file, by the file's own `type`."""
 FILE_LIMIT: Final = 256 * 1024
 """Bytes of a credential file; a key is under 3 KiB."""
 
 
 def read_text(file: str, *, refuse_world_readable: bool = False, login: str = "") -> str:
-    """The text of a credential file; raises `SidecarError` naming it, and `login`, the command that writes it."""
+    """The text of a credential file. Raises `SidecarError`, which names the file and `login`, the command that writes
+    it.
+    """
     shown = place(file)
     if (kind := kind_of(file)) is not None:
         raise SidecarError(
@@ -74,19 +76,19 @@ def parse(text: str, where: str) -> Mapping[str, Any]:
 
 
 def refuse_other_kinds(info: Mapping[str, Any], where: str) -> None:
-    """Raise CREDENTIAL_INVALID for a file of Google's that is no credential for Google's services."""
+    """Raise CREDENTIAL_INVALID for another of Google's files, which is no credential for Google's services."""
     if (what := of_another_kind(info)) is not None:
         invalid(where, what)
 
 
 def type_of(info: Mapping[str, Any]) -> str:
-    """The `type` in a credential, or a word for one that has none."""
+    """The `type` in a credential, or a phrase if it has none."""
     found = info.get("type")
     return found if isinstance(found, str) and re.fullmatch(r"[a-z_]{1,40}", found) else "unknown"
 
 
 def refuse_type(info: Mapping[str, Any], where: str, wanted: str) -> NoReturn:
-    """Raise CREDENTIAL_INVALID: the file is of another type than `wanted`; with the `type:` that it is for."""
+    """Raise CREDENTIAL_INVALID for a file of another type than `wanted`, naming the `type:` that it needs."""
     found = type_of(info)
     setting = _SETTINGS.get(found)
     advice = "" if setting is None else f" For this file set {setting}."
@@ -94,25 +96,25 @@ def refuse_type(info: Mapping[str, Any], where: str, wanted: str) -> NoReturn:
 
 
 def quota_project_in(info: Mapping[str, Any]) -> str | None:
-    """The project that calls with a credential's access tokens are counted against, if its file names one."""
+    """The project that is charged for calls with a credential's access tokens, if its file names one."""
     found = info.get("quota_project_id")
     return found if isinstance(found, str) and is_project(found) else None
 
 
 def is_project(text: str) -> bool:
-    """Whether this can be the ID or number of a project, and so a header's value."""
+    """Whether this can be the ID or number of a project, and so the value of a header."""
     return re.fullmatch(r"[a-z0-9][a-z0-9:.-]{0,99}", text) is not None
 
 
 def require(info: Mapping[str, Any], fields: Sequence[str], where: str, again: str) -> None:
-    """Raise CREDENTIAL_INVALID unless all `fields` are texts; `again` says how to get a whole one."""
+    """Raise CREDENTIAL_INVALID unless all `fields` are texts. `again` says how to get a complete file."""
     missing = [f"`{name}`" for name in fields if not (isinstance(info.get(name), str) and info[name])]
     if missing:
         invalid(where, f"it lacks {', '.join(missing)}. {again}")
 
 
 def require_url(info: Mapping[str, Any], field: str, where: str) -> Url:
-    """Raise CREDENTIAL_INVALID unless `field` is a URL that every parser reads alike."""
+    """Raise CREDENTIAL_INVALID unless `field` is a URL that all parsers read in the same way."""
     try:
         return parse_url(str(info[field]))
     except ValueError:
@@ -131,12 +133,12 @@ def require_safe_url(info: Mapping[str, Any], field: str, where: str) -> None:
 
 
 def host_of(url: str) -> str:
-    """Host and port of a URL, for naming an endpoint; any text will do."""
+    """Host and port of a URL, to name an endpoint. Accepts any text."""
     return place(re.split(r"[/?#\\]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2])
 
 
 def invalid(where: str, what: str, *, command: str = "") -> NoReturn:
-    """Raise CREDENTIAL_INVALID: `what` is wrong with the credential in `where`; `command` fixes it."""
+    """Raise CREDENTIAL_INVALID: `what` is wrong with the credential in `where`, and `command` fixes it."""
     raise SidecarError(
         Reason.CREDENTIAL_INVALID, f"The credential in {where} cannot be used: {what}", command=command
     )

@@ -1,10 +1,9 @@
 """What the store keeps for one key, and the bounded cache of those that are not pinned.
 
-Owns `Entry` (one key's token, fetch, waiters and timer), its state as operators see it, and `EntryCache`.
-Called by the store alone. An entry starts nothing by itself: it answers questions and is changed by the
-store. The rule: the cache is bounded by use and by time (cachetools' TLRUCache, on the wall clock, like every
-expiry), and whatever leaves it has its timer stopped; entries that somebody waits for are also held by the
-store.
+Owns `Entry` (one key's token, fetch, waiters and timer), its state as operators see it, and `EntryCache`. Called by
+the store alone. An entry starts nothing by itself: the store asks it and changes it. The rule: the cache is bounded
+by use and by time (cachetools' TLRUCache, on the wall clock, like every expiry). The timer of an entry that leaves it
+is stopped. The store also holds the entries that have waiters.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ from sidecar.tokens.token import Token, TokenKey
 from sidecar.tokens.waiters import Waiters
 
 LINGER: Final = 60.0
-"""Seconds that a cached entry outlives its token and its backoff, so that its last error is not forgotten
-while somebody still asks."""
+"""Seconds for which a cached entry outlives its token and its backoff, so that its last error is kept while callers
+still ask.
+"""
 
 
 class TokenState(StrEnum):
@@ -38,15 +38,15 @@ class TokenState(StrEnum):
     """Served, and past its renewal point."""
     EXPIRED = "expired"
     MISSING = "missing"
-    """Never asked for yet."""
+    """Never requested so far."""
     FETCHING = "fetching"
-    """None to serve, one on its way."""
+    """There is no usable token; one is being fetched."""
     FAILING = "failing"
-    """None to serve, and the last fetch failed."""
+    """There is no usable token, and the last fetch failed."""
 
 
 class LastError(NamedTuple):
-    """What the last fetch failed with; `at` in Unix seconds."""
+    """The error of the last failed fetch; `at` in Unix seconds."""
 
     reason: Reason
     detail: str
@@ -55,7 +55,7 @@ class LastError(NamedTuple):
 
 
 class TokenStatus(NamedTuple):
-    """One key for the status page and the collector; never the token. Moments in Unix seconds."""
+    """One key for the status page and the collector, without the token. Times are in Unix seconds."""
 
     key: TokenKey
     state: TokenState
@@ -69,19 +69,19 @@ class TokenStatus(NamedTuple):
 
 
 class ReadyState(NamedTuple):
-    """What readiness asks of one key."""
+    """What readiness needs to know of one key."""
 
     had_token: bool
-    """Whether it has had a token once."""
+    """Whether it has ever had a token."""
     error: SidecarError | None
-    """What the last fetch failed with, if it did."""
+    """The error of the last fetch, if it failed."""
 
 
 @final
 class Entry:
-    """One key's token and everything that is going on about it.
+    """One key's token, fetch, waiters and timer.
 
-    One record with many slots, and not three: the data path reads `value` and both `fresh_until` with one look-up, and
+    One record with many slots, not three: the data path reads `value` and both `fresh_until` with one look-up, and
     each change of the token changes the fetch and the pauses with it.
     """
 
@@ -119,23 +119,25 @@ class Entry:
         self.pinned = pinned
         self.evicted = False
         self.retired = False
-        """Whether it belongs to no route of the configuration in force: only requests of before use it."""
+        """Whether no route of the configuration in force uses it: only earlier requests do."""
         self.wanted = False
-        """Whether somebody asked since the last fetch; once asked for, a pinned entry stays wanted."""
+        """Whether it was requested since the last fetch. A pinned entry stays wanted after the first request."""
         # the token
         self.token: Token | None = None
         self.plan: RenewalPlan | None = None
         self.value: bytes | None = None
         self.fresh_until = -inf
-        """Unix seconds: until then `value` is served without another look. -inf sends every use the long
-        way."""
+        """Unix seconds until which `value` is served without further checks. -inf makes every use check."""
         self.fresh_until_mono = -inf
-        """The same moment by the other clock, for where the wall clock was set back while the process stood still."""
+        """The same moment by the monotonic clock, in case the wall clock was set back while the process stood still."""
         self.withheld = False
-        """The token's file changed: not served until the renewal under way has ended, well or badly."""
+        """The token's file has changed: it is not served until the renewal in progress has ended, with or without
+        success.
+        """
         self.refused = False
-        """A target refused the token, and the renewal under way may bring one that expires sooner: served meanwhile,
-        since one target's word must not hold up the others."""
+        """A target refused the token, and the renewal in progress may bring one that expires sooner. It is served
+        meanwhile, because one target must not delay the others.
+        """
         self.rejected_mono = -inf
         self.had_token = False
         # the fetch
@@ -144,11 +146,11 @@ class Entry:
         """The timer of the next renewal or retry."""
         self.failures = 0
         self.retry: Instant | None = None
-        """Backing off until then."""
+        """The end of the pause after a failure."""
         self.retry_wanted: Instant | None = None
-        """Until then only, should somebody wait; None where somebody does, and `retry` is short already."""
+        """The end of the pause if a caller waits; None if one does and `retry` is already short."""
         self.turned_away_mono = -inf
-        """When a caller was refused last."""
+        """When a caller was last refused."""
         self.last_error: LastError | None = None
         self.waiters = waiters
 
@@ -161,12 +163,11 @@ class Entry:
         self.retry = self.retry_wanted = self.last_error = None
 
     def is_usable(self, now: Instant) -> bool:
-        """Whether the token may be attached now."""
+        """Whether the token may be used now."""
         return self.plan is not None and not self.withheld and not self.plan.unusable.has_come(now)
 
     def is_due(self, now: Instant) -> bool:
-        """Whether a fetch is called for: there is no token, or its renewal point has come, and none is under
-        way."""
+        """Whether a fetch is needed: there is no token or its renewal point has come, and no fetch is in progress."""
         if self.fetch is not None or (self.retry is not None and not self.retry.has_come(now)):
             return False
         return self.plan is None or self.retry is not None or self.plan.renew.has_come(now)
@@ -176,16 +177,14 @@ class Entry:
         return self.fetch is None and self.retry is not None and not self.retry.has_come(now)
 
     def is_wanted_now(self, now: Instant) -> bool:
-        """Whether somebody has to do without a token: waits for it, or was refused a moment ago."""
+        """Whether a caller lacks a token: it waits for one, or was refused a moment ago."""
         if self.is_usable(now):
             return False
         return len(self.waiters) > 0 or now.mono - self.turned_away_mono < WANTED_FOR
 
     def error_now(self, now: Instant) -> SidecarError | None:
-        """The last error as a new exception, with the time until the next fetch; None if the last fetch went
-        well.
-
-        New each time: an exception that is raised again and again grows its traceback.
+        """The last error as a new exception, with the time until the next fetch; None if the last fetch succeeded. It
+        is new each time, because the traceback of an exception grows each time it is raised.
         """
         if self.last_error is None:
             return None
@@ -194,25 +193,25 @@ class Entry:
         return SidecarError(last.reason, last.detail, retry_after=left, command=last.command)
 
     def keep_until(self, now_at: float) -> float:
-        """Until when (Unix seconds) a cached entry is worth keeping."""
+        """Until when (Unix seconds) to keep a cached entry."""
         expires_at = now_at if self.token is None else self.token.expires_at
         retry_at = now_at if self.retry is None else self.retry.at
         return max(expires_at, retry_at, now_at) + LINGER
 
     def stop(self) -> None:
-        """Call off the timer for the next fetch."""
+        """Cancel the timer of the next fetch."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
     def retire(self) -> None:
-        """Its route or its credential is gone: don't renew it ahead of time any more."""
+        """Its route or its credential is gone: stop renewing it ahead of time."""
         self.retired = True
         self.wanted = False
         self.stop()
 
     def status(self, now: Instant) -> TokenStatus:
-        """What may be shown of this entry."""
+        """What the status page may show of this entry."""
         return TokenStatus(
             self.key,
             self._state(now),
@@ -235,19 +234,19 @@ class Entry:
 
 @final
 class EntryCache(TLRUCache[TokenKey, Entry]):
-    """The entries of wildcard audiences: at most `size`, least recently used first out."""
+    """The entries of wildcard audiences, at most `size`. The least recently used is dropped first."""
 
     def __init__(self, size: int, wall: Callable[[], float]) -> None:
         super().__init__(size, ttu=lambda _key, entry, now: entry.keep_until(now), timer=wall)
 
     def file(self, entry: Entry) -> None:
-        """Put the entry in, or again in after its token or backoff changed; others may have to leave."""
-        # Before it is stored, TLRUCache drops what has expired, and that may be this very entry.
+        """Add the entry, or file it again after its token or backoff changed. Others may have to leave."""
+        # Before it is stored, TLRUCache drops what has expired, and that may be this entry.
         self[entry.key] = entry
         entry.evicted = False
 
     def entries(self) -> list[Entry]:
-        """All of them, without counting as a use; what has expired leaves first, with its timer."""
+        """All entries, without counting this as a use. Expired ones leave first, with their timers."""
         self.expire()
         return [Cache.__getitem__(self, key) for key in self]
 

@@ -1,9 +1,9 @@
-"""What stands where a credential's JSON belongs, and how to fix it.
+"""Names text that is not a credential's JSON, and says how to fix it.
 
-Owns the mistakes that are made on the way of a credential's file to here: by editors, shells, env files, Kubernetes
-secrets, and by taking another of Google's files. Called by `credential_file` and `service_account`. Pure. The rule: a
-mistake is named and not fixed silently, since the same file is given to other programs too; nothing of the contents is
-quoted. Sources: RFC 8259; Google's files as gcloud and the console write them.
+Owns the mistakes that editors, shells, env files and Kubernetes secrets make with credential files, and the choice of
+the wrong one of Google's files. Called by `credential_file` and `service_account`. Pure. The rule: a mistake is
+named, not silently fixed, because other programs read the same file; the contents are never quoted. Sources: RFC
+8259; Google's files as gcloud and the console write them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ USE_INSTEAD: Final = "Use a service account key, or run on Google Cloud with a s
 NEW_KEY: Final = "`gcloud iam service-accounts keys create FILE --iam-account=E-MAIL` makes a key"
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _CLIENTS: Final = ("installed", "web")
-"""Where an OAuth client's file has all that it says (https://developers.google.com/identity/protocols/oauth2)."""
+"""The keys that hold the contents of an OAuth client's file
+(https://developers.google.com/identity/protocols/oauth2).
+"""
 
 
 def loaded(text: str) -> Any:
-    """The JSON in a text, with a byte order mark before it or not; None where there is none. Never raises: what `json`
-    raises carries the text."""
+    """The JSON in a text, with or without a byte order mark; None if it is not JSON. Never raises, because `json`'s
+    errors contain the text.
+    """
     try:
         return json.loads(text.removeprefix(_BYTE_ORDER_MARK))
     except (ValueError, RecursionError):
@@ -31,7 +34,7 @@ def loaded(text: str) -> Any:
 
 
 def no_object(text: str) -> str:
-    """What a text is that is no JSON object, for the end of a sentence."""
+    """What a text is that is no JSON object, worded for the end of a sentence."""
     inner = text.removeprefix(_BYTE_ORDER_MARK).strip()
     if not inner:
         return "it is empty. See what is to write it."
@@ -80,7 +83,7 @@ _OTHER_KINDS: Final = {
 
 
 def of_another_kind(info: Mapping[str, Any]) -> str | None:
-    """What is wrong with a JSON object that is a file of Google's and no credential for Google's services."""
+    """What is wrong with a JSON object that is one of Google's files but no credential for Google's services."""
     if "type" not in info and (client := next((key for key in _CLIENTS if key in info), None)) is not None:
         return (
             f"it is an OAuth client (`client_secret.json`, with `{client}`), which identifies an app and is no "
@@ -96,7 +99,7 @@ def of_another_kind(info: Mapping[str, Any]) -> str | None:
 
 
 def unusable_key(pem: str) -> str:
-    """Why a `private_key` can't sign, for the middle of a sentence."""
+    """Why a `private_key` can't sign, worded for the middle of a sentence."""
     if "\\n" in pem:
         return (
             "its `private_key` has `\\n` as two characters where line ends belong: it was escaped twice, by a shell or "

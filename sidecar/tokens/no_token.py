@@ -1,4 +1,4 @@
-"""Why a caller gets no token, where it is the store that says so. Pure; called by the store alone."""
+"""The store's own errors for callers that get no token. Pure; called by the store alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def too_slow(key: TokenKey, wait: float) -> SidecarError:
 
 
 def internal(key: TokenKey) -> SidecarError:
-    """A fetch raised what is no error of its own."""
+    """A fetch raised an unexpected exception."""
     return SidecarError(
         Reason.INTERNAL,
         f"Fetching a token with credential {key.credential!r} caused an internal fault; the log has the "
@@ -32,7 +32,7 @@ def internal(key: TokenKey) -> SidecarError:
 
 
 def expired(token: Token, now: Instant) -> SidecarError:
-    """A token came that can't be attached any more."""
+    """The fetched token has already expired."""
     left = token.expires_at - now.at
     return SidecarError(
         Reason.TOKEN_EXPIRED,
@@ -42,7 +42,7 @@ def expired(token: Token, now: Instant) -> SidecarError:
 
 
 def overloaded(size: int) -> SidecarError:
-    """As many keys are being fetched as are kept."""
+    """The number of keys being fetched has reached its limit."""
     return SidecarError(
         Reason.OVERLOADED,
         f"Tokens for {size} audiences are being fetched already; raise `token_cache` if so many different targets are "

@@ -1,10 +1,10 @@
-"""Tokens that are worth nothing, for code that is to hold no real ones.
+"""Tokens that are worth nothing, for code that must not hold real ones.
 
-Owns their two forms and how one is recognised. `handout` gives them (`metadata_server.tokens: placeholder`), and
+Owns their two forms and how to recognise one. `handout` gives them (`metadata_server.tokens: placeholder`), and
 `proxy.admission` puts a route's own token in the place of one. Pure: time comes in as an argument. The rules: a
-placeholder is well formed, so that libraries take it and renew it in time; nobody's key signed it, so that no verifier
-does; the same mark is in all of them, of every sidecar, so that each is recognised by bytes alone. Knowing the mark is
-worth nothing: a request without any token gets the route's just as well.
+placeholder is well formed, so that libraries accept it and renew it in time. It has no valid signature, so that every
+verifier rejects it. It contains a mark that is the same for all sidecars, so that its bytes identify it. The mark is
+no secret: a request without any token also gets the route's token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OPAQUE_BYTES: Final = _OPAQUE.encode("ascii")
 
 
 def id_token(audience: str, *, now_at: float, expires_at: float) -> str:
-    """In the place of an ID token; times in Unix seconds."""
+    """A placeholder for an ID token. Times are in Unix seconds."""
     claims = {
         "aud": audience,
         "azp": "placeholder",
@@ -45,10 +45,10 @@ def id_token(audience: str, *, now_at: float, expires_at: float) -> str:
 
 
 def access_token(scopes: str) -> str:
-    """In the place of an access token."""
+    """A placeholder for an access token."""
     return _OPAQUE + _segment(scopes)
 
 
 def is_in(text: bytes) -> bool:
-    """Whether a placeholder stands in this."""
+    """Whether this contains a placeholder."""
     return _JWT_BYTES in text or _OPAQUE_BYTES in text

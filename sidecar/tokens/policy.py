@@ -24,34 +24,36 @@ from typing import NamedTuple
 from sidecar.tokens.token import Token
 
 RENEW_BEFORE = 225.0
-"""Seconds before `exp`: google-auth's own threshold, and metadata servers hand out the same token until
-then."""
+"""Seconds before `exp`. This is google-auth's threshold; metadata servers return the same token until then."""
 RENEW_JITTER = 45.0
 SHORT_LIFE = 900.0
-"""Seconds: whole lives under this are renewed after three quarters, which meets `RENEW_BEFORE` exactly
-here."""
+"""Seconds. Tokens with a shorter whole life are renewed after three quarters of it, which equals `RENEW_BEFORE` at
+this length.
+"""
 MINIMUM_LIFE = 30.0
 WHOLE_SECONDS = 2.0
-"""Seconds by which one access token's expiry can differ from answer to answer: `expires_in` is whole seconds, and
-counts from another receipt each time."""
+"""Seconds by which one access token's expiry can differ from answer to answer: `expires_in` is in whole seconds, and
+counts from a different receipt each time.
+"""
 ASK_AGAIN = 30.0
-"""Seconds until a token that should have been new is asked for again; doubled by a full jitter."""
+"""Seconds until the next fetch if a renewal brought the same token. Random, up to twice as long."""
 ASK_AGAIN_FLOOR = 1.0
-"""Seconds: asked no faster than this, however near the last usable moment is."""
+"""The shortest such wait in seconds, however near the last usable moment is."""
 BACKOFF_FLOOR = 1.0
-"""Seconds: an endpoint hears one call a second for a key at most."""
+"""Seconds: each key calls its endpoint at most once a second."""
 BACKOFF_CEILING = 30.0
 BACKOFF_CEILING_WANTED = 3.0
-"""Seconds, where somebody waits: with the fetch itself, callers are served within 5 s of the endpoint's health."""
+"""Seconds, if a caller waits: with the fetch itself, callers are served within 5 s of the endpoint's recovery."""
 FETCH_FLOOR = 0.25
-"""Seconds between the end of a failed fetch and the next one, however long it took to fail."""
+"""Seconds between the end of a failed fetch and the next one, however long the fetch took."""
 RETRY_AFTER_CEILING = 300.0
-"""Seconds: a longer Retry-After is cut to this. One question in five minutes burdens nobody, while an
-endpoint that says "in a day" once must not keep the app down for a day."""
+"""Seconds: a longer Retry-After is cut to this. One call in five minutes burdens no endpoint, and one "in a day" must
+not keep the app down for a day.
+"""
 RETRY_AFTER_CEILING_WANTED = 60.0
-"""Seconds: the same where somebody waits."""
+"""The same in seconds, if a caller waits."""
 WANTED_FOR = 10.0
-"""Seconds for which a caller that was refused counts as one that waits: it will come again."""
+"""Seconds for which a refused caller counts as waiting: it will try again."""
 
 
 class Instant(NamedTuple):
@@ -61,15 +63,15 @@ class Instant(NamedTuple):
     mono: float
 
     def after(self, seconds: float) -> Instant:
-        """The moment `seconds` later; a negative number is earlier."""
+        """The moment `seconds` later. A negative number gives an earlier one."""
         return Instant(self.at + seconds, self.mono + seconds)
 
     def has_come(self, now: Instant) -> bool:
-        """Whether either clock says so."""
+        """Whether one of the clocks has reached it."""
         return now.at >= self.at or now.mono >= self.mono
 
     def seconds_from(self, now: Instant) -> float:
-        """How long it is until then by the clock that gets there first, at least 0."""
+        """Seconds until then by the clock that reaches it first, at least 0."""
         return max(min(self.at - now.at, self.mono - now.mono), 0.0)
 
 
@@ -77,9 +79,9 @@ class RenewalPlan(NamedTuple):
     """What to do with one token, and when."""
 
     renew: Instant
-    """From here on a new one is asked for, while this one is still served."""
+    """From then on a new one is fetched, while this one is still served."""
     unusable: Instant
-    """From here on it is never attached. Never before `renew`."""
+    """From then on it is never used. Never before `renew`."""
 
 
 def whole_life(token: Token) -> float:
@@ -88,7 +90,7 @@ def whole_life(token: Token) -> float:
 
 
 def minimum_life(token: Token) -> float:
-    """How much life a token must have left to be attached, in seconds."""
+    """How much life a token must have left to be used, in seconds."""
     return min(MINIMUM_LIFE, whole_life(token) / 10)
 
 
@@ -115,21 +117,21 @@ def schedule(token: Token, *, now: Instant, jitter: float) -> RenewalPlan:
 
 
 def is_new(token: Token, held: Token) -> bool:
-    """Whether a token that has just come outlives the one that is here. The same text is the same token, unless its
-    expiry is far from what it was: then this machine's clock was set in between, and the last answer counts.
+    """Whether the token just fetched outlives the current one. The same text is the same token, unless its expiry is
+    far from what it was: then this machine's clock was set in between, and the last answer counts.
     """
     rounding = WHOLE_SECONDS if token.bearer == held.bearer else 0.0
     return token.expires_at > held.expires_at + rounding
 
 
 def same_token(token: Token, previous: RenewalPlan, *, now: Instant, jitter: float) -> RenewalPlan:
-    """Plan for an answer that brought the `exp` that was already here, whose plan was `previous`.
+    """Plan for an answer with the same `exp` as the current token, whose plan was `previous`.
 
-    Metadata servers do that until about four minutes before it expires. If the renewal point has not come yet
-    (the renewal was asked for out of turn, after a refused token), the plan stands.
+    Metadata servers do that until about four minutes before it expires. If the renewal point has not come yet (a
+    refused token caused the renewal), the plan stands.
 
-    The monotonic deadline of the first plan stands too, so that a wall clock set back does not make an old
-    token young; only the issuer's handing it out again extends it, to the next answer and not further.
+    The monotonic deadline of the first plan stands too, so that a wall clock set back does not make an old token
+    young; only another answer with the same token extends it, each time until the next answer.
     """
     if not previous.renew.has_come(now):
         return previous
@@ -142,7 +144,7 @@ def same_token(token: Token, previous: RenewalPlan, *, now: Instant, jitter: flo
 
 
 def _ask_again(unusable: Instant, *, now: Instant, jitter: float) -> Instant:
-    """30–60 s from now; half of what is left where that is sooner; never after the last usable moment."""
+    """30–60 s from now, or half of the time left if that is less. Never after the last usable moment."""
     left = unusable.seconds_from(now)
     wanted = min(ASK_AGAIN * (1 + jitter), left / 2)
     return now.after(min(max(wanted, ASK_AGAIN_FLOOR), left))
@@ -152,24 +154,23 @@ class Pauses(NamedTuple):
     """Seconds to wait after a failed fetch."""
 
     idle: float
-    """Where nobody waits for the token."""
+    """If no caller waits for the token."""
     wanted: float
-    """Where somebody waits, or was refused less than `WANTED_FOR` seconds ago. Never more than `idle`."""
+    """If a caller waits, or was refused less than `WANTED_FOR` seconds ago. Never more than `idle`."""
 
 
 def backoff(failures: int, *, took: float, jitter: float, retry_after: float | None = None) -> Pauses:
     """The pauses after the `failures`-th failure in a row (1 is the first) of a fetch that `took` so many seconds.
 
-    By chance up to the longest, so that a fleet that failed together does not come back together, and a second at
-    the least:
+    Random between a second and the longest one, so that a fleet that failed together does not retry together:
 
         failures           1      2      3      4      5      6 and more
         longest, idle      2 s    3 s    5 s    9 s    17 s   30 s
         longest, wanted    2 s    3 s    3 s    3 s    3 s    3 s
 
-    Where somebody waits, the time that the failed fetch took is part of the pause. `retry_after` (seconds) is what
-    the endpoint asked for: waited in full and up to a tenth longer (the same jitter: later, never earlier), up to
-    `RETRY_AFTER_CEILING`, or `RETRY_AFTER_CEILING_WANTED` where somebody waits.
+    If a caller waits, the time that the failed fetch took counts as part of the pause. `retry_after` (seconds) is
+    what the endpoint asked for: waited in full and up to a tenth longer (the same jitter: later, never earlier), up
+    to `RETRY_AFTER_CEILING`, or `RETRY_AFTER_CEILING_WANTED` where somebody waits.
     """
     # The exponent is capped: 2.0 ** 1024 overflows, and a sidecar can be failing for months.
     growth = 2.0 ** (min(max(failures, 1), 10) - 1)

@@ -1,8 +1,8 @@
-"""Fetching tokens at once because an operator asks for it.
+"""Fetches tokens at once when an operator asks for it.
 
-Owns how often that may be asked for. Called by the service for `POST /renew` and the command `renew`, when a cause has
-been fixed and the next try would come too late. It keeps no token. The rule: one fetch in `INTERVAL` for a key,
-so that no script makes of this a load on the token endpoint.
+Owns how often that is allowed. Called by the service for `POST /renew` and the command `renew`, after a cause was
+fixed and while the next try is still far off. It keeps no token. The rule: one fetch in `INTERVAL` for each key, so
+that a script can't burden the token endpoint.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey
 
 INTERVAL: Final = 5.0
-"""Seconds between two fetches of one key that are asked for."""
+"""Seconds between two such fetches of one key."""
 
 
 class TooSoonError(Exception):
-    """Everything that is asked for was asked for just now; `left` is the time in seconds until it may be again."""
+    """All requested tokens were fetched just now; `left` is the time in seconds until that is allowed again."""
 
     def __init__(self, left: float) -> None:
         super().__init__(f"asked for again too soon; wait {left:.1f} s")
@@ -29,7 +29,7 @@ class TooSoonError(Exception):
 
 
 class Renewal(NamedTuple):
-    """What came of one token."""
+    """The result for one token."""
 
     key: TokenKey
     route: str
@@ -46,9 +46,9 @@ class Renewals:
         self._begun_mono: dict[TokenKey, float] = {}
 
     async def renew(self, keys: Mapping[TokenKey, str]) -> list[Renewal]:
-        """Fetch these, with their route's names; what was asked for just now is left out.
+        """Fetch these tokens, given with their routes' names.
 
-        Raises TooSoonError where that is all of them.
+        Those that were fetched just now are left out. Raises TooSoonError if that is all of them.
         """
         now_mono = self._clock.mono()
         self._begun_mono = {

@@ -1,8 +1,8 @@
-"""What operators hear of one key's fetches: the log lines and the counters.
+"""Reports one key's fetches to operators, in log lines and counters.
 
-Owns the shape of the counters that the store writes and the rule for how often a failing key is logged.
-Called by the store alone. It decides nothing and keeps no token. The rule: a failing key is logged when it
-fails for another reason and then once a minute, however often it is retried; its recovery is logged once.
+Owns the shape of the counters that the store writes and the rule for how often a failing key is logged. Called by the
+store alone. It keeps no token. The rule: a failing key is logged when it fails for another reason and then once a
+minute, however often it is retried; its recovery is logged once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _log = logging.getLogger("sidecar.tokens")
 
 
 def _expiry(token: Token) -> dict[str, object]:
-    """The fields of a log line: once for programs, once for people."""
+    """The fields of a log line, for programs and for people."""
     return {"expires_at": token.expires_at, "expires": rfc3339(token.expires_at)}
 
 
@@ -37,7 +37,7 @@ class FetchReport:
         self._paces = Paces[str]()
 
     def fetched(self, token: Token, *, same: bool, took: float) -> None:
-        """A fetch brought a token, after `took` seconds; `same` if it is the one that was here."""
+        """A fetch returned a token after `took` seconds; `same` if it is the current one."""
         self._count("same" if same else "ok", "", took)
         fields = {**self._fields, **_expiry(token)}
         whose = self._whose()
@@ -61,9 +61,9 @@ class FetchReport:
         now_mono: float,
         took: float,
     ) -> None:
-        """A fetch failed after `took` seconds; `served` is the token that callers still get.
+        """A fetch failed after `took` seconds.
 
-        `cause` is a fault of our own, logged with its traceback.
+        `served` is the token that callers still get. `cause` is a fault of our own, logged with its traceback.
         """
         reason = error.reason.value
         self._count("error", reason, took)

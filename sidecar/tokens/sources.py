@@ -1,11 +1,11 @@
-"""Where tokens come from: the way from configuration to sources.
+"""Makes token sources from the configuration.
 
-Owns what each credential of the configuration becomes. The service builds the sources, the
-store calls `mint`, the status page shows `describe`. A source may not decide when a token is fetched (that is
-the store, by `tokens.policy`), and may not keep one it was asked for. The rule: every fetch ends within the
-source's own deadline, with a token of the kind and for exactly the audience that was asked for, or with a
-`SidecarError` that names what to do. Each source has threads of its own, so that one whose endpoint hangs leaves
-the others alone. google-auth is imported by the first fetch, in its thread: it takes 0.25 s of CPU.
+Owns what each credential of the configuration becomes. The service builds the sources, the store calls `mint`, the
+status page shows `describe`. A source does not decide when a token is fetched (the store does, by `tokens.policy`),
+and it keeps no token that it fetched. The rule: every fetch ends within the source's own deadline, with a token of
+the requested kind and for exactly the requested audience, or with a `SidecarError` that names what to do. Each source
+has threads of its own, so that one whose endpoint hangs leaves the others alone. google-auth is imported by the first
+fetch, in its thread: it takes 0.25 s of CPU.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 _FOR_GOOD: Final = frozenset({Reason.SELF_IMPERSONATION, Reason.CREDENTIAL_MISMATCH})
 _GRACE: Final = 2.0
-"""Seconds that a fetch outlives the command it waits for, to report its result."""
+"""Seconds that a fetch outlives the command it waits for, so that it can report the result."""
 
 
 class Inspection(NamedTuple):
-    """What can be seen of a credential before its first fetch."""
+    """What is known about a credential before its first fetch."""
 
     fault: SidecarError | None
-    """Why it can never serve what it is to serve; None also where its file is not there yet."""
+    """Why it can never give the required tokens; None also if its file is not there yet."""
     warning: str | None
 
 
@@ -72,11 +72,11 @@ def build_sources(
 ) -> dict[str, GoogleSource]:
     """A source for each credential, by its name. Nothing is sent yet: the first fetch does that.
 
-    `known` are sources of credentials that have not changed: they are used again, with what they found out.
-    `seconds` is the deadline of a fetch, where the credential has none of its own; `threads` is how many fetches of
-    one credential run at once. `withheld` are variables that hold secrets of the configuration: no program sees them,
-    unless its credential names them. `ca_file` is whose certificates token endpoints may show, instead of what the
-    environment says. `listening` is what the sidecar listens on: no proxy of its own.
+    `known` are sources of unchanged credentials: they are used again, with what they have learnt. `seconds` is the
+    deadline of a fetch, if the credential has none of its own; `threads` is how many fetches of one credential run at
+    once. `withheld` are variables that hold secrets of the configuration: programs don't see them, unless their
+    credential names them. `ca_file` has the CAs to trust for token endpoints, instead of those that the environment
+    names. `listening` is what the sidecar listens on, so that it is not its own proxy.
     """
     addresses = Addresses() if endpoints is None else Addresses(**dict(endpoints))
     addresses = addresses._replace(programs=passed_on(environ, EXECUTABLES, withheld=withheld))
@@ -104,8 +104,9 @@ def build_sources(
 def unchanged(
     old: Mapping[str, Credential], new: Mapping[str, Credential], *, same_surroundings: bool
 ) -> set[str]:
-    """The credentials that are in both and mean the same, those that they act from included. `same_surroundings`: so do
-    the endpoints that they ask, and the variables that are kept from their programs."""
+    """The credentials that are in both configurations and mean the same, together with those that they act from.
+    `same_surroundings` says that the endpoints and the variables kept from their programs are the same too.
+    """
     if not same_surroundings:
         return set()
 
@@ -121,8 +122,9 @@ def unchanged(
 def inspect(
     grant: Grant, keys: Collection[TokenKey], *, universe: str | None = None, upstream: str = ""
 ) -> Inspection:
-    """Whether `grant` can serve `keys` at the host `upstream`, as far as files and the configuration tell; `universe`
-    is what the environment expects."""
+    """Whether `grant` can give `keys` at the host `upstream`, as far as files and the configuration show. `universe`
+    is the one that the environment expects.
+    """
     # A missing or half-written file may be there at the next fetch; a chain that bites its tail stays one, and so does
     # a mix of universes.
     try:
@@ -151,8 +153,9 @@ def inspect(
 
 
 def _refuse_other_cloud(grant: Grant, upstream: str) -> None:
-    """Raise CREDENTIAL_MISMATCH where an upstream is an API of another universe than the credential, whose access
-    tokens and self-signed JWTs are for its own APIs."""
+    """Raise CREDENTIAL_MISMATCH if an upstream is an API of another universe than the credential: its access tokens
+    and self-signed JWTs are for its own universe's APIs.
+    """
     at = universe_at(f"https://{upstream}")
     known = None if at is None else grant.known_universe()
     if at is not None and known is not None and known != at:
@@ -162,7 +165,7 @@ def _refuse_other_cloud(grant: Grant, upstream: str) -> None:
 def quiet_google_logging() -> None:
     """Keep google-auth's loggers at INFO or above: at DEBUG they write assertions and access tokens.
 
-    To be called after logging is set up, and again where a level may have changed.
+    Call it after logging is set up, and whenever a level may have changed.
     """
     names = [name for name in logging.root.manager.loggerDict if name.startswith("google.")]
     for name in ("google", *names):
@@ -178,7 +181,7 @@ def _build(
     addresses: Addresses,
     grants: dict[str, Grant],
 ) -> Grant:
-    """The grant of a credential, and before it of the one it acts from."""
+    """The grant of a credential, and first that of the one it acts from."""
     if name in grants:
         return grants[name]
     credential = credentials[name]
@@ -263,7 +266,7 @@ def _gcloud(credential: Gcloud, environ: Mapping[str, str], addresses: Addresses
 
 
 def _deadline(name: str, credentials: Mapping[str, Credential], usual: float) -> float:
-    """Seconds for a whole fetch: commands are slower than token endpoints, and have a time of their own."""
+    """Seconds for a whole fetch. Commands are slower than token endpoints, and have a limit of their own."""
     credential = credentials[name]
     match credential.type:
         case "gcloud":

@@ -6,9 +6,9 @@ call `nudge`; the service calls `pin`, `prefetch` and `close`. It does not decid
 call an endpoint (`tokens.sources` does), and it gives tokens to the data path only. It lives on one event loop and
 has no locks.
 
-The rule is the time policy of docs/architecture.md: one fetch for a key however many callers wait; the old token is
-served while a new one is fetched ahead of expiry; between failed fetches callers get the last error at once; and a
-timer, a use or a health probe starts a renewal, whichever comes first, because each of them can be late.
+The rule is the time policy of docs/architecture.md. There is one fetch for a key however many callers wait. The old
+token is served while a new one is fetched ahead of expiry. Between failed fetches callers get the last error at once.
+A timer, a use or a health probe starts a renewal, whichever comes first, because each of them can be late.
 
     missing ──fetch──▶ fresh ──renewal point──▶ stale ──last usable moment──▶ expired
        │                 ▲                        │                              │
@@ -41,9 +41,9 @@ REJECT_INTERVAL: Final = 30.0
 class TokenStore:
     """Every token of the process.
 
-    `sources` are those of the configuration in force; `jitter` gives uniform numbers from 0 to 1; `wait` is how long
-    (seconds) a caller waits for a token; `size` is how many keys that are not pinned are kept; `stats` gives the record
-    in which a credential and audience are counted.
+    `sources` are those of the configuration in force. `jitter` gives uniform numbers from 0 to 1. `wait` is how long
+    (seconds) a caller waits for a token. `size` is how many keys that are not pinned are kept. `stats` gives the
+    record in which a credential and audience are counted.
     """
 
     def __init__(
@@ -237,8 +237,9 @@ class TokenStore:
         return entry.token.expires_at
 
     async def renew_now(self, key: TokenKey) -> SidecarError | None:
-        """Fetch this key's token now, even if there is one or the key is in a pause. Returns why that failed, or
-        None.
+        """Fetch this key's token now, even if there is one or the key is in a pause.
+
+        Returns why that failed, or None.
 
         A fetch that is under way may have begun before the cause was fixed: where it fails, another one is made.
         Raises `SidecarError` while shutting down.

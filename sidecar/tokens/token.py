@@ -1,12 +1,11 @@
-"""A token, its key, and what is read from it.
+"""A token, its key, and the facts read from it.
 
 Owns `TokenSource` (the seam between the store and the credentials), `TokenKey`, `Token` and the reading of a JWT's
-claims. Called by the route table (which makes keys), the sources (which make tokens), the store (which keeps them) and
-the data path (which takes `Token.bearer`). Pure: no I/O, no clock, no
-randomness; time comes in as an argument. It does not verify signatures: the token came from the issuer, and
-the target verifies. The rules it holds: `exp` comes from the token, always (docs/architecture.md, "One
-token"); a token has no text form but its audience and expiry; what is handed to the data path is safe in a
-header line (RFC 6750 section 2.1, RFC 7515 section 3.1: three base64url parts).
+claims. Called by the route table (which makes keys), the sources (which make tokens), the store (which keeps them)
+and the data path (which takes `Token.bearer`). Pure: no I/O, no clock, no randomness; time comes in as an argument.
+It does not verify signatures: the token came from the issuer, and the target verifies. The rules: `exp` always comes
+from the token (docs/architecture.md, "One token"). A token's text form has only its audience and expiry. What the
+data path gets is safe in a header line (RFC 6750 section 2.1, RFC 7515 section 3.1: three base64url parts).
 """
 
 from __future__ import annotations
@@ -24,14 +23,17 @@ from sidecar.grammar.moments import rfc3339
 from sidecar.tokens import placeholder
 
 MAX_JWT = 16 * 1024
-"""Bytes. Google's are about 1 KiB; nginx and Node refuse a header line over 8 to 16 KiB."""
+"""Bytes. Google's are about 1 KiB; nginx and Node refuse header lines over 8 to 16 KiB."""
 
 MAX_LIFE: Final = 10 * 366 * 86400.0
-"""Seconds, of a whole life, and of what it may be over for. Google's tokens live for one to twelve hours; ready ones of
-other issuers for months. What says that it lives longer would never be renewed."""
+"""Seconds: the longest whole life, and the longest time since a token's end. Google's tokens live for one to twelve
+hours, ready-made ones of other issuers for months. A token with a longer life would never be renewed.
+"""
 
 MAX_AHEAD: Final = 86400.0
-"""Seconds that a token may begin from now: a clock that is further behind is taken for no certificate's either."""
+"""Seconds by which a token's beginning may lie ahead. With a clock that is further behind, certificates would not be
+accepted either.
+"""
 
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -39,8 +41,9 @@ _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 class TokenSource(Protocol):
-    """One credential of the configuration. It is what it is for good: a credential that comes to mean another identity
-    is another source, so two sources are the same one only where they are the same object."""
+    """One credential of the configuration. Its meaning never changes: if the credential comes to mean another
+    identity, it is another source. Two sources are the same only if they are the same object.
+    """
 
     @property
     def name(self) -> str:
@@ -48,19 +51,19 @@ class TokenSource(Protocol):
         ...
 
     async def mint(self, key: TokenKey) -> Token:
-        """Fetch a token; ends within the source's own deadline; raises `SidecarError` only."""
+        """Fetch a token. Ends within the source's own deadline; raises `SidecarError` only."""
         ...
 
     def describe(self) -> str:
-        """What was found, in a few words without any secret; for logs and the status page."""
+        """What was found, in a few words without secrets, for logs and the status page."""
         ...
 
 
 class TokenKey(NamedTuple):
-    """What makes two tokens the same one to the cache.
+    """What makes two tokens the same for the cache.
 
-    It holds the source itself and not its name: after a reload another identity may go by the same name, and a request
-    that was admitted before must not get that one's token.
+    It holds the source itself, not its name: after a reload another identity may have the same name, and a request
+    admitted before must not get that one's token.
     """
 
     source: TokenSource
@@ -68,11 +71,11 @@ class TokenKey(NamedTuple):
     """What the token is for: its `aud`, or the scopes of an access token, separated by spaces."""
     kind: TokenKind = TokenKind.ID
     persons: bool = False
-    """Whether the ID token of a person will do, whose `aud` is gcloud's client id."""
+    """Whether a person's ID token will do, whose `aud` is gcloud's client id."""
 
     @property
     def credential(self) -> str:
-        """The credential's name, for people."""
+        """The credential's name, for messages."""
         return self.source.name
 
     @property
@@ -83,7 +86,7 @@ class TokenKey(NamedTuple):
 
 @final
 class Token:
-    """One bearer token; its text can be had from `bearer` and from nowhere else."""
+    """One bearer token. Only `bearer` shows its text."""
 
     __slots__ = ("audience", "bearer", "expires_at", "issued_at")
 
@@ -94,15 +97,15 @@ class Token:
         self.expires_at = expires_at
         """Unix seconds: the token's `exp`."""
         self.bearer = b"Bearer " + value.encode("ascii")
-        """The ready header value."""
+        """The header value, ready for use."""
 
     @classmethod
     def from_jwt(cls, value: str, *, received_at: float) -> Self:
         """Read audience and life from the token itself; `received_at` (Unix seconds) stands in for a missing
         `iat`.
 
-        Raises `SidecarError`: TOKEN_MALFORMED for what is not a JWT with one audience, TOKEN_NO_EXPIRY for
-        one without `exp`, TOKEN_INVALID for times that no token has. None says anything of what came but these times.
+        Raises `SidecarError`: TOKEN_MALFORMED unless it is a JWT with one audience, TOKEN_NO_EXPIRY without `exp`,
+        TOKEN_INVALID for impossible times. The errors quote nothing but these times.
         """
         _refuse_placeholder(value)
         claims = read_claims(value)
@@ -124,8 +127,9 @@ class Token:
 
     @classmethod
     def opaque(cls, value: str, *, scopes: str, received_at: float, expires_at: float) -> Self:
-        """An access token, whose life came beside it; times in Unix seconds. Raises TOKEN_MALFORMED for what can't
-        be a bearer token, TOKEN_INVALID for an end that no token has."""
+        """An access token, whose life was stated beside it. Times are in Unix seconds. Raises TOKEN_MALFORMED if it
+        can't be a bearer token, TOKEN_INVALID for an impossible end.
+        """
         if len(value) > MAX_JWT or _OPAQUE.fullmatch(value) is None:
             _malformed("The token endpoint answered with something that is no bearer token.")
         _refuse_placeholder(value)
@@ -158,7 +162,7 @@ def _malformed(detail: str) -> NoReturn:
 
 
 def _life(iat: object, exp: object, received_at: float) -> tuple[float, float]:
-    """When a token's life begins and ends; raises TOKEN_INVALID for what can be neither planned with nor shown."""
+    """When a token's life begins and ends. Raises TOKEN_INVALID for times that can't be planned with or shown."""
     expires_at = seconds_in(exp)
     issued_at = received_at if iat is None else seconds_in(iat)
     if (
@@ -179,12 +183,12 @@ def _life(iat: object, exp: object, received_at: float) -> tuple[float, float]:
 
 
 def is_life(seconds: float) -> bool:
-    """Whether a token may have so long to live, in seconds; or be over for so long, where it is negative."""
+    """Whether a token may have this long to live, in seconds; or, if negative, be over for this long."""
     return abs(seconds) <= MAX_LIFE
 
 
 def read_claims(value: str) -> Mapping[str, Any] | None:
-    """The payload of a JWT, unverified, or None; never raises, since what `json` raises carries the text."""
+    """The payload of a JWT, unverified, or None. Never raises, because `json`'s errors contain the text."""
     if len(value) > MAX_JWT or _JWT.fullmatch(value) is None:
         return None
     payload = value.split(".")[1]

@@ -1,11 +1,11 @@
 """Universe domains: which of Google's clouds a credential belongs to.
 
-Owns where a credential's universe is said (a file's `universe_domain`, an endpoint's name, the environment) and the
-refusal of a mix. Called by the grants and by `sources`. Nothing is asked here: the metadata server's word is got by
-`metadata`. The rule: the universe is the source's, as in google-auth (`Credentials.universe_domain`); what is not said
-is googleapis.com; and the bearer of one universe never goes to an endpoint of another. Where a mix can be seen in files
-and configuration it is a configuration error, else a failed fetch. Source: https://google.aip.dev/auth/4111 and
-google-auth's `impersonated_credentials`, `external_account` and `compute_engine`.
+Owns where a credential's universe is stated (a file's `universe_domain`, an endpoint's name, the environment) and the
+refusal of a mix. Called by the grants and by `sources`. It makes no calls: `metadata` asks the metadata server. The
+rule: the universe is the source's, as in google-auth (`Credentials.universe_domain`); the default is googleapis.com;
+and the bearer of one universe never goes to an endpoint of another. A mix that files and configuration show is a
+configuration error; any other mix fails the fetch. Source: https://google.aip.dev/auth/4111 and google-auth's
+`impersonated_credentials`, `external_account` and `compute_engine`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sidecar.tokens.credential_file import invalid
 
 DEFAULT_UNIVERSE: Final = "googleapis.com"
 VARIABLE: Final = "GOOGLE_CLOUD_UNIVERSE_DOMAIN"
-"""Says which universe is meant; Google's client libraries refuse a credential of another one."""
+"""Says which universe is expected. Google's client libraries refuse a credential of another one."""
 _LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})+")
 _API: Final = re.compile(r"(?:sts|iamcredentials)(?:\.mtls)?\.(.+)")
@@ -34,8 +34,9 @@ def is_universe(text: object) -> bool:
 
 
 def universe_in(info: Mapping[str, Any], where: str) -> str | None:
-    """The `universe_domain` of a credential file; None where it says none; raises CREDENTIAL_INVALID for what is no
-    domain, since that steers where bearers go."""
+    """The `universe_domain` of a credential file; None if it has none. Raises CREDENTIAL_INVALID unless it is a
+    domain, because it decides where bearers go.
+    """
     found = info.get("universe_domain")
     if found is None or found == "":
         return None
@@ -45,8 +46,9 @@ def universe_in(info: Mapping[str, Any], where: str) -> str | None:
 
 
 def universe_at(url: object) -> str | None:
-    """The universe whose API answers at this URL, by its host's name; None where that does not tell: a private name, an
-    address, no URL."""
+    """The universe whose API has this URL, by its host's name. None if the name does not show it: a private name, an
+    address, no URL.
+    """
     try:
         host = (urlsplit(url).hostname or "") if isinstance(url, str) else ""
     except ValueError:
@@ -63,7 +65,7 @@ def filled_in(url: str, universe: str) -> str:
 
 
 def refuse_mix(what: str, universe: str, other: str, otherwise: str) -> NoReturn:
-    """Raise CREDENTIAL_MISMATCH: `what` is of `universe`, and `otherwise` of the `other`."""
+    """Raise CREDENTIAL_MISMATCH: `what` belongs to `universe`, and `otherwise` to `other`."""
     raise SidecarError(
         Reason.CREDENTIAL_MISMATCH,
         f"{what} is of the universe domain {universe}, and {otherwise} of {other}. A bearer never goes from one "
@@ -72,8 +74,9 @@ def refuse_mix(what: str, universe: str, other: str, otherwise: str) -> NoReturn
 
 
 def refuse_unexpected(universe: str | None, expected: str | None, what: str) -> None:
-    """Raise CREDENTIAL_MISMATCH where the environment says that another universe is meant than that of `what`. None:
-    it says nothing, or the credential belongs to no universe that is known."""
+    """Raise CREDENTIAL_MISMATCH if the environment names another universe than that of `what`. Does nothing if it
+    names none, or if the credential's universe is unknown.
+    """
     if not expected or universe is None:
         return
     if not is_universe(expected):

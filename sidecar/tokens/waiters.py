@@ -1,10 +1,10 @@
 """Callers who wait for one token.
 
-Owns the callers of one key, their time limits and the calling of them. The store adds, removes and wakes
-them. It knows nothing of tokens. The rule: each waiter is called exactly once or taken away, in the order of
-joining, and never from within the call that added it; one timer serves them all, since all wait equally long;
-one that raises does not keep the others from being called. Some wait for a token other than the one that is here,
-since a target refused that: it does not wake them.
+Owns the callers of one key, their time limits and the calling of them. The store adds, removes and wakes them. It
+knows nothing of tokens. The rule: each waiter is called exactly once or removed, in the order of joining, and never
+from within the call that added it. One timer serves them all, because all wait equally long. If one raises, the
+others are still called. Some wait for another token than the current one, because a target refused that: the current
+one does not wake them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sidecar.runtime.clock import Clock, TimerHandle
 Waiter = Callable[[SidecarError | None], object]
 
 _TIMER_SLACK: Final = 0.001
-"""Seconds: a timer that runs this much early counts as on time."""
+"""Seconds: a timer that fires up to this much early counts as on time."""
 
 _log = logging.getLogger("sidecar.tokens")
 
@@ -38,19 +38,20 @@ class Waiters:
         self._wait = wait
         self._on_limit = on_limit
         self._joined: OrderedDict[Waiter, float] = OrderedDict()
-        """With the monotonic moment of joining."""
+        """Each with the monotonic moment of joining."""
         self._calling: OrderedDict[Waiter, float] = OrderedDict()
-        """Those being called right now: they can still leave."""
+        """Waiters that are being called right now: they can still leave."""
         self._for_another: set[Waiter] = set()
-        """Those of the joined for whom the token that is here will not do."""
+        """Waiters who can't use the current token."""
         self._timer: TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._joined) + len(self._calling)
 
     def add(self, waiter: Waiter, *, soon: bool = False, for_another: bool = False) -> None:
-        """Let this one wait too; `soon` has `on_limit` called at the next opportunity, and `for_another` has
-        `wake_ready` spare it."""
+        """Add a waiter. `soon` has `on_limit` called at the next opportunity; with `for_another`, `wake_ready` leaves
+        it alone.
+        """
         self._joined[waiter] = self._clock.mono()
         self._stats.waits += 1
         self._stats.waiting += 1
@@ -62,7 +63,7 @@ class Waiters:
             self._arm(self._wait)
 
     def remove(self, waiter: Waiter) -> None:
-        """This one will not be called any more; harmless if it has been."""
+        """Remove a waiter, so that it is not called any more. Harmless if it was called already."""
         self._for_another.discard(waiter)
         for waiters in (self._joined, self._calling):
             if waiters.pop(waiter, None) is not None:
@@ -71,14 +72,14 @@ class Waiters:
             self._disarm()
 
     def wake(self, error: SidecarError | None) -> None:
-        """Call every one."""
+        """Call all waiters."""
         self._disarm()
         self._for_another.clear()
         waiters, self._joined = self._joined, OrderedDict()
         self._call(waiters, error)
 
     def wake_ready(self) -> None:
-        """Call those for whom the token that is here will do, and those who have waited long enough for another."""
+        """Call those who can use the current token, and those who have waited long enough for another."""
         self._disarm()
         ready: OrderedDict[Waiter, float] = OrderedDict()
         now_mono = self._clock.mono()

@@ -144,7 +144,7 @@ async def test_an_answers_lines(lines: list[str], made: Callable[[list[str]], by
     ],
 )
 async def test_a_requests_lines(lines: list[str]) -> None:
-    """Of an app, or of whoever puts headers into its requests."""
+    """Of an app, or of a caller that puts headers into its requests."""
     memory = await make(PREFIX)
     plain = cost(lambda: memory.play(request(*PLAIN)))
     assert cost(lambda: memory.play(request(*lines))) < TIMES * plain

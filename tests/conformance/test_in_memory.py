@@ -1,4 +1,4 @@
-"""The tables of hostile requests and answers once more, without sockets: in a second, for whoever runs them many times."""
+"""The tables of hostile requests and answers once more, without sockets: in a second, so that they can be run many times."""
 
 from __future__ import annotations
 

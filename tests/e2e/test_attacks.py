@@ -138,7 +138,7 @@ REFUSED = [
     ),
     pytest.param(b"GET /x HTTP/1.1\nHost: open.internal\n\n", [400], id="bare-line-feeds"),
     pytest.param(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", [400], id="broken-http2"),
-    # oversized
+    # too large
     pytest.param(request("GET /" + "a" * 20_000, "open.internal"), [414], id="target"),
     pytest.param(request("GET /x", "open.internal", "X-A: " + "a" * 70_000), [431], id="header"),
     pytest.param(request("GET /x", "open.internal", *["X-A: a"] * 300), [431], id="headers"),

@@ -343,7 +343,7 @@ async def test_who_would_impersonate_itself(world: World) -> None:
     email = world.google.metadata.email
     step = await world.failed(f"{{type: impersonate, service_account: {email}, source: metadata}}")
     assert (step.name, step.reason) == ("token", "self_impersonation")
-    assert "renewed for ever" in step.says
+    assert "renewed forever" in step.says
     assert not world.google.iam.asked
     key = f"{{type: service_account_key, file: {world.directory}/key.json}}"
     text = f"{{type: impersonate, service_account: {KEY_EMAIL}, source: key}}\n  key: {key}"

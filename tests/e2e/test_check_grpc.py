@@ -1,4 +1,4 @@
-"""`check --online` asks a gRPC service for its health, and says what each answer means and what mends it"""
+"""`check --online` asks a gRPC service for its health, and says what each answer means and what fixes it"""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ async def test_an_answer_that_breaks_off_failed(google: Emulator, raw: RawEndpoi
 
 
 async def test_a_refusal_without_end_has_failed(google: Emulator, raw: RawEndpoint) -> None:
-    """It is not waited for for ever, and not taken for success."""
+    """The wait has an end, and it is not taken for success."""
 
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -103,7 +103,7 @@ async def test_it_starts_without_a_metadata_server_and_gets_ready_by_itself(
 
 
 async def test_startup_wait_bounds_unreadiness(google: Emulator, start: Start) -> None:
-    """One route's credential must not keep the others' traffic away for ever."""
+    """One route's credential must not keep the others' traffic away forever."""
     billing = await google.add_target("billing")
     google.metadata.endpoint.fail(Fault("status", code=500))
     sidecar = await start(f"startup_wait: 300ms\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}")
@@ -473,7 +473,7 @@ main()
 @pytest.mark.parametrize("where", ["first", "last"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 async def test_a_signal_while_it_starts_is_heard(tmp_path: Path, where: str, name: str) -> None:
-    """`listening` is logged before the start is over: whoever stops it then finds it ended with exit code 0. One that asks
+    """`listening` is logged before the start is over: if it is stopped then, it ends with exit code 0. One that asks
     for another configuration is heard when it serves."""
     file = tmp_path / "config.yaml"
     file.write_text(

@@ -43,7 +43,7 @@ async def test_an_address_that_others_reach_is_refused_without_allow_remote(tmp_
 
 
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
-"""Words before a command that is to have no capabilities, whoever runs the tests."""
+"""Words before a command that is to have no capabilities, whichever user runs the tests."""
 
 
 @pytest.mark.skipif(
@@ -237,7 +237,7 @@ async def test_a_user_that_there_is_not_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MAY_UNSHARE, reason="no user namespace may be made here, or unshare(1) is missing")
 @pytest.mark.parametrize("peers", ["{uid: 65534}", "{gid: [0, 65534]}"])
-async def test_whoever_stands_for_everybody_else_is_nobody_to_let_in(tmp_path: Path, peers: str) -> None:
+async def test_the_id_of_all_unmapped_users_is_not_let_in(tmp_path: Path, peers: str) -> None:
     """In a user namespace that maps one user, all others have one number."""
     file = tmp_path / "config.yaml"
     file.write_text(

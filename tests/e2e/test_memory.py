@@ -243,7 +243,7 @@ async def test_memory_comes_back(google: Emulator, start: Start) -> None:
         process.kill()
         await process.wait()
         async with asyncio.timeout(LIMIT + LOOK):
-            while (low := private_bytes(sidecar)) - before > KEPT:  # noqa: ASYNC110  # the kernel tells nobody
+            while (low := private_bytes(sidecar)) - before > KEPT:  # noqa: ASYNC110  # the kernel sends no event
                 await asyncio.sleep(0.5)
     print(f"{(high - before) / 1e6:.0f} MB more, and {(low - before) / 1e6:.1f} MB once they have gone")
     assert high - before > 2 * KEPT, "there was something to give back"

@@ -215,7 +215,7 @@ async def test_scopes_are_those_that_are_listed(
 
 
 async def test_without_scopes_there_are_no_access_tokens(begin: Begin) -> None:
-    """They are good for more than one service: nobody gets one who was not told of."""
+    """They are good for more than one service: only listed programs get one."""
     _, port = await begin(more=f"audiences: ['{AUDIENCE}']")
     status, _, body = await ask(port, "GET", TOKEN, FLAVOR)
     assert (status, b"no scopes are listed" in body) == (404, True)
@@ -258,7 +258,7 @@ async def test_a_token_that_cannot_be_had(google: Emulator, begin: Begin) -> Non
     google.oauth.endpoint.fault = None
 
 
-async def test_who_it_is_is_not_asked_at_the_speed_of_callers(google: Emulator, start: Start) -> None:
+async def test_callers_do_not_set_the_pace_of_asking_who_it_is(google: Emulator, start: Start) -> None:
     """Where nobody says, one question serves all who want to know, and the next one comes seconds later."""
     google.metadata.endpoint.fail(Fault("status", 503, everywhere=True))
     sidecar = await start(

@@ -150,7 +150,7 @@ async def test_dns_that_fails_is_not_stormed_and_recovers(world: World) -> None:
 
 
 async def test_a_name_whose_server_is_silent_takes_no_other_down(world: World) -> None:
-    """It holds one of the resolver's few threads, whoever asks for it; and it recovers."""
+    """It holds one of the resolver's few threads, however many ask for it; and it recovers."""
     await world.names({"one": "silent", "two": [ALIVE[1]]})
     silent = [asyncio.ensure_future(world.ask("one")) for _ in range(40)]  # noqa: TID251
     assert [await world.ask("two") for _ in range(5)] == [ALIVE[1]] * 5

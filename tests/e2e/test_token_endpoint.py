@@ -181,7 +181,7 @@ async def test_what_is_no_request_for_a_token(begin: Begin) -> None:
 
 
 async def test_a_token_that_cannot_be_had(begin: Begin, google: Emulator) -> None:
-    """The client may ask again later, and is told when."""
+    """The client may ask again later, and learns when."""
     google.oauth.endpoint.fault = Fault("status", 503)
     _, port = await begin(ready=False)
     status, headers, body = await post(port, {**GRANT, "audience": AUDIENCE}, basic="c")

@@ -42,7 +42,7 @@ class Mutant(NamedTuple):
 
 
 class Survivor(NamedTuple):
-    """What is told of a mutant apart from its number, which moves with the code."""
+    """What is printed about a mutant, without its number, which changes with the code."""
 
     where: str
     was: str

@@ -20,7 +20,7 @@ from tests.soak.worker import HANG, Worker
 
 
 class Load:
-    """All workers, and what is told of them."""
+    """All workers, and what is reported about them."""
 
     def __init__(self, told: dict[str, Any]) -> None:
         self.told = told

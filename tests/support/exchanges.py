@@ -48,7 +48,7 @@ class FakeTokens:
         self.renews = True
         """Whether a token that was rejected is replaced."""
         self.error: SidecarError | None = None
-        """What is said to whoever would wait."""
+        """The error for an exchange that would have to wait."""
 
     def bearer(self, *asked: Any) -> bytes | None:
         """What is sent, if it is there."""

@@ -179,7 +179,7 @@ class Declared:
 
 
 def test_no_attribute_is_declared_again() -> None:
-    """mypyc would have the collector visit it twice, and so keep every object of the class, and all it holds, for ever."""
+    """mypyc would have the collector visit it twice, and so keep every object of the class, and all it holds, forever."""
     twice = "class A:\n a: int\n b: int\nclass B(A):\n c: int\n def __init__(self):\n  self.a: int = 0\n  self.b = 1"
     assert Declared([twice]).again() == ["B.a"]
     assert Declared([(ROOT / module).read_text("utf-8") for module in modules(ROOT)]).again() == []

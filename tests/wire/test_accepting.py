@@ -332,7 +332,7 @@ async def test_the_counts_are_those_of_open_connections(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("waiting", [3, 70], ids=["a-few", "more-than-are-accepted-at-once"])
-async def test_whoever_waits_when_the_listener_closes_is_let_in(wire: Wire, waiting: int) -> None:
+async def test_callers_that_wait_when_the_listener_closes_are_let_in(wire: Wire, waiting: int) -> None:
     """All of them: the kernel would reset who is left in the backlog."""
     await wire.start()
     # Blocking: so the loop has no turn in which it could accept too early.

@@ -16,7 +16,7 @@ NAMED = b"GET /x HTTP/1.1\r\nHost: named.internal\r\n\r\n"
 
 
 class Resolver:
-    """Gives one answer after another, the last one for ever; counts the questions."""
+    """Gives one answer after another, the last one forever; counts the questions."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self._answers = list(answers)

@@ -146,7 +146,7 @@ def test_a_peer_may_by_user_or_by_group(uid: int, gids: tuple[int, ...], may: bo
     assert Callers({}, {1000}, {50}).may_connect(uid, gids) is may
 
 
-async def test_what_else_is_mended_in_a_head_stays_mended(wire: Wire) -> None:
+async def test_what_else_is_corrected_in_a_head_stays_corrected(wire: Wire) -> None:
     """The judgement of callers works on the lines as they will be sent, and not as they came."""
     await wire.start(top=ASKED)
     app = await wire.app()

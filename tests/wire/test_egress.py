@@ -69,7 +69,7 @@ async def asked(wire: Wire) -> Answer:
 async def test_requests_go_through_one_tunnel_for_a_connection(
     wire: Wire, proxy: TunnelProxy, tmp_path: Path, secure: bool
 ) -> None:
-    """The upstream's name is the proxy's to look up; the token is inside, and the proxy is told of nothing else."""
+    """The upstream's name is the proxy's to look up; the token is inside, and the proxy learns nothing else."""
     await begun(wire, proxy, tmp_path if secure else None)
     app = await wire.app()
     upstream = None

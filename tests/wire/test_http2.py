@@ -1,4 +1,4 @@
-"""HTTP/2 on either side, over sockets: what goes on, what is refused, and what each side is told of the other's end."""
+"""HTTP/2 on either side, over sockets: what goes on, what is refused, and what each side learns of the other's end."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ async def ask(wire: Wire, route: int, way: str, line: str, method: str, number: 
 
 
 def check_answer(answer: bytes, ports: set[int], path: str) -> None:
-    """An answer is the sidecar's own, the upstream's refusal, or for this very request from its own upstream."""
+    """An answer is the sidecar's own, the upstream's refusal, or for this request from its own upstream."""
     if answer.startswith(b"200 "):
         said = json.loads(answer[4:])
         assert said["path"] == path

@@ -78,7 +78,7 @@ async def test_a_full_queue_refuses_at_once(wire: Wire, queue: int) -> None:
     answer = await late.answer()
     assert (answer.status, answer.reason) == (503, "queue_full")
     assert answer.headers["proxy-status"].startswith("idtoken-sidecar; error=connection_limit_reached;")
-    # As long as whoever is next has waited already.
+    # As long as the next one has waited already.
     assert answer.headers["retry-after"] == ("4" if queue else "1")
     assert "connection" not in answer.headers
     assert wire.stats.refused == {"queue_full": 1}
@@ -95,7 +95,7 @@ async def test_a_full_queue_refuses_at_once(wire: Wire, queue: int) -> None:
 
 
 async def test_the_queue_has_a_deadline(wire: Wire) -> None:
-    """503 with Retry-After after `pool.queue_wait`, not a moment before; whoever came later waits on."""
+    """503 with Retry-After after `pool.queue_wait`, not a moment before; those that came later wait on."""
     await wire.start(top="pool: {connections: 1, queue_wait: 20s}")
     _, upstream = await busy(wire)
     early = await queued(wire)
@@ -126,7 +126,7 @@ async def test_a_body_that_trickles_does_not_lengthen_the_wait(wire: Wire) -> No
 
 
 async def test_an_app_that_leaves_is_taken_out_of_the_queue(wire: Wire) -> None:
-    """The connection goes to whoever is next."""
+    """The connection goes to the next one."""
     await wire.start(top="pool: {connections: 1}")
     first, upstream = await busy(wire)
     gone = await queued(wire, GET.replace(b"/x", b"/gone"))
@@ -194,7 +194,7 @@ async def test_dialling_is_no_part_of_the_wait(wire: Wire) -> None:
 
 
 async def test_all_hosts_of_a_route_share_its_places(wire: Wire) -> None:
-    """Whoever has waited longest is next, whatever its host; its connection replaces the one to another host."""
+    """The longest waiting is next, whatever its host; its connection replaces the one to another host."""
     await wire.start(more=ANY, top="pool: {connections: 1}")
     other = Upstream()
     await other.start()

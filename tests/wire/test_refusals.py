@@ -77,7 +77,7 @@ async def test_a_refusal_passes_untouched_and_is_explained(wire: Wire, log: pyte
 async def test_a_redirect_to_iaps_sign_in_is_a_refusal(
     wire: Wire, log: pytest.LogCaptureFixture, head: bytes, told: bool
 ) -> None:
-    """It passes untouched, and is told of like a 401; a redirect of the target's own is none."""
+    """It passes untouched, and is logged like a 401; a redirect of the target's own is none."""
     await wire.start("target: cloud_run")
     app, upstream = await connected(wire)
     to = b"Location: https://accounts.google.com/o/oauth2/v2/auth"

@@ -347,7 +347,7 @@ async def test_a_refused_body_is_drained_not_reset(wire: Wire) -> None:
 
 
 async def test_a_head_refusal_has_no_body(wire: Wire) -> None:
-    """The answer to HEAD ends with its head, whoever made it."""
+    """The answer to HEAD ends with its head, the sidecar's own too."""
     await wire.start()
     app = await wire.app()
     await app.send(b"HEAD / HTTP/1.1\r\nHost: other\r\n\r\n" + GET)

@@ -57,7 +57,7 @@ async def test_no_second_token_is_tried_over_the_budget(wire: Wire) -> None:
 
 @pytest.mark.parametrize("share", [0, 0.1])
 async def test_what_idled_as_long_is_dropped_with_a_stale_connection(wire: Wire, share: float) -> None:
-    """An upstream that closes one idle connection has mostly closed them all: none of the others is tried."""
+    """An upstream that closes one idle connection has usually closed them all: none of the others is tried."""
     await wire.start(f"retry_budget: {share}")
     apps = [await wire.app() for _ in range(3)]
     ends = []

@@ -15,7 +15,7 @@ def routes() -> list[Route]:
 
 
 async def test_other_limits_are_in_force_from_then_on(wire: Wire) -> None:
-    """Of connections and of heads, for whoever connects next."""
+    """Of connections and of heads, for those that connect next."""
     await wire.start(top="limits: {connections: 1}")
     await wire.app()
     waiting = await wire.app()

@@ -202,7 +202,7 @@ async def test_the_whole_has_a_limit_whatever_it_waits_for(wire: Wire, phase: st
 
 
 async def test_last_bytes_that_are_not_taken_have_their_time_too(wire: Wire) -> None:
-    """A connection that only waits for the app to take its last answer is not kept for ever."""
+    """A connection that only waits for the app to take its last answer is not kept forever."""
     await wire.start(top="limits: {send_timeout: 60s}")
     app = await wire.app(narrow=True)
     await app.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))

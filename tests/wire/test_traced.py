@@ -1,4 +1,4 @@
-"""What a tracer is told of requests: which spans begin, how they end, and what the upstream is sent"""
+"""What a tracer learns of requests: which spans begin, how they end, and what the upstream is sent"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def traced(wire: Wire) -> Recorder:
 
 
 async def test_a_request_that_goes_on_has_a_span(wire: Wire) -> None:
-    """The upstream is told of it as the parent; it ends with the answer's status."""
+    """The upstream gets it as the parent; it ends with the answer's status."""
     recorder = await traced(wire)
     app = await wire.app()
     await app.send(GET[:-2] + b"Traceparent: %b\r\n\r\n" % PARENT)

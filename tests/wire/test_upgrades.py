@@ -132,7 +132,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 async def test_a_101_that_is_not_beyond_doubt_makes_no_tunnel(wire: Wire, case: str) -> None:
-    """Whoever can have an upstream say 101, and no more, would pass by all that is judged of a request."""
+    """A caller that can have an upstream say 101, and no more, would pass by all checks of a request."""
     switch, reason = WRONG[case]
     await wire.start("allow: {paths: [/ws]}")
     app = await wire.app()

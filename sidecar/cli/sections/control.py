@@ -1,4 +1,4 @@
-"""Talk to one that runs: `urls`, `wait`, `healthcheck`, `renew`, `reload` and `quit`."""
+"""Commands for a running sidecar: `urls`, `wait`, `healthcheck`, `renew`, `reload` and `quit`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sidecar.grammar.contents import quoted
 def _ask(
     address: ListenAddress, method: str, path: str, timeout: float, *, longest: int = LONGEST_REPLY
 ) -> Reply:
-    """What the admin server answers; ends the process where nothing does."""
+    """The admin server's answer; ends the process if there is none."""
     import http.client
 
     try:

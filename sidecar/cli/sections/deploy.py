@@ -32,7 +32,7 @@ def manifest() -> None:
 
 
 def _planned(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the configuration's options and those of every manifest; it is called with a `manifest.Plan`."""
+    """Give a command the configuration's options and those of every manifest. It is called with a `manifest.Plan`."""
 
     @configured
     @wraps(command)
@@ -57,7 +57,7 @@ _IN_MANIFEST: Final = {
     "app-image": (r"([A-Za-z0-9][\w.:/@-]*)?", "an image, such as registry.example/app:1.0.0"),
     "project": (r"([a-z][a-z0-9-]{4,28}[a-z0-9])?", "a project's ID, such as my-project"),
 }
-"""By option: what its value has to match, as a whole, and what it is then called."""
+"""For each option: the pattern that its whole value must match, and what such a value is called."""
 
 
 def _plan(given: Given, name: str, image: str, app_image: str, project: str) -> Plan:
@@ -191,7 +191,7 @@ _BY_NAME: Final = {
         "The type of resource behind IAP, as gcloud calls it: backend-services.",
     ),
 }
-"""By option: what its value has to match, and its help. All are `NAME=VALUE`, or `VALUE` for all."""
+"""For each option: the pattern that its value must match, and its help. All are `NAME=VALUE`, or `VALUE` for all."""
 
 
 def _by_name(function: Callable[..., None]) -> Callable[..., None]:
@@ -274,7 +274,7 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def completion_script(command: click.Command, shell: str) -> str:
-    """What a shell is to read, so that it asks `command` for completions."""
+    """The script that makes a shell ask `command` for completions."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

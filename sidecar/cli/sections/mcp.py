@@ -21,7 +21,7 @@ from sidecar.grammar.contents import quoted
 
 
 class _Url(NamedTuple):
-    """A server's URL as the command line has it."""
+    """A server's URL, as given on the command line."""
 
     origin: str
     """Empty where only a path is given."""
@@ -105,7 +105,7 @@ def mcp(given: Given, url: str, route: str | None, sse: bool, **flags: str | Non
 def _configuration(
     given: Given, server: _Url, route: str | None, flags: dict[str, str | None]
 ) -> tuple[Loaded, RouteConfig]:
-    """The configuration and its route to the server; ends the process where there is none."""
+    """The configuration and its route to the server; ends the process if there is none."""
     if route is None:
         if not server.origin:
             give_up(f"{quoted(server.path)} is a path: name the route that it is on with --route")

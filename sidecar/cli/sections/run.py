@@ -99,7 +99,7 @@ def exec_(
     GCE_METADATA_IP and METADATA_SERVER_DETECTION are set, and GOOGLE_APPLICATION_CREDENTIALS, which they would go by
     instead, is left out unless you name it with --pass-env.
 
-    With --transparent COMMAND can call https://svc-abc-uc.a.run.app as it is: HTTPS_PROXY leads to the sidecar, and
+    With --transparent COMMAND can call https://svc-abc-uc.a.run.app as it is: HTTPS_PROXY leads to the sidecar.
     SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, NODE_EXTRA_CA_CERTS, GRPC_DEFAULT_SSL_ROOTS_FILE_PATH and, where
     Java is found, JAVA_TOOL_OPTIONS have it trust a CA that is made for the hosts of the routes and for nobody else.
     Every route is intercepted that does not say `intercept: false`. COMMAND gets 501 for other https hosts: name those

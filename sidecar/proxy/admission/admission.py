@@ -1,7 +1,8 @@
-"""What is decided about a request before anything is sent. Owns the order of the checks, and the plan of which header
-gets the token. Called once per request by a downstream connection, in every wire format. Pure: from a method, an
-authority, a path and header fields it makes an `Admitted`, or raises the SidecarError for the app. Rule for the
-token's header: docs/headers.md has the same table.
+"""What is decided about a request before anything is sent.
+
+Owns the order of the checks, and the plan of which header gets the token. Called once per request by a downstream
+connection, in every wire format. Pure: from a method, an authority, a path and header fields it makes an `Admitted`,
+or raises the SidecarError for the app. Rule for the token's header: docs/headers.md has the same table.
 
 - `auto` sets Authorization. If the app sent its own, that one stays where the target reads the token from
   another header too: on Cloud Run and functions the token then goes in X-Serverless-Authorization, behind IAP in
@@ -108,9 +109,9 @@ class Admission:
     ) -> Admitted:
         """Find the way of one request, or raise the SidecarError for the app.
 
-        `authority` is the Host or the authority of an absolute-form target, `path` the origin-form
-        target; `absolute` says that the app uses the sidecar as its HTTP proxy; `own` is the route whose
-        listener this is; `local_socket` says that the listener is a Unix socket, `scheme` how URLs to it begin.
+        `authority` is the Host or the authority of an absolute-form target, `path` the origin-form target. `absolute`
+        says that the app uses the sidecar as its HTTP proxy; `own` is the route whose listener this is.
+        `local_socket` says that the listener is a Unix socket, `scheme` how URLs to it begin.
         """
         try:
             if own is None:

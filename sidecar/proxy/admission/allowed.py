@@ -1,6 +1,8 @@
-"""Which requests a route with `allow` lets through. Owns the comparison. Called by `admission` for those routes only,
-with the target exactly as it is sent. Pure. Rule: docs/allow.md. Methods are judged before paths; what two parsers
-could read differently is refused and never corrected.
+"""Which requests a route with `allow` lets through.
+
+Owns the comparison. Called by `admission` for those routes only, with the target exactly as it is sent. Pure. Rule:
+docs/allow.md. Methods are judged before paths; what two parsers could read differently is refused and never
+corrected.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Which callers are refused. Owns the refusals that protect the token from callers other than the app: a web page in
-a browser, a loop. Called by `admission` for every request. Pure. Rules: Fetch Metadata (Sec-Fetch-Site), RFC 6454
-(Origin), RFC 9110 section 7.6.3 (Via).
+"""Which callers are refused.
+
+Owns the refusals that protect the token from callers other than the app: a web page in a browser, a loop. Called by
+`admission` for every request. Pure. Rules: Fetch Metadata (Sec-Fetch-Site), RFC 6454 (Origin), RFC 9110 section 7.6.3
+(Via).
 """
 
 from __future__ import annotations

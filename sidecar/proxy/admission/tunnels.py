@@ -1,7 +1,8 @@
-"""Which tunnels an app may open by CONNECT, and what they are for. Decides to which origin of a route a CONNECT
-leads. Called once for each, through `admitting`. Pure. No tunnel leads to a server: its bytes are read as requests to
-that origin, and each request is checked. Rules: RFC 9110 section 9.3.6 (CONNECT), RFC 9112 section 3.2.3 (its
-target).
+"""Which tunnels an app may open by CONNECT, and what they are for.
+
+Decides to which origin of a route a CONNECT leads. Called once for each, through `admitting`. Pure. No tunnel leads
+to a server: its bytes are read as requests to that origin, and each request is checked. Rules: RFC 9110 section 9.3.6
+(CONNECT), RFC 9112 section 3.2.3 (its target).
 """
 
 from __future__ import annotations

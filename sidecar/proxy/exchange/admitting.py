@@ -1,5 +1,6 @@
-"""Whether a request is admitted: first by its listener's rules, then by the route table. Owns the one call that every
-codec makes before it starts an exchange, and the one for a tunnel.
+"""Whether a request is admitted: first by its listener's rules, then by the route table.
+
+Owns the one call that every codec makes before it starts an exchange, and the one for a tunnel.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from sidecar.proxy.messages import RequestHead
 def admit(
     context: Context, owner: Owner, barred: SidecarError | None, request: RequestHead, *, absolute: bool
 ) -> Admitted:
-    """Find the way of one request, or raise the SidecarError for the app. `owner` owns the listener it came through,
-    `barred` is the error for a process that may not call there, and `absolute` says that the app uses the sidecar
-    as its HTTP proxy. Removes from the request what only this listener should see.
+    """Find the way of one request, or raise the SidecarError for the app.
+
+    `owner` owns the listener it came through, `barred` is the error for a process that may not call there, and
+    `absolute` says that the app uses the sidecar as its HTTP proxy. Removes from the request what only this listener
+    should see.
     """
     if owner.callers is not None:
         if barred is not None:
@@ -50,8 +53,9 @@ def admit_tunnel(
     *,
     http10: bool,
 ) -> Owner:
-    """The owner of the requests inside the tunnel that CONNECT asks for; raises the SidecarError for the app. The
-    other arguments are those of `admit`; `target` is as received, `http10` says that it came in HTTP/1.0.
+    """The owner of the requests inside the tunnel that CONNECT asks for; raises the SidecarError for the app.
+
+    The other arguments are those of `admit`; `target` is as received, `http10` says that it came in HTTP/1.0.
     """
     if owner.origin is not None:
         raise SidecarError(

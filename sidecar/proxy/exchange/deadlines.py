@@ -1,6 +1,7 @@
-"""How long each part of an exchange may take. Owns the error of each timeout. Called by the sweep, about once a
-second for every request in progress. Pure: the time without progress is an argument. Waiting for a token and for a
-connection has separate limits.
+"""How long each part of an exchange may take. Owns the error of each timeout.
+
+Called by the sweep, about once a second for every request in progress. Pure: the time without progress is an
+argument. Waiting for a token and for a connection has separate limits.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ def stalled(
     upstream_waits: bool,
     request_done: bool,
 ) -> SidecarError | None:
-    """The error of an exchange without progress for `quiet` seconds, if that is too long. `app_waits` says that bytes
-    wait for the app to take them, `upstream_waits` that they wait for the target.
+    """The error of an exchange without progress for `quiet` seconds, if that is too long.
+
+    `app_waits` says that bytes wait for the app to take them, `upstream_waits` that they wait for the target.
     """
     if app_waits:
         return _client(limits.send_timeout, quiet)

@@ -1,6 +1,7 @@
-"""What is recorded when a request ends. Owns the counters that change then, and the reports: access log, span,
-outages, refusals. Every request ends here once: through `finished` if it had an exchange, through `refused` if it was
-refused before.
+"""What is recorded when a request ends.
+
+Owns the counters that change then, and the reports: access log, span, outages, refusals. Every request ends here
+once: through `finished` if it had an exchange, through `refused` if it was refused before.
 """
 
 from __future__ import annotations

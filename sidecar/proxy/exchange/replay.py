@@ -1,7 +1,9 @@
-"""Whether a request is sent once more. There are two reasons to do so: a connection was lost, or the target called
-the token invalid. Owns the check for both, and the explanation if it is not sent again. Called by an exchange that
-still holds its body; the route's budget decides last. RFC 9110 section 9.2.2: what is not idempotent is sent twice
-only where the first time was provably not processed.
+"""Whether a request is sent once more.
+
+There are two reasons to do so: a connection was lost, or the target called the token invalid. Owns the check for
+both, and the explanation if it is not sent again. Called by an exchange that still holds its body; the route's budget
+decides last. RFC 9110 section 9.2.2: what is not idempotent is sent twice only where the first time was provably not
+processed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What the sweep checks in an exchange, about once a second. Owns how a stall is told from slow progress, and when an
-exchange is given up. Called by the connection from the app.
+"""What the sweep checks in an exchange, about once a second.
+
+Owns how a stall is told from slow progress, and when an exchange is given up. Called by the connection from the app.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Requests that become a tunnel, which carries another protocol both ways (RFC 9110 section 7.8). Owns how many
-tunnels there may be, and a tunnel's two ends. Called by an exchange.
+"""Requests that become a tunnel, which carries another protocol both ways (RFC 9110 section 7.8).
+
+Owns how many tunnels there may be, and a tunnel's two ends. Called by an exchange.
 """
 
 from __future__ import annotations

@@ -240,8 +240,9 @@ def kept_fields(fields: Fields, drop: Mapping[bytes, bytes]) -> list[tuple[bytes
 
 
 def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
-    """Whether a name in an unusual spelling stands for one in `drop`. Underscores count too: CGI, WSGI and similar
-    interfaces can't tell `Content_Length` from `Content-Length`.
+    """Whether a name in an unusual spelling stands for one in `drop`.
+
+    Underscores count too: CGI, WSGI and similar interfaces can't tell `Content_Length` from `Content-Length`.
     """
     lower = name.lower()
     if b"_" not in lower:

@@ -15,7 +15,7 @@ from sidecar.proxy.fields.headers import Fields, Found
 
 _PATH = re.compile(rb";[ \t]*+path[ \t]*+=[ \t]*+(?=/)", re.IGNORECASE)
 _MOST_ATTRIBUTES, _MOST_PATHS = 32, 4
-"""Of a cookie: there are nine kinds of attributes, and each is given once."""
+"""Most attributes and paths of a cookie. There are nine kinds of attributes, and each is given once."""
 _REFERENCE = re.compile(rb"(?i)(?:(https?):)?//([^/?#@]{1,300})(?=[/?#]|\Z)")
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 _MAPPED = (b"location", b"content-location")

@@ -1,10 +1,11 @@
-"""Which upgrades are carried, and whether a 101 answers the app's request. Owns the checks of the heads that turn a
-connection into a tunnel. Called by the downstream connection for each requested upgrade, and by the exchange for each
-101. Pure. The rules: a server may ignore `Upgrade`, so an upgrade that is not carried is dropped and the request
-  served without it. After a 101 nothing is checked any more, so a doubtful 101 is refused: an upstream that could be
-  made to answer 101, and no more, would give its caller a way past the route's `allow`. Without `Connection: upgrade`
-  llhttp takes no 101 for a switch. Sources: RFC 9110 sections 7.8 and 15.2.2, RFC 6455 section 4.1 (what a client
-  must look at).
+"""Which upgrades are carried, and whether a 101 answers the app's request.
+
+Owns the checks of the heads that turn a connection into a tunnel. Called by the downstream connection for each
+requested upgrade, and by the exchange for each 101. Pure. The rules: a server may ignore `Upgrade`, so an upgrade
+that is not carried is dropped and the request served without it. After a 101 nothing is checked any more, so a
+doubtful 101 is refused: an upstream that could be made to answer 101, and no more, would give its caller a way past
+the route's `allow`. Without `Connection: upgrade` llhttp takes no 101 for a switch. Sources: RFC 9110 sections 7.8
+and 15.2.2, RFC 6455 section 4.1 (what a client must look at).
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def carried(wish: bytes, known: Set[bytes]) -> bytes | None:
 
 
 def refusal(upgrade: bytes | None, asked: Fields, answered: Fields) -> str | None:
-    """What is wrong with a 101, for the end of a sentence; None if it may be passed on. `upgrade` is what the app
-    asked for, None for nothing; the other arguments are the lines of the two heads.
+    """What is wrong with a 101, for the end of a sentence; None if it may be passed on.
+
+    `upgrade` is what the app asked for, None for nothing; the other arguments are the lines of the two heads.
     """
     wanted = list_members(upgrade or b"")
     offered = list_members(_value(answered, b"upgrade"))

@@ -1,6 +1,7 @@
-"""Writing answers: the app's side of an exchange, as bytes. Owns how an answer is framed, and how it is broken off so
-that the app can tell. The base of `DownstreamConnection`, which keeps the order of the requests. Rules: RFC 9112
-sections 6 and 9.6.
+"""Writing answers: the app's side of an exchange, as bytes.
+
+Owns how an answer is framed, and how it is broken off so that the app can tell. The base of `DownstreamConnection`,
+which keeps the order of the requests. Rules: RFC 9112 sections 6 and 9.6.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class AnswerWriter(AppSide):
         elif (
             body == NO_BODY and b"content-length" not in found and heads.needs_length(status, request.method)
         ):
-            # Of HTTP/2, where a head can end a message without saying how long it is.
+            # The answer came in HTTP/2, where a head can end a message without giving its length.
             fields = (*fields, (b"Content-Length", b"0"))
         self._framing = body
         self._out += heads.answer_head(

@@ -181,9 +181,11 @@ class DownstreamConnection(Turns, Sink, Receiver):
             receiving.error = error  # for its turn
 
     def carried(self, request: Request, target: bytes, wish: bytes) -> bytes | None:
-        """The protocols of a requested upgrade that the request's route carries. None if the upgrade is declined: the
-        head is then parsed again without it, and judged so. A server may ignore it (RFC 9110 section 7.8), and
-        clients send it along with every request without needing it (Java's h2c, TLS/1.2 of Apache's HttpClient).
+        """The protocols of a requested upgrade that the request's route carries.
+
+        None if the upgrade is declined: the head is then parsed again without it, and judged so. A server may ignore
+        it (RFC 9110 section 7.8), and clients send it along with every request without needing it (Java's h2c,
+        TLS/1.2 of Apache's HttpClient).
         """
         try:
             authority, path, absolute = read_target(request.method, target, request.found)
@@ -249,6 +251,7 @@ class DownstreamConnection(Turns, Sink, Receiver):
 
     def fault(self, error: Exception) -> None:
         """End after a fault of the sidecar itself: with a 500 if no answer has begun, else in the middle of it.
+
         Everything that its requests hold is released, once.
         """
         self.context.faults.note(error, "connection from the app")

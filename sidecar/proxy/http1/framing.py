@@ -28,9 +28,10 @@ _CR, _LF, _SEMICOLON = b"\r\n;"
 
 @final
 class Chunks:
-    """Finds where a chunked body ends, as its bytes come in. The parser reads the same bytes and decides about them;
-    this only says how many to give it, so that what follows the body can be checked from its first byte. The
-    parser refuses what this can't read.
+    """Finds where a chunked body ends, as its bytes come in.
+
+    The parser reads the same bytes and decides about them; this only says how many to give it, so that what follows
+    the body can be checked from its first byte. The parser refuses what this can't read.
     """
 
     __slots__ = ("_last", "_left", "_line")
@@ -112,8 +113,9 @@ def request_body(found: Mapping[bytes, bytes], *, http10: bool) -> int:
 
 
 def response_body(found: Mapping[bytes, bytes], *, status: int, head: bool, http10: bool) -> int:
-    """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for a body that is not carried. A 204 can
-    be CHUNKED too: its only chunk must be the last one, or it may not be passed on.
+    """NO_BODY, CHUNKED, UNTIL_CLOSE, or the length in bytes; SidecarError for a body that is not carried.
+
+    A 204 can be CHUNKED too: its only chunk must be the last one, or it may not be passed on.
     """
     if status == 204 and not http10 and _is_chunked(found.get(b"transfer-encoding", b"")):
         # Against RFC 9112 section 6.1, and sent by many. It ends with its head (section 6.3); whether anything could be

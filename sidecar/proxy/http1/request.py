@@ -1,5 +1,7 @@
-"""A request as HTTP/1 reads it, and the interface to its receiver. Owns the form of a head with the facts that an
-HTTP/1 answer depends on, and the interface between `request_reader` and the connection.
+"""A request as HTTP/1 reads it, and the interface to its receiver.
+
+Owns the form of a head with the facts that an HTTP/1 answer depends on, and the interface between `request_reader`
+and the connection.
 """
 
 from __future__ import annotations

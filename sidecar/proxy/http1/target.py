@@ -88,7 +88,7 @@ def with_escapes(head: bytes) -> bytes | None:
     target, _, version = rest.partition(b" ")
     at = 0
     if target[:1] != b"/":
-        # Of an absolute target the authority is no text for escapes: a host has another spelling for what is no ASCII.
+        # The authority of an absolute target takes no escapes: a host spells non-ASCII characters in another way.
         at = target.find(b"://") + 3
         at = min(place for place in (target.find(b"/", at), target.find(b"?", at), len(target)) if place >= 0)
     if target.isascii() or not (target[:at] + version).isascii():

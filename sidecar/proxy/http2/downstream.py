@@ -324,7 +324,7 @@ class Http2Downstream(AppStreams, Connection, Receiver):
             self._seen_unsent = unsent
             self._moved_mono = now_mono
         if unsent:
-            # Of all its streams: what is framed goes out in one order.
+            # This counts all its streams, because framed bytes go out in one order.
             if now_mono - self._moved_mono >= limits.send_timeout:
                 self.transport.abort()
         elif not self._streams or self.state is LINGER:

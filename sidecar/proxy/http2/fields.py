@@ -1,7 +1,8 @@
-"""Translates heads between HTTP/2's lines and the form that an exchange uses. Owns the pseudo-headers, and which
-lines are dropped and added. Called by the two sides. Pure. Before a head gets here, libnghttp2 has refused what is
-malformed by RFC 9113 section 8: pseudo-headers behind others, twice, unknown or missing, upper case,
-connection-specific fields, bytes that no name or value has. Rules: RFC 9113 section 8, RFC 9110.
+"""Translates heads between HTTP/2's lines and the form that an exchange uses.
+
+Owns the pseudo-headers, and which lines are dropped and added. Called by the two sides. Pure. Before a head gets
+here, libnghttp2 has refused what is malformed by RFC 9113 section 8: pseudo-headers behind others, twice, unknown or
+missing, upper case, connection-specific fields, bytes that no name or value has. Rules: RFC 9113 section 8, RFC 9110.
 
 Names go out in lower case, since libnghttp2 writes them so.
 """

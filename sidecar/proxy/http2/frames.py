@@ -1,7 +1,9 @@
-"""What libnghttp2 does not report about the frames that an app sends. Owns the walk from one frame's header to the
-next, across reads that end anywhere. Called by `connection`. Pure. It finds heads that are incomplete, so that slow
-apps can be timed out, and malformed PRIORITY frames, which libnghttp2 drops like all PRIORITY frames. libnghttp2
-checks the sizes of frames. Rules: RFC 9113 sections 4.1, 4.3 and 6.3, RFC 7540 section 5.3.1.
+"""What libnghttp2 does not report about the frames that an app sends.
+
+Owns the walk from one frame's header to the next, across reads that end anywhere. Called by `connection`. Pure. It
+finds heads that are incomplete, so that slow apps can be timed out, and malformed PRIORITY frames, which libnghttp2
+drops like all PRIORITY frames. libnghttp2 checks the sizes of frames. Rules: RFC 9113 sections 4.1, 4.3 and 6.3, RFC
+7540 section 5.3.1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What gRPC adds to HTTP/2: how to recognise a call, its deadline, and how its answers report errors. Owns the
-sidecar's own answers to gRPC calls, and the reading of a call's status. Called by the two sides. Pure. Rules:
-https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, and http-grpc-status-mapping.md beside it.
+"""What gRPC adds to HTTP/2: how to recognise a call, its deadline, and how its answers report errors.
+
+Owns the sidecar's own answers to gRPC calls, and the reading of a call's status. Called by the two sides. Pure.
+Rules: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, and http-grpc-status-mapping.md beside it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Decides who gets the next connection of a route. Owns a route's limit on connections (to all of its destinations
-together), the queue of exchanges that wait for one, and the budget of requests that are sent again. Called by its
-pools. All of it is synchronous.
+"""Decides who gets the next connection of a route.
+
+Owns a route's limit on connections (to all of its destinations together), the queue of exchanges that wait for one,
+and the budget of requests that are sent again. Called by its pools. All of it is synchronous.
 """
 
 from __future__ import annotations
@@ -114,9 +115,10 @@ class Places:
             self.stats.queued -= 1
 
     def hand_over(self, link: Link, pool: Bench) -> bool:
-        """A connection has room, and an exchange is queued. Returns whether the connection is taken, or was closed by
-        a fault. A connection that still carries requests gives no place away: it goes to the first exchange that
-        needs its destination.
+        """A connection has room, and an exchange is queued.
+
+        Returns whether the connection is taken, or was closed by a fault. A connection that still carries requests
+        gives no place away: it goes to the first exchange that needs its destination.
         """
         exchange, (_, wanted) = next(iter(self.queue.items()))
         if wanted is not pool and link.streams:

@@ -1,15 +1,15 @@
 """Decides which connection serves which request.
 
 Owns the connections to every destination: idle ones (last in, first out, so that surplus ones age out), and those
-being dialled. How many a route may have, and who waits for one, is `places`'. Called by exchanges. Decisions are
-synchronous; only dialling is a task. A connection is never shared between destinations: a `Destination` holds all
+being dialled. `places` has the number that a route may have, and who waits for one. Called by exchanges. Decisions
+are synchronous; only dialling is a task. A connection is never shared between destinations: a `Destination` holds all
 that matters for safety (route, host, port, TLS settings).
 
-Who gets what: an idle connection of the destination · else a place, if the route has a free one or an idle
-connection to another of its destinations that can be closed for it: then one is dialled · else a place in the
+An exchange gets an idle connection of its destination. If there is none, it gets a place, and one is dialled: the
+route has a free place, or can close an idle connection to another of its destinations. Otherwise it waits in the
 route's queue. The queue is first in, first out, whatever the destination: the exchange that has waited longest gets
-the next connection if that leads where it wants to go, else its place. While anybody is queued, none of the route's
-connections is idle. Dialling is bounded by the route's `timeouts.connect`, the queue by `pool.queue_wait`.
+the next connection if that leads where it wants to go, else its place. While an exchange is queued, none of the
+route's connections is idle. Dialling is bounded by the route's `timeouts.connect`, the queue by `pool.queue_wait`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What a target's 401, 403 or 404, or IAP's redirect to its sign-in, means and what fixes it. Owns the known ways in
-which Google's front ends refuse a request with a token, each with its reason and the command that fixes it. Called by
-`refusals` for an answer that goes to the app unchanged, and so by `check --online`. Pure. It gets the beginning of
-the answer's body and the claims of the token, and quotes only parts whose form it knows. Sources: the pages named in
-config/targets; the texts that users report (docs/targets.md).
+"""What a target's 401, 403 or 404, or IAP's redirect to its sign-in, means and what fixes it.
+
+Owns the known ways in which Google's front ends refuse a request with a token, each with its reason and the command
+that fixes it. Called by `refusals` for an answer that goes to the app unchanged, and so by `check --online`. Pure. It
+gets the beginning of the answer's body and the claims of the token, and quotes only parts whose form it knows.
+Sources: the pages named in config/targets; the texts that users report (docs/targets.md).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Diagnosis(NamedTuple):
 
 
 def may_tell(status: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bool:
-    """Whether an answer with this status and these header lines needs a diagnosis. Of redirects, only IAP's own."""
+    """Whether an answer with this status and these header lines needs a diagnosis. Only IAP's redirects do."""
     if status in (401, 403, 404):
         return True
     return status in (302, 303, 307) and any(name.lower() == _BY_IAP for name, _ in fields)
@@ -233,8 +234,9 @@ def _hidden(refused: Refused) -> Diagnosis | None:
     )
     return Diagnosis(
         Cause.HIDDEN,
-        "Google's front end answered 404, not the service: its ingress settings do not let this network in (call it "
-        "from the VPC, or through the load balancer), VPC Service Controls hide it, or there is no such service: "
+        "Google's front end answered 404, not the service. Either its ingress settings do not let this network in "
+        "(call it from the VPC, or through the load balancer), or VPC Service Controls hide it, or there is no such "
+        "service. "
         f"`{command}` shows the ingress.",
         command,
     )

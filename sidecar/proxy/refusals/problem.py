@@ -1,5 +1,7 @@
-"""The sidecar's own answers. Owns their form: RFC 9457 `application/problem+json` with an RFC 9209 `Proxy-Status`, so
-that they can't be mistaken for the upstream's. Called by the codecs of the app's side, which write it. Pure.
+"""The sidecar's own answers.
+
+Owns their form: RFC 9457 `application/problem+json` with an RFC 9209 `Proxy-Status`, so that they can't be mistaken
+for the upstream's. Called by the codecs of the app's side, which write it. Pure.
 """
 
 from __future__ import annotations

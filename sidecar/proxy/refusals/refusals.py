@@ -1,7 +1,9 @@
-"""Reports targets that refuse the token. Owns the last refusal of each route and how often it is logged. Called by an
-exchange when it ends, with its sample of a 401, 403 or 404 that went to the app unchanged; read by the status page.
-The rule: one log line a minute for each route and cause, however much traffic there is; of an answer or a token only
-what `diagnosis` made of it. The sidecar's own answers are in `outages`.
+"""Reports targets that refuse the token.
+
+Owns the last refusal of each route and how often it is logged. Called by an exchange when it ends, with its sample of
+a 401, 403 or 404 that went to the app unchanged; read by the status page. The rule: one log line a minute for each
+route and cause, however much traffic there is; of an answer or a token only what `diagnosis` made of it. The
+sidecar's own answers are in `outages`.
 """
 
 from __future__ import annotations

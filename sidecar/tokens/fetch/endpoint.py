@@ -1,9 +1,9 @@
 """A token endpoint's answers and faults, and what each of them means.
 
-Owns `Endpoint` (who is asked), `Answer` (what came back) and the way from a fault to a `SidecarError`; what an
-endpoint's refusals mean is in `refused`. Called by the transport and the grants; it opens no connection and reads
-no clock. The rule: each way to fail has its own reason and says what to do (docs/errors.md), in words of ours:
-nothing of a body is ever quoted, since a body can hold a token and an error's text ends up in logs.
+Owns `Endpoint` (the called server), `Answer` (its answer) and the `SidecarError` for each fault; `refused` has the
+meaning of an endpoint's refusals. Called by the transport and the grants; it opens no connection and reads no clock.
+The rule: each way to fail has its own reason and says what to do (docs/errors.md), in our own words: a body is never
+quoted, because it can hold a token and errors are logged.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from sidecar.grammar.certificates import Certificate, issuer
 from sidecar.grammar.moments import from_http_date
 
 CLOCK_TOLERANCE: Final = 60.0
-"""Seconds that this machine's clock may differ from an answer's `Date` before it is mentioned."""
+"""Seconds by which this machine's clock may differ from an answer's `Date` before errors mention it."""
 
 IMPOSTOR: Final = "Check that no captive portal, proxy or other service answers in its place."
 NETWORK: Final = "Check the network, DNS and (where one is needed) HTTPS_PROXY of this process."
-"""What to do when an endpoint of Google's can't be reached."""
+"""What to do when one of Google's endpoints can't be reached."""
 
 SET_CA: Final = (
     "set `ca_file` at the top level of the configuration, or SSL_CERT_FILE (for upstreams as well) or "
     "REQUESTS_CA_BUNDLE, to a PEM file with its CA."
 )
-"""What to do where a CA is not trusted."""
+"""What to do about a CA that is not trusted."""
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,60}")
 _OAUTH_CODE = re.compile(r"[a-z_]{1,40}")
@@ -39,7 +39,7 @@ _PROJECT = re.compile(r"projects/[a-z0-9:.-]{1,60}")
 
 
 class Protocol(Enum):
-    """What is spoken with the endpoint."""
+    """The endpoint's protocol."""
 
     METADATA = auto()
     """GET; the answer is the token."""
@@ -50,11 +50,11 @@ class Protocol(Enum):
     STS = auto()
     """POST of another provider's token (RFC 8693)."""
     SUBJECT = auto()
-    """Whatever the other provider speaks."""
+    """The other provider's protocol."""
     IAM = auto()
     """Google's REST: JSON both ways, errors as google.rpc.Status."""
     LOCAL = auto()
-    """No network: a key that signs, a file, a command."""
+    """No network: a signing key, a file, a command."""
 
 
 class Fault(Enum):
@@ -68,27 +68,29 @@ class Fault(Enum):
 
 
 class Endpoint(NamedTuple):
-    """Who is asked for a token."""
+    """The server that is asked for a token."""
 
     name: str
-    """As it stands in a sentence: "the metadata server at 127.0.0.1:8080"."""
+    """Its name in a sentence: "the metadata server at 127.0.0.1:8080"."""
     protocol: Protocol
     subject: str
-    """Whose token is asked for, as it stands in a sentence."""
+    """Whose token is requested, worded for a sentence."""
     absent: str
     """What to do when it can't be reached: a sentence or two."""
     account: str = ""
-    """IAM: the e-mail of the service account whose token is asked for."""
+    """IAM: the e-mail of the service account whose token is requested."""
     caller: str = ""
-    """IAM: the member that asks (`serviceAccount:E-MAIL`), where it is known."""
+    """IAM: the member that asks (`serviceAccount:E-MAIL`), if known."""
     method: str = ""
-    """IAM: what is called, such as `generateIdToken`."""
+    """IAM: the method, such as `generateIdToken`."""
     served: bool = False
     """METADATA: whether it has answered before."""
     denied: str = ""
-    """SUBJECT: what to do where it refuses; empty for the usual."""
+    """SUBJECT: what to do if it refuses; empty for the usual advice."""
     login: str = ""
-    """LOGIN: the command that logs in again. METADATA: the one that makes it needless, where it does not answer."""
+    """LOGIN: the command that logs in again. METADATA: the command that makes the metadata server unnecessary, for
+    when it does not answer.
+    """
 
 
 @final
@@ -102,7 +104,7 @@ class Answer:
     ) -> None:
         self.status = status
         self.headers = headers
-        """By lower-case name, however they are kept."""
+        """By lower-case name."""
         self.data = data
         self.received_at = received_at
         """Unix seconds."""
@@ -112,7 +114,7 @@ class Answer:
 
     @property
     def media_type(self) -> str:
-        """The Content-Type without parameters, or what to say in its place."""
+        """The Content-Type without parameters, or a phrase if there is none."""
         found = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not found:
             return "no Content-Type"
@@ -120,7 +122,7 @@ class Answer:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds that the endpoint asks to be left alone (RFC 9110 section 10.2.3)."""
+        """For how many seconds the endpoint asks for no calls (RFC 9110 section 10.2.3)."""
         value = self.headers.get("retry-after", "").strip()
         if re.fullmatch(r"[0-9]{1,9}", value):
             return float(value)
@@ -129,7 +131,7 @@ class Answer:
 
     @property
     def clock_ahead(self) -> float | None:
-        """How far (seconds) this machine's clock is ahead of the endpoint's, by its `Date`."""
+        """How many seconds this machine's clock is ahead of the endpoint's, by its `Date`."""
         at = self._date_at
         return None if at is None else self.received_at - at
 
@@ -138,7 +140,7 @@ class Answer:
         return from_http_date(self.headers.get("date", ""))
 
     def clock_hint(self) -> str:
-        """A sentence about the clock where it is off, else nothing."""
+        """A sentence about the clock if it is off, else empty."""
         ahead = self.clock_ahead
         if ahead is None or abs(ahead) < CLOCK_TOLERANCE:
             return ""
@@ -146,7 +148,7 @@ class Answer:
         return f" This machine's clock is {abs(ahead):.0f} s {side} the endpoint's: set it right (NTP)."
 
     def oauth_error(self) -> tuple[str, str] | None:
-        """Code and description of an OAuth error (RFC 6749 section 5.2); not for quoting."""
+        """Code and description of an OAuth error (RFC 6749 section 5.2). Don't quote them."""
         body = self._json()
         code = body.get("error")
         if not isinstance(code, str) or not _OAUTH_CODE.fullmatch(code):
@@ -155,13 +157,14 @@ class Answer:
         return code, description.lower() if isinstance(description, str) else ""
 
     def oauth_subtype(self) -> str:
-        """Google's `error_subtype` of an OAuth error, or nothing."""
+        """Google's `error_subtype` of an OAuth error, or empty."""
         found = self._json().get("error_subtype")
         return found if isinstance(found, str) else ""
 
     def rpc_error(self) -> tuple[str, str, str, str]:
-        """Of a google.rpc.Status: its status, its message in lower case (not for quoting), and of its ErrorInfo the
-        reason and the project that is meant; each empty where there is none."""
+        """From a google.rpc.Status: its status, its message in lower case (don't quote it), and from its ErrorInfo
+        the reason and the project. Each is empty if missing.
+        """
         error = self._json().get("error")
         if not isinstance(error, dict):
             return "", "", "", ""
@@ -192,14 +195,15 @@ _FLAVOR: Final = "Google"
 
 
 def has_flavor(endpoint: Endpoint, answer: Answer) -> bool:
-    """Whether what answered says that it is a metadata server, where one was asked: each of its answers has
-    `Metadata-Flavor: Google`, by which Google's libraries tell it from what else may stand at a plain http address
-    (https://cloud.google.com/compute/docs/metadata/querying-metadata)."""
+    """Whether the answer comes from a metadata server, if one was asked. Each of its answers has `Metadata-Flavor:
+    Google`, by which Google's libraries recognise it
+    (https://cloud.google.com/compute/docs/metadata/querying-metadata).
+    """
     return endpoint.protocol is not Protocol.METADATA or answer.headers.get("metadata-flavor") == _FLAVOR
 
 
 def no_flavor(endpoint: Endpoint, answer: Answer) -> SidecarError:
-    """Status 200 from what does not say that it is a metadata server: nothing of it is used."""
+    """Status 200 without the sign of a metadata server: the answer is not used."""
     return SidecarError(
         Reason.TOKEN_MALFORMED,
         f"{capital(endpoint.name)} answered {answer.status} with {answer.media_type} and without "
@@ -208,14 +212,14 @@ def no_flavor(endpoint: Endpoint, answer: Answer) -> SidecarError:
 
 
 def flavor_hint(endpoint: Endpoint, answer: Answer) -> str:
-    """A sentence for a refusal that may come from something else than the metadata server, else nothing."""
+    """A sentence for a refusal that may not come from the metadata server, else empty."""
     if has_flavor(endpoint, answer):
         return ""
     return f" The answer has no `Metadata-Flavor: {_FLAVOR}`, so it may come from something else. {IMPOSTOR}"
 
 
 def unreachable(endpoint: Endpoint, fault: Fault) -> SidecarError:
-    """No answer at all."""
+    """There was no answer."""
     return SidecarError(
         Reason.TOKEN_ENDPOINT_UNREACHABLE,
         f"{capital(endpoint.name)} {fault.value}. {endpoint.absent}",
@@ -224,7 +228,9 @@ def unreachable(endpoint: Endpoint, fault: Fault) -> SidecarError:
 
 
 def untrusted(endpoint: Endpoint, trust: str, chain: Sequence[Certificate]) -> SidecarError:
-    """Nothing that is trusted stands above the endpoint's certificate; `trust` says what is, `chain` is what came."""
+    """The endpoint's certificate has no trusted CA above it. `trust` names the trusted CAs, `chain` is what the
+    server sent.
+    """
     ca = issuer(chain) or "of its certificate"
     return SidecarError(
         Reason.TOKEN_ENDPOINT_UNREACHABLE,
@@ -234,7 +240,7 @@ def untrusted(endpoint: Endpoint, trust: str, chain: Sequence[Certificate]) -> S
 
 
 def bad_certificate(endpoint: Endpoint, message: str) -> SidecarError:
-    """The certificate was refused for another reason, which OpenSSL calls `message`."""
+    """The certificate was refused for another reason, given by OpenSSL's `message`."""
     return SidecarError(
         Reason.TOKEN_ENDPOINT_UNREACHABLE,
         f"The certificate of {endpoint.name} was not accepted ({message}). Check this machine's clock, and that no "
@@ -243,7 +249,7 @@ def bad_certificate(endpoint: Endpoint, message: str) -> SidecarError:
 
 
 def no_cas(endpoint: Endpoint, why: str) -> SidecarError:
-    """The CAs that are named can't be used, for the reason in `why`: the endpoint was not asked."""
+    """The named CAs can't be used, for the reason in `why`. The endpoint was not called."""
     return SidecarError(
         Reason.TOKEN_ENDPOINT_UNREACHABLE,
         f"{capital(endpoint.name)} was not asked, since there is no CA to judge it by: {why}. Fix that file, or unset "
@@ -252,12 +258,12 @@ def no_cas(endpoint: Endpoint, why: str) -> SidecarError:
 
 
 def proxy_unusable(endpoint: Endpoint, why: str) -> SidecarError:
-    """The environment names a proxy that can't be used, for the reason in `why`: it was not asked."""
+    """The environment names a proxy that can't be used, for the reason in `why`. The proxy was not called."""
     return SidecarError(Reason.TOKEN_ENDPOINT_UNREACHABLE, f"{capital(endpoint.name)} was not asked. {why}.")
 
 
 def proxy_failed(endpoint: Endpoint, setting: ProxySetting, status: int | None) -> SidecarError:
-    """The proxy was not reached, or it made no tunnel and answered `status`."""
+    """The proxy was not reached, or answered `status` and made no tunnel."""
     match status:
         case None:
             what = "could not be reached. Check that it runs, and its host and port"
@@ -275,7 +281,7 @@ def proxy_failed(endpoint: Endpoint, setting: ProxySetting, status: int | None) 
 
 
 def too_slow(endpoint: Endpoint, seconds: float) -> SidecarError:
-    """No complete answer within the deadline."""
+    """There was no complete answer within the deadline."""
     return SidecarError(
         Reason.TOKEN_TIMEOUT,
         f"{capital(endpoint.name)} gave no complete answer within {seconds:g} s. {endpoint.absent}",
@@ -284,7 +290,7 @@ def too_slow(endpoint: Endpoint, seconds: float) -> SidecarError:
 
 
 def too_large(endpoint: Endpoint, limit: int) -> SidecarError:
-    """More than any token needs."""
+    """The answer is larger than any token needs."""
     return SidecarError(
         Reason.TOKEN_MALFORMED,
         f"{capital(endpoint.name)} answered with more than {limit} bytes, so not with a token. {IMPOSTOR}",
@@ -292,7 +298,7 @@ def too_large(endpoint: Endpoint, limit: int) -> SidecarError:
 
 
 def compressed(endpoint: Endpoint) -> SidecarError:
-    """A content coding, where the request said `Accept-Encoding: identity`."""
+    """The answer has a content coding, although the request said `Accept-Encoding: identity`."""
     return SidecarError(
         Reason.TOKEN_MALFORMED,
         f"{capital(endpoint.name)} gave a compressed answer, which was not asked for. {IMPOSTOR}",
@@ -300,7 +306,7 @@ def compressed(endpoint: Endpoint) -> SidecarError:
 
 
 def not_http(endpoint: Endpoint) -> SidecarError:
-    """Something came back that no HTTP parser understands."""
+    """The answer is not HTTP."""
     return SidecarError(
         Reason.TOKEN_MALFORMED,
         f"{capital(endpoint.name)} gave an answer that is not HTTP. {IMPOSTOR}",
@@ -308,7 +314,7 @@ def not_http(endpoint: Endpoint) -> SidecarError:
 
 
 def not_a_token(endpoint: Endpoint, answer: Answer) -> SidecarError:
-    """Status 200, and no token in it."""
+    """Status 200 without a token."""
     return SidecarError(
         Reason.TOKEN_MALFORMED,
         f"{capital(endpoint.name)} answered 200 with {answer.media_type} ({len(answer.data)} bytes) "
@@ -321,10 +327,10 @@ def _instead(endpoint: Endpoint) -> str:
 
 
 def _word(found: object) -> str:
-    """An upper-case code of Google's, or nothing."""
+    """One of Google's upper-case codes, or empty."""
     return found if isinstance(found, str) and _RPC_CODE.fullmatch(found) else ""
 
 
 def capital(text: str) -> str:
-    """`text` as it stands at the beginning of a sentence."""
+    """`text` with a capital, for the beginning of a sentence."""
     return text[:1].upper() + text[1:]

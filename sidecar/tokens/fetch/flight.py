@@ -1,8 +1,8 @@
-"""One fetch, as both of its threads see it.
+"""One fetch, shared by its two threads.
 
-Owns what a fetch has open: its connections, its child processes, its deadline. The worker thread opens them
-through it, the event loop ends them all by `abort`. Made by `GoogleSource` for each fetch. It knows nothing
-of tokens. The rule: nothing that a fetch opened outlives it by more than one blocked system call.
+Owns its connections, its child processes and its deadline. The worker thread opens them through it, the event loop
+ends them all with `abort`. Made by `GoogleSource` for each fetch. It knows nothing of tokens. The rule: what a fetch
+opened ends with it, at most one blocked system call later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Flight:
         self._outward = outward
         self.seconds = seconds
         self.endpoint: Endpoint | None = None
-        """Who is being asked; None before it is known."""
+        """The server being asked; None until it is known."""
         self._deadline_mono = clock.mono() + seconds
         self._transports: list[GoogleTransport] = []
         self._on_abort: list[Callable[[], None]] = []
@@ -37,13 +37,13 @@ class Flight:
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline; 0 once it has been given up."""
+        """Seconds until the deadline; 0 after the fetch was given up."""
         return 0.0 if self._aborted else max(0.0, self._deadline_mono - self.clock.mono())
 
     def open(
         self, endpoint: Endpoint, *, origin: str | None = None, proxies: bool = False
     ) -> GoogleTransport:
-        """A transport to one more endpoint; see `GoogleTransport`. In the worker thread."""
+        """A transport to one more endpoint; see `GoogleTransport`. For the worker thread."""
         from sidecar.tokens.fetch.transport import GoogleTransport
 
         self.endpoint = endpoint
@@ -61,7 +61,7 @@ class Flight:
         return transport
 
     def on_abort(self, end: Callable[[], None]) -> None:
-        """Have `end` called when the fetch is given up; now if it has been already. In the worker thread."""
+        """Have `end` called when the fetch is given up, or now if it was already. For the worker thread."""
         with self._lock:
             self._on_abort.append(end)
             aborted = self._aborted
@@ -69,7 +69,7 @@ class Flight:
             end()
 
     def abort(self) -> None:
-        """End it now; in the event loop. Harmless after its end."""
+        """End it now. For the event loop. Harmless after its end."""
         with self._lock:
             self._aborted = True
             ends = list(self._on_abort)
@@ -77,6 +77,6 @@ class Flight:
             end()
 
     def close(self) -> None:
-        """Close its connections; in the worker thread."""
+        """Close its connections. For the worker thread."""
         for transport in self._transports:
             transport.close()

@@ -1,10 +1,10 @@
-"""What every kind of credential can be asked for.
+"""The interface of all kinds of credentials.
 
-Owns `Grant`, the seam between one fetch (`source`) and the ways of getting a token (metadata,
-service_account, impersonation, …), and the use of google-auth's credentials behind it. Called in worker
-threads: everything blocks. A grant may not retry, log or keep an ID token. The rule: a grant ends with what an
-endpoint handed out, or with a `SidecarError` that names what to do; google-auth's exceptions go no further than
-this module: their texts and tracebacks hold what was sent and what came.
+Owns `Grant`, which stands between one fetch (`source`) and the ways to get a token (metadata, service_account,
+impersonation, …), and the use of google-auth's credentials behind it. Called in worker threads: everything blocks. A
+grant may not retry, log or keep an ID token. The rule: a grant returns what an endpoint gave, or raises a
+`SidecarError` that says what to do. google-auth's exceptions don't leave this module, because their texts and
+tracebacks hold requests and answers.
 """
 
 from __future__ import annotations
@@ -28,71 +28,73 @@ SELF_SIGNED_LIFE: Final = 3600
 
 
 class Fetched(NamedTuple):
-    """What came; its text form shows nothing of it."""
+    """A fetched token, whose text form shows nothing of it."""
 
     value: str
     endpoint: Endpoint
     answer: Answer | None = None
-    """None where no HTTP was spoken: a key that signs, a file."""
+    """None if there was no HTTP: a signing key, a file."""
     expires_in: float | None = None
-    """Seconds; for access tokens, which do not say it themselves."""
+    """Seconds, for access tokens, which don't contain their expiry."""
     quota_project: str | None = None
-    """The project that calls with this access token are counted against."""
+    """The project that is charged for calls with this access token."""
     universe: str | None = None
-    """The universe domain of this access token, where what gave it said so."""
+    """The universe domain of this access token, if its endpoint stated it."""
 
     def __repr__(self) -> str:
         return f"<Fetched from {self.endpoint.name}>"
 
 
 class Grant:
-    """One credential; what it can't do raises CREDENTIAL_MISMATCH."""
+    """One credential. It raises CREDENTIAL_MISMATCH for kinds of tokens that it can't give."""
 
     ability = "metadata"
-    """Which row of `combinations.ABILITIES` it is."""
+    """Its row in `combinations.ABILITIES`."""
 
     def describe(self) -> str:
-        """What is used, without any secret."""
+        """What is used, without secrets."""
         raise NotImplementedError
 
     def resolved(self) -> Grant:
-        """What it turns out to be: only `adc` is something else. Reads files; raises `SidecarError`."""
+        """The grant that it stands for; only `adc` stands for another. Reads files; raises `SidecarError`."""
         return self
 
     def known_email(self) -> str | None:
-        """The service account that this is, as far as files and the configuration say; may raise `SidecarError`."""
+        """Its service account, as far as files and the configuration show it; may raise `SidecarError`."""
         return None
 
     def check(self) -> None:
-        """Raise `SidecarError` for what can be seen to be wrong before the first fetch."""
+        """Raise `SidecarError` for errors that show before the first fetch."""
 
     def look(self) -> bool:
-        """Whether there are files that it is made of; raises `SidecarError` for what is wrong with them. For the
-        command `check`: to a sidecar that runs, they may come later."""
+        """Whether the files it needs exist; raises `SidecarError` if they are wrong. For the command `check`: for a
+        running sidecar they may appear later.
+        """
         return False
 
     def email(self, flight: Flight) -> str | None:
-        """The service account that this is; asks for it where need be. None: a person, or unknown."""
+        """Its service account, with a request if needed. None: a person, or unknown."""
         del flight
         return self.known_email()
 
     def known_universe(self) -> str | None:
-        """The universe domain that this belongs to, as far as files and the configuration say; may raise
-        `SidecarError`. None: that has to be asked, or is not known."""
+        """Its universe domain, as far as files and the configuration show it; may raise `SidecarError`. None: unknown
+        without a request.
+        """
         return None
 
     def universe(self, flight: Flight) -> str | None:
-        """The universe domain that this belongs to; asks for it where need be. None: not known."""
+        """Its universe domain, with a request if needed. None: unknown."""
         del flight
         return self.known_universe()
 
     def member(self, flight: Flight) -> str | None:
-        """Who this is to IAM: `serviceAccount:E-MAIL`; None where it is not known."""
+        """Its name as an IAM member, `serviceAccount:E-MAIL`; None if unknown."""
         email = self.email(flight)
         return None if email is None else f"serviceAccount:{email}"
 
     def project(self, flight: Flight) -> str | None:
-        """The project that this belongs to; asks for it where need be. None where it is not known."""
+        """Its project, with a request if needed. None if unknown."""
         return project_of(self.email(flight) or "")
 
     def id_token(self, flight: Flight, audience: str) -> Fetched:
@@ -104,7 +106,7 @@ class Grant:
         self._cannot(TokenKind.ACCESS)
 
     def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
-        """A JWT for `audience` that this account's own key signed."""
+        """A JWT for `audience`, signed with this account's own key."""
         self._cannot(TokenKind.SELF_SIGNED_JWT)
 
     def _cannot(self, kind: TokenKind) -> NoReturn:
@@ -112,7 +114,7 @@ class Grant:
 
 
 class IndirectGrant(Grant):
-    """One that turns out to be another: what it is asked, that one answers."""
+    """A grant that stands for another one, which does its work."""
 
     def resolved(self) -> Grant:
         """See `Grant.resolved`."""
@@ -151,7 +153,7 @@ class IndirectGrant(Grant):
         return self.resolved().project(flight)
 
     def access_token(self, flight: Flight, scopes: Sequence[str]) -> Fetched:
-        """See `Grant.access_token`; the other kinds are asked of what it is, by `ask`."""
+        """See `Grant.access_token`. `ask` sends requests for other kinds to the grant that it stands for."""
         return self.resolved().access_token(flight, scopes)
 
 
@@ -180,7 +182,7 @@ def ask(grant: Grant, flight: Flight, key: TokenKey) -> Fetched:
 
 
 def mismatch(grant: Grant, why: str) -> SidecarError:
-    """What is asked of a credential that can't give it."""
+    """The credential can't give this kind of token."""
     title = ABILITIES[grant.ability].title
     return SidecarError(
         Reason.CREDENTIAL_MISMATCH,
@@ -201,9 +203,9 @@ def self_signed_claims(email: str, audience: str, now_at: float) -> dict[str, ob
 
 
 def refresh(credentials: Any, transport: GoogleTransport, endpoint: Endpoint) -> Answer:
-    """Have google-auth's `credentials` ask on `transport`; the answer with status 200 that they got.
+    """Have google-auth's `credentials` make their request on `transport`, and return the answer with status 200.
 
-    What it holds is for the caller to read: google-auth refuses some that name their own fault better. Raises
+    The caller reads its contents, because google-auth refuses some whose fault we can name better. Raises
     `SidecarError`: what the transport raised, or CREDENTIAL_INVALID if they failed before asking.
     """
     try:
@@ -244,7 +246,7 @@ def access_token_in(answer: Answer, endpoint: Endpoint, *, quota_project: str | 
 def life_said(endpoint: Endpoint, name: str, said: object, seconds: float | None) -> float:
     """The `seconds` that an access token has to live, as read from what an answer `said` in its field `name`.
 
-    Raises TOKEN_NO_EXPIRY where it said nothing, TOKEN_INVALID where it said what is no life of a token.
+    Raises TOKEN_NO_EXPIRY if it says nothing, TOKEN_INVALID for an impossible life.
     """
     if seconds is not None and is_life(seconds):
         return seconds
@@ -262,7 +264,7 @@ def life_said(endpoint: Endpoint, name: str, said: object, seconds: float | None
 
 
 def json_object(answer: Answer) -> Mapping[str, Any]:
-    """The JSON object in an answer; empty where there is none."""
+    """The JSON object in an answer; empty if there is none."""
     try:
         body = json.loads(answer.data)
     except (ValueError, RecursionError):

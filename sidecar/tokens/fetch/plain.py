@@ -1,8 +1,8 @@
 """One request over plain http, for metadata servers.
 
-Owns what `http.client` is told and how much is read. Called by the transport, in a worker thread: requests and urllib3
-cost 5 MB of memory and a fifth of the time to the first token, and a metadata server needs none of what they add. It
-may not retry, follow a redirect or judge the answer. Errors are `http.client`'s and the socket's own.
+Owns the use of `http.client`, and how much is read. Called by the transport, in a worker thread. requests and urllib3
+would cost 5 MB of memory and a fifth of the time to the first token, and a metadata server needs nothing of what they
+add. It may not retry, follow a redirect or judge the answer. Errors are `http.client`'s and the socket's own.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Plain(NamedTuple):
 
     status: int
     headers: Mapping[str, str]
-    """By lower-case name; of several lines of one name the values are joined (RFC 9110 section 5.3)."""
+    """By lower-case name. The values of several lines with one name are joined (RFC 9110 section 5.3)."""
     data: bytes | None
-    """None where it is over the limit."""
+    """None if it exceeds the limit."""
 
 
 def ask(
@@ -36,10 +36,10 @@ def ask(
     limit: int,
     watch: Callable[[socket.socket], None],
 ) -> Plain:
-    """Send a request to `url`, of http, on a connection of its own, and read at most `limit` bytes of a body.
+    """Send a request to an http `url` on a new connection, and read at most `limit` bytes of the body.
 
-    `seconds` is how long each step may take; `watch` is told the socket, so that another thread can end it. Raises
-    OSError, ValueError (for a host that is none) and http.client.HTTPException.
+    `seconds` is the limit of each step. `watch` gets the socket, so that another thread can end it. Raises OSError,
+    ValueError (for an invalid host) and http.client.HTTPException.
     """
     parts = urlsplit(url)
     target = parts.path or "/"

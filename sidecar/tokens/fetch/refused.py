@@ -2,9 +2,9 @@
 
 Owns the known failures of each endpoint (metadata server, OAuth, logins, the Security Token Service, IAM
 Credentials), each with its reason, a sentence and the command that fixes it. Called by the transport for every status
-but 200. Pure. The rule of `endpoint` holds: nothing of a body is quoted; codes and phrases are compared, and only
-what has a known form (a project, an upper-case code) is repeated. Sources: the texts that Google's endpoints answer
-with, as users report them (docs/errors.md).
+but 200. Pure. The rule of `endpoint` holds: a body is never quoted. Codes and phrases are compared, and only parts of
+a known form (a project, an upper-case code) are repeated. Sources: the texts of Google's endpoints, as users report
+them (docs/errors.md).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _refused_by_oauth(endpoint: Endpoint, answer: Answer) -> SidecarError:
 
 
 def _oauth_hint(endpoint: Endpoint, code: str, description: str) -> str:
-    """What to do about an OAuth error; Google says most of it in the description only."""
+    """What to do about an OAuth error. Google says most of it in the description only."""
     if code == "invalid_grant":
         for phrase, hint in _GRANT_HINTS:
             if phrase in description:
@@ -182,7 +182,7 @@ _EXCHANGE_HINTS: Final = (
         "meets it.",
     ),
 )
-"""By a phrase of the STS's error_description, lower case; the first that fits."""
+"""By a phrase of the STS's error_description, in lower case. The first match counts."""
 
 
 def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
@@ -265,7 +265,7 @@ _GRANT_HINTS: Final = (
     ),
     ("disabled", "{subject} is disabled: enable it, or use another one."),
 )
-"""By a phrase of Google's error_description, lower case; the first that fits."""
+"""By a phrase of Google's error_description, in lower case. The first match counts."""
 
 _OAUTH_HINTS: Final = {
     "invalid_grant": "It does not accept the key of {subject}: see that key and account exist and are enabled, "

@@ -1,9 +1,9 @@
-"""A token source: one credential, asked in worker threads.
+"""A token source: one credential, used in worker threads.
 
-Owns the way of one fetch: a worker thread, one deadline over everything, the grant, and the check of what
-came. The store calls `mint`; the grants (metadata, service_account, impersonation, …) say whom to ask and how.
-It may not retry, cache or log. The rule: a fetch ends within its deadline with a token of the kind and for
-exactly the audience that was asked for, or with a `SidecarError` of its own reason.
+Owns the steps of one fetch: a worker thread, one deadline for everything, the grant, and the check of the result. The
+store calls `mint`; the grants (metadata, service_account, impersonation, …) know the endpoints. It may not retry,
+cache or log. The rule: a fetch ends within its deadline with a token of the requested kind and for exactly the
+requested audience, or with a `SidecarError` that has its own reason.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from sidecar.tokens.token import Token, TokenKey
 from sidecar.tokens.universe import refuse_unexpected
 
 DEFAULT_SECONDS: Final = 8.0
-"""For a whole fetch: less than the default `token_wait`, so that waiting callers learn what failed."""
+"""Seconds for a whole fetch: less than the default `token_wait`, so that waiting callers learn what failed."""
 
 
 T = TypeVar("T")
 
 
 class Identity(NamedTuple):
-    """Who a credential is; None for what nobody says."""
+    """Who a credential is; None for unknown facts."""
 
     email: str | None
-    """Of the service account; a person's is not known."""
+    """The service account's e-mail. A person's is unknown."""
     project: str | None
     universe: str | None
 
@@ -59,13 +59,13 @@ class GoogleSource:
         self.grant = grant
         self._clock = clock
         self.seconds = seconds
-        """The deadline of a whole fetch."""
+        """The deadline of a whole fetch, in seconds."""
         self.universe = universe
-        """The universe domain that is meant here, where the environment says so."""
+        """The expected universe domain, if the environment names one."""
         self.threads = threads
         self._outward = outward
         self.clock_ahead: float | None = None
-        """How far (seconds) this machine's clock was ahead of the last endpoint's, where that said its time."""
+        """How many seconds this machine's clock was ahead of the last endpoint's, if that stated its time."""
 
     def __repr__(self) -> str:
         return f"<GoogleSource {self.name}>"
@@ -75,7 +75,7 @@ class GoogleSource:
         return await self._in_time(lambda flight: self._fetch(flight, key))
 
     async def identity(self) -> Identity:
-        """Who the credential is; asks for it where files and the configuration don't say. Raises `SidecarError`."""
+        """Who the credential is, with a request if files and the configuration don't show it. Raises `SidecarError`."""
         return await self._in_time(self._identify)
 
     def describe(self) -> str:
@@ -83,7 +83,7 @@ class GoogleSource:
         return self.grant.describe()
 
     async def _in_time(self, ask: Callable[[Flight], T | SidecarError]) -> T:
-        """What `ask` gives, in a worker thread and within the deadline."""
+        """The result of `ask`, in a worker thread and within the deadline."""
         flight = Flight(self._clock, self.seconds, self._outward)
         outcome: T | SidecarError
         try:
@@ -108,7 +108,7 @@ class GoogleSource:
             flight.close()
 
     def _fetch(self, flight: Flight, key: TokenKey) -> Token | SidecarError:
-        """In the worker thread. Errors are returned, as new ones."""
+        """Runs in the worker thread. Errors are returned, as new exceptions."""
         try:
             if self.universe is not None:
                 grant = self.grant.resolved()
@@ -134,12 +134,12 @@ class GoogleSource:
 
 
 def _again(error: SidecarError) -> SidecarError:
-    """The same error as a new one: the one that was raised holds frames with secrets."""
+    """The same error as a new exception: the raised one holds stack frames with secrets."""
     return SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
 
 
 def _read(flight: Flight, fetched: Fetched, key: TokenKey) -> Token:
-    """The token in what came, checked; raises `SidecarError`."""
+    """The fetched token, checked; raises `SidecarError`."""
     now_at = flight.clock.wall()
     token = _parse(fetched, key, now_at)
     accepted = {key.audience, *(GCLOUD_CLIENT_IDS if key.persons else ())}

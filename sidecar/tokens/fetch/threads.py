@@ -1,10 +1,10 @@
 """Worker threads for calls that block.
 
-Owns the threads that google-auth runs in. Called by the sources, each with an instance of its own, so that
-one whose endpoint hangs can't take the threads of another. It knows nothing of tokens. The rule: the number
-of threads is bounded, those included that were given up and still hang; and none of them holds up the end of
-the process. The executors of the standard library join their threads at exit, so these are daemon threads of
-our own, one a call: calls are minutes apart, and starting a thread takes 0.1 ms.
+Owns the threads that google-auth runs in. Called by the sources, each with an instance of its own, so that one whose
+endpoint hangs can't take the threads of another. It knows nothing of tokens. The rule: the number of threads is
+limited, including those that were given up and still hang, and none of them delays the end of the process. The
+standard library's executors join their threads at exit, so these are daemon threads, one for each call: calls are
+minutes apart, and starting a thread takes 0.1 ms.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Final, TypeVar, final
 T = TypeVar("T")
 
 DEFAULT_LIMIT: Final = 8
-"""Threads at once for one source. A metadata server answers in about 10 ms: eight make 800 tokens a
-second."""
+"""Threads at once for one source. A metadata server answers in about 10 ms, so eight threads fetch 800 tokens a
+second.
+"""
 
 
 @final
@@ -31,13 +32,12 @@ class FetchThreads:
         self._slots = asyncio.Semaphore(limit)
         self.running = 0
         self.given_up = 0
-        """Fetches whose caller has left so far."""
+        """Fetches that their caller gave up so far."""
         self.abandoned = 0
-        """Threads whose caller has left and that have not come back; they keep their slot until they do."""
+        """Threads that were given up and have not returned. They keep their slot until they do."""
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` in a thread, waiting for a free one; a caller that is cancelled leaves its thread
-        behind."""
+        """Run `work` in a thread, waiting for a free one. If the caller is cancelled, the thread is left behind."""
         await self._slots.acquire()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()

@@ -1,14 +1,14 @@
-"""The transport that google-auth is given.
+"""The transport for google-auth.
 
-Owns every HTTP exchange with a token endpoint: connections, one deadline for the whole fetch, the limit on
-bodies. Which proxy it goes through, and whose certificates are good, `outward` says. Called by google-auth's
-credentials and by the metadata source, in a worker thread; `abort` is called from the event loop. It may not retry,
-follow a redirect or log: google-auth's own transport logs assertions at DEBUG. A metadata server is asked by `plain`;
-requests is imported by the first exchange with anything else.
+Owns every HTTP exchange with a token endpoint: connections, one deadline for the whole fetch, the limit on bodies.
+`outward` knows the proxy and the trusted CAs. Called by google-auth's credentials and by the metadata source, in a
+worker thread; `abort` is called from the event loop. It may not retry, follow a redirect or log: google-auth's own
+transport logs assertions at DEBUG. A metadata server is asked by `plain`; requests is imported by the first exchange
+with anything else.
 
 The rule: only an answer with status 200 is returned. Every fault and every other status is raised as a
-`SidecarError`, which google-auth's loops do not know: they catch `TransportError` and retryable statuses and
-sleep 15 to 30 s between their tries, while our retry policy is `tokens.policy` alone.
+`SidecarError`, which google-auth's retry loops do not catch: they catch `TransportError` and retryable statuses and
+sleep 15 to 30 s between tries, while `tokens.policy` alone decides our retries.
 """
 
 from __future__ import annotations
@@ -62,18 +62,17 @@ BODY_LIMIT: Final = 64 * 1024
 """Bytes. A metadata server's token is under 4 KiB; an OAuth answer or error under 8 KiB."""
 _CHUNK: Final = 8 * 1024
 _NO_TUNNEL: Final = re.compile(r"Tunnel connection failed: ([1-9][0-9]{2})\b")
-"""What `http.client` says of an answer to CONNECT."""
+"""`http.client`'s words about an answer to CONNECT."""
 
 
 @final
 class GoogleTransport:
     """A `google.auth.transport.Request` for one fetch.
 
-    `seconds` is the time for the whole fetch, which ends at `deadline_mono`. `origin` ("127.0.0.1:8080")
-    takes the place of the host of each plain http URL: google-auth reads the metadata server's address once,
-    at import, and here the environment that was passed in decides. `proxies` says whether HTTP_PROXY and its
-    kin are heeded; never for a metadata server, since a proxy's metadata server would hand out the proxy's
-    identity, and never for loopback.
+    `seconds` is the time for the whole fetch, which ends at `deadline_mono`. `origin` ("127.0.0.1:8080") replaces the
+    host of each plain http URL: google-auth reads the metadata server's address once, at import, and here the
+    environment that was passed in decides. `proxies` says whether HTTP_PROXY and similar variables count; never for a
+    metadata server, since a proxy's metadata server would hand out the proxy's identity, and never for loopback.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class GoogleTransport:
 
     @cached_property
     def session(self) -> requests.Session:
-        """google-auth looks for it here, to mount its adapter for metadata servers over mTLS."""
+        """google-auth looks for it here, to mount its adapter for metadata servers with mTLS."""
         # Not at the top: requests and urllib3 take 0.2 s to import, and most fetches do without them.
         import requests
 
@@ -124,8 +123,9 @@ class GoogleTransport:
         timeout: float | None = None,
         **kwargs: Any,
     ) -> Answer:
-        """See `google.auth.transport.Request`; raises `SidecarError`, and `timeout` is what the fetch has
-        left."""
+        """See `google.auth.transport.Request`; raises `SidecarError`. `timeout` is ignored in favour of the fetch's
+        remaining time.
+        """
         address = self._address(url)
         if self._origin is not None and address.startswith("http://"):
             outcome = self._ask_plainly(address, method, body, headers)
@@ -137,7 +137,7 @@ class GoogleTransport:
         return outcome
 
     def abort(self) -> None:
-        """End the exchange that another thread is in, now: its reads fail. Name look-ups can't be ended."""
+        """End the exchange of the other thread now: its reads fail. Name look-ups can't be ended."""
         with self._lock:
             self._aborted = True
             sockets, self._sockets = self._sockets, []
@@ -159,7 +159,7 @@ class GoogleTransport:
     def _ask_plainly(
         self, url: str, method: str, body: bytes | None, headers: Mapping[str, str] | None
     ) -> Answer | SidecarError:
-        """As `_exchange`, of a metadata server by plain http."""
+        """Like `_exchange`, for a metadata server over plain http."""
         left = self._deadline_mono - self._clock.mono()
         if left <= 0 or self._aborted:
             return too_slow(self._endpoint, self._seconds)
@@ -185,8 +185,9 @@ class GoogleTransport:
         headers: Mapping[str, str] | None,
         kwargs: Mapping[str, Any],
     ) -> Answer | SidecarError:
-        """One request and its answer. Returns its errors: raised here, they would chain what holds the
-        request."""
+        """One request and its answer. Errors are returned: raised here, they would chain to frames that hold the
+        request.
+        """
         import requests
         import urllib3
 
@@ -217,7 +218,7 @@ class GoogleTransport:
             return self._fault(error, setting, requests.exceptions.ProxyError, requests.exceptions.SSLError)
 
     def _judged(self, status: int, headers: Mapping[str, str], data: bytes | None) -> Answer | SidecarError:
-        """What an answer is good for; `data` is None where it is over the limit."""
+        """Check an answer; `data` is None if it exceeds the limit."""
         if _is_encoded(headers):
             return compressed(self._endpoint)
         if data is None:
@@ -229,7 +230,7 @@ class GoogleTransport:
 
     @staticmethod
     def _read(response: requests.Response) -> bytes | None:
-        """The body as it was sent, or None if it is over the limit: decoded, a few bytes could be any number."""
+        """The body as it was sent, or None if it exceeds the limit: decoded, a few bytes could become any number."""
         data = bytearray()
         for chunk in response.raw.stream(_CHUNK, decode_content=False):
             data += chunk
@@ -244,8 +245,9 @@ class GoogleTransport:
         at_proxy: type[BaseException] | tuple[()] = (),
         in_tls: type[BaseException] | tuple[()] = (),
     ) -> SidecarError:
-        """What a failed exchange means; looks at the kinds of errors in the chain and at none of their texts, but for
-        the status with which a proxy made no tunnel. `at_proxy` and `in_tls` are what requests raises for these."""
+        """What a failed exchange means. It uses the kinds of errors in the chain and not their texts, except for the
+        status with which a proxy refused a tunnel. `at_proxy` and `in_tls` are what requests raises for these.
+        """
         if self._aborted:
             return too_slow(self._endpoint, self._seconds)
         chain = []
@@ -298,13 +300,13 @@ def _is_encoded(headers: Mapping[str, str]) -> bool:
 
 
 def _written(proxy: ProxyUrl) -> str:
-    """A proxy's URL for requests: a secret, where there are a user name and a password."""
+    """A proxy's URL for requests: a secret if it has a user name and a password."""
     user = f"{proxy.userinfo}@" if proxy.userinfo else ""
     return f"{'https' if proxy.secure else 'http'}://{user}{hosts.Authority(proxy.host, proxy.port)}"
 
 
 class _Shaking(ssl.SSLSocket):
-    """Keeps what a server showed that was not accepted: once it has failed, urllib3 has closed it."""
+    """Keeps the certificates of a failed handshake: urllib3 closes the socket after the failure."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -315,9 +317,9 @@ class _Shaking(ssl.SSLSocket):
 
 
 def _watched_adapter(watch: Callable[[socket.socket], None], trust: Trust) -> requests.adapters.HTTPAdapter:
-    """An adapter that reports each socket that it connects, since a blocked read ends only when its socket is shut
-    down;
-    and that judges certificates by `trust`, those of a proxy too, as everything else here does."""
+    """An adapter that reports each socket that it connects, because a blocked read ends only when its socket is shut
+    down. It checks certificates by `trust`, a proxy's too, as all code here does.
+    """
     from requests.adapters import HTTPAdapter
 
     def context() -> ssl.SSLContext:
@@ -336,7 +338,7 @@ def _watched_adapter(watch: Callable[[socket.socket], None], trust: Trust) -> re
             return host, settings
 
         def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-            """Here requests would add the CAs of certifi."""
+            """requests would add certifi's CAs here."""
 
         def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
             if proxy.startswith("https:"):

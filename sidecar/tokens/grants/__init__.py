@@ -1,1 +1,1 @@
-"""The ways of getting a token, a module for each type of credential, and what they share."""
+"""The ways to get a token: a module for each type of credential, and what they share."""

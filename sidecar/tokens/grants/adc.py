@@ -1,10 +1,9 @@
 """Application Default Credentials.
 
-Owns the look-up: which credential is meant where the configuration says `adc`. Called by `GoogleSource`, in a
-worker thread, and at start. It never goes to the network to find out, and never falls through from a file that
-was named to something else. The rule is google-auth's order: the file in GOOGLE_APPLICATION_CREDENTIALS; the
-file that `gcloud auth application-default login` writes; the metadata server. It is followed at every fetch, so
-that a file that appears or changes counts.
+Decides which credential `adc` stands for. Called by `GoogleSource`, in a worker thread, and at start. It makes no
+network calls to find out, and if a named file fails it does not try another credential. The rule is google-auth's
+order: the file in GOOGLE_APPLICATION_CREDENTIALS; the file that `gcloud auth application-default login` writes; the
+metadata server. Every fetch follows it again, so that a file that appears or changes counts.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sidecar.tokens.grants.user import LOGIN
 from sidecar.tokens.miswritten import USE_INSTEAD
 
 QUOTA_PROJECT: Final = "GOOGLE_CLOUD_QUOTA_PROJECT"
-"""Counts instead of a file's quota project, as in `google.auth.default()`."""
+"""Overrides a file's quota project, as in `google.auth.default()`."""
 FILE_NAME: Final = "application_default_credentials.json"
 
 
@@ -36,12 +35,12 @@ class Found(NamedTuple):
 
     file: str
     because: str
-    """Why this one, for people."""
+    """Why this file was chosen, for messages."""
 
 
 @final
 class AdcGrant(IndirectGrant):
-    """Whatever Application Default Credentials mean here."""
+    """The credential that Application Default Credentials stand for on this machine."""
 
     def __init__(
         self,
@@ -116,9 +115,9 @@ class AdcGrant(IndirectGrant):
 
 
 def find_file(environ: Mapping[str, str]) -> Found | None:
-    """The credential file that google-auth would use, or None: then it is the metadata server.
+    """The credential file that google-auth would use, or None for the metadata server.
 
-    A file that is named and missing is found all the same: reading it is what fails.
+    A named file that is missing counts as found: reading it then fails.
     """
     named = environ.get(VARIABLE)
     if named:

@@ -1,8 +1,8 @@
-"""What each type of credential file turns into.
+"""Makes a grant from each type of credential file.
 
-Owns the way from a file's `type` to a grant, and the addresses that the configuration puts in place of a file's
-own. Called by `adc` and `sources`. Nothing is asked here. The rule: a file's own URLs count where the configuration
-has none, except for the impersonation URL, of which the e-mail alone is used.
+Owns the choice of a grant by a file's `type`, and the configured addresses that replace a file's own. Called by `adc`
+and `sources`. It makes no calls. The rule: a file's own URLs count unless the configuration has others. Only the
+e-mail of the impersonation URL is used.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from sidecar.tokens.universe import DEFAULT_UNIVERSE, refuse_mix, universe_at, u
 
 
 class Addresses(NamedTuple):
-    """Where to ask, instead of what files and the environment say; see `config.models.Endpoints`. And what programs
-    that files name may see of the environment."""
+    """The endpoints to use instead of those in files and the environment; see `config.models.Endpoints`. Also which
+    variables programs named by files may see.
+    """
 
     metadata: str | None = None
     oauth: str | None = None
@@ -36,9 +37,9 @@ class Addresses(NamedTuple):
     iam_credentials: str | None = None
     programs: Mapping[str, str] = MappingProxyType({})
     quota_project: str | None = None
-    """What calls with the credential's access tokens are counted against, instead of what its file says."""
+    """The project that is charged for calls with the credential's access tokens, instead of the one in its file."""
     login: str = LOGIN
-    """The command that writes the file again, for a file that is a person's login or has one in it."""
+    """The command that writes the file again, for a file that is or contains a person's login."""
 
     def iam(self) -> IamCredentials:
         """The IAM Credentials API."""
@@ -46,15 +47,15 @@ class Addresses(NamedTuple):
 
 
 Make = Callable[[Mapping[str, Any], str, Addresses], Grant]
-"""From the contents of a credential, its place and the configured addresses to a grant."""
+"""Makes a grant from a credential's contents, its place and the configured addresses."""
 
 
 @final
 class FileGrant(IndirectGrant):
-    """A credential file of whatever type, read again at each fetch.
+    """A credential file of any type, read again at each fetch.
 
-    What it turns out to be is kept while the file stays the same, with what that found out: an account's e-mail, a
-    source's access token.
+    Its grant is kept while the file stays the same, with what it has learnt: an account's e-mail, a source's access
+    token.
     """
 
     def __init__(self, read: Callable[[], str], where: str, make: Make, addresses: Addresses) -> None:
@@ -77,7 +78,7 @@ class FileGrant(IndirectGrant):
 
 
 def grant_of(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant:
-    """What a credential file of any type is; raises CREDENTIAL_INVALID for a type that can't be used."""
+    """The grant for a credential file of any type; raises CREDENTIAL_INVALID for a type that can't be used."""
     make = _TYPES.get(type_of(info))
     if make is None:
         refuse_other_kinds(info, where)
@@ -89,7 +90,9 @@ def grant_of(info: Mapping[str, Any], where: str, addresses: Addresses) -> Grant
 def federation(
     info: Mapping[str, Any], where: str, addresses: Addresses, service_account: str | None = None
 ) -> Grant:
-    """Workload identity federation by a file: as `service_account`, as the one that the file names, or as itself."""
+    """Workload identity federation with a file: as `service_account`, as the account that the file names, or as the
+    federated identity itself.
+    """
     direct = FederationGrant(
         lambda: json.dumps(info),
         where,
@@ -177,8 +180,9 @@ def _impersonated(info: Mapping[str, Any], where: str, addresses: Addresses) -> 
 
 
 def _impersonated_login(account: str | None, delegates: Sequence[str]) -> str:
-    """The command that writes an `impersonated_service_account` file, for the account in an impersonation URL; with a
-    word in its place where that is unknown, and empty where a delegate is."""
+    """The command that writes an `impersonated_service_account` file for the account in an impersonation URL. It has
+    a placeholder if the account is unknown, and is empty if there is a delegate.
+    """
     account = unquote(account or "")
     chain = [*delegates, account if is_email(account) else "SERVICE_ACCOUNT_EMAIL"]
     if not all(is_email(delegate) for delegate in delegates):
@@ -187,7 +191,7 @@ def _impersonated_login(account: str | None, delegates: Sequence[str]) -> str:
 
 
 def _refuse_other_universe(info: Mapping[str, Any], where: str, source: Grant) -> None:
-    """Raise CREDENTIAL_MISMATCH where the file or its URL names another universe than its source's, which counts."""
+    """Raise CREDENTIAL_MISMATCH if the file or its URL names another universe than its source, which counts."""
     universe = source.known_universe() or DEFAULT_UNIVERSE
     for said, what in (
         (universe_in(info, where), "its own `universe_domain`"),

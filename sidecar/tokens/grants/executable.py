@@ -1,12 +1,12 @@
-"""Subject tokens that an executable prints.
+"""Subject tokens from an executable.
 
-Owns the running of what an `external_account` file names under `credential_source.executable`, and the reading of its
-answer. Called by `federation`, in a worker thread, as google-auth's supplier of subject tokens. google-auth's own way
-(`google.auth.pluggable`, whose rules these are) hands on the whole environment of this process, waits without this
-fetch's deadline, and takes a lost exit code for 0. The rule: it is run only where `ALLOW_EXECUTABLES` is 1, and is
-believed only where it ended by itself with exit code 0; of what it printed, only its `code` and `message` of a failure
-are quoted, without what is or looks like a secret. Source:
-https://google.aip.dev/auth/4117, "Determining the subject token in executable-sourced credentials".
+Owns running the program that an `external_account` file names under `credential_source.executable`, and reading its
+answer. Called by `federation`, in a worker thread, as google-auth's supplier of subject tokens. The rules are those
+of `google.auth.pluggable`, which is not used because it passes on the whole environment of this process, ignores this
+fetch's deadline, and reads a lost exit code as 0. The rule: the program runs only if `ALLOW_EXECUTABLES` is 1, and
+its answer counts only if it ended by itself with exit code 0. Errors quote only a failure's `code` and `message`,
+without anything that is or looks like a secret. Source: https://google.aip.dev/auth/4117, "Determining the subject
+token in executable-sourced credentials".
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ DEFAULT_SECONDS: Final = 30.0
 """google-auth's default for an executable."""
 _SHORTEST: Final = 5.0
 _LONGEST: Final = 120.0
-"""Seconds: what google-auth lets a file ask for."""
+"""Seconds: the longest time that google-auth lets a file ask for."""
 _VERSION: Final = 1
 _SAID: Final = 300
-"""Characters of what it says of a failure."""
+"""Most characters of a failure's message."""
 _TOKENS: Final = {
     "urn:ietf:params:oauth:token-type:jwt": "id_token",
     "urn:ietf:params:oauth:token-type:id_token": "id_token",
     "urn:ietf:params:oauth:token-type:saml2": "saml_response",
 }
-"""The key that holds the subject token, by the type that the answer says it has."""
+"""The key that holds the subject token, by the token type in the answer."""
 
 
 def seconds_of(executable: Mapping[str, Any]) -> float:
-    """How long the file lets its executable run; DEFAULT_SECONDS where it does not say so in a number."""
+    """How long the file lets its executable run. DEFAULT_SECONDS if it gives no number."""
     milliseconds = seconds_in(executable.get("timeout_millis"))
     return milliseconds / 1000 if milliseconds is not None and milliseconds > 0 else DEFAULT_SECONDS
 
 
 @final
 class Executable:
-    """The executable of one file; `environ` is what it may see of this process's environment."""
+    """The executable of one file. `environ` is what it may see of this process's environment."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Executable:
         *,
         account: str | None = None,
     ) -> None:
-        """`account` is the service account that the file leads to, for the executable to know."""
+        """`account` is the service account that the file leads to, which the executable is told."""
         self._info = info
         self._where = where
         self._environ = environ
@@ -112,7 +112,7 @@ class Executable:
         return file if isinstance(file, str) and file and "\0" not in file else None
 
     def _kept(self, file: str) -> str | None:
-        """The subject token that an earlier run left in its `output_file`, if that is good for a while."""
+        """The subject token that an earlier run left in its `output_file`, if it is valid for a while."""
         try:
             found = _object(read(file, subprocess_run.OUTPUT_LIMIT).text)
         except (OSError, UnicodeDecodeError):
@@ -124,7 +124,7 @@ class Executable:
         return None
 
     def _left_in(self, file: str) -> str:
-        """What a run that printed nothing has left in its `output_file`; empty where there is none."""
+        """The text that a run without output left in its `output_file`; empty if there is none."""
         why = ""
         try:
             return read(file, subprocess_run.OUTPUT_LIMIT).text
@@ -195,7 +195,9 @@ class Executable:
         return token
 
     def _refusal(self, found: Mapping[str, Any]) -> str:
-        """What it says of its failure (AIP-4117: `code` and `message`), without secrets that it was given or gave."""
+        """What the executable says about its failure (AIP-4117: `code` and `message`), without the secrets that it
+        got or gave.
+        """
         secret = {
             *self._environ.values(),
             *self._command()[1:],
@@ -218,7 +220,7 @@ def _end(code: int | None) -> str:
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
-    """The JSON object in a text; never raises, since what `json` raises carries the text."""
+    """The JSON object in a text. Never raises, because `json`'s errors contain the text."""
     try:
         found = json.loads(text.strip("\ufeff"))
     except (ValueError, RecursionError):

@@ -41,16 +41,16 @@ from sidecar.tokens.grants.subject_sources import (
 from sidecar.tokens.universe import DEFAULT_UNIVERSE, filled_in, refuse_mix, universe_at, universe_in
 
 _SOURCE_URLS: Final = ("url", "region_url", "imdsv2_session_token_url")
-"""Those of a `credential_source` that are asked."""
+"""The URLs in a `credential_source` that get requests."""
 _FIELDS: Final = ("audience", "subject_token_type", "token_url")
 _PROVIDER: Final = re.compile(r"//iam\.googleapis\.com/([A-Za-z0-9/._:-]{1,300})/providers/[^/]+")
-"""The full name of a provider, of characters that its parts may have."""
+"""The full name of a provider, made of the characters that its parts may have."""
 _ACCOUNT_IN_URL = re.compile(r"/serviceAccounts/([^/:]+):generateAccessToken$")
 
 
 @final
 class FederationGrant(Grant):
-    """An `external_account` file, without the service account it may lead to."""
+    """An `external_account` file, without the service account that it may lead to."""
 
     ability = "federated"
 
@@ -63,8 +63,9 @@ class FederationGrant(Grant):
         programs: Mapping[str, str] | None = None,
         quota_project: str | None = None,
     ) -> None:
-        """`token_url` is asked instead of the file's own; `programs` is the environment that an executable sees;
-        `quota_project` counts instead of the file's own."""
+        """`token_url` replaces the file's own. `programs` is the environment that an executable sees. `quota_project`
+        overrides the file's own.
+        """
         self._read = read
         self._programs = programs or {}
         self._where = where
@@ -80,7 +81,7 @@ class FederationGrant(Grant):
         return account_in(self._info(), "service_account_impersonation_url", self._where)
 
     def known_universe(self) -> str | None:
-        """See `Grant.known_universe`; raises CREDENTIAL_MISMATCH where the file's parts are of different ones."""
+        """See `Grant.known_universe`; raises CREDENTIAL_MISMATCH if the file's parts belong to different ones."""
         info = self._info()
         universe = _universe(info, self._where)
         at = universe_at(info["token_url"])
@@ -98,7 +99,7 @@ class FederationGrant(Grant):
         self._info()
 
     def look(self) -> bool:
-        """See `Grant.look`; a file with the subject token included."""
+        """See `Grant.look`; includes a file with the subject token."""
         info = self._info()
         self._look_at_source(info)
         if info["subject_token_type"] != AWS_TYPE and "file" in info["credential_source"]:
@@ -106,7 +107,7 @@ class FederationGrant(Grant):
         return True
 
     def executable_seconds(self) -> float | None:
-        """How long the file lets its executable run; None where it has none, or can't be read."""
+        """How long the file lets its executable run; None if it has none, or can't be read."""
         try:
             source = self._info().get("credential_source")
         except SidecarError:
@@ -117,7 +118,7 @@ class FederationGrant(Grant):
         return seconds_of(executable)
 
     def member(self, flight: Flight) -> str | None:
-        """See `Grant.member`: the pool's identities, since the subject shows only in the subject token."""
+        """See `Grant.member`: the pool's identities, because only the subject token shows the subject."""
         pool = _PROVIDER.fullmatch(str(self._info()["audience"]))
         return None if pool is None else f"principalSet://iam.googleapis.com/{pool[1]}/*"
 
@@ -187,7 +188,7 @@ class FederationGrant(Grant):
         return Credentials.from_info(info, scopes=list(scopes))  # type: ignore[no-untyped-call]
 
     def _look_at_source(self, info: Mapping[str, Any]) -> None:
-        """Raise `SidecarError` for what can be seen to be wrong with the source without asking or running it."""
+        """Raise `SidecarError` for errors of the source that show before it is called or run."""
         check_source(info, self._where)
         source = info["credential_source"]
         if info["subject_token_type"] != AWS_TYPE and "certificate" in source:
@@ -201,14 +202,14 @@ class _Exchange:
     def __init__(
         self, flight: Flight, token_url: str, sts: Endpoint, where: str, aws: AwsSource | None
     ) -> None:
-        """`aws` is for an instance of AWS's: what its metadata service says."""
+        """`aws` is used on an AWS instance: it knows what the metadata service says."""
         self._flight = flight
         self._token_url = token_url
         self._sts = sts
         self._where = where
         self._aws = aws
         self.exchanged: Answer | None = None
-        """What the STS answered with status 200."""
+        """The STS's answer with status 200."""
 
     def __call__(
         self,
@@ -242,7 +243,7 @@ class _Exchange:
 
 
 def _universe(info: Mapping[str, Any], where: str) -> str:
-    """What the file says, else what its impersonation URL does; raises CREDENTIAL_MISMATCH where they differ."""
+    """The universe that the file names, or else its impersonation URL. Raises CREDENTIAL_MISMATCH if they differ."""
     said, at = universe_in(info, where), universe_at(info.get("service_account_impersonation_url"))
     if said is not None and at not in (None, said):
         refuse_mix(f"The credential in {where}", said, str(at), "its `service_account_impersonation_url`")
@@ -250,7 +251,7 @@ def _universe(info: Mapping[str, Any], where: str) -> str:
 
 
 def account_in(info: Mapping[str, Any], field: str, where: str) -> str | None:
-    """The e-mail in an impersonation URL; None where there is no URL; raises CREDENTIAL_INVALID."""
+    """The e-mail in an impersonation URL; None without a URL; raises CREDENTIAL_INVALID."""
     url = info.get(field)
     if url is None:
         return None
@@ -261,6 +262,6 @@ def account_in(info: Mapping[str, Any], field: str, where: str) -> str | None:
 
 
 def account_named(url: object) -> str | None:
-    """What stands in the place of the service account in an impersonation URL."""
+    """The part of an impersonation URL that names the service account."""
     match = _ACCOUNT_IN_URL.search(url) if isinstance(url, str) else None
     return None if match is None else match[1]

@@ -1,9 +1,9 @@
 """Tokens from the gcloud CLI.
 
-Owns the command lines and the meaning of what gcloud says. Called by `GoogleSource`, in a worker thread. The
-rule: gcloud gets a clean environment (its own variables, HOME, PATH, proxies), a deadline and no terminal; of
-what it prints, the token alone is used and nothing is quoted. Sources: `gcloud auth print-identity-token`,
-`gcloud config config-helper` (what kubectl's plugin reads), both tried with gcloud 528.
+Owns the command lines and the meaning of gcloud's messages. Called by `GoogleSource`, in a worker thread. The rule:
+gcloud gets a clean environment (its own variables, HOME, PATH, proxies), a deadline and no terminal. Only the token
+of its output is used, and nothing is quoted. Sources: `gcloud auth print-identity-token`, `gcloud config
+config-helper` (what kubectl's plugin reads), both tried with gcloud 528.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _QUIET: Final = {
 _IAM_OVERRIDE: Final = "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS"
 _ENDED: Final = ("eauthentication", "invalid_rapt", "invalid_grant")
 _UNREACHABLE: Final = ("Max retries exceeded", "Failed to resolve", "Connection refused", "timed out")
-"""In what gcloud says; it calls both a problem of refreshing the tokens."""
+"""Phrases of gcloud's. It reports both as problems of refreshing the tokens."""
 _NO_AUDIENCES: Final = "for `--audiences`"
-"""In what gcloud says where a person's account is asked for an audience of its own."""
+"""gcloud's phrase when a person's account is asked for another audience."""
 
 
 @final
@@ -55,7 +55,7 @@ class GcloudGrant(Grant):
         iam_credentials: str | None = None,
         metadata: str | None = None,
     ) -> None:
-        """`oauth`, `iam_credentials` and `metadata` are endpoints to ask instead of those that gcloud knows."""
+        """`oauth`, `iam_credentials` and `metadata` are endpoints that replace gcloud's own."""
         self._environ = {
             **passed_on(environ, GCLOUD),
             **_QUIET,
@@ -93,7 +93,7 @@ class GcloudGrant(Grant):
         return None if self._account is None else f"user:{self._account}"
 
     def id_token(self, flight: Flight, audience: str) -> Fetched:
-        """See `Grant.id_token`; a person's is for gcloud's client id, whatever audience is asked for."""
+        """See `Grant.id_token`. A person's token is for gcloud's client id, whatever the audience."""
         words = ["auth", "print-identity-token"]
         generic = self.ability == "gcloud_person"
         if self._chain:
@@ -230,8 +230,9 @@ class GcloudGrant(Grant):
 
 
 def _credential(text: str) -> tuple[str | None, float | None, str]:
-    """Access token, expiry (Unix seconds) and universe domain in what config-helper printed. An unknown universe
-    domain leaves no token: there is no telling where it would go."""
+    """Access token, expiry (Unix seconds) and universe domain in config-helper's output. With an invalid universe
+    domain the token is not used, because it is unknown where it would be sent.
+    """
     try:
         whole = json.loads(text)
         value, expiry = whole["credential"]["access_token"], whole["credential"]["token_expiry"]

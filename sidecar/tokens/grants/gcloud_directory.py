@@ -1,6 +1,6 @@
-"""gcloud's directory, where its logins and settings are.
+"""gcloud's directory of logins and settings.
 
-Called by `adc` and `subject_sources`. It looks at the environment alone. Source: google-auth's `_cloud_sdk.py`.
+Called by `adc` and `subject_sources`. It reads the environment only. Source: google-auth's `_cloud_sdk.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def gcloud_directory(environ: Mapping[str, str]) -> Path:
-    """What CLOUDSDK_CONFIG names, else `.config/gcloud` at home."""
+    """The directory in CLOUDSDK_CONFIG, else `.config/gcloud` in the home directory."""
     configured = environ.get("CLOUDSDK_CONFIG")
     if configured:
         return Path(configured)

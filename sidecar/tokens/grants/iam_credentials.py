@@ -1,9 +1,9 @@
 """The IAM Credentials API: tokens for a service account, for callers that may act as it.
 
-Owns the three calls that are made by hand: generateIdToken, generateAccessToken, signJwt. Called by the grants,
-in worker threads, with an access token of theirs. google-auth's own class for impersonated ID tokens can be
-given neither a deadline nor an endpoint. The rule: the e-mail is in every ID token; one POST, no retry; the
-bearer goes to this API's host in the bearer's own universe and nowhere else. Source:
+Owns the three calls that we make ourselves: generateIdToken, generateAccessToken, signJwt. Called by the grants, in
+worker threads, with their access token. google-auth's class for impersonated ID tokens accepts neither a deadline nor
+an endpoint. The rule: the e-mail is in every ID token; one POST, no retry; the bearer goes only to this API's host in
+the bearer's own universe. Source:
 https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts
 """
 
@@ -26,15 +26,16 @@ _ACCESS_LIFE: Final = "3600s"
 
 @final
 class IamCredentials:
-    """The API, at an address for each universe domain."""
+    """The API, with an address for each universe domain."""
 
     def __init__(self, base: str | None = None) -> None:
-        """`base` is a URL without a path, instead of the public ones."""
+        """`base` is a URL without a path that replaces the public ones."""
         self._configured = base
 
     def base(self, universe: str) -> str:
-        """Where bearers of this universe are sent; raises CREDENTIAL_MISMATCH where the configured address is of
-        another one."""
+        """Where bearers of this universe are sent. Raises CREDENTIAL_MISMATCH if the configured address belongs to
+        another one.
+        """
         if self._configured is None:
             return f"https://iamcredentials.{universe}"
         if universe != DEFAULT_UNIVERSE and universe_at(self._configured) == DEFAULT_UNIVERSE:
@@ -52,8 +53,7 @@ class IamCredentials:
         delegates: Sequence[str] = (),
         caller: str | None = None,
     ) -> Fetched:
-        """An ID token of `account`; `universe` is the bearer's, and `caller` who it speaks for, as IAM names it, where
-        that is known."""
+        """An ID token of `account`. `universe` is the bearer's, and `caller` is the bearer's IAM member, if known."""
         answer, endpoint = self._call(
             flight,
             bearer,
@@ -107,7 +107,7 @@ class IamCredentials:
         delegates: Sequence[str] = (),
         caller: str | None = None,
     ) -> Fetched:
-        """A JWT of `account`'s own for `audience`, signed by a key that Google keeps."""
+        """A JWT of `account` for `audience`, signed with a key that Google keeps."""
         claims = self_signed_claims(account, audience, flight.clock.wall())
         answer, endpoint = self._call(
             flight, bearer, account, "signJwt", {"payload": json.dumps(claims)}, universe, delegates, caller

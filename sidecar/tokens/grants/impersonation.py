@@ -1,10 +1,9 @@
 """Tokens of a service account that another credential may act as.
 
-Owns the chain: the source's access token, kept for as long as it lives, and the calls to IAM with it. Called
-by `GoogleSource`, in worker threads. The rule: no account impersonates itself, neither directly nor round through
-delegates (it would let a leaked token renew itself for ever,
-https://cloud.google.com/iam/docs/best-practices-service-accounts); what can be seen of that is refused before
-anything is sent.
+Owns the chain: the source's access token, kept for as long as it lives, and the calls to IAM with it. Called by
+`GoogleSource`, in worker threads. The rule: no account may impersonate itself, directly or through delegates: a
+leaked token could then renew itself forever (https://cloud.google.com/iam/docs/best-practices-service-accounts). What
+files and configuration show of this is refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ _RENEW_BEFORE: Final = 225.0
 
 
 class _Known(TypedDict):
-    """What is known of the source's access token."""
+    """What is known about the source's access token."""
 
     universe: str
     caller: str | None
 
 
 def _of(bearer: Fetched, known: _Known) -> _Known:
-    """The same, by what came with the access token itself: gcloud's says its universe then only."""
+    """The same, with what came with the access token itself: gcloud's states its universe only then."""
     return known if bearer.universe is None else _Known(universe=bearer.universe, caller=known["caller"])
 
 
 @final
 class ImpersonationGrant(Grant):
-    """A service account, and who acts as it."""
+    """A service account, and the credential that acts as it."""
 
     def __init__(
         self,
@@ -52,8 +51,9 @@ class ImpersonationGrant(Grant):
         ability: str = "impersonate",
         quota_project: str | None = None,
     ) -> None:
-        """`account` and `delegates` are e-mails, the delegate nearest to the source first; `quota_project` is what
-        calls with the account's own access token are counted against."""
+        """`account` and `delegates` are e-mails, the delegate nearest to the source first. `quota_project` is charged
+        for calls with the account's own access token.
+        """
         self.ability = ability
         self._source = source
         self._account = account
@@ -61,8 +61,9 @@ class ImpersonationGrant(Grant):
         self._iam = iam
         self._quota_project = quota_project
         self._held: tuple[Fetched, float, str] | None = None
-        """The source's access token, the monotonic moment until which it is used, and its universe: a file can be
-        replaced by one of another."""
+        """The source's access token, the monotonic moment until which it is used, and its universe: a file of another
+        universe can replace the source's.
+        """
         self._lock = threading.Lock()
 
     def describe(self) -> str:
@@ -75,7 +76,7 @@ class ImpersonationGrant(Grant):
         return self._account
 
     def check(self) -> None:
-        """See `Grant.check`: the source is looked at as far as its files go."""
+        """See `Grant.check`: the source is checked as far as its files go."""
         source = self._source.resolved()
         source.check()
         self._refuse_itself(source.known_email())
@@ -91,7 +92,7 @@ class ImpersonationGrant(Grant):
         return self._source.universe(flight)
 
     def look(self) -> bool:
-        """See `Grant.look`; of the source."""
+        """See `Grant.look`; looks at the source."""
         return self._source.look()
 
     def id_token(self, flight: Flight, audience: str) -> Fetched:
@@ -123,7 +124,9 @@ class ImpersonationGrant(Grant):
         )
 
     def _as_caller(self, flight: Flight, call: Callable[[Fetched, _Known], Fetched]) -> Fetched:
-        """`call` with the source's access token; once more with a new one where IAM does not know it (any more)."""
+        """Run `call` with the source's access token, and once more with a new one if IAM does not accept it (any
+        more).
+        """
         source = self._source.resolved()
         self._refuse_itself(source.email(flight))
         known = _Known(universe=source.universe(flight) or DEFAULT_UNIVERSE, caller=source.member(flight))
@@ -140,8 +143,9 @@ class ImpersonationGrant(Grant):
         return call(bearer, _of(bearer, known))
 
     def _bearer(self, flight: Flight, source: Grant, universe: str) -> tuple[Fetched, bool]:
-        """The source's access token, and whether it was here already. One fetch of it at a time: a source that hangs
-        holds up its own callers only, and those until their deadline."""
+        """The source's access token, and whether it was cached. One fetch of it at a time, so that a hanging source
+        delays only its own callers, and those until their deadline.
+        """
         if not self._lock.acquire(timeout=flight.left):
             if flight.endpoint is None:
                 raise SidecarError(

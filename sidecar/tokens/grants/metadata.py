@@ -1,14 +1,11 @@
 """Tokens from the metadata server of Compute Engine, Cloud Run, GKE and the like.
 
-Owns the address of the metadata server and what is asked of it. Called by `GoogleSource`, in a worker thread.
-It may not look whether the server is there: a fetch that fails says so. The rule: `format=full`, from the
-identity endpoint, never bound to a certificate; the address is what the configuration says, else what
-GCE_METADATA_HOST says, as google-auth reads it.
-
-The requests are single GETs, and are made here: google-auth can't ask for another account than the default
-one, and importing what it needs for these GETs costs 9 MiB of memory and 0.2 s of CPU at the first token
-(measured; docs/decisions/0003). Where the metadata server is to be asked over mutual TLS, its credentials do
-the asking.
+Owns the address of the metadata server and the requests to it. Called by `GoogleSource`, in a worker thread. It does
+not check whether the server exists: a failed fetch says so. The rule: `format=full`, from the identity endpoint,
+never bound to a certificate; the address comes from the configuration, else from GCE_METADATA_HOST, as google-auth
+reads it. The requests are single GETs made here: google-auth can ask for the default account only, and its imports
+for these GETs cost 9 MiB of memory and 0.2 s of CPU at the first token (measured; docs/decisions/0003). If the
+metadata server requires mutual TLS, google-auth's credentials make the requests.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ SERVED_BEFORE: Final = (
     "answers on this machine, and whether a network policy or firewall blocks 169.254.169.254. The sidecar goes on "
     "trying; `idtoken-sidecar renew` tries at once."
 )
-"""Instead of `ABSENT` and its like, once a token has come."""
+"""Replaces `ABSENT` and similar advice once a token was fetched."""
 
 
 @final
@@ -64,9 +61,10 @@ class MetadataGrant(Grant):
         absent: str = ABSENT,
         login: str = "",
     ) -> None:
-        """`address` is host and port, instead of what `environ` says; `iam` signs self-signed JWTs; `quota_project` is
-        what calls with its access token are counted against; `login` is the command that gives a credential where there
-        is no metadata server."""
+        """`address` is host and port, instead of those in `environ`. `iam` signs self-signed JWTs. `quota_project` is
+        charged for calls with its access token. `login` is the command that gives a credential where there is no
+        metadata server.
+        """
         self._origin = address or metadata_host(environ)
         self._mutual_tls = mutual_tls(environ)
         self._account = account
@@ -74,7 +72,7 @@ class MetadataGrant(Grant):
         self._iam = iam or IamCredentials()
         self._quota_project = quota_project
         self._universe: str | None = None
-        """Kept once it was asked for: it does not change."""
+        """Kept after the first request, because it does not change."""
         self._email: str | None = None if account == DEFAULT_ACCOUNT else account
         self._endpoint = Endpoint(
             f"the metadata server at {place(self._origin)}",
@@ -89,7 +87,7 @@ class MetadataGrant(Grant):
         return f"{self._endpoint.subject} of {self._endpoint.name}"
 
     def known_email(self) -> str | None:
-        """See `Grant.known_email`; the default account's is known once it was asked for."""
+        """See `Grant.known_email`; the default account's is known after the first request for it."""
         return self._email
 
     def email(self, flight: Flight) -> str | None:
@@ -113,11 +111,11 @@ class MetadataGrant(Grant):
         return text if is_project(text) else None
 
     def known_universe(self) -> str | None:
-        """See `Grant.known_universe`; known once it was asked for."""
+        """See `Grant.known_universe`; known after the first request for it."""
         return self._universe
 
     def universe(self, flight: Flight) -> str | None:
-        """See `Grant.universe`; google-auth's rule: a server that does not know the question is of googleapis.com."""
+        """See `Grant.universe`. As in google-auth, a server that does not know the path belongs to googleapis.com."""
         if self._universe is None:
             self._universe = self._asked_universe(flight)
         return self._universe
@@ -146,8 +144,9 @@ class MetadataGrant(Grant):
         return access_token_in(answer, self._endpoint, quota_project=self._quota_project)
 
     def self_signed_jwt(self, flight: Flight, audience: str) -> Fetched:
-        """See `Grant.self_signed_jwt`; Google's signJwt holds the key. The account needs
-        `roles/iam.serviceAccountTokenCreator` on itself."""
+        """See `Grant.self_signed_jwt`; Google's signJwt has the key. The account needs
+        `roles/iam.serviceAccountTokenCreator` on itself.
+        """
         email = self.email(flight) or ""
         universe = self.universe(flight) or DEFAULT_UNIVERSE
         self._iam.base(universe)
@@ -168,7 +167,7 @@ class MetadataGrant(Grant):
         return transport(url, headers={"metadata-flavor": "Google"})
 
     def _has_served(self) -> None:
-        """From now on advice need not ask whether there is a metadata server, or an account, at all."""
+        """From now on errors no longer suggest that there is no metadata server, or no account."""
         if not self._endpoint.served:
             self._endpoint = self._endpoint._replace(absent=SERVED_BEFORE, served=True)
 
@@ -208,7 +207,8 @@ class MetadataGrant(Grant):
 
 
 def metadata_host(environ: Mapping[str, str]) -> str:
-    """Host and port of the metadata server: google-auth's rule, less its reading of the variables at
-    import. ValueError for what the configuration refuses where a credential follows it."""
+    """Host and port of the metadata server, by google-auth's rule, but read each time and not at import. ValueError
+    for an address that the configuration would refuse.
+    """
     name = metadata_variable(environ)
     return "metadata.google.internal" if name is None else metadata_address(environ[name])

@@ -22,7 +22,7 @@ _NAMES: Final = frozenset(
 GCLOUD: Final = ("LC_", "CLOUDSDK_")
 """How the names begin that gcloud is to see as well."""
 EXECUTABLES: Final = (*GCLOUD, "GOOGLE_", "AWS_")
-"""The same, for an executable that gives a subject token: of another cloud's identity, mostly."""
+"""The same for an executable that gives a subject token, usually for an identity of another cloud."""
 
 
 def passed_on(

@@ -1,8 +1,8 @@
-"""Tokens that come ready: from a file that someone else renews, or from the configuration.
+"""Ready-made tokens: from a file that another program renews, or from the configuration.
 
 Owns the reading of them. Called by `GoogleSource`, in a worker thread; `FileWatch` tells the store when a file has
-changed. It may not renew anything. The rule: what comes is sent as it is, after the same checks as any token:
-one audience, which is the route's, and an `exp` that has not come.
+changed. It renews nothing. The rule: the token is sent unchanged, after the checks that all tokens get: one audience,
+which is the route's, and an `exp` in the future.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sidecar.tokens.fetch.grant import Fetched, Grant
 from sidecar.tokens.miswritten import loaded
 
 _AROUND: Final = "\ufeff \t\r\n"
-"""What editors and shells leave around a token."""
+"""Characters that editors and shells leave around a token."""
 
 
 @final
@@ -36,7 +36,7 @@ class ReadyToken(Grant):
         return f"a ready token in {self._where}"
 
     def look(self) -> bool:
-        """See `Grant.look`; what the token says is looked at when it is asked for."""
+        """See `Grant.look`; the token's contents are checked when it is requested."""
         self._token()
         return True
 

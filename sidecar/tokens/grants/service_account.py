@@ -1,9 +1,9 @@
-"""Tokens for a service account whose key is here.
+"""Tokens for a service account, made with its key.
 
-Owns the checking and use of a key. Called by `GoogleSource`, in a worker thread, and by `credential_types`. It
-may not keep a key between two fetches: a file that was replaced is used from the next fetch on. The rule: the
-assertion goes to the configured token endpoint or the key's own `token_uri`, over TLS or to loopback; a
-self-signed JWT is made without a request.
+Owns the checking and use of a key. Called by `GoogleSource`, in a worker thread, and by `credential_types`. It does
+not keep a key between two fetches, so that a replaced file counts from the next fetch on. The rule: the assertion
+goes to the configured token endpoint or the key's own `token_uri`, over TLS or to loopback; a self-signed JWT is made
+without a request.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ class KeyGrant(Grant):
         iam: IamCredentials | None = None,
         quota_project: str | None = None,
     ) -> None:
-        """`read` gives the text of the key, blocking, or raises `SidecarError`; `where` names the place; `token_uri`
-        is asked instead of the key's own; `iam` is the API for keys of another universe domain; `quota_project` is what
-        calls with its access token are counted against."""
+        """`read` returns the text of the key, blocking, or raises `SidecarError`. `where` names its place.
+        `token_uri` replaces the key's own. `iam` is the API for keys of another universe domain. `quota_project`
+        is charged for calls with its access token.
+        """
         self._read = read
         self._where = where
         self._token_uri = token_uri
@@ -84,11 +85,11 @@ class KeyGrant(Grant):
         return universe_in(parse(self._read(), self._where), self._where) or DEFAULT_UNIVERSE
 
     def check(self) -> None:
-        """See `Grant.check`: a key of another universe gets its ID tokens from IAM there."""
+        """See `Grant.check`: IAM issues the ID tokens for a key of another universe."""
         self._iam.base(self.known_universe() or DEFAULT_UNIVERSE)
 
     def look(self) -> bool:
-        """See `Grant.look`; the key is one that signs."""
+        """See `Grant.look`; checks that the key can sign."""
         self._signer(self._info())
         return True
 
@@ -183,7 +184,7 @@ class KeyGrant(Grant):
 
 
 def check_key(info: Mapping[str, Any], where: str) -> None:
-    """Raise CREDENTIAL_INVALID unless this is a service account key whose token endpoint may be asked."""
+    """Raise CREDENTIAL_INVALID unless this is a service account key with a permitted token endpoint."""
     if info.get("type", "service_account") != "service_account":
         refuse_type(info, where, "a service account key")
     require(info, _FIELDS, where, _AGAIN)

@@ -1,10 +1,10 @@
-"""Where subject tokens come from, and what is wrong with a place that gives none.
+"""Where subject tokens come from, and why a source gives none.
 
-Owns the judgement of a `credential_source`, the reading of what it names on this machine, and what the metadata service
-of AWS says in place of credentials. Called by `federation`, in a worker thread, before and after google-auth. The rule:
-what can be seen to be wrong is said in the words of the file before anything is asked; no word of a subject token, a
-certificate or an AWS key is quoted. Sources: https://google.aip.dev/auth/4117; google-auth's `identity_pool.py` and
-`aws.py`; https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html.
+Owns the check of a `credential_source`, the reading of the files it names, and the errors of AWS's metadata service.
+Called by `federation`, in a worker thread, before and after google-auth. The rule: visible mistakes are reported in
+the file's own terms before anything is called; subject tokens, certificates and AWS keys are never quoted. Sources:
+https://google.aip.dev/auth/4117; google-auth's `identity_pool.py` and `aws.py`;
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CODE: Final = re.compile(r"[A-Za-z]{1,60}")
 
 
 def check_source(info: Mapping[str, Any], where: str) -> None:
-    """Raise CREDENTIAL_INVALID unless the `credential_source` of `info` is one that google-auth would take."""
+    """Raise CREDENTIAL_INVALID unless google-auth would accept the `credential_source` of `info`."""
     source = info["credential_source"]
     wrong = _wrong_aws(source) if info["subject_token_type"] == AWS_TYPE else _wrong(source)
     if wrong:
@@ -101,8 +101,9 @@ def failed(detail: str) -> NoReturn:
 
 
 def text_of(file: str, what: str, where: str, fix: str = "") -> str:
-    """The text of a file that the one in `where` names; raises SUBJECT_TOKEN_FAILED. google-auth and OpenSSL would wait
-    for a pipe, and read a device for ever."""
+    """The text of a file that is named in `where`; raises SUBJECT_TOKEN_FAILED. google-auth and OpenSSL would wait
+    for a pipe, and read a device without end.
+    """
     why = ""
     named = f"{capital(what)} that {where} names ({place(file)})"
     try:
@@ -127,7 +128,7 @@ class SubjectFile:
         self._where = where
 
     def get_subject_token(self, context: Any, request: Any) -> str:
-        """See there; raises SUBJECT_TOKEN_FAILED."""
+        """See the protocol; raises SUBJECT_TOKEN_FAILED."""
         del context, request
         return self.read()
 
@@ -150,7 +151,7 @@ class SubjectFile:
 
 
 def check_certificate(source: Mapping[str, Any], where: str, environ: Mapping[str, str]) -> None:
-    """Raise SUBJECT_TOKEN_FAILED unless the files that an X.509 source leads to are there, and of bounded size."""
+    """Raise SUBJECT_TOKEN_FAILED unless the files of an X.509 source exist and are not too large."""
     certificate = source["certificate"]
     if chain := certificate.get("trust_chain_path"):
         text_of(str(chain), "the trust chain", where)
@@ -185,7 +186,7 @@ def _default_configuration(environ: Mapping[str, str]) -> str:
 
 
 def why_none(info: Mapping[str, Any], where: str) -> str:
-    """What to look at where google-auth got no subject token, and said so in words that may hold it."""
+    """What to check if google-auth got no subject token and its message may contain one."""
     source = info["credential_source"]
     if info["subject_token_type"] == AWS_TYPE:
         return (
@@ -210,7 +211,7 @@ def why_none(info: Mapping[str, Any], where: str) -> str:
 
 @final
 class AwsSource:
-    """What AWS's metadata service says, and what else this process says of AWS."""
+    """What AWS's metadata service says, and what this process's environment says about AWS."""
 
     def __init__(self, info: Mapping[str, Any], where: str, environ: Mapping[str, str]) -> None:
         source = info["credential_source"]
@@ -220,7 +221,7 @@ class AwsSource:
         self._environ = environ
 
     def hint(self, url: str) -> str:
-        """What to do where nothing, or a refusal, comes from `url`."""
+        """What to do if `url` gives no answer, or a refusal."""
         elsewhere = self._elsewhere()
         if url == self._role_url:
             return f"{_NO_ROLE}{elsewhere}"
@@ -231,7 +232,7 @@ class AwsSource:
         )
 
     def look(self, url: str, data: bytes) -> None:
-        """Raise SUBJECT_TOKEN_FAILED for an answer with status 200 that holds no more than a failure."""
+        """Raise SUBJECT_TOKEN_FAILED for an answer with status 200 that only reports a failure."""
         if url == self._region_url and not data.strip():
             failed(f"AWS's metadata service at {host_of(url)} named no zone: set AWS_REGION.")
         if url == self._role_url and not data.strip():
@@ -250,7 +251,7 @@ class AwsSource:
         )
 
     def _elsewhere(self) -> str:
-        """What the environment says of where this runs, and google-auth does not know."""
+        """What the environment says about where this runs, which google-auth does not know."""
         environ = self._environ
         given = [name for name in _AWS_KEYS if environ.get(name)]
         if len(given) == 1:

@@ -1,9 +1,9 @@
-"""One command, run to its end or to a deadline.
+"""Runs one command to its end or to a deadline.
 
-Owns the life of a child process that prints a token: its own process group, a bound on its output, its end with
-the fetch. Called by `gcloud`, in a worker thread. It knows nothing of tokens, and shows nothing of what was
-printed. The rules: when this returns or raises, the child and all that it started are gone; a command whose end is not
-known has failed; nothing is killed by a number that may be another process's by now.
+Owns the life of a child process that prints a token: its own process group, a limit on its output, its end with the
+fetch. Called by `gcloud`, in a worker thread. It knows nothing about tokens, and shows nothing of the output. The
+rules: when this returns or raises, the child and all processes it started are gone; a command with an unknown end has
+failed; a process is killed only while its number is surely its own.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import IO, Final, NamedTuple, final
 from sidecar.tokens.fetch.flight import Flight
 
 OUTPUT_LIMIT: Final = 64 * 1024
-"""Bytes of each of stdout and stderr; a token is under 4 KiB."""
+"""Most bytes of stdout, and of stderr; a token is under 4 KiB."""
 _CHUNK: Final = 8 * 1024
 
 
 _POLL: Final = 0.05
-"""Seconds between two looks at a command that has closed its output and not ended; `Popen.wait` has the same."""
+"""Seconds between two checks of a command that has closed its output and not ended. `Popen.wait` uses the same."""
 
 
 class Ended(NamedTuple):
     """How a command ended; its text form shows nothing of what it printed."""
 
     code: int | None
-    """Its exit code; negative for a signal; None where something else in this process took it away."""
+    """Its exit code; negative for a signal; None if other code in this process collected it."""
     stdout: str
     stderr: str
     late: bool
@@ -89,10 +89,10 @@ class _ProcessGroup:
         self._collected = False
 
     def wait(self, left: Callable[[], float]) -> tuple[int | None, bool]:
-        """How the command ended, and whether it did not in the seconds that are `left`.
+        """How the command ended, and whether the `left` seconds ran out.
 
-        It is not collected, so that its number stays its own. Not by `Popen.wait`, which calls an end 0 that somebody
-        else has collected.
+        It is not collected, so that its number stays its own. `Popen.wait` is not used, because it reports 0 for a
+        process that other code has collected.
         """
         if not hasattr(
             os, "waitid"
@@ -115,7 +115,7 @@ class _ProcessGroup:
             delay = min(delay * 2, _POLL)
 
     def kill(self) -> None:
-        """End all of it, unless it has been collected; from any thread."""
+        """Kill the whole group, unless it was collected. For any thread."""
         # The group outlives its leader where that left children behind; once all are gone there is nothing to kill.
         with self._lock, suppress(ProcessLookupError, PermissionError):
             if not self._collected:
@@ -130,7 +130,7 @@ class _ProcessGroup:
 
 
 def _read(process: subprocess.Popen[bytes], left: Callable[[], float]) -> tuple[tuple[bytes, bytes], bool]:
-    """What it printed on stdout and stderr until it closed both, and whether that was too much."""
+    """What it printed on stdout and stderr until it closed both, and whether it was too much."""
     stdout, stderr = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
         for stream, gathered in zip(_pipes(process), (stdout, stderr), strict=True):
@@ -147,5 +147,5 @@ def _read(process: subprocess.Popen[bytes], left: Callable[[], float]) -> tuple[
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> list[IO[bytes]]:
-    """Its stdout and stderr: `Popen` types them as if they might not be pipes."""
+    """Its stdout and stderr, which `Popen` types as optional."""
     return [stream for stream in (process.stdout, process.stderr) if stream is not None]

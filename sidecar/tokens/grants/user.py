@@ -1,9 +1,9 @@
 """Tokens of a person who has logged in with gcloud.
 
-Owns the use of `authorized_user` files and of workforce logins. Called by `GoogleSource`, in a worker thread,
-and by `adc`. The rule: the refresh token goes to the configured token endpoint or Google's own, over TLS or to
-loopback; the `token_uri` in a file is not heeded for a person's login, as google-auth doesn't either. A person's
-ID token is for the client id that logged in, whatever the audience.
+Owns the use of `authorized_user` files and of workforce logins. Called by `GoogleSource`, in a worker thread, and by
+`adc`. The rule: the refresh token goes to the configured token endpoint or Google's own, over TLS or to loopback; the
+`token_uri` in a file is ignored for a person's login, as in google-auth. A person's ID token is for the client id of
+the login, whatever the audience.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class UserGrant(Grant):
         quota_project: str | None = None,
         login: str = LOGIN,
     ) -> None:
-        """`quota_project` counts instead of the file's own; `login` is the command that writes the file again."""
+        """`quota_project` overrides the file's own. `login` is the command that writes the file again."""
         self._read = read
         self._where = where
         self._token_uri = token_uri or TOKEN_URI
@@ -65,11 +65,11 @@ class UserGrant(Grant):
         return universe_in(parse(self._read(), self._where), self._where) or DEFAULT_UNIVERSE
 
     def project(self, flight: Flight) -> str | None:
-        """See `Grant.project`: what its calls are counted against."""
+        """See `Grant.project`: the project that is charged for its calls."""
         return self._quota_project or quota_project_in(self._info())
 
     def check(self) -> None:
-        """See `Grant.check`: there are no such logins in other universes (google-auth refuses them too)."""
+        """See `Grant.check`: other universes have no such logins (google-auth refuses them too)."""
         universe = self.known_universe()
         if universe != DEFAULT_UNIVERSE:
             refuse_mix(
@@ -135,7 +135,7 @@ class WorkforceGrant(Grant):
     def __init__(
         self, read: Callable[[], str], where: str, *, quota_project: str | None = None, login: str = LOGIN
     ) -> None:
-        """`quota_project` counts instead of the file's own; `login` is the command that writes the file again."""
+        """`quota_project` overrides the file's own. `login` is the command that writes the file again."""
         self._read = read
         self._where = where
         self._quota_project = quota_project
@@ -146,7 +146,7 @@ class WorkforceGrant(Grant):
         return f"a workforce login in {self._where}"
 
     def known_universe(self) -> str | None:
-        """See `Grant.known_universe`; raises CREDENTIAL_MISMATCH where the file's `token_url` is of another one."""
+        """See `Grant.known_universe`; raises CREDENTIAL_MISMATCH if the file's `token_url` belongs to another one."""
         info = parse(self._read(), self._where)
         universe = universe_in(info, self._where) or DEFAULT_UNIVERSE
         if universe != DEFAULT_UNIVERSE and universe_at(info.get("token_url")) == DEFAULT_UNIVERSE:

@@ -105,7 +105,7 @@ class Connection:
 
     @property
     def spent(self) -> int:
-        """Bytes of DATA that `sent` was told of."""
+        """Bytes of DATA that `sent` was called with."""
         return self._spent.get(0, 0)
 
     def sent(self, stream: int, size: int) -> None:

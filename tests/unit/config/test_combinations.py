@@ -42,7 +42,7 @@ def test_a_persons_id_token_is_for_cloud_run_and_functions_alone() -> None:
 
 
 def test_access_tokens_go_to_google_apis_alone() -> None:
-    """Whoever gets one can use it anywhere."""
+    """A target that gets one can use it anywhere."""
     for ability in ABILITIES:
         taken = {target for target in Target if refusal(ability, TokenKind.ACCESS, target) is None}
         assert taken <= {Target.GOOGLEAPIS}

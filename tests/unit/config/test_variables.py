@@ -90,13 +90,9 @@ KEY = "credentials: {default: {type: service_account_key, file: /x.json}}\n"
         pytest.param("socks5://proxy:1080", "SOCKS is not supported", id="socks"),
         pytest.param(f"http://me:{PASSWORD}#x@proxy:3128", "write `#` as `%23`", id="hash"),
         pytest.param(f"me:{PASSWORD}", "not a proxy's URL", id="no-url"),
-        pytest.param("http://localhost:8787", "this very sidecar, which listens on localhost:8787", id="own"),
-        pytest.param(
-            "http://127.0.0.1:9787", "this very sidecar, which listens on localhost:9787", id="admin"
-        ),
-        pytest.param(
-            "http://[::1]:7001", "this very sidecar, which listens on localhost:7001", id="own-port"
-        ),
+        pytest.param("http://localhost:8787", "this sidecar, which listens on localhost:8787", id="own"),
+        pytest.param("http://127.0.0.1:9787", "this sidecar, which listens on localhost:9787", id="admin"),
+        pytest.param("http://[::1]:7001", "this sidecar, which listens on localhost:7001", id="own-port"),
     ],
 )
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"])

@@ -224,7 +224,7 @@ PEERS = {
 
 @pytest.mark.parametrize(("peer", "is_local"), PEERS.items())
 def test_a_call_is_for_this_machine(peer: str, is_local: bool) -> None:
-    """Where the stand-in listens on all addresses, whoever reaches it could reach all that it does."""
+    """If the stand-in listens on all addresses, its callers could reach all that it reaches."""
     transport = Mock()
     transport.get_extra_info = {"peername": (peer, 1)}.get
     request = make_mocked_request("POST", "/_emulator/call", transport=transport)

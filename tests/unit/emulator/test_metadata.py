@@ -110,7 +110,7 @@ async def test_what_there_is_not_is_404(session: ClientSession, metadata_url: st
 async def test_the_page_for_what_there_is_not_has_the_published_length(
     session: ClientSession, metadata_url: str
 ) -> None:
-    """https://github.com/googleapis/gcp-metadata/issues/657 shows the head of this very answer."""
+    """https://github.com/googleapis/gcp-metadata/issues/657 shows the head of this answer."""
     url = f"{metadata_url}/computeMetadata/v1/universe/universe_domain"
     async with session.get(url, headers=FLAVOR) as answer:
         assert answer.headers["Content-Length"] == "1604"
@@ -303,7 +303,7 @@ async def test_a_misspelt_scope_gets_no_token(
 
 
 async def test_each_account_has_one_number(session: ClientSession, google: Emulator, tmp_path: Path) -> None:
-    """The `sub` of its tokens, whoever gives them, and in its key file; no two have the same."""
+    """The `sub` of its tokens, whichever server gives them, and in its key file; no two have the same."""
     other = "other@p.iam.gserviceaccount.com"
     google.metadata.others.append(other)
     found = {}

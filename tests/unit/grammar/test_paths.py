@@ -141,7 +141,7 @@ def test_the_normal_form(path: bytes, normal: bytes) -> None:
 
 @pytest.mark.parametrize(("path", "why"), AMBIGUOUS)
 def test_what_two_parsers_could_read_differently(path: bytes, why: str) -> None:
-    """Is refused with the reason, never put right."""
+    """Is refused with the reason, never corrected."""
     with pytest.raises(ValueError, match=re.escape(why)):
         normal_path(path)
 

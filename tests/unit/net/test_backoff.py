@@ -91,7 +91,7 @@ def test_where_all_failed_the_first_dials_are_free_then_there_is_one_at_a_time()
 
 
 def test_a_dial_that_could_not_even_begin_is_no_try() -> None:
-    """Whoever comes next is let through, and not the one after; on a machine that has just started, too."""
+    """The next one is let through, and not the one after; on a machine that has just started, too."""
     backoff = Backoff()
     for _ in range(FREE):
         fail(backoff, "a", 0.0)
@@ -101,7 +101,7 @@ def test_a_dial_that_could_not_even_begin_is_no_try() -> None:
 
 
 def test_what_failed_long_ago_refuses_nobody() -> None:
-    """After a quiet while the first requests dial together: none is told of an outage that may be over."""
+    """After a quiet while the first requests dial together: none gets the error of an outage that may be over."""
     backoff = Backoff()
     for _ in range(FREE + 5):
         fail(backoff, "a", 1.0)

@@ -62,7 +62,7 @@ def test_when_it_expires_is_known(files: Files) -> None:
 @pytest.mark.parametrize("place", ["pipe", "zero"])
 @pytest.mark.parametrize("key", ["cert_file", "key_file", "client_ca_file"])
 def test_only_regular_files_are_read(files: Files, tmp_path: Path, key: str, place: str) -> None:
-    """OpenSSL would wait for a pipe on the event loop, and read a device for ever."""
+    """OpenSSL would wait for a pipe on the event loop, and read a device forever."""
     file = tmp_path / "place"
     if place == "pipe":
         os.mkfifo(file)

@@ -207,7 +207,7 @@ async def test_while_one_is_dialled_for_the_others_are_told(bench: Bench) -> Non
     assert "(no answer in time) 0.00 s ago" in bench.error.detail
 
 
-async def test_what_said_nothing_is_told_so_to_whoever_is_held_back(bench: Bench) -> None:
+async def test_a_dial_that_is_held_back_gets_the_error_of_the_silent_one(bench: Bench) -> None:
     """With when that was."""
     bench.names.addresses = ("127.0.0.9",)
     bench.die("127.0.0.9", leap=LEAP)
@@ -302,7 +302,7 @@ async def test_each_phase_has_its_reason_and_names_its_key(bench: Bench, case: s
 
 
 async def test_a_connection_that_was_made_is_not_given_up(bench: Bench) -> None:
-    """Where the process stood still in that very moment, and the time is up: made and failed is not both to happen."""
+    """Where the process stood still in that moment, and the time is up: made and failed is not both to happen."""
     made: list[Protocol] = []
 
     class Slow(Protocol):
@@ -356,7 +356,7 @@ async def test_a_full_descriptor_table_is_not_held_against_an_address(bench: Ben
 
 @pytest.mark.parametrize("down", ["its-address", "its-name"])
 async def test_a_full_descriptor_table_is_no_try_of_what_is_down(bench: Bench, down: str) -> None:
-    """Whoever comes next makes it, and need not wait as if one were under way."""
+    """The next one makes it, and need not wait as if one were under way."""
     destination = bench.destination(port=free_port())
     if down == "its-name":
         bench.names.error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -535,8 +535,8 @@ async def test_a_name_that_is_not_resolved_says_why(bench: Bench, error: Any, wo
     )
 
 
-async def test_a_resolver_that_says_nothing_is_not_asked_for_ever(bench: Bench) -> None:
-    """Its silence is a failure like others, and is told of as one."""
+async def test_a_resolver_that_says_nothing_is_not_asked_forever(bench: Bench) -> None:
+    """Its silence is a failure like others, and is reported as one."""
     bench.names.speak.clear()
     destination = bench.destination("dns: 10ms")
     assert [await bench.dial(destination) for _ in range(4)] == ["dns_timeout"] * 4
@@ -563,7 +563,7 @@ def route_with(ca_file: Path, scheme: str = "https") -> Route:
 
 
 async def test_tls_files_are_read_before_the_first_dial(bench: Bench, tmp_path: Path) -> None:
-    """A route whose files can't be used is told of at start; one that is gone is forgotten with them."""
+    """A route whose files can't be used is reported at start; one that is gone is forgotten with them."""
     file = write(tmp_path / "ca.pem", authority("a CA").pem)
     route = route_with(file)
     bench.dialer.check(route)

@@ -160,7 +160,7 @@ def test_a_socket_in_no_directory(bound: Bind, path: str) -> None:
 
 
 def test_what_systemd_opened_is_taken_over(bound: Bind, path: str) -> None:
-    """By its address; others are left for whoever they are for, and a socket's file stays systemd's."""
+    """By its address; others are left alone, and a socket's file stays systemd's."""
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(path)
         unix.listen()

@@ -567,7 +567,7 @@ async def test_a_server_that_resets_right_after_the_handshake(servers: Servers) 
     context = ssl.create_default_context(cafile=str(servers.ca_file))
     secured = await tls_handshake.handshake(loop, sock, context, "localhost", None)
     async with asyncio.timeout(LIMIT):
-        while _is_connected(secured):  # noqa: ASYNC110  # the kernel tells nobody
+        while _is_connected(secured):  # noqa: ASYNC110  # the kernel sends no event
             await asyncio.sleep(0.001)
     client = Client()
     tls.TlsTransport(loop, readiness_of(loop), secured, client)
@@ -598,7 +598,7 @@ class ResettingLoop:
         peer, _ = self._listening.accept()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
-        while _is_connected(sock):  # noqa: ASYNC110  # the kernel tells nobody
+        while _is_connected(sock):  # noqa: ASYNC110  # the kernel sends no event
             await asyncio.sleep(0.001)
 
 

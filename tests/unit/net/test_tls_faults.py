@@ -54,7 +54,7 @@ def test_the_certificate_that_has_expired_is_the_one_that_is_named() -> None:
 
 
 def test_a_date_that_is_now_is_not_the_one_that_is_meant() -> None:
-    """What ends, or begins, this very second is valid."""
+    """What ends, or begins, in this second is valid."""
     now = {"notAfter": "Jan 15 08:00:00 2027 GMT", "notBefore": "Jan 15 08:00:00 2027 GMT"}
     assert "has expired; this" in certificate_fault(10, "", (now,), SIDE, NOW).detail
     assert "is not valid yet; this" in certificate_fault(9, "", (now,), SIDE, NOW).detail

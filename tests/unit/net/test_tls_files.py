@@ -44,7 +44,7 @@ def pair(directory: Path, certificate: bytes | None, key: bytes | None) -> Tls:
 
 
 def pipe(file: Path) -> Path:
-    """One that nobody writes to: opening it would wait for ever."""
+    """One that nobody writes to: opening it would wait forever."""
     os.mkfifo(file, 0o600)
     return file
 
@@ -156,7 +156,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Tls], str]] = {
 @pytest.mark.parametrize("place", ["pipe", "zero", "huge"])
 @pytest.mark.parametrize("key", ["ca_file", "crl_file", "client_cert_file", "client_key_file"])
 def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path, key: str, place: str) -> None:
-    """OpenSSL would wait for a pipe on the event loop, and read a device for ever."""
+    """OpenSSL would wait for a pipe on the event loop, and read a device forever."""
     file = tmp_path / "place"
     match place:
         case "pipe":

@@ -196,7 +196,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, object]]:
 
 
 def noted(caplog: pytest.LogCaptureFixture) -> list[tuple[object, BaseException | None]]:
-    """The faults that were told of: where, and what."""
+    """The faults that were reported: where, and what."""
     return [
         (record.fields["where"], (record.exc_info or (None, None))[1])  # type: ignore[attr-defined]
         for record in caplog.records
@@ -321,7 +321,7 @@ async def test_others_have_their_turn_among_many_callers(house: House) -> None:
 
 
 async def test_at_the_end_one_that_is_gone_takes_no_place(house: House) -> None:
-    """Whoever waits when the listener closes is accepted as far as there is room."""
+    """Callers that wait when the listener closes are accepted as far as there is room."""
     house.acceptors.set_limits(limit=2, handshake=10.0)
     listener = house.listen()
     for _ in range(2):

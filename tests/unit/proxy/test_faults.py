@@ -1,4 +1,4 @@
-"""sidecar.proxy.faults: what is told of one; that one ends nothing but its own connection is in tests/wire"""
+"""sidecar.proxy.faults: what is logged of one; that one ends nothing but its own connection is in tests/wire"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Full(logging.Handler):
 
 
 def test_one_that_cannot_be_told_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever notes a fault has a connection to end after that."""
+    """The code that notes a fault has a connection to end after that."""
     monkeypatch.setattr(logging.getLogger("sidecar.proxy.faults"), "handlers", [Full()])
     faults = Faults()
     faults.note(FAULT, "sweep")

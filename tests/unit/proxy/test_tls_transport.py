@@ -325,7 +325,7 @@ async def test_how_much_is_too_much(pair: Pair) -> None:
 
 
 async def test_closing_with_bytes_that_are_kept(pair: Pair) -> None:
-    """They are sent; nothing is read any more, whoever asks for it."""
+    """They are sent; nothing is read any more, even if it is asked for."""
     pair.sock.sends = [ssl.SSLWantWriteError()]
     pair.transport.write(b"kept")
     pair.transport.close()
@@ -457,7 +457,7 @@ async def test_an_end_while_a_read_wants_to_write(pair: Pair) -> None:
     await settled(pair)
     pair.sock.recvs = [ssl.SSLWantWriteError()]
     pair.writer.write(b"x")
-    while pair.sock.recvs:  # noqa: ASYNC110  # the transport tells nobody
+    while pair.sock.recvs:  # noqa: ASYNC110  # the transport sends no event
         await asyncio.sleep(0)
     pair.transport.end()
     pair.sock.recvs = [b"dropped", b"dropped"]

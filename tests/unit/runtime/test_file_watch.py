@@ -30,7 +30,7 @@ def replace(file: Path, text: str) -> None:
     os.replace(file.parent / "new", file)
 
 
-def test_a_replaced_file_is_told_of_once(watched: Watched) -> None:
+def test_a_replaced_file_is_reported_once(watched: Watched) -> None:
     """At the next look, and not again until it changes again; what was there at the start is known."""
     watched.file.write_text("a")
     watched.watch.start()
@@ -79,7 +79,7 @@ def test_a_probe_looks_at_once_and_the_end_is_the_end(watched: Watched) -> None:
 
 
 def test_other_files_after_a_reload(watched: Watched, tmp_path: Path) -> None:
-    """A file that is still watched and changed meanwhile is told of; one that is new is known as it is; one that is
+    """A file that is still watched and changed meanwhile is reported; one that is new is known as it is; one that is
     watched no more is not looked at."""
     other = tmp_path / "other"
     watched.file.write_text("a")

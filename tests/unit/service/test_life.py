@@ -36,7 +36,7 @@ async def test_cas_that_cannot_be_used_end_the_start(top: str, environ: dict[str
 async def test_cas_that_only_token_endpoints_are_judged_by_are_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A credential may ask nobody: what can still work starts."""
+    """A credential may make no calls: what can still work starts."""
     environ = {"REQUESTS_CA_BUNDLE": "/nowhere/ca.pem"}
     text = "listen: 'localhost:0'\nadmin: 'localhost:0'\nroutes: [{name: a, upstream: 'https://a.example', prefetch: off}]"
     made = Service(

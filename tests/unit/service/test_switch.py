@@ -36,7 +36,7 @@ async def service() -> AsyncIterator[Service]:
 async def test_files_of_a_configuration_that_failed_are_not_looked_at(
     service: Service, tmp_path: Path
 ) -> None:
-    """Nor told of when they change, as if they were those of a route that is served."""
+    """Their changes are not reported either, as those of a route that is served are."""
     file = tmp_path / "ca.pem"
     file.write_bytes(Authority().pem)
     with socket.create_server(("127.0.0.1", 0)) as taken:

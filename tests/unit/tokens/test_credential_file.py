@@ -85,7 +85,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_is_no_credential_is_named_with_its_mend(mistake: str) -> None:
+def test_what_is_no_credential_is_named_with_its_fix(mistake: str) -> None:
     """What it is instead, and nothing of its contents, not even in the context."""
     text, says = MISTAKES[mistake]
     with pytest.raises(SidecarError) as caught:

@@ -177,7 +177,7 @@ def test_the_same_token_after_the_clock_was_set_back_stays_old() -> None:
     assert plan.unusable.mono == late.mono + 90
 
 
-def test_the_same_token_after_the_clock_was_put_right_lives_on() -> None:
+def test_the_same_token_after_the_clock_was_corrected_lives_on() -> None:
     """A token received by a clock 50 minutes ahead is not thrown away while the issuer keeps handing it
     out."""
     ahead = Instant(T + 3000, NOW.mono)

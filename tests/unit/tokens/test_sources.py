@@ -99,7 +99,7 @@ async def test_sources_that_ask_others_or_nobody(tmp_path: Path) -> None:
 
 
 async def test_a_token_in_a_file_is_read_at_each_fetch(tmp_path: Path) -> None:
-    """As whoever renews it left it, line break or not; it is checked like any token."""
+    """As the program that renews it left it, line break or not; it is checked like any token."""
     file = tmp_path / "token"
     it = build_sources({"f": File(type="file", path=str(file))}, clock=clock(), environ={})["f"]
     key = TokenKey(NamedSource("f"), "https://svc.example")
@@ -326,7 +326,7 @@ FILES = {
 @pytest.mark.parametrize("place", ["a pipe", "/dev/zero", "a huge file"])
 @pytest.mark.parametrize("kind", [*FILES, "adc"])
 def test_a_credential_is_a_regular_file_of_bounded_size(tmp_path: Path, kind: str, place: str) -> None:
-    """Anything else is refused at once: a pipe would keep the fetch's thread for ever, a device has no end."""
+    """Anything else is refused at once: a pipe would keep the fetch's thread forever, a device has no end."""
     if place == "a pipe":
         place = str(tmp_path / "pipe")
         os.mkfifo(place)

@@ -1337,7 +1337,7 @@ async def test_a_token_that_is_here_is_not_fetched_ahead_again(world: World) -> 
     assert len(world.source.calls) == 1
 
 
-async def test_the_command_that_mends_a_failure_is_logged(
+async def test_the_command_that_fixes_a_failure_is_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Beside the reason: to be copied from the log."""

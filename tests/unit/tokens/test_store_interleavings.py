@@ -192,7 +192,7 @@ class Run:
         assert len(self.clock.pending) <= 2 * len(entries), "no timer without an entry"
         waiting = sum(caller.waiting for caller in self.callers)
         assert sum(stats.waiting for stats in self.stats.values()) == waiting
-        assert sum(entry.waiting for entry in entries) == waiting, "whoever waits can be found"
+        assert sum(entry.waiting for entry in entries) == waiting, "all that wait can be found"
 
     async def close(self) -> None:
         self.closed = True

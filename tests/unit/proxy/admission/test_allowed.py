@@ -254,7 +254,7 @@ def test_no_reader_ends_outside_of_what_is_allowed(pieces: list[str]) -> None:
 
 @given(pieces=st.lists(PIECES, max_size=10))
 def test_nothing_from_elsewhere_gets_in(pieces: list[str]) -> None:
-    """What passes begins with the allowed path to whoever decodes it once."""
+    """What passes begins with the allowed path for every reader that decodes it once."""
     path = "/" + "".join(pieces)
     if judge(PUBLIC, "GET", path) is None:
         assert (resolved(unquote(path)) + "/").startswith("/public/")

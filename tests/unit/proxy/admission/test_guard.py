@@ -126,7 +126,7 @@ def test_a_person_who_mistypes_a_route_is_told(host: bytes) -> None:
     ],
 )
 def test_a_default_port_may_be_left_out(origin: bytes, host: bytes, scheme: bytes, mark: str | None) -> None:
-    """Of an Origin and of a Host (RFC 6454 section 4): the same site, whoever writes it."""
+    """Of an Origin and of a Host (RFC 6454 section 4): the same site, in every spelling."""
     assert mark_of_another_site({b"origin": origin}, host, scheme) == mark
 
 

@@ -1,4 +1,4 @@
-"""sidecar.proxy.exchange.exchange: what both sides are told of a request, when it is sent again, and that what it holds
+"""sidecar.proxy.exchange.exchange: what both sides learn of a request, when it is sent again, and that what it holds
 is given back once; between real connections it is in tests/wire"""
 
 from __future__ import annotations
@@ -659,5 +659,5 @@ def test_exchanges_of_two_apps_do_not_meet(making: Exchanges) -> None:
 
 
 def test_it_says_where_it_is(making: Exchanges) -> None:
-    """For whoever debugs."""
+    """For a debugger."""
     assert repr(making.waiting()) == "<Exchange GET any connect>"

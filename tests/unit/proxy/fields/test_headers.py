@@ -115,7 +115,7 @@ def test_what_is_nominated_is_dropped_beside_the_rest() -> None:
 
 
 def test_no_long_value_of_a_peer_is_remembered() -> None:
-    """Whoever sends many of them would fill memory; small ones, which recur, cost nothing the second time."""
+    """A client that sends many of them would fill memory; small ones, which recur, cost nothing the second time."""
     before = headers.drop_table.cache_info().currsize
     for number in range(20):
         headers.drop_nominated(frozenset(), b"x-%d" % number + b"a" * 257)

@@ -512,7 +512,7 @@ async def test_the_header_that_a_listener_requires_goes_no_further(memory: Memor
 
 
 async def test_what_is_traced_of_a_request(memory: Memory, call: Call) -> None:
-    """Its fields go on as the tracer gives them back, and its end is told of the same span; a refused one has none."""
+    """Its fields go on as the tracer gives them back, and its end is reported for the same span; a refused one has none."""
     memory.proxy.ledger.tracer = told = Told()  # type: ignore[assignment]
     app = call().send(get(b"/a", b"X: 1"))
     assert app.request.all(b"traceparent") == [b"00-1"]
@@ -730,7 +730,7 @@ async def test_a_fault_before_there_is_a_request_is_a_500(
 
 
 async def test_a_fault_before_there_is_a_method_is_a_500(memory: Memory, call: Call, log: Any) -> None:
-    """Told of none, whatever was asked before."""
+    """It is for none, whatever was asked before."""
     for begun in (b"HE", b"\r"):
         app = call().send(get(), begun)
         app.connection.fault(FAULT)

@@ -340,7 +340,9 @@ def test_a_switch_that_is_refused_is_an_error(line: Line) -> None:
     assert line.transport.closed
 
 
-def test_whoever_is_served_when_it_is_lost_is_told_why(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exchange_that_it_serves_when_it_is_lost_learns_why(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As far as TLS says; what the transport caught of the sidecar's own is a 500."""
     why = SidecarError(Reason.TLS_ALERT, "An alert.")
     asked = []
@@ -420,7 +422,7 @@ async def test_a_fault_under_a_write_comes_up_after_it(
     assert (line.exchange.told, line.transport.closed) == ([("fault", FAULT)], not gone)
 
 
-def test_a_fault_met_by_whoever_handles_it(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_met_by_the_code_that_handles_it(line: Line, caplog: pytest.LogCaptureFixture) -> None:
     """It ends with the request that it serves; serving nobody, it is noted."""
     assert line.connection.fault(FAULT)
     assert (line.exchange.told, line.transport.closed) == ([("fault", FAULT)], True)

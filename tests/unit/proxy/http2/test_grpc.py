@@ -50,7 +50,7 @@ def test_a_deadline_has_a_unit(value: bytes, seconds: float) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"S", b"1", b"1s", b"-1S", b"123456789S", b"1 S", b"1.5S"])
 def test_a_deadline_that_can_t_be_read_is_an_error(value: bytes) -> None:
-    """Nobody should wait for ever because of a slip."""
+    """Nobody should wait forever because of a slip."""
     with pytest.raises(SidecarError, match="grpc-timeout"):
         grpc.time_limit([(b"grpc-timeout", value)])
 

@@ -119,7 +119,7 @@ def test_a_place_is_the_next_ones_whatever_its_host(make_bench: MakeBench) -> No
 
 
 def test_a_dial_that_is_to_spare_needs_no_place(make_bench: MakeBench) -> None:
-    """Whoever comes next waits for the one that nobody waits for any more."""
+    """The next one waits for the dial that nobody waits for any more."""
     bench = make_bench("connections: 1")
     gone = bench.ask()
     bench.pool("a").forget(gone)
@@ -179,7 +179,7 @@ def handed_over(bench: Bench, connection: FakeLink, request: Asker) -> None:
 
 
 @pytest.mark.parametrize("how", [given, handed_over])
-def test_a_fault_of_whoever_is_given_a_connection_is_its_own(
+def test_a_fault_of_an_exchange_that_is_given_a_connection_is_its_own(
     make_bench: MakeBench, how: Callable[[Bench, FakeLink, Asker], None]
 ) -> None:
     """It is told, and the connection closed at once: nobody knows what was written to it."""
@@ -210,7 +210,7 @@ def test_a_fault_in_leaving_the_queue_is_the_waiting_one_s(
 def test_a_fault_in_being_dialled_for_takes_nobody_else_s_place(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """It is out of the queue, counted off, and told; whoever is next is dialled for."""
+    """It is out of the queue, counted off, and told; the next one is dialled for."""
     bench = make_bench("connections: 1")
     bench.busy()
     waiting = [bench.ask() for _ in range(2)]
@@ -230,7 +230,7 @@ def test_what_is_idle_of_a_route_before_it_makes_no_room(make_bench: MakeBench) 
     assert (waits.outcomes, bench.stats.queued, bench.dials.under_way) == ([], 1, [])
 
 
-def test_a_fault_of_whoever_is_refused_is_its_own(make_bench: MakeBench) -> None:
+def test_a_fault_of_an_exchange_that_is_refused_is_its_own(make_bench: MakeBench) -> None:
     """As with a connection."""
     bench = make_bench("connections: 1")
     request = Asker(bench.pool("a"), 1)

@@ -93,7 +93,7 @@ class PoolMachine(RuleBasedStateMachine):
             dialled = [one for one in self.waiting if one not in places.queue and one.pool is asker.pool]
             link.streams -= 1
             asker.pool.release(link)
-            # First whoever a connection is dialled for already, then by arrival; retries before all.
+            # First those that a connection is dialled for already, then by arrival; retries before all.
             if not link.closed and link.generation == asker.pool.generation:
                 if dialled:
                     assert dialled[0].outcomes
@@ -241,7 +241,7 @@ def pools_of(bench: Bench) -> list[Any]:
     return list(bench.places.pools)
 
 
-def test_whoever_has_waited_longest_gets_the_first_connection_that_is_up(make_bench: MakeBench) -> None:
+def test_the_longest_waiting_gets_the_first_connection_that_is_up(make_bench: MakeBench) -> None:
     """Whichever dial it came of."""
     bench = make_bench("connections: 2")
     first, second = bench.ask(), bench.ask()
@@ -436,7 +436,7 @@ def test_a_dial_is_for_the_destination_with_its_session_and_counters(make_bench:
     ]
 
 
-def test_a_failed_dial_is_told_to_whoever_has_waited_longest(make_bench: MakeBench) -> None:
+def test_a_failed_dial_is_the_error_of_the_longest_waiting(make_bench: MakeBench) -> None:
     """And only where more wait than are dialled for."""
     bench = make_bench("connections: 3")
     first, second, gone = bench.ask(), bench.ask(), bench.ask()
@@ -467,7 +467,7 @@ def broken(*_: object, **__: object) -> None:
 def test_a_fault_in_dialling_is_told_and_noted(
     make_bench: MakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the route; whoever waits gets a 500."""
+    """With the route; an exchange that waits gets a 500."""
     bench = make_bench("connections: 1")
     request = bench.ask()
     bench.dials.end(0, FAULT)
@@ -483,7 +483,7 @@ def test_a_fault_in_dialling_is_told_and_noted(
 def test_a_fault_in_handing_over_a_new_connection(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, serves: bool
 ) -> None:
-    """Whoever has waited longest is told at once, where it was not given to anybody: the next dial may meet the same."""
+    """The longest waiting is told at once, where it was not given to anybody: the next dial may meet the same."""
     bench = make_bench("connections: 2")
     first, second = bench.ask(), bench.ask()
     faults = []

@@ -129,9 +129,9 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.CLOUD_RUN, 404, NOT_FOUND, {"content-type": "text/html; charset=UTF-8"}),
             Cause.HIDDEN,
-            "Google's front end answered 404, not the service: its ingress settings do not let this network in "
-            "(call it from the VPC, or through the load balancer), VPC Service Controls hide it, or there is no "
-            "such service: `gcloud run services describe billing --region=REGION "
+            "Google's front end answered 404, not the service. Either its ingress settings do not let this network in "
+            "(call it from the VPC, or through the load balancer), or VPC Service Controls hide it, or there is no "
+            "such service. `gcloud run services describe billing --region=REGION "
             "--format='value(metadata.annotations)'` shows the ingress.",
             "gcloud run services describe billing --region=REGION --format='value(metadata.annotations)'",
             id="run-hidden",

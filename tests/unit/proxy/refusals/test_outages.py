@@ -86,7 +86,7 @@ def test_ten_minutes_of_refusals_are_a_dozen_lines(house: House) -> None:
     assert house.told() == []
 
 
-def test_the_command_that_mends_it_is_in_the_message(house: House) -> None:
+def test_the_command_that_fixes_it_is_in_the_message(house: House) -> None:
     house.refuse(DENIED)
     assert house.told() == [
         (
@@ -126,7 +126,7 @@ def test_good_answers_before_the_last_refusal_end_nothing(house: House) -> None:
     assert house.outages.refusing("billing") is None
 
 
-def test_a_route_that_comes_and_goes_is_told_of_once_a_minute(house: House) -> None:
+def test_a_route_that_comes_and_goes_is_logged_once_a_minute(house: House) -> None:
     """Every second request fails, for ten minutes."""
     for _ in range(600):
         house.refuse(UNREACHABLE)

@@ -1,4 +1,4 @@
-"""sidecar.proxy.refusals.refusals: what is kept and told of refusals and errors"""
+"""sidecar.proxy.refusals.refusals: what is kept and logged of refusals and errors"""
 
 from __future__ import annotations
 

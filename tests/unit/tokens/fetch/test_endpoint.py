@@ -81,7 +81,7 @@ def test_a_refusal_without_a_metadata_servers_mark_says_so(status: int) -> None:
     ],
 )
 def test_what_stands_in_a_command_is_quoted_for_the_shell(caller: str) -> None:
-    """Whoever it came from: a file, a metadata server."""
+    """Wherever it came from: a file, a metadata server."""
     command = refused(IAM._replace(caller=caller), answer(403, rpc("PERMISSION_DENIED"))).command
     words = command.removeprefix("gcloud ")
     done = subprocess.run(["sh", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True, check=True)

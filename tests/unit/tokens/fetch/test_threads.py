@@ -56,7 +56,7 @@ async def test_a_caller_that_gives_up_leaves_its_thread_and_its_slot() -> None:
 
 
 def test_a_hanging_thread_does_not_hold_up_the_end_of_the_process() -> None:
-    """A process whose fetch hangs for ever ends at once, quietly."""
+    """A process whose fetch hangs forever ends at once, quietly."""
     program = """
 import asyncio, threading
 from sidecar.tokens.fetch.threads import FetchThreads

@@ -241,7 +241,7 @@ async def test_tls_to_what_does_not_speak_it(raw: RawEndpoint) -> None:
 
 
 async def test_an_abort_ends_a_read_at_once(raw: RawEndpoint, origin: str | None) -> None:
-    """An answer that drips for ever is ended from outside, with its connection."""
+    """An answer that drips forever is ended from outside, with its connection."""
     raw.behaviour = drip
     it = transport(origin=origin)
     exchange = asyncio.gather(call(it, f"http://{raw.origin}/"), return_exceptions=True)
@@ -343,8 +343,8 @@ PASSWORD = "s3cretWord"
         pytest.param("ftp://proxy.example", "not with another scheme", id="ftp"),
         pytest.param(f"http://me:{PASSWORD}#x@proxy.example:1", "write `#` as `%23`", id="hash"),
         pytest.param("http://proxy.example:port", "not a proxy's URL", id="no-url"),
-        pytest.param("http://localhost:8787", "leads to this very sidecar, which listens on", id="own"),
-        pytest.param("127.0.0.1:8787/", "leads to this very sidecar, which listens on", id="own-address"),
+        pytest.param("http://localhost:8787", "leads to this sidecar, which listens on", id="own"),
+        pytest.param("127.0.0.1:8787/", "leads to this sidecar, which listens on", id="own-address"),
     ],
 )
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])

@@ -80,7 +80,7 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
 )
 def test_other_types_are_named_with_what_to_do(tmp_path: Path, kind: object, says: str) -> None:
     """A credential of a type that can't be used is an error that names it, not a fall-through."""
-    file = put(tmp_path, {"type": kind, "refresh_token": "very-secret"})
+    file = put(tmp_path, {"type": kind, "refresh_token": "most-secret"})
     error = ask({"CLOUDSDK_CONFIG": str(tmp_path)})
     assert error.reason is Reason.CREDENTIAL_INVALID
     assert says in error.detail
@@ -105,7 +105,7 @@ def test_a_key_that_is_no_key_is_named(tmp_path: Path) -> None:
         {
             "type": "service_account",
             "client_email": "a@b.c",
-            "private_key": "-----BEGIN PRIVATE KEY-----\nvery-secret\n-----END PRIVATE KEY-----\n",
+            "private_key": "-----BEGIN PRIVATE KEY-----\nmost-secret\n-----END PRIVATE KEY-----\n",
             "token_uri": "https://oauth2.googleapis.com/token",
         },
     )

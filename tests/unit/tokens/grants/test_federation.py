@@ -169,7 +169,7 @@ async def test_a_federated_identity_itself_has_no_id_token(federation: Federatio
 
 
 async def test_a_subject_token_is_read_anew_for_each_exchange(federation: Federation) -> None:
-    """Whoever writes it renews it: the next fetch sends what is there then."""
+    """Another program renews it: the next fetch sends what is there then."""
     federation.from_file()
     it = federation.source()
     await it.mint(ACCESS)
@@ -764,7 +764,7 @@ def test_who_it_is_to_iam(audience: str, member: str | None) -> None:
 async def test_what_a_file_names_is_a_regular_file_of_bounded_size(
     federation: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, role: str, place: str
 ) -> None:
-    """google-auth and OpenSSL would wait for a pipe, and read a device for ever."""
+    """google-auth and OpenSSL would wait for a pipe, and read a device forever."""
     monkeypatch.setenv(ALLOW_EXECUTABLES, "1")
     file = tmp_path / "place"
     match place:

@@ -116,7 +116,7 @@ async def test_a_persons_generic_token_serves_where_persons_are_let_in(
 
 
 async def test_a_persons_generic_token_goes_nowhere_else(gcloud: Gcloud) -> None:
-    """It is for gcloud's client id: any target that took it would let in whoever got hold of it."""
+    """It is for gcloud's client id: any target that took it would let in everyone who got hold of it."""
     gcloud.says(f"out({jwt(CLIENT, issued=0, expires=3600)!r}) if len(args) == 2 else fail({NO_AUDIENCES!r})")
     with pytest.raises(SidecarError, match="only Cloud Run and functions take those"):
         await mint(gcloud)

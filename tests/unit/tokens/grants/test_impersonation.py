@@ -315,7 +315,7 @@ async def test_a_literal_token_expires_honestly(google: Emulator) -> None:
 
 async def test_nobody_acts_as_itself(google: Emulator) -> None:
     """Not even where it shows only when the metadata server has said whose it is: IAM is not asked, and a token that
-    leaked can't renew itself for ever."""
+    leaked can't renew itself forever."""
     email = str(google.metadata.email)
     google.principals.grant(f"serviceAccount:{email}", CREATOR, on=email)
     it = source(
@@ -357,7 +357,7 @@ async def test_a_source_that_cannot_act_says_why(google: Emulator) -> None:
 async def test_what_a_grant_cannot_do_it_says_itself(
     ask: Callable[[FederationGrant], Fetched], says: str
 ) -> None:
-    """Whoever calls it past the look at the table is told the same."""
+    """A call past the look at the table gets the same error."""
     with pytest.raises(SidecarError, match=f"credential_mismatch: .*{says}"):
         ask(FederationGrant(lambda: "{}", "x"))
 

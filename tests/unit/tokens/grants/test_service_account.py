@@ -233,7 +233,7 @@ async def test_an_access_token_that_cannot_be_used(
     assert RESPONSE_SECRET not in str(caught.value)
 
 
-async def test_a_self_signed_jwt_asks_nobody(raw: RawEndpoint, private_key: str) -> None:
+async def test_a_self_signed_jwt_makes_no_network_calls(raw: RawEndpoint, private_key: str) -> None:
     """The key signs for the audience, for an hour; an audience is not a scope."""
     it = source(KeyGrant(lambda: usable(raw, private_key), "x"))
     token = await it.mint(TokenKey(NamedSource("default"), AUDIENCE, TokenKind.SELF_SIGNED_JWT))
@@ -260,7 +260,7 @@ def test_whose_key_it_is() -> None:
 async def test_a_changed_file_counts_from_the_next_fetch_on(
     raw: RawEndpoint, private_key: str, tmp_path: Path
 ) -> None:
-    """A key that is replaced, broken or put right again is used, named or used by the next fetch."""
+    """A key that is replaced, broken or repaired is used, named or used by the next fetch."""
     raw.behaviour = granted(jwt(AUDIENCE, issued=0, expires=3600))
     file = tmp_path / "key.json"
     file.write_text(usable(raw, private_key))

@@ -165,7 +165,7 @@ async def test_a_command_that_is_not_there() -> None:
 
 
 async def _gone(pid: int) -> None:
-    """The kernel ends a killed process in its own time; whoever reaps orphans takes it away."""
+    """The kernel ends a killed process in its own time; the process that reaps orphans takes it away."""
     async with asyncio.timeout(60):
         while is_running(pid):  # noqa: ASYNC110  # another process's end can only be polled for
             await asyncio.sleep(0.01)
