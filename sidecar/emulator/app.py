@@ -71,8 +71,7 @@ class Emulator:
         self._runners: dict[Served, tuple[web.AppRunner | GrpcServer, socket.socket]] = {}
         self._ports: dict[Served, int] = {}
         self._kept: dict[Served, socket.socket] = {}
-        """The sockets of stopped servers: bound, and not listening, so that no other process gets the port meanwhile.
-        """
+        """The sockets of stopped servers: bound, but not listening, so that no other process gets the port."""
         self._tls: dict[Served, ssl.SSLContext] = {}
         self._authority = Authority()
         self.principals = Principals(now)

@@ -261,9 +261,8 @@ class TokenStore:
     def status(self) -> list[TokenStatus]:
         """Every key of the configuration in force, pinned ones first. Holds no token."""
         now = self._now()
-        entries = {entry.key: entry for entry in self._pinned.values()}
-        entries.update((entry.key, entry) for entry in self._cache.entries())
-        entries.update(self._busy)
+        cached = {entry.key: entry for entry in self._cache.entries()}
+        entries = {**self._pinned, **cached, **self._busy}
         return [entry.status(now) for entry in entries.values() if not entry.retired]
 
     async def close(self) -> None:
