@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from typing import Final, final
 
-from sidecar.net.readiness import SocketReadiness, Watcher
-from sidecar.net.transport import Receiver, Transport
+from sidecar.net.readiness import SocketReadiness
+from sidecar.net.socket_transport import SocketTransport
+from sidecar.net.transport import Receiver
 
 _READ: Final = 256 * 1024
 """Bytes that are read at once: of 64, 256 and 512 KiB the best (docs/performance.md)."""
@@ -22,26 +22,12 @@ _PIECES: Final = 64
 
 
 @final
-class TcpTransport(Transport, Watcher):
+class TcpTransport(SocketTransport):
     """The transport of one connected socket."""
 
-    __slots__ = (
-        "_closing",
-        "_ended",
-        "_ending",
-        "_fd",
-        "_high",
-        "_is_paused",
-        "_loop",
-        "_lost",
-        "_peer_ended",
-        "_readiness",
-        "_reading",
-        "_receiver",
-        "_sock",
-        "_unsent",
-        "_unsent_size",
-    )
+    __slots__ = ("_peer_ended",)
+
+    kind = "TCP"
 
     def __init__(
         self,
@@ -53,33 +39,9 @@ class TcpTransport(Transport, Watcher):
         """Take over `sock`, which is connected and non-blocking, and call `connection_made`. An exception from that
         call is passed on, with the socket still open. Raises OSError if the socket can't be waited for.
         """
-        self._loop = loop
-        self._readiness = readiness
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._receiver = receiver
-        self._unsent: deque[memoryview] = deque()
-        self._unsent_size = 0
-        self._high = 64 * 1024
-        self._is_paused = False
-        """The receiver was asked to pause."""
-        self._reading = False
+        super().__init__(loop, readiness, sock, receiver)
         self._peer_ended = False
-        self._ending = False
-        """Our side ends as soon as what is kept is sent."""
-        self._ended = False
-        """And the end has been sent."""
-        self._closing = False
-        self._lost = False
-        receiver.connection_made(self)
-        try:
-            self.resume_reading()
-        except Exception as error:  # noqa: BLE001  # the receiver saw a beginning, so it sees an end
-            self._fail(error)
-
-    def __repr__(self) -> str:
-        state = "lost" if self._lost else "closing" if self._closing else "open"
-        return f"<TcpTransport fd={self._fd} {state} unsent={self._unsent_size}>"
+        self.begin()
 
     # what the receiver calls
 
@@ -97,15 +59,9 @@ class TcpTransport(Transport, Watcher):
             self._lose(error)
             return
         if sent < len(data):
-            self._keep(memoryview(data)[sent:])
+            # In this order: where a fault keeps the socket from being waited for, nothing is kept that nobody sends.
             self._wait_for_room()
-
-    def _keep(self, data: memoryview) -> None:
-        self._unsent.append(data)
-        self._unsent_size += len(data)
-        if self._unsent_size > self._high and not self._is_paused:
-            self._is_paused = True
-            self._receiver.pause_writing()
+            self._keep(memoryview(data)[sent:])
 
     def _wait_for_room(self) -> None:
         if self._lost:
@@ -153,18 +109,6 @@ class TcpTransport(Transport, Watcher):
     def read_ahead(self) -> None:
         pass  # it is what each read does
 
-    def is_reading(self) -> bool:
-        return self._reading
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        self._high = high
-
-    def get_write_buffer_size(self) -> int:
-        return self._unsent_size
-
-    def set_protocol(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
     def is_closing(self) -> bool:
         return self._closing or self._lost
 
@@ -178,9 +122,6 @@ class TcpTransport(Transport, Watcher):
 
     def abort(self) -> None:
         self._lose(None)
-
-    def get_socket(self) -> socket.socket | None:
-        return self._sock
 
     # what the selector calls
 
@@ -251,15 +192,6 @@ class TcpTransport(Transport, Watcher):
 
     # ends
 
-    def _fail(self, error: Exception) -> None:
-        """Close after an error. An error that is not the connection's is a fault, which the event loop's handler
-        logs.
-        """
-        if not isinstance(error, OSError):
-            message = "Fatal error on a TCP connection."
-            self._loop.call_exception_handler({"message": message, "exception": error, "transport": self})
-        self._lose(error)
-
     def _lose(self, error: Exception | None) -> None:
         if self._lost:
             return
@@ -267,15 +199,8 @@ class TcpTransport(Transport, Watcher):
         self._closing = True
         self._reading = False
         self._readiness.leave(self._fd)
-        self._unsent.clear()
-        self._unsent_size = 0
+        self._drop_kept()
         self._loop.call_soon(self._closed, error)
-
-    def _closed(self, error: Exception | None) -> None:
-        try:
-            self._receiver.connection_lost(error)
-        finally:
-            self._sock.close()
 
 
 def attach(

@@ -16,10 +16,10 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections import deque
 from typing import NamedTuple, final
 
-from sidecar.net.readiness import SocketReadiness, Watcher
+from sidecar.net.readiness import SocketReadiness
+from sidecar.net.socket_transport import SocketTransport
 from sidecar.net.transport import Receiver, Transport
 
 _RECORD = 16 * 1024
@@ -39,34 +39,21 @@ class Session(NamedTuple):
 
 
 @final
-class TlsTransport(Transport, Watcher):
-    """The transport of one TLS connection, after its handshake. One slot more than twenty: either direction may wait
-    for the other, and each of those states has its name.
-    """
+class TlsTransport(SocketTransport):
+    """The transport of one TLS connection, after its handshake."""
 
     __slots__ = (
         "_barren",
-        "_closing",
-        "_ended",
-        "_ending",
-        "_fd",
-        "_high",
-        "_is_paused",
-        "_loop",
-        "_lost",
         "_read_again",
         "_read_error",
         "_read_wants_write",
-        "_readiness",
-        "_reading",
         "_reads_ahead",
-        "_receiver",
-        "_sock",
-        "_unsent",
-        "_unsent_size",
+        "_secured",
         "_write_error",
         "_write_wants_read",
     )
+
+    kind = "TLS"
 
     def __init__(
         self,
@@ -75,24 +62,11 @@ class TlsTransport(Transport, Watcher):
         sock: ssl.SSLSocket,
         receiver: Receiver,
     ) -> None:
-        self._loop = loop
-        self._readiness = readiness
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._receiver = receiver
-        self._unsent: deque[memoryview] = deque()
-        self._unsent_size = 0
-        self._high = 64 * 1024
-        self._is_paused = False
-        self._reading = False
+        super().__init__(loop, readiness, sock, receiver)
+        self._secured = sock
+        """The socket again, as what it is."""
         self._read_wants_write = False
         self._write_wants_read = False
-        self._closing = False
-        self._ending = False
-        """Our side says no more; what still comes is dropped, unread, until the peer ends."""
-        self._ended = False
-        """And the end has been sent."""
-        self._lost = False
         self._write_error: OSError | None = None
         self._read_error: OSError | None = None
         """What ended the reading, while bytes that came before it are handed on."""
@@ -102,15 +76,7 @@ class TlsTransport(Transport, Watcher):
         """Whether what stands behind a small record is read at once, too: it may be of another stream of HTTP/2."""
         self._barren = 0
         """How many more small records are passed on one by one."""
-        receiver.connection_made(self)
-        try:
-            self.resume_reading()
-        except Exception as error:  # noqa: BLE001  # the receiver saw a beginning, so it sees an end
-            self._fail(error)
-
-    def __repr__(self) -> str:
-        state = "lost" if self._lost else "closing" if self._closing else "open"
-        return f"<TlsTransport fd={self._fd} {state} unsent={self._unsent_size}>"
+        self.begin()
 
     # what the receiver calls
 
@@ -119,7 +85,7 @@ class TlsTransport(Transport, Watcher):
             return
         if not self._unsent:
             try:
-                sent = self._sock.send(data)
+                sent = self._secured.send(data)
             except ssl.SSLWantWriteError:
                 sent = 0
             except ssl.SSLWantReadError:
@@ -134,13 +100,6 @@ class TlsTransport(Transport, Watcher):
         else:
             self._keep(memoryview(data))
 
-    def _keep(self, data: memoryview) -> None:
-        self._unsent.append(data)
-        self._unsent_size += len(data)
-        if self._unsent_size > self._high and not self._is_paused:
-            self._is_paused = True
-            self._receiver.pause_writing()
-
     def _wait(self, *, reading: bool) -> None:
         try:
             if reading:
@@ -149,9 +108,6 @@ class TlsTransport(Transport, Watcher):
                 self._readiness.write(self._fd, self, True)
         except OSError as error:
             self._lose(error)
-
-    def set_protocol(self, receiver: Receiver) -> None:
-        self._receiver = receiver
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -164,26 +120,14 @@ class TlsTransport(Transport, Watcher):
             self._reading = True
             self._wait(reading=True)
             # OpenSSL may hold some that no selector would report.
-            if self._read_again or self._sock.pending():
+            if self._read_again or self._secured.pending():
                 self._loop.call_soon(self.on_readable)
 
     def read_ahead(self) -> None:
         self._reads_ahead = True
 
-    def is_reading(self) -> bool:
-        return self._reading
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        self._high = high
-
-    def get_write_buffer_size(self) -> int:
-        return self._unsent_size
-
     def can_write_eof(self) -> bool:
         return False
-
-    def get_socket(self) -> socket.socket | None:
-        return self._sock
 
     def is_closing(self) -> bool:
         return self._closing or self._lost or self._write_error is not None
@@ -207,7 +151,7 @@ class TlsTransport(Transport, Watcher):
 
     def _say_end(self) -> None:
         try:
-            self._sock.unwrap()
+            self._secured.unwrap()
         except ssl.SSLWantWriteError:
             self._readiness.write(self._fd, self, True)
             return
@@ -217,14 +161,14 @@ class TlsTransport(Transport, Watcher):
         self._ended = self._closing = True
         try:
             # From here on the socket reads what is under TLS.
-            self._sock.shutdown(socket.SHUT_WR)
+            self._secured.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._lose(error)
 
     def _drop(self) -> None:
         """Take what still comes, and leave it unread."""
         with contextlib.suppress(BlockingIOError, InterruptedError):
-            if not self._sock.recv(_READ):
+            if not self._secured.recv(_READ):
                 self._lose(None, notify=False)
 
     def abort(self) -> None:
@@ -249,7 +193,7 @@ class TlsTransport(Transport, Watcher):
             if self._ended:
                 self._drop()
                 return
-            data = self._with_more(self._sock.recv(_READ))
+            data = self._with_more(self._secured.recv(_READ))
         except ssl.SSLWantReadError:
             if self._write_error is not None:
                 self._lose(self._write_error)
@@ -274,7 +218,7 @@ class TlsTransport(Transport, Watcher):
         """What was read, with the records behind it. Behind a small record it looks only if it may belong to another
         stream, and if the last ones had something behind them.
         """
-        if len(first) >= _RECORD or self._sock.pending():
+        if len(first) >= _RECORD or self._secured.pending():
             return self._more(first)
         if not self._reads_ahead:
             return first
@@ -295,7 +239,7 @@ class TlsTransport(Transport, Watcher):
         pieces = [first]
         for _ in range(_READS_AT_ONCE):
             try:
-                data = self._sock.recv(_READ)
+                data = self._secured.recv(_READ)
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLWantWriteError:
@@ -309,7 +253,7 @@ class TlsTransport(Transport, Watcher):
                 self._read_again = True
                 break
             pieces.append(data)
-            if len(data) < _RECORD and not self._reads_ahead and not self._sock.pending():
+            if len(data) < _RECORD and not self._reads_ahead and not self._secured.pending():
                 break
         if self._read_again:
             self._loop.call_soon(self.on_readable)
@@ -324,7 +268,7 @@ class TlsTransport(Transport, Watcher):
         try:
             while self._unsent:
                 piece = self._unsent[0]
-                sent = self._sock.send(piece)
+                sent = self._secured.send(piece)
                 self._unsent_size -= sent
                 if sent == len(piece):
                     self._unsent.popleft()
@@ -352,7 +296,7 @@ class TlsTransport(Transport, Watcher):
             self._all_sent()
 
     def _all_sent(self) -> None:
-        """Whether nothing is kept any more, and the receiver, once told so, has neither written more nor closed."""
+        """Go on after the last byte that was kept, unless the receiver has written more or ended it meanwhile."""
         self._readiness.write(self._fd, self, False)
         if self._ended:
             return  # it was a read that waited; now the peer's end is what is waited for
@@ -367,20 +311,12 @@ class TlsTransport(Transport, Watcher):
     def _write_failed(self, error: OSError) -> None:
         """Send no more; the end comes up once what was received before is read, which is at once where nobody reads."""
         self._write_error = error
-        self._unsent.clear()
-        self._unsent_size = 0
+        self._drop_kept()
         self._readiness.write(self._fd, self, False)
         if self._reading:
             self._loop.call_soon(self.on_readable)
         else:
             self._lose(error)
-
-    def _fail(self, error: Exception) -> None:
-        """Close after an error; one that is not the connection's is a fault, which the event loop's handler logs."""
-        if not isinstance(error, OSError):
-            message = "Fatal error on a TLS connection."
-            self._loop.call_exception_handler({"message": message, "exception": error, "transport": self})
-        self._lose(error)
 
     def _lose(self, error: Exception | None, *, notify: bool = True) -> None:
         if self._lost:
@@ -388,19 +324,12 @@ class TlsTransport(Transport, Watcher):
         self._lost = self._closing = True
         self._reading = False
         self._readiness.leave(self._fd)
-        self._unsent.clear()
-        self._unsent_size = 0
+        self._drop_kept()
         if error is None and notify:
             # Sends close_notify; the peer's own is not waited for (RFC 8446 section 6.1 allows that).
             with contextlib.suppress(OSError, ValueError):
-                self._sock.unwrap()
+                self._secured.unwrap()
         self._loop.call_soon(self._closed, error)
-
-    def _closed(self, error: Exception | None) -> None:
-        try:
-            self._receiver.connection_lost(error)
-        finally:
-            self._sock.close()
 
 
 def session_of(transport: Transport) -> Session | None:

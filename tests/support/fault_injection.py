@@ -32,6 +32,7 @@ from sidecar.emulator.keys import Authority
 from sidecar.net import listeners
 from sidecar.net.callers import Callers
 from sidecar.net.certificates import Certificate
+from sidecar.net.socket_transport import SocketTransport
 from sidecar.net.tcp import TcpTransport
 from sidecar.net.tls import TlsTransport
 from sidecar.observe.logs import JsonFormatter
@@ -76,6 +77,7 @@ OWNERS = (
     HeldBody,
     Ledger,
     RequestReader,
+    SocketTransport,
     TcpTransport,
     TlsTransport,
     Tunnel,
@@ -112,6 +114,7 @@ LEFT_OUT_OF = {
     (Acceptors, "_tunnel"): "as Acceptor._arrive",
     (DownstreamConnection, "_hand_over"): _GUARD_WITHIN,
     (Acceptors, "update"): _GUARD_WITHIN,
+    (Proxy, "_arm_sweep"): "as _sweep, in which it stands last",
     (Acceptors, "_crashed"): "the guard itself",
     (Acceptors, "_on_timer"): "as _sweep: what it calls is guarded",
     (Acceptors, "_try_later"): "sets the timer by which a guard tries again",
@@ -124,6 +127,7 @@ LEFT_OUT_OF = {
     (DownstreamConnection, "connection_made"): _GUARD_WITHIN,
     (TlsTransport, "_lose"): "the end itself",
     (TcpTransport, "_lose"): "the end itself",
+    (SocketTransport, "_drop_kept"): "the end itself",
     (TcpTransport, "abort"): "the end itself",
     (TokenStore, "_fetch"): "as Pool._dial",
     (Pool, "_free_place"): "counts a place out; has nothing before that",

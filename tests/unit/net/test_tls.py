@@ -432,7 +432,7 @@ async def test_a_write_may_want_to_read(servers: Servers, raw: Raw, *, paused: b
     """SSL_get_error(3): it is tried again once bytes have come, whether they are wanted otherwise or not."""
     client = await connected(servers, raw)
     sock = Contrary(client.transport.get_socket())
-    client.transport._sock = sock  # type: ignore[attr-defined]
+    client.transport._secured = sock  # type: ignore[attr-defined]
     if paused:
         client.transport.pause_reading()
     sock.send_wants = [ssl.SSLWantReadError(), ssl.SSLWantReadError()]
@@ -459,7 +459,7 @@ async def test_a_read_may_want_to_write(servers: Servers, raw: Raw) -> None:
     """It is tried again once the socket takes bytes."""
     client = await connected(servers, raw)
     sock = Contrary(client.transport.get_socket())
-    client.transport._sock = sock  # type: ignore[attr-defined]
+    client.transport._secured = sock  # type: ignore[attr-defined]
     sock.recv_wants = [ssl.SSLWantWriteError()]
     raw.tls.write(b"x")
     raw.flush()
@@ -472,7 +472,7 @@ async def test_a_read_of_several_records_may_want_to_write(servers: Servers, raw
     client = await connected(servers, raw)
     real = client.transport.get_socket()
     sock = Contrary(real)
-    client.transport._sock = sock  # type: ignore[attr-defined]
+    client.transport._secured = sock  # type: ignore[attr-defined]
     first = real.recv
 
     def recv(size: int) -> bytes:
@@ -513,7 +513,7 @@ async def test_a_failed_write_with_nothing_to_read_ends_it(servers: Servers, raw
     """A fault of OpenSSL's own leaves the socket as it is: no selector would report an end."""
     client = await connected(servers, raw)
     sock = Contrary(client.transport.get_socket())
-    client.transport._sock = sock  # type: ignore[attr-defined]
+    client.transport._secured = sock  # type: ignore[attr-defined]
     fault = ssl.SSLError(1, "[SSL] internal error (_ssl.c:1)")
     sock.send_wants = [fault]
     client.transport.write(b"x")
