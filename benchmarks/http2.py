@@ -3,7 +3,7 @@
 Owns: the rows of this part, their loads and their upstreams.
 Called by: run.
 May not: print results or judge them (report does).
-Rule: products take turns within a round, as for small requests; nginx has no HTTP/2 to its upstream, and is left out.
+Rule: products take turns within a round, as for small requests. nginx has no HTTP/2 to its upstream, so the floor is nghttpx.
 """
 
 import json
@@ -23,7 +23,6 @@ from process import Process, RunError, free_port, wait_listening
 from products import AUDIENCE, PYTHON
 from upstream import BODY, Certificates, nginx_prelude
 
-PRODUCTS = ("sidecar", "envoy", "go")
 CONNECTIONS = 4
 """Of h2load."""
 STREAM_FILE = "stream"
@@ -152,7 +151,7 @@ class Http2Bench:
                     self._bench.instance(product, upstream[tls], tls=tls, first=first, http2=True)
                 )
                 for product in self._bench.products
-                if product.name in PRODUCTS
+                if product.http2
             ]
             if first is not None:
                 for instance in made:

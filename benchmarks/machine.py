@@ -6,6 +6,7 @@ May not: touch the product's virtual environment: peers live in benchmarks/.work
 Rule: packages are installed by name with the ordinary clients as they are set up, or not at all.
 """
 
+import fcntl
 import os
 import platform
 import re
@@ -13,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from process import RunError
@@ -29,6 +31,25 @@ HTTP2_PACKAGES = {"h2load": "nghttp2-client", "curl": "curl"}
 def say(text: str) -> None:
     """One line of progress, at once."""
     print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Keep other runs out of `work`: each writes the products' configuration there. RunError names the one inside."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunError(
+                f"process {lock.read().strip() or 'unknown'} already runs a benchmark in {work}, and two would"
+                " overwrite each other's files: wait for it, or use another checkout"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def provide_programs(names: Iterable[str] = DEBIAN_PACKAGES) -> None:

@@ -107,6 +107,7 @@ class Bench:
         """Everything that is written goes below `work`."""
         self._plan = plan
         self.products = plan.products
+        self._http1 = [product for product in plan.products if product.http1]
         self.work = work
         self.cores = cores
         self.certificates = Certificates.make(work / "certificates")
@@ -125,7 +126,7 @@ class Bench:
             port = upstream.tls_port if tls else upstream.port
             instances = [
                 stack.enter_context(self.instance(product, port, tls=tls, first="/"))
-                for product in self._plan.products
+                for product in self._http1
             ]
             seconds = {instance.product.name: self._warm_up(instance, tls=tls) for instance in instances}
             for number in range(1, self._plan.rounds + 1):
@@ -176,7 +177,7 @@ class Bench:
             for number in range(1, self._plan.stream_rounds + 1):
                 for direction, transfer in (("download", load.download), ("upload", load.upload)):
                     say(f"{direction}s of {size(self._plan.stream_bytes)}, {kind} upstream, {number}")
-                    for product in self._plan.products:
+                    for product in self._http1:
                         with self.instance(product, upstream.port, tls=tls, first="/16") as instance:
                             done = self._stream(instance, transfer)
                         self.results.streams.setdefault((product.name, tls, direction), []).append(done)

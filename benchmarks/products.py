@@ -58,6 +58,10 @@ class Product:
     name: str
     title: str
     prepare: Callable[[Setting], Launch]
+    http1: bool = True
+    """Whether it is set up for upstreams of HTTP/1.1 here."""
+    http2: bool = True
+    """Whether it speaks HTTP/2 to its upstream."""
 
 
 def _sidecar(command: str) -> Callable[[Setting], Launch]:
@@ -235,6 +239,20 @@ def _nginx(setting: Setting) -> Launch:
     return Launch(["nginx", "-p", str(directory), "-c", str(config), "-e", str(directory / "error.log")])
 
 
+def _nghttpx(setting: Setting) -> Launch:
+    backend = f"127.0.0.1,{setting.upstream_port};;proto=h2"
+    lines = [
+        f"frontend=127.0.0.1,{setting.port};no-tls",
+        f"backend={backend};tls;sni=localhost" if setting.ca_file else f"backend={backend}",
+        *([f"cacert={setting.ca_file}"] if setting.ca_file else []),
+        f"add-request-header=authorization: Bearer {make_token(AUDIENCE)}",
+        *("workers=1", "accesslog-file=/dev/null", f"pid-file={setting.directory}/pid"),
+    ]
+    config = setting.directory / "nghttpx.conf"
+    config.write_text("\n".join([*lines, ""]))
+    return Launch(["nghttpx", f"--conf={config}"])
+
+
 def _go(program: str) -> Callable[[Setting], Launch]:
     def prepare(setting: Setting) -> Launch:
         scheme, host = ("https", "localhost") if setting.ca_file else ("http", "127.0.0.1")
@@ -263,7 +281,8 @@ def catalogue(*, envoy: str, go: str, sidecar_command: str, earlier: Path | None
         Product("earlier", "idtoken-sidecar, earlier", _sidecar(before)),
         Product("envoy", "Envoy, gcp_authn with cache", _envoy(envoy)),
         Product("go", "Go's ReverseProxy, cached token", _go(go)),
-        Product("nginx", "nginx, static token (floor)", _nginx),
+        Product("nginx", "nginx, static token (floor)", _nginx, http2=False),
+        Product("nghttpx", "nghttpx, static token (floor)", _nghttpx, http1=False),
     ]
 
 

@@ -91,7 +91,7 @@ def small_requests(plan: Plan, results: Results, tls: bool) -> str:
         ),
         *("RSS MiB", "after requests", "token fetches", "others on core"),
     )
-    return table(header, [row(each, results.small[each.name, tls]) for each in plan.products])
+    return table(header, [row(each, results.small[each.name, tls]) for each in plan.products if each.http1])
 
 
 def streams(plan: Plan, results: Results) -> str:
@@ -198,7 +198,7 @@ def at_rest(plan: Plan, rest: RestBench) -> str:
         ]
 
     header = ("product", "first answer ms", "× Envoy", "CPU ms", "probe ms", "RSS MiB", "wake-ups/s")
-    return table(header, [row(product) for product in plan.products])
+    return table(header, [row(product) for product in plan.products if product.http1])
 
 
 def rest_verdicts(rest: RestBench) -> list[str]:

@@ -20,7 +20,7 @@ SETTLE_SECONDS = 3.0
 """From the first answer to what is called rest."""
 IDLE_SECONDS = 10.0
 PROBE = "/healthz/startup"
-HAS_PROBE = ("sidecar", "earlier")
+HAS_PROBE = ("sidecar", "compiled", "earlier")
 
 
 @dataclass
@@ -44,7 +44,8 @@ class RestBench:
     def __init__(self, bench: Bench, *, rounds: int) -> None:
         self._bench = bench
         self._rounds = rounds
-        self.found: dict[str, Rest] = {product.name: Rest() for product in bench.products}
+        self._products = [product for product in bench.products if product.http1]
+        self.found: dict[str, Rest] = {product.name: Rest() for product in self._products}
 
     def measure(self) -> None:
         """Start every product once a round; look at it at rest in the last."""
@@ -52,8 +53,8 @@ class RestBench:
         bench = self._bench
         with SmallAnswers(bench.work / "upstream", bench.certificates, bench.cores.load) as upstream:
             for number in range(self._rounds):
-                turn = number % len(bench.products)
-                for product in [*bench.products[turn:], *bench.products[:turn]]:
+                turn = number % len(self._products)
+                for product in [*self._products[turn:], *self._products[:turn]]:
                     self._start(product, upstream.port, last=number == self._rounds - 1)
 
     def _start(self, product: Product, port: int, *, last: bool) -> None:

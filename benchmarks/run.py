@@ -8,6 +8,7 @@ Rule: benchmarks/README.md says how the numbers come about; what is done here an
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from http2 import Costs, Http2Bench
 from machine import (
     DEBIAN_PACKAGES,
     HTTP2_PACKAGES,
+    alone,
     checkout,
     describe,
     provide_envoy,
@@ -29,13 +31,13 @@ from machine import (
 )
 from measure import Bench, Plan
 from process import Cores, RunError
-from products import COMPILED, REPOSITORY, SIDECAR, SIDECAR_COMMAND, catalogue, has_sidecar
+from products import COMPILED, REPOSITORY, SIDECAR, SIDECAR_COMMAND, Product, catalogue, has_sidecar
 from rest import RestBench
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 RESULTS = HERE / "results"
-PRODUCTS = ("sidecar", "compiled", "earlier", "envoy", "go", "nginx")
+PRODUCTS = ("sidecar", "compiled", "earlier", "envoy", "go", "nginx", "nghttpx")
 PARTS = ("small", "streams", "http2", "rest")
 MEMORY_REQUESTS = 300_000
 STREAM_BYTES, QUICK_STREAM_BYTES = 2**30, 2**26
@@ -52,7 +54,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_names(PRODUCTS),
         default=PRODUCTS,
         metavar="NAMES",
-        help="of sidecar,compiled,earlier,envoy,go,nginx",
+        help=f"of {','.join(PRODUCTS)}",
     )
     parser.add_argument(
         "--against", metavar="COMMIT", help="measure the sidecar of this commit too, as the product `earlier`"
@@ -106,10 +108,11 @@ def main() -> int:
     # A terminated run must end its children too: turn the signal into the exception that unwinds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        if asked.memory:
-            print(_in_memory(asked))
-            return 0
-        report_path = _run(asked)
+        with alone(WORK):
+            if asked.memory:
+                print(_in_memory(asked))
+                return 0
+            report_path = _run(asked)
     except RunError as error:
         print(f"benchmarks/run.py: {error}", file=sys.stderr)
         return 2
@@ -141,13 +144,7 @@ def _run(asked: argparse.Namespace) -> Path:
     known = catalogue(envoy=envoy, go=go, sidecar_command=asked.product_command, earlier=earlier)
     quick = asked.quick
     plan = Plan(
-        products=[
-            product
-            for product in known
-            if product.name in asked.only
-            and (earlier or product.name != "earlier")
-            and (COMPILED.exists() or product.name != "compiled")
-        ],
+        products=_present(known, asked, earlier),
         rounds=asked.rounds or (2 if quick else 7),
         requests=asked.requests or (10_000 if quick else 100_000),
         memory_requests=0 if quick else MEMORY_REQUESTS,
@@ -174,6 +171,22 @@ def _run(asked: argparse.Namespace) -> Path:
     path.write_text(text)
     print(text)
     return path
+
+
+def _present(known: Sequence[Product], asked: argparse.Namespace, earlier: Path | None) -> list[Product]:
+    """The contenders of this run; who can't take part is named, with the reason."""
+    missing = {
+        "earlier": None if earlier else "give --against COMMIT",
+        "compiled": None if COMPILED.exists() else "`make compiled` makes it",
+        "nghttpx": None if shutil.which("nghttpx") else "not installed (Debian: nghttp2-proxy)",
+    }
+    present = []
+    for product in known:
+        if product.name in asked.only and (reason := missing.get(product.name)):
+            say(f"without {product.name}: {reason}")
+        elif product.name in asked.only:
+            present.append(product)
+    return present
 
 
 def _http2(asked: argparse.Namespace, bench: Bench, plan: Plan) -> Costs:
