@@ -12,6 +12,7 @@ from html import escape
 from typing import NamedTuple
 
 from figures import ROWS, Figures
+from products import OWN
 
 WIDTH, LEFT, RIGHT = 760, 110, 110
 BAR, GAP, TITLE, HEAD = 16, 5, 26, 56
@@ -25,7 +26,6 @@ text { fill: #e6edf3 } .back { fill: #0d1117 } .note { fill: #9198a1 } .spread {
 .own { fill: #3fb68b } .other { fill: #6a737d }
 }
 """
-OWN = ("sidecar", "compiled", "earlier")
 
 
 class Bar(NamedTuple):

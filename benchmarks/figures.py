@@ -59,11 +59,11 @@ ROWS = {
         for kind, upstream in (("plain", "plain"), ("tls", "TLS"))
         for percentile in ("p50", "p99", "p99.9")
     },
-    "few routes": Row("many", "1 kB, 32 connections, 10 routes", REQUEST),
-    "many routes": Row("many", "1 kB, 32 connections, the last of 10,000 routes", REQUEST),
-    "calm p99": Row("many", "p99 while none of 1,000 tokens is due", "ms", 2),
-    "due p99": Row("many", "p99 while 1,000 tokens are renewed", "ms", 2),
-    "idle connections": Row("many", "resident with 10,000 idle connections", "MiB"),
+    "few routes": Row("routes", "1 kB, 32 connections, 10 routes", REQUEST),
+    "many routes": Row("routes", "1 kB, 32 connections, the last of 10,000 routes", REQUEST),
+    "calm p99": Row("tokens", "p99 while none of 1,000 tokens is due", "ms", 2),
+    "due p99": Row("tokens", "p99 while 1,000 tokens are renewed", "ms", 2),
+    "idle connections": Row("idle", "resident with 10,000 idle connections", "MiB"),
     "start": Row("rest", "start to the first 200", "ms", 0),
     "start cpu": Row("rest", "start to the first 200", "CPU ms", 0),
     "probe": Row("rest", "start to the first 200 of the start-up probe", "ms", 0),
@@ -79,19 +79,19 @@ class Figures:
     rounds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     """By row and product."""
     out: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Why a product is out of a part, by part and product: it could not be set up, or answered wrong."""
+    """Why a product is out: by row, where it answered wrong, or part, where it could not be set up, and product."""
 
     def add(self, row: str, product: str, value: float) -> None:
         """One round."""
         self.rounds.setdefault((row, product), []).append(value)
 
     def of(self, row: str, product: str) -> Sequence[float]:
-        """All rounds; empty where it was not measured, or the product is out of this part."""
-        return () if self.is_out(ROWS[row].part, product) else self.rounds.get((row, product), ())
+        """All rounds; empty where it was not measured, or the product is out."""
+        return () if self.is_out(row, product) else self.rounds.get((row, product), ())
 
-    def is_out(self, part: str, product: str) -> bool:
-        """Whether the product answered wrong in this part."""
-        return (part, product) in self.out
+    def is_out(self, row: str, product: str) -> bool:
+        """Whether the product is out of this row, or of its part."""
+        return (row, product) in self.out or (ROWS[row].part, product) in self.out
 
     def median(self, row: str, product: str) -> float | None:
         """None where it was not measured."""

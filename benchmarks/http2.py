@@ -42,7 +42,7 @@ class Http2Bench:
         kind = "tls" if tls else "h2c"
         with nginx(self._bench) as upstream, self._field(upstream[tls], tls=tls) as instances:
             for instance in instances:
-                with self._bench.judged("http2", instance.product.name):
+                with self._bench.judged(f"{kind} m=32", instance.product.name):
                     h2load(instance.port, self._requests // 10, 32, self._cores)
             for number in range(1, self._rounds + 1):
                 say(f"HTTP/2, {'TLS' if tls else 'plain'} upstream: round {number} of {self._rounds}")
@@ -54,7 +54,7 @@ class Http2Bench:
         """gRPC, with grpcio on both sides."""
         with grpc_server(self._bench) as port, self._field(port, first=None) as instances:
             for instance in [] if self._bench.plan.quick else instances:
-                with self._bench.judged("http2", instance.product.name):
+                with self._bench.judged("grpc 8", instance.product.name):
                     grpc_client(instance.port, "unary", 8, 200, self._cores)
             for number in range(1, self._rounds + 1):
                 say(f"HTTP/2, gRPC: round {number} of {self._rounds}")
@@ -70,16 +70,17 @@ class Http2Bench:
     def streams(self, *, tls: bool) -> None:
         """One large answer, through curl, each product before it counts once: the file is read from memory."""
         length, rounds = self._bench.plan.stream_bytes, self._bench.plan.stream_rounds
+        row = f"stream {'tls' if tls else 'plain'}"
         with nginx(self._bench, length) as upstream, self._field(upstream[tls], tls=tls) as instances:
             load = partial(curl, length=length, cores=self._cores)
             for instance in instances:
-                with self._bench.judged("http2", instance.product.name):
+                with self._bench.judged(row, instance.product.name):
                     load(instance.port)
             for number in range(1, rounds + 1):
                 say(
                     f"HTTP/2, downloads of {size(length)}, {'TLS' if tls else 'plain'}: round {number} of {rounds}"
                 )
-                self._turn(f"stream {'tls' if tls else 'plain'}", instances, load)
+                self._turn(row, instances, load)
 
     def _field(
         self, port: int, *, tls: bool = False, first: str | None = "/authorization"

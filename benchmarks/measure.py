@@ -135,22 +135,21 @@ class Bench:
         return [product for product in self.products if (product.http2 if job.http2 else product.http1)]
 
     @contextmanager
-    def judged(self, part: str, product: str) -> Iterator[None]:
-        """What goes wrong in here is the product's fault: it is out of this part, and the run goes on."""
+    def judged(self, what: str, product: str) -> Iterator[None]:
+        """What goes wrong in here is the product's fault: it is out of this row or part, and the run goes on."""
         try:
             yield
         except (RunError, OSError) as error:
-            self.figures.out[part, product] = str(error)
-            say(f"  {product} is OUT of {part}: {error}")
+            self.figures.out[what, product] = str(error)
+            say(f"  {product} is OUT of `{what}`: {error}")
 
     def turn(self, row: str, instances: Sequence[Instance], take: Callable[[Instance], float]) -> None:
         """One round of a row: each contender that is still in takes its turn."""
-        part = ROWS[row].part
         for instance in instances:
             name = instance.product.name
-            if self.figures.is_out(part, name):
+            if self.figures.is_out(row, name):
                 continue
-            with self.judged(part, name):
+            with self.judged(row, name):
                 value = take(instance)
                 self.figures.add(row, name, value)
                 say(f"  {row}: {name} {value:.{ROWS[row].digits}f} {ROWS[row].unit}")
@@ -282,14 +281,15 @@ class Bench:
                     say(
                         f"{direction}s of {size(self.plan.stream_bytes)}, {kind} upstream: round {number} of {rounds}"
                     )
+                    row = f"{direction} {kind}"
                     for product in self.contenders():
-                        if self.figures.is_out("streams", product.name):
+                        if self.figures.is_out(f"{row} cpu", product.name):
                             continue
                         with (
                             self.judged("streams", product.name),
                             self.instance(product, upstream.port, tls=tls, first="/16") as instance,
                         ):
-                            self._stream(f"{direction} {kind}", instance, transfer)
+                            self._stream(row, instance, transfer)
 
     def _stream(self, row: str, instance: Instance, transfer: Callable[..., None]) -> None:
         process, length, name = instance.process, self.plan.stream_bytes, instance.product.name

@@ -1,7 +1,7 @@
 """The program in go/peer, which stands around a product where Python would be too slow to stand there.
 
 Owns: how it is started as an upstream, as a metadata server and as a load, and what it says.
-Called by: shapes, live, latency, many.
+Called by: shapes, live, latency, tokens.
 May not: measure the product.
 Rule: it runs on the load's cores. A load that sees one wrong answer ends, and that is a RunError.
 """
@@ -21,7 +21,7 @@ LOAD_SECONDS = 120
 
 @contextmanager
 def serving(
-    program: str, command: str, directory: Path, cores: Sequence[int], **options: int
+    program: str, command: str, directory: Path, cores: Sequence[int], **options: float
 ) -> Iterator[int]:
     """Run it as `upstream` or `metadata`: its port."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,8 @@ SIDECAR = REPOSITORY / ".venv" / "bin" / "idtoken-sidecar"
 PYTHON = SIDECAR.with_name("python")
 COMPILED = REPOSITORY / "build" / "compiled" / "bin" / "idtoken-sidecar"
 COMPILED_COMMAND = f"{shlex.quote(str(COMPILED))} run --config {{config}}"
+OWN = ("sidecar", "compiled", "earlier")
+"""Names of what is built from this repository."""
 DEFAULT_CONNECTIONS = 10_000
 """Of the sidecar's `limits.connections`."""
 SIDECAR_COMMAND = f"{shlex.quote(str(SIDECAR))} run --config {{config}}"
@@ -125,21 +127,22 @@ def _sidecar_config(setting: Setting) -> str:
         "  default: {type: metadata}",
         "routes:",
     ]
-    for number in range(1, job.routes):
-        lines += _sidecar_route(setting, f"r{number}", f"r{number}.internal")
-    return "\n".join([*lines, *_sidecar_route(setting, "bench", HOST), ""])
+    lines += [_sidecar_route(setting, f"r{number}", f"r{number}.test") for number in range(1, job.routes)]
+    return "\n".join([*lines, _sidecar_route(setting, "bench", HOST), ""])
 
 
-def _sidecar_route(setting: Setting, name: str, host: str) -> list[str]:
+def _sidecar_route(setting: Setting, name: str, host: str) -> str:
+    """One line: ten thousand of them have to stay below the limit of a configuration, 1 MiB."""
     own = setting.job.tokens and host != HOST
-    return [
-        f"  - name: {name}",
-        f"    host: {host}",
-        f"    upstream: {setting.upstream}",
-        f"    audience: {f'https://{host}' if own else AUDIENCE}",
-        *([f"    tls: {{ca_file: {setting.ca_file}}}"] if setting.ca_file else []),
-        *(["    protocol: http2"] if setting.job.http2 else []),
-    ]
+    keys = {
+        "name": name,
+        "host": host,
+        "upstream": setting.upstream,
+        "audience": f"https://{host}" if own else AUDIENCE,
+        **({"tls": f"{{ca_file: {setting.ca_file}}}"} if setting.ca_file else {}),
+        **({"protocol": "http2"} if setting.job.http2 else {}),
+    }
+    return f"- {{{', '.join(f'{key}: {value}' for key, value in keys.items())}}}"
 
 
 def _envoy_cluster(name: str, port: int, **more: object) -> dict[str, object]:

@@ -24,7 +24,9 @@ PARTS = {
     "http2": "HTTP/2 and gRPC; downloads are of {size}",
     "live": "What is open for long",
     "latency": "Latency in an open loop",
-    "many": "Many routes, tokens and connections",
+    "routes": "Many routes",
+    "tokens": "Many tokens that are due together",
+    "idle": "Many idle connections",
     "rest": "Start and rest, plain upstream",
 }
 """Their headings; all but `small`, which has a table of its own, stand in the common one."""
@@ -162,7 +164,7 @@ def render(
 
 def _out(figures: Figures) -> Iterable[str]:
     for (name, product), reason in figures.out.items():
-        yield f"- {product}, of the part `{name}`: {' '.join(reason.split())[:300]}"
+        yield f"- {product}, of `{name}`: {' '.join(reason.split())[:300]}"
 
 
 def document(
@@ -177,9 +179,7 @@ def document(
         )
         if figures.of(row, product):
             entry["rounds"][product] = [round(each, 4) for each in seen]  # type: ignore[index]
-    out = [
-        {"part": name, "product": product, "why": reason} for (name, product), reason in figures.out.items()
-    ]
+    out = [{"of": name, "product": product, "why": reason} for (name, product), reason in figures.out.items()]
     names = ("what", "of", "beside", "limit", "found", "judgement")
     reach = [dict(zip(names, line, strict=True)) for line in judged(figures)]
     return {"title": title, "quick": quick, "facts": dict(facts), "rows": rows, "out": out, "reach": reach}

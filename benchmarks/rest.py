@@ -11,7 +11,7 @@ import time
 import load
 from machine import say
 from measure import Bench, Instance
-from products import Job, Product
+from products import OWN, Job, Product
 
 PART = "rest"
 SETTLE_SECONDS, QUICK_SETTLE_SECONDS = 3.0, 0.5
@@ -20,7 +20,6 @@ IDLE_SECONDS, QUICK_IDLE_SECONDS = 10.0, 1.0
 ROUTES = 10
 """Of the sidecar; the others have the one that is asked."""
 PROBE = "/healthz/startup"
-HAS_PROBE = ("sidecar", "compiled", "earlier")
 
 
 def measure(bench: Bench) -> None:
@@ -31,7 +30,7 @@ def measure(bench: Bench) -> None:
             say(f"starts: round {number + 1} of {rounds}")
             turn = number % len(products)
             for product in [*products[turn:], *products[:turn]]:
-                if not bench.figures.is_out(PART, product.name):
+                if not bench.figures.is_out("start", product.name):
                     with bench.judged(PART, product.name):
                         _start(bench, product, upstream.port, last=number == rounds - 1)
 
@@ -42,7 +41,7 @@ def _start(bench: Bench, product: Product, port: int, *, last: bool) -> None:
     with bench.instance(product, port, tls=False, first="/", job=Job(routes=ROUTES)) as instance:
         add("start", name, (instance.answered - began) * 1e3)
         add("start cpu", name, instance.process.cpu_seconds() * 1e3)
-        if name in HAS_PROBE:
+        if name in OWN:
             load.wait_first_answer(instance.process, instance.admin_port, PROBE, host="localhost")
             add("probe", name, (time.monotonic() - began) * 1e3)
         say(f"  start: {name} {(instance.answered - began) * 1e3:.0f} ms")

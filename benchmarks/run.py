@@ -17,13 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import charts
+import idle
 import in_memory
 import latency
 import live
-import many
 import report
 import rest
+import routes
 import shapes
+import tokens
 from figures import size
 from http2 import Http2Bench
 from machine import (
@@ -83,14 +85,27 @@ PARTS: dict[str, Callable[[Bench, Kinds, str], None]] = {
     "http2": _http2,
     "live": lambda bench, _, peer: live.measure(bench, peer),
     "latency": _latency,
-    "many": lambda bench, _, peer: many.measure(bench, peer),
+    "routes": lambda bench, _, peer: routes.measure(bench),
+    "tokens": lambda bench, _, peer: tokens.measure(bench, peer),
+    "idle": lambda bench, _, peer: idle.measure(bench),
     "rest": lambda bench, _, peer: rest.measure(bench),
 }
 """Each with the kinds of upstream that were asked for, and the program of `peer`."""
-MINUTES = {"small": 6, "shapes": 12, "streams": 4, "http2": 15, "live": 6, "latency": 7, "many": 9, "rest": 2}
+MINUTES = {
+    "small": 6,
+    "shapes": 12,
+    "streams": 4,
+    "http2": 15,
+    "live": 6,
+    "latency": 7,
+    "routes": 3,
+    "tokens": 7,
+    "idle": 1,
+    "rest": 2,
+}
 """That each takes with six contenders and seven rounds, roughly, on a machine with nothing else to do."""
 CONTENDERS = 6
-NEED_PEER = {"shapes", "live", "latency", "many"}
+NEED_PEER = {"shapes", "live", "latency", "tokens"}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -46,11 +46,12 @@ def test_a_round_in_which_the_reference_cost_nothing_says_nothing() -> None:
     assert measured(compiled=[1], envoy=[0]).ratio("small plain", "compiled", "envoy") is None
 
 
-def test_who_is_out_of_a_part_has_no_figures_there() -> None:
+@pytest.mark.parametrize("what", ["small", "small plain"], ids=["of a part", "of a row"])
+def test_who_is_out_has_no_figures_there(what: str) -> None:
     """Its earlier rounds do not count either: nobody knows what they were answered."""
     figures = measured(compiled=[1], envoy=[2])
     figures.add("start", "envoy", 40)
-    figures.out["small", "envoy"] = "answered / with 503 and 0 bytes, not 1024"
+    figures.out[what, "envoy"] = "answered / with 503 and 0 bytes, not 1024"
     assert figures.ratio("small plain", "compiled", "envoy") is None
     assert figures.of("small plain", "envoy") == ()
     assert figures.median("start", "envoy") == 40
@@ -97,7 +98,7 @@ def test_the_report_has_a_table_for_each_part_and_names_who_is_out() -> None:
     figures.out["live", "go"] = "no echo\nat all"
     text = render("Benchmark", [("processor", "P")], plan(), Results(), figures)
     assert "- processor: P" in text
-    assert "- go, of the part `live`: no echo at all" in text
+    assert "- go, of `live`: no echo at all" in text
     assert "| 1,000 streams of events, 10 events a second each |   idtoken-sidecar, compiled |" in text
     assert "say anything" not in text
     assert "say anything" in render("Benchmark", [], plan(quick=True), Results(), figures)

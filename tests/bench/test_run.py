@@ -12,6 +12,7 @@ import pytest
 from machine import alone
 from measure import Bench, Plan
 from process import Cores, RunError
+from run import MINUTES, PARTS
 
 RUN = Path(__file__).parents[2] / "benchmarks" / "run.py"
 needs_programs = pytest.mark.skipif(
@@ -54,7 +55,7 @@ def test_a_contender_that_answers_wrong_is_out_and_the_others_go_on(
         ("live", "envoy"): "answered 503",
         ("live", "nginx"): "[Errno 104] Connection reset by peer",
     }
-    assert "envoy is OUT of live: answered 503" in capsys.readouterr().err
+    assert "envoy is OUT of `live`: answered 503" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -80,3 +81,10 @@ def test_a_quick_run_writes_report_data_and_charts(tmp_path: Path) -> None:
         assert value >= 0
     assert "## Start and rest" in (tmp_path / "report.md").read_text()
     assert {file.name for file in (tmp_path / "charts").iterdir()} == {"small.svg", "rest.svg"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_page_has_every_part_with_its_minutes(part: str) -> None:
+    page = (RUN.parents[1] / "docs" / "performance.md").read_text()
+    [row] = [line for line in page.splitlines() if line.startswith(f"| `{part}` |")]
+    assert row.endswith(f" | {MINUTES[part]} |")

@@ -1,7 +1,7 @@
 // What stands around a product where Python would be too slow to stand there: an upstream, a metadata server, and loads.
 //
 //	peer upstream -listen HOST:PORT                       1 kB, any length, uploads, events, WebSocket echo
-//	peer metadata -listen HOST:PORT -life SECONDS         tokens that all end at the same moment
+//	peer metadata -listen HOST:PORT -life -left -due S    tokens that all end at the same moment
 //	peer open     -to HOST:PORT -rate N -seconds S        GETs at a fixed rate, whatever comes back: latencies
 //	peer events   -to HOST:PORT -connections N -seconds S streams of events, which are counted
 //	peer echo     -to HOST:PORT -connections N -count M   WebSocket messages, there and back
@@ -21,9 +21,9 @@ import (
 
 // options are the flags of all commands; each takes what it needs.
 type options struct {
-	listen, to, host                 string
-	connections, count, life, length int
-	rate, seconds                    float64
+	listen, to, host               string
+	connections, count, length     int
+	rate, seconds, life, left, due float64
 }
 
 func main() {
@@ -42,7 +42,9 @@ func main() {
 	flags.IntVar(&given.connections, "connections", 64, "how many")
 	flags.IntVar(&given.count, "count", 1000, "messages in all")
 	flags.IntVar(&given.length, "length", 1024, "bytes that each answer must have")
-	flags.IntVar(&given.life, "life", 3600, "seconds that a token lives")
+	flags.Float64Var(&given.life, "life", 3600, "seconds that a token lives in all")
+	flags.Float64Var(&given.left, "left", 3600, "seconds that it has left when it is given out first")
+	flags.Float64Var(&given.due, "due", 3300, "seconds after which it will be renewed")
 	flags.Float64Var(&given.rate, "rate", 1000, "requests a second")
 	flags.Float64Var(&given.seconds, "seconds", 1, "how long")
 	flags.Parse(os.Args[2:])

@@ -129,12 +129,13 @@ func readFrame(from *bufio.Reader) ([]byte, error) {
 	return message, nil
 }
 
-// issuer gives out tokens; all that it gives within half a life end at the same moment.
+// issuer gives out tokens that are `life - left` old already, as a metadata server does that keeps them; all that it
+// gives until they are soon due end at the same moment.
 type issuer struct {
 	sync.Mutex
-	life    time.Duration
-	began   time.Time
-	fetches int
+	life, left, due time.Duration
+	began           time.Time
+	fetches         int
 }
 
 // token is well-formed and as long as a real one; nobody verifies its signature here.
@@ -142,13 +143,14 @@ func (i *issuer) token(audience string) string {
 	i.Lock()
 	defer i.Unlock()
 	i.fetches++
-	if time.Since(i.began) > i.life/2 {
+	if time.Since(i.began) > i.due*4/5 {
 		i.began = time.Now().Truncate(time.Second)
 	}
+	end := i.began.Add(i.left)
 	claims, _ := json.Marshal(map[string]any{
 		"aud": audience, "azp": "100000000000000000000", "sub": "100000000000000000000",
 		"email": "bench@example-project.iam.gserviceaccount.com", "email_verified": true,
-		"iss": "https://accounts.google.com", "iat": i.began.Unix(), "exp": i.began.Add(i.life).Unix(),
+		"iss": "https://accounts.google.com", "iat": end.Add(-i.life).Unix(), "exp": end.Unix(),
 	})
 	encode := base64.RawURLEncoding.EncodeToString
 	head := `{"alg":"RS256","kid":"` + strings.Repeat("0", 40) + `","typ":"JWT"}`
@@ -157,7 +159,7 @@ func (i *issuer) token(audience string) string {
 
 // metadata serves ID tokens like the metadata server until it is killed; /state says how many, and their age in seconds.
 func metadata(given options) error {
-	tokens := &issuer{life: time.Duration(given.life) * time.Second}
+	tokens := &issuer{life: seconds(given.life), left: seconds(given.left), due: seconds(given.due)}
 	return http.ListenAndServe(given.listen, http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
 		answer.Header().Set("Metadata-Flavor", "Google")
 		switch path := request.URL.Path; {
