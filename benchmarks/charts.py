@@ -7,7 +7,7 @@ Rule: each row has a scale of its own, from nothing to its largest bar, since th
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from figures import ROWS, Figures
 from products import OWN
 
 WIDTH, LEFT, RIGHT = 760, 110, 110
-BAR, GAP, TITLE, HEAD = 16, 5, 26, 56
+BAR, GAP, TITLE, HEAD, NOTE = 16, 5, 26, 40, 17
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328 } .back { fill: #ffffff }
 .head { font-size: 15px; font-weight: 600 }
@@ -62,10 +62,20 @@ def groups(figures: Figures, part: str) -> list[Group]:
     return made
 
 
-def svg(title: str, note: str, shown: Sequence[Group]) -> str:
+def notes(when: str, facts: Mapping[str, str]) -> list[str]:
+    """What stands below the title: when, on what machine, and how to read it."""
+    machine = [when, facts["processor"], facts["system"]]
+    versions = [facts["product"], facts["product's Python"].partition(" (")[0], f"Envoy {facts['Envoy']}"]
+    return [
+        "; ".join(machine),
+        "; ".join([*versions, "bar: the median, line: all rounds; less is better"]),
+    ]
+
+
+def svg(title: str, notes: Sequence[str], shown: Sequence[Group]) -> str:
     """One chart: a bar for each median, a line from the lowest to the highest round, and the number beside it."""
     parts: list[str] = []
-    top = float(HEAD)
+    top = float(HEAD + NOTE * len(notes))
     for group in shown:
         parts.append(_text(12, top + 12, f"{group.title} ({group.unit})", "row"))
         top += TITLE - 4
@@ -82,7 +92,7 @@ def svg(title: str, note: str, shown: Sequence[Group]) -> str:
             f"<style>{STYLE}</style>",
             f'<rect class="back" width="{WIDTH}" height="{height}" rx="6"/>',
             _text(12, 24, title, "head"),
-            _text(12, 43, note, "note"),
+            *(_text(12, 43 + NOTE * number, note, "note") for number, note in enumerate(notes)),
             *parts,
             "</svg>",
             "",

@@ -104,6 +104,8 @@ class Bench:
         self.certificates = Certificates.make(work / "certificates")
         self.results = Results()
         self.figures = Figures()
+        self.foreign = 0.0
+        """The largest share of the product's core that others took during a load of `cost`."""
 
     # -- contenders, side by side
 
@@ -256,6 +258,7 @@ class Bench:
         after = core_seconds(self.cores.product)
         seconds_busy = sum(after[name] - core[name] for name in BUSY)
         foreign = max(0.0, seconds_busy - used) / (time.monotonic() - began)
+        self.foreign = max(self.foreign, foreign)
         interrupts = sum(after[name] - core[name] for name in INTERRUPTS)
         scale = 1e6 / seen.requests
         return Round(used * scale, (seconds_busy + interrupts) * scale, seen, foreign)

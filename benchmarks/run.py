@@ -233,6 +233,7 @@ def _run(asked: argparse.Namespace) -> tuple[Path, bool]:
         say(f"part {number + 1} of {len(asked.parts)}: {name}{_left(asked, plan, number)}")
         PARTS[name](bench, asked.upstream, peer)
     facts.append(("load average at the end", f"{os.getloadavg()[0]:.2f}"))
+    facts.append(("others on the product's core", f"{bench.foreign:.0%} of a round of wrk at the most"))
     return _write(asked, f"{began:%Y-%m-%d %H:%M} UTC", facts, bench), not bench.figures.out
 
 
@@ -271,11 +272,11 @@ def _write(asked: argparse.Namespace, when: str, facts: list[tuple[str, str]], b
     path.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     folder: Path = asked.charts or (asked.work / "charts" if asked.quick else CHARTS)
     folder.mkdir(parents=True, exist_ok=True)
-    note = f"{when}; {dict(facts)['processor']}; the bar is the median, the line all rounds; less is better"
+    notes = charts.notes(when, dict(facts))
     for part in asked.parts:
         if shown := charts.groups(bench.figures, part):
             heading = report.PARTS[part].format(size=size(bench.plan.stream_bytes))
-            (folder / f"{part}.svg").write_text(charts.svg(heading, note, shown))
+            (folder / f"{part}.svg").write_text(charts.svg(heading, notes, shown))
     print(text)
     return path
 

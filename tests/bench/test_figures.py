@@ -122,7 +122,7 @@ def test_the_data_has_every_round() -> None:
 def test_a_chart_has_a_bar_for_each_contender_with_its_median() -> None:
     figures = measured(compiled=[10, 30, 11], envoy=[20, 24, 22])
     [group] = groups(figures, "small")
-    picture = ElementTree.fromstring(svg("A <title>", "note", [group]))  # noqa: S314  # our own
+    picture = ElementTree.fromstring(svg("A <title>", ["note"], [group]))  # noqa: S314  # our own
     name = "{http://www.w3.org/2000/svg}"
     texts = [element.text for element in picture.iter(f"{name}text")]
     assert texts == [
