@@ -106,7 +106,7 @@ def parsed(output: str) -> Load:
 
 
 def _percentile(output: str, percent: int) -> float:
-    found = re.search(rf"^ +{percent}% +([\d.]+)(us|ms|s|m)$", output, re.MULTILINE)
+    found = re.search(rf"^ +{percent}% +([\d.]+)(us|ms|s|m) *$", output, re.MULTILINE)
     if not found:
         raise RunError(f"wrk printed no {percent}% line:\n{output}")
     return float(found[1]) * UNIT_MICROSECONDS[found[2]]

@@ -24,6 +24,8 @@ from products import AUDIENCE, Job, Product, Setting
 from upstream import BODY, Certificates, SmallAnswers, Streams
 
 WARM_UP_SECONDS = 1
+LONGEST_ROUND = 30
+"""Seconds."""
 BUSY = ("user", "nice", "system", "steal")
 INTERRUPTS = ("irq", "softirq")
 
@@ -334,5 +336,5 @@ def check_answer(instance: Instance, path: str, length: int, upload: int = 0) ->
 
 
 def whole_seconds(warm: load.Load, requests: int) -> int:
-    """How many of them hold so many requests: wrk knows no other durations."""
-    return max(1, math.ceil(requests * warm.seconds / warm.requests))
+    """How many of them hold so many requests: wrk knows no other durations. No more than a slow start can spoil."""
+    return min(LONGEST_ROUND, max(1, math.ceil(requests * warm.seconds / warm.requests)))

@@ -283,7 +283,7 @@ def _nginx(setting: Setting) -> Launch:
             proxy_buffering off;
             proxy_set_header Upgrade $http_upgrade;"""
     config.write_text(
-        f"""{nginx_prelude(directory, connections=2 * job.connections + 100)}
+        f"""{nginx_prelude(directory, connections=3 * job.connections + 100)}
     {f"access_log {directory}/access.log;" if job.access_log else ""}
     {'map $http_upgrade $kept { default upgrade; "" ""; }' if job.live else ""}
     upstream target {{
