@@ -1,165 +1,99 @@
 """HTTP/2 and gRPC: what a request, a call, a message and a GiB cost, each product before the same upstream.
 
-Owns: the rows of this part, their loads and their upstreams.
+Owns: the loads and upstreams of this part.
 Called by: run.
 May not: print results or judge them (report does).
-Rule: products take turns within a round, as for small requests; nginx has no HTTP/2 to its upstream, and is left out.
+Rule: products take turns within a round. nginx has no HTTP/2 to its upstream, so the floor here is nghttpx.
 """
 
 import json
 import re
-import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
-import load
+from figures import size
+from load import HOST
 from machine import say
-from measure import Bench, Instance, size
-from metadata_server import audience_of
+from measure import Bench, Instance
 from process import Process, RunError, free_port, wait_listening
-from products import AUDIENCE, PYTHON
+from products import PYTHON, Job
 from upstream import BODY, Certificates, nginx_prelude
 
-PRODUCTS = ("sidecar", "envoy", "go")
 CONNECTIONS = 4
 """Of h2load."""
 STREAM_FILE = "stream"
 DRIVER = Path(__file__).with_name("grpc_driver.py")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    title: str
-    unit: str
-    """What is counted."""
-    limit: float | None
-    """Of the ratio to Envoy, that the project set itself."""
-
-
-ROWS = {
-    "h2c m=32": Row("1 kB, 32 at once on a connection, plain upstream", "request", 1.4),
-    "h2c m=1": Row("1 kB, one at a time on a connection, plain upstream", "request", 1.1),
-    "tls m=32": Row("1 kB, 32 at once on a connection, TLS upstream", "request", 1.4),
-    "tls m=1": Row("1 kB, one at a time on a connection, TLS upstream", "request", 1.1),
-    "grpc 1": Row("grpcio, unary calls, one at a time", "call", None),
-    "grpc 8": Row("grpcio, unary calls, 8 at once", "call", 0.9),
-    "grpc bidi": Row("grpcio, messages of one stream, there and back", "message", None),
-    "stream plain": Row("a download, plain upstream", "MiB", 1.3),
-    "stream tls": Row("a download, TLS upstream", "MiB", 1.8),
-}
-
-
-@dataclass
-class Costs:
-    """Microseconds of the product's CPU for each unit, round by round, by product and row."""
-
-    rounds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-
-    def add(self, product: str, row: str, seconds: float, units: int) -> None:
-        """One round."""
-        self.rounds.setdefault((product, row), []).append(seconds * 1e6 / units)
-
-    def ratio(self, row: str) -> float | None:
-        """Median over the rounds of the sidecar's cost divided by Envoy's; None when one didn't run."""
-        own, other = self.rounds.get(("sidecar", row)), self.rounds.get(("envoy", row))
-        if not own or not other:
-            return None
-        return statistics.median(mine / theirs for mine, theirs in zip(own, other, strict=True))
-
-
 class Http2Bench:
     """This part of a run."""
 
-    def __init__(self, bench: Bench, *, rounds: int, requests: int, stream_rounds: int) -> None:
-        """`requests` are those of a round; calls and messages are a tenth of it."""
+    def __init__(self, bench: Bench) -> None:
+        """Calls and messages are a tenth of the requests of a round."""
         self._bench = bench
-        self._rounds, self._requests, self._stream_rounds = rounds, requests, stream_rounds
-        self.costs = Costs()
+        self._rounds, self._requests = bench.plan.rounds, bench.plan.requests
+        self._cores = bench.cores.load
 
     def requests(self, *, tls: bool) -> None:
         """Small requests, many and one at a time."""
         kind = "tls" if tls else "h2c"
-        say(f"HTTP/2: small requests, {'TLS' if tls else 'plain'} upstream")
-        with nginx(self._bench) as upstream, self._instances(upstream, tls=tls) as instances:
+        with nginx(self._bench) as upstream, self._field(upstream[tls], tls=tls) as instances:
             for instance in instances:
-                h2load(instance.port, self._requests // 10, 32, self._bench.cores.load)
-            for _ in range(self._rounds):
-                for row, at_once, count in (
-                    (f"{kind} m=32", 32, self._requests),
-                    (f"{kind} m=1", 1, self._requests // 4),
-                ):
-                    for instance in instances:
-                        port, cores = instance.port, self._bench.cores.load
-                        self._measure(
-                            instance, row, lambda p=port, n=count, m=at_once, c=cores: h2load(p, n, m, c)
-                        )
+                with self._bench.judged(f"{kind} m=32", instance.product.name):
+                    h2load(instance.port, self._requests // 10, 32, self._cores)
+            for number in range(1, self._rounds + 1):
+                say(f"HTTP/2, {'TLS' if tls else 'plain'} upstream: round {number} of {self._rounds}")
+                for at_once, count in ((32, self._requests), (1, self._requests // 4)):
+                    load = partial(h2load, count=count, at_once=at_once, cores=self._cores)
+                    self._turn(f"{kind} m={at_once}", instances, load)
 
     def calls(self) -> None:
         """gRPC, with grpcio on both sides."""
-        say("HTTP/2: gRPC")
-        with grpc_server(self._bench) as port:
-            self._calls(port)
-
-    def _calls(self, upstream: int) -> None:
-        with self._instances({False: upstream}, tls=False, first=None) as instances:
-            for instance in instances:
-                grpc_client(instance.port, "unary", 8, 200, self._bench.cores.load)
-            for _ in range(self._rounds):
+        with grpc_server(self._bench) as port, self._field(port, first=None) as instances:
+            for instance in [] if self._bench.plan.quick else instances:
+                with self._bench.judged("grpc 8", instance.product.name):
+                    grpc_client(instance.port, "unary", 8, 200, self._cores)
+            for number in range(1, self._rounds + 1):
+                say(f"HTTP/2, gRPC: round {number} of {self._rounds}")
                 for row, kind, at_once in (
                     ("grpc 1", "unary", 1),
                     ("grpc 8", "unary", 8),
                     ("grpc bidi", "bidi", 1),
                 ):
-                    for instance in instances:
-                        port, cores, count = instance.port, self._bench.cores.load, self._requests // 10
-                        self._measure(
-                            instance,
-                            row,
-                            lambda p=port, k=kind, n=at_once, many=count, c=cores: grpc_client(
-                                p, k, n, many, c
-                            ),
-                        )
+                    count = self._requests // 10
+                    load = partial(grpc_client, kind=kind, at_once=at_once, count=count, cores=self._cores)
+                    self._turn(row, instances, load)
 
-    def streams(self, length: int, *, tls: bool) -> None:
-        """One large answer, through curl."""
+    def streams(self, *, tls: bool) -> None:
+        """One large answer, through curl, each product before it counts once: the file is read from memory."""
+        length, rounds = self._bench.plan.stream_bytes, self._bench.plan.stream_rounds
         row = f"stream {'tls' if tls else 'plain'}"
-        say(f"HTTP/2: downloads of {size(length)}, {'TLS' if tls else 'plain'} upstream")
-        with nginx(self._bench, length) as upstream, self._instances(upstream, tls=tls) as instances:
-            for _ in range(self._stream_rounds):
-                for instance in instances:
-                    port, cores = instance.port, self._bench.cores.load
-                    self._measure(instance, row, lambda p=port, c=cores: curl(p, length, c))
-
-    def _measure(self, instance: Instance, row: str, transfer: Callable[[], int]) -> None:
-        before = instance.process.cpu_seconds()
-        units = transfer()
-        used = instance.process.cpu_seconds() - before
-        self.costs.add(instance.product.name, row, used, units)
-        say(f"  {row}: {instance.product.name} {used * 1e6 / units:.1f} µs a {ROWS[row].unit}")
-
-    @contextmanager
-    def _instances(
-        self, upstream: dict[bool, int], *, tls: bool, first: str | None = "/authorization"
-    ) -> Iterator[list[Instance]]:
-        with ExitStack() as stack:
-            made = [
-                stack.enter_context(
-                    self._bench.instance(product, upstream[tls], tls=tls, first=first, http2=True)
+        with nginx(self._bench, length) as upstream, self._field(upstream[tls], tls=tls) as instances:
+            load = partial(curl, length=length, cores=self._cores)
+            for instance in instances:
+                with self._bench.judged(row, instance.product.name):
+                    load(instance.port)
+            for number in range(1, rounds + 1):
+                say(
+                    f"HTTP/2, downloads of {size(length)}, {'TLS' if tls else 'plain'}: round {number} of {rounds}"
                 )
-                for product in self._bench.products
-                if product.name in PRODUCTS
-            ]
-            if first is not None:
-                for instance in made:
-                    answer = load.get(instance.port, first)
-                    if audience_of(answer.body.decode().removeprefix("Bearer ")) != AUDIENCE:
-                        raise RunError(f"{instance.product.title} sends no token for {AUDIENCE}")
-            yield made
+                self._turn(row, instances, load)
+
+    def _field(
+        self, port: int, *, tls: bool = False, first: str | None = "/authorization"
+    ) -> AbstractContextManager[list[Instance]]:
+        return self._bench.field("http2", port, tls=tls, first=first, job=Job(http2=True))
+
+    def _turn(self, row: str, instances: Sequence[Instance], load: Callable[[int], int]) -> None:
+        def take(instance: Instance) -> float:
+            before = instance.process.cpu_seconds()
+            units = load(instance.port)
+            return (instance.process.cpu_seconds() - before) * 1e6 / units
+
+        self._bench.turn(row, instances, take)
 
 
 @contextmanager
@@ -205,7 +139,7 @@ def h2load(port: int, count: int, at_once: int, cores: Sequence[int]) -> int:
         [
             *("taskset", "--cpu-list", ",".join(map(str, cores)), "h2load"),
             *("-n", str(count), "-c", str(CONNECTIONS), "-m", str(at_once)),
-            *("-H", f":authority: {load.HOST}", f"http://127.0.0.1:{port}/"),
+            *("-H", f":authority: {HOST}", f"http://127.0.0.1:{port}/"),
         ],
         capture_output=True,
         text=True,
@@ -222,7 +156,7 @@ def curl(port: int, length: int, cores: Sequence[int]) -> int:
     done = subprocess.run(
         [
             *("taskset", "--cpu-list", ",".join(map(str, cores)), "curl", "--silent", "--noproxy", "*"),
-            *("--http2-prior-knowledge", "--output", "/dev/null", "--header", f"Host: {load.HOST}"),
+            *("--http2-prior-knowledge", "--output", "/dev/null", "--header", f"Host: {HOST}"),
             *("--write-out", "%{http_version} %{response_code} %{size_download}"),
             f"http://127.0.0.1:{port}/{STREAM_FILE}",
         ],
@@ -251,7 +185,7 @@ def grpc_client(port: int, kind: str, at_once: int, count: int, cores: Sequence[
     done = subprocess.run(
         [
             *("taskset", "--cpu-list", ",".join(map(str, cores)), str(PYTHON), str(DRIVER)),
-            *("call", str(port), load.HOST, kind, str(at_once), str(count)),
+            *("call", str(port), HOST, kind, str(at_once), str(count)),
         ],
         capture_output=True,
         text=True,

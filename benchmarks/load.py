@@ -6,12 +6,15 @@ May not: measure the product (process does) or run on its core (run pins this pr
 Rule: one failed request makes a run worthless, so anything but a complete 200 raises.
 """
 
+import math
 import re
 import socket
+import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from process import Process, RunError
@@ -19,7 +22,14 @@ from upstream import CHUNK, drain
 
 HOST = "bench.internal"
 CONNECTIONS = 32
+QUICK_SECONDS = 0.5
+"""Long enough to see that a load works."""
 STREAM_SILENCE_SECONDS = 30.0
+PATIENCE = 4.0
+"""Seconds: a shorter load without an answer is repeated, twice as long: a busy machine is no wrong answer."""
+NOTHING_YET = "\n  0 requests in "
+CUT_SHORT = 124
+"""What timeout(1) ends with."""
 UNIT_MICROSECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}
 
 
@@ -33,32 +43,70 @@ class Load:
     p99: float
 
 
-def small_requests(port: int, seconds: int, cores: Sequence[int]) -> Load:
-    """Load 127.0.0.1:`port` for whole `seconds` over 32 connections; RunError on a single error."""
-    done = subprocess.run(
-        [
-            *("taskset", "--cpu-list", ",".join(map(str, cores))),
-            *("wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s"),
-            *("--latency", "--timeout", "10s", "--header", f"Host: {HOST}", f"http://127.0.0.1:{port}/"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    problems = re.findall(r"(?:Non-2xx|Socket errors).*", done.stdout)
-    total = re.search(r"(\d+) requests in ([\d.]+)(\w+),", done.stdout)
-    if done.returncode or problems or not total or not int(total[1]):
-        raise RunError(f"the load on port {port} failed: {problems or done.stdout + done.stderr}")
+@dataclass(frozen=True)
+class Shape:
+    """What wrk sends."""
+
+    connections: int = CONNECTIONS
+    path: str = "/"
+    close: bool = False
+    """A new connection for each request."""
+    body: int = 0
+    """Bytes to upload by PUT; 0: a GET."""
+    host: str = HOST
+    secure: bool = False
+    """By TLS."""
+
+
+def small_requests(port: int, seconds: float, cores: Sequence[int], shape: Shape = Shape()) -> Load:
+    """Load 127.0.0.1:`port`; RunError on a single error. wrk itself knows whole seconds, and ends earlier at SIGINT."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(f'wrk.method = "PUT"\nwrk.body = string.rep("x", {shape.body})\n')
+        script.flush()
+        done = subprocess.run(
+            [
+                *(("timeout", "--signal=INT", f"{seconds}s") if seconds < 1 else ()),
+                *("taskset", "--cpu-list", ",".join(map(str, cores))),
+                *("wrk", "--threads", "1", "--connections", str(shape.connections), "--latency"),
+                *(
+                    "--duration",
+                    f"{math.ceil(seconds)}s",
+                    "--timeout",
+                    "10s",
+                    "--header",
+                    f"Host: {shape.host}",
+                ),
+                *(("--header", "Connection: close") if shape.close else ()),
+                *(("--script", script.name, "--header", f"X-Length: {shape.body}") if shape.body else ()),
+                f"{'https' if shape.secure else 'http'}://127.0.0.1:{port}{shape.path}",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode not in (0, CUT_SHORT):
+        raise RunError(f"the load on port {port} failed: {done.stdout + done.stderr}")
+    if seconds < PATIENCE and NOTHING_YET in done.stdout:
+        return small_requests(port, 2 * seconds, cores, shape)
+    return parsed(done.stdout)
+
+
+def parsed(output: str) -> Load:
+    """What wrk printed; RunError where a request failed, or there was none."""
+    problems = re.findall(r"(?:Non-2xx|Socket errors).*", output)
+    total = re.search(r"(\d+) requests in ([\d.]+)(\w+),", output)
+    if problems or not total or not int(total[1]):
+        raise RunError(f"the load failed: {problems or output}")
     return Load(
         requests=int(total[1]),
         seconds=float(total[2]) * UNIT_MICROSECONDS[total[3]] / 1e6,
-        p50=_percentile(done.stdout, 50),
-        p99=_percentile(done.stdout, 99),
+        p50=_percentile(output, 50),
+        p99=_percentile(output, 99),
     )
 
 
 def _percentile(output: str, percent: int) -> float:
-    found = re.search(rf"^ +{percent}% +([\d.]+)(us|ms|s|m)$", output, re.MULTILINE)
+    found = re.search(rf"^ +{percent}% +([\d.]+)(us|ms|s|m) *$", output, re.MULTILINE)
     if not found:
         raise RunError(f"wrk printed no {percent}% line:\n{output}")
     return float(found[1]) * UNIT_MICROSECONDS[found[2]]
@@ -72,16 +120,28 @@ class Answer:
     body: bytes
 
 
-def get(port: int, path: str, host: str = HOST) -> Answer:
-    """One GET on a connection of its own, the answer held in memory; OSError when nobody answers."""
-    with _request(port, f"GET {path}", host=host) as (connection, status, length, body):
+def get(
+    port: int, path: str, host: str = HOST, *, trust: ssl.SSLContext | None = None, length: int = 0
+) -> Answer:
+    """One GET, or a PUT of `length` bytes, on a connection of its own, the answer held in memory.
+
+    By TLS where `trust` is given. OSError when nobody answers.
+    """
+    line = f"{'PUT' if length else 'GET'} {path}"
+    with _request(port, line, length, host, trust) as (connection, status, length, body):
         while len(body) < length and (data := connection.recv(len(CHUNK))):
             body += data
         return Answer(status, bytes(body[:length]))
 
 
 def wait_first_answer(
-    process: Process, port: int, path: str, *, host: str = HOST, seconds: float = 15.0
+    process: Process,
+    port: int,
+    path: str,
+    *,
+    host: str = HOST,
+    seconds: float = 15.0,
+    trust: ssl.SSLContext | None = None,
 ) -> None:
     """Ask every 2 ms until the first 200; RunError when the process ends or takes longer."""
     deadline = time.monotonic() + seconds
@@ -89,7 +149,7 @@ def wait_first_answer(
     while time.monotonic() < deadline:
         process.check()
         try:
-            answer = get(port, path, host)
+            answer = get(port, path, host, trust=trust)
         except OSError as error:
             seen = str(error)
         else:
@@ -100,17 +160,22 @@ def wait_first_answer(
     raise RunError(f"{process.name} gives no answer ({seen}):\n{process.last_output()}")
 
 
-def download(port: int, length: int) -> None:
-    """Read an answer of `length` bytes and drop it; RunError unless all of it came."""
+def download(port: int, length: int, *, stall: bool) -> None:
+    """Read an answer of `length` bytes and drop it, stalling half-way if asked; RunError unless all of it came."""
     with _request(port, f"GET /{length}") as (connection, status, promised, body):
-        have = drain(connection, length, len(body))
+        have = drain(connection, length, len(body), stall=stall)
         if (status, promised, have) != (200, length, length):
             raise RunError(f"a download of {length} bytes gave {status} with {have} of {promised} bytes")
 
 
-def upload(port: int, length: int) -> None:
-    """Send a body of `length` bytes; RunError unless the upstream counted all of it."""
-    with _request(port, "PUT /", length) as (connection, status, answer_length, body):
+def upload(port: int, length: int, *, stall: bool) -> None:
+    """Send a body of `length` bytes, where the upstream stalls if asked; RunError unless it counted all of it."""
+    with _request(port, "PUT /stall" if stall else "PUT /", length) as (
+        connection,
+        status,
+        answer_length,
+        body,
+    ):
         while len(body) < answer_length and (data := connection.recv(len(CHUNK))):
             body += data
         if status != 200 or int(body) != length:
@@ -119,10 +184,15 @@ def upload(port: int, length: int) -> None:
 
 @contextmanager
 def _request(
-    port: int, line: str, length: int = 0, host: str = HOST
+    port: int, line: str, length: int = 0, host: str = HOST, trust: ssl.SSLContext | None = None
 ) -> Iterator[tuple[socket.socket, int, int, bytearray]]:
     """Send a request with `length` bytes of body; give connection, status, length, first of the body."""
-    with socket.create_connection(("127.0.0.1", port), timeout=STREAM_SILENCE_SECONDS) as connection:
+    with ExitStack() as stack:
+        connection = stack.enter_context(
+            socket.create_connection(("127.0.0.1", port), timeout=STREAM_SILENCE_SECONDS)
+        )
+        if trust is not None:
+            connection = stack.enter_context(trust.wrap_socket(connection, server_hostname="localhost"))
         framing = f"Content-Length: {length}\r\n" if length else ""
         connection.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n".encode())
         chunk = memoryview(CHUNK)

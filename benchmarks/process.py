@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Self
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
-STOP_SECONDS = 10.0
 RESET_PEAK = "5"  # proc(5), clear_refs: sets VmHWM back to what is resident now
 CPU_FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
@@ -83,13 +82,10 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the whole session of the process: politely, then by force."""
-        self._child.terminate()
-        try:
-            self._child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        """End the whole session of the process at once: a sidecar that may say goodbye takes two seconds for it."""
+        with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
-            self._child.wait()
+        self._child.wait()
 
     def check(self) -> None:
         """Raise RunError, with the end of its output, when the process is gone."""

@@ -17,15 +17,40 @@ from pathlib import Path
 
 from load import HOST
 from metadata_server import make_token
-from upstream import nginx_prelude
+from upstream import Certificates, nginx_prelude
 
+ENVOY_TYPES = "type.googleapis.com/envoy.extensions"
 AUDIENCE = "https://bench.example"
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIDECAR = REPOSITORY / ".venv" / "bin" / "idtoken-sidecar"
 PYTHON = SIDECAR.with_name("python")
 COMPILED = REPOSITORY / "build" / "compiled" / "bin" / "idtoken-sidecar"
 COMPILED_COMMAND = f"{shlex.quote(str(COMPILED))} run --config {{config}}"
+OWN = ("sidecar", "compiled", "earlier")
+"""Names of what is built from this repository."""
+DEFAULT_CONNECTIONS = 10_000
+"""Of the sidecar's `limits.connections`."""
 SIDECAR_COMMAND = f"{shlex.quote(str(SIDECAR))} run --config {{config}}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of every contender alike, beyond setting a token and forwarding."""
+
+    http2: bool = False
+    """The upstream speaks HTTP/2, and nothing else."""
+    secure: bool = False
+    """The app connects by TLS."""
+    access_log: bool = False
+    """Every request is logged, as JSON or as the product does it."""
+    live: bool = False
+    """Messages go on at once, and connections may be upgraded to WebSocket."""
+    routes: int = 1
+    """Of the sidecar: more routes before the one that is loaded, all with the same upstream."""
+    tokens: bool = False
+    """Each of these routes has an audience of its own, whose token is fetched at the start."""
+    connections: int = 1000
+    """Open ones from apps at once, at least."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +64,14 @@ class Setting:
     metadata_port: int
     ca_file: Path | None
     """None: the upstream is plain HTTP."""
-    http2: bool = False
-    """Whether the upstream speaks HTTP/2, and nothing else."""
+    server: Certificates
+    """What the product shows where the app connects by TLS."""
+    job: Job = Job()
+
+    @property
+    def upstream(self) -> str:
+        """As a URL."""
+        return f"{'https://localhost' if self.ca_file else 'http://127.0.0.1'}:{self.upstream_port}"
 
 
 @dataclass(frozen=True)
@@ -58,26 +89,16 @@ class Product:
     name: str
     title: str
     prepare: Callable[[Setting], Launch]
+    http1: bool = True
+    """Whether it is set up for upstreams of HTTP/1.1 here."""
+    http2: bool = True
+    """Whether it speaks HTTP/2 to its upstream."""
 
 
 def _sidecar(command: str) -> Callable[[Setting], Launch]:
     def prepare(setting: Setting) -> Launch:
         config = setting.directory / "config.yaml"
-        tls = setting.ca_file is not None
-        lines = [
-            f"listen: 127.0.0.1:{setting.port}",
-            f"admin: 127.0.0.1:{setting.admin_port}",
-            "credentials:",
-            "  default: {type: metadata}",
-            "routes:",
-            "  - name: bench",
-            f"    host: {HOST}",
-            f"    upstream: {'https://localhost' if tls else 'http://127.0.0.1'}:{setting.upstream_port}",
-            f"    audience: {AUDIENCE}",
-            *([f"    tls: {{ca_file: {setting.ca_file}}}"] if tls else []),
-            *(["    protocol: http2"] if setting.http2 else []),
-        ]
-        config.write_text("\n".join([*lines, ""]))
+        config.write_text(_sidecar_config(setting))
         known = {
             "config": config,
             "port": setting.port,
@@ -92,6 +113,36 @@ def _sidecar(command: str) -> Callable[[Setting], Launch]:
         )
 
     return prepare
+
+
+def _sidecar_config(setting: Setting) -> str:
+    job, address = setting.job, f"127.0.0.1:{setting.port}"
+    keys = f"{{cert_file: {setting.server.server}, key_file: {setting.server.server_key}}}"
+    lines = [
+        f"listen: {{address: '{address}', tls: {keys}}}" if job.secure else f"listen: {address}",
+        f"admin: 127.0.0.1:{setting.admin_port}",
+        *(["access_log: all", "log_format: json"] if job.access_log else []),
+        *([f"limits: {{connections: {job.connections}}}"] if job.connections > DEFAULT_CONNECTIONS else []),
+        "credentials:",
+        "  default: {type: metadata}",
+        "routes:",
+    ]
+    lines += [_sidecar_route(setting, f"r{number}", f"r{number}.test") for number in range(1, job.routes)]
+    return "\n".join([*lines, _sidecar_route(setting, "bench", HOST), ""])
+
+
+def _sidecar_route(setting: Setting, name: str, host: str) -> str:
+    """One line: ten thousand of them have to stay below the limit of a configuration, 1 MiB."""
+    own = setting.job.tokens and host != HOST
+    keys = {
+        "name": name,
+        "host": host,
+        "upstream": setting.upstream,
+        "audience": f"https://{host}" if own else AUDIENCE,
+        **({"tls": f"{{ca_file: {setting.ca_file}}}"} if setting.ca_file else {}),
+        **({"protocol": "http2"} if setting.job.http2 else {}),
+    }
+    return f"- {{{', '.join(f'{key}: {value}' for key, value in keys.items())}}}"
 
 
 def _envoy_cluster(name: str, port: int, **more: object) -> dict[str, object]:
@@ -110,7 +161,7 @@ def _envoy_cluster(name: str, port: int, **more: object) -> dict[str, object]:
 
 def _envoy_upstream(setting: Setting) -> dict[str, object]:
     audience = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.gcp_authn.v3.Audience",
+        "@type": f"{ENVOY_TYPES}.filters.http.gcp_authn.v3.Audience",
         "url": AUDIENCE,
     }
     more: dict[str, object] = {
@@ -121,10 +172,10 @@ def _envoy_upstream(setting: Setting) -> dict[str, object]:
         more["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "@type": f"{ENVOY_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext",
                 "sni": "localhost",
                 "common_tls_context": {
-                    **({"alpn_protocols": ["h2"]} if setting.http2 else {}),
+                    **({"alpn_protocols": ["h2"]} if setting.job.http2 else {}),
                     "validation_context": {
                         "trusted_ca": {"filename": str(setting.ca_file)},
                         "match_typed_subject_alt_names": [name],
@@ -132,10 +183,10 @@ def _envoy_upstream(setting: Setting) -> dict[str, object]:
                 },
             },
         }
-    if setting.http2:
+    if setting.job.http2:
         more["typed_extension_protocol_options"] = {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "@type": f"{ENVOY_TYPES}.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         }
@@ -144,47 +195,15 @@ def _envoy_upstream(setting: Setting) -> dict[str, object]:
 
 def _envoy(binary: str) -> Callable[[Setting], Launch]:
     def prepare(setting: Setting) -> Launch:
-        extensions = "type.googleapis.com/envoy.extensions.filters"
-        manager = {
-            "@type": f"{extensions}.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "bench",
-            "generate_request_id": False,
-            "route_config": {
-                "virtual_hosts": [
-                    {
-                        "name": "bench",
-                        "domains": [HOST],
-                        "routes": [
-                            {"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}
-                        ],
-                    }
-                ]
-            },
-            "http_filters": [
-                {
-                    "name": "envoy.filters.http.gcp_authn",
-                    "typed_config": {
-                        "@type": f"{extensions}.http.gcp_authn.v3.GcpAuthnFilterConfig",
-                        "cluster": "metadata",
-                        "timeout": "10s",
-                        "cache_config": {"cache_size": 100},
-                    },
-                },
-                {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": f"{extensions}.http.router.v3.Router"},
-                },
-            ],
+        manager = _envoy_manager(setting)
+        chain: dict[str, object] = {
+            "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
         }
+        if setting.job.secure:
+            chain["transport_socket"] = _envoy_listener_tls(setting)
         listener = {
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": setting.port}},
-            "filter_chains": [
-                {
-                    "filters": [
-                        {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-                    ]
-                }
-            ],
+            "filter_chains": [chain],
         }
         clusters = [_envoy_upstream(setting), _envoy_cluster("metadata", setting.metadata_port)]
         config = setting.directory / "envoy.json"
@@ -195,6 +214,54 @@ def _envoy(binary: str) -> Callable[[Setting], Launch]:
         return Launch([binary, "-c", str(config), *options])
 
     return prepare
+
+
+def _envoy_manager(setting: Setting) -> dict[str, object]:
+    logs = {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{ENVOY_TYPES}.access_loggers.file.v3.FileAccessLog",
+            "path": str(setting.directory / "access.log"),
+        },
+    }
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}
+    return {
+        "@type": f"{ENVOY_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "bench",
+        "generate_request_id": False,
+        **({"access_log": [logs]} if setting.job.access_log else {}),
+        **({"upgrade_configs": [{"upgrade_type": "websocket"}]} if setting.job.live else {}),
+        "route_config": {"virtual_hosts": [{"name": "bench", "domains": [HOST], "routes": [route]}]},
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.gcp_authn",
+                "typed_config": {
+                    "@type": f"{ENVOY_TYPES}.filters.http.gcp_authn.v3.GcpAuthnFilterConfig",
+                    "cluster": "metadata",
+                    "timeout": "10s",
+                    "cache_config": {"cache_size": 100},
+                },
+            },
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{ENVOY_TYPES}.filters.http.router.v3.Router"},
+            },
+        ],
+    }
+
+
+def _envoy_listener_tls(setting: Setting) -> dict[str, object]:
+    files = {
+        "certificate_chain": {"filename": str(setting.server.server)},
+        "private_key": {"filename": str(setting.server.server_key)},
+    }
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{ENVOY_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {"tls_certificates": [files]},
+        },
+    }
 
 
 def _nginx(setting: Setting) -> Launch:
@@ -210,20 +277,28 @@ def _nginx(setting: Setting) -> Launch:
         if setting.ca_file
         else ""
     )
+    job = setting.job
+    keys = f"ssl_certificate {setting.server.server}; ssl_certificate_key {setting.server.server_key};"
+    upgrade = """
+            proxy_buffering off;
+            proxy_set_header Upgrade $http_upgrade;"""
     config.write_text(
-        f"""{nginx_prelude(directory)}
+        f"""{nginx_prelude(directory, connections=3 * job.connections + 100)}
+    {f"access_log {directory}/access.log;" if job.access_log else ""}
+    {'map $http_upgrade $kept { default upgrade; "" ""; }' if job.live else ""}
     upstream target {{
         server 127.0.0.1:{setting.upstream_port};
         keepalive 64;
         keepalive_requests 1000000000;
     }}
     server {{
-        listen 127.0.0.1:{setting.port} backlog=1024;
+        listen 127.0.0.1:{setting.port} {"ssl " if job.secure else ""}backlog=1024;
+        {keys if job.secure else ""}
         client_max_body_size 0;
         location / {{
             proxy_pass {"https" if setting.ca_file else "http"}://target;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            proxy_set_header Connection {"$kept" if job.live else '""'};{upgrade if job.live else ""}
             proxy_set_header Authorization "Bearer {make_token(AUDIENCE)}";
             proxy_request_buffering off;
             proxy_max_temp_file_size 0;{tls}
@@ -235,16 +310,35 @@ def _nginx(setting: Setting) -> Launch:
     return Launch(["nginx", "-p", str(directory), "-c", str(config), "-e", str(directory / "error.log")])
 
 
+def _nghttpx(setting: Setting) -> Launch:
+    backend = f"127.0.0.1,{setting.upstream_port};;proto=h2"
+    lines = [
+        f"frontend=127.0.0.1,{setting.port};no-tls",
+        f"backend={backend};tls;sni=localhost" if setting.ca_file else f"backend={backend}",
+        *([f"cacert={setting.ca_file}"] if setting.ca_file else []),
+        f"add-request-header=authorization: Bearer {make_token(AUDIENCE)}",
+        *("workers=1", "accesslog-file=/dev/null", f"pid-file={setting.directory}/pid"),
+    ]
+    config = setting.directory / "nghttpx.conf"
+    config.write_text("\n".join([*lines, ""]))
+    return Launch(["nghttpx", f"--conf={config}"])
+
+
 def _go(program: str) -> Callable[[Setting], Launch]:
     def prepare(setting: Setting) -> Launch:
-        scheme, host = ("https", "localhost") if setting.ca_file else ("http", "127.0.0.1")
         options = {
             "listen": f"127.0.0.1:{setting.port}",
-            "upstream": f"{scheme}://{host}:{setting.upstream_port}",
+            "upstream": setting.upstream,
             "audience": AUDIENCE,
             "metadata": f"127.0.0.1:{setting.metadata_port}",
             "ca": setting.ca_file or "",
-            "http2": str(setting.http2).lower(),
+            "http2": str(setting.job.http2).lower(),
+            "log": str(setting.job.access_log).lower(),
+            **(
+                {"cert": setting.server.server, "key": setting.server.server_key}
+                if setting.job.secure
+                else {}
+            ),
         }
         return Launch(
             [program, *(f"-{name}={value}" for name, value in options.items())], {"GOMAXPROCS": "1"}
@@ -263,7 +357,8 @@ def catalogue(*, envoy: str, go: str, sidecar_command: str, earlier: Path | None
         Product("earlier", "idtoken-sidecar, earlier", _sidecar(before)),
         Product("envoy", "Envoy, gcp_authn with cache", _envoy(envoy)),
         Product("go", "Go's ReverseProxy, cached token", _go(go)),
-        Product("nginx", "nginx, static token (floor)", _nginx),
+        Product("nginx", "nginx, static token (floor)", _nginx, http2=False),
+        Product("nghttpx", "nghttpx, static token (floor)", _nghttpx, http1=False),
     ]
 
 

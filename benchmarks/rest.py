@@ -1,81 +1,61 @@
 """What a product costs when nothing happens: its start, its memory at rest, how often it wakes up.
 
-Owns: these measurements and their limits.
+Owns: these measurements.
 Called by: run.
 May not: set up a product (`products`) or start a process by itself (`measure.Bench.instance`).
 Rule: products start in turn, the first of a round another one each time, and a ratio is taken within a round.
 """
 
-import statistics
 import time
-from dataclasses import dataclass, field
 
 import load
 from machine import say
 from measure import Bench, Instance
-from products import Product
-from upstream import SmallAnswers
+from products import OWN, Job, Product
 
-SETTLE_SECONDS = 3.0
+PART = "rest"
+SETTLE_SECONDS, QUICK_SETTLE_SECONDS = 3.0, 0.5
 """From the first answer to what is called rest."""
-IDLE_SECONDS = 10.0
+IDLE_SECONDS, QUICK_IDLE_SECONDS = 10.0, 1.0
+ROUTES = 10
+"""Of the sidecar; the others have the one that is asked."""
 PROBE = "/healthz/startup"
-HAS_PROBE = ("sidecar", "earlier")
 
 
-@dataclass
-class Rest:
-    """Of one product; seconds from the start of the process, one entry a round."""
-
-    answered: list[float] = field(default_factory=list)
-    """To the first answer through it."""
-    cpu: list[float] = field(default_factory=list)
-    """CPU seconds by then, in steps of 10 ms."""
-    probed: list[float] = field(default_factory=list)
-    """To the first good answer to its start-up probe, where it has one."""
-    resident: int = 0
-    wakeups: float = 0.0
-    """Of all its threads, a second."""
+def measure(bench: Bench) -> None:
+    """Start every product once a round; look at it at rest in the last."""
+    products, rounds = bench.contenders(), bench.plan.rounds
+    with bench.small_answers() as upstream:
+        for number in range(rounds):
+            say(f"starts: round {number + 1} of {rounds}")
+            turn = number % len(products)
+            for product in [*products[turn:], *products[:turn]]:
+                if not bench.figures.is_out("start", product.name):
+                    with bench.judged(PART, product.name):
+                        _start(bench, product, upstream.port, last=number == rounds - 1)
 
 
-class RestBench:
-    """One run of this part."""
+def _start(bench: Bench, product: Product, port: int, *, last: bool) -> None:
+    add, name = bench.figures.add, product.name
+    began = time.monotonic()
+    with bench.instance(product, port, tls=False, first="/", job=Job(routes=ROUTES)) as instance:
+        add("start", name, (instance.answered - began) * 1e3)
+        add("start cpu", name, instance.process.cpu_seconds() * 1e3)
+        if name in OWN:
+            load.wait_first_answer(instance.process, instance.admin_port, PROBE, host="localhost")
+            add("probe", name, (time.monotonic() - began) * 1e3)
+        say(f"  start: {name} {(instance.answered - began) * 1e3:.0f} ms")
+        if last:
+            _look_at_rest(bench, instance)
 
-    def __init__(self, bench: Bench, *, rounds: int) -> None:
-        self._bench = bench
-        self._rounds = rounds
-        self.found: dict[str, Rest] = {product.name: Rest() for product in bench.products}
 
-    def measure(self) -> None:
-        """Start every product once a round; look at it at rest in the last."""
-        say("starts, and rest")
-        bench = self._bench
-        with SmallAnswers(bench.work / "upstream", bench.certificates, bench.cores.load) as upstream:
-            for number in range(self._rounds):
-                turn = number % len(bench.products)
-                for product in [*bench.products[turn:], *bench.products[:turn]]:
-                    self._start(product, upstream.port, last=number == self._rounds - 1)
-
-    def _start(self, product: Product, port: int, *, last: bool) -> None:
-        rest = self.found[product.name]
-        began = time.monotonic()
-        with self._bench.instance(product, port, tls=False, first="/") as instance:
-            rest.answered.append(instance.answered - began)
-            rest.cpu.append(instance.process.cpu_seconds())
-            if product.name in HAS_PROBE:
-                load.wait_first_answer(instance.process, instance.admin_port, PROBE, host="localhost")
-                rest.probed.append(time.monotonic() - began)
-            if last:
-                self._look_at_rest(rest, instance)
-
-    def _look_at_rest(self, rest: Rest, instance: Instance) -> None:
-        time.sleep(SETTLE_SECONDS)
-        rest.resident = instance.process.resident()
-        before, began = instance.process.switches(), time.monotonic()
-        time.sleep(IDLE_SECONDS)
-        rest.wakeups = (instance.process.switches() - before) / (time.monotonic() - began)
-
-    def ratio(self, subject: str, reference: str) -> float:
-        """How many times the reference's the time to the first answer is: the median over the rounds."""
-        mine, theirs = self.found[subject].answered, self.found[reference].answered
-        return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+def _look_at_rest(bench: Bench, instance: Instance) -> None:
+    name, quick = instance.product.name, bench.plan.quick
+    time.sleep(QUICK_SETTLE_SECONDS if quick else SETTLE_SECONDS)
+    resident = instance.process.resident() / 2**20
+    before, began = instance.process.switches(), time.monotonic()
+    time.sleep(QUICK_IDLE_SECONDS if quick else IDLE_SECONDS)
+    wakeups = (instance.process.switches() - before) / (time.monotonic() - began)
+    bench.figures.add("memory at rest", name, resident)
+    bench.figures.add("wake-ups", name, wakeups)
+    say(f"  at rest: {name} {resident:.1f} MiB, {wakeups:.1f} wake-ups a second")

@@ -76,7 +76,7 @@ class Certificates:
         return made
 
 
-def nginx_prelude(directory: Path) -> str:
+def nginx_prelude(directory: Path, connections: int = 2048) -> str:
     """The lines that let nginx run in `directory` alone, with one worker, as the user that started it."""
     user = "user root;\n" if os.geteuid() == 0 else ""
     temporary = "\n".join(
@@ -87,7 +87,7 @@ def nginx_prelude(directory: Path) -> str:
 daemon off;
 pid {directory}/nginx.pid;
 error_log {directory}/error.log warn;
-events {{ worker_connections 2048; }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
@@ -139,13 +139,13 @@ class SmallAnswers:
         self._running.close()
 
 
-def drain(connection: socket.socket, length: int, have: int) -> int:
-    """Read and drop a body up to `length` bytes, of which `have` came already, stalling once half-way.
+def drain(connection: socket.socket, length: int, have: int, *, stall: bool) -> int:
+    """Read and drop a body up to `length` bytes, of which `have` came already; stall once half-way if asked.
 
     Returns how many came before the peer closed, at most `length`.
     """
     buffer = memoryview(bytearray(len(CHUNK)))
-    stall_at = length // 2 if length > len(CHUNK) else length
+    stall_at = length // 2 if stall and length > len(CHUNK) else length
     while have < length and (count := connection.recv_into(buffer)):
         if have < stall_at <= have + count:
             time.sleep(STALL_SECONDS)
@@ -179,15 +179,12 @@ class _StreamHandler(socketserver.BaseRequestHandler):
             return False
         method, target, _ = request_line.split(" ")
         if method == "PUT":
-            taken = self._take(int(fields["content-length"]), len(body))
+            taken = drain(self.request, int(fields["content-length"]), len(body), stall=target == "/stall")
             answer = str(taken).encode()
             self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
         else:
             self._give(int(target.rpartition("/")[2] or 0))
         return True
-
-    def _take(self, length: int, have: int) -> int:
-        return drain(self.request, length, have)
 
     def _give(self, length: int) -> None:
         self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
@@ -199,7 +196,10 @@ class _StreamHandler(socketserver.BaseRequestHandler):
 
 
 class Streams(socketserver.ThreadingTCPServer):
-    """`GET /N` sends N bytes, `PUT` counts the body; on a free port of 127.0.0.1 (`port`) while entered."""
+    """On a free port of 127.0.0.1 (`port`) while entered.
+
+    `GET /N` sends N bytes, `PUT` counts the body, and stops half-way for a while if it goes to /stall.
+    """
 
     daemon_threads = True
     request_queue_size = 128

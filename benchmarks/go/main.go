@@ -77,6 +77,9 @@ func main() {
 	metadata := flag.String("metadata", "", "host:port")
 	ca := flag.String("ca", "", "PEM file, for an https upstream")
 	http2 := flag.Bool("http2", false, "HTTP/2 to the upstream")
+	logged := flag.Bool("log", false, "a line on standard error for each request")
+	cert := flag.String("cert", "", "PEM file, to serve TLS")
+	key := flag.String("key", "", "PEM file of its key")
 	flag.Parse()
 	target, err := url.Parse(*upstream)
 	if err != nil {
@@ -125,7 +128,16 @@ func main() {
 		FlushInterval: -1,
 	}
 	server := &http.Server{Addr: *listen, Handler: proxy, Protocols: new(http.Protocols)}
+	if *logged {
+		proxy.ModifyResponse = func(answer *http.Response) error {
+			log.Print(answer.Request.Method, " ", answer.Request.URL.Path, " ", answer.StatusCode, " ", answer.ContentLength)
+			return nil
+		}
+	}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
+	if *cert != "" {
+		log.Fatal(server.ListenAndServeTLS(*cert, *key))
+	}
 	log.Fatal(server.ListenAndServe())
 }
