@@ -131,11 +131,12 @@ def _state(document: Document, found: Sequence[ShownRoute]) -> str:
 def _handout(it: Document) -> str:
     """A server that gives tokens to programs: where, of what, and how often."""
     where = ", ".join(f"<code>{escape(address)}</code>" for address in it["listen"])
+    by = f"on {where}" if where else "in tunnels (<code>HTTPS_PROXY</code>)"
     what = [f"{len(it['audiences'])} audience{'s' if len(it['audiences']) != 1 else ''}"]
     if it["scopes"]:
         what.append(f"{len(it['scopes'])} scope{'s' if len(it['scopes']) != 1 else ''}")
     return (
-        f"<p><code>{escape(it['server'])}</code> on {where} gives programs tokens of credential "
+        f"<p><code>{escape(it['server'])}</code> {by} gives programs tokens of credential "
         f"{escape(it['credential'])}, for {' and '.join(what)}: {it['given']} so far, and {it['refused']} requests were "
         "refused</p>"
     )

@@ -105,7 +105,8 @@ class Handshakes:
         else:
             try:
                 if (inner := self._owner_of(secured, owner, context)) is not None:
-                    tls.TlsTransport(self._loop, self._readiness, secured, self._make(inner, barred, False))
+                    receiver = self._receiver(inner, barred)
+                    tls.TlsTransport(self._loop, self._readiness, secured, receiver)
             except BaseException:
                 self._readiness.leave(secured.fileno())
                 secured.close()
@@ -128,6 +129,13 @@ class Handshakes:
         if owner.intercepts and isinstance(secured, AskedSocket):
             return owner.inside(Origin(b"https://", secured.asked, None))
         return owner
+
+    def _receiver(self, owner: Owner, barred: SidecarError | None) -> Receiver:
+        """What a connection's requests are read by: not by a proxy, where their host is no route's."""
+        answer = self.interception.answer
+        if answer is not None and owner.origin is not None and self.interception.answers(owner.origin.host):
+            return answer(owner)
+        return self._make(owner, barred, False)
 
     def _is_of_before(self, owner: Owner, context: ssl.SSLContext) -> bool:
         """Whether another configuration has come meanwhile than the one that let this app in by an intercepted host."""
