@@ -24,7 +24,7 @@ from sidecar.config.allow import Allow
 from sidecar.config.combinations import ABILITIES, refusal
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.groups import Drain, Intercept, Limits, PoolSettings, RoutePool, Timeouts, Tls, Tracing
-from sidecar.config.handouts import MetadataServer, TokenEndpoint
+from sidecar.config.handouts import GoogleTokenEndpoints, MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import SETTINGS, load
 from sidecar.config.models import Config, RouteConfig
@@ -98,6 +98,7 @@ def configuration() -> str:
     for name, server in (
         ("metadata_server", MetadataServer),
         ("token_endpoint", TokenEndpoint),
+        ("google_token_endpoints", GoogleTokenEndpoints),
         ("intercept", Intercept),
     ):
         parts += [f"## `{name}`\n", _prose_of(server.__doc__) + "\n", _table(server)]

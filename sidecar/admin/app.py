@@ -27,7 +27,7 @@ from sidecar.serving import callers, problems
 from sidecar.serving.intake import Takes
 from sidecar.serving.site import Site, problem
 
-TAKES: Final = Takes("admin server", form="/explain", purpose="explain a request")
+TAKES: Final = Takes("admin server", forms=("/explain",), purpose="explain a request")
 
 _METRICS: web.AppKey[dict[bool, Rendering[bytes]]] = web.AppKey("metrics")
 """True for OpenMetrics."""

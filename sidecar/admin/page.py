@@ -136,11 +136,12 @@ def _state(document: Document, found: Sequence[ShownRoute]) -> str:
 def _handout(it: Document) -> str:
     """A server that gives tokens to programs: its address, its credential, and how many tokens it has given."""
     where = ", ".join(f"<code>{escape(address)}</code>" for address in it["listen"])
+    by = f"on {where}" if where else "in tunnels (<code>HTTPS_PROXY</code>)"
     what = [f"{len(it['audiences'])} audience{'s' if len(it['audiences']) != 1 else ''}"]
     if it["scopes"]:
         what.append(f"{len(it['scopes'])} scope{'s' if len(it['scopes']) != 1 else ''}")
     return (
-        f"<p><code>{escape(it['server'])}</code> on {where} gives programs tokens of credential "
+        f"<p><code>{escape(it['server'])}</code> {by} gives programs tokens of credential "
         f"{escape(it['credential'])}, for {' and '.join(what)}: {it['given']} so far, and {it['refused']} requests were "
         "refused</p>"
     )
@@ -182,7 +183,13 @@ def _explain(asked: Document | None, said: Document | None) -> str:
             for key, value in said.items()
             if key != "taken"
         )
-        verdict = "A route takes this request." if said["taken"] else "The sidecar would refuse this request."
+        verdict = "The sidecar would refuse this request."
+        if said["taken"]:
+            verdict = (
+                "A route takes this request."
+                if "route" in said
+                else "The sidecar answers this request itself."
+            )
         answer = f'<p role="status" class="{"good" if said["taken"] else "bad"}">{verdict}</p><dl>{rows}</dl>'
     return f"""<h2 id="explain">Test a request</h2>
 <form method="post" action="/explain#explain">

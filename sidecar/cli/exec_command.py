@@ -66,7 +66,7 @@ def beside_a_command(config: Config) -> Config:
     if "admin" not in config.model_fields_set:
         update["admin"] = tuple(replace(address, auto=True) for address in config.admin)
     for key, handout in config.handouts.items():
-        if "listen" not in handout.model_fields_set:
+        if handout.listen and "listen" not in handout.model_fields_set:
             listen = tuple(replace(address, auto=True) for address in handout.listen)
             update[key] = handout.model_copy(update={"listen": listen})
     if "log_level" not in config.model_fields_set:

@@ -1,4 +1,4 @@
-"""What `metadata_server` and `token_endpoint` must satisfy beside the rest of a configuration, and what is unsafe.
+"""What the keys that give tokens to programs must satisfy beside the rest of a configuration, and what is unsafe.
 
 Owns the errors about them (`checked`) and the warnings (`cautions`). Called by `load` with whatever parsed. Pure. The
 rule: a program that gets a token from here holds it, and can use it past every other rule of the configuration; where
@@ -15,7 +15,14 @@ from sidecar.config.audiences import AudienceList
 from sidecar.config.checks import Finding, Path, nearest
 from sidecar.config.combinations import ABILITIES, ability_of, cannot_give
 from sidecar.config.credentials import Adc, Credential, Metadata
-from sidecar.config.handouts import MetadataServer, TokenEndpoint
+from sidecar.config.handouts import (
+    GOOGLE_TOKEN_HOSTS,
+    HANDOUTS,
+    GoogleTokenEndpoints,
+    Handout,
+    MetadataServer,
+    TokenEndpoint,
+)
 from sidecar.config.listeners import ListenerConfig
 from sidecar.config.models import RouteConfig
 from sidecar.config.targets import FACTS, TokenKind, detect
@@ -23,15 +30,13 @@ from sidecar.config.variables import METADATA_VARIABLES, metadata_address, metad
 from sidecar.grammar import hosts
 from sidecar.grammar.contents import quoted
 
-Handout = MetadataServer | TokenEndpoint
-
 _SHORTEST_SECRET = 16
 """Characters; fewer can be tried out by any process of the machine."""
 
 
 def handouts_in(parsed: Mapping[str, Any]) -> dict[str, Handout]:
     """What gives tokens to programs, as far as it could be read, by its key."""
-    found = ((key, parsed.get(key)) for key in ("metadata_server", "token_endpoint"))
+    found = ((key, parsed.get(key)) for key in HANDOUTS)
     return {key: it for key, it in found if isinstance(it, Handout)}
 
 
@@ -39,6 +44,11 @@ def takes_persons(audience: str) -> bool:
     """Whether what has this audience takes a person's ID token, whose `aud` is gcloud's client id."""
     scheme, separator, host = audience.partition("://")
     return bool(separator) and scheme == "https" and FACTS[detect(host.partition("/")[0])].persons
+
+
+def scopes_of(handout: Handout) -> tuple[str, ...]:
+    """The scopes of the access tokens that it gives."""
+    return () if isinstance(handout, TokenEndpoint) else handout.scopes
 
 
 def routes_of(handout: Handout, routes: Iterable[RouteConfig]) -> Iterator[RouteConfig]:
@@ -51,8 +61,11 @@ def checked(
     routes: Collection[RouteConfig],
     credentials: Mapping[str, Credential],
     names: Collection[str],
+    *,
+    is_intercepting: bool,
 ) -> list[Finding]:
-    """What is wrong with them; `credentials` are those of `names` that could be read."""
+    """What is wrong with them; `credentials` are those of `names` that could be read. `is_intercepting`: there is
+    `intercept`."""
     found: list[Finding] = []
     for key, it in handouts.items():
         found += _listening(key, it)
@@ -60,7 +73,26 @@ def checked(
             message = f"no credential is called {quoted(it.credential)}{nearest(it.credential, names)}"
             found.append(Finding((key, "credential"), message))
         found += _what_is_given(key, it, routes, credentials.get(it.credential))
+        if isinstance(it, GoogleTokenEndpoints):
+            found += _by_https(key, routes, is_intercepting=is_intercepting)
     return found
+
+
+def _by_https(key: str, routes: Collection[RouteConfig], *, is_intercepting: bool) -> Iterator[Finding]:
+    if not is_intercepting:
+        yield Finding(
+            (key,),
+            "libraries ask these hosts by https, and have to trust a CA for that: write `intercept: {bundle_file: "
+            "PATH}` at the top level, and have the app trust that file",
+        )
+    for route in routes:
+        both = sorted(GOOGLE_TOKEN_HOSTS.intersection((*route.host, route.default_host or "")))
+        if route.intercept and both:
+            yield Finding(
+                (key,),
+                f"https to `{both[0]}` is answered here, and route `{route.name}` takes it, too: take one of the two "
+                "away",
+            )
 
 
 def _listening(key: str, it: Handout) -> Iterator[Finding]:
@@ -76,6 +108,11 @@ def _listening(key: str, it: Handout) -> Iterator[Finding]:
         return
     if not peers.uid and not peers.gid:
         yield Finding((key, "peers"), "nobody is named, so nobody could ask: give `uid` or `gid`")
+    elif peers.gid and isinstance(it, GoogleTokenEndpoints):
+        yield Finding(
+            (key, "peers"),
+            "apps come by the port of the proxy, whose other end tells its user and no groups: give `uid`",
+        )
     elif peers.gid and any(address.path is None for address in it.listen):
         yield Finding(
             (key, "peers"),
@@ -86,10 +123,10 @@ def _listening(key: str, it: Handout) -> Iterator[Finding]:
 def _what_is_given(
     key: str, it: Handout, routes: Collection[RouteConfig], credential: Credential | None
 ) -> Iterator[Finding]:
-    scopes = it.scopes if isinstance(it, MetadataServer) else ()
+    scopes = scopes_of(it)
     ability = None if credential is None else ability_of(credential)
     if it.audiences is None and not scopes and not any(routes_of(it, routes)):
-        if isinstance(it, MetadataServer):
+        if not isinstance(it, TokenEndpoint):
             yield Finding(
                 (key,),
                 f"it would give no tokens: no route has credential `{it.credential}` and `token: id`. List "
@@ -142,7 +179,20 @@ def cautions(
     shared: Sequence[ListenerConfig],
 ) -> list[Finding]:
     """What is unsafe about them, and valid."""
-    return [finding for key, it in handouts.items() for finding in _unsafe(key, it, routes, shared)]
+    found = [finding for key, it in handouts.items() for finding in _unsafe(key, it, routes, shared)]
+    return [*found, *_real_beside_placeholders(handouts)]
+
+
+def _real_beside_placeholders(handouts: Mapping[str, Handout]) -> Iterator[Finding]:
+    """Another way to the tokens that programs are not to hold."""
+    placeholders = handouts.get("google_token_endpoints")
+    server = handouts.get("metadata_server")
+    if placeholders is not None and isinstance(server, MetadataServer) and server.tokens == "real":
+        yield Finding(
+            ("google_token_endpoints",),
+            "it gives placeholders, and `metadata_server` gives the same programs real tokens: set `tokens: "
+            "placeholder` there",
+        )
 
 
 def _unsafe(
@@ -154,7 +204,9 @@ def _unsafe(
             f"it has fewer than {_SHORTEST_SECRET} characters, which other processes can try out: take more, such as "
             "`openssl rand -hex 32` gives",
         )
-    if isinstance(it, MetadataServer) and it.tokens == "placeholder":
+    if isinstance(it, GoogleTokenEndpoints) or (
+        isinstance(it, MetadataServer) and it.tokens == "placeholder"
+    ):
         yield from _useless_placeholders(key, it, routes)
         return
     guarded = [
@@ -183,7 +235,9 @@ def _unsafe(
         )
 
 
-def _useless_placeholders(key: str, it: MetadataServer, routes: Sequence[RouteConfig]) -> Iterator[Finding]:
+def _useless_placeholders(
+    key: str, it: MetadataServer | GoogleTokenEndpoints, routes: Sequence[RouteConfig]
+) -> Iterator[Finding]:
     """Placeholders that no route puts a token in the place of."""
     sent = [route for route in routes if route.token == "id"]
     for audience in it.audiences or ():

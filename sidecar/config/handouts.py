@@ -1,4 +1,4 @@
-"""What gives tokens to programs: the keys of `metadata_server` and `token_endpoint`.
+"""What gives tokens to programs: the keys of `metadata_server`, `token_endpoint` and `google_token_endpoints`.
 
 Owns their types, defaults and descriptions, as `groups` does for other keys. What concerns several keys at once is in
 `handout_rules`. Pure.
@@ -17,6 +17,10 @@ from sidecar.config.values import CountOrZero, Model
 from sidecar.grammar.contents import HIDDEN, quoted
 
 UNKNOWN_ZONE: Final = "unknown"
+GOOGLE_TOKEN_HOSTS: Final = frozenset(
+    {"iamcredentials.googleapis.com", "oauth2.googleapis.com", "sts.googleapis.com"}
+)
+"""What Google's libraries ask for tokens by themselves, by https."""
 
 _Texts: Final = WithJsonSchema(
     {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -111,3 +115,33 @@ class TokenEndpoint(Model):
         None, description=_AUDIENCES_HELP
     )
     peers: Peers | None = Field(None, description=_PEERS_HELP)
+
+
+class GoogleTokenEndpoints(Model):
+    """Google's own token endpoints, answered here with placeholders: what a library asks of `oauth2.googleapis.com`,
+    `sts.googleapis.com` and `iamcredentials.googleapis.com` through the sidecar (HTTPS_PROXY), with a key file that may
+    be a dummy. Needs `intercept`."""
+
+    credential: str = Field(
+        "default", description="Which of `credentials` the tokens are of that placeholders stand for."
+    )
+    audiences: Annotated[tuple[str, ...], BeforeValidator(parse_audiences), _Texts] | None = Field(
+        None, description=_AUDIENCES_HELP
+    )
+    scopes: Annotated[tuple[str, ...], BeforeValidator(parse_scopes), _Texts] = Field(
+        (),
+        description="Scopes that placeholders of access tokens are given for. Default: none, but for what a library "
+        "then asks `iamcredentials` with.",
+    )
+    peers: Peers | None = Field(None, description=_PEERS_HELP)
+
+    @property
+    def listen(self) -> tuple[ListenAddress, ...]:
+        """Nowhere: what asks comes by a tunnel."""
+        return ()
+
+
+Handout = MetadataServer | TokenEndpoint | GoogleTokenEndpoints
+
+HANDOUTS: Final = ("metadata_server", "token_endpoint", "google_token_endpoints")
+"""Their keys in a configuration."""

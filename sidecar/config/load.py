@@ -115,7 +115,12 @@ def load(
     doubted = [
         *cautions(dict(enumerate(config.routes))),
         *handout_rules.cautions(config.handouts, config.routes, config.listen),
-        *intercept_rules.cautions(config.intercept, dict(enumerate(config.routes)), config.listen),
+        *intercept_rules.cautions(
+            config.intercept,
+            dict(enumerate(config.routes)),
+            config.listen,
+            answers=config.google_token_endpoints is not None,
+        ),
     ]
     doubtful = [tree.problem(*found) for found in doubted]
     warnings = (*_odd_variables(environ), *_odd_proxies(environ, config))
@@ -246,9 +251,14 @@ class _Validation:
         names: Collection[str],
         parsed: Mapping[str, Any],
     ) -> None:
-        """The rules for `metadata_server` and `token_endpoint`."""
+        """The rules for everything that gives tokens to programs."""
         handouts = handouts_in(parsed)
-        self._find(handout_rules.checked(handouts, routes.values(), credentials, names))
+        is_intercepting = parsed["intercept"] is not None
+        self._find(
+            handout_rules.checked(
+                handouts, routes.values(), credentials, names, is_intercepting=is_intercepting
+            )
+        )
         metadata = None if parsed["endpoints"] is BROKEN else parsed["endpoints"].metadata
         for path, variable, message in own_metadata(handouts, credentials.values(), metadata, self._environ):
             self._say(path, message, variable)

@@ -31,7 +31,7 @@ from sidecar.config.groups import (
     Tls,
     Tracing,
 )
-from sidecar.config.handouts import MetadataServer, TokenEndpoint
+from sidecar.config.handouts import HANDOUTS, GoogleTokenEndpoints, Handout, MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerConfigs, plain_listener
 from sidecar.config.names import NOT_FOR_TOKENS
 from sidecar.config.quantities import Duration
@@ -336,10 +336,10 @@ class Config(Model):
         return (*self.admin, *handouts, *(listener.address for group in groups for listener in group))
 
     @property
-    def handouts(self) -> dict[str, MetadataServer | TokenEndpoint]:
+    def handouts(self) -> dict[str, Handout]:
         """What gives tokens to programs, as far as it is on, by its key."""
-        both = {"metadata_server": self.metadata_server, "token_endpoint": self.token_endpoint}
-        return {key: it for key, it in both.items() if it is not None}
+        found = {key: getattr(self, key) for key in HANDOUTS}
+        return {key: it for key, it in found.items() if it is not None}
 
     def remember_secret_variables(self, names: Iterable[str]) -> None:
         """For `load`, which knows where values came from."""
@@ -386,6 +386,11 @@ class Config(Model):
         None,
         description="An OAuth token endpoint, for what knows only RFC 6749 (docs/token-endpoint.md). Off unless it is "
         "here.",
+    )
+    google_token_endpoints: GoogleTokenEndpoints | None = Field(
+        None,
+        description="Placeholders for what Google's libraries ask of Google's token endpoints by https "
+        "(docs/how-to/dummy-keys.md). Off unless it is here.",
     )
     intercept: Intercept | None = Field(
         None,

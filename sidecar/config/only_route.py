@@ -101,6 +101,7 @@ def behind_a_socket(config: Config, directory: str, routes: Iterable[RouteConfig
         "routes": tuple(route.model_copy(update={"listen": ()}) for route in routes),
         "metadata_server": None,
         "token_endpoint": None,
+        "google_token_endpoints": None,
         "access_log": "off",
         "drain": config.drain.model_copy(update={"min": 0.0}),
     }

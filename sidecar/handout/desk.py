@@ -38,6 +38,10 @@ TRANSIENT: Final = frozenset(
 """After these a program may try again by itself, as libraries do after a 503. After any other they show the answer."""
 
 
+STAND_IN_LIFE: Final = 3600
+"""Seconds that a placeholder is said to live which stands for no token."""
+
+
 class HandedOut(NamedTuple):
     """A token for a program; its text form shows nothing of it."""
 
@@ -72,6 +76,20 @@ class Desk:
         expires_at = self._tokens.expires_at(key)
         now_at = self._clock.wall()
         left = 0 if expires_at is None else int(expires_at - now_at)
+        self._note(key, left, caller, worthless=worthless)
+        if not worthless:
+            return HandedOut(bearer[len(_SCHEME) :].decode("ascii"), left)
+        if key.kind is TokenKind.ACCESS:
+            return HandedOut(placeholder.access_token(key.audience), left)
+        made = placeholder.id_token(key.audience, now_at=now_at, expires_at=now_at + left)
+        return HandedOut(made, left)
+
+    def stand_in(self, key: TokenKey, *, caller: str = "") -> HandedOut:
+        """A placeholder of an access token that no program could have: it is fetched for nobody."""
+        self._note(key, STAND_IN_LIFE, caller, worthless=True)
+        return HandedOut(placeholder.access_token(key.audience), STAND_IN_LIFE)
+
+    def _note(self, key: TokenKey, left: int, caller: str, *, worthless: bool) -> None:
         word = "access" if key.kind is TokenKind.ACCESS else "id"
         self.stats.given[word] = self.stats.given.get(word, 0) + 1
         what = "placeholder" if worthless else "token"
@@ -90,12 +108,6 @@ class Desk:
                     }
                 },
             )
-        if not worthless:
-            return HandedOut(bearer[len(_SCHEME) :].decode("ascii"), left)
-        if key.kind is TokenKind.ACCESS:
-            return HandedOut(placeholder.access_token(key.audience), left)
-        made = placeholder.id_token(key.audience, now_at=now_at, expires_at=now_at + left)
-        return HandedOut(made, left)
 
     def refused(self, reason: Reason, detail: str, *, caller: str = "") -> None:
         """Count and log a request that got no token."""

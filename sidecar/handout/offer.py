@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, final
 
 from sidecar.config.audiences import AudienceList
-from sidecar.config.handout_rules import takes_persons
-from sidecar.config.handouts import MetadataServer, TokenEndpoint
+from sidecar.config.handout_rules import scopes_of, takes_persons
+from sidecar.config.handouts import Handout
 from sidecar.config.targets import CLOUD_PLATFORM, TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import quoted
@@ -28,13 +28,11 @@ _SHOWN: Final = 5
 class Offer:
     """The lists of one server, under one configuration."""
 
-    def __init__(
-        self, key: str, config: MetadataServer | TokenEndpoint, table: RouteTable, source: GoogleSource
-    ) -> None:
+    def __init__(self, key: str, config: Handout, table: RouteTable, source: GoogleSource) -> None:
         """`key` is the server's key in the configuration; `source` is the source of its credential."""
         self.key = key
         self.source = source
-        self.scopes = config.scopes if isinstance(config, MetadataServer) else ()
+        self.scopes = scopes_of(config)
         own = [route for route in table.routes if route.source is source and route.config.token == "id"]
         fixed = [one for route in own if (one := route.fixed_key()) is not None]
         self.audiences = AudienceList(

@@ -104,7 +104,9 @@ class Plan:
     def ca_directory(self) -> str | None:
         """Where the sidecar writes the CAs for the app; None if it intercepts nothing."""
         group = self.config.intercept
-        if group is None or group.bundle_file is None or not any(it.intercept for it in self.config.routes):
+        if group is None or group.bundle_file is None:
+            return None
+        if self.config.google_token_endpoints is None and not any(it.intercept for it in self.config.routes):
             return None
         return posixpath.dirname(group.bundle_file) or "."
 

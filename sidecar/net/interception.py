@@ -18,7 +18,7 @@ import os
 import ssl
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, final
@@ -30,6 +30,8 @@ from sidecar.grammar.contents import place, quoted
 from sidecar.grammar.key_files import exposed
 from sidecar.net import ca_bundle
 from sidecar.net.certificates import server_context
+from sidecar.net.listeners import Owner
+from sidecar.net.transport import Receiver
 from sidecar.routing.routes import Route, RouteTable
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.regular_files import read
@@ -44,6 +46,10 @@ _HOSTS: Final = 256
 """Hosts whose contexts are kept: each takes some 30 KiB, and is made in a few milliseconds."""
 _SOON: Final = 30 * 24 * 3600.0
 """Seconds before a CA's end at which warnings about it begin."""
+
+
+Answer = Callable[[Owner], Receiver]
+"""The receiver for a connection whose host is no route's."""
 
 
 class InterceptError(Exception):
@@ -86,9 +92,11 @@ class _Host:
 
     __slots__ = ("_host", "context", "made_at", "renew_at")
 
-    def __init__(self, host: str, leaf: Leaf, now: float) -> None:
+    def __init__(self, host: str, leaf: Leaf, now: float, *, speaks_http2: bool) -> None:
         self._host = host
         self.context = _context(leaf)
+        if not speaks_http2:
+            self.context.set_alpn_protocols(["http/1.1"])
         self.context.sni_callback = self._check
         self.made_at = now
         self.renew_at = now + (leaf.ends_at - now) * 2 / 3
@@ -140,6 +148,8 @@ class Interception:
         self.table: RouteTable | None = None
         """The route table in force."""
         self._state = Prepared(None, (), ())
+        self.answer: Answer | None = None
+        """What serves the hosts that are no route's, if anything does."""
         self._hosts: dict[str, _Host] = {}
         self._choosers: dict[Route | None, _Chooser] = {}
 
@@ -150,7 +160,8 @@ class Interception:
         `adopt` or `restore` next.
         """
         intercepted = (route for route in table.routes if route.config.intercept)
-        patterns = tuple(dict.fromkeys(host for route in intercepted for host in table.hosts_of(route)))
+        of_routes = (host for route in intercepted for host in table.hosts_of(route))
+        patterns = tuple(dict.fromkeys([*of_routes, *sorted(table.answered)]))
         if group is None or not patterns:
             return Prepared(group, (), ())
         if group.ca_cert_file is not None and group.ca_key_file is not None:
@@ -208,6 +219,12 @@ class Interception:
         host = _normal(name)
         if self.table is None or host is None:
             raise SidecarError(Reason.BAD_HOST, f"the app's TLS asks for {quoted(name)}, which is no host")
+        if self.answers(host):
+            raise SidecarError(
+                Reason.METHOD_NOT_CARRIED,
+                f"`{host}` is answered to apps that name the sidecar as their proxy (HTTPS_PROXY) alone: a name that "
+                "leads to this machine would lead the sidecar's own calls here, too",
+            )
         match = self.table.match(host.encode("ascii"), b"")
         route = match.destination.route
         if not match.is_intercepted:
@@ -222,6 +239,10 @@ class Interception:
             )
         return host
 
+    def answers(self, host: str) -> bool:
+        """Whether what an app asks of this host by https is for no route, but answered here."""
+        return self.table is not None and host in self.table.answered
+
     def context_of(self, host: str) -> ssl.SSLContext:
         """The context for an `intercepted` host; raises SidecarError if there can be none."""
         now = self._clock.wall()
@@ -232,7 +253,7 @@ class Interception:
                 why = "there is none for it" if authority is None else "it has expired"
                 raise SidecarError(Reason.INTERNAL, f"The CA of `intercept` can't certify `{host}`: {why}.")
             try:
-                known = _Host(host, authority.issue(host, now), now)
+                known = _Host(host, authority.issue(host, now), now, speaks_http2=not self.answers(host))
             except OSError as error:
                 why = error.strerror or str(error)
                 raise SidecarError(
@@ -289,7 +310,8 @@ class Interception:
         if beyond := [pattern for pattern in patterns if not authority.permits(pattern)]:
             raise InterceptError(
                 f"the name constraint of the CA in `ca_cert_file` ({place(cert_file)}) does not permit "
-                f"{', '.join(f'`{host}`' for host in beyond[:3])}: take these routes' `intercept` away, or another CA"
+                f"{', '.join(f'`{host}`' for host in beyond[:3])}: take these routes' `intercept` away (or "
+                "`google_token_endpoints`), or another CA"
             )
         return authority
 

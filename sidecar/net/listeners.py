@@ -14,12 +14,12 @@ import os
 import pwd
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, final
 
 from sidecar.config.addresses import ListenAddress
-from sidecar.config.listeners import ListenerConfig
+from sidecar.config.listeners import ListenerConfig, Peers
 from sidecar.net import peer_credentials
 from sidecar.net.callers import ANYBODY, Callers
 from sidecar.net.origins import Origin
@@ -173,12 +173,17 @@ def settings_of(config: ListenerConfig, certificate: Certificate | None) -> Sett
     required = {name: value.get_secret_value() for name, value in config.require_header or ()}
     callers = None
     if config.peers is not None:
-        uids = {_number(entry, "uid", _user) for entry in config.peers.uid}
-        gids = {_number(entry, "gid", _group) for entry in config.peers.gid}
-        callers = Callers(required, uids, gids)
+        callers = callers_of(config.peers, required)
     elif required:
         callers = Callers(required)
     return Settings(callers, config.connections, certificate, config.intercept)
+
+
+def callers_of(peers: Peers, required: Mapping[str, str]) -> Callers:
+    """Who may call, of the processes of these users and groups; LookupError as for `settings_of`."""
+    uids = {_number(entry, "uid", _user) for entry in peers.uid}
+    gids = {_number(entry, "gid", _group) for entry in peers.gid}
+    return Callers(required, uids, gids)
 
 
 def _number(entry: int | str, kind: Literal["uid", "gid"], find: Callable[[str], int]) -> int:

@@ -310,12 +310,12 @@ class HandoutStats:
 
     given: dict[str, int] = counter(
         "handouts_total",
-        "Tokens that programs were given by `metadata_server` or `token_endpoint`, by kind.",
+        "Tokens, or placeholders, that programs were given, by server and kind.",
         "kind",
     )
     refused: dict[str, int] = counter(
         "handouts_refused_total",
-        "Requests to `metadata_server` or `token_endpoint` that were refused or got no token, by reason.",
+        "Requests for tokens that were refused or got none, by server and reason.",
         "reason",
     )
 

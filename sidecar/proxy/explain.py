@@ -75,7 +75,9 @@ def _judged(
     found = headers.survey(fields)
     try:
         if secure is not None:
-            tunnel_to(table, secure, fields, found, own=None, http10=True)
+            origin = tunnel_to(table, secure, fields, found, own=None, http10=True)
+            if origin.host in table.answered:
+                return {"taken": True, "answered_by": "google_token_endpoints", "says": _ANSWERED}
         authority, path, absolute = read_target(method.encode("ascii"), path, found)
         admitted = Admission(table, pseudonym=None).admit(
             fields,
@@ -96,6 +98,12 @@ def _judged(
     host = authority.decode("ascii", "replace")
     way = _BY_HTTPS if secure is not None else _way(match, host, absolute=absolute)
     return _taken(admitted, found, way=way, host=host)
+
+
+_ANSWERED = (
+    "No route takes it: the sidecar itself answers what Google's libraries ask there for tokens, with placeholders. It "
+    "answers nothing else there."
+)
 
 
 def _taken(admitted: Admitted, found: headers.Found, *, way: str, host: str) -> dict[str, Any]:

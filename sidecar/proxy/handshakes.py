@@ -106,7 +106,8 @@ class Handshakes:
         else:
             try:
                 if (inner := self._owner_of(secured, owner, context)) is not None:
-                    tls.TlsTransport(self._loop, self._readiness, secured, self._make(inner, barred, False))
+                    receiver = self._receiver(inner, barred)
+                    tls.TlsTransport(self._loop, self._readiness, secured, receiver)
             except BaseException:
                 self._readiness.leave(secured.fileno())
                 secured.close()
@@ -129,6 +130,16 @@ class Handshakes:
         if owner.intercepts and isinstance(secured, AskedSocket):
             return owner.inside(Origin(b"https://", secured.asked, None))
         return owner
+
+    def _receiver(self, owner: Owner, barred: SidecarError | None) -> Receiver:
+        """What a connection's requests are read by: not by a proxy, where their host is no route's."""
+        if barred is None and owner.origin is not None and self.interception.answers(owner.origin.host):
+            if (answer := self.interception.answer) is not None:
+                return answer(owner)
+            barred = SidecarError(
+                Reason.OVERLOADED, f"`{owner.origin.host}` is not answered here yet. Ask again in a moment."
+            )
+        return self._make(owner, barred, False)
 
     def _is_of_before(self, owner: Owner, context: ssl.SSLContext) -> bool:
         """Whether the configuration has changed since this app was let in by an intercepted host."""

@@ -25,6 +25,7 @@ from typing import Final, NamedTuple, final
 from urllib.parse import urlsplit
 
 from sidecar.config.base_urls import configured_urls, only_route
+from sidecar.config.handouts import GOOGLE_TOKEN_HOSTS
 from sidecar.config.models import Config, RouteConfig
 from sidecar.config.sharing import takes_persons
 from sidecar.config.targets import CLOUD_PLATFORM, Target, TokenKind, default_audience, detect
@@ -200,9 +201,13 @@ class Match(NamedTuple):
 class RouteTable:
     """All routes, compiled."""
 
-    def __init__(self, routes: Iterable[Route], urls: Mapping[str, str]) -> None:
-        """`urls` are the base URLs to call routes by, by name."""
+    def __init__(
+        self, routes: Iterable[Route], urls: Mapping[str, str], answered: Iterable[str] = ()
+    ) -> None:
+        """`urls` are the base URLs to call routes by, by name; `answered` are hosts whose https is for no route: the
+        sidecar answers it itself."""
         self.routes = tuple(routes)
+        self.answered = frozenset(answered)
         self.urls = urls
         """The service replaces them with the bound ones. Only the errors for requests that match no route use them."""
         self._exact: dict[str, tuple[Route, Way]] = {}
@@ -253,7 +258,8 @@ class RouteTable:
         """
         kept = {(route.config, route.source): route for route in known}
         found = ((route, None if sources is None else sources[route.credential]) for route in config.routes)
-        return cls((kept.get(it) or Route(*it) for it in found), configured_urls(config))
+        answered = () if config.google_token_endpoints is None else GOOGLE_TOKEN_HOSTS
+        return cls((kept.get(it) or Route(*it) for it in found), configured_urls(config), answered)
 
     def match(self, authority: bytes, path: bytes) -> Match:
         """The match for a request to the shared listener.

@@ -157,6 +157,7 @@ class Parts:
         """What decides about requests by a route table."""
         server = self.config.metadata_server
         # Once given, they are known for as long as they may live.
+        self._placeholders |= self.config.google_token_endpoints is not None
         self._placeholders |= server is not None and server.tokens == "placeholder"
         return Admission(table, pseudonym=self._pseudonym, placeholders=self._placeholders)
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from sidecar.admin.status import HandoutStatus
-from sidecar.config.handouts import MetadataServer, TokenEndpoint
-from sidecar.config.listeners import ListenerConfig
+from sidecar.config.handouts import GoogleTokenEndpoints, Handout
 from sidecar.handout.desk import Desk
 from sidecar.net import listeners
 from sidecar.net.callers import Callers
+from sidecar.net.handover import Handover
 from sidecar.net.listeners import Listener
 from sidecar.observe.metrics import HandoutStats
 from sidecar.runtime.loading import loaded
@@ -75,6 +75,8 @@ class Handouts:
         self._adopt(key, app)
         self._running[key] = _Running(app, site, bound)
         await site.start()
+        if isinstance(parts.config.handouts[key], GoogleTokenEndpoints):
+            parts.proxy.interception.answer = lambda owner: Handover(parts.loop, site.gate(), owner)
         self._tell(key, bound)
 
     async def close(self) -> None:
@@ -110,14 +112,18 @@ class Handouts:
     def _tell(self, key: str, bound: list[Listener]) -> None:
         it, offer = self._parts.config.handouts[key], self._parts.offers[key]
         where = [str(listener) for listener in bound]
+        by = f"on {', '.join(where)}" if where else "in tunnels (HTTPS_PROXY)"
         to = "every process of this machine" if it.peers is None else "those that `peers` names"
+        what = "placeholders of tokens" if isinstance(it, GoogleTokenEndpoints) else "tokens"
         _log.info(
-            f"`{key}` on {', '.join(where)} gives {to} tokens of credential `{offer.source.name}`",
+            f"`{key}` {by} gives {to} {what} of credential `{offer.source.name}`",
             extra={"fields": {"server": key, "listen": where, "credential": offer.source.name}},
         )
 
     async def _close(self, key: str) -> None:
         running = self._running.pop(key)
+        if not running.listeners:
+            self._parts.proxy.interception.answer = None
         await running.site.close()
         for listener in running.listeners:
             listeners.close(listener)
@@ -127,11 +133,11 @@ def _load() -> None:
     import sidecar.handout.apps  # noqa: F401  # used from then on where it is needed
 
 
-def callers_of(key: str, it: MetadataServer | TokenEndpoint) -> Callers | None:
+def callers_of(key: str, it: Handout) -> Callers | None:
     """Whose processes may ask; raises StartError for a user or a group that there is not."""
     if it.peers is None:
         return None
     try:
-        return listeners.settings_of(ListenerConfig(address=it.listen[0], peers=it.peers), None).callers
+        return listeners.callers_of(it.peers, {})
     except LookupError as error:
         raise StartError(f"`{key}.peers`: {error.args[0]}", EXIT_CONFIG) from error

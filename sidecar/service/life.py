@@ -95,6 +95,8 @@ class Service:
             parts.loop.set_exception_handler(parts.proxy.faults.from_loop)
             prepared = parts.prepare_interception(parts.config, parts.table)
             parts.proxy.interception.adopt(prepared, parts.table)
+            if parts.table.answered:
+                await self.handouts.follow()
             for use in parts.bindings.uses:
                 await parts.proxy.serve(*use)
             self._tell_credentials([*warnings, *prepared.warnings])

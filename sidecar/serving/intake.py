@@ -1,7 +1,7 @@
 """Which requests an HTTP server of the control plane reads.
 
 Judges a head before anything behind it is read: how many bytes of body come, or the refusal. Called by `gate`. Pure.
-Rules: at most one path of a server takes a body, a form, and only from this machine. A body has a length (RFC 9112
+Rules: few paths of a server take a body, a form or JSON, and only from this machine. A body has a length (RFC 9112
 section 6.3) and no coding, because nothing is ever decompressed. No client is told to continue (RFC 9110 section
 10.1.1: one that gets 417 asks again without Expect). A target that is a whole URL names the same host as Host (RFC
 9112 section 3.2.2).
@@ -24,6 +24,8 @@ BODY: Final = 128 * 1024
 """Bytes: what the form holds at most, 10,000 characters, each of them nine bytes long in a form."""
 END: Final = b"\r\n\r\n"
 
+_FORM: Final = b"application/x-www-form-urlencoded"
+_JSON: Final = b"application/json"
 _URL: Final = re.compile(rb"http://([^/?#]+)(?:[/?].*)?", re.IGNORECASE)
 
 
@@ -32,10 +34,21 @@ class Takes(NamedTuple):
 
     server: str
     """What it is called in refusals: `admin server`."""
-    form: str | None = None
-    """The path of the one POST that has a body."""
+    forms: tuple[str, ...] = ()
+    """The paths whose POST has a form."""
     purpose: str = ""
-    """What that POST has the sidecar do, which only callers on this machine may: `explain a request`."""
+    """What a body has the sidecar do, which only callers on this machine may: `explain a request`."""
+    json: re.Pattern[bytes] | None = None
+    """The paths whose POST has JSON."""
+
+    def kind_of(self, head: Head) -> bytes | None:
+        """The type of the body that this request may have; None for none."""
+        path = head.target.partition(b"?")[0]
+        if head.method != "POST":
+            return None
+        if path.decode("latin-1") in self.forms:
+            return _FORM
+        return _JSON if self.json is not None and self.json.fullmatch(path) else None
 
 
 class Head:
@@ -93,19 +106,20 @@ def body_due(head: Head, takes: Takes, *, local: bool) -> int:
     size = int(lengths[0]) if len(lengths) == 1 and len(lengths[0]) < 20 else len(lengths)
     if not size and b"transfer-encoding" not in fields:
         return 0
-    if takes.form is None:
+    if not takes.forms:
         raise RefusedError(413, f"No request to the {takes.server} has a body.")
-    if head.method != "POST" or head.target.partition(b"?")[0] != takes.form.encode():
-        raise RefusedError(413, f"No request to the {takes.server} has a body, but for POST {takes.form}.")
+    if (wanted := takes.kind_of(head)) is None:
+        paths = " and ".join(takes.forms)
+        raise RefusedError(413, f"No request to the {takes.server} has a body, but for POST {paths}.")
     if not local:
         raise RefusedError(403, f"Only a caller on this machine may ask the sidecar to {takes.purpose}.")
     if b"transfer-encoding" in fields:
         raise RefusedError(411, "The body needs a Content-Length: it is not taken in chunks.")
     if size > BODY:
-        raise RefusedError(413, f"The form has at most {BODY} bytes.")
+        raise RefusedError(413, f"The body has at most {BODY} bytes.")
     if b"".join(fields.get(b"content-encoding", [])).lower() not in (b"", b"identity"):
         raise RefusedError(415, "The body must not be compressed: leave Content-Encoding out.")
     kind = b"".join(fields.get(b"content-type", [])).partition(b";")[0].strip().lower()
-    if kind != b"application/x-www-form-urlencoded":
-        raise RefusedError(415, "The form's Content-Type is application/x-www-form-urlencoded.")
+    if kind != wanted:
+        raise RefusedError(415, f"The body's Content-Type is {wanted.decode('ascii')}.")
     return size

@@ -19,7 +19,7 @@ from aiohttp.http import HttpProcessingError
 
 from sidecar.runtime.clock import Clock
 from sidecar.serving import intake, problems
-from sidecar.serving.gate import Gates
+from sidecar.serving.gate import Gate, Gates
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class Site:
         self._servers: list[asyncio.Server] = []
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_WAIT)
         self._gates = Gates(asyncio.get_running_loop(), clock, self._handler, takes)
+
+    def gate(self) -> Gate:
+        """Of a connection that came in another way than by a socket of the site's."""
+        return self._gates()
 
     async def start(self) -> None:
         """Accept connections on every socket."""

@@ -151,7 +151,8 @@ def _refuse_placeholder(value: str) -> None:
         raise SidecarError(
             Reason.TOKEN_INVALID,
             "What came is the placeholder of a sidecar, which is worth nothing: its `metadata_server` has `tokens: "
-            "placeholder`. Get tokens elsewhere, or send the requests through that sidecar.",
+            "placeholder`, or it has `google_token_endpoints`. Get tokens elsewhere, or send the requests through that "
+            "sidecar.",
         )
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from sidecar.config.load import load
 from tests.deploy.test_deploy import (
+    COMMAND,
     IMAGE,
     IMAGES,
     ROOT,
@@ -87,6 +88,63 @@ def test_the_chart_deploys_an_app_with_the_same_sidecar_as_manifest_does(tmp_pat
     (sidecar,) = pod["initContainers"]
     (template,) = pods(documents(manifest("gke", *IMAGES)))
     assert [sidecar] == template["spec"]["initContainers"]
+
+
+INTERCEPTING: dict[str, Any] = {
+    "routes": [{"name": "billing", "upstream": "https://billing-abc123-uc.a.run.app", "intercept": True}],
+    "intercept": {"bundle_file": "/run/idtoken-sidecar/ca-bundle.pem"},
+}
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({}, id="a-route"),
+        pytest.param(
+            {"listen": ["auto", {"address": "127.0.0.1:8787", "connections": 5}]}, id="its-own-listen"
+        ),
+        pytest.param(
+            {
+                "google_token_endpoints": {},
+                "routes": [{"name": "billing", "upstream": "https://billing-abc123-uc.a.run.app"}],
+            },
+            id="googles-token-endpoints-alone",
+        ),
+    ],
+)
+def test_an_apps_https_is_led_through_the_sidecar_as_by_manifest(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """The same variables, the same volume in memory, the app's mount read-only; the sidecar's container is the same, too."""
+    config = {**INTERCEPTING, **changed}
+    values = written(tmp_path / "values.yaml", {"image": IMAGE, "config": config, **APP})
+    resources = documents(run(HELM, "template", "shop", CHART, "--values", values))
+    for resource in resources:
+        check_kubernetes(resource)
+    (template,) = pods(resources)
+    check_pod(template)
+    (wanted,) = pods(
+        documents(
+            run(*COMMAND, "manifest", "gke", *IMAGES, "--config", written(tmp_path / "config.yaml", config))
+        )
+    )
+    spec, other = template["spec"], wanted["spec"]
+    assert spec["initContainers"] == other["initContainers"]
+    assert spec["volumes"][1] == other["volumes"][1]
+    (app,), (theirs,) = spec["containers"], other["containers"]
+    assert app["volumeMounts"] == theirs["volumeMounts"]
+    led = [entry for entry in theirs["env"] if not entry["name"].startswith("IDTOKEN_SIDECAR_")]
+    assert [entry for entry in app["env"] if not entry["name"].startswith("IDTOKEN_SIDECAR_")] == led
+    assert len(led) == 12
+
+
+@needs_helm
+def test_a_bundle_alone_reads_nothing(tmp_path: Path) -> None:
+    """As in the sidecar: some route has to say so."""
+    config = {"routes": ROUTES, "intercept": INTERCEPTING["intercept"]}
+    values = written(tmp_path / "values.yaml", {**VALUES, **APP, "config": config})
+    check(documents(run(HELM, "template", "shop", CHART, "--values", values)))
 
 
 @needs_helm
@@ -166,6 +224,16 @@ def test_one_include_turns_a_pod_of_another_chart_into_one_with_the_sidecar(
             {"config": {"routes": [], "admin": "localhost:1"}}, "/config/admin", id="admin-in-two-places"
         ),
         pytest.param({"confg": {}}, "confg", id="a-key-that-is-not-there"),
+        pytest.param(
+            {"config": {**INTERCEPTING, "intercept": {"bundle_file": "bundle.pem"}}},
+            "/config/intercept/bundle_file",
+            id="a-bundle-in-no-directory",
+        ),
+        pytest.param(
+            {"config": {**INTERCEPTING, "listen": "unix:/run/a.sock"}},
+            "intercept needs a shared listener",
+            id="no-proxy-for-the-app",
+        ),
     ],
 )
 def test_values_that_can_not_work_are_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:

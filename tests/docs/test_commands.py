@@ -27,7 +27,7 @@ GCLOUD_TREE = Path("/usr/lib/google-cloud-sdk/data/cli/gcloud_completions.py")
 
 PLAIN = frozenset(
     ". [ apt-get cat cd cp curl docker echo git export install journalctl kill mkdir pip python python3 rm sed sh sleep"
-    " systemctl tee test true app".split()
+    " systemctl tee test true app openssl".split()
 )
 """Commands whose grammar is left to the reader's machine."""
 
@@ -250,8 +250,9 @@ def test_google_s_libraries_are_at_home_as_the_tutorial_says(tmp_path: Path) -> 
     page = ROOT / "docs/tutorials/google-libraries.md"
     (program,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     (tmp_path / "app.py").write_text(program, "utf-8")
-    printed = run_blocks(page, tmp_path, commands=5)
+    printed = run_blocks(page, tmp_path, commands=6)
     assert f'"email": "{KEY_EMAIL}"' in printed
+    assert '"email": "123456789012-compute@developer.gserviceaccount.com"' in printed, "by a dummy key file"
     assert "`https://other.example` is not in the list of audiences" in printed
 
 

@@ -12,6 +12,7 @@ import http.client
 import json
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -162,6 +163,8 @@ def prepare(google: Emulator, secrets: Secrets, directory: Path, urls: list[str]
         "log_level: debug\naccess_log: all\ntoken_wait: 2s\nstartup: serve\n"
         f"metadata_server: {{listen: 'localhost:0', credential: key, audiences: ['{urls[0]}'], scopes: [openid]}}\n"
         "token_endpoint: {listen: 'localhost:0', secret: \"${ENDPOINT}\"}\n"
+        f"google_token_endpoints: {{credential: key, audiences: ['{urls[0]}'], scopes: [openid]}}\n"
+        f"intercept: {{bundle_file: '{directory}/bundle.pem'}}\n"
         "credentials:\n  default: {type: metadata}\n"
         f"  key: {{type: service_account_key, file: {directory}/key.json}}\n"
         '  inline: {type: service_account_key, json: "${KEY}"}\n'
@@ -221,13 +224,16 @@ def ask_everything(sidecar: SidecarProcess) -> str:
         sidecar.ask(sidecar.admin_port, path, {}, method="POST").body.decode() for path in ("/log-level",) * 2
     ]
     seen += ask_for_tokens(sidecar)
+    seen += ask_googles_endpoints(sidecar)
     return "\n".join([*seen, *what_the_page_is_told(sidecar)])
 
 
 def ask_for_tokens(sidecar: SidecarProcess) -> Iterator[str]:
     """What the metadata server and the token endpoint answer, but for the tokens that they are there to give."""
     metadata, endpoint = (
-        int(it["listen"][0].rpartition(":")[2]) for it in sidecar.admin("/status.json").json["handouts"]
+        int(it["listen"][0].rpartition(":")[2])
+        for it in sidecar.admin("/status.json").json["handouts"]
+        if it["listen"]
     )
     (audience,) = sidecar.admin("/status.json").json["handouts"][0]["audiences"]
     account = "/computeMetadata/v1/instance/service-accounts/default/"
@@ -257,6 +263,41 @@ def ask_for_tokens(sidecar: SidecarProcess) -> Iterator[str]:
             body = answer.read().decode()
             yield f"{answer.status} {answer.getheaders()} {'' if answer.status == 200 else body}"
             connection.close()
+
+
+def ask_googles_endpoints(sidecar: SidecarProcess) -> Iterator[str]:
+    """What Google's token endpoints answer here: placeholders, which are no secrets, and never what they were sent."""
+    (audience,) = sidecar.admin("/status.json").json["handouts"][0]["audiences"]
+    own = OWN.split()[1]
+    account = f"/v1/projects/-/serviceAccounts/{own}:"
+    assertion = SigningKey().sign({"target_audience": audience})
+    forms = [
+        {"grant_type": own, "assertion": own},
+        {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion},
+        {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": own},
+        {"grant_type": "refresh_token", "refresh_token": own, "client_secret": own},
+        {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": own},
+    ]
+    asked = [
+        (f"{host}.googleapis.com", path, urlencode(form), "x-www-form-urlencoded")
+        for host, path in (("oauth2", "/token"), ("sts", "/v1/token"))
+        for form in forms
+    ]
+    asked += [
+        ("iamcredentials.googleapis.com", f"{account}{method}", json.dumps(body), "json")
+        for method in ("generateIdToken", "generateAccessToken", "signJwt")
+        for body in ({"audience": audience}, {"scope": ["openid"]}, {"payload": own})
+    ]
+    config = Path(sidecar.command[sidecar.command.index("--config") + 1])
+    context = ssl.create_default_context(cafile=str(config.with_name("bundle.pem")))
+    for host, path, body, kind in asked:
+        connection = http.client.HTTPSConnection("127.0.0.1", sidecar.port, timeout=20, context=context)
+        connection.set_tunnel(host, 443)
+        fields = {"Content-Type": f"application/{kind}", "Authorization": f"Bearer {own}"}
+        connection.request("POST", path, body, fields)
+        answer = connection.getresponse()
+        yield f"{answer.status} {answer.getheaders()} {answer.read().decode()}"
+        connection.close()
 
 
 def what_the_page_is_told(sidecar: SidecarProcess) -> list[str]:

@@ -202,7 +202,7 @@ def _is_in_its_place(fields: headers.Fields, path: bytes, names: tuple[bytes, ..
     where = names[0].decode("ascii") if names else "its header"
     raise SidecarError(
         Reason.HEADER_CONFLICT,
-        f"The app sent a placeholder of a token (`metadata_server.tokens: placeholder`), and not, or not alone, in "
+        f"The app sent a placeholder of a token, which a sidecar had given it, and not, or not alone, in "
         f"`{where}`, where route `{route}` puts the token in its place. Send it there, or set the route's `header` to "
         "where the app's library sends it; it is worth nothing anywhere else.",
     )

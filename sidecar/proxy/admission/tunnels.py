@@ -36,6 +36,10 @@ def tunnel_to(
             Reason.CALLER_REFUSED,
             "A page in a browser made this CONNECT (Sec-Fetch-Site, Origin). Call from the app itself.",
         )
+    if host in table.answered and port == _HTTPS:
+        if own is not None:
+            raise _of_another(own, host, "no route's: its https is answered here")
+        return Origin(b"https://", host, port)
     try:
         match = table.match(target, b"")
     except SidecarError as error:
@@ -48,11 +52,7 @@ def tunnel_to(
         raise
     destination = match.destination
     if own is not None and destination.route is not own:
-        raise SidecarError(
-            Reason.CALLER_REFUSED,
-            f"This listener is route `{own.name}`'s, and `{host}` is route `{destination.route.name}`'s. "
-            "Use the shared listener as the proxy.",
-        )
+        raise _of_another(own, host, f"route `{destination.route.name}`'s")
     if port == _HTTP or (port == destination.port and not destination.tls):
         return Origin(b"http://", host, port)
     if port == _HTTPS or port == destination.port:
@@ -88,6 +88,13 @@ def _authority(target: bytes) -> tuple[str, int]:
             "The target of CONNECT is not a host and a port, such as `billing.internal:80`.", "HTTP/1.1"
         )
     return found.host, found.port
+
+
+def _of_another(own: Route, host: str, whose: str) -> SidecarError:
+    return SidecarError(
+        Reason.CALLER_REFUSED,
+        f"This listener is route `{own.name}`'s, and `{host}` is {whose}. Use the shared listener as the proxy.",
+    )
 
 
 def _not_intercepted(host: str, route: Route) -> SidecarError:

@@ -488,3 +488,7 @@ def test_the_page_says_what_gives_tokens_to_programs() -> None:
         "1 audience and 1 scope: 4 so far, and 1 requests were refused"
     ) in text
     assert "gives programs" not in page({**shown, "handouts": []}, "", unexpected)
+    shown["handouts"][0].update(server="google_token_endpoints", listen=[])
+    assert "google_token_endpoints</code> in tunnels (<code>HTTPS_PROXY</code>) gives" in page(
+        shown, "", unexpected
+    )

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from sidecar.config.credentials import CREDENTIAL_TYPES, Endpoints
 from sidecar.config.document import json_schema, shown
 from sidecar.config.groups import Drain, Intercept, Limits, PoolSettings, RoutePool, Timeouts, Tls, Tracing
-from sidecar.config.handouts import MetadataServer, TokenEndpoint
+from sidecar.config.handouts import GoogleTokenEndpoints, MetadataServer, TokenEndpoint
 from sidecar.config.listeners import ListenerConfig, ListenerTls, Peers
 from sidecar.config.load import load
 from sidecar.config.models import Config, RouteConfig
@@ -50,6 +50,7 @@ def test_the_example_loads_and_has_every_key() -> None:
         ("tracing", Tracing),
         ("metadata_server", MetadataServer),
         ("token_endpoint", TokenEndpoint),
+        ("google_token_endpoints", GoogleTokenEndpoints),
         ("intercept", Intercept),
     ):
         assert set(tree[name]) == keys(model)
@@ -73,6 +74,7 @@ def test_the_examples_values_are_the_defaults() -> None:
         "intercept",
         "metadata_server",
         "token_endpoint",
+        "google_token_endpoints",
     }:
         assert getattr(config, name) == getattr(defaults, name), name
     route = config.routes[0]

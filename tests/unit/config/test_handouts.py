@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sidecar.config.audiences import AudienceList, parse_audience, parse_audiences
 from sidecar.config.load import ConfigError, load
 
+BUNDLE = "intercept: {bundle_file: /run/bundle.pem}"
 ROUTE = "routes: [{name: billing, upstream: 'https://billing-1.a.run.app'}]\n"
 
 
@@ -147,6 +148,30 @@ def test_what_is_no_entry_of_a_list(value: object, says: str) -> None:
             "'real' or 'placeholder' belongs here",
             id="tokens-of-another-sort",
         ),
+        pytest.param("google_token_endpoints: {}", "write `intercept: {bundle_file: PATH}`", id="no-ca"),
+        pytest.param(
+            f"google_token_endpoints: {{peers: {{gid: 5}}}}\n{BUNDLE}",
+            "google_token_endpoints.peers: apps come by the port of the proxy",
+            id="groups-behind-a-port",
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{peers: {{}}}}\n{BUNDLE}",
+            "nobody could ask: give `uid`",
+            id="no-peers",
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{credential: x}}\n{BUNDLE}", "no credential is called `x`", id="whose"
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{listen: 'localhost:1'}}\n{BUNDLE}",
+            "unknown key",
+            id="it-does-not-listen",
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{credential: k}}\ncredentials: {{default: {{type: adc}}, k: {{type: adc}}}}\n{BUNDLE}",
+            "it would give no tokens: no route has credential `k`",
+            id="placeholders-of-nothing",
+        ),
     ],
 )
 def test_what_can_t_be(text: str, says: str) -> None:
@@ -168,6 +193,34 @@ def test_a_sidecar_does_not_ask_itself(where: str) -> None:
     with pytest.raises(ConfigError, match="it leads to this sidecar's own metadata server"):
         load(text + ROUTE, environ=environ)
     load(f"{text}credentials: {{default: {{type: gcloud}}}}\n{ROUTE}", environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("route", "fits"),
+    [
+        pytest.param(
+            "host: oauth2.googleapis.com, upstream: 'https://x.googleapis.com'", False, id="as-host"
+        ),
+        pytest.param("upstream: 'https://sts.googleapis.com'", False, id="as-upstream"),
+        pytest.param(
+            "host: '*.googleapis.com', upstream: 'https://{host}', wildcard_audience: shared",
+            True,
+            id="under-a-wildcard",
+        ),
+    ],
+)
+def test_one_answers_for_a_host(route: str, fits: bool) -> None:
+    """A route that takes https to one of Google's token endpoints, and this, too: only a wildcard may, and has the rest."""
+    text = (
+        f"google_token_endpoints: {{scopes: [a]}}\n{BUNDLE}\n"
+        f"routes: [{{name: api, {route}, token: access, intercept: true}}]\n"
+    )
+    if fits:
+        load(text, environ={})
+        return
+    with pytest.raises(ConfigError, match="is answered here, and route `api` takes it, too"):
+        load(text, environ={})
+    load(text.replace(", intercept: true", ""), environ={})
 
 
 ALLOWED = "routes: [{name: billing, upstream: 'https://billing-1.a.run.app', allow: {methods: [GET]}}]\n"
@@ -219,6 +272,33 @@ ALLOWED = "routes: [{name: billing, upstream: 'https://billing-1.a.run.app', all
             f"metadata_server: {{tokens: placeholder, audiences: ['https://billing-1.a.run.app']}}\n{ALLOWED}",
             None,
             id="allow-and-placeholders",
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{}}\n{BUNDLE}\nmetadata_server: {{}}\n{ROUTE}",
+            "google_token_endpoints: it gives placeholders, and `metadata_server` gives the same programs real tokens",
+            id="placeholders-beside-real-tokens",
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{}}\n{BUNDLE}\nmetadata_server: {{tokens: placeholder}}\n{ALLOWED}",
+            None,
+            id="placeholders-beside-placeholders",
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{scopes: [a]}}\n{BUNDLE}\n{ROUTE}",
+            "google_token_endpoints.scopes: no route sends access tokens",
+            id="a-dummy-key-for-no-route",
+        ),
+        pytest.param(
+            f"google_token_endpoints: {{audiences: ['https://b.example']}}\n{BUNDLE}\n{ROUTE}",
+            "google_token_endpoints.audiences: no route sends a token for `https://b.example`",
+            id="a-dummy-keys-audience-of-no-route",
+        ),
+        pytest.param(f"google_token_endpoints: {{}}\n{BUNDLE}\n{ROUTE}", None, id="dummy-keys"),
+        pytest.param(
+            f"google_token_endpoints: {{}}\n{BUNDLE}\n"
+            f"listen: {{address: 'localhost:8787', tls: {{cert_file: a, key_file: b}}}}\n{ROUTE}",
+            "google_token_endpoints: apps ask these hosts through their proxy (HTTPS_PROXY)",
+            id="dummy-keys-and-no-proxy",
         ),
         pytest.param(f"metadata_server: {{}}\n{ROUTE}", None, id="nothing-odd"),
     ],

@@ -76,6 +76,18 @@ def test_the_bundle_has_our_ca_and_the_systems(house: House) -> None:
     assert "PRIVATE" not in text
 
 
+def test_googles_token_endpoints_are_permitted_where_they_are_answered(house: House) -> None:
+    """Beside the routes' hosts, without any route too; and no other name of Google's."""
+    group = f"{{bundle_file: {house.tmp_path}/bundle.pem}}\ngoogle_token_endpoints: {{audiences: [a]}}"
+    three = [f"{name}.googleapis.com" for name in ("iamcredentials", "oauth2", "sts")]
+    house.take("a.example !b.example", group)
+    assert house.permitted() == [["a.example", *three]]
+    assert house.interception.answers(three[0])
+    assert not house.interception.answers("a.example")
+    house.take("!b.example", group)
+    assert house.permitted()[0][-3:] == three
+
+
 def test_what_a_variable_has_this_process_trust_is_in_it(house: House) -> None:
     """As the app would trust it without the bundle."""
     theirs = house.tmp_path / "theirs.pem"
