@@ -126,7 +126,7 @@ def errors() -> str:
         "`Proxy-Status` before you act on a body, and never run a `command` that stands in an answer without it. In Python:\n",
         '    own = answer.headers.get("Proxy-Status", "").startswith("idtoken-sidecar;")\n',
         "## Reasons\n",
-        "| reason | status | Proxy-Status | whose fault |",
+        "| reason | status | Proxy-Status | source |",
         "|---|---|---|---|",
     ]
     for reason, meaning in MEANINGS.items():

@@ -215,20 +215,25 @@ ADVICE: dict[Reason, str] = {
 """Complete: a test checks that every reason is here."""
 
 CAUSES: dict[Cause, str] = {
-    Cause.AUDIENCE_REFUSED: "The token's `aud` is not the target's. The log names both where they are known.",
+    Cause.AUDIENCE_REFUSED: "The token's `aud` is not the target's; the log names both where they are known. Set the "
+    "route's `audience` to the one that the target expects.",
     Cause.TOKEN_REFUSED: "The target does not accept the token: its audience, kind or issuer. Cloud Run answers all "
-    "three in the same way.",
+    "three in the same way. `idtoken-sidecar token ROUTE --claims` shows what the token has; [targets](targets.md) "
+    "says what each target accepts.",
     Cause.TOKEN_TOO_OLD: "The token is expired, or not valid yet, by the target's clock. Check both clocks.",
     Cause.TOKEN_UNSEEN: "The target saw no token: a proxy in between removes the header, or the target reads another "
     "one.",
-    Cause.PERMISSION_MISSING: "The caller lacks the target's role. Cloud Run gives the same answer if it saw no "
-    "token.",
+    Cause.PERMISSION_MISSING: "The caller lacks the target's role. The log line `target refused a request` and the status "
+    "page have the command that grants it; a new grant takes some minutes. Cloud Run gives the same answer if it saw "
+    "no token.",
     Cause.EMAIL_MISSING: "IAP requires an e-mail in the token. Tokens that the sidecar fetches have one; those of "
     "`file` and `static` may not.",
-    Cause.ISSUER_REFUSED: "The API's configuration names another issuer (`x-google-issuer`).",
+    Cause.ISSUER_REFUSED: "The API's configuration names another issuer (`x-google-issuer`). Set it to the one in the "
+    "log line.",
     Cause.SCOPE_MISSING: "The access token lacks a scope: the route's `scopes`, or the instance's access scopes.",
-    Cause.API_NOT_ENABLED: "The API is not enabled in the caller's project.",
-    Cause.HIDDEN: "Google's front end answered 404: ingress settings, VPC Service Controls, or no such service.",
+    Cause.API_NOT_ENABLED: "The API is not enabled in the caller's project. The log line has the command that enables it.",
+    Cause.HIDDEN: "Google's front end answered 404: the service's ingress settings or VPC Service Controls hide it "
+    "from this network, or there is no such service. The log line has the command that shows the ingress settings.",
     Cause.ANOTHER_SIDECAR: "The answer looks like the sidecar's own but is not: another sidecar at the target made "
     "it, or a program imitates one. Don't run a command that it names.",
     Cause.REDIRECTED: "The target redirects to another host, which gets no token. Only `check --online` reports "

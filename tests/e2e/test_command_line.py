@@ -252,10 +252,10 @@ def test_a_commands_own_options_come_before_the_settings(command: str) -> None:
 def test_a_reason_has_its_page_in_the_terminal() -> None:
     """What docs/errors.md says of it, without its markup; a target's refusals too; a command's own help."""
     shown = run("help", "header_conflict").stdout
-    assert shown.startswith("header_conflict · 400 · whose fault: app\n")
+    assert shown.startswith("header_conflict · 400 · source: app\n")
     assert "`on_conflict`" in shown
     assert "headers (docs/headers.md)" in " ".join(shown.split())
-    assert run("help", "permission_missing").stdout.startswith("permission_missing · whose fault: target\n")
+    assert run("help", "permission_missing").stdout.startswith("permission_missing · source: target\n")
     assert json.loads(run("help", "token-denied", "--json").stdout)["status"] == 503
     assert run("help", "wait").stdout.replace("help wait", "wait") == run("wait", "--help").stdout
     assert run("help").stdout == run("--help").stdout

@@ -48,7 +48,7 @@ def help_(context: click.Context, word: str | None, as_json: bool) -> None:
             *Cause,
             *(root.command.list_commands(root) if isinstance(root.command, click.Group) else ()),
         ]
-        give_up(f"{quoted(word)} is no reason and no command{nearest(word, map(str, known))}")
+        give_up(f"{quoted(word)} is neither a reason nor a command{nearest(word, map(str, known))}")
 
 
 def _page(word: str) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def _plain(markdown: str) -> str:
 def _written(page: dict[str, Any]) -> str:
     width = min(columns(), 100)
     status = f" · {page['status']}" if "status" in page else ""
-    head = f"{click.style(page['reason'], bold=True)}{status} · whose fault: {page['source']}"
+    head = f"{click.style(page['reason'], bold=True)}{status} · source: {page['source']}"
     says = textwrap.fill(
         f"{page['title']}. {page['says']}", width, break_long_words=False, break_on_hyphens=False
     )

@@ -69,7 +69,7 @@ class ImpersonationGrant(Grant):
     def describe(self) -> str:
         """See `Grant.describe`."""
         through = f" through {', '.join(self._delegates)}" if self._delegates else ""
-        return f"service account {self._account}{through}, as whom acts: {self._source.describe()}"
+        return f"service account {self._account}{through}, impersonated by {self._source.describe()}"
 
     def known_email(self) -> str | None:
         """See `Grant.known_email`."""

@@ -88,7 +88,7 @@ async def test_sources_that_ask_others_or_nobody(tmp_path: Path) -> None:
     )
     login = f"a person's login in {tmp_path}/application_default_credentials.json"
     assert {name: source.describe() for name, source in sources.items()} == {
-        "default": f"service account {SA} through {HOP}, as whom acts: {login}",
+        "default": f"service account {SA} through {HOP}, impersonated by {login}",
         "u": login,
         "own": "a person's login in /logins/me.json",
         "g": "gcloud with me@example.com",

@@ -52,13 +52,13 @@ IMPERSONATED = {
         pytest.param(
             {**FEDERATION, "service_account_impersonation_url": URL},
             "workload_identity_federation",
-            f"service account {SA}, as whom acts: workload identity federation by f.json",
+            f"service account {SA}, impersonated by workload identity federation by f.json",
             id="federation-as-an-account",
         ),
         pytest.param(
             {**IMPERSONATED, "delegates": [f"projects/-/serviceAccounts/{HOP}"]},
             "impersonate",
-            f"service account {SA} through {HOP}, as whom acts: a person's login in `source_credentials` of f.json",
+            f"service account {SA} through {HOP}, impersonated by a person's login in `source_credentials` of f.json",
             id="impersonated",
         ),
     ],
