@@ -25,7 +25,7 @@ from sidecar.proxy.http2.connection import Http2Connection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
 from sidecar.proxy.http2.upstream_stream import UpstreamStream
-from tests.support.fault_injection import Injection, judge, points_of
+from tests.support.fault_injection import ALL, Injection, Sample, judge, points_of
 from tests.support.h2_frames import data as data_frame
 from tests.support.h2_peer import CALL, GET, OK, POST, Lines, Peer, fields
 from tests.support.wire import LIMIT, Answer, End, Wire
@@ -506,17 +506,17 @@ async def _nothing_is_left(wire: Wire) -> None:
 
 
 async def faults_found(
-    situation: Situation, caplog: pytest.LogCaptureFixture, *, sample: slice = slice(None)
+    situation: Situation, caplog: pytest.LogCaptureFixture, *, sample: Sample = ALL
 ) -> list[str]:
     """What went wrong in a situation, with which method raising; `sample` picks among them."""
     dry = Injection(None)
     with dry.installed():
         for answer in await play(situation, dry) or ():
             assert answer.status != 500
-    points = [point for point in points_of(dry.calls) if point.owner in (*CONNECTION, *STREAM)][sample]
+    points = [point for point in points_of(dry.calls) if point.owner in (*CONNECTION, *STREAM)]
     assert points
     wrong = []
-    for point in points:
+    for point in sample.of(points):
         caplog.clear()
         injection = Injection(point)
         with injection.installed():
