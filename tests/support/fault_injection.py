@@ -193,7 +193,7 @@ STRIDE = 40
 """Of the points that `make test` tries. A situation has 60 to 330."""
 
 
-def sampled(situations: Sequence[Callable[..., Any]]) -> list[Any]:
+def with_samples(situations: Sequence[Callable[..., Any]]) -> list[Any]:
     """Parameters of a test: each situation with a sample of its points, other ones in each, and for `make test-all`
     with all of them."""
     return [

@@ -19,15 +19,15 @@ from tests.support.fault_injection import (
     Situation,
     bodies,
     faults_found,
-    sampled,
     timeout,
+    with_samples,
 )
 
 pytestmark = pytest.mark.interpreted
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("situation", "sample"), sampled(SITUATIONS))
+@pytest.mark.parametrize(("situation", "sample"), with_samples(SITUATIONS))
 async def test_a_fault_ends_its_own_connection_and_nothing_else(
     situation: Situation, sample: Sample, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -48,7 +48,7 @@ async def test_over_tls_too(situation: Situation, tmp_path: Path, caplog: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("situation", "sample"), sampled(http2_fault_injection.SITUATIONS))
+@pytest.mark.parametrize(("situation", "sample"), with_samples(http2_fault_injection.SITUATIONS))
 async def test_a_fault_in_http2_ends_its_own_stream_or_connection(
     situation: http2_fault_injection.Situation, sample: Sample, caplog: pytest.LogCaptureFixture
 ) -> None:
