@@ -1,4 +1,4 @@
-"""Which of a test's parameters `make test` takes: `make test-all` takes all of them."""
+"""How much of a test `make test` does: `make test-all` does all of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 
 def sampled(values: Iterable[Any], kept: Collection[Any]) -> list[Any]:
@@ -14,3 +15,8 @@ def sampled(values: Iterable[Any], kept: Collection[Any]) -> list[Any]:
     assert all(one in values for one in kept), "a sample of what is there"
     rows = [(one, one if isinstance(one, tuple) else (one,)) for one in values]
     return [pytest.param(*row, marks=() if one in kept else pytest.mark.test_all) for one, row in rows]
+
+
+def examples(full: int) -> int:
+    """How many examples hypothesis tries of what needs `full`: as many fewer as the profile in force has of a hundred."""
+    return max(1, full * settings().max_examples // 100)
