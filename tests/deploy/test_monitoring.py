@@ -12,7 +12,6 @@ import socket
 import socketserver
 import subprocess
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from sidecar.observe.metrics import HandshakeFailure, Stall
 from sidecar.proxy.refusals.diagnosis import Cause
 from tests.support import panels
 from tests.support.browser import CHROMIUM, browser
+from tests.support.eventually import eventually_here
 from tests.support.google import DEFAULT, FLAVOR
 from tests.support.h2_frames import PREFACE, FrameReader, rst_stream
 from tests.support.h2_frames import headers as h2_headers
@@ -248,11 +248,8 @@ class Prometheus:
             return []
 
     def wait_for(self, expr: str, seconds: float = 60.0) -> list[Any]:
-        """Its series, once there are some; empty if there are none in time."""
-        until = time.monotonic() + seconds  # noqa: TID251
-        while not (found := self.query(expr)) and time.monotonic() < until:  # noqa: TID251
-            time.sleep(0.1)
-        return found
+        """Its series, once there are some."""
+        return list(eventually_here(lambda: self.query(expr), why=f"Prometheus has {expr}", limit=seconds))
 
 
 class Cutting(socketserver.StreamRequestHandler):

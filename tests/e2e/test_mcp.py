@@ -19,6 +19,7 @@ from mcp.client.stdio import StdioServerParameters
 from mcp_types import CreateMessageResult, ElicitResult, TextContent
 
 from sidecar.emulator.app import Emulator
+from tests.support.eventually import eventually
 from tests.support.mcp_server import ToolServer, tool_server
 from tests.support.sampling import sampled
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment, command
@@ -120,8 +121,9 @@ async def test_what_the_server_asks_passes(google: Emulator) -> None:
             assert text(await session.call_tool("order")) == "blue, 42"
             assert person.heard == ["Which size?", "Name a colour"]
             assert text(await session.call_tool("announce")) == "announced"
-            while "ToolListChangedNotification" not in person.heard:  # noqa: ASYNC110  # by another stream
-                await asyncio.sleep(0.01)
+            await eventually(
+                lambda: "ToolListChangedNotification" in person.heard, why="it comes by another stream"
+            )
 
 
 async def test_a_broken_stream_is_resumed(google: Emulator) -> None:

@@ -16,24 +16,26 @@ LIMIT = 60.0
 EVERY = 0.02
 
 
-async def eventually(condition: Callable[[], Any], *, why: str, limit: float = LIMIT) -> Any:
-    """What `condition` gives once that is true, a coroutine's result too. `why` says what there is nothing to wait on for:
-    it is the message of the AssertionError after so many seconds."""
-    until = asyncio.get_running_loop().time() + limit
+async def eventually(
+    condition: Callable[[], Any], *, why: str, limit: float | None = None, every: float = EVERY
+) -> Any:
+    """What `condition` gives once that is true, a coroutine's result too; asked `every` so many seconds. `why` says what
+    there is nothing to wait on for: it is the message of the AssertionError after `limit`."""
+    until = asyncio.get_running_loop().time() + (limit or LIMIT)
     while True:
         found = condition()
         if inspect.isawaitable(found):
             found = await found
         if found:
             return found
-        assert asyncio.get_running_loop().time() < until, f"in vain after {limit:g} s: {why}"
-        await asyncio.sleep(EVERY)
+        assert asyncio.get_running_loop().time() < until, f"in vain: {why}"
+        await asyncio.sleep(every)
 
 
-def eventually_here(condition: Callable[[], Any], *, why: str, limit: float = LIMIT) -> Any:
+def eventually_here(condition: Callable[[], Any], *, why: str, limit: float | None = None) -> Any:
     """The same without an event loop."""
-    until = time.monotonic() + limit  # noqa: TID251
+    until = time.monotonic() + (limit or LIMIT)  # noqa: TID251
     while not (found := condition()):
-        assert time.monotonic() < until, f"in vain after {limit:g} s: {why}"  # noqa: TID251
+        assert time.monotonic() < until, f"in vain: {why}"  # noqa: TID251
         time.sleep(EVERY)
     return found
