@@ -79,6 +79,13 @@ async def client(
             yield found
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK takes a server that has not answered for ten seconds for one of the older protocol; to start it may take that
+    long on a busy machine."""
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", LIMIT)
+
+
 def text(result: Any) -> str:
     assert not result.is_error, result
     return str(result.content[0].text)
