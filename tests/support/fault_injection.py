@@ -776,14 +776,24 @@ async def faults_found(
             assert answer.status != 500
     assert dry.calls
     points = [point for point in points_of(dry.calls) if point.owner in owners and name in (None, point.name)]
+    return await wrong_after(
+        sample.of(points), caplog, lambda injection: play(situation, injection, directory, tls=tls)
+    )
+
+
+async def wrong_after(
+    points: Sequence[Point],
+    caplog: pytest.LogCaptureFixture,
+    play: Callable[[Injection], Awaitable[list[Answer] | None]],
+) -> list[str]:
+    """A situation is played anew for each point: what went wrong, and after which."""
     wrong = []
-    for point in sample.of(points):
+    for point in points:
         caplog.clear()
         injection = Injection(point)
         with injection.installed():
             try:
-                got = await play(situation, injection, directory, tls=tls)
-                judge(injection, got, caplog.records)
+                judge(injection, await play(injection), caplog.records)
             except (AssertionError, TimeoutError, asyncio.IncompleteReadError) as error:
                 wrong.append(f"{point}: {type(error).__name__} {error}")
     return wrong
