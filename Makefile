@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
 ONCE   ?=
 ARGS   ?=
+# Bytecode is kept, whatever the environment says: the tests start the command some hundred times.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo install compiled test test-compiled test-pythons clients clients-page test-all lint check format docs lock dist bench budget compare-peers coverage mutants soak fuzz clean
 

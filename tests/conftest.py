@@ -1,6 +1,7 @@
 """Fixtures that every test may use, and which tests `make test` leaves to `make test-all`."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Mapping
 
@@ -10,8 +11,9 @@ from hypothesis import settings
 from sidecar.net.event_loop import new_event_loop
 
 # No test is judged by the time it takes: the machine may have other things to do.
-settings.register_profile("sidecar", deadline=None)
-settings.load_profile("sidecar")
+settings.register_profile("test", deadline=None, max_examples=25)
+settings.register_profile("test-all", deadline=None)
+settings.load_profile("test-all" if "IDTOKEN_TEST_ALL" in os.environ else "test")
 
 pytest_plugins = [
     "tests.support.google",
@@ -29,6 +31,12 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     if item.get_closest_marker("both_loops"):
         loops["asyncio"] = asyncio.new_event_loop
     return loops
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thirteen thousand tests stay until the end: the collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,6 +20,7 @@ import yaml
 
 from sidecar.config.load import PREFIX, load
 from sidecar.config.models import Config
+from tests.support import forks
 from tests.support.sidecar import COMMAND
 
 ROOT = Path(__file__).parents[2]
@@ -35,14 +36,7 @@ needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is n
 
 
 def run(*command: str | Path | None, code: int = 0, directory: Path = ROOT) -> str:
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        cwd=directory,
-        check=False,
-    )
+    done = forks.run([str(part) for part in command], timeout=LIMIT, cwd=directory)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -58,9 +52,7 @@ def manifest(*arguments: str) -> str:
 
 def refused(*arguments: str) -> str:
     """What `manifest` says where it can't write one."""
-    done = subprocess.run(
-        [*COMMAND, "manifest", *arguments], capture_output=True, text=True, timeout=LIMIT, check=False
-    )
+    done = forks.run([*COMMAND, "manifest", *arguments], timeout=LIMIT)
     assert (done.returncode, done.stdout) == (2, ""), done.stdout
     return done.stderr
 

@@ -69,6 +69,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return built(tmp_path_factory.mktemp("first"))
 
 
+@pytest.mark.test_all
 def test_two_builds_are_the_same_bytes(first: Mapping[str, Path], tmp_path: Path) -> None:
     again = built(tmp_path)
     assert {kind: (path.name, digest(path)) for kind, path in first.items()} == {
@@ -76,6 +77,7 @@ def test_two_builds_are_the_same_bytes(first: Mapping[str, Path], tmp_path: Path
     }
 
 
+@pytest.mark.test_all
 def test_the_source_distribution_builds_the_same_wheel(first: Mapping[str, Path], tmp_path: Path) -> None:
     again = built(tmp_path, first[".gz"])
     assert digest(again[".whl"]) == digest(first[".whl"])

@@ -170,6 +170,7 @@ def test_the_grants_are_whole_commands(tmp_path: Path) -> None:
         check_gcloud(shlex.split(line))
 
 
+@pytest.mark.test_all
 @needs_kubectl
 def test_gke_ends_in_a_verified_call(tmp_path: Path) -> None:
     followed("gke", tmp_path)

@@ -49,6 +49,8 @@ def cases() -> list[object]:
     for language, (program, *_) in RUN.items():
         missing = shutil.which(program) is None
         marks = [pytest.mark.skip(reason=f"not installed here: {program}")] if missing else []
+        if language in ("go", "java"):  # compiled first, which takes some seconds
+            marks.append(pytest.mark.test_all)
         found.append(pytest.param(language, id=language, marks=marks))
     return found
 

@@ -47,6 +47,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_it_builds(site: Path) -> None:
+    """`make docs`: every page in the navigation, every link to a page and a heading that is there."""
+    assert (site / "tutorials" / "laptop.html").exists()
+
+
 def test_search_finds_every_reason_metric_and_command(site: Path) -> None:
     """By its name, as a result of its own that leads to where it is explained; and by a part of its name."""
     index = json.loads((site / "search/search_index.json").read_text("utf-8"))

@@ -84,10 +84,11 @@ def test_every_test_is_in_a_file_that_is_collected() -> None:
 
 
 def test_only_the_mark_sends_a_test_to_test_all() -> None:
-    """A look at the variable by hand would be in neither, once it is mistyped; proxies fail where one is missing."""
+    """A look at the variable by hand would be in neither, once it is mistyped. Proxies fail where one is missing, and
+    `forks` has every command started anew."""
     readers = {
         path.relative_to(ROOT).as_posix()
         for path in ROOT.glob("tests/**/*.py")
         if "IDTOKEN_TEST_ALL" in path.read_text("utf-8") and path != Path(__file__)
     }
-    assert readers == {"tests/conftest.py", "tests/wire/test_real_proxies.py"}
+    assert readers == {"tests/conftest.py", "tests/support/forks.py", "tests/wire/test_real_proxies.py"}

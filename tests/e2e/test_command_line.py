@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.cli.commands import main
+from tests.support import forks
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -26,14 +27,7 @@ ROUTES = "routes: [{name: billing, upstream: 'https://a.example'}, {name: bankin
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        env=clean_environment(**environ),
-        check=False,
-    )
+    return forks.run([*COMMAND, *arguments], env=clean_environment(**environ), timeout=LIMIT)
 
 
 def on_terminal(*arguments: str, **environ: str) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support import forks
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
@@ -56,13 +57,7 @@ def emulator(tmp_path: Path) -> Iterator[Running]:
 
 
 def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words],
-        env=clean_environment(**environ),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT * 2,
-    )
+    return forks.run([*COMMAND, *words], env=clean_environment(**environ), timeout=LIMIT * 2)
 
 
 def test_its_files_make_a_sidecar_work_with_every_target(emulator: Running) -> None:

@@ -19,7 +19,9 @@ from mcp.client.stdio import StdioServerParameters
 from mcp_types import CreateMessageResult, ElicitResult, TextContent
 
 from sidecar.emulator.app import Emulator
+from tests.support.eventually import eventually
 from tests.support.mcp_server import ToolServer, tool_server
+from tests.support.sampling import sampled
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment, command
 
 INSPECTOR = Path(sys.prefix) / "npm/node_modules/.bin/mcp-inspector"
@@ -77,6 +79,13 @@ async def client(
             yield found
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK takes a server that has not answered for ten seconds for one of the older protocol; to start it may take that
+    long on a busy machine."""
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", LIMIT)
+
+
 def text(result: Any) -> str:
     assert not result.is_error, result
     return str(result.content[0].text)
@@ -85,7 +94,7 @@ def text(result: Any) -> str:
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [
-        ("streamable", "legacy"),
+        pytest.param("streamable", "legacy", marks=pytest.mark.test_all),
         ("streamable", "auto"),
         ("sse", "legacy"),
         pytest.param("sse", "auto", marks=pytest.mark.test_all),
@@ -133,8 +142,9 @@ async def test_what_the_server_asks_passes(google: Emulator) -> None:
             assert text(await session.call_tool("order")) == "blue, 42"
             assert person.heard == ["Which size?", "Name a colour"]
             assert text(await session.call_tool("announce")) == "announced"
-            while "ToolListChangedNotification" not in person.heard:  # noqa: ASYNC110  # by another stream
-                await asyncio.sleep(0.01)
+            await eventually(
+                lambda: "ToolListChangedNotification" in person.heard, why="it comes by another stream"
+            )
 
 
 async def test_a_broken_stream_is_resumed(google: Emulator) -> None:
@@ -173,7 +183,8 @@ async def test_a_call_is_cancelled(google: Emulator, mode: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["streamable", pytest.param("sse", marks=pytest.mark.test_all)])
+@pytest.mark.test_all
+@pytest.mark.parametrize("kind", ["streamable", "sse"])
 async def test_progress_streams_for_longer_than_a_token_lives(kind: str) -> None:
     """A token counts when a request begins; the next request has another one."""
     async with Emulator(token_lifetime=4.0, cache_margin=2.0) as google:
@@ -221,7 +232,7 @@ async def test_a_refusal_says_what_to_do(google: Emulator, kind: str, tmp_path: 
             assert text(await session.call_tool("whoami"))
 
 
-@pytest.mark.parametrize("sse", [False, True])
+@pytest.mark.parametrize("sse", sampled((False, True), [False]))
 async def test_a_session_that_is_refused_says_what_to_do(google: Emulator, sse: bool, tmp_path: Path) -> None:
     """An audience that the front end does not accept: the first message is answered with the reason."""
     file = tmp_path / "config.yaml"

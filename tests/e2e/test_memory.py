@@ -13,6 +13,7 @@ import pytest
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.keys import Authority
 from sidecar.observe.heap import LOOK, own_heap
+from tests.support.eventually import eventually
 from tests.support.sidecar import LIMIT, Sidecar, Start
 
 pytestmark = [
@@ -200,11 +201,13 @@ async def test_idle_connections_over_tls(google: Emulator, start: Start, tmp_pat
 
 async def settled(sidecar: Sidecar) -> None:
     """Wait until nothing moves any more; being asked costs some CPU, too."""
-    async with asyncio.timeout(LIMIT):
-        spent = -1.0
-        while (now := await sidecar.metric("process_cpu_seconds_total")) - spent > 0.02:
-            spent = now
-            await asyncio.sleep(0.5)
+    spent = [-1.0]
+
+    async def rests() -> bool:
+        spent.append(await sidecar.metric("process_cpu_seconds_total"))
+        return spent[-1] - spent[-2] <= 0.02
+
+    await eventually(rests, why="it does not say that it has nothing to do", every=0.5)
 
 
 @asynccontextmanager
@@ -242,9 +245,10 @@ async def test_memory_comes_back(google: Emulator, start: Start) -> None:
         high = private_bytes(sidecar)
         process.kill()
         await process.wait()
-        async with asyncio.timeout(LIMIT + LOOK):
-            while (low := private_bytes(sidecar)) - before > KEPT:  # noqa: ASYNC110  # the kernel sends no event
-                await asyncio.sleep(0.5)
+        await eventually(
+            lambda: private_bytes(sidecar) - before <= KEPT, why="the kernel tells nobody", limit=LIMIT + LOOK
+        )
+        low = private_bytes(sidecar)
     print(f"{(high - before) / 1e6:.0f} MB more, and {(low - before) / 1e6:.1f} MB once they have gone")
     assert high - before > 2 * KEPT, "there was something to give back"
 

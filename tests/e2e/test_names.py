@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.names import ALIVE, DEAD, PORT
 from tests.support.sidecar import clean_environment
 from tests.support.source import jwt
@@ -70,9 +71,7 @@ class World:
             stdout=asyncio.subprocess.PIPE,
         )
         await self.names({})
-        async with asyncio.timeout(LIMIT):
-            while not os.path.exists(self._socket):  # noqa: ASYNC110, ASYNC240  # another process makes it
-                await asyncio.sleep(0.01)
+        await eventually(lambda: os.path.exists(self._socket), why="its log is not read here")
 
     async def names(self, answers: Mapping[str, list[str] | str]) -> dict[str, int]:
         """Answer so from now on; how often each name was asked for."""

@@ -16,7 +16,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment, free_port
+from tests.support.sidecar import COMMAND, LIMIT, Forked, Sidecar, ask, clean_environment, free_port
 
 
 class World:
@@ -42,13 +42,8 @@ class World:
         return ", ".join(f"{key}: {value}" for key, value in whole.items())
 
     async def begin(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *(*COMMAND, "run", "--config", str(self.file)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=clean_environment(**self.google.environment()),
-        )
-        self.sidecar = Sidecar(process)
+        environ = clean_environment(**self.google.environment())
+        self.sidecar = Sidecar(await Forked.begin([*COMMAND, "run", "--config", str(self.file)], environ))
         await self.sidecar.listening()
         await self.sidecar.ready()
 

@@ -265,6 +265,7 @@ async def test_without_a_script_it_says_the_same(google: Emulator, start: Start,
 
 
 @needs_chromium
+@pytest.mark.test_all
 @pytest.mark.parametrize("width", [1200, 400], ids=["desktop", "phone"])
 async def test_two_hundred_routes(google: Emulator, start: Start, page: Browser, width: int) -> None:
     """What is in trouble comes first and is named at the top; a filter finds the rest; nothing is wider than the page."""

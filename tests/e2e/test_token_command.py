@@ -14,6 +14,7 @@ import pytest
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.keys import signing_key
 from sidecar.emulator.running import EmulatorThread
+from tests.support import forks
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
 
@@ -38,7 +39,7 @@ def file(thread: EmulatorThread, tmp_path: Path) -> str:
 
 def command(thread: EmulatorThread, *words: str) -> subprocess.CompletedProcess[str]:
     environ = clean_environment(**thread.google.environment())
-    return subprocess.run([*COMMAND, *words], env=environ, capture_output=True, text=True, timeout=LIMIT)
+    return forks.run([*COMMAND, *words], env=environ, timeout=LIMIT)
 
 
 def test_a_pipe_gets_the_token_and_nothing_else(thread: EmulatorThread, file: str) -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.keys import BadTokenError, signing_key
+from tests.support.eventually import eventually
 from tests.support.sidecar import LIMIT, Sidecar, Start, ask, clean_environment, free_port
 
 AUDIENCE = "https://billing.example"
@@ -301,11 +302,12 @@ async def test_prometheus_scrapes_with_it(begin: Begin, scraped: tuple[Scraped, 
     try:
         async with asyncio.timeout(LIMIT):
             await target.served.wait()
-            while True:
+
+            async def is_scraped() -> bool:
                 _, _, body = await ask(own, "GET", "/api/v1/query?query=scraped_total")
-                if json.loads(body)["data"]["result"]:
-                    break
-                await asyncio.sleep(0.1)  # asked again, as a dashboard would
+                return bool(json.loads(body)["data"]["result"])
+
+            await eventually(is_scraped, why="Prometheus is asked again, as by a dashboard")
     finally:
         process.terminate()
         await process.wait()

@@ -237,7 +237,7 @@ async def trickling() -> AsyncIterator[bytes]:
     """Each byte comes before a read of the exporter's times out, and the head has no end."""
     yield b"HTTP/1.1 200 OK\r\nX-"
     while True:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # this is the fault, and nothing that the test waits for
         yield b"a"
 
 

@@ -144,6 +144,7 @@ def test_impersonation_of_an_impersonated_account(thread: EmulatorThread, tmp_pa
         assert sidecar.get("svc").json["verified"]["email"] == ACTED_AS
 
 
+@pytest.mark.test_all
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed here")
 @pytest.mark.parametrize("acting", [False, True], ids=["generic", "acting"])
 def test_the_real_gcloud_for_a_person(thread: EmulatorThread, tmp_path: Path, acting: bool) -> None:

@@ -19,8 +19,9 @@ from tests.conformance.responses import RESPONSES
 from tests.fuzz import answer, reference, request
 from tests.fuzz.corpus import mutated_by
 from tests.fuzz.stage import leave_stage, on_stage
+from tests.support.sampling import examples
 
-FAST = settings(max_examples=100, deadline=None, derandomize=True)
+FAST = settings(max_examples=examples(100), deadline=None, derandomize=True)
 
 TOKEN = "!#$%&'*+.^`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-"
 RESERVED = {

@@ -21,6 +21,7 @@ from tests.soak.faults import IAM, METADATA, OAUTH, STS, A, B, Kind
 from tests.soak.judge import Quiet
 from tests.soak.namespace import HOSTS
 from tests.soak.setting import ROUTES, SECRET, configuration, place, routes
+from tests.support.eventually import eventually
 from tests.support.sidecar import COMMAND, LIMIT, ask, clean_environment, free_port, freeze
 
 LIFE = 20
@@ -97,9 +98,11 @@ class World:
         entry = await asyncio.wait_for(self.listening, LIMIT)
         self.listens: list[str] = entry["listen"]
         self.admin_port = int(entry["admin"][0].rpartition(":")[2])
-        async with asyncio.timeout(LIMIT):
-            while (await ask(self.admin_port, "GET", "/healthz/ready"))[0] != 200:  # noqa: ASYNC110  # a probe polls
-                await asyncio.sleep(0.05)
+
+        async def is_ready() -> bool:
+            return (await ask(self.admin_port, "GET", "/healthz/ready"))[0] == 200
+
+        await eventually(is_ready, why="a probe asks, as a platform does")
 
     async def _start_google(self) -> None:
         google = await asyncio.create_subprocess_exec(
@@ -218,7 +221,7 @@ class World:
                 assert status == 200, body
             case "stop" if on:
                 freeze(process.pid)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(1.0)  # how long it stands still: the fault itself
                 process.send_signal(signal.SIGCONT)
             case "certificate":
                 self._renew_certificate()
@@ -271,9 +274,7 @@ class World:
         file = self.directory / "observed.json"
         file.unlink(missing_ok=True)
         os.kill(self.processes["sidecar"].pid, signal.SIGUSR2)
-        async with asyncio.timeout(LIMIT):
-            while not file.exists():  # noqa: ASYNC110  # it appears when it is written
-                await asyncio.sleep(0.05)
+        await eventually(file.exists, why="it is written by a signal's handler, which says nothing")
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.eventually import eventually
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LIMIT = 30.0
 
@@ -65,9 +67,7 @@ class Browser:
 
     async def until(self, condition: str) -> None:
         """Wait until an expression holds on the page."""
-        async with asyncio.timeout(LIMIT):
-            while not await self._holds(condition):  # noqa: ASYNC110  # the page is another process
-                await asyncio.sleep(0.02)
+        await eventually(lambda: self._holds(condition), why=f"on the page: {condition}")
 
     async def _holds(self, condition: str) -> bool:
         try:

@@ -2,7 +2,7 @@
 
 Not a list of places that somebody thought of: a situation is played once to see which methods it calls, then once for
 each of them with that one raising, before its work and after it. RuntimeError, MemoryError and RecursionError take turns.
-`tests/e2e` plays all of them (`make test-all`), `tests/wire` a sample.
+`tests/wire` plays all of them in `make test-all`, a sample in `make test`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import struct
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,6 +183,34 @@ class Point(NamedTuple):
     def __str__(self) -> str:
         when = "after" if self.after else "before"
         return f"{self.error.__name__} {when} {self.owner.__name__}.{self.name}, call {self.nth}"
+
+
+class Sample(NamedTuple):
+    """Which of a situation's points are tried: every `stride`th, from the `first` on."""
+
+    first: int
+    stride: int
+
+    def of(self, points: Sequence[Point]) -> Sequence[Point]:
+        return points[self.first % (len(points) or 1) :: self.stride]
+
+
+ALL = Sample(0, 1)
+STRIDE = 40
+"""Of the points that `make test` tries. A situation has 60 to 330."""
+
+
+def with_samples(situations: Sequence[Callable[..., Any]]) -> list[Any]:
+    """Parameters of a test: each situation with a sample of its points, other ones in each, and for `make test-all`
+    with all of them."""
+    return [
+        pytest.param(situation, sample, id=situation.__name__ + name, marks=marks)
+        for number, situation in enumerate(situations)
+        for name, sample, marks in (
+            ("-sample", Sample(7 * number, STRIDE), ()),
+            ("", ALL, pytest.mark.test_all),
+        )
+    ]
 
 
 def _is_left_out(owner: type, name: str) -> bool:
@@ -745,7 +773,7 @@ async def faults_found(
     tls: bool = False,
     owners: Collection[type] = OWNERS,
     name: str | None = None,
-    sample: slice = slice(None),
+    sample: Sample = ALL,
 ) -> list[str]:
     """What went wrong in a situation, with which method of `owners` raising, or only the one of this name; `sample` picks
     among them."""
@@ -754,16 +782,25 @@ async def faults_found(
         for answer in await play(situation, dry, directory, tls=tls) or ():
             assert answer.status != 500
     assert dry.calls
-    points = [point for point in points_of(dry.calls) if point.owner in owners]
-    points = [point for point in points if name in (None, point.name)][sample]
+    points = [point for point in points_of(dry.calls) if point.owner in owners and name in (None, point.name)]
+    return await wrong_after(
+        sample.of(points), caplog, lambda injection: play(situation, injection, directory, tls=tls)
+    )
+
+
+async def wrong_after(
+    points: Sequence[Point],
+    caplog: pytest.LogCaptureFixture,
+    play: Callable[[Injection], Awaitable[list[Answer] | None]],
+) -> list[str]:
+    """A situation is played anew for each point: what went wrong, and after which."""
     wrong = []
     for point in points:
         caplog.clear()
         injection = Injection(point)
         with injection.installed():
             try:
-                got = await play(situation, injection, directory, tls=tls)
-                judge(injection, got, caplog.records)
+                judge(injection, await play(injection), caplog.records)
             except (AssertionError, TimeoutError, asyncio.IncompleteReadError) as error:
                 wrong.append(f"{point}: {type(error).__name__} {error}")
     return wrong

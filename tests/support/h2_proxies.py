@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.sidecar import LIMIT, free_port
+from tests.support.eventually import eventually_here
+from tests.support.sidecar import free_port
 
 _FILTERS: Final = "type.googleapis.com/envoy.extensions.filters"
 
@@ -135,13 +135,13 @@ def running(name: str, directory: Path, upstream_port: int) -> Iterator[Proxy]:
 
 def wait_listening(process: subprocess.Popen[Any], port: int) -> None:
     """Return when 127.0.0.1:`port` accepts; AssertionError when the process ends or takes too long."""
-    deadline = time.monotonic() + LIMIT  # noqa: TID251  # of a program that says nothing when it listens
-    while time.monotonic() < deadline:  # noqa: TID251  # the same
+
+    def listens() -> bool:
         assert process.poll() is None, f"{process.args} ended with {process.returncode}"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            time.sleep(0.01)
-        else:
-            return
-    raise AssertionError(f"{process.args} does not listen")
+            return False
+        return True
+
+    eventually_here(listens, why=f"{process.args} says nothing when it listens")

@@ -26,7 +26,7 @@ from sidecar.proxy.http2.connection import Http2Connection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
 from sidecar.proxy.http2.upstream_stream import UpstreamStream
-from tests.support.fault_injection import Injection, judge, points_of
+from tests.support.fault_injection import ALL, Injection, Sample, points_of, wrong_after
 from tests.support.h2_frames import data as data_frame
 from tests.support.h2_peer import CALL, GET, OK, POST, Lines, Peer, fields
 from tests.support.wire import LIMIT, Answer, End, Wire
@@ -507,23 +507,19 @@ async def _nothing_is_left(wire: Wire) -> None:
 
 
 async def faults_found(
-    situation: Situation, caplog: pytest.LogCaptureFixture, *, sample: slice = slice(None)
+    situation: Situation, caplog: pytest.LogCaptureFixture, *, sample: Sample = ALL
 ) -> list[str]:
     """What went wrong in a situation, with which method raising; `sample` picks among them."""
     dry = Injection(None)
     with dry.installed():
         for answer in await play(situation, dry) or ():
             assert answer.status != 500
-    points = [point for point in points_of(dry.calls) if point.owner in (*CONNECTION, *STREAM)][sample]
+    points = [point for point in points_of(dry.calls) if point.owner in (*CONNECTION, *STREAM)]
     assert points
-    wrong = []
-    for point in points:
-        caplog.clear()
-        injection = Injection(point)
-        with injection.installed():
-            try:
-                got = await play(situation, injection)
-                judge(injection, [a for a in got or () if "grpc-status" not in a.headers], caplog.records)
-            except (AssertionError, TimeoutError) as error:
-                wrong.append(f"{point}: {type(error).__name__} {error}")
-    return wrong
+
+    async def judged(injection: Injection) -> list[Answer]:
+        return [
+            answer for answer in await play(situation, injection) or () if "grpc-status" not in answer.headers
+        ]
+
+    return await wrong_after(sample.of(points), caplog, judged)

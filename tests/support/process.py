@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import subprocess
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from tests.support import forks
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment, cpu_of
 
 
@@ -40,9 +41,10 @@ class SidecarProcess:
         self._listening = threading.Event()
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self.command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        ours, theirs = os.pipe()
+        self._stdout = os.fdopen(ours)
+        self.process = forks.begin(self.command, env=self.environ, stdout=theirs, stderr=theirs)
+        os.close(theirs)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if not self._listening.wait(LIMIT) or not self.port:
@@ -59,8 +61,7 @@ class SidecarProcess:
         self.process.kill()
         self.process.wait()
         self._reader.join(LIMIT)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._stdout.close()
 
     def cpu(self) -> float:
         """Seconds of CPU that it has used."""
@@ -102,8 +103,7 @@ class SidecarProcess:
             connection.close()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._stdout:
             self.lines.append(line)
             if '"listening on ' in line:
                 entry = json.loads(line)

@@ -9,18 +9,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.emulator.app import Emulator
-
-LIMIT = 60.0
-"""Seconds that a process may take to get somewhere before the test fails: far from what a busy machine may need."""
-
-COMMAND = (sys.executable, "-m", "sidecar")
+from tests.support import forks
+from tests.support.eventually import LIMIT as LIMIT
+from tests.support.eventually import eventually, eventually_here
+from tests.support.forks import COMMAND as COMMAND
 
 
 def free_port() -> int:
@@ -68,10 +67,38 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class Forked:
+    """A process that `forks` has begun, with as much of asyncio's `Process` as tests use."""
+
+    def __init__(self, process: forks.Process, stdout: asyncio.StreamReader) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.stdout = stdout
+        self.send_signal = process.send_signal
+        self.kill = process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        return await asyncio.to_thread(self._process.wait)
+
+    @classmethod
+    async def begin(cls, command: Sequence[str], environ: Mapping[str, str]) -> Forked:
+        """Start it; what it prints, and its errors too, are its `stdout`."""
+        ours, theirs = os.pipe()
+        process = forks.begin(command, env=environ, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb"))
+        return cls(process, reader)
+
+
 class Sidecar:
     """One running process and what it logged."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Forked) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
         self.text = ""
@@ -110,9 +137,11 @@ class Sidecar:
 
     async def ready(self) -> None:
         """Wait until its own probe says that it is ready."""
-        async with asyncio.timeout(LIMIT):
-            while (await self.admin("/healthz/ready"))[0] != 200:  # noqa: ASYNC110  # a probe polls
-                await asyncio.sleep(0.01)
+
+        async def is_ready() -> bool:
+            return (await self.admin("/healthz/ready"))[0] == 200
+
+        await eventually(is_ready, why="a probe asks, as a platform does")
 
     async def admin(self, path: str, method: str = "GET") -> tuple[int, str]:
         """Ask the admin server."""
@@ -167,22 +196,20 @@ class Sidecar:
 
 async def command(*arguments: str, **environ: str) -> tuple[int, str, str]:
     """One of the product's commands: exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(**environ),
-    )
-    async with asyncio.timeout(LIMIT):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    environ = clean_environment(**environ)
+    done = await asyncio.to_thread(forks.run, [*COMMAND, *arguments], env=environ, timeout=LIMIT)
+    return done.returncode, done.stdout, done.stderr
 
 
 def freeze(pid: int) -> None:
-    """SIGSTOP to a child, and wait until all its threads stand still: until then they may answer."""
+    """SIGSTOP to a process, and wait until all its threads stand still: until then they may answer."""
     os.kill(pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, pid, os.WSTOPPED)
+
+    def stands_still() -> bool:
+        stats = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(stat.rpartition(") ")[2][0] in "Tt" for stat in stats)
+
+    eventually_here(stands_still, why="the kernel tells a process's own parent only that it stopped")
 
 
 Start = Callable[..., Awaitable[Sidecar]]
@@ -234,13 +261,8 @@ async def start(google: Emulator, tmp_path: Path) -> AsyncIterator[Start]:
     ) -> Sidecar:
         file = tmp_path / f"config-{len(running)}.yaml"
         file.write_text("listen: localhost:0\nadmin: localhost:0\nlog_format: json\n" + config, "utf-8")
-        process = await asyncio.create_subprocess_exec(
-            *(*COMMAND, "run", "--config", str(file), *arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=clean_environment(**emulator.environment(), **environ),
-        )
-        sidecar = Sidecar(process)
+        environ = clean_environment(**emulator.environment(), **environ)
+        sidecar = Sidecar(await Forked.begin([*COMMAND, "run", "--config", str(file), *arguments], environ))
         running.append(sidecar)
         await sidecar.listening()
         if ready:

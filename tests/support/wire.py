@@ -37,6 +37,11 @@ from sidecar.tokens.token import TokenKey
 from tests.support.clock import FakeClock
 from tests.support.source import LIMIT, Source
 
+BOTH_WAYS = pytest.mark.parametrize(
+    "bytewise", [pytest.param(False, id="whole"), pytest.param(True, id="bytewise")]
+)
+"""Sent in one piece, and byte by byte."""
+
 
 class End:
     """One end of a connection that the test holds."""

@@ -6,11 +6,7 @@ import pytest
 
 from sidecar.errors import Reason
 from sidecar.net import peer
-from tests.support.wire import GET, OK, End, Wire
-
-BOTH_WAYS = pytest.mark.parametrize(
-    "bytewise", [pytest.param(False, id="whole"), pytest.param(True, id="bytewise")]
-)
+from tests.support.wire import BOTH_WAYS, GET, OK, End, Wire
 
 ANSWERS = [
     pytest.param(

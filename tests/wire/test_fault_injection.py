@@ -1,4 +1,7 @@
-"""Faults of the sidecar's own: a sample of tests/e2e/test_fault_injection.py, in which every method is raised from."""
+"""Faults of the sidecar's own: a method of the data path raises, in a situation that calls it.
+
+`make test-all` raises from every one, `make test` from a sample.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,52 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.net.tls import TlsTransport
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.upstream import UpstreamConnection
-from tests.support.fault_injection import SITUATIONS, Situation, bodies, faults_found, timeout
+from tests.support import http2_fault_injection
+from tests.support.fault_injection import (
+    SITUATIONS,
+    Sample,
+    Situation,
+    bodies,
+    faults_found,
+    timeout,
+    with_samples,
+)
 
 pytestmark = pytest.mark.interpreted
 
-STRIDE = 8
-"""Every 8th point of each situation: other ones in each."""
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("situation", "first"), [pytest.param(s, i, id=s.__name__) for i, s in enumerate(SITUATIONS)]
-)
+@pytest.mark.parametrize(("situation", "sample"), with_samples(SITUATIONS))
 async def test_a_fault_ends_its_own_connection_and_nothing_else(
-    situation: Situation, first: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    situation: Situation, sample: Sample, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever method raises: that connection ends, with a 500 where no answer had begun; the others go on, all that
     was held is given back once, and the log has one traceback."""
-    wrong = await faults_found(situation, tmp_path, caplog, sample=slice(first % STRIDE, None, STRIDE))
+    wrong = await faults_found(situation, tmp_path, caplog, sample=sample)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.test_all
+@pytest.mark.parametrize("situation", [pytest.param(s, id=s.__name__) for s in SITUATIONS])
+async def test_over_tls_too(situation: Situation, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same holds for the transport of TLS and for what it calls."""
+    owners = {TlsTransport, UpstreamConnection}
+    wrong = await faults_found(situation, tmp_path, caplog, tls=True, owners=owners)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("situation", "sample"), with_samples(http2_fault_injection.SITUATIONS))
+async def test_a_fault_in_http2_ends_its_own_stream_or_connection(
+    situation: http2_fault_injection.Situation, sample: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever method raises: other connections go on, all that was held is given back once, and the log has one
+    traceback."""
+    wrong = await http2_fault_injection.faults_found(situation, caplog, sample=sample)
     assert not wrong, "\n".join(wrong)
 
 

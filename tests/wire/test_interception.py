@@ -13,22 +13,17 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from h2.events import ResponseReceived
 
 from sidecar.net.callers import Callers
 from sidecar.net.listeners import Settings
 from sidecar.observe.metrics import HandshakeFailure
 from sidecar.proxy.admission.admission import Admission
-from tests.support.h2_peer import GET as GET2
-from tests.support.h2_peer import Peer, fields
-from tests.support.wire import GET, LIMIT, OK, End, Wire
+from tests.support.tunnels import INSIDE, open_tunnel, serve_one, speak_http2, wish
+from tests.support.wire import BOTH_WAYS, GET, LIMIT, End, Wire
 
-CONNECT = b"CONNECT billing.internal:443 HTTP/1.1\r\nHost: billing.internal:443\r\n\r\n"
+CONNECT = wish(443)
 OTHER = """- {name: other, host: other.internal, upstream: 'http://127.0.0.1:9', audience: https://o.example}
 - {name: third, host: ["*.third.internal"], upstream: 'https://{host}', audience: 'https://{host}', intercept: true}"""
-BOTH_WAYS = pytest.mark.parametrize(
-    "bytewise", [pytest.param(False, id="whole"), pytest.param(True, id="bytewise")]
-)
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 """X509_V_FLAG_NO_CHECK_TIME: certificates are made by the test's clock."""
 
@@ -57,10 +52,7 @@ def trusting(bundle: Path, *alpn: str) -> ssl.SSLContext:
 
 async def plain_tunnel(wire: Wire, ask: bytes = CONNECT) -> End:
     """An app that was given a tunnel, and has not begun TLS."""
-    app = await wire.app()
-    await app.send(ask)
-    assert await app.read_head() == b"HTTP/1.1 200 OK\r\n\r\n"
-    return app
+    return await open_tunnel(wire, ask)
 
 
 async def tunnel(
@@ -77,16 +69,6 @@ def refused(caplog: pytest.LogCaptureFixture) -> str:
     """Why an app got no certificate, as logged."""
     (record,) = (one for one in caplog.records if one.getMessage() == "no certificate for an app")
     return str(record.fields["detail"])  # type: ignore[attr-defined]
-
-
-async def serve_one(wire: Wire, app: End, ask: bytes = GET) -> bytes:
-    """One request answered by the scripted upstream; its head as that got it."""
-    await app.send(ask)
-    upstream = await wire.upstream.accept()
-    head = await upstream.read_head()
-    await upstream.send(OK)
-    assert (await app.answer()).body == b"ok"
-    return head
 
 
 async def test_a_request_inside_gets_its_token(wire: Wire, tmp_path: Path) -> None:
@@ -110,16 +92,7 @@ async def test_http2_is_agreed_on(wire: Wire, tmp_path: Path) -> None:
     bundle = await intercepting(wire, tmp_path)
     end = await tunnel(wire, trusting(bundle, "h2", "http/1.1"))
     assert end.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
-    app = await Peer.begin(end, is_client=True)
-    secure = (GET2[0], (b":scheme", b"https"), *GET2[2:])
-    stream = await app.ask(secure)
-    target = await Peer.begin(await wire.upstream.accept(), is_client=False)
-    request = await target.asked()
-    assert fields(request)[b"authorization"].startswith(b"Bearer ey")
-    await target.answer(request.stream_id, ((b":status", b"200"),), body=b"ok")
-    assert fields(await app.until(ResponseReceived, stream))[b":status"] == b"200"
-    stray = await app.ask((*secure[:2], (b":authority", b"other.internal"), secure[3]))
-    assert fields(await app.until(ResponseReceived, stray))[b":status"] == b"400"
+    await speak_http2(wire, end, b"https")
 
 
 async def test_what_points_at_the_upstream_is_mapped_to_https(wire: Wire, tmp_path: Path) -> None:
@@ -156,33 +129,16 @@ async def test_certificates_are_for_the_one_host_and_for_hours(wire: Wire, tmp_p
     assert first.public_key() != second.public_key()
 
 
-INSIDE = [
-    pytest.param(
-        b"GET / HTTP/1.1\r\nHost: other.internal\r\n\r\n", 400, "bad_host", id="another-routes-host"
-    ),
-    pytest.param(b"GET / HTTP/1.1\r\nHost: billing.internal:80\r\n\r\n", 400, "bad_host", id="another-port"),
-    pytest.param(
-        b"GET https://billing.internal/ HTTP/1.1\r\nHost: billing.internal\r\n\r\n",
-        400,
-        "malformed_request",
-        id="a-whole-url",
-    ),
-    pytest.param(CONNECT, 501, "method_not_carried", id="another-tunnel"),
-    pytest.param(
-        GET[:-2] + b"Sec-Fetch-Site: cross-site\r\n\r\n", 403, "caller_refused", id="a-page-of-another-site"
-    ),
-    pytest.param(GET.replace(b"/x", b"/../x"), 400, "malformed_request", id="a-way-out-of-the-root"),
-    pytest.param(
-        b"POST / HTTP/1.1\r\nHost: billing.internal\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
-        400,
-        "malformed_request",
-        id="two-framings",
-    ),
-]
-
-
 @BOTH_WAYS
-@pytest.mark.parametrize(("sent", "status", "reason"), INSIDE)
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        *INSIDE,
+        pytest.param(
+            b"GET / HTTP/1.1\r\nHost: billing.internal:80\r\n\r\n", 400, "bad_host", id="the-port-of-http"
+        ),
+    ],
+)
 async def test_what_is_inside_is_judged_like_everything(
     wire: Wire, tmp_path: Path, sent: bytes, status: int, reason: str, bytewise: bool
 ) -> None:

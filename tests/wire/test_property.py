@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason, SidecarError
+from tests.support.sampling import examples
 from tests.support.source import LIMIT, Source
 from tests.support.wire import Wire
 from tests.wire.test_tokens import claims
@@ -335,7 +336,9 @@ def check_forwarded(
         assert Setting(upstream, found["sub"], found["aud"]) in possible, path
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=examples(100), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(tables=routes, script=steps, narrow=st.booleans())
 def test_no_request_leaves_without_its_own_token(
     tables: list[dict[str, Any]], script: list[tuple[Any, ...]], narrow: bool

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.sidecar import free_port
 from tests.support.wire import GET, OK, Wire
 from tests.wire.test_egress import asked, shown
@@ -54,16 +55,16 @@ class Running:
         self._process = subprocess.Popen(REAL[name](directory, self.port, self.allowed))
 
     async def listens(self) -> None:
-        async with asyncio.timeout(LIMIT):
-            while True:
-                assert self._process.poll() is None, f"{self.name} ended"
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                except OSError:
-                    await asyncio.sleep(0.05)  # it says nothing when it listens
-                else:
-                    writer.close()
-                    return
+        async def accepts() -> bool:
+            assert self._process.poll() is None, f"{self.name} ended"
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await eventually(accepts, why=f"{self.name} says nothing when it listens")
 
     def url(self, credentials: str = f"me:{PASSWORD}") -> str:
         user = f"{credentials}@" if self.name == "tinyproxy" and credentials else ""

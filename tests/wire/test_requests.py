@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.wire import GET, OK, Wire
+from tests.support.wire import BOTH_WAYS, GET, OK, Wire
 
 HOST = b"Host: billing.internal\r\n"
-BOTH_WAYS = pytest.mark.parametrize(
-    "bytewise", [pytest.param(False, id="whole"), pytest.param(True, id="bytewise")]
-)
 
 
 @BOTH_WAYS

@@ -217,6 +217,7 @@ def test_the_terraform_has_a_name_for_each() -> None:
     assert text.count("{") == text.count("}")
 
 
+@pytest.mark.test_all
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
 def test_gcloud_knows_the_lines(tmp_path: object) -> None:
     """Its own parser takes them; without a login they get no further."""

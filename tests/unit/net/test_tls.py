@@ -23,6 +23,7 @@ from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, RouteTable
 from tests.support.clock import FakeClock
+from tests.support.eventually import eventually
 
 LIMIT = 60.0
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -566,9 +567,7 @@ async def test_a_server_that_resets_right_after_the_handshake(servers: Servers) 
     await loop.sock_connect(sock, ("127.0.0.1", await servers.start(reset)))
     context = ssl.create_default_context(cafile=str(servers.ca_file))
     secured = await tls_handshake.handshake(loop, sock, context, "localhost", None)
-    async with asyncio.timeout(LIMIT):
-        while _is_connected(secured):  # noqa: ASYNC110  # the kernel sends no event
-            await asyncio.sleep(0.001)
+    await eventually(lambda: not _is_connected(secured), why="the kernel tells nobody of a reset")
     client = Client()
     tls.TlsTransport(loop, readiness_of(loop), secured, client)
     async with asyncio.timeout(LIMIT):
@@ -598,8 +597,7 @@ class ResettingLoop:
         peer, _ = self._listening.accept()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
-        while _is_connected(sock):  # noqa: ASYNC110  # the kernel sends no event
-            await asyncio.sleep(0.001)
+        await eventually(lambda: not _is_connected(sock), why="the kernel tells nobody of a reset")
 
 
 async def test_a_server_that_resets_while_it_is_connected_to(servers: Servers) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sidecar.config.load import ConfigError, load
 from sidecar.errors import Reason, SidecarError
 from sidecar.routing.routes import RouteTable
+from tests.support.sampling import examples
 
 NAMES = ["a", "b", "run", "x"]
 HOSTS = [
@@ -121,7 +122,7 @@ def by_the_rule(routes: list[dict[str, Any]], host: str, path: str) -> tuple[str
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(tables(), st.sampled_from(["{}", "{}:80", "{}:8787"]), st.booleans())
 def test_every_match_is_the_rules(routes: list[dict[str, Any]], form: str, capitals: bool) -> None:
     """Whatever the table and the spelling of the host, the second time too; what no route names goes nowhere."""

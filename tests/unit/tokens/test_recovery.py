@@ -162,15 +162,40 @@ def play(*, outage: float, rate: float, kind: str, quiet: float = 0.0) -> list[P
     ("outage", "rate", "kind", "quiet"),
     [
         pytest.param(6.0, 0.2, "refused", 0.0, id="seconds, a request now and then"),
-        pytest.param(6.0, 1.0, "refused", 0.0, id="seconds, a request a second"),
-        pytest.param(6.0, 10.0, "refused", 0.0, id="seconds, ten requests a second"),
-        pytest.param(6.0, 1.0, "unavailable", 0.0, id="seconds, failures that take their time"),
+        pytest.param(6.0, 1.0, "refused", 0.0, id="seconds, a request a second", marks=pytest.mark.test_all),
+        pytest.param(
+            6.0, 10.0, "refused", 0.0, id="seconds, ten requests a second", marks=pytest.mark.test_all
+        ),
+        pytest.param(
+            6.0,
+            1.0,
+            "unavailable",
+            0.0,
+            id="seconds, failures that take their time",
+            marks=pytest.mark.test_all,
+        ),
         pytest.param(6.0, 1.0, "asks-for-seconds", 0.0, id="seconds, with a short Retry-After"),
-        pytest.param(60.0, 0.2, "refused", 0.0, id="minutes, a request now and then"),
-        pytest.param(60.0, 1.0, "refused", 0.0, id="minutes, a request a second"),
-        pytest.param(60.0, 1.0, "unavailable", 0.0, id="minutes, failures that take their time"),
+        pytest.param(
+            60.0, 0.2, "refused", 0.0, id="minutes, a request now and then", marks=pytest.mark.test_all
+        ),
+        pytest.param(60.0, 1.0, "refused", 0.0, id="minutes, a request a second", marks=pytest.mark.test_all),
+        pytest.param(
+            60.0,
+            1.0,
+            "unavailable",
+            0.0,
+            id="minutes, failures that take their time",
+            marks=pytest.mark.test_all,
+        ),
         pytest.param(600.0, 0.02, "refused", 0.0, id="a quarter of an hour, hardly a request"),
-        pytest.param(60.0, 1.0, "refused", 0.9, id="minutes, and nobody asks for the most part"),
+        pytest.param(
+            60.0,
+            1.0,
+            "refused",
+            0.9,
+            id="minutes, and nobody asks for the most part",
+            marks=pytest.mark.test_all,
+        ),
         pytest.param(60.0, 1.0, "refused", 1.0, id="minutes, and nobody asks until it is over"),
     ],
 )

@@ -16,6 +16,7 @@ from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import Token, TokenKey
 from tests.support.clock import FakeClock
 from tests.support.named_source import NamedSource
+from tests.support.sampling import examples
 
 LIFE = 3600.0
 SIZE = 3
@@ -202,7 +203,7 @@ class Run:
         assert all(caller.told == 1 for caller in self.callers), "nobody is left waiting"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(operations, st.floats(0, 1))
 def test_whatever_happens_in_whatever_order(steps: list[tuple[str, Any]], jitter: float) -> None:
     """Callers are told once, tokens go to their own key only and never with too little life, and nothing

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sidecar.config.allow import METHODS, Allow
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.admission.allowed import Allowed
+from tests.support.sampling import examples
 
 BILLING = Allowed(
     "billing", Allow(methods=("GET", "HEAD"), paths=("/v1/invoices", "/v1/public/*", "/caf%C3%A9"))
@@ -237,7 +238,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(pieces=st.lists(PIECES, max_size=10))
 @example(pieces=["..", "/", "admin"])
 @example(pieces=["%2e%2e%2fadmin"])

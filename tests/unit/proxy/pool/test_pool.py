@@ -13,6 +13,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.net.tls_files import Renewed
 from sidecar.proxy.pool.retry_budget import FLOOR
 from tests.support.pooling import Asker, Bench, Dials, MakeBench
+from tests.support.sampling import examples
 from tests.support.sides import FAULT, FakeLink
 
 REFUSED = SidecarError(Reason.CONNECT_REFUSED, "Refused.")
@@ -205,7 +206,7 @@ def places_order(queued: list[Asker]) -> list[Asker]:
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestPool.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
 
 
 def sessions(bench: Bench, times: int = 1) -> list[int]:

@@ -16,6 +16,7 @@ from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.grants.metadata import MetadataGrant, metadata_host
 from sidecar.tokens.token import TokenKey
+from tests.support.eventually import eventually
 from tests.support.named_source import NamedSource
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, jwt, reset
 
@@ -164,9 +165,7 @@ async def test_a_fetch_that_was_given_up_frees_its_thread(raw: RawEndpoint) -> N
     it = source(raw, seconds=0.2, limit=1)
     with pytest.raises(SidecarError, match="token_timeout"):
         await it.mint(KEY)
-    async with asyncio.timeout(60):
-        while it.threads.running:  # noqa: ASYNC110  # threads have no events for tests
-            await asyncio.sleep(0.001)
+    await eventually(lambda: not it.threads.running, why="a thread's end is counted, and nothing else")
     raw.behaviour = http(200, jwt(AUDIENCE, issued=0, expires=3600).encode())
     patient = GoogleSource("test", it.grant, SystemClock(asyncio.get_running_loop()), it.threads, seconds=60)
     assert (await patient.mint(KEY)).audience == AUDIENCE

@@ -15,6 +15,7 @@ import pytest
 from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.fetch.flight import Flight
 from sidecar.tokens.grants.subprocess_run import OUTPUT_LIMIT, Ended, run
+from tests.support.eventually import eventually
 
 ENVIRON = {"PATH": os.environ["PATH"], "ONLY": "this"}
 
@@ -133,9 +134,7 @@ async def test_a_command_that_is_given_up_is_ended_with_its_children(tmp_path: P
     fetch = asyncio.get_running_loop().run_in_executor(
         None, run, python(CHILD.format(file=file, then="time.sleep(600)")), ENVIRON, given_up
     )
-    async with asyncio.timeout(60):
-        while not pids(file):  # noqa: ASYNC110  # another process's progress can only be polled for
-            await asyncio.sleep(0.01)
+    await eventually(lambda: pids(file), why="the child's child has no pipe to say that it is there")
     given_up.abort()
     assert (await fetch).late
     for pid in pids(file):
@@ -166,6 +165,4 @@ async def test_a_command_that_is_not_there() -> None:
 
 async def _gone(pid: int) -> None:
     """The kernel ends a killed process in its own time; the process that reaps orphans takes it away."""
-    async with asyncio.timeout(60):
-        while is_running(pid):  # noqa: ASYNC110  # another process's end can only be polled for
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not is_running(pid), why="it is nobody's child by now, and nobody waits for it")
