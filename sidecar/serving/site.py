@@ -60,7 +60,7 @@ class Site:
         self._gates = Gates(asyncio.get_running_loop(), clock, self._handler, takes)
 
     def gate(self) -> Gate:
-        """Of a connection that came in another way than by a socket of the site's."""
+        """A gate for a connection that did not come through a socket of the site."""
         return self._gates()
 
     async def start(self) -> None:

@@ -246,7 +246,9 @@ async def test_memory_comes_back(google: Emulator, start: Start) -> None:
         process.kill()
         await process.wait()
         await eventually(
-            lambda: private_bytes(sidecar) - before <= KEPT, why="the kernel tells nobody", limit=LIMIT + LOOK
+            lambda: private_bytes(sidecar) - before <= KEPT,
+            why="the kernel sends no event",
+            limit=LIMIT + LOOK,
         )
         low = private_bytes(sidecar)
     print(f"{(high - before) / 1e6:.0f} MB more, and {(low - before) / 1e6:.1f} MB once they have gone")

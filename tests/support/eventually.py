@@ -1,4 +1,4 @@
-"""Waiting for what tells nobody when it happens: asked again and again, in one place.
+"""Waiting for what sends no event when it happens: the one place that asks again and again.
 
 First look for something to wait on: a line of the log, an event, a socket that ends, a process that does.
 """

@@ -71,7 +71,7 @@ class PoolContext:
         self.limits = limits
         self.closing = False
         self.faults = Faults()
-        """Of the whole data path."""
+        """The faults of the whole data path."""
         self.sessions_to_read = sessions_to_read(sys.version_info[:3])
         """How many more TLS sessions may be read. A pool lives no longer than its connections, so its own interval
         bounds nothing."""

@@ -104,7 +104,7 @@ async def test_the_end_of_the_peer_is_told() -> None:
 
 
 async def test_a_fault_ends_the_connection_alone() -> None:
-    """The event loop's handler is told of it, which logs and counts."""
+    """The event loop's handler gets it, which logs and counts."""
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
 

@@ -567,7 +567,7 @@ async def test_a_server_that_resets_right_after_the_handshake(servers: Servers) 
     await loop.sock_connect(sock, ("127.0.0.1", await servers.start(reset)))
     context = ssl.create_default_context(cafile=str(servers.ca_file))
     secured = await tls_handshake.handshake(loop, sock, context, "localhost", None)
-    await eventually(lambda: not _is_connected(secured), why="the kernel tells nobody of a reset")
+    await eventually(lambda: not _is_connected(secured), why="the kernel sends no event for a reset")
     client = Client()
     tls.TlsTransport(loop, readiness_of(loop), secured, client)
     async with asyncio.timeout(LIMIT):
@@ -597,7 +597,7 @@ class ResettingLoop:
         peer, _ = self._listening.accept()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
-        await eventually(lambda: not _is_connected(sock), why="the kernel tells nobody of a reset")
+        await eventually(lambda: not _is_connected(sock), why="the kernel sends no event for a reset")
 
 
 async def test_a_server_that_resets_while_it_is_connected_to(servers: Servers) -> None:
