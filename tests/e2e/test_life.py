@@ -13,7 +13,15 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
-from tests.support.sidecar import COMMAND, LIMIT, Start, ask, clean_environment, command
+from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, command
+
+
+async def in_flight(sidecar: Sidecar) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """An app's connection with an answer that has begun, and ends when the target is told to."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
+    writer.write(b"GET /sse?n=1 HTTP/1.1\r\nHost: billing.localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -25,9 +33,7 @@ async def test_a_signal_finishes_what_is_in_flight_and_exits_0(
     sidecar = await start(
         f"drain: {{min: 0s, max: 1h}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}"
     )
-    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
-    writer.write(b"GET /sse?n=1 HTTP/1.1\r\nHost: billing.localhost\r\n\r\n")
-    await reader.readuntil(b"\r\n\r\n")
+    reader, writer = await in_flight(sidecar)
     sidecar.send_signal(number)
     await sidecar.logged("draining")
     assert (await sidecar.admin("/healthz/ready"))[0] == 503
@@ -46,9 +52,7 @@ async def test_a_drain_has_an_end(google: Emulator, start: Start) -> None:
     """After drain.max what is still open is closed, and the exit code is 0 all the same."""
     billing = await google.add_target("billing")
     sidecar = await start(f"drain: {{max: 100ms}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}")
-    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
-    writer.write(b"GET /sse?n=1 HTTP/1.1\r\nHost: billing.localhost\r\n\r\n")
-    await reader.readuntil(b"\r\n\r\n")
+    reader, writer = await in_flight(sidecar)
     sidecar.send_signal(signal.SIGTERM)
     assert await sidecar.ended() == 0
     assert b"0\r\n\r\n" not in await reader.read()
@@ -59,9 +63,7 @@ async def test_a_second_signal_exits_at_once(google: Emulator, start: Start) -> 
     """For a person who does not want to wait."""
     billing = await google.add_target("billing")
     sidecar = await start(f"drain: {{max: 1h}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}'}}")
-    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
-    writer.write(b"GET /sse?n=1 HTTP/1.1\r\nHost: billing.localhost\r\n\r\n")
-    await reader.readuntil(b"\r\n\r\n")
+    _, writer = await in_flight(sidecar)
     sidecar.send_signal(signal.SIGINT)
     await sidecar.logged("draining")
     sidecar.send_signal(signal.SIGINT)
