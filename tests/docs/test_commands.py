@@ -26,14 +26,15 @@ from tests.support.sidecar import free_port
 GCLOUD_TREE = Path("/usr/lib/google-cloud-sdk/data/cli/gcloud_completions.py")
 
 PLAIN = frozenset(
-    ". [ apt-get cat cd cp curl docker echo git export install journalctl kill mkdir pip python python3 rm sed sh sleep"
+    ". [ apt-get cat cd cp curl docker echo git grpcurl export install journalctl kill mkdir npx pip python python3 rm sed sh sleep"
     " systemctl tee test true app".split()
 )
 """Commands whose grammar is left to the reader's machine."""
 
 SHELL_WORDS = {"until", "do", "done", "if", "then", "fi", "sudo", "exec", "!"}
 INDENTED = re.compile(
-    r"^ {4}((?:idtoken-sidecar|gcloud|kubectl|make|curl|pip|git|sudo|\.) (?:.*\\\n)*.*)$", re.MULTILINE
+    r"^ {4}((?:idtoken-sidecar|gcloud|kubectl|make|curl|pip|git|sudo|npx|grpcurl|python3|docker|install|\.) (?:.*\\\n)*.*)$",
+    re.MULTILINE,
 )
 FENCED = re.compile(r"```(?:sh|bash|console)( norun)?\n(.*?)```", re.DOTALL)
 
