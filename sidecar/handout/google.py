@@ -252,7 +252,7 @@ def _bearer(given: HandedOut) -> dict[str, object]:
 
 
 def _claims(assertion: str) -> dict[str, Any]:
-    """What an assertion says, whether or not its signature is valid; raises for what is no JWT (RFC 7519 section 7.2)."""
+    """What an assertion says, whatever its signature; raises for what is no JWT (RFC 7519 section 7.2)."""
     parts = assertion.split(".")
     try:
         header, claims = (_object(_decoded(part)) for part in parts[:2])

@@ -26,13 +26,8 @@ from tests.support.sidecar import free_port
 GCLOUD_TREE = Path("/usr/lib/google-cloud-sdk/data/cli/gcloud_completions.py")
 
 PLAIN = frozenset(
-<<<<<<< HEAD
-    ". [ apt-get cat cd cp curl docker echo git export install journalctl kill mkdir pip python python3 rm sed sh sleep"
-    " systemctl tee test true app openssl".split()
-=======
     ". [ apt-get cat cd cp curl docker echo git grpcurl export install journalctl kill mkdir npx pip python python3 rm sed sh sleep"
-    " systemctl tee test true app".split()
->>>>>>> f0ef37becaca7ca9b85e0057a87f2fb712344af4
+    " systemctl tee test true app openssl".split()
 )
 """Commands whose grammar is left to the reader's machine."""
 
