@@ -62,7 +62,7 @@ CLIENTS: Final = {
     "requests": Client("requests (Python)", _python("requests"), always=True),
     "httpx": Client("httpx (Python)", _python("httpx"), always=True),
     "urllib3": Client("urllib3 (Python)", _python("urllib3"), always=True),
-    "aiohttp": Client("aiohttp (Python)", _python("aiohttp"), tasks=TASKS, always=True, websocket=WAYS[:-1]),
+    "aiohttp": Client("aiohttp (Python)", _python("aiohttp"), tasks=TASKS, always=True, websocket=WAYS),
     "fetch": Client("fetch (Node)", _node("fetch"), ("node",), "nodejs", ways=("listener", "prefix")),
     "undici": Client(
         "undici (Node)",

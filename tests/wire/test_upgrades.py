@@ -50,6 +50,24 @@ async def test_a_tunnel_carries_bytes_both_ways_and_counts_them(wire: Wire) -> N
     assert wire.stats.upgrades == 1
 
 
+async def test_a_proxy_is_asked_for_a_ws_url(wire: Wire) -> None:
+    """As aiohttp does: it is the http URL of the handshake. Without an upgrade, and for wss, it is none."""
+    await wire.start()
+    app = await wire.app()
+    await app.send(ASK.replace(b"GET /ws", b"GET WS://billing.internal/ws"))
+    upstream = await wire.upstream.accept()
+    assert (await upstream.read_head()).startswith(b"GET /ws HTTP/1.1\r\nHost: ")
+    await upstream.send(SWITCH)
+    assert (await app.read_head()).startswith(b"HTTP/1.1 101 ")
+    for refused in (
+        GET.replace(b"GET /", b"GET ws://billing.internal/", 1),
+        ASK.replace(b"GET /", b"GET wss://billing.internal/"),
+    ):
+        other = await wire.app()
+        await other.send(refused)
+        assert (await other.read_head()).startswith(b"HTTP/1.1 400 ")
+
+
 async def test_each_side_may_end_first(wire: Wire) -> None:
     """An end of file passes through; the other direction stays open until it ends too."""
     await wire.start()

@@ -40,6 +40,9 @@ TAB, _HASH = b"\t#"
 _EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
 _TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
+_SCHEMES = frozenset({b"http", b"https"})
+_WEBSOCKETS = _SCHEMES | {b"ws", b"wss"}
+"""The same two, as some clients ask a proxy for a WebSocket (aiohttp); RFC 6455 section 4.1 has an http URL there."""
 _MAX_NOMINATED = 9
 """Most members of `Connection`. Envoy has this limit, and clients send three at most."""
 _NEVER_NOMINATED = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
@@ -147,7 +150,7 @@ def read_target(
         return host, target, False
     _check_host_beside(found, http10=http10)
     scheme, separator, rest = target.partition(b"://")
-    if not separator or scheme.lower() not in (b"http", b"https"):
+    if not separator or scheme.lower() not in (_WEBSOCKETS if b"upgrade" in found else _SCHEMES):
         raise malformed("The request target is neither a path nor an http URL.")
     length = min(end for end in (rest.find(b"/"), rest.find(b"?"), len(rest)) if end >= 0)
     authority, path = rest[:length], rest[length:]
@@ -175,7 +178,7 @@ def check_scheme(target: bytes, *, secure: bool) -> None:
     """Raise MALFORMED_REQUEST if an absolute target asks for https over a connection without TLS (RFC 9110 section
     4.2.2).
     """
-    if not secure and target[:6].lower() == b"https:":
+    if not secure and target.partition(b":")[0].lower() in (b"https", b"wss"):
         raise malformed(
             "Its target is an https URL, on a connection without TLS. Ask for http:// instead: "
             "the sidecar itself speaks https to the service."
