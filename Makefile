@@ -143,7 +143,7 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m release.sbom > dist/idtoken-sidecar.cdx.json
 	@cd dist && sha256sum -- * > SHA256SUMS && cat SHA256SUMS
 
-bench: $(VENV)/.dev     ## CPU, memory and latency beside Envoy, Go, nginx and nghttpx (installs them: see benchmarks/README.md); an hour, ARGS=--quick 3 minutes
+bench: $(VENV)/.dev     ## CPU, memory and latency beside Envoy, Go, nginx (installs them: see benchmarks/README.md) and nghttpx; an hour, with ARGS=--quick 3 minutes
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
 budget: $(VENV)/.dev    ## instructions a request, counted by valgrind, against benchmarks/budgets.json (ARGS=--record, ARGS="--python FILE")

@@ -219,7 +219,7 @@ def _run(asked: argparse.Namespace) -> tuple[Path, bool]:
     peer = provide_peer(asked.work) if set(asked.parts) & NEED_PEER else ""
     earlier = checkout(asked.work / "earlier", asked.against) if asked.against else None
     known = catalogue(envoy=envoy, go=go, sidecar_command=asked.product_command, earlier=earlier)
-    plan = _plan(asked, _present(known, asked, earlier))
+    plan = _plan(asked, present(known, asked, earlier))
     cores = Cores.of_this_machine()
     os.sched_setaffinity(0, cores.load)
     began = datetime.now(tz=UTC)
@@ -281,7 +281,7 @@ def _write(asked: argparse.Namespace, when: str, facts: list[tuple[str, str]], b
     return path
 
 
-def _present(known: Sequence[Product], asked: argparse.Namespace, earlier: Path | None) -> list[Product]:
+def present(known: Sequence[Product], asked: argparse.Namespace, earlier: Path | None) -> list[Product]:
     """The contenders of this run; who can't take part is named, with the reason."""
     missing = {
         "compiled": None if COMPILED.exists() else "`make compiled` makes it",

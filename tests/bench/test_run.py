@@ -12,7 +12,8 @@ import pytest
 from machine import alone
 from measure import Bench, Plan
 from process import Cores, RunError
-from run import MINUTES, PARTS
+from products import catalogue
+from run import MINUTES, PARTS, arguments, present
 
 RUN = Path(__file__).parents[2] / "benchmarks" / "run.py"
 needs_programs = pytest.mark.skipif(
@@ -88,3 +89,19 @@ def test_the_page_has_every_part_with_its_minutes(part: str) -> None:
     page = (RUN.parents[1] / "docs" / "performance.md").read_text()
     [row] = [line for line in page.splitlines() if line.startswith(f"| `{part}` |")]
     assert row.endswith(f" | {MINUTES[part]} |")
+
+
+def test_a_contender_that_is_not_installed_is_left_out_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = catalogue(envoy="", go="", sidecar_command="", earlier=None)
+    asked = arguments(["--only", "sidecar,envoy,earlier,nghttpx"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [product.name for product in present(known, asked, None)] == ["sidecar", "envoy"]
+    assert "without nghttpx: not installed (Debian: nghttp2-proxy)" in capsys.readouterr().err
+    monkeypatch.undo()
+    program = tmp_path / "nghttpx"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    names = [product.name for product in present(known, asked, tmp_path)]
+    assert names == ["sidecar", "earlier", "envoy", "nghttpx"]
