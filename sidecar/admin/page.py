@@ -178,7 +178,13 @@ def _explain(asked: Document | None, said: Document | None) -> str:
             for key, value in said.items()
             if key != "taken"
         )
-        verdict = "A route takes this request." if said["taken"] else "The sidecar would refuse this request."
+        verdict = "The sidecar would refuse this request."
+        if said["taken"]:
+            verdict = (
+                "A route takes this request."
+                if "route" in said
+                else "The sidecar answers this request itself."
+            )
         answer = f'<p role="status" class="{"good" if said["taken"] else "bad"}">{verdict}</p><dl>{rows}</dl>'
     return f"""<h2 id="explain">Test a request</h2>
 <form method="post" action="/explain#explain">

@@ -64,7 +64,9 @@ def explain(
         if is_https:
             # What an app asks of its proxy first.
             host_and_port = f"{parts.hostname}:{parts.port or 443}".encode("ascii", "replace")
-            tunnel_to(table, host_and_port, fields, found, own=None, http10=True)
+            origin = tunnel_to(table, host_and_port, fields, found, own=None, http10=True)
+            if origin.host in table.answered:
+                return {"taken": True, "answered_by": "google_token_endpoints", "says": _ANSWERED}
         authority, path, absolute = read_target(method.encode("ascii"), path, found)
         admitted = Admission(table, pseudonym=None).admit(
             fields,
@@ -85,6 +87,12 @@ def explain(
     host = authority.decode("ascii", "replace")
     way = _BY_HTTPS if is_https else _way(match, host, absolute=absolute)
     return _taken(admitted, found, way=way, host=host)
+
+
+_ANSWERED = (
+    "No route takes it: the sidecar itself answers what Google's libraries ask there for tokens, with placeholders. It "
+    "answers nothing else there."
+)
 
 
 def _taken(admitted: Admitted, found: headers.Found, *, way: str, host: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +19,7 @@ from aiohttp import web
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
 from sidecar.emulator.keys import BadTokenError, signing_key
-from tests.support.sidecar import LIMIT, Sidecar, Start, ask, free_port
+from tests.support.sidecar import LIMIT, Sidecar, Start, ask, clean_environment, free_port
 
 AUDIENCE = "https://billing.example"
 SECRET = "an-only-secret:of+the %test"  # with what must be encoded
@@ -59,7 +61,10 @@ async def post(
         client = urlencode({"": basic})[1:] + ":" + urlencode({"": SECRET})[1:]
         headers["Authorization"] = "Basic " + base64.b64encode(client.encode()).decode()
     fields = {"Content-Type": "application/x-www-form-urlencoded", **headers}
-    status, answered, body = await ask(port, "POST", PATH, fields, urlencode(form or {}).encode() or b"x=")
+    host = fields.pop("Host", "")
+    status, answered, body = await ask(
+        port, "POST", PATH, fields, urlencode(form or {}).encode() or b"x=", host=host
+    )
     return status, answered, json.loads(body)
 
 
@@ -145,6 +150,11 @@ REFUSED = [
     pytest.param(GRANT, "reports", {"Origin": "https://evil.example"}, 403, "access_denied", id="browser"),
     pytest.param(GRANT, "reports", {"Sec-Fetch-Site": "same-origin"}, 403, "access_denied", id="own-page"),
     pytest.param(GRANT, "reports", {"X-Forwarded-For": "10.0.0.1"}, 403, "access_denied", id="forwarded"),
+    pytest.param(GRANT, "reports", {"Via": "1.1 squid"}, 403, "access_denied", id="through-a-proxy"),
+    pytest.param(GRANT, "reports", {"Host": "evil.example"}, 403, "access_denied", id="rebound-name"),
+    pytest.param(
+        GRANT, "reports", {"Host": "0.0.0.0"}, 403, "access_denied", id="a-name-unknown-to-browsers"
+    ),
 ]
 
 
@@ -162,6 +172,35 @@ async def test_what_gets_no_token(begin: Begin) -> None:
         if status in (401, 403):
             assert AUDIENCE not in body["error_description"], case.id
         assert SECRET not in json.dumps(body) + sidecar.text, case.id
+
+
+OTHER_USER = """
+import encodings.idna, os, sys, urllib.error, urllib.request
+os.setgroups([]); os.setgid(4321); os.setuid(4321)
+try:
+    print(urllib.request.urlopen(sys.argv[1], sys.argv[2].encode()).status)
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize(("peers", "others"), [("0", 403), ("[0, 4321]", 200)])
+async def test_processes_of_other_users(begin: Begin, peers: str, others: int) -> None:
+    """Though they know the secret: the kernel is asked whose connection it is."""
+    sidecar, port = await begin(more=f"audiences: [{AUDIENCE!r}], peers: {{uid: {peers}}}")
+    form = {**GRANT, **SAID, "client_secret": SECRET, "audience": AUDIENCE}
+    assert (await post(port, form))[0] == 200
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-c", OTHER_USER, f"http://127.0.0.1:{port}{PATH}", urlencode(form)),
+        stdout=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    async with asyncio.timeout(LIMIT):
+        out, _ = await process.communicate()
+    assert out.decode().startswith(str(others)), out
+    if others == 403:
+        await sidecar.logged("`token_endpoint` gave no token", reason="caller_refused")
 
 
 async def test_what_is_no_request_for_a_token(begin: Begin) -> None:

@@ -264,3 +264,12 @@ def test_a_header_line_has_a_name_and_a_value(line: str) -> None:
     with pytest.raises(ValueError, match=r"^a header line has a name") as caught:
         explain(CONFIG, "http://billing.internal/", lines=[line])
     assert str(caught.value).endswith("such as `Authorization: Bearer x`")
+
+
+def test_what_no_route_takes_may_be_answered_here() -> None:
+    """Google's token endpoints by https, where that is on; by http they are hosts of no route."""
+    text = "google_token_endpoints: {}\nintercept: {bundle_file: /a/b}\nroutes: [{name: a, upstream: 'https://a.run.app'}]"
+    config = load(text, environ={}).config
+    found = explain(config, "https://oauth2.googleapis.com/token", [], "POST")
+    assert (found["taken"], found["answered_by"]) == (True, "google_token_endpoints")
+    assert explain(config, "http://oauth2.googleapis.com/token", [], "POST")["status"] == 404
