@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sidecar.config.addresses import ListenAddress
 from sidecar.config.checks import targets_of
-from sidecar.config.models import RouteConfig
+from sidecar.config.models import Config, RouteConfig
 from sidecar.config.targets import Target
 from sidecar.manifest.plan import CONFIG_DIRECTORY, USER, Plan, as_yaml
 from sidecar.manifest.templates import filled
@@ -72,7 +72,8 @@ def compose(plan: Plan) -> str:
         user=USER,
         startup_seconds=plan.startup_seconds,
         emulator=json.dumps(["emulator", f"--port={_EMULATOR_PORT}", *targets]),
-        app_environment=as_yaml(plan.base_urls(), width=inf),
+        ca_directory=plan.ca_directory,
+        app_environment=as_yaml(plan.app_environment(), width=inf),
         configuration=as_yaml(_emulated(plan, emulated)).replace("$", "$$"),  # which Compose makes `$` again
     )
 
@@ -80,6 +81,17 @@ def compose(plan: Plan) -> str:
 _EMULATOR_PORT: Final = 8085
 _SERVERS: Final = 5
 """The stand-in's own servers, which come before its targets: metadata, OAuth, STS, IAM Credentials, control."""
+
+
+def _reading_https(config: Config) -> dict[str, Any]:
+    """What has the sidecar read https; its tokens are the stand-in's."""
+    found: dict[str, Any] = {}
+    if config.intercept is not None and config.intercept.bundle_file is not None:
+        found["intercept"] = {"bundle_file": config.intercept.bundle_file}
+    if config.google_token_endpoints is not None:
+        given = config.google_token_endpoints.model_dump(include={"scopes"}, exclude_defaults=True)
+        found["google_token_endpoints"] = {name: list(value) for name, value in given.items()}
+    return found
 
 
 def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
@@ -97,6 +109,8 @@ def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
             entry["audience"] = url
         if route.path_prefix is not None:
             entry["path_prefix"] = route.path_prefix
+        if route.intercept:
+            entry["intercept"] = True
         if route.listen:
             entry["listen"] = [str(listener.address) for listener in route.listen]
         entries.append(entry)
@@ -106,6 +120,7 @@ def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
         "admin": f"0.0.0.0:{plan.admin_port}",
         "endpoints": {"metadata": f"127.0.0.1:{_EMULATOR_PORT}"},
         "credentials": {"default": {"type": "metadata"}},
+        **_reading_https(plan.config),
         "routes": entries,
     }
 

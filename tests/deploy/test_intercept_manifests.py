@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from sidecar.config.load import load
 from tests.deploy.test_deploy import (
     COMMAND,
     IMAGES,
@@ -92,6 +93,25 @@ def test_as_a_kustomize_component(config: Path, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "kustomization.yaml").read_text("utf-8")
     assert f"- SSL_CERT_FILE={BUNDLE}" in text
     assert "{name: idtoken-sidecar-ca, mountPath: /run/idtoken-sidecar, readOnly: true}" in text
+
+
+def test_with_compose(config: Path) -> None:
+    """The stand-in's target is behind the same host, the sidecar reads its https, and the app trusts what it writes."""
+    config.write_text(CONFIG + "google_token_endpoints: {scopes: [a]}\n", "utf-8")
+    (document,) = documents(run(*COMMAND, "manifest", "compose", *IMAGES, "--config", config))
+    sidecar, app = document["services"]["sidecar"], document["services"]["app"]
+    led({"env": [{"name": name, "value": value} for name, value in app["environment"].items()]})
+    assert (sidecar["volumes"], app["volumes"]) == (
+        ["ca:/run/idtoken-sidecar"],
+        ["ca:/run/idtoken-sidecar:ro"],
+    )
+    assert document["volumes"]["ca"]["driver_opts"]["type"] == "tmpfs"
+    found = load(document["configs"]["idtoken-sidecar"]["content"].replace("$$", "$"), environ={}).config
+    assert found.intercept is not None
+    assert found.google_token_endpoints is not None
+    assert (found.intercept.bundle_file, found.google_token_endpoints.scopes) == (BUNDLE, ("a",))
+    (route,) = found.routes
+    assert (route.host, route.intercept) == (("billing-abc123-uc.a.run.app",), True)
 
 
 @pytest.mark.parametrize(
