@@ -100,6 +100,12 @@ def cautions(
             ("intercept",), "no route says `intercept: true`, so no CA is made and no bundle is written"
         )
         return
+    if answers and all(one.tls is not None or one.intercept for one in shared):
+        yield Finding(
+            ("google_token_endpoints",),
+            "apps ask these hosts through their proxy (HTTPS_PROXY), and no shared listener can be one: add one "
+            "without `tls` and `intercept`, such as `listen: localhost:8787`",
+        )
     yield from _doubtful_routes(routes)
     all_listeners = [*shared, *(one for route in routes.values() for one in route.listen)]
     guarded = next((one for one in all_listeners if one.require_header or one.peers), None)

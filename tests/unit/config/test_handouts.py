@@ -294,6 +294,12 @@ ALLOWED = "routes: [{name: billing, upstream: 'https://billing-1.a.run.app', all
             id="a-dummy-keys-audience-of-no-route",
         ),
         pytest.param(f"google_token_endpoints: {{}}\n{BUNDLE}\n{ROUTE}", None, id="dummy-keys"),
+        pytest.param(
+            f"google_token_endpoints: {{}}\n{BUNDLE}\n"
+            f"listen: {{address: 'localhost:8787', tls: {{cert_file: a, key_file: b}}}}\n{ROUTE}",
+            "google_token_endpoints: apps ask these hosts through their proxy (HTTPS_PROXY)",
+            id="dummy-keys-and-no-proxy",
+        ),
         pytest.param(f"metadata_server: {{}}\n{ROUTE}", None, id="nothing-odd"),
     ],
 )
