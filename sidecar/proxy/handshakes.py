@@ -132,9 +132,12 @@ class Handshakes:
 
     def _receiver(self, owner: Owner, barred: SidecarError | None) -> Receiver:
         """What a connection's requests are read by: not by a proxy, where their host is no route's."""
-        answer = self.interception.answer
-        if answer is not None and owner.origin is not None and self.interception.answers(owner.origin.host):
-            return answer(owner)
+        if barred is None and owner.origin is not None and self.interception.answers(owner.origin.host):
+            if (answer := self.interception.answer) is not None:
+                return answer(owner)
+            barred = SidecarError(
+                Reason.OVERLOADED, f"`{owner.origin.host}` is not answered here yet. Ask again in a moment."
+            )
         return self._make(owner, barred, False)
 
     def _is_of_before(self, owner: Owner, context: ssl.SSLContext) -> bool:

@@ -474,3 +474,28 @@ async def test_a_listener_that_comes_to_intercept_serves_no_plain_http(wire: Wir
     await late.send(GET)
     answer = await late.answer()
     assert (answer.status, answer.reason) == (400, "malformed_request")
+
+
+TOKENS = b"CONNECT oauth2.googleapis.com:443 HTTP/1.1\r\nHost: a\r\n\r\n"
+GOOGLES = """
+- {name: googles, host: "*.googleapis.com", upstream: 'https://{host}', token: access, wildcard_audience: shared,
+   intercept: true}"""
+
+
+async def test_a_host_that_is_answered_here_is_no_routes(wire: Wire, tmp_path: Path) -> None:
+    """Nor for the moment in which nothing answers yet, at a reload: no wildcard takes what is meant for nobody else. Another
+    port is a matter of the routes."""
+    bundle = tmp_path / "bundle.pem"
+    await wire.start(
+        "intercept: true",
+        more=OTHER + GOOGLES,
+        top=f"intercept: {{bundle_file: '{bundle}'}}\ngoogle_token_endpoints: {{}}",
+    )
+    adopt(wire)
+    app = await tunnel(wire, trusting(bundle), "oauth2.googleapis.com", TOKENS)
+    await app.send(GET.replace(b"billing.internal", b"oauth2.googleapis.com"))
+    answer = await app.answer()
+    assert (answer.status, answer.reason) == (503, "overloaded")
+    app = await wire.app()
+    await app.send(TOKENS.replace(b":443", b":8443"))
+    assert (await app.answer()).status == 501
