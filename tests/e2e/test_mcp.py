@@ -111,6 +111,20 @@ async def test_a_tool_is_called_with_a_token_that_the_front_end_verifies(
             assert ("DELETE", "/mcp", 200) in tools.asked  # the session has ended
 
 
+async def test_it_acts_as_another_for_an_audience_that_no_url_tells(google: Emulator) -> None:
+    """`--audience` and `--impersonate`, as for a server behind IAP."""
+    acted = "acted-as@emulated-project.iam.gserviceaccount.com"
+    google.principals.add(acted)
+    member = f"serviceAccount:{google.metadata.email}"
+    google.principals.grant(member, "roles/iam.serviceAccountTokenCreator", on=acted)
+    with tool_server() as tools:
+        tools.audience = "1-a.apps.googleusercontent.com"
+        more = ("--audience", tools.audience, "--impersonate", acted, "--credential", "metadata")
+        async with client(google, f"{tools.url}/mcp", *more) as session:
+            assert text(await session.call_tool("whoami")) == acted
+        assert set(tools.tokens.values()) == {acted}
+
+
 async def test_what_the_server_asks_passes(google: Emulator) -> None:
     """Elicitation, sampling, and what it says by itself."""
     person = Person()

@@ -69,6 +69,8 @@ class ToolServer:
         self.forbids = False
         """Everybody, as where `roles/run.invoker` is missing."""
         self.url = ""
+        self.audience: str | None = None
+        """Of the tokens that it takes; None for its URL."""
         self.events = Events()
         self.tools = MCPServer("tools")
         self._add_tools()
@@ -159,7 +161,7 @@ class ToolServer:
             claims = signing_key("google").verify(token) if scheme == "Bearer" else {}
         except BadTokenError:
             claims = {}
-        if claims.get("aud") != self.url or claims.get("exp", 0) <= time.time():  # noqa: TID251
+        if claims.get("aud") != (self.audience or self.url) or claims.get("exp", 0) <= time.time():  # noqa: TID251
             said = b'Bearer error="invalid_token" error_description="The access token could not be verified"'
             return (
                 401,
