@@ -1,4 +1,4 @@
-"""Google's token endpoints, answered with placeholders: for a library that holds a key file of no worth.
+"""Google's token endpoints, answered with placeholders: for a library that holds a dummy key file.
 
 Owns what oauth2.googleapis.com, sts.googleapis.com and iamcredentials.googleapis.com are asked for tokens with, and the
 forms of the answers. Served by a `Site` whose connections are tunnels: `net.interception` has shown the app a
@@ -252,7 +252,7 @@ def _bearer(given: HandedOut) -> dict[str, object]:
 
 
 def _claims(assertion: str) -> dict[str, Any]:
-    """What an assertion says, whoever signed it; raises for what is no JWT (RFC 7519 section 7.2)."""
+    """The claims of an assertion, its signature not looked at; raises for what is no JWT (RFC 7519 section 7.2)."""
     parts = assertion.split(".")
     try:
         header, claims = (_object(_decoded(part)) for part in parts[:2])
