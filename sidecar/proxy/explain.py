@@ -61,12 +61,8 @@ def explain(
     found = headers.survey(fields)
     is_https = parts.scheme == "https" and not is_here
     try:
-        if is_https:
-            # What an app asks of its proxy first.
-            host_and_port = f"{parts.hostname}:{parts.port or 443}".encode("ascii", "replace")
-            origin = tunnel_to(table, host_and_port, fields, found, own=None, http10=True)
-            if origin.host in table.answered:
-                return {"taken": True, "answered_by": "google_token_endpoints", "says": _ANSWERED}
+        if is_https and _is_answered(table, f"{parts.hostname}:{parts.port or 443}", fields, found):
+            return {"taken": True, "answered_by": "google_token_endpoints", "says": _ANSWERED}
         authority, path, absolute = read_target(method.encode("ascii"), path, found)
         admitted = Admission(table, pseudonym=None).admit(
             fields,
@@ -87,6 +83,12 @@ def explain(
     host = authority.decode("ascii", "replace")
     way = _BY_HTTPS if is_https else _way(match, host, absolute=absolute)
     return _taken(admitted, found, way=way, host=host)
+
+
+def _is_answered(table: RouteTable, authority: str, fields: headers.Fields, found: headers.Found) -> bool:
+    """Whether the sidecar itself answers https there; raises as for CONNECT, which an app sends to its proxy first."""
+    origin = tunnel_to(table, authority.encode("ascii", "replace"), fields, found, own=None, http10=True)
+    return origin.host in table.answered
 
 
 _ANSWERED = (
