@@ -118,9 +118,9 @@ class TokenEndpoint(Model):
 
 
 class GoogleTokenEndpoints(Model):
-    """Google's own token endpoints, answered here with placeholders: what a library asks of `oauth2.googleapis.com`,
-    `sts.googleapis.com` and `iamcredentials.googleapis.com` through the sidecar (HTTPS_PROXY), with a key file that may
-    be a dummy. Needs `intercept`."""
+    """Google's own token endpoints, answered here with placeholders. A library with a dummy key file asks
+    `oauth2.googleapis.com`, `sts.googleapis.com` and `iamcredentials.googleapis.com` for tokens as always, through the
+    sidecar (HTTPS_PROXY). Needs `intercept`."""
 
     credential: str = Field(
         "default", description="Which of `credentials` the tokens are of that placeholders stand for."
@@ -133,7 +133,9 @@ class GoogleTokenEndpoints(Model):
         description="Scopes that placeholders of access tokens are given for. Default: none, but for what a library "
         "then asks `iamcredentials` with.",
     )
-    peers: Peers | None = Field(None, description=_PEERS_HELP)
+    peers: Peers | None = Field(
+        None, description="Users whose processes may ask, by `uid`. Default: all of this machine's."
+    )
 
     @property
     def listen(self) -> tuple[ListenAddress, ...]:

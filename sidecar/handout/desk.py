@@ -85,7 +85,7 @@ class Desk:
         return HandedOut(made, left)
 
     def stand_in(self, key: TokenKey, *, caller: str = "") -> HandedOut:
-        """A placeholder of an access token that no program could have: it is fetched for nobody."""
+        """A placeholder that stands for no token: none is fetched for it. `key` is what was asked for."""
         self._note(key, STAND_IN_LIFE, caller, worthless=True)
         return HandedOut(placeholder.access_token(key.audience), STAND_IN_LIFE)
 

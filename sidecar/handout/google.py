@@ -1,4 +1,4 @@
-"""Google's token endpoints, answered with placeholders: for a library that holds a key file of no worth.
+"""Google's token endpoints, answered with placeholders: for a library that holds a dummy key file.
 
 Owns what oauth2.googleapis.com, sts.googleapis.com and iamcredentials.googleapis.com are asked for tokens with, and the
 forms of the answers. Served by a `Site` whose connections are tunnels: `net.interception` has shown the app a
@@ -29,7 +29,7 @@ from sidecar.handout import guard
 from sidecar.handout.desk import TRANSIENT, Desk, HandedOut
 from sidecar.handout.offer import Offer
 from sidecar.handout.rfc6749 import (
-    RefusedError,
+    OAuthRefusedError,
     answer_to,
     form_of,
     invalid,
@@ -130,7 +130,7 @@ class GoogleApp:
             if host == _IAM:
                 return self._call_refused(_as_call(error), request)
             refused = refusal_of(error)
-        except RefusedError as error:
+        except OAuthRefusedError as error:
             refused = error
         self.desk.refused(refused.reason, refused.detail, caller=request.get("caller", ""))
         return answer_to(refused)
@@ -260,7 +260,7 @@ def _claims(assertion: str) -> dict[str, Any]:
     except (ValueError, IndexError):
         header, claims = {}, {}
     if len(parts) != 3 or "alg" not in header or not claims:
-        raise RefusedError("invalid_grant", "Invalid JWT.", reason=Reason.MALFORMED_REQUEST)
+        raise OAuthRefusedError("invalid_grant", "Invalid JWT.", reason=Reason.MALFORMED_REQUEST)
     return claims
 
 
@@ -306,15 +306,15 @@ def _asked(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _no_such_scope(detail: str, reason: Reason = Reason.MALFORMED_REQUEST) -> RefusedError:
-    return RefusedError("invalid_scope", detail, reason=reason)
+def _no_such_scope(detail: str, reason: Reason = Reason.MALFORMED_REQUEST) -> OAuthRefusedError:
+    return OAuthRefusedError("invalid_scope", detail, reason=reason)
 
 
-def _unsupported(form: Mapping[str, str]) -> RefusedError:
+def _unsupported(form: Mapping[str, str]) -> OAuthRefusedError:
     # Not quoted: what stands in a wrong place may be a secret.
     missing = "grant_type" not in form
     detail = "Missing required parameter: grant_type" if missing else "Invalid grant_type."
-    return RefusedError("unsupported_grant_type", detail, reason=Reason.MALFORMED_REQUEST)
+    return OAuthRefusedError("unsupported_grant_type", detail, reason=Reason.MALFORMED_REQUEST)
 
 
 def _unreadable(message: str) -> _RefusedCallError:
@@ -332,7 +332,7 @@ def _nothing_there(host: str) -> Exception:
     )
     if host == _IAM:
         return _RefusedCallError(404, message, Reason.MALFORMED_REQUEST)
-    return RefusedError("invalid_request", message, status=404, reason=Reason.MALFORMED_REQUEST)
+    return OAuthRefusedError("invalid_request", message, status=404, reason=Reason.MALFORMED_REQUEST)
 
 
 def _as_call(error: SidecarError) -> _RefusedCallError:

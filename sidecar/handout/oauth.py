@@ -26,7 +26,7 @@ from sidecar.handout import guard
 from sidecar.handout.desk import Desk
 from sidecar.handout.offer import Offer
 from sidecar.handout.rfc6749 import (
-    RefusedError,
+    OAuthRefusedError,
     answer_to,
     form_of,
     invalid,
@@ -80,7 +80,7 @@ class TokenApp:
         try:
             request["caller"] = guard.admit(request, TAKES.server, peers=self.peers, names=frozenset())
             return await handler(request)
-        except RefusedError as error:
+        except OAuthRefusedError as error:
             refused = error
         except SidecarError as error:
             refused = refusal_of(error)
@@ -101,13 +101,13 @@ class TokenApp:
         client = self._authenticated(request, form)
         if form.get("grant_type") != "client_credentials":
             missing = "grant_type" not in form
-            raise RefusedError(
+            raise OAuthRefusedError(
                 "invalid_request" if missing else "unsupported_grant_type",
                 "The grant_type of this endpoint is client_credentials.",
                 reason=Reason.MALFORMED_REQUEST,
             )
         if unknown := set(form.get("scope", "").split()) - _IGNORED_SCOPES:
-            raise RefusedError(
+            raise OAuthRefusedError(
                 "invalid_scope",
                 f"An ID token has an audience and no scopes: leave {quoted(min(unknown))} out.",
                 reason=Reason.NOT_ALLOWED,
@@ -130,7 +130,7 @@ class TokenApp:
         # What is absent is compared as well: how long it takes tells nothing.
         right = hmac.compare_digest(b"" if client is None else client.secret.encode(), known)
         if client is None or not right:
-            raise RefusedError(
+            raise OAuthRefusedError(
                 "invalid_client",
                 "The client_secret is not the one of token_endpoint.secret.",
                 status=401,
@@ -148,10 +148,10 @@ class TokenApp:
             if wanted:
                 return self.offer.id_key(wanted.pop())
         except SidecarError as error:
-            raise RefusedError("invalid_target", error.detail, reason=error.reason) from None
+            raise OAuthRefusedError("invalid_target", error.detail, reason=error.reason) from None
         if (key := self.offer.route_key(client.id)) is not None:
             return key
-        raise RefusedError(
+        raise OAuthRefusedError(
             "invalid_target",
             "The request names no audience, and its client_id is not the name of a route with a fixed upstream: send "
             "audience (Prometheus: endpoint_params), or the name of such a route as client_id.",

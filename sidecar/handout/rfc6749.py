@@ -23,7 +23,7 @@ _NOT_IN_DESCRIPTIONS: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 """RFC 6749 section 5.2."""
 
 
-class RefusedError(Exception):
+class OAuthRefusedError(Exception):
     """An error of RFC 6749."""
 
     def __init__(self, error: str, detail: str, *, status: int = 400, reason: Reason) -> None:
@@ -54,19 +54,19 @@ def form_of(body: bytes) -> dict[str, str]:
     return form
 
 
-def invalid(detail: str) -> RefusedError:
+def invalid(detail: str) -> OAuthRefusedError:
     """A request that is written wrongly."""
-    return RefusedError("invalid_request", detail, reason=Reason.MALFORMED_REQUEST)
+    return OAuthRefusedError("invalid_request", detail, reason=Reason.MALFORMED_REQUEST)
 
 
-def refusal_of(error: SidecarError) -> RefusedError:
+def refusal_of(error: SidecarError) -> OAuthRefusedError:
     """An error of the sidecar in the words of RFC 6749 (and, for what that has none for, section 4.1.2.1)."""
     if error.reason is Reason.CALLER_REFUSED:
-        return RefusedError("access_denied", error.detail, status=403, reason=error.reason)
+        return OAuthRefusedError("access_denied", error.detail, status=403, reason=error.reason)
     if error.reason in (Reason.BAD_HOST, Reason.MALFORMED_REQUEST):
-        return RefusedError("invalid_request", error.detail, reason=error.reason)
+        return OAuthRefusedError("invalid_request", error.detail, reason=error.reason)
     transient = error.reason in TRANSIENT
-    refused = RefusedError(
+    refused = OAuthRefusedError(
         "temporarily_unavailable" if transient else "server_error",
         f"{error.reason}: {error.detail}",
         status=503 if transient else 500,
@@ -76,7 +76,7 @@ def refusal_of(error: SidecarError) -> RefusedError:
     return refused
 
 
-def answer_to(refused: RefusedError) -> web.Response:
+def answer_to(refused: OAuthRefusedError) -> web.Response:
     """What a refusal is answered by."""
     description = _NOT_IN_DESCRIPTIONS.sub("'", refused.detail)
     said = json_answer({"error": refused.error, "error_description": description}, refused.status)

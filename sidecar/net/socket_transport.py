@@ -11,13 +11,10 @@ import socket
 from collections import deque
 from typing import ClassVar
 
-from mypy_extensions import mypyc_attr
-
 from sidecar.net.readiness import SocketReadiness, Watcher
 from sidecar.net.transport import Receiver, Transport
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class SocketTransport(Transport, Watcher):
     """See the module's docstring; a subclass calls `begin` when it is made."""
 

@@ -73,6 +73,18 @@ def test_on_kubernetes(config: Path, arguments: tuple[str, ...]) -> None:
     assert shared(app, spec["initContainers"][0], spec["volumes"])["readOnly"] is True
 
 
+def test_googles_token_endpoints_are_a_reason_by_themselves(config: Path) -> None:
+    """No route has its https read, and the app is to ask by https for placeholders."""
+    text = CONFIG.replace(", intercept: true", "")
+    for more, are_led in (("", False), ("google_token_endpoints: {}\n", True)):
+        config.write_text(text + more, "utf-8")
+        (template,) = pods(documents(run(*COMMAND, "manifest", "gke", *IMAGES, "--config", config)))
+        (app,) = template["spec"]["containers"]
+        assert ("volumeMounts" in app) is are_led
+        if are_led:
+            led(app)
+
+
 @pytest.mark.parametrize("arguments", [(), ("--job",)])
 def test_on_cloud_run(config: Path, arguments: tuple[str, ...]) -> None:
     """A service and a job; the sidecar is up before the app starts."""

@@ -257,7 +257,7 @@ NO_ASSERTION = {
 
 
 async def test_what_is_no_assertion(begin: Begin) -> None:
-    """The signature is nobody's business; the form is."""
+    """The signature is not looked at; the form is."""
     asked = await begin()
     for name, assertion in NO_ASSERTION.items():
         answer = await asked.token(grant_type=JWT_BEARER, assertion=assertion)
