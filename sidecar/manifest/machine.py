@@ -94,17 +94,6 @@ def _reading_https(config: Config) -> dict[str, Any]:
     return found
 
 
-def _reading_https(config: Config) -> dict[str, Any]:
-    """What has the sidecar read https; its tokens are the stand-in's."""
-    found: dict[str, Any] = {}
-    if config.intercept is not None and config.intercept.bundle_file is not None:
-        found["intercept"] = {"bundle_file": config.intercept.bundle_file}
-    if config.google_token_endpoints is not None:
-        given = config.google_token_endpoints.model_dump(include={"scopes"}, exclude_defaults=True)
-        found["google_token_endpoints"] = {name: list(value) for name, value in given.items()}
-    return found
-
-
 def _emulated(plan: Plan, routes: list[RouteConfig]) -> dict[str, Any]:
     """The same routes and ways in, with the emulator's targets behind them."""
     entries = []
