@@ -173,8 +173,7 @@ def commands() -> str:
     def walk(command: click.Command, path: str) -> None:
         context = click.Context(command, info_name=path)
         parts.append(f"## {path}\n")
-        text = re.sub(r" *\x08\n", "", _prose_of(command.help))
-        parts.append("\n".join(_prose(line) for line in text.splitlines()) + "\n")
+        parts.append(_help(command.help) + "\n")
         rows = [
             f"| {', '.join(f'`{name}`' for name in [*option.opts, *option.secondary_opts])} | {option.help or ''} |"
             for option in command.params
@@ -394,12 +393,15 @@ FILES: dict[str, Callable[[], str]] = {
 """What is generated, by path; pages and the files of deploy/ alike."""
 
 
-def _prose(line: str) -> str:
-    line = line.removeprefix("    ")
-    is_command = (
-        line.startswith(("idtoken-sidecar ", "curl ", "gcloud ", "kubectl ", "docker ")) or "?  " in line
-    )
-    return f"    {line}" if is_command else line
+def _help(text: str | None) -> str:
+    """A command's help as Markdown: the paragraphs that click leaves as they are (`\\b`) are commands."""
+    paragraphs = []
+    for paragraph in _prose_of(text).split("\n\n"):
+        said, kept, commands = paragraph.partition("\b\n")
+        paragraphs.append(
+            "\n".join(f"    {line.strip()}" for line in commands.splitlines()) if kept else said
+        )
+    return "\n\n".join(paragraphs)
 
 
 def _settings() -> str:
