@@ -207,7 +207,7 @@ class Interception:
         """
         host = _normal(name)
         if self.table is None or host is None:
-            raise SidecarError(Reason.BAD_HOST, f"the app's TLS asks for {quoted(name)}, which is no host")
+            raise SidecarError(Reason.BAD_HOST, f"the app's TLS asks for {quoted(name)}, which is not a host")
         match = self.table.match(host.encode("ascii"), b"")
         route = match.destination.route
         if not match.is_intercepted:

@@ -38,7 +38,7 @@ def _print_json(document: Mapping[str, Any], *, good: bool = True) -> NoReturn:
 
 
 def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
-    fail(f"what answers at {address} ({reply.status}) is no sidecar's admin server")
+    fail(f"what answers at {address} ({reply.status}) is not a sidecar's admin server")
 
 
 @click.command(epilog=EXIT_CODES)
