@@ -109,9 +109,9 @@ def errors() -> str:
     """docs/errors.md"""
     lines = [
         "# Errors\n",
-        "An answer that the sidecar made itself, as against one it forwards, is `application/problem+json` (RFC 9457) and",
-        "has a `Proxy-Status: idtoken-sidecar; error=…` header (RFC 9209). Its `reason` is the word that is in the log",
-        "line's `reason` and in the metric's label too.\n",
+        "The sidecar's own answers, unlike those it forwards, are `application/problem+json` (RFC 9457) and have a",
+        "`Proxy-Status: idtoken-sidecar; error=…` header (RFC 9209). Their `reason` is also in the log line and in the",
+        "metric's label.\n",
         "    HTTP/1.1 404 Not Found",
         '    Proxy-Status: idtoken-sidecar; error=destination_not_found; details="no_route"\n',
         '    {"title": "No route for this host", "status": 404, "reason": "no_route",',
@@ -121,7 +121,7 @@ def errors() -> str:
         "that name, in any case and form, or one that has the name in its parameters, is taken out of what upstreams send: out of",
         "answers, of interim answers (1xx) and of trailers. Members of other proxies pass. Where one sidecar calls another, the",
         "answer of the far one is an upstream's answer like any other, and loses the member too.\n",
-        "Nothing else tells. A target can send every other header and body that the sidecar sends: `application/problem+json`, a",
+        "Nothing else is a reliable sign. A target can send every other header and body that the sidecar sends: `application/problem+json`, a",
         "`type` that begins with `tag:idtoken-sidecar`, a `reason`, a `command`, `Retry-After`, `Via`, `Server-Timing`. So look for",
         "`Proxy-Status` before you act on a body, and never run a `command` that stands in an answer without it. In Python:\n",
         '    own = answer.headers.get("Proxy-Status", "").startswith("idtoken-sidecar;")\n',
@@ -133,15 +133,15 @@ def errors() -> str:
         link = f"[`{reason}`](#{reason})"
         lines.append(f"| {link} | {meaning.status} | `{meaning.proxy_status}` | {meaning.source} |")
     lines.append(
-        "\n499 is never sent: it stands in logs and metrics for an app that left, or took nothing more. Nor is any status once an"
-        "\nanswer has begun: it is broken off, so that the app can tell (`upstream_incomplete`, `idle_timeout`, …).\n"
+        "\n499 is never sent: in logs and metrics it means that the app left, or took nothing more. Once an answer has begun, no"
+        "\nother status can be sent: the answer is broken off, so that the app can tell (`upstream_incomplete`, `idle_timeout`, …).\n"
     )
     for reason, meaning in MEANINGS.items():
         lines += [f"## {reason}\n", f"{meaning.title}. {ADVICE[reason]}\n"]
     lines += [
         "## When the target refuses\n",
-        "A target's own 401, 403 or 404, or IAP's redirect to its sign-in, goes to the app untouched. What it means is logged once a minute (`target refused`,",
-        "with the command that fixes it), counted in `idtoken_sidecar_upstream_refusals_total`, and stands in",
+        "A target's own 401, 403 or 404, or IAP's redirect to its sign-in, goes to the app untouched. The sidecar logs what it means once a minute (`target refused`,",
+        "with the command that fixes it), counts it in `idtoken_sidecar_upstream_refusals_total`, and shows it in",
         "`/status.json` as the route's `last_refusal`. `idtoken-sidecar check --online` says the same.\n",
         "| reason | |",
         "|---|---|",
@@ -174,8 +174,7 @@ def commands() -> str:
     def walk(command: click.Command, path: str) -> None:
         context = click.Context(command, info_name=path)
         parts.append(f"## {path}\n")
-        text = re.sub(r" *\x08\n", "", _prose_of(command.help))
-        parts.append("\n".join(_prose(line) for line in text.splitlines()) + "\n")
+        parts.append(_help(command.help) + "\n")
         rows = [
             f"| {', '.join(f'`{name}`' for name in [*option.opts, *option.secondary_opts])} | {option.help or ''} |"
             for option in command.params
@@ -395,12 +394,15 @@ FILES: dict[str, Callable[[], str]] = {
 """What is generated, by path; pages and the files of deploy/ alike."""
 
 
-def _prose(line: str) -> str:
-    line = line.removeprefix("    ")
-    is_command = (
-        line.startswith(("idtoken-sidecar ", "curl ", "gcloud ", "kubectl ", "docker ")) or "?  " in line
-    )
-    return f"    {line}" if is_command else line
+def _help(text: str | None) -> str:
+    """A command's help as Markdown: the paragraphs that click leaves as they are (`\\b`) are commands."""
+    paragraphs = []
+    for paragraph in _prose_of(text).split("\n\n"):
+        said, kept, commands = paragraph.partition("\b\n")
+        paragraphs.append(
+            "\n".join(f"    {line.strip()}" for line in commands.splitlines()) if kept else said
+        )
+    return "\n\n".join(paragraphs)
 
 
 def _settings() -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from sidecar.admin.markup import Document, about, notice, prose, time
+from sidecar.admin.markup import Document, about, notice, prose, time, when
 from sidecar.admin.plots import traffic
 from sidecar.admin.rows import COLUMNS, ShownRoute, drawn_rows, routes, row_id
 from sidecar.admin.status import Note
@@ -72,7 +72,7 @@ def page(
 <header>
 <h1>idtoken-sidecar</h1>
 <span class="soft">{escape(str(document["version"]))}</span>
-<span class="soft" id="feed" role="status">as of {time(document["now"])}</span>
+<span class="soft" id="feed" role="status">as of {when(document["now"])}</span>
 </header>
 <main>
 <section id="state" aria-label="State">{parts["state"]}</section>

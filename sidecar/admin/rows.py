@@ -206,8 +206,8 @@ def _wrong(it: ShownRoute) -> Iterable[str]:
     if refusing is not None:
         times = f"{refusing['count']} time{'s' if refusing['count'] != 1 else ''}"
         yield notice(
-            f"Since {when(refusing['since'])}, {times}, last {time(refusing['last_at'])}, requests are answered "
-            f"{refusing['status']} {reason(refusing['reason'])}: {prose(refusing['detail'])}{command(refusing)}",
+            f"Refuses requests with {refusing['status']} {reason(refusing['reason'])} since {when(refusing['since'])}, "
+            f"{times}, last {time(refusing['last_at'])}: {prose(refusing['detail'])}{command(refusing)}",
             worse=True,
         )
     for token in it.tokens:
@@ -262,7 +262,7 @@ def _since_start(traffic: Document | None) -> str:
     if traffic is None:
         return "no requests"
     return (
-        f"{traffic['requests']} requests ({traffic['http2']} in HTTP/2), {traffic['in_flight']} in flight; {traffic['refused']} answered by the sidecar "
+        f"{traffic['requests']} request{'s' if traffic['requests'] != 1 else ''} ({traffic['http2']} in HTTP/2), {traffic['in_flight']} in flight; {traffic['refused']} answered by the sidecar "
         f"itself, {traffic['upstream_4xx']} with 4xx and {traffic['upstream_5xx']} with 5xx by the target"
     )
 
@@ -284,7 +284,7 @@ def _errors(errors: Sequence[Document], note: Note) -> str:
     if not errors:
         return ""
     items = "".join(drawn(errors, _error, lambda _: f"<li>{UNSHOWN}</li>", note))
-    return f"<h3>Answers that the sidecar made itself</h3><ul>{items}</ul>"
+    return f"<h3>The sidecar's own answers</h3><ul>{items}</ul>"
 
 
 def _error(error: Document) -> str:
@@ -300,7 +300,7 @@ def _without_route(it: ShownRoute, note: Note) -> str:
         f'<td class="n" data-label="{label}">{cell}</td>'
         for (label, _, _), cell in zip(COLUMNS[3:], _numbers(it.traffic), strict=True)
     )
-    return f"""<tr class="warn"><th scope="row">no route</th><td colspan="2" class="soft">requests that no route takes</td>{written}</tr>
+    return f"""<tr class="warn"><th scope="row">no route</th><td colspan="2" class="soft">requests without a route</td>{written}</tr>
 <tr class="why"><td colspan="{len(COLUMNS)}">{_errors(it.errors, note)}</td></tr>"""
 
 

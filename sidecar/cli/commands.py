@@ -35,7 +35,7 @@ _SECTIONS: Final = {
     "Run it": (
         ("run", "cli.sections.run:run", "Run the sidecar until SIGTERM or Ctrl-C."),
         ("exec", "cli.sections.run:exec_", "Run a command with a sidecar beside it."),
-        ("mcp", "cli.sections.mcp:mcp", "Be an MCP server by stdio, for one that needs tokens."),
+        ("mcp", "cli.sections.mcp:mcp", "Connect an MCP client to a server that needs tokens."),
     ),
     "Find out what is wrong": (
         ("check", "cli.sections.diagnose:check_", "Test each route: get a token, ask its target."),
@@ -44,13 +44,13 @@ _SECTIONS: Final = {
         ("help", "cli.sections.explanations:help_", "Say what a reason means, and what to do."),
         ("config", "cli.sections.diagnose:config", "Validate or show a configuration, print its schema."),
     ),
-    "Talk to one that runs": (
-        ("urls", "cli.sections.control:urls", "Say by which URL each route is called."),
+    "Control a running sidecar": (
+        ("urls", "cli.sections.control:urls", "Print the URL of each route."),
         ("wait", "cli.sections.control:wait", "Wait until it is ready."),
         ("healthcheck", "cli.sections.control:healthcheck", "Exit with 0 if it is ready."),
         ("renew", "cli.sections.control:renew", "Make it fetch tokens now."),
         ("reload", "cli.sections.control:reload_", "Make it read its configuration again."),
-        ("quit", "cli.sections.control:quit_", "Make it finish and end."),
+        ("quit", "cli.sections.control:quit_", "Stop it after its current requests."),
     ),
     "Deploy it": (
         ("manifest", "cli.sections.deploy:manifest", "Print what a platform needs, and the grants."),

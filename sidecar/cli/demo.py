@@ -60,7 +60,7 @@ def show_all(*, once: bool) -> int:
 
 
 async def _show(*, once: bool) -> int:
-    _say("idtoken-sidecar demo: the real sidecar, and a stand-in for Google that really signs and verifies\n")
+    _say("idtoken-sidecar demo: the real sidecar, and an emulator of Google that really signs and verifies\n")
     with tempfile.TemporaryDirectory(prefix="idtoken-demo-") as directory:
         async with Emulator(token_lifetime=TOKEN_LIFETIME) as google:
             billing = await google.add_target("billing")

@@ -246,8 +246,8 @@ def _health(answer: CallAnswer, target: Target) -> Step:
             says = f"answered {answer.http_status} with a page to sign in at, or one that leads on by itself"
             return Step("target", Verdict.WARNING, says, Cause.SIGN_IN)
         says = (
-            f"answered {answer.http_status}, and not as gRPC does: if it is no gRPC service, leave the route's `grpc` "
-            "out; if it is, see what else answers in front of it"
+            f"answered {answer.http_status}, and not as gRPC does: if it is not a gRPC service, leave the route's "
+            "`grpc` out; if it is, see what else answers in front of it"
         )
         return Step("target", Verdict.WARNING, says)
     match answer.status:

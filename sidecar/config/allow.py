@@ -37,7 +37,7 @@ def _method(value: Any) -> str:
         return str(value)
     near = get_close_matches(str(value).upper(), METHODS, n=1, cutoff=0.6)
     hint = f"; did you mean `{near[0]}`?" if near else ""
-    raise ValueError(f"{quoted(value)} is no method that is carried{hint}")
+    raise ValueError(f"{quoted(value)} is not a method that is carried{hint}")
 
 
 def _methods(value: Any) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def _exceptions(value: Any) -> tuple[str, ...]:
         raise ValueError("a host, network, or list of them belongs here")
     for item in value:
         if not isinstance(item, str):
-            raise ValueError(f"{quoted(item)} is no host, address or network")
+            raise ValueError(f"{quoted(item)} is not a host, address or network")
     return tuple(dict.fromkeys(parse_exception(item) for item in value if item.strip()))
 
 

@@ -36,7 +36,8 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
         if _NAME.match(name) is None:
             # Not quoted: a password may have `${` in it, and a reference a default.
             raise ValueError(
-                "a `${…}` in it is no reference such as `${VAR}` or `${VAR:-default}`; a literal one is written `$${`"
+                "a `${…}` in it is not a reference such as `${VAR}` or `${VAR:-default}`; a literal one is "
+                "written `$${`"
             )
         value = environ.get(name)
         if separator:

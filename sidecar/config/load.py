@@ -144,7 +144,7 @@ def _get(flags: Mapping[str, str] | None, setting: Setting) -> str | None:
 def _odd_variables(environ: Mapping[str, str]) -> list[str]:
     known = {setting.variable for setting in SETTINGS} | _NOT_SETTINGS
     return [
-        f"the environment variable {name} is no setting{nearest(name, known)}"
+        f"the environment variable {name} is not a setting{nearest(name, known)}"
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "URL_")
     ]

@@ -70,7 +70,7 @@ class SchemaReader:
                 known = ", ".join(f"`{known}`" for known in CREDENTIAL_TYPES)
                 hint = nearest(kind, CREDENTIAL_TYPES) if isinstance(kind, str) else ""
                 what = (
-                    f"{quoted(kind)} is no type of credential"
+                    f"{quoted(kind)} is not a type of credential"
                     if kind is not None
                     else "the `type` is missing"
                 )

@@ -206,7 +206,7 @@ class Tree:
                 self.say(path, "keys are plain words; merge keys are not read", at(key_node.start_mark))
                 continue
             if len(key) > _MAX_KEY or kind_of(key) is not None:
-                self.say(path, "a key in it is no word, but a secret's contents", at(key_node.start_mark))
+                self.say(path, "a key in it is not a word, but a secret's contents", at(key_node.start_mark))
                 continue
             if key in mapping:
                 self.say(inner, "this key stands here twice", at(key_node.start_mark))

@@ -54,7 +54,9 @@ def mutual_tls(environ: Mapping[str, str]) -> bool:
     with a sentence for a mode that there is not."""
     mode = environ.get(MTLS_MODE, "").strip().lower() or "none"
     if mode not in ("strict", "default", "none"):
-        raise ValueError(f"{quoted(mode)} is no mode: set it to `strict`, `default` or `none`, or unset it")
+        raise ValueError(
+            f"{quoted(mode)} is not a mode: set it to `strict`, `default` or `none`, or unset it"
+        )
     return mode != "none"
 
 
@@ -133,7 +135,7 @@ def _usable_proxy(text: str, own: Collection[ListenAddress]) -> ProxyUrl:
     listener = next((it for it in own if leads_to(found.host, found.port, it)), None)
     if listener is not None:
         raise ValueError(
-            f"it leads to this sidecar, which listens on {listener} and is no proxy for token endpoints: set it "
+            f"it leads to this sidecar, which listens on {listener} and is not a proxy for token endpoints: set it "
             "for the app alone (`exec --http-proxy` does), or add `.googleapis.com` to NO_PROXY"
         )
     return found

@@ -80,7 +80,7 @@ def leaves_root(path: bytes) -> bool:
 
 def _unescaped(path: bytes) -> bytes:
     if _BAD_ESCAPE.search(path):
-        raise ValueError("has a `%` that is no escape")
+        raise ValueError("has a `%` that is not an escape")
     path = _ESCAPE.sub(_normal_escape, path)
     for escape, what in ((b"%2F", "slash (`%2F`)"), (b"%5C", "backslash (`%5C`)")):
         if escape in path:

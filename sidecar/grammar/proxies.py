@@ -148,7 +148,7 @@ def _excepted(text: str) -> _Excepted:
         authority = hosts.parse_authority(plain.removeprefix("*").removeprefix("."))
     except ValueError:
         raise ValueError(
-            f"{quoted(text)} is no host, address or network, such as `internal.example`, `.internal.example`, "
+            f"{quoted(text)} is not a host, address or network, such as `internal.example`, `.internal.example`, "
             "`10.0.0.0/8`"
         ) from None
     address = hosts.ip_literal(authority.host)

@@ -193,7 +193,7 @@ class _Bridge:
         """Pass the server's messages to the client until there are no more."""
         async for item in said:
             if isinstance(item, Exception):
-                _log.warning("the server sent what is no message of the protocol")
+                _log.warning("the server sent something that is not a message of the protocol")
                 continue
             self._stamps.received(item.message)
             await self._say(item.message)
@@ -213,5 +213,5 @@ class _Bridge:
             await self._say(JSONRPCError(jsonrpc="2.0", id=request, error=error))
 
     async def _not_understood(self) -> None:
-        error = ErrorData(code=PARSE_ERROR, message="This line is no message of JSON-RPC 2.0.")
+        error = ErrorData(code=PARSE_ERROR, message="This line is not a message of JSON-RPC 2.0.")
         await self._answers.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=None, error=error)))

@@ -19,7 +19,7 @@ def write(file: str, certificates: Iterable[str]) -> None:
     directory = os.path.dirname(os.path.abspath(file))
     if os.path.lexists(file) and not stat.S_ISREG(os.lstat(file).st_mode):
         # A link would be replaced by a file, and a device be gone.
-        raise OSError(errno.EEXIST, "it is there, and is no regular file")
+        raise OSError(errno.EEXIST, "it is there, and is not a regular file")
     descriptor, name = tempfile.mkstemp(dir=directory, prefix=".idtoken-sidecar-")
     try:
         with open(descriptor, "w", encoding="ascii") as new:

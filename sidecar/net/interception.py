@@ -218,7 +218,7 @@ class Interception:
         """
         host = _normal(name)
         if self.table is None or host is None:
-            raise SidecarError(Reason.BAD_HOST, f"the app's TLS asks for {quoted(name)}, which is no host")
+            raise SidecarError(Reason.BAD_HOST, f"the app's TLS asks for {quoted(name)}, which is not a host")
         if self.answers(host):
             raise SidecarError(
                 Reason.METHOD_NOT_CARRIED,

@@ -65,7 +65,7 @@ class SocketTransport(Transport, Watcher):
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else "open"
-        return f"<{type(self).__name__} fd={self._fd} {state} unsent={self._unsent_size}>"
+        return f"<{self.kind.title()}Transport fd={self._fd} {state} unsent={self._unsent_size}>"
 
     def begin(self) -> None:
         """Call `connection_made`, and read. What the first raises comes out, with the socket still open."""

@@ -120,8 +120,8 @@ class RouteStats:
     )
     refused: dict[str, int] = counter(
         "refused_total",
-        "Answers that the sidecar made itself instead of forwarding one, by reason; the route is empty where "
-        "none matched.",
+        "The sidecar's own answers, given instead of forwarding one, by reason; the route is empty where none "
+        "matched.",
         "reason",
     )
     cut: dict[str, int] = counter(

@@ -40,7 +40,7 @@ def explain(
     is no request.
     """
     if method not in METHODS:
-        raise ValueError(f"{quoted(method)} is no supported method, such as GET")
+        raise ValueError(f"{quoted(method)} is not a supported method, such as GET")
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname or kind_of(url) is not None:
         raise ValueError(f"{quoted(url)} is not a URL such as http://billing.localhost:8787/invoices")

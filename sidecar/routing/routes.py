@@ -311,7 +311,10 @@ class RouteTable:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
         elif self._prefixes and hosts.ip_literal(host) is not None and not hosts.is_own_address(host):
-            what = f"`{host}` is no host to call this listener by, since web pages may get here by it: use `localhost`."
+            what = (
+                f"`{host}` is not a host to call this listener by, since web pages may get here by it: use "
+                "`localhost`."
+            )
         else:
             what = f"No route has host `{host}`."
         is_bare = host == "localhost" or hosts.is_own_address(host)

@@ -67,7 +67,7 @@ def read(file: str, limit: int) -> Read:
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
-            kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "it is no regular file")
+            kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "it is not a regular file")
             raise OSError(errno.EINVAL, kind)
         return Read(_bounded(descriptor, limit), mode)
     finally:

@@ -42,7 +42,9 @@ def inherited_sockets(
         except OSError:
             is_socket = False
         if not is_socket:
-            raise ValueError(f"file descriptor {descriptor} is no socket: only ListenStream= can be served")
+            raise ValueError(
+                f"file descriptor {descriptor} is not a socket: only ListenStream= can be served"
+            )
         sock = socket.socket(fileno=descriptor)
         if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             sock.detach()

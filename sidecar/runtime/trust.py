@@ -175,7 +175,7 @@ def presented(sock: ssl.SSLSocket) -> tuple[Certificate, ...]:
 def _load(context: ssl.SSLContext, bundle: Bundle) -> None:
     if kind_of(bundle.path) is not None:
         raise UnusableCaError(
-            bundle.name, bundle.path, "that is no path: write the certificates to a file, and name that"
+            bundle.name, bundle.path, "that is not a path: write the certificates to a file, and name that"
         )
     if not bundle.files or (bundle.directories and os.path.isdir(bundle.path)):
         _load_directories(context, bundle)

@@ -88,7 +88,7 @@ def refuse_head(head: Head, takes: Takes) -> None:
     if len(named) > 1 or (not named and not head.http10):
         raise RefusedError(400, "A request has one Host.")
     if head.method == "CONNECT":
-        raise RefusedError(405, f"The {takes.server} is no proxy.")
+        raise RefusedError(405, f"The {takes.server} is not a proxy.")
     if not head.target.startswith(b"/") and (head.method, head.target) != ("OPTIONS", b"*"):
         url = _URL.fullmatch(head.target)
         if url is None or url[1].lower() != (named[0].lower() if named else None):

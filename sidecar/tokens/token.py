@@ -131,7 +131,7 @@ class Token:
         can't be a bearer token, TOKEN_INVALID for an impossible end.
         """
         if len(value) > MAX_JWT or _OPAQUE.fullmatch(value) is None:
-            _malformed("The token endpoint answered with something that is no bearer token.")
+            _malformed("The token endpoint answered with something that is not a bearer token.")
         _refuse_placeholder(value)
         _life(None, expires_at, received_at)
         return cls(value, audience=scopes, issued_at=received_at, expires_at=expires_at)

@@ -239,8 +239,8 @@ def test_a_commands_own_options_come_before_the_settings(command: str) -> None:
         "\nSettings, each a key of the file too:\n"
     )
     assert "--config" in own
-    assert "--log-level" not in own
-    assert "--log-level" in settings
+    assert "\n  --log-level" not in own
+    assert "\n  --log-level" in settings
 
 
 def test_a_reason_has_its_page_in_the_terminal() -> None:

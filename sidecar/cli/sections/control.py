@@ -38,7 +38,7 @@ def _print_json(document: Mapping[str, Any], *, good: bool = True) -> NoReturn:
 
 
 def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
-    fail(f"what answers at {address} ({reply.status}) is no sidecar's admin server")
+    fail(f"what answers at {address} ({reply.status}) is not a sidecar's admin server")
 
 
 @click.command(epilog=EXIT_CODES)
@@ -46,7 +46,7 @@ def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
 @click.argument("routes", nargs=-1, shell_complete=complete_route)
 @_as_json
 def urls(address: ListenAddress, routes: tuple[str, ...], as_json: bool) -> None:
-    """Say by which URL each route (or ROUTES) of a running sidecar is called.
+    """Print the URL by which to call each route (or ROUTES) of a running sidecar.
 
     \b
     idtoken-sidecar urls
@@ -182,7 +182,7 @@ def reload_(address: ListenAddress, as_json: bool) -> None:
 @click.command("quit", epilog=EXIT_CODES)
 @with_admin
 def quit_(address: ListenAddress) -> None:
-    """Make a sidecar finish what is under way and end; for jobs whose work is done."""
+    """Make a sidecar finish its current requests and stop; for jobs whose work is done."""
     reply = _ask(address, "POST", "/quit", timeout=5.0)
     if reply.status >= 300:
         fail(f"refused ({reply.status}): {one_line(reply.text.strip())}")

@@ -167,7 +167,7 @@ def manifest_systemd(plan: Plan, sockets: bool) -> None:
 @manifest.command("compose", epilog=EXIT_CODES)
 @_planned
 def manifest_compose(plan: Plan) -> None:
-    """A Compose file for a laptop: the app, the sidecar and a stand-in for Google.
+    """A Compose file for a laptop: the app, the sidecar and an emulator of Google.
 
     \b
     idtoken-sidecar manifest compose --config config.yaml --image IMAGE --app-image IMAGE > compose.yaml

@@ -64,17 +64,17 @@ def _read(url: str) -> _Url:
 @click.option("--sse", is_flag=True, help="The server speaks the old HTTP+SSE transport (2024-11-05).")
 @configured
 def mcp(given: Given, url: str, route: str | None, sse: bool, **flags: str | None) -> None:
-    """Be an MCP server by stdio that is really the one at URL, on Cloud Run or behind IAP.
+    """Connect an MCP client that uses stdio to the MCP server at URL, on Cloud Run or behind IAP.
 
     \b
     idtoken-sidecar mcp https://tools-abc123-uc.a.run.app/mcp
     idtoken-sidecar mcp --config config.yaml --route tools /mcp
     idtoken-sidecar mcp https://tools.example.com/mcp --audience CLIENT_ID --impersonate sa@p.iam.gserviceaccount.com
 
-    Put this line into the configuration of your editor or agent. Each message goes to the server with a fresh token;
-    where the server refuses it, the client gets an error that says why and how to fix it. Logs go to stderr.
+    Put this line into the configuration of your editor or agent. Each message goes to the server with a fresh token.
+    If the server refuses it, the client gets an error that says why and how to fix it. Logs go to stderr.
 
-    A file's route is used as it is where its upstream is URL's, and no flag says otherwise. Needs the extra:
+    If a route of the configuration has this upstream, and no flag changes it, that route is used. Needs the extra:
     pip install 'idtoken-sidecar[mcp]'.
     """
     from sidecar.runtime.hardening import Process

@@ -19,7 +19,7 @@ from sidecar.runtime.regular_files import STANDARD_INPUT
 @configured
 @click.argument("targets", nargs=-1, metavar="[[NAME=]URL]...")
 def run(given: Given, targets: tuple[str, ...]) -> None:
-    """Run the sidecar until SIGTERM or Ctrl-C. A URL is what --to takes.
+    """Run the sidecar until SIGTERM or Ctrl-C. URL works like --to.
 
     \b
     idtoken-sidecar run https://svc-abc-uc.a.run.app
@@ -89,21 +89,21 @@ def exec_(
     COMMAND gets IDTOKEN_SIDECAR_URL, and for each route IDTOKEN_SIDECAR_URL_NAME (upper case, `-` as `_`) with its
     own port. Signals are passed on to it; orphans are reaped, so this may be a container's first process.
 
-    Addresses that you don't set give way where they are taken, so several can run side by side. Only warnings are
-    logged, to stderr, unless you set --log-level: stdout is the command's.
+    If you don't set addresses and the default ones are taken, others are used, so several can run side by side.
+    Only warnings are logged, to stderr, unless you set --log-level: stdout is the command's.
 
     COMMAND does not see the sidecar's settings (IDTOKEN_SIDECAR_*), nor the variables that secrets of the
     configuration come from (${NAME}). Name those that it needs with --pass-env.
 
     With a `metadata_server` in the configuration, Google's libraries in COMMAND find it: GCE_METADATA_HOST,
-    GCE_METADATA_IP and METADATA_SERVER_DETECTION are set, and GOOGLE_APPLICATION_CREDENTIALS, which they would go by
-    instead, is left out unless you name it with --pass-env.
+    GCE_METADATA_IP and METADATA_SERVER_DETECTION are set. GOOGLE_APPLICATION_CREDENTIALS, which they would read
+    first, is left out unless you name it with --pass-env.
 
     With --transparent COMMAND can call https://svc-abc-uc.a.run.app as it is: HTTPS_PROXY leads to the sidecar.
     SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, NODE_EXTRA_CA_CERTS, GRPC_DEFAULT_SSL_ROOTS_FILE_PATH and, where
-    Java is found, JAVA_TOOL_OPTIONS have it trust a CA that is made for the hosts of the routes and for nobody else.
-    Every route is intercepted that does not say `intercept: false`. COMMAND gets 501 for other https hosts: name those
-    that it may reach directly in NO_PROXY.
+    Java is found, JAVA_TOOL_OPTIONS make it trust a CA that is valid for the hosts of the routes only. Every route is
+    intercepted unless it says `intercept: false`. COMMAND gets 501 for other https hosts: name those that it may
+    reach directly in NO_PROXY.
     """
     _beside(given, command, named, http_proxy=http_proxy, transparent=transparent, wait=wait)
 

@@ -207,7 +207,7 @@ def no_flavor(endpoint: Endpoint, answer: Answer) -> SidecarError:
     return SidecarError(
         Reason.TOKEN_MALFORMED,
         f"{capital(endpoint.name)} answered {answer.status} with {answer.media_type} and without "
-        f"`Metadata-Flavor: {_FLAVOR}`, so what answers there is no metadata server. {IMPOSTOR}",
+        f"`Metadata-Flavor: {_FLAVOR}`, so what answers there is not a metadata server. {IMPOSTOR}",
     )
 
 

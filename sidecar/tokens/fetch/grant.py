@@ -253,8 +253,8 @@ def life_said(endpoint: Endpoint, name: str, said: object, seconds: float | None
     if said is not None:
         raise SidecarError(
             Reason.TOKEN_INVALID,
-            f"The access token that came from {endpoint.name} has an `{name}` that is no life of a token: check what "
-            "answers there, and this machine's clock.",
+            f"The access token that came from {endpoint.name} has an `{name}` that is not the life of a token: check "
+            "what answers there, and this machine's clock.",
         )
     raise SidecarError(
         Reason.TOKEN_NO_EXPIRY,

@@ -99,7 +99,10 @@ def test_what_is_printed_loads_again() -> None:
         ("http://localhost:8787", "egress_proxy: it leads back to the sidecar itself"),
         ("http://127.0.0.1:9787", "egress_proxy: it leads back to the sidecar itself"),
         ("{except: [x]}", "egress_proxy: the key `url` is missing"),
-        ("{url: 'http://p', except: ['a b']}", "egress_proxy.except: `a b` is no host, address or network"),
+        (
+            "{url: 'http://p', except: ['a b']}",
+            "egress_proxy.except: `a b` is not a host, address or network",
+        ),
         ("{url: 'http://p', exept: []}", "did you mean `except`?"),
         ("[http://p]", "egress_proxy: a mapping of keys belongs here"),
         ("5", "egress_proxy: a mapping of keys belongs here"),

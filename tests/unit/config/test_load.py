@@ -74,7 +74,7 @@ def test_unknown_variables_are_warned_about() -> None:
         "IDTOKEN_SIDECAR_URL_BILLING": "x",
     }
     assert load(ROUTE, environ=environ).warnings == (
-        "the environment variable IDTOKEN_SIDECAR_TOKEN_WIAT is no setting; "
+        "the environment variable IDTOKEN_SIDECAR_TOKEN_WIAT is not a setting; "
         "did you mean `IDTOKEN_SIDECAR_TOKEN_WAIT`?",
     )
 

@@ -105,7 +105,7 @@ def test_a_secret_at_any_setting_is_shown_nowhere(
     path: tuple[str | int, ...], shape: str, mark: str, way: str
 ) -> None:
     """Any form of it, written out or brought by a variable, as a value, inside of one, or as a key: no error and no
-    `config show` has 12 characters of it. Where it is no setting for secrets, it is refused."""
+    `config show` has 12 characters of it. Where it is not a setting for secrets, it is refused."""
     secret = SHAPES[shape](mark)
     value: object = "${SECRET}" if way == "variable" else secret
     value = {"list": [value], "mapping": {"a": value}, "key": {secret: "a"}}.get(way, value)

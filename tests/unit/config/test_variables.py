@@ -128,7 +128,7 @@ def test_a_mode_of_mutual_tls_that_there_is_not() -> None:
     """It was taken for none, so that a metadata server was asked in plaintext where somebody wanted TLS."""
     for mode in ("on", "required", "true"):
         with pytest.raises(
-            ConfigError, match=rf"GCE_METADATA_MTLS_MODE: `{mode}` is no mode: set it to `strict`"
+            ConfigError, match=rf"GCE_METADATA_MTLS_MODE: `{mode}` is not a mode: set it to `strict`"
         ):
             load(ROUTES, environ={"GCE_METADATA_MTLS_MODE": mode})
     assert load(

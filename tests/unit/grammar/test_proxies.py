@@ -129,5 +129,5 @@ def test_exceptions(entry: str, host: str, port: int, covered: bool) -> None:
 @pytest.mark.parametrize("entry", ["", "a b", "10.0.0.0/99", "http://x", "me:secret@x"])
 def test_what_is_no_exception(entry: str) -> None:
     """It is an error in a configuration, where a list of the environment's goes on without it."""
-    with pytest.raises(ValueError, match="no host, address or network"):
+    with pytest.raises(ValueError, match="not a host, address or network"):
         parse_exception(entry)

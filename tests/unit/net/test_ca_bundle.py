@@ -37,7 +37,7 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("/dev/null")
     for path in (link, tmp_path):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             write(str(path), ["a"])
     with pytest.raises(FileNotFoundError):
         write(str(tmp_path / "none" / "bundle.pem"), ["a"])

@@ -53,7 +53,7 @@ def test_a_count_that_is_none_is_an_error(count: str) -> None:
 def test_what_does_not_listen_is_an_error(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
     try:
-        with pytest.raises(ValueError, match="no socket"):
+        with pytest.raises(ValueError, match="not a socket"):
             inherited_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7, first=descriptor)
     finally:
         os.close(descriptor)

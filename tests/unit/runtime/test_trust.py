@@ -106,7 +106,7 @@ def test_directories(tmp_path: Path) -> None:
 def test_contents_in_the_place_of_a_path_are_not_quoted() -> None:
     """`SSL_CERT_FILE="$(cat ca.pem)"`."""
     pem = CA.pem.decode()
-    with pytest.raises(UnusableCaError, match="that is no path") as caught:
+    with pytest.raises(UnusableCaError, match="that is not a path") as caught:
         for_upstreams({"SSL_CERT_FILE": pem}).context()
     assert pem[40:80] not in str(caught.value)
 
