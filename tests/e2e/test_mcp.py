@@ -154,6 +154,7 @@ async def test_a_broken_stream_is_resumed(google: Emulator) -> None:
         assert any("last-event-id" in headers for headers in tools.headers)
 
 
+@pytest.mark.test_all
 async def test_a_result_may_be_large(google: Emulator) -> None:
     """Larger than the megabyte that the SDK allows by itself."""
     with tool_server() as tools:

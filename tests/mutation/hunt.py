@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.config import _prepareconfig
@@ -41,7 +42,8 @@ from mutmut.utils.file_utils import change_cwd, copy_also_copy_files, copy_src_d
 from mutmut.utils.format_utils import get_mutant_name, mangled_name_from_mutant_name
 from mutmut.workers.isolation import ForkServerRunner
 
-WORK = Path("mutants")
+WORK = Path("mutants").absolute()
+LEFT_OUT = WORK / "left-out.txt"
 SURVIVED, NO_TESTS, SUSPICIOUS, TIMEOUT, REFUSED = 0, 33, 35, 36, 37
 LIVING = (None, SURVIVED, NO_TESTS, SUSPICIOUS)
 HANGS = 60.0
@@ -50,6 +52,30 @@ LIMITS = {resource.RLIMIT_CPU: 10, resource.RLIMIT_AS: 4 << 30}
 """Seconds of CPU, after which the kernel sends SIGKILL, and bytes of address space, after which MemoryError is raised."""
 PATIENCE = 3.0
 """Seconds that a test waits for what a mutant may never do; its own `LIMIT` is for machines that are busier."""
+
+
+class Statistics(PytestRunner):
+    """Which tests call which function. A test that fails without a mutant says nothing, and is left out, in `LEFT_OUT`:
+    mutmut's own runner ends at the first one, so that one test, on a busy machine, is the end of all."""
+
+    def execute_pytest(self, params: list[str], **options: Any) -> int:
+        failed = set()
+
+        class Failures:
+            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+                if report.failed:
+                    failed.add(report.nodeid)
+
+        words = [word for word in params if word != "-x"]
+        code = super().execute_pytest(
+            words, **{**options, "plugins": [*options.get("plugins", ()), Failures()]}
+        )
+        for tests in state().tests_by_mangled_function_name.values():
+            tests -= failed
+        for test in failed:
+            state().duration_by_test.pop(test, None)
+        LEFT_OUT.write_text("".join(f"{test}\n" for test in sorted(failed)))
+        return 0 if code == pytest.ExitCode.TESTS_FAILED else code
 
 
 def refused_by_mypy() -> set[str]:
@@ -113,10 +139,12 @@ def prepare(children: int) -> None:
         test.stat().st_mtime > stats.stat().st_mtime for test in Path("tests").rglob("*.py")
     ):
         stats.unlink()
-    runner = ForkServerRunner(max_workers=1, test_runner_class=PytestRunner, test_runner_args={})
+    runner = ForkServerRunner(max_workers=1, test_runner_class=Statistics, test_runner_args={})
     mutmut.collect_or_load_stats(
         runner, mutants_caught_by_type_checker=dict.fromkeys(refused), apply_config_invalidation=True
     )
+    if LEFT_OUT.exists() and (left_out := LEFT_OUT.read_text()):
+        print(f"left out, for they fail without a mutant:\n{left_out}", end="")
 
 
 def collect() -> dict[str, pytest.Item]:
