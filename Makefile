@@ -46,7 +46,7 @@ compiled: $(VENV)/.dev  ## the command with its data path as machine code, in bu
 
 test-compiled: compiled ## tests of the data path on machine code: conformance, wire, gRPC, fuzz corpora, some whole processes
 	@PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)/overlay) $(BIN)/pytest -o pythonpath= -n auto --dist worksteal -m "not interpreted" \
-	  tests/conformance tests/wire tests/grpc tests/fuzz tests/e2e/test_life.py tests/e2e/test_drain.py $(ARGS)
+	  tests/conformance tests/wire tests/grpc tests/fuzz tests/e2e/test_life.py tests/e2e/test_drain.py tests/e2e/test_google_token_endpoints.py $(ARGS)
 
 PREFIX ?= $(HOME)/.local/idtoken-sidecar
 install:                ## the command, in an environment of its own (PREFIX=…)

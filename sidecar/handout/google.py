@@ -158,7 +158,7 @@ class GoogleApp:
                     raise invalid("Missing required parameter: refresh_token")
                 wanted = form.get("scope", "").split()
                 given = await self._access(wanted, caller)
-                more = {"scope": " ".join(wanted)} if wanted else {}
+                more = {"scope": " ".join(sorted({*wanted}))} if wanted else {}
                 return json_answer({**_bearer(given), **more}, 200)
             case grant if grant == _ASSERTION:
                 return json_answer(await self._granted(_claims(form.get("assertion", "")), caller), 200)
@@ -197,7 +197,7 @@ class GoogleApp:
         iamcredentials with: it would come no further else, and gets there what is listed."""
         if not self.offer.scopes and _IAM_SCOPES.issuperset(wanted):
             return self.desk.stand_in(
-                TokenKey(self.offer.source, " ".join(wanted), TokenKind.ACCESS), caller=caller
+                TokenKey(self.offer.source, " ".join(sorted({*wanted})), TokenKind.ACCESS), caller=caller
             )
         try:
             key = self.offer.access_key(wanted)

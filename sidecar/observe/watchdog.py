@@ -66,7 +66,9 @@ class Watchdog:
         self._is_in_use = is_in_use
         self._timer: TimerHandle | None = None
         self._thread: threading.Thread | None = None
-        self._ended = threading.Event()
+        self._has_ended = False
+        self._wake = threading.Event()
+        """Set for the thread: another beat is due than the one it waits for, or the end has come."""
         self._loop_thread = 0
         # Written by the loop, read by the thread.
         self._due_mono = 0.0
@@ -86,11 +88,19 @@ class Watchdog:
 
     def stop(self) -> None:
         """End; harmless before `start`."""
-        self._ended.set()
+        self._has_ended = True
+        self._wake.set()
         if self._timer is not None:
             self._timer.cancel()
         if self._thread is not None:
             self._thread.join(1.0)
+
+    def hurry(self) -> None:
+        """An app has connected: from now on a stall delays somebody. On the loop; harmless before `start`."""
+        if self._timer is not None and self._due_mono - self._clock.mono() > BEAT * 1.5:
+            self._timer.cancel()
+            self._next()
+            self._wake.set()
 
     # on the loop
 
@@ -139,7 +149,7 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             due_mono = self._due_mono
-            if self._ended.wait(max(0.0, due_mono + LATE - self._clock.mono())):
+            if self._waited(max(0.0, due_mono + LATE - self._clock.mono())):
                 return
             late = self._clock.mono() - due_mono
             if self._due_mono != due_mono or late < LATE:
@@ -147,7 +157,7 @@ class Watchdog:
             self._seen = due_mono, late, self._where()
             told = False
             while self._due_mono == due_mono:
-                if self._ended.wait(LATE):
+                if self._waited(LATE):
                     return
                 hangs = self._clock.mono() - due_mono
                 if not told and hangs >= _HANGS and late < _HANGS:
@@ -157,6 +167,12 @@ class Watchdog:
                         f"the event loop is blocked, for {hangs:.1f} s so far: no request is served",
                         extra={"fields": fields},
                     )
+
+    def _waited(self, seconds: float) -> bool:
+        """Wait so long, or until something is new; whether that is the end."""
+        if self._wake.wait(seconds):
+            self._wake.clear()
+        return self._has_ended
 
     def _where(self) -> str:
         """The functions that the loop's thread is in, innermost first: names and lines only, no values."""

@@ -13,7 +13,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from math import inf
 from typing import final
 
@@ -46,7 +46,7 @@ _SWEEP = 1.0
 _SHORTEST_SWEEP = 0.02
 """The shortest and longest time between sweeps, in seconds. Within these it is a tenth of the shortest timeout."""
 _QUIET_SWEEP = 4.0
-"""The longest time between sweeps while no app has a connection open: only idle ones to targets are left then."""
+"""The usual time between sweeps while no app has a connection open: only idle ones to targets are left then."""
 
 
 def make_link(keeper: Keeper, limits: Limits, speaks_http2: bool) -> Link:
@@ -105,10 +105,10 @@ class Proxy(Connections):
         self.interception = self.acceptors.handshakes.interception
         self.serving: set[Connection] = set()
         self._sweep_timer: TimerHandle | None = None
-        self._is_quiet = False
-        """The next sweep is one of those while no app has a connection open."""
-        self._sweep_every = _sweep_every(limits, pools.settings, admission.table.routes)
-        self._quiet_every = _quiet_every(self._sweep_every, pools.settings, admission.table.routes)
+        self._is_quiet = False  # the next sweep is one of those while no app has a connection open
+        self.on_woken: Callable[[], object] = lambda: None
+        """Called for the first connection from an app after a time without."""
+        self._sweep_every, self._quiet_every = _paces(limits, pools.settings, admission.table.routes)
         self._drained: asyncio.Event = asyncio.Event()
 
     async def serve(self, listener: Listener, own: Route | None, settings: Settings = PLAIN) -> None:
@@ -164,8 +164,7 @@ class Proxy(Connections):
         self.acceptors.set_limits(limit=limits.connections, handshake=limits.head_timeout)
         self.ledger.access_log = access_log
         self.pools.configure(pool, limits)
-        self._sweep_every = _sweep_every(limits, pool, new)
-        self._quiet_every = _quiet_every(self._sweep_every, pool, new)
+        self._sweep_every, self._quiet_every = _paces(limits, pool, new)
         for connection in list(self.serving):
             if connection.owner.origin is not None:
                 # What it may ask for was settled when its tunnel was opened.
@@ -226,7 +225,7 @@ class Proxy(Connections):
         self.serving.add(connection)
         self.acceptors.opened(connection.owner.entrance)
         if self._sweep_timer is None or self._is_quiet:
-            self._arm_sweep()
+            self._is_woken()
 
     def closed(self, connection: Connection) -> None:
         """It is gone. A connection with a fault in `opened` may never have been counted."""
@@ -319,6 +318,12 @@ class Proxy(Connections):
             if busy or self.serving:
                 self._arm_sweep()
 
+    def _is_woken(self) -> None:
+        """The first connection after a quiet time: what a sweep would have closed is to serve no request of its."""
+        self._arm_sweep()
+        self.on_woken()
+        self.pools.sweep(self.clock.mono())
+
     def _arm_sweep(self) -> None:
         """Set the next sweep, and call off the one that was set."""
         if self._sweep_timer is not None:
@@ -336,9 +341,11 @@ def _sweep_every(limits: Limits, pool: PoolSettings, routes: Iterable[Route]) ->
     return min(_SWEEP, max(_SHORTEST_SWEEP, shortest / 10))
 
 
-def _quiet_every(usual: float, pool: PoolSettings, routes: Iterable[Route]) -> float:
-    shortest = min((route.config.pool.over(pool).idle for route in routes), default=pool.idle)
-    return min(_QUIET_SWEEP, max(usual, shortest / 10))
+def _paces(limits: Limits, pool: PoolSettings, routes: Collection[Route]) -> tuple[float, float]:
+    """Seconds between sweeps: usually, and while no app has a connection open."""
+    usual = _sweep_every(limits, pool, routes)
+    idle = min((route.config.pool.over(pool).idle for route in routes), default=pool.idle)
+    return usual, min(_QUIET_SWEEP, max(usual, idle / 10))
 
 
 def _shortest(config: RouteConfig, pool: PoolSettings) -> float:

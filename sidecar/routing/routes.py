@@ -273,6 +273,11 @@ class RouteTable:
             return known
         host = request_host(authority)
         if (found := self._by_written_host(host)) is not None:
+            if found[1] is Way.WILDCARD and host in self.answered:
+                what = f"`{host}` is answered here, by https alone (`google_token_endpoints`); no wildcard takes it."
+                raise SidecarError(
+                    Reason.NO_ROUTE, f"{what} Ask for https://{host}/, or give it its own route."
+                )
             return _remember(self._memo, authority, Match(found[0].destination(host), b"", found[1]))
         by_prefix = bool(self._prefixes) and (hosts.is_loopback(host) or hosts.is_own_address(host))
         if by_prefix:

@@ -80,6 +80,7 @@ class Service:
         self._watchdog = Watchdog(
             parts.clock, parts.loop_stats, process_cpu, lambda: parts.proxy.connections > 0
         )
+        parts.proxy.on_woken = self._watchdog.hurry
         self._trimming = Trimming(parts.clock, own_heap())
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()

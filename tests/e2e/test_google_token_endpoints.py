@@ -390,9 +390,15 @@ async def test_whom_it_gives_nothing(begin: Begin, host: str) -> None:
     reason = {"server": "google_token_endpoints", "reason": "caller_refused"}
     refused = [status for _, status in REFUSED.values() if status == 403]
     assert await asked.sidecar.metric("idtoken_sidecar_handouts_refused_total", **reason) == len(refused) * 3
-    # A page can't ask for the tunnel either.
-    answer = await asked(host, "/", connect="Origin: https://evil.example\r\n")
-    assert (answer.status, b"caller_refused" in answer.body) == (403, True)
+    # A page can't ask for the tunnel either, nor can a proxy, which could write nothing inside of it.
+    for line in (
+        "Origin: https://evil.example",
+        "X-Forwarded-For: 10.0.0.1",
+        "forwarded: for=10.0.0.1",
+        "Via: 1.1 squid",
+    ):
+        answer = await asked(host, "/", connect=f"{line}\r\n")
+        assert (answer.status, b"caller_refused" in answer.body) == (403, True), line
 
 
 async def test_a_listeners_header_is_asked_for_with_the_tunnel(begin: Begin) -> None:

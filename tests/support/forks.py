@@ -2,7 +2,8 @@
 
 A fork of `fork_server` runs what `python -m sidecar` does after its imports, with the words, variables, folder and files of
 the test, under a number of its own: it is signalled, killed and waited for as any process. What it can't show is the start of
-an interpreter. So `make test-all` starts each anew, as users do; and so do tests of `make test` that start `COMMAND` by
+an interpreter: every module is imported beforehand (a missing import goes unseen), all forks of a server share one hash seed, a
+SIGINT in the first moment is ignored, and /proc has the server's variables instead of its own. So `make test-all` starts each anew, as users do; and so do tests of `make test` that start `COMMAND` by
 `subprocess` or asyncio, and those that set a variable which is read before the command can.
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.net.socket_transport import SocketTransport
 from sidecar.net.tls import TlsTransport
 from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.http1.upstream import UpstreamConnection
@@ -42,7 +43,7 @@ async def test_a_fault_ends_its_own_connection_and_nothing_else(
 @pytest.mark.parametrize("situation", [pytest.param(s, id=s.__name__) for s in SITUATIONS])
 async def test_over_tls_too(situation: Situation, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The same holds for the transport of TLS and for what it calls."""
-    owners = {TlsTransport, UpstreamConnection}
+    owners = {TlsTransport, SocketTransport, UpstreamConnection}
     wrong = await faults_found(situation, tmp_path, caplog, tls=True, owners=owners)
     assert not wrong, "\n".join(wrong)
 

@@ -19,6 +19,8 @@ from sidecar.routing.routes import Route, RouteTable, request_host
 
 _HTTP: Final = 80
 _HTTPS: Final = 443
+_FORWARDED: Final = frozenset({b"x-forwarded-for", b"forwarded", b"via"})
+"""Headers that only proxies send."""
 
 
 def tunnel_to(
@@ -39,6 +41,12 @@ def tunnel_to(
     if host in table.answered and port == _HTTPS:
         if own is not None:
             raise _of_another(own, host, "no route's: its https is answered here")
+        if any(name.lower() in _FORWARDED for name, _ in fields):
+            # Inside the tunnel no proxy can write these: what it says stands here.
+            raise SidecarError(
+                Reason.CALLER_REFUSED,
+                "A proxy forwarded this CONNECT: only a caller on this machine gets a token here.",
+            )
         return Origin(b"https://", host, port)
     try:
         match = table.match(target, b"")

@@ -85,3 +85,21 @@ def test_it_beats_seldom_while_nobody_is_connected(in_use: bool, pause: float) -
         assert clock.pending == [pause]
     finally:
         watchdog.stop()
+
+
+def test_an_app_that_connects_makes_it_beat_often_again() -> None:
+    """The beat that is far away is brought forward, and a near one is left alone."""
+    clock = FakeClock(mono=1_000.0)
+    in_use = False
+    watchdog = Watchdog(clock, LoopStats(), process_cpu, lambda: in_use)
+    watchdog.hurry()
+    watchdog.start()
+    try:
+        in_use = True
+        watchdog.hurry()
+        assert clock.pending == [BEAT]
+        clock.advance(0.25)
+        watchdog.hurry()
+        assert clock.pending == [BEAT - 0.25]
+    finally:
+        watchdog.stop()

@@ -369,3 +369,20 @@ def test_a_404_for_a_known_prefix_says_that_prefixes_need_loopback(
         f"address that the sidecar listens on, not `{host}`: web pages may get here by such a name. Call it so, or add "
         f"`{host}` to the route's `host`, and leave the prefix out of the path."
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "host", [b"oauth2.googleapis.com", b"IAMCREDENTIALS.googleapis.com:80", b"sts.googleapis.com."]
+)
+def test_a_wildcard_takes_no_host_that_is_answered_here(host: bytes) -> None:
+    """Not by http either: there a placeholder would be replaced by the real token, and Google would give another."""
+    routes = "routes: [{name: apis, host: '*.googleapis.com', token: access}]\n"
+    more = "intercept: {}\ngoogle_token_endpoints: {scopes: ['https://www.googleapis.com/auth/cloud-platform']}\n"
+    without = RouteTable.compile(load(routes, environ={}).config)
+    assert without.match(host, b"/").destination.route.name == "apis"
+    table = RouteTable.compile(load(routes + more, environ={}).config)
+    with pytest.raises(SidecarError) as refused:
+        table.match(host, b"/")
+    assert refused.value.reason is Reason.NO_ROUTE
+    assert "google_token_endpoints" in refused.value.detail
+    assert table.match(b"storage.googleapis.com", b"/").destination.route.name == "apis"
