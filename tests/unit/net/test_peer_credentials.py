@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from sidecar.net import peer_credentials
+from tests.support.sidecar import free_port
 
 NOBODY = 4294967294
 """A user of a namespace that is not mapped, as some kernels have it."""
@@ -125,9 +126,11 @@ def test_the_user_at_the_other_end_of_a_port(family: socket.AddressFamily, addre
 def test_a_listener_on_the_same_port_is_not_the_peer() -> None:
     """The kernel would name it where the connection is gone."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        there = socket.create_connection(listener.getsockname())
+        there, port = socket.socket(), free_port()  # which nobody else is given, once this connection is gone
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        there.bind(("127.0.0.1", port))
+        there.connect(listener.getsockname())
         here, _ = listener.accept()
-        port = there.getsockname()[1]
         there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         there.close()  # a reset: nothing of it is left
         with here, socket.socket() as other:
