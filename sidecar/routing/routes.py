@@ -250,11 +250,9 @@ class RouteTable:
         sources: Mapping[str, TokenSource] | None = None,
         known: Iterable[Route] = (),
     ) -> RouteTable:
-        """The table of a validated configuration.
-
-        `sources` are those of its credentials, by name; without them the table matches requests and gives no tokens. A
-        route of `known` is kept where its configuration and its source are the same as before: what its requests hold
-        on to, such as connections, is then kept as well.
+        """The table of a validated configuration. `sources` are those of its credentials, by name; without them the
+        table matches requests and gives no tokens. A route of `known` is kept where its configuration and its source
+        are the same as before: what its requests hold on to, such as connections, is then kept as well.
         """
         kept = {(route.config, route.source): route for route in known}
         found = ((route, None if sources is None else sources[route.credential]) for route in config.routes)

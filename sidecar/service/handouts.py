@@ -16,9 +16,9 @@ from sidecar.config.handouts import GoogleTokenEndpoints, Handout
 from sidecar.handout.desk import Desk
 from sidecar.net import listeners
 from sidecar.net.callers import Callers
-from sidecar.net.handover import Handover
 from sidecar.net.listeners import Listener
 from sidecar.observe.metrics import HandoutStats
+from sidecar.proxy.handover import Handover
 from sidecar.runtime.loading import loaded
 from sidecar.service.build import Parts
 from sidecar.service.start_error import EXIT_CONFIG, StartError
@@ -76,7 +76,9 @@ class Handouts:
         self._running[key] = _Running(app, site, bound)
         await site.start()
         if isinstance(parts.config.handouts[key], GoogleTokenEndpoints):
-            parts.proxy.interception.answer = lambda owner: Handover(parts.loop, site.gate(), owner)
+            parts.proxy.interception.answer = lambda owner: Handover(
+                parts.loop, site.gate(), owner, parts.proxy
+            )
         self._tell(key, bound)
 
     async def close(self) -> None:

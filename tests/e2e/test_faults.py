@@ -385,6 +385,8 @@ async def test_a_token_that_expired_while_the_process_stood_still_is_not_sent(st
         billing = await google.add_target("billing")
         config = f"routes:\n  - {{name: billing, upstream: '{billing.url}'}}\n"
         sidecar = await start(config, emulator=google)
+        # While nobody is connected, the heart beats too seldom to notice each of them.
+        _, connected = await asyncio.open_connection("127.0.0.1", sidecar.port)
         for _ in range(3):
             assert (await ask(sidecar.port, "GET", "/x", host="billing.localhost"))[0] == 200
             freeze(sidecar.process.pid)
@@ -395,4 +397,5 @@ async def test_a_token_that_expired_while_the_process_stood_still_is_not_sent(st
             sidecar.send_signal(signal.SIGCONT)
             assert {status for status, _, _ in await waiting} == {200}
         # More, where the machine was too busy to let it run.
+        connected.close()
         assert await sidecar.metric("idtoken_sidecar_event_loop_stalls_total", reason="frozen") >= 3

@@ -1,40 +1,57 @@
 """A connection of the data path's that something else serves: a protocol of asyncio's.
 
-Owns the two sides of it: a `Receiver` for the transport, and what a protocol expects of asyncio's `Transport`. Made by
-`service` for tunnels to hosts that are no route's. It may not look into what passes. Rule: a fault in the protocol ends
-this connection alone.
+Owns the three sides of it: a `Receiver` for the transport, what a protocol expects of asyncio's `Transport`, and a
+`Connection` for the proxy, which counts and ends it as any other. Made by `service` for tunnels to hosts that no route
+has. It may not look into what passes. Rule: a fault in the protocol ends this connection alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, cast, final
+from math import inf
+from typing import Any, Final, cast, final
 
 from sidecar.net.listeners import Owner
 from sidecar.net.transport import Receiver, Transport
+from sidecar.proxy.connections import Connection, Connections
+
+_LEAVE_TIME: Final = 1.0
+"""Seconds that an answer under way is given once the connection is to end, as for a route's requests."""
 
 
 @final
-class Handover(Receiver):
+class Handover(Receiver, Connection):
     """One connection. Its `get_extra_info` knows `peername`, `socket` and `owner`, the `Owner` it came in by."""
 
-    __slots__ = ("_loop", "_protocol", "_transport", "owner")
+    __slots__ = ("_connections", "_ends_mono", "_has_begun", "_loop", "_protocol", "_transport", "owner")
 
     _transport: Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, owner: Owner) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.Protocol,
+        owner: Owner,
+        connections: Connections,
+    ) -> None:
         self._loop = loop
         self._protocol = protocol
         self.owner = owner
+        self._connections = connections
+        self._has_begun = False
+        """The app has sent something."""
+        self._ends_mono = inf
 
     # what the transport calls
 
     def connection_made(self, transport: Transport) -> None:
         self._transport = transport
+        self._guarded(lambda: self._connections.opened(self))
         self._guarded(lambda: self._protocol.connection_made(cast(asyncio.Transport, self)))
 
     def data_received(self, data: bytes) -> None:
+        self._has_begun = True
         self._guarded(lambda: self._protocol.data_received(data))
 
     def eof_received(self) -> bool | None:
@@ -42,12 +59,32 @@ class Handover(Receiver):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._guarded(lambda: self._protocol.connection_lost(exc))
+        self._connections.closed(self)
 
     def pause_writing(self) -> None:
         self._guarded(self._protocol.pause_writing)
 
     def resume_writing(self) -> None:
         self._guarded(self._protocol.resume_writing)
+
+    # what the proxy calls
+
+    def drain(self, since_mono: float) -> None:
+        self._ends_mono = min(self._ends_mono, since_mono + _LEAVE_TIME)
+
+    def close_if_idle(self) -> None:
+        if not self._has_begun:
+            self._transport.abort()
+
+    def sweep(self, now_mono: float) -> None:
+        if now_mono >= self._ends_mono:
+            self._transport.abort()
+
+    def fault(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": "a connection that was handed over", "exception": error}
+        )
+        self._transport.abort()
 
     # what the protocol calls; see asyncio.Transport
 
@@ -113,7 +150,4 @@ class Handover(Receiver):
         try:
             call()
         except Exception as fault:  # noqa: BLE001  # logged and counted by the loop's handler
-            self._loop.call_exception_handler(
-                {"message": "a connection that was handed over", "exception": fault}
-            )
-            self._transport.abort()
+            self.fault(fault)

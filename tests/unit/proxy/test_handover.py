@@ -1,4 +1,4 @@
-"""sidecar.net.handover: a connection of the data path's, served by a protocol of asyncio's"""
+"""sidecar.proxy.handover: a connection of the data path's, served by a protocol of asyncio's"""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.net.event_loop import readiness_of
-from sidecar.net.handover import Handover
 from sidecar.net.listeners import Owner
 from sidecar.net.tcp import attach
+from sidecar.proxy.connections import Connection, Connections
+from sidecar.proxy.handover import Handover
 
 
 class Recorder(asyncio.Protocol):
@@ -39,17 +40,32 @@ class Recorder(asyncio.Protocol):
         self.lost.set_result(exc)
 
 
+class Counted(Connections):
+    """Those that are open, as the proxy knows them."""
+
+    def __init__(self) -> None:
+        self.open: list[Connection] = []
+
+    def opened(self, connection: Connection) -> None:
+        self.open.append(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self.open.remove(connection)
+
+
 OWNER = Owner(None, is_unix=False)
 
 
-async def handed_over(on_data: Callable[[asyncio.Transport, bytes], None]) -> tuple[Recorder, socket.socket]:
+async def handed_over(
+    on_data: Callable[[asyncio.Transport, bytes], None], connections: Connections | None = None
+) -> tuple[Recorder, socket.socket]:
     """A protocol on one end of a connection, and the other end."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
     protocol = Recorder(on_data)
-    attach(loop, readiness_of(loop), ours, Handover(loop, protocol, OWNER))
+    attach(loop, readiness_of(loop), ours, Handover(loop, protocol, OWNER, connections or Counted()))
     return protocol, theirs
 
 
@@ -116,4 +132,34 @@ async def test_a_fault_ends_the_connection_alone() -> None:
     await loop.sock_sendall(theirs, b"abc")
     await protocol.lost
     assert [type(it["exception"]) for it in told] == [LookupError]
+    theirs.close()
+
+
+async def test_one_that_has_asked_for_nothing_ends_at_once() -> None:
+    """Where the proxy closes what is idle, as a reload does; it is counted until then."""
+    connections = Counted()
+    protocol, theirs = await handed_over(lambda *_: None, connections)
+    (connection,) = connections.open
+    connection.close_if_idle()
+    await protocol.lost
+    assert connections.open == []
+    theirs.close()
+
+
+async def test_one_with_an_answer_under_way_gets_a_second() -> None:
+    """From when the end was announced; then it is closed."""
+    connections = Counted()
+    came = asyncio.Event()
+    protocol, theirs = await handed_over(lambda *_: came.set(), connections)
+    (connection,) = connections.open
+    await asyncio.get_running_loop().sock_sendall(theirs, b"x")
+    await came.wait()
+    connection.close_if_idle()
+    connection.sweep(10.0)
+    connection.drain(100.0)
+    connection.sweep(100.9)
+    assert connections.open == [connection]
+    connection.sweep(101.0)
+    await protocol.lost
+    assert connections.open == []
     theirs.close()
