@@ -71,7 +71,7 @@ class LoopStats:
 
     lag: Histogram = histogram(
         "event_loop_lag_seconds",
-        "How late the event loop's heartbeat was, which beats once a second: the time that everything had to wait "
+        "How late the event loop's heartbeat was, which beats once a second while apps are connected: the time that everything had to wait "
         "then.",
         LAG_BOUNDS,
     )

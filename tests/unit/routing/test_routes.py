@@ -377,7 +377,7 @@ def test_a_404_for_a_known_prefix_says_that_prefixes_need_loopback(
 def test_a_wildcard_takes_no_host_that_is_answered_here(host: bytes) -> None:
     """Not by http either: there a placeholder would be replaced by the real token, and Google would give another."""
     routes = "routes: [{name: apis, host: '*.googleapis.com', upstream: 'https://{host}', token: access, wildcard_audience: shared}]\n"
-    more = "intercept: {}\ngoogle_token_endpoints: {scopes: ['https://www.googleapis.com/auth/cloud-platform']}\n"
+    more = "intercept: {bundle_file: /run/x/ca.pem}\ngoogle_token_endpoints: {scopes: ['https://www.googleapis.com/auth/cloud-platform']}\n"
     without = RouteTable.compile(load(routes, environ={}).config)
     assert without.match(host, b"/").destination.route.name == "apis"
     table = RouteTable.compile(load(routes + more, environ={}).config)
