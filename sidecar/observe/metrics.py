@@ -71,8 +71,8 @@ class LoopStats:
 
     lag: Histogram = histogram(
         "event_loop_lag_seconds",
-        "How late the event loop's heartbeat was, which beats once a second while apps are connected: the time that everything had to wait "
-        "then.",
+        "How late the event loop's heartbeat was, which beats once a second while apps are connected: the time that "
+        "everything had to wait then.",
         LAG_BOUNDS,
     )
     stalls: dict[Stall, int] = counter(
