@@ -56,7 +56,6 @@ _HEAD_END = b"\r\n\r\n"
 
 _VERSION = b" HTTP/1.1\r\n"
 
-
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _PREFACE_STARTS = frozenset({b"P", b"PR", b"PRI"})
 
@@ -259,8 +258,7 @@ class RequestReader:
         except httptools.HttpParserError as error:
             self.give_up(not_http(error, self._raw))
         if self.state is BODY:
-            # Chunk lines and trailers: many small chunks are fine, long lines that bring no byte are not.
-            if self._fed - 17 * self._body_bytes > self._context.limits.head and self._body_left < 0:
+            if self._spends_too_much():
                 self.give_up(too_large(self._context.limits, self._target))
         elif self._raw:
             self._look_at_start()
@@ -420,7 +418,13 @@ class RequestReader:
         if self.receiving is not None:
             self.receiving.request_body(data)
 
+    def _spends_too_much(self) -> bool:
+        """Whether chunk lines and trailers are too long: many small chunks are fine, long empty lines are not."""
+        return self._fed - 17 * self._body_bytes > self._context.limits.head and self._body_left < 0
+
     def on_message_complete(self) -> None:
+        if self.receiving is not None and self._spends_too_much():
+            self.give_up(too_large(self._context.limits, self._target))
         if self.state is not BROKEN:
             self.state = BETWEEN
         self._fed = 0

@@ -427,3 +427,13 @@ def test_nothing_is_read_behind_the_last_request(cut: int) -> None:
     recorder.feed(last[:-cut], last[-cut:] + get(b"/next"))
     assert [told[2] for told in recorder.told if told[0] == "request"] == [b"/p"]
     assert recorder.reader.state is BROKEN
+
+
+@pytest.mark.parametrize("first", [1, 40, SIZE // 2, SIZE, SIZE + 40], ids=lambda size: f"after-{size}-bytes")
+def test_what_a_body_spends_on_chunk_lines_has_a_limit_however_it_is_read(first: int) -> None:
+    """Also where the read that goes over it brings the end of the message with it."""
+    recorder = Recorder()
+    message = CHUNKED + b"5;" + b"x" * (SIZE + 100) + b"\r\nhello\r\n0\r\n\r\n"
+    recorder.feed(message[: len(CHUNKED) + first], message[len(CHUNKED) + first :])
+    assert recorder.told[-1] == ("broken", Reason.HEAD_TOO_LARGE)
+    assert not any(kind == "end" for kind, *_ in recorder.told)
