@@ -205,7 +205,20 @@ def _rows(
     return written
 
 
-def shortfall(tokens: Sequence[TokenStatus]) -> str:
+def shortfall(tokens: Sequence[TokenStatus], reload_error: str | None = None) -> str:
+    """What is wrong although it is ready: missing tokens, and a changed configuration that can't be used. Empty if
+    nothing is.
+    """
+    said = [_without_tokens(tokens)]
+    if reload_error is not None:
+        first = redact(reload_error).partition("\n")[0]
+        said.append(
+            f"the configuration file was changed and can't be used, so the old one stays in force: {first}"
+        )
+    return "; ".join(filter(None, said))
+
+
+def _without_tokens(tokens: Sequence[TokenStatus]) -> str:
     """`2 of 3 tokens missing: token_denied: …`: the tokens whose fetch has failed and that can't be served.
 
     Each reason once, with the first detail. Empty if none is missing.

@@ -131,7 +131,7 @@ class Probed(NamedTuple):
     why: str | None
     """Why it is not ready; None if it is."""
     shortfall: str = ""
-    """Which tokens are missing, although it is ready."""
+    """What is wrong although it is ready: missing tokens, a configuration that can't be used."""
 
 
 def readiness(address: ListenAddress) -> Probed:

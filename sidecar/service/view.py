@@ -119,7 +119,8 @@ class View:
         return self._readiness.state()
 
     def shortfall(self) -> str:
-        return shortfall(self.tokens())
+        error = self._reloader.error
+        return shortfall(self.tokens(), None if error is None else error[0])
 
     async def reload(self) -> Reloaded:
         return await self._reloader.reload()

@@ -236,6 +236,8 @@ async def test_one_that_cannot_be_used_changes_nothing(world: World, change: Any
     assert says in entry["detail"]
     assert await world.sidecar.metric("idtoken_sidecar_config_last_reload_successful") == 0
     assert says in (await world.sidecar.status())["configuration"]["last_error"]["detail"]
+    status, ready = await world.sidecar.admin("/healthz/ready")
+    assert (status, "can't be used, so the old one stays in force: " in ready) == (200, True)
     world.write(world.route("b"))
     assert (await world.reload())[0] == 200
     assert await world.sidecar.metric("idtoken_sidecar_config_last_reload_successful") == 1

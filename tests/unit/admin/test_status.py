@@ -479,6 +479,16 @@ def test_what_is_missing_is_said_in_a_line(tokens: Sequence[TokenStatus], said: 
     assert shortfall(tokens) == said
 
 
+def test_a_configuration_that_cannot_be_used_is_said_too() -> None:
+    """Behind the tokens, with the first of its problems."""
+    why = "config.yaml:3:5: routes[0]: wrong\nconfig.yaml:9:1: more"
+    changed = "the configuration file was changed and can't be used"
+    told = f"{changed}, so the old one stays in force: config.yaml:3:5: routes[0]: wrong"
+    assert shortfall([TOKEN], why) == told
+    failing = TOKEN._replace(state=TokenState.FAILING, last_error=FAILED)
+    assert shortfall([failing], why) == f"1 of 1 tokens missing: token_denied: Not allowed.; {told}"
+
+
 def test_the_page_says_what_gives_tokens_to_programs() -> None:
     """Where, of which credential, for how much, and how often it did and did not."""
     shown = document(PROCESS, [], [], NOTHING, now=NOW, note=unexpected)
