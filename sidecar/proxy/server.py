@@ -225,7 +225,7 @@ class Proxy(Connections):
         self.serving.add(connection)
         self.acceptors.opened(connection.owner.entrance)
         if self._sweep_timer is None or self._is_quiet:
-            self._is_woken()
+            self._wake()
 
     def closed(self, connection: Connection) -> None:
         """It is gone. A connection with a fault in `opened` may never have been counted."""
@@ -318,7 +318,7 @@ class Proxy(Connections):
             if busy or self.serving:
                 self._arm_sweep()
 
-    def _is_woken(self) -> None:
+    def _wake(self) -> None:
         """The first connection after a quiet time: what a sweep would have closed is to serve no request of its."""
         self._arm_sweep()
         self.on_woken()

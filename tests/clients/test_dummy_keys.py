@@ -6,7 +6,6 @@ these; the services get the sidecar's own tokens. The keys are made in the test:
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import sys
@@ -23,6 +22,7 @@ from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.emulator.scopes import CLOUD_PLATFORM
 from sidecar.tokens import placeholder
 from tests.clients.libraries import NODE_MODULES, PROGRAMS
+from tests.support.programs import lines_of
 from tests.support.sidecar import Start, clean_environment
 
 LIMIT = 120.0
@@ -89,21 +89,9 @@ def write_dummies(directory: Path) -> dict[str, str]:
 
 async def run(command: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What each way brought."""
-    process = await asyncio.create_subprocess_exec(
-        *(*command, *WAYS),
-        env=clean_environment(**environ),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(LIMIT):
-            out, err = await process.communicate()
-    except BaseException:
-        process.kill()
-        raise
-    lines = [json.loads(line) for line in out.decode().splitlines() if line.startswith("{")]
+    lines, err = await lines_of(*command, *WAYS, environ=clean_environment(**environ))
     found = {line.pop("way"): line for line in lines}
-    assert set(found) == set(WAYS), err.decode()[-3000:]
+    assert set(found) == set(WAYS), err[-3000:]
     return found
 
 

@@ -5,8 +5,6 @@ Nothing is set for them but what `exec` sets; the host of the URL is in no DNS.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import shutil
 import subprocess
@@ -18,6 +16,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from tests.clients.libraries import NODE_MODULES, PROGRAMS
+from tests.support.programs import lines_of
 from tests.support.sidecar import COMMAND, clean_environment
 
 LIMIT = 240.0
@@ -81,19 +80,8 @@ async def run_transparently(
     google: Emulator, config: Path, command: tuple[str, ...], **environ: str
 ) -> tuple[list[dict[str, Any]], str]:
     """What a command brings with a sidecar beside it, and what is said on stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "exec", "--transparent", "--config", str(config), "--", *command),
-        env=clean_environment(**google.environment(), **environ),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(LIMIT):
-            out, err = await process.communicate()
-    except BaseException:
-        process.kill()
-        raise
-    return [json.loads(line) for line in out.decode().splitlines() if line.startswith("{")], err.decode()
+    beside = (*COMMAND, "exec", "--transparent", "--config", str(config), "--", *command)
+    return await lines_of(*beside, environ=clean_environment(**google.environment(), **environ))
 
 
 @pytest.mark.slow

@@ -5,8 +5,6 @@ The second opinion on the stand-in: it imports nothing of the sidecar's, and the
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from sidecar.emulator.scopes import CLOUD_PLATFORM
 from sidecar.emulator.targets import Target
 from tests.clients.libraries import LIBRARIES, Library
 from tests.clients.results import keep
+from tests.support.programs import lines_of
 from tests.support.sidecar import clean_environment
 
 AUDIENCE = "https://billing.example"
@@ -93,22 +92,10 @@ class StandIn:
 
     async def run(self, library: Library, ways: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """What each way brought, in a process of the library's own."""
-        process = await asyncio.create_subprocess_exec(
-            *library.command,
-            *ways,
-            env=clean_environment(**self.environ, **dict(library.environ), **self._for(library)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(LIMIT):
-                out, err = await process.communicate()
-        except BaseException:
-            process.kill()
-            raise
-        lines = [json.loads(line) for line in out.decode().splitlines() if line.startswith("{")]
+        environ = clean_environment(**self.environ, **dict(library.environ), **self._for(library))
+        lines, err = await lines_of(*library.command, *ways, environ=environ)
         found = {line.pop("way"): line for line in lines}
-        assert set(found) == set(ways), err.decode()[-3000:]
+        assert set(found) == set(ways), err[-3000:]
         return found
 
     def _for(self, library: Library) -> dict[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,6 +13,7 @@ from sidecar.emulator.backend import GZIPPED, sha256_of_bytes
 from sidecar.emulator.targets import Target
 from tests.clients.http_clients import CLIENTS, Client
 from tests.clients.results import keep
+from tests.support.programs import lines_of
 from tests.support.sidecar import Start, clean_environment
 
 LIMIT = 240.0
@@ -62,20 +61,8 @@ async def billing(google: Emulator) -> Target:
 
 async def run(client: Client, environ: dict[str, str]) -> dict[str, dict[str, Any]]:
     """What each task brought."""
-    process = await asyncio.create_subprocess_exec(
-        *client.command,
-        env=clean_environment(**environ, **dict(client.environ)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(LIMIT):
-            out, err = await process.communicate()
-    except BaseException:
-        process.kill()
-        raise
-    lines = [json.loads(line) for line in out.decode().splitlines() if line.startswith("{")]
-    assert lines, err.decode()[-3000:]
+    lines, err = await lines_of(*client.command, environ=clean_environment(**environ, **dict(client.environ)))
+    assert lines, err[-3000:]
     return {line.pop("way"): line for line in lines}
 
 

@@ -201,6 +201,16 @@ async def test_no_real_token_is_given(google: Emulator, begin: Begin) -> None:
     assert "eyJ" not in asked.sidecar.text
 
 
+async def test_a_scope_that_is_named_a_hundred_times_is_one(begin: Begin) -> None:
+    """In the answer, and so in what is logged: no caller writes its own text into either."""
+    asked = await begin()
+    scope = "%20".join([CLOUD_PLATFORM] * 100)
+    answer = await asked(
+        OAUTH, "/token", f"grant_type=refresh_token&refresh_token=a&scope={scope}".encode(), FORM
+    )
+    assert (answer.status, json.loads(answer.body)["scope"]) == (200, CLOUD_PLATFORM)
+
+
 async def test_without_scopes_iamcredentials_can_be_asked(begin: Begin) -> None:
     """A library needs an access token to ask there with: it gets a placeholder that stands for none, and of no other scope."""
     asked = await begin(f"audiences: ['{AUDIENCE}']")

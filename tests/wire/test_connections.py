@@ -234,6 +234,19 @@ async def test_with_nobody_connected_sweeps_are_rare_until_somebody_is(wire: Wir
     assert wire.clock.pending[0] == 1.0
 
 
+async def test_the_first_app_after_a_quiet_time_gets_no_connection_that_idled_too_long(wire: Wire) -> None:
+    """Sweeps are rare then: what the next one would close is closed before a request is sent on it."""
+    await wire.start("pool: {idle: 58s}")
+    app, upstream = await served(wire)
+    await app.close()
+    await wire.turn(lambda: not wire.proxy.connections)
+    wire.clock.advance(59.0)
+    assert wire.stats.connections_idle == 1
+    await wire.app()
+    assert await upstream.rest() == b""
+    await wire.turn(lambda: wire.stats.connections_idle == 0)
+
+
 async def test_draining_closes_idle_connections_and_finishes_others(wire: Wire) -> None:
     """The last answers say Connection: close; a late request on an idle connection gets one of them."""
     await wire.start()
