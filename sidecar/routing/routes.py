@@ -33,11 +33,11 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.grammar import hosts
 from sidecar.tokens.token import TokenKey, TokenSource
 
-_MEMO_SIZE = 1024
+_MEMO_SIZE: Final = 1024
 """How many host spellings are remembered, and destinations of one wildcard: far more than an app uses."""
 
 
-_BESIDE = 8
+_BESIDE: Final = 8
 """A misspelt name is compared with this many names on each side of it, sorted by beginning and by end. difflib takes
 50 µs for a pair of long names, so a caller with many wrong hosts would delay all others.
 """
