@@ -21,6 +21,7 @@ import yaml
 from sidecar.cli.commands import main
 from sidecar.emulator.oauth import KEY_EMAIL
 from tests.docs.test_docs import PAGES, ROOT
+from tests.support.forks import COMMAND, stand_in
 from tests.support.sidecar import free_port
 
 GCLOUD_TREE = Path("/usr/lib/google-cloud-sdk/data/cli/gcloud_completions.py")
@@ -237,16 +238,23 @@ def run_blocks(page: Path, home: Path, commands: int) -> str:
     script = "".join(block for norun, block in FENCED.findall(page.read_text("utf-8")) if not norun)
     assert script.count("idtoken-sidecar") == commands
     proxy, admin = free_port(), free_port()
+    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if (start := stand_in()) != COMMAND:
+        command = home / ".bin/idtoken-sidecar"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(start)} "$@"\n')
+        command.chmod(0o755)
+        places.insert(0, str(command.parent))
     script = script.replace(":8787", f":{proxy}").replace(":8788", f":{free_port()}")
     environ = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": ":".join(places),
         "HOME": str(home),
         "IDTOKEN_SIDECAR_LISTEN": f"localhost:{proxy}",
         "IDTOKEN_SIDECAR_ADMIN": f"localhost:{admin}",
     }
     done = subprocess.run(
         ["bash", "-eu", "-m"],
-        input=f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}",
+        input=f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}",
         capture_output=True,
         text=True,
         timeout=180,

@@ -33,7 +33,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def on_terminal(*arguments: str, **environ: str) -> str:
     """What a person sees on a terminal."""
     parent, child = pty.openpty()
-    process = subprocess.Popen(
+    process = forks.begin(
         [*COMMAND, *arguments], stdout=child, stderr=child, env=clean_environment(**environ)
     )
     os.close(child)

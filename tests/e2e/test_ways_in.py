@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.emulator.app import Emulator
-from tests.support.sidecar import COMMAND, Start, ask, clean_environment, command
+from tests.support.forks import stand_in
+from tests.support.sidecar import Start, ask, clean_environment, command
 
 CASES = [
     pytest.param("GET /x", "billing.internal", id="host"),
@@ -211,7 +212,7 @@ async def test_ways_in_that_overlap_are_warned_of(google: Emulator, start: Start
     file = tmp_path / "overlapping.yaml"
     file.write_text(text)
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "config", "validate", "--config", str(file)),
+        *(*stand_in(), "config", "validate", "--config", str(file)),
         stderr=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         env=clean_environment(),
