@@ -24,6 +24,7 @@ from sidecar.emulator.accounts import User, write_private
 from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.control import Control, Server
 from sidecar.emulator.grpc_server import GrpcServer
+from sidecar.emulator.http_server import HttpServer
 from sidecar.emulator.iam import IAMCredentialsServer
 from sidecar.emulator.instance import PROJECT, Platform
 from sidecar.emulator.keys import Authority, signing_key
@@ -40,8 +41,6 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _ANY: Final = ("0.0.0.0", "::")  # addresses to compare with
 Served = web.Application | GrpcServer
 """What listens: all speak HTTP/1.1, and targets of gRPC HTTP/2."""
-_HEAD_LIMIT: Final = 1 << 17
-"""Bytes of a request line or a header that targets take: more than any proxy in front of them lets through."""
 
 
 @final
@@ -68,7 +67,7 @@ class Emulator:
         self._now = now
         self._host = host
         self._names = (*NAMES, *names)
-        self._runners: dict[Served, tuple[web.AppRunner | GrpcServer, socket.socket]] = {}
+        self._runners: dict[Served, tuple[HttpServer | GrpcServer, socket.socket]] = {}
         self._ports: dict[Served, int] = {}
         self._kept: dict[Served, socket.socket] = {}
         """The sockets of stopped servers: bound, but not listening, so that no other process gets the port."""
@@ -298,25 +297,14 @@ class Emulator:
         self._runners[app] = await self._serve(app, sock), sock
         self._ports[app] = sock.getsockname()[1]
 
-    async def _serve(self, app: Served, sock: socket.socket) -> web.AppRunner | GrpcServer:
+    async def _serve(self, app: Served, sock: socket.socket) -> HttpServer | GrpcServer:
         context = self._tls.get(app)
         if isinstance(app, GrpcServer):
             await app.start(sock, context)
             return app
-        # A proxy's bodies and heads are to be seen as they were sent: not decoded, and of any size it lets through.
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            shutdown_timeout=0.1,
-            handler_cancellation=True,
-            auto_decompress=False,
-            max_line_size=_HEAD_LIMIT,
-            max_field_size=_HEAD_LIMIT,
-            max_headers=1000,
-        )
-        await runner.setup()
-        await web.SockSite(runner, sock, ssl_context=context, backlog=1024).start()
-        return runner
+        server = HttpServer(app, self._now)
+        await server.start(sock, context)
+        return server
 
     async def stop(self, app: Served) -> None:
         """Close every connection, and refuse further ones from now on; the port stays this one's."""
@@ -328,11 +316,7 @@ class Emulator:
         asyncio.get_running_loop().remove_reader(listening)
         for _ in range(2):
             await asyncio.sleep(0)
-        if isinstance(runner, GrpcServer):
-            runner.stop_listening()
-        else:
-            for site in list(runner.sites):
-                await site.stop()
+        runner.stop_listening()
         self._keep(app)
         await runner.cleanup()
 

@@ -26,7 +26,7 @@ from sidecar.emulator.faults import Endpoint, Fault, claims_for
 from sidecar.emulator.instance import PROJECT_NUMBER
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER
-from sidecar.emulator.pages import API, application
+from sidecar.emulator.pages import APIS, application
 from sidecar.emulator.principals import AccessToken, Permission, Principals
 from sidecar.emulator.scopes import CLOUD_PLATFORM, IAM
 
@@ -146,7 +146,7 @@ class IAMCredentialsServer:
         self._key = key
         self._principals = principals
         self._now = now
-        self.app = application(API)
+        self.app = application(APIS)
         self.app.router.add_post("/v1/projects/-/serviceAccounts/{call}", self._call)
         self.app.router.add_get("/service_accounts/v1/jwk/{email}", self._jwks)
         self.app.router.add_get("/service_accounts/v1/metadata/x509/{email}", self._certificates)

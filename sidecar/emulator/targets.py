@@ -21,7 +21,7 @@ from sidecar.emulator.grpc_app import GrpcApp, ServingStatus
 from sidecar.emulator.grpc_server import GrpcServer
 from sidecar.emulator.keys import SigningKey
 from sidecar.emulator.kinds import Settings
-from sidecar.emulator.pages import API, FRONT_END, not_found, serves_as
+from sidecar.emulator.pages import APIS, FRONT_END, NOBODY, Manner, application, not_found
 from sidecar.emulator.principals import Principals
 from sidecar.emulator.verdicts import Admitted, Judge, RefusedError, Verified
 
@@ -67,16 +67,19 @@ class Target:
         if settings.kind == "googleapis" and settings.service is None:
             settings.service = f"{name}.googleapis.com"
 
+    @property
+    def _manner(self) -> Manner:
+        if self.settings.kind == "open":
+            return NOBODY
+        return APIS if self.settings.kind == "googleapis" else FRONT_END
+
     def _http(self) -> web.Application:
-        app = web.Application(client_max_size=1 << 50, middlewares=[self._front_end])
+        app = application(self._manner, middlewares=[self._front_end], client_max_size=1 << 50)
         self._backend.add_routes(app.router)
-        if self.settings.kind != "open":
-            named = serves_as(API if self.settings.kind == "googleapis" else FRONT_END)
-            app.on_response_prepare.append(named)
         return app
 
     def _http2(self, app: GrpcApp) -> GrpcServer:
-        return GrpcServer(app, self._admit, self._now, None if self.settings.kind == "open" else FRONT_END)
+        return GrpcServer(app, self._admit, self._now, self._manner.server)
 
     @property
     def url(self) -> str:
