@@ -27,7 +27,7 @@ from sidecar.emulator.grpc_server import GrpcServer
 from sidecar.emulator.http_server import HttpServer
 from sidecar.emulator.iam import IAMCredentialsServer
 from sidecar.emulator.instance import PROJECT, Platform
-from sidecar.emulator.keys import Authority, signing_key
+from sidecar.emulator.keys import Authority, assertion_key, signing_key
 from sidecar.emulator.kinds import Settings, TargetKind
 from sidecar.emulator.metadata import ISSUER, MetadataServer
 from sidecar.emulator.oauth import KEY_EMAIL, OAuthServer
@@ -100,6 +100,8 @@ class Emulator:
         routes.add_get("/oauth2/v1/certs", self._certs)
         routes.add_get("/oauth2/v3/certs", self._jwks)
         routes.add_get("/.well-known/openid-configuration", self._discovery)
+        routes.add_get("/iap/verify/public_key", self._iap_keys)
+        routes.add_get("/iap/verify/public_key-jwk", self._iap_jwks)
 
     async def __aenter__(self) -> Self:
         # Made here and not in the constructor: what was never entered has nothing to clean up.
@@ -155,6 +157,12 @@ class Emulator:
     def certs_url(self) -> str:
         """The certificates that tokens verify against, as google-auth reads them."""
         return f"http://{self._address(self.oauth.app)}/oauth2/v1/certs"
+
+    @property
+    def iap_keys_url(self) -> str:
+        """The keys of IAP's assertions, in place of https://www.gstatic.com/iap/verify/public_key; the address plus
+        `-jwk` gives them as JWKs."""
+        return f"http://{self._address(self.oauth.app)}/iap/verify/public_key"
 
     @property
     def control_url(self) -> str:
@@ -357,6 +365,13 @@ class Emulator:
 
     async def _jwks(self, _: web.Request) -> web.Response:
         return web.json_response({"keys": [self._key.jwk()]}, headers=_CACHED)
+
+    async def _iap_keys(self, _: web.Request) -> web.Response:
+        key = assertion_key()
+        return web.json_response({key.kid: key.public_pem()}, headers=_CACHED)
+
+    async def _iap_jwks(self, _: web.Request) -> web.Response:
+        return web.json_response({"keys": [assertion_key().jwk()]}, headers=_CACHED)
 
     async def _discovery(self, request: web.Request) -> web.Response:
         here = f"http://{request.host}"

@@ -19,6 +19,7 @@ from sidecar.emulator.backend import ADMITTED, Backend
 from sidecar.emulator.checks import check
 from sidecar.emulator.grpc_app import GrpcApp, ServingStatus
 from sidecar.emulator.grpc_server import GrpcServer
+from sidecar.emulator.instance import PROJECT_NUMBER, REGION
 from sidecar.emulator.keys import SigningKey
 from sidecar.emulator.kinds import Settings
 from sidecar.emulator.pages import APIS, FRONT_END, NOBODY, Manner, application, not_found
@@ -66,6 +67,8 @@ class Target:
         """What listens."""
         if settings.kind == "googleapis" and settings.service is None:
             settings.service = f"{name}.googleapis.com"
+        if settings.kind == "iap" and settings.assertion_audience is None:
+            settings.assertion_audience = f"/projects/{PROJECT_NUMBER}/locations/{REGION}/services/{name}"
 
     @property
     def _manner(self) -> Manner:

@@ -437,6 +437,20 @@ def jwt(message: str) -> dict[str, Any]:
         ),
         pytest.param(
             refused(
+                Target.IAP,
+                401,
+                "Invalid IAP credentials: Audience specified does not match requested endpoint",
+                IAP,
+                claims={"aud": "https://other.example", "iss": SA},
+                kind=TokenKind.SELF_SIGNED_JWT,
+            ),
+            Cause.AUDIENCE_REFUSED,
+            "The token is for `https://other.example`; IAP wants `https://billing-abc123def4-uc.a.run.app/*`: "
+            "set the route's `audience` to that.",
+            id="iap-audience-of-a-self-signed-token",
+        ),
+        pytest.param(
+            refused(
                 Target.IAP, 403, "", IAP, claims={"email": None, "iss": SA}, kind=TokenKind.SELF_SIGNED_JWT
             ),
             Cause.PERMISSION_MISSING,
