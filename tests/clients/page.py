@@ -25,13 +25,16 @@ _KINDS: Final = {
     "federation": "workload identity federation",
     "impersonated_access": "acting as another: access token",
     "impersonated_id": "acting as another: ID token",
-    "sign_blob": "acting as another: a signature",
+    "impersonated_sign": "acting as another: a signature",
+    "key_sign": "key: a signature",
     "verify": "verifies a token",
     "calls": "calls an API",
 }
 _METADATA: Final = {
     "metadata_access": "access token",
     "metadata_id": "ID token",
+    "metadata_sign": "signature, by signBlob",
+    "metadata_signed_id": "ID token, by signBlob",
     "metadata_tree": "instance",
 }
 _TITLES: Final = {
@@ -110,7 +113,9 @@ def _platforms(results: Results) -> list[str]:
 def _mark(outcome: bool | str | None) -> str:
     if outcome is None:
         return "–"
-    return "ok" if outcome is True else "**fails**"
+    if isinstance(outcome, str):
+        return outcome
+    return "ok" if outcome else "**fails**"
 
 
 def main() -> None:
