@@ -122,7 +122,9 @@ class _Connection(RequestHandler):
         if request.transport is not None:
             if request.writer.output_size == 0:
                 answer = self._manner.refusal(refused, request.method, path)
-                request.transport.write(_written(answer, self._manner, formatdate(self._now(), usegmt=True)))
+                date = formatdate(self._now(), usegmt=True)
+                head, body = _written(answer, self._manner, date)
+                request.transport.write(head if request.method == "HEAD" else head + body)
             request.transport.close()
         # Goes nowhere: aiohttp finds the connection closing and drops it.
         return web.Response()
@@ -134,7 +136,7 @@ def _told(target: bytes) -> str:
     return f"{text.partition('?')[0]}..."
 
 
-def _written(answer: web.Response, manner: Manner, date: str) -> bytes:
+def _written(answer: web.Response, manner: Manner, date: str) -> tuple[bytes, bytes]:
     body = answer.body if isinstance(answer.body, bytes) else b""
     fields: Mapping[str, str] = {
         **answer.headers,
@@ -143,4 +145,4 @@ def _written(answer: web.Response, manner: Manner, date: str) -> bytes:
         "Date": date,
     }
     lines = [f"{manner.version} {answer.status} {answer.reason}", *(f"{n}: {v}" for n, v in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    return "\r\n".join([*lines, "", ""]).encode("latin-1"), body

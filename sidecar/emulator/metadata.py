@@ -3,8 +3,9 @@
 Owns the paths below `/computeMetadata/v1/` that identity needs, its token cache, and what it was asked. Composed by
 `app`; signs with the key it is given and knows no other server. Behaves as documented and as seen: wants
 `Metadata-Flavor: Google`, refuses `X-Forwarded-For`, hands out the same token until some minutes before it
-expires. Source: https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys and google-auth's
-`compute_engine/_metadata.py`.
+expires. Sources: https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys, google-auth's
+`compute_engine/_metadata.py`, and answers that people pasted: a 404 with its headers
+https://github.com/googleapis/gcp-metadata/issues/657, an identity for nobody https://github.com/hashicorp/vault/pull/5667.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sidecar.emulator.instance import (
     written,
 )
 from sidecar.emulator.keys import SigningKey
-from sidecar.emulator.pages import Manner, application, not_allowed, not_found, reason, robot
+from sidecar.emulator.pages import NAMELESS, Manner, application, not_allowed, not_found, reason, robot
 from sidecar.emulator.principals import AccessToken, Principals
 from sidecar.emulator.scopes import CLOUD_PLATFORM
 
@@ -180,7 +181,7 @@ class MetadataServer:
         # The ping alone is answered without: it is how clients find out whom they are talking to.
         if request.path != "/" and request.headers.get("Metadata-Flavor") != "Google":
             if self.profile.relays_iam:
-                return _plain('Missing required header "Metadata-Flavor": "Google"\n', 403)
+                return _go_unasked()
             return _forbidden(request, "Missing Metadata-Flavor:Google header.")
         if request.path.endswith(("/identity", "/token")):
             return await handler(request)
@@ -382,6 +383,15 @@ def _html(text: str, status: int) -> web.Response:
 def _plain(text: str, status: int) -> web.Response:
     """As GKE's server, which is written in Go, puts its errors."""
     return _answer(text, "text/plain; charset=utf-8", status)
+
+
+def _go_unasked() -> web.Response:
+    """What GKE's server says without the flavor, nameless: https://github.com/googleapis/google-api-dotnet-client/issues/1409"""
+    text = 'GKE Metadata Server encountered an error: Missing required header "Metadata-Flavor": "Google"\n'
+    headers = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+    answer = web.Response(status=403, body=text.encode(), headers=headers)
+    answer[NAMELESS] = True
+    return answer
 
 
 def _forbidden(request: web.Request, why: str) -> web.Response:

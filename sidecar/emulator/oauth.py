@@ -6,7 +6,8 @@ verified against the key that was handed out. Error texts are Google's own. Sour
 `oauth2/_client.py`, https://developers.google.com/identity/protocols/oauth2/service-account;
 https://developers.google.com/identity/protocols/oauth2/production-readiness and the texts that users report:
 `unauthorized_client` and "Invalid email or User ID" for domain-wide delegation, 401 `invalid_client`,
-"Invalid OAuth scope or ID token audience provided." (https://github.com/googleapis/google-oauth-java-client/issues/602).
+"Invalid OAuth scope or ID token audience provided." (https://github.com/googleapis/google-oauth-java-client/issues/602),
+"Invalid JWT: Token must be a short-lived token…" (https://github.com/googleapis/google-api-php-client/issues/1429).
 npm's gtoken, gcloud-aio-auth and Ruby's googleauth write no `kid` into an assertion; Go and Java sign for the
 `token_uri` of the key file.
 """
@@ -224,7 +225,9 @@ class OAuthServer:
     def _assertion(self, form: Mapping[str, object], here: str) -> dict[str, Any]:
         """The verified claims of an assertion; RefusedGrantError with Google's own words otherwise."""
         if form.get("grant_type") != GRANT:
-            raise RefusedGrantError("unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type')}")
+            raise RefusedGrantError(
+                "unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type', '')}"
+            )
         assertion = str(form.get("assertion", ""))
         try:
             email = read(assertion).get("iss")

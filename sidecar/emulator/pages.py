@@ -119,6 +119,8 @@ class Manner(NamedTuple):
     """What the status line begins with, where it can't read the request."""
     unread: Mapping[str, str] = {"Connection": "close"}
     """Further headers in that case."""
+    is_front_end: bool = False
+    """Whether it is one of Google's front ends, which let no GET with a body through."""
 
 
 def _robot_refusal(status: int, method: str, path: str) -> web.Response:
@@ -135,13 +137,15 @@ def _bare_refusal(status: int, method: str, path: str) -> web.Response:
 
 
 _UNREAD: Final = {"Referrer-Policy": "no-referrer"}
-APIS: Final = Manner("ESF", _robot_refusal, "HTTP/1.0", _UNREAD)
+APIS: Final = Manner("ESF", _robot_refusal, "HTTP/1.0", _UNREAD, is_front_end=True)
 """Google's APIs, the token endpoints among them (https://github.com/s3ql/s3ql/issues/99)."""
-FRONT_END: Final = Manner("Google Frontend", _plain_refusal, "HTTP/1.0", _UNREAD)
+FRONT_END: Final = Manner("Google Frontend", _plain_refusal, "HTTP/1.0", _UNREAD, is_front_end=True)
 """Cloud Run, functions, App Engine, API Gateway, and what IAP guards, whatever `Server` the app behind sets."""
 NOBODY: Final = Manner(None, _bare_refusal)
 """What plays no server of Google's."""
 MANNER: Final = web.AppKey("manner", Manner)
+NAMELESS: Final = web.ResponseKey("nameless", bool)
+"""The key under which an answer says that it has no `Server`, whatever the others have."""
 
 
 def application(
@@ -161,8 +165,13 @@ class UnreadableError(Exception):
 @web.middleware
 async def _readable(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses HTTP/0.9, and CONNECT: 400 on "real Web servers", says Chromium's net/tools/testserver, in Google's
-    words."""
+    words. Front ends refuse a GET with a body, too: `body_not_allowed` in
+    https://github.com/meilisearch/meilisearch-python/issues/762, with the robot in
+    https://github.com/nodevault/node-vault/pull/101.
+    """
     if request.version < HttpVersion10 or request.method == "CONNECT":
+        raise UnreadableError
+    if request.app[MANNER].is_front_end and request.method in ("GET", "HEAD") and request.body_exists:
         raise UnreadableError
     return await handler(request)
 
@@ -171,7 +180,9 @@ def _serves_as(name: str | None) -> Callable[[web.Request, web.StreamResponse], 
     """A signal for `on_response_prepare` that sets `Server`, unless the answer has one of its own already."""
 
     async def named(_: web.Request, response: web.StreamResponse) -> None:
-        if response.headers.get("Server", SERVER_SOFTWARE) == SERVER_SOFTWARE:
+        if response.get(NAMELESS):
+            response.headers.popall("Server", None)
+        elif response.headers.get("Server", SERVER_SOFTWARE) == SERVER_SOFTWARE:
             response.headers.popall("Server", None)
             if name is not None:
                 response.headers["Server"] = name

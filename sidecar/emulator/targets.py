@@ -127,7 +127,8 @@ class Target:
         """Judge a request, and record it; RefusedError with the front end's answer."""
         judge = Judge(self.settings, self.url, self.audience, self._key, self._now(), self._principals)
         try:
-            if self.settings.kind != "open" and not self._is_called(asked.host):
+            is_called = self.settings.kind == "open" or self._is_called(asked.host)
+            if not is_called or self._is_kept(asked.path):
                 headers = {"Content-Type": "text/html; charset=UTF-8"}
                 page = not_found(asked.path).encode()
                 raise RefusedError(web.Response(status=404, body=page, headers=headers))
@@ -153,6 +154,14 @@ class Target:
         if dashes and tag in self.settings.tags:
             name = rest
         return self._names is None or name in self._names
+
+    def _is_kept(self, path: str) -> bool:
+        """Whether Google keeps the path to itself: "Reserved URL paths" in https://cloud.google.com/run/docs/known-issues,
+        which adds "some paths ending with z", of which `/healthz` has been tried, behind IAP too (see `front_iap`).
+        """
+        settings = self.settings
+        is_on_run = settings.kind == "cloud_run" or "/locations/" in (settings.assertion_audience or "")
+        return is_on_run and (path in ("/healthz", "/eventlog") or path.startswith("/_ah/"))
 
     def _record(self, asked: Asked, verified: Verified | None, refused: int) -> None:
         self.requests.append(Received(asked.method, asked.raw_path, asked.host, verified, refused))

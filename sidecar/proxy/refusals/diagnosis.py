@@ -236,7 +236,7 @@ def _hidden(refused: Refused) -> Diagnosis | None:
         Cause.HIDDEN,
         "Google's front end answered 404, not the service. Either its ingress settings do not let this network in "
         "(call it from the VPC, or through the load balancer), or VPC Service Controls hide it, or there is no such "
-        "service. "
+        "service. Or Google keeps the path to itself (such as `/healthz`). "
         f"`{command}` shows the ingress.",
         command,
     )

@@ -69,6 +69,68 @@ def unnamed(token: str) -> str:
     return f"{signed}.{encode(signing_key(SA).sign_bytes(signed.encode()))}"
 
 
+# What a front end lets nobody do
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "page"),
+    [
+        pytest.param("cloud_run", 400, "<h1>Error: Bad Request</h1>", id="cloud-run"),
+        pytest.param("cloud_functions", 400, "<h1>Error: Bad Request</h1>", id="function"),
+        pytest.param("iap", 400, "<h1>Error: Bad Request</h1>", id="iap"),
+        pytest.param("googleapis", 400, "<b>400.</b> <ins>That’s an error.</ins>", id="api"),
+        pytest.param("open", 200, "", id="no-front-end"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_get_has_no_body(
+    google: Emulator, session: ClientSession, kind: TargetKind, status: int, page: str, method: str
+) -> None:
+    """https://github.com/meilisearch/meilisearch-python/issues/762 (a load balancer, `body_not_allowed`),
+    https://github.com/firebase/firebase-functions/issues/1417; with the robot
+    https://github.com/nodevault/node-vault/pull/101."""
+    target = await google.add_target("t", kind=kind)
+    token = signed(NOW, aud=target.audience)
+    for body, wanted in ((b"{}", status), (b"", 401 if kind == "googleapis" else 200)):
+        async with session.request(
+            method, target.url, data=body, headers={"Authorization": f"Bearer {token}"}
+        ) as answer:
+            assert answer.status == wanted
+            if body and method == "GET":
+                assert page in await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "is_kept"),
+    [
+        pytest.param("cloud_run", {}, True, id="cloud-run"),
+        pytest.param("iap", {}, True, id="iap-on-cloud-run"),
+        pytest.param("iap", {"assertion_audience": "/projects/1/global/backendServices/2"}, False, id="iap"),
+        pytest.param("endpoints", {}, False, id="endpoints"),
+        pytest.param("open", {}, False, id="open"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/healthz", "/eventlog", "/_ah/warmup"])
+async def test_google_keeps_some_paths_of_cloud_run_to_itself(
+    google: Emulator,
+    session: ClientSession,
+    kind: TargetKind,
+    options: dict[str, str],
+    is_kept: bool,
+    path: str,
+) -> None:
+    """https://cloud.google.com/run/docs/known-issues; tried, with a good token and with none, in
+    https://github.com/Multitec-UA/mt-private-portal/blob/main/docs/multitec/reports/0001-iap-probe.md (3b)."""
+    target = await google.add_target("t", kind=kind, **options)
+    token = bearer(signed(NOW, aud=target.audience))
+    answer = await call(session, target, token, path=path)
+    assert answer.status == (404 if is_kept else 200)
+    if is_kept:
+        assert f"The requested URL <code>{path}</code> was not found on this server." in answer.text
+        assert (await call(session, target, path=path)).status == 404
+    assert (await call(session, target, token, path=f"{path}/x".replace("/_ah", "/ah"))).status == 200
+
+
 # How a front end finds the service
 
 

@@ -131,7 +131,8 @@ def info(reason: str) -> dict[str, Any]:
             Cause.HIDDEN,
             "Google's front end answered 404, not the service. Either its ingress settings do not let this network in "
             "(call it from the VPC, or through the load balancer), or VPC Service Controls hide it, or there is no "
-            "such service. `gcloud run services describe billing --region=REGION "
+            "such service. Or Google keeps the path to itself (such as `/healthz`). "
+            "`gcloud run services describe billing --region=REGION "
             "--format='value(metadata.annotations)'` shows the ingress.",
             "gcloud run services describe billing --region=REGION --format='value(metadata.annotations)'",
             id="run-hidden",
