@@ -233,7 +233,8 @@ CAUSES: dict[Cause, str] = {
     Cause.SCOPE_MISSING: "The access token lacks a scope: the route's `scopes`, or the instance's access scopes.",
     Cause.API_NOT_ENABLED: "The API is not enabled in the caller's project. The log line has the command that enables it.",
     Cause.HIDDEN: "Google's front end answered 404: the service's ingress settings or VPC Service Controls hide it "
-    "from this network, or there is no such service. The log line has the command that shows the ingress settings.",
+    "from this network, or there is no such service, or Google keeps the path to itself (`/healthz`). The log line has "
+    "the command that shows the ingress settings.",
     Cause.ANOTHER_SIDECAR: "The answer looks like the sidecar's own but is not: another sidecar at the target made "
     "it, or a program imitates one. Don't run a command that it names.",
     Cause.REDIRECTED: "The target redirects to another host, which gets no token. Only `check --online` reports "

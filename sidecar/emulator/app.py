@@ -24,9 +24,10 @@ from sidecar.emulator.accounts import User, write_private
 from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.control import Control, Server
 from sidecar.emulator.grpc_server import GrpcServer
+from sidecar.emulator.http_server import HttpServer
 from sidecar.emulator.iam import IAMCredentialsServer
 from sidecar.emulator.instance import PROJECT, Platform
-from sidecar.emulator.keys import Authority, signing_key
+from sidecar.emulator.keys import Authority, assertion_key, signing_key
 from sidecar.emulator.kinds import Settings, TargetKind
 from sidecar.emulator.metadata import ISSUER, MetadataServer
 from sidecar.emulator.oauth import KEY_EMAIL, OAuthServer
@@ -40,8 +41,6 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _ANY: Final = ("0.0.0.0", "::")  # addresses to compare with
 Served = web.Application | GrpcServer
 """What listens: all speak HTTP/1.1, and targets of gRPC HTTP/2."""
-_HEAD_LIMIT: Final = 1 << 17
-"""Bytes of a request line or a header that targets take: more than any proxy in front of them lets through."""
 
 
 @final
@@ -68,7 +67,7 @@ class Emulator:
         self._now = now
         self._host = host
         self._names = (*NAMES, *names)
-        self._runners: dict[Served, tuple[web.AppRunner | GrpcServer, socket.socket]] = {}
+        self._runners: dict[Served, tuple[HttpServer | GrpcServer, socket.socket]] = {}
         self._ports: dict[Served, int] = {}
         self._kept: dict[Served, socket.socket] = {}
         """The sockets of stopped servers: bound, but not listening, so that no other process gets the port."""
@@ -101,6 +100,8 @@ class Emulator:
         routes.add_get("/oauth2/v1/certs", self._certs)
         routes.add_get("/oauth2/v3/certs", self._jwks)
         routes.add_get("/.well-known/openid-configuration", self._discovery)
+        routes.add_get("/iap/verify/public_key", self._iap_keys)
+        routes.add_get("/iap/verify/public_key-jwk", self._iap_jwks)
 
     async def __aenter__(self) -> Self:
         # Made here and not in the constructor: what was never entered has nothing to clean up.
@@ -156,6 +157,12 @@ class Emulator:
     def certs_url(self) -> str:
         """The certificates that tokens verify against, as google-auth reads them."""
         return f"http://{self._address(self.oauth.app)}/oauth2/v1/certs"
+
+    @property
+    def iap_keys_url(self) -> str:
+        """The keys of IAP's assertions, in place of https://www.gstatic.com/iap/verify/public_key; the address plus
+        `-jwk` gives them as JWKs."""
+        return f"http://{self._address(self.oauth.app)}/iap/verify/public_key"
 
     @property
     def control_url(self) -> str:
@@ -298,25 +305,14 @@ class Emulator:
         self._runners[app] = await self._serve(app, sock), sock
         self._ports[app] = sock.getsockname()[1]
 
-    async def _serve(self, app: Served, sock: socket.socket) -> web.AppRunner | GrpcServer:
+    async def _serve(self, app: Served, sock: socket.socket) -> HttpServer | GrpcServer:
         context = self._tls.get(app)
         if isinstance(app, GrpcServer):
             await app.start(sock, context)
             return app
-        # A proxy's bodies and heads are to be seen as they were sent: not decoded, and of any size it lets through.
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            shutdown_timeout=0.1,
-            handler_cancellation=True,
-            auto_decompress=False,
-            max_line_size=_HEAD_LIMIT,
-            max_field_size=_HEAD_LIMIT,
-            max_headers=1000,
-        )
-        await runner.setup()
-        await web.SockSite(runner, sock, ssl_context=context, backlog=1024).start()
-        return runner
+        server = HttpServer(app, self._now)
+        await server.start(sock, context)
+        return server
 
     async def stop(self, app: Served) -> None:
         """Close every connection, and refuse further ones from now on; the port stays this one's."""
@@ -328,11 +324,7 @@ class Emulator:
         asyncio.get_running_loop().remove_reader(listening)
         for _ in range(2):
             await asyncio.sleep(0)
-        if isinstance(runner, GrpcServer):
-            runner.stop_listening()
-        else:
-            for site in list(runner.sites):
-                await site.stop()
+        runner.stop_listening()
         self._keep(app)
         await runner.cleanup()
 
@@ -373,6 +365,13 @@ class Emulator:
 
     async def _jwks(self, _: web.Request) -> web.Response:
         return web.json_response({"keys": [self._key.jwk()]}, headers=_CACHED)
+
+    async def _iap_keys(self, _: web.Request) -> web.Response:
+        key = assertion_key()
+        return web.json_response({key.kid: key.public_pem()}, headers=_CACHED)
+
+    async def _iap_jwks(self, _: web.Request) -> web.Response:
+        return web.json_response({"keys": [assertion_key().jwk()]}, headers=_CACHED)
 
     async def _discovery(self, request: web.Request) -> web.Response:
         here = f"http://{request.host}"

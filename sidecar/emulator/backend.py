@@ -102,13 +102,12 @@ class Backend:
 
     async def _sse(self, request: web.Request) -> web.StreamResponse:
         """`?n=` events, each when released, or with `?every=SECONDS` by themselves."""
-        count = int(request.query.get("n", "3"))
-        every = float(request.query.get("every", "0"))
+        count, every = _number(request, "n", "3"), _number(request, "every", "0")
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
-        for number in range(count):
+        for number in range(int(count)):
             if every:
                 await asyncio.sleep(every)
             else:
@@ -118,7 +117,7 @@ class Backend:
         return response
 
     async def _release(self, request: web.Request) -> web.Response:
-        self.release(int(request.query.get("n", "1")))
+        self.release(int(_number(request, "n", "1")))
         return web.Response(status=204)
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
@@ -170,6 +169,13 @@ class Backend:
             request.transport.close()
         # Goes nowhere: aiohttp finds the connection closing and drops it.
         return web.Response()
+
+
+def _number(request: web.Request, name: str, default: str) -> float:
+    try:
+        return float(request.query.get(name, default))
+    except ValueError:
+        raise web.HTTPBadRequest(text=f"{name} is a number") from None
 
 
 def sha256_of_bytes(size: int) -> str:

@@ -144,6 +144,7 @@ def _words(google: Emulator, written: Path | None) -> list[str]:
         f"STS                {google.sts_url}",
         f"IAM Credentials    {google.iam_url}",
         f"certificates       {google.certs_url}",
+        f"IAP's keys         {google.iap_keys_url}",
         f"control            {google.control_url}",
         f"CA of the targets  {google.ca_file}",
     ]

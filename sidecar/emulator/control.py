@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler
 from sidecar.emulator.callers import refuse_other_machines, refuse_pages
 from sidecar.emulator.connecting import ConnectingServices
 from sidecar.emulator.faults import Endpoint, Fault
+from sidecar.emulator.pages import NOBODY, application
 from sidecar.emulator.principals import Principals
 
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
@@ -64,7 +65,7 @@ class Control:
         self._listeners = listeners
         self._connecting = connecting
         self._principals = principals
-        self.app = web.Application(middlewares=[_guarded])
+        self.app = application(NOBODY, middlewares=[_guarded])
         routes = self.app.router
         routes.add_get("/_emulator/faults", self._show)
         routes.add_post("/_emulator/faults", self._switch)

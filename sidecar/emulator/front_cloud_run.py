@@ -2,8 +2,9 @@
 
 Owns their verdict and their answers. Called by `checks`; reads headers and the path only. Sources:
 https://cloud.google.com/run/docs/authenticating/service-to-service,
-https://cloud.google.com/run/docs/configuring/custom-audiences, https://cloud.google.com/functions/docs/securing,
-and the texts that users report.
+https://cloud.google.com/run/docs/configuring/custom-audiences, https://cloud.google.com/functions/docs/securing; the
+text of a 401 in https://github.com/pomerium/pomerium/issues/1623, of a 403 in
+https://github.com/datacommonsorg/docsite/pull/463 and https://github.com/ahmetb/runsd/issues/25.
 """
 
 from __future__ import annotations

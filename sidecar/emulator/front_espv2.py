@@ -3,7 +3,9 @@
 Owns its verdict, its answers and the headers that it sets for the app. Called by `checks`; reads headers only. It
 judges in Envoy's order: form, issuer, times, audience, signature. Sources:
 https://cloud.google.com/endpoints/docs/openapi/authenticating-users,
-https://cloud.google.com/api-gateway/docs/authenticate-service-account, Envoy's `jwt_authn` filter.
+https://cloud.google.com/api-gateway/docs/authenticate-service-account, Envoy's `jwt_authn` filter: its texts are those
+of https://github.com/google/jwt_verify_lib/blob/master/src/status.cc, its challenge is in
+https://github.com/envoyproxy/envoy/issues/34227.
 """
 
 from __future__ import annotations

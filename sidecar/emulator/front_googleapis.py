@@ -4,7 +4,10 @@ Owns their verdict on access tokens and on self-signed JWTs, and their errors. C
 the path only. Sources: https://cloud.google.com/docs/authentication/token-types,
 https://google.aip.dev/auth/4111 (self-signed JWTs), golang.org/x/oauth2/google `JWTAccessTokenSourceWithScope` (a scope
 and an empty audience), https://google.aip.dev/193 and
-https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto (errors).
+https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto (errors), whole answers in
+https://github.com/reactmore/morelab/issues/17 (a token that is missing) and
+https://github.com/googleapis/google-api-php-client/issues/1528 (its text). An `errors` list, which older APIs add, and
+the name of the method are left out.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.service
 https://cloud.google.com/iam/docs/create-short-lived-credentials-delegated; errors: https://google.aip.dev/193 and what
 users report: https://github.com/google-github-actions/auth/issues/340 (a permission that is missing),
 https://github.com/google-github-actions/auth/issues/144 and https://github.com/golang/oauth2/issues/537 (a scope that
-there is not, or none), "Not found; Gaia id not found for email" (an account that there is not).
+there is not, or none), "Not found; Gaia id not found for email" (an account that there is not). A JWT to be signed
+lives for 12 hours at most (https://cloud.google.com/iam/docs/create-short-lived-credentials-direct), an access token
+for one.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from sidecar.emulator.faults import Endpoint, Fault, claims_for
 from sidecar.emulator.instance import PROJECT_NUMBER
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER
-from sidecar.emulator.pages import API, application
+from sidecar.emulator.pages import APIS, application
 from sidecar.emulator.principals import AccessToken, Permission, Principals
 from sidecar.emulator.scopes import CLOUD_PLATFORM, IAM
 
@@ -146,7 +148,7 @@ class IAMCredentialsServer:
         self._key = key
         self._principals = principals
         self._now = now
-        self.app = application(API)
+        self.app = application(APIS)
         self.app.router.add_post("/v1/projects/-/serviceAccounts/{call}", self._call)
         self.app.router.add_get("/service_accounts/v1/jwk/{email}", self._jwks)
         self.app.router.add_get("/service_accounts/v1/metadata/x509/{email}", self._certificates)
@@ -172,7 +174,7 @@ class IAMCredentialsServer:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise RefusedError(400, "INVALID_ARGUMENT", "Invalid JSON payload received.")
+            raise RefusedError(400, "INVALID_ARGUMENT", "Invalid JSON payload received. Unexpected token.")
         return body
 
     def _caller(self, request: web.Request) -> AccessToken:
@@ -241,7 +243,7 @@ class IAMCredentialsServer:
                 key = signing_key(email)
                 found = {"keyId": key.kid, "signedBlob": base64.b64encode(key.sign_bytes(data)).decode()}
             case _:
-                raise RefusedError(404, "NOT_FOUND", f"Method not found: {method}")
+                raise web.HTTPNotFound  # an API's own 404 has an account's name in it; this one is its front end's
         if fault is not None and fault.kind == "garbage":
             return {"nothing": "of use"}
         self.asked.append(AskedOfIam(method, email, caller.member, delegates, wanted))
@@ -289,10 +291,10 @@ class IAMCredentialsServer:
         except ValueError:
             claims = None
         if not isinstance(claims, dict):
-            raise RefusedError(400, "INVALID_ARGUMENT", "The payload is not a JSON object.")
+            raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
         expires_at = claims.get("exp")
         if isinstance(expires_at, int | float) and expires_at > self._now() + _LONGEST:
-            raise RefusedError(400, "INVALID_ARGUMENT", "The exp claim is more than 12 hours in the future.")
+            raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
         return claims
 
     def _blob(self, body: Mapping[str, Any]) -> bytes:
@@ -356,9 +358,5 @@ def _lifetime(text: Any) -> float:
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds <= 3600:
-        raise RefusedError(
-            400,
-            "INVALID_ARGUMENT",
-            "The provided lifetime is out of bounds: it must be between 1 and 3600 seconds.",
-        )
+        raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
     return seconds

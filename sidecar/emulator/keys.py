@@ -3,7 +3,7 @@
 Owns every private key of the emulator. Used by all its servers; judges no claim, serves nothing itself. Real
 cryptography throughout: a token that a target here accepts is one that Google's libraries accept against the
 certificates served here.
-Sources: RFC 7515 (JWS), RFC 7517 (JWK), google-auth's `id_token.verify_token` for the PEM form.
+Sources: RFC 7515 (JWS), RFC 7517 (JWK), RFC 7518 (ES256), google-auth's `id_token.verify_token` for the PEM form.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
@@ -81,10 +82,7 @@ class SigningKey:
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """A compact JWS over `claims`."""
-        header = {"alg": "RS256", "kid": self.kid, "typ": "JWT"}
-        signed = ".".join(
-            encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
-        )
+        signed = _signed_part("RS256", self.kid, claims)
         return f"{signed}.{encode(self.sign_bytes(signed.encode('ascii')))}"
 
     def sign_bytes(self, data: bytes) -> bytes:
@@ -132,6 +130,55 @@ class SigningKey:
         return (
             builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
         )
+
+
+@final
+class AssertionKey:
+    """A key on P-256 that signs JWTs as ES256: IAP's, for its assertions."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        public = self._key.public_key()
+        self._pem = public.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        ).decode("ascii")
+        # As long as IAP's: `gO4i_Q`.
+        self.kid = encode(hashlib.sha256(self._pem.encode()).digest())[:6]
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        """A compact JWS over `claims`."""
+        signed = _signed_part("ES256", self.kid, claims)
+        pair = decode_dss_signature(self._key.sign(signed.encode("ascii"), ec.ECDSA(hashes.SHA256())))
+        # Two numbers beside each other, and no DER (RFC 7518 section 3.4).
+        return f"{signed}.{encode(b''.join(number.to_bytes(32) for number in pair))}"
+
+    def jwk(self) -> dict[str, str]:
+        """The public key as one entry of a JWKS."""
+        numbers = self._key.public_key().public_numbers()
+        return {
+            "alg": "ES256",
+            "crv": "P-256",
+            "kid": self.kid,
+            "kty": "EC",
+            "use": "sig",
+            "x": encode(numbers.x.to_bytes(32)),
+            "y": encode(numbers.y.to_bytes(32)),
+        }
+
+    def public_pem(self) -> str:
+        """The public key in PEM."""
+        return self._pem
+
+
+def _signed_part(algorithm: str, kid: str, claims: Mapping[str, Any]) -> str:
+    header = {"alg": algorithm, "kid": kid, "typ": "JWT"}
+    return ".".join(encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
+
+
+@cache
+def assertion_key() -> AssertionKey:
+    """IAP's key; one a process."""
+    return AssertionKey()
 
 
 @cache

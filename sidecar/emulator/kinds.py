@@ -27,7 +27,7 @@ _GRPC: Final = frozenset({"grpc", "grpc_status"})
 _OPTIONS: Final[dict[TargetKind, frozenset[str]]] = {
     "cloud_run": _RUN | _GRPC | {"tags"},
     "cloud_functions": _RUN | {"generation"},
-    "iap": _GRPC | {"resource"},
+    "iap": _GRPC | {"resource", "assertion_audience"},
     "api_gateway": frozenset({"custom_audiences", "issuers"}),
     "endpoints": frozenset({"custom_audiences", "issuers"}),
     "googleapis": frozenset({"service", "scopes", "enabled"}),
@@ -60,6 +60,9 @@ class Settings:
     """The generation of the function; the first accepts only its whole URL as audience."""
     resource: str | None = None
     """The origin that a self-signed JWT for IAP names: its own URL unless told."""
+    assertion_audience: str | None = None
+    """The `aud` of the assertion that IAP hands the app: a service's on Cloud Run unless told. Behind a load balancer
+    it is `/projects/NUMBER/global/backendServices/ID`, on App Engine `/projects/NUMBER/apps/PROJECT`."""
     issuers: Collection[str] = ()
     """E-mails of service accounts whose self-signed JWTs are good."""
     service: str | None = None

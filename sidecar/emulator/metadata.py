@@ -3,17 +3,20 @@
 Owns the paths below `/computeMetadata/v1/` that identity needs, its token cache, and what it was asked. Composed by
 `app`; signs with the key it is given and knows no other server. Behaves as documented and as seen: wants
 `Metadata-Flavor: Google`, refuses `X-Forwarded-For`, hands out the same token until some minutes before it
-expires. Source: https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys and google-auth's
-`compute_engine/_metadata.py`.
+expires. Sources: https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys, google-auth's
+`compute_engine/_metadata.py`, and answers that people pasted: a 404 with its headers
+https://github.com/googleapis/gcp-metadata/issues/657, an identity for nobody https://github.com/hashicorp/vault/pull/5667.
 """
 
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, NamedTuple, final
 
 from aiohttp import web
@@ -34,7 +37,7 @@ from sidecar.emulator.instance import (
     written,
 )
 from sidecar.emulator.keys import SigningKey
-from sidecar.emulator.pages import not_allowed, not_found, robot
+from sidecar.emulator.pages import NAMELESS, Manner, application, not_allowed, not_found, reason, robot
 from sidecar.emulator.principals import AccessToken, Principals
 from sidecar.emulator.scopes import CLOUD_PLATFORM
 
@@ -150,7 +153,7 @@ class MetadataServer:
         self._attributes: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._platform = platform
-        self.app = web.Application(middlewares=[self._guard])
+        self.app = application(_manner(self.profile), middlewares=[self._guard])
         routes = self.app.router
         routes.add_get("/", self._ping)
         accounts = f"{_ROOT}/instance/service-accounts"
@@ -174,26 +177,15 @@ class MetadataServer:
         self.counts[request.path] += 1
         self.requests.append(Seen(request.path, request.query.get("audience"), request.headers))
         if "X-Forwarded-For" in request.headers:
-            return self._refused(request, 403, "X-Forwarded-For header is not allowed.")
+            return _forbidden(request, "X-Forwarded-For header is not allowed.")
         # The ping alone is answered without: it is how clients find out whom they are talking to.
         if request.path != "/" and request.headers.get("Metadata-Flavor") != "Google":
             if self.profile.relays_iam:
-                return self._named(_plain('Missing required header "Metadata-Flavor": "Google"\n', 403))
-            return self._refused(request, 403, "Missing Metadata-Flavor:Google header.")
+                return _go_unasked()
+            return _forbidden(request, "Missing Metadata-Flavor:Google header.")
         if request.path.endswith(("/identity", "/token")):
-            answer = await handler(request)
-        else:
-            answer = await self.endpoint.pass_by(request) or await handler(request)
-        return self._named(answer)
-
-    def _named(self, answer: web.StreamResponse) -> web.StreamResponse:
-        if answer.headers.get("Server") == _SERVER:
-            answer.headers["Server"] = self.profile.server
-        return answer
-
-    def _refused(self, request: web.Request, status: int, why: str) -> web.StreamResponse:
-        url = f"Your client does not have permission to get URL <code>{request.path}</code> from this server."
-        return self._named(_html(robot(status, f"{url} {why}"), status))
+            return await handler(request)
+        return await self.endpoint.pass_by(request) or await handler(request)
 
     async def _ping(self, _: web.Request) -> web.Response:
         return _text("computeMetadata/\n")
@@ -223,7 +215,10 @@ class MetadataServer:
         text, is_json = now()
         if query.get("wait_for_change", "").lower() == "true":
             known = query.get("last_etag") or etag(text)
-            seconds = float(query.get("timeout_sec", "inf"))
+            try:
+                seconds = float(query.get("timeout_sec", "inf"))
+            except ValueError:
+                return _refusal(400, request.method, request.path)
             try:
                 async with asyncio.timeout(None if math.isinf(seconds) else seconds):
                     while etag(text) == known:
@@ -363,7 +358,6 @@ class MetadataServer:
         return claims
 
 
-_SERVER: Final = "Metadata Server for VM"
 _SERVERLESS: Final = "Metadata Server for Serverless"
 
 
@@ -372,7 +366,6 @@ def _answer(body: str, content_type: str, status: int = 200) -> web.Response:
     headers = {
         "Content-Type": content_type,
         "Metadata-Flavor": "Google",
-        "Server": _SERVER,
         "X-XSS-Protection": "0",
         "X-Frame-Options": "SAMEORIGIN",
     }
@@ -390,6 +383,41 @@ def _html(text: str, status: int) -> web.Response:
 def _plain(text: str, status: int) -> web.Response:
     """As GKE's server, which is written in Go, puts its errors."""
     return _answer(text, "text/plain; charset=utf-8", status)
+
+
+def _go_unasked() -> web.Response:
+    """What GKE's server says without the flavor, nameless: https://github.com/googleapis/google-api-dotnet-client/issues/1409"""
+    text = 'GKE Metadata Server encountered an error: Missing required header "Metadata-Flavor": "Google"\n'
+    headers = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+    answer = web.Response(status=403, body=text.encode(), headers=headers)
+    answer[NAMELESS] = True
+    return answer
+
+
+def _forbidden(request: web.Request, why: str) -> web.Response:
+    code = f"<code>{html.escape(request.path)}</code>"
+    return _html(
+        robot(403, f"Your client does not have permission to get URL {code} from this server. {why}"), 403
+    )
+
+
+def _manner(profile: Profile) -> Manner:
+    if profile.relays_iam:
+        return Manner(profile.server, _go_refusal)
+    unread = {"Server": profile.server, "Connection": "close"}
+    return Manner(profile.server, _refusal, unread=unread)
+
+
+def _refusal(status: int, method: str, path: str) -> web.Response:
+    """To what no handler takes: no published answer is known, and this is as the server's others are."""
+    return _html(robot(status, reason(status, method, path)), status)
+
+
+def _go_refusal(status: int, method: str, path: str) -> web.Response:
+    """The same of GKE's server, which is written in Go: https://go.dev/src/net/http/server.go, `conn.serve`."""
+    del method, path
+    code = HTTPStatus(431 if status in (413, 414) else status)
+    return _plain(f"{code.value} {code.phrase}", code)
 
 
 def _json(value: object, status: int = 200) -> web.Response:

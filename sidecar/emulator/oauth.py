@@ -6,7 +6,8 @@ verified against the key that was handed out. Error texts are Google's own. Sour
 `oauth2/_client.py`, https://developers.google.com/identity/protocols/oauth2/service-account;
 https://developers.google.com/identity/protocols/oauth2/production-readiness and the texts that users report:
 `unauthorized_client` and "Invalid email or User ID" for domain-wide delegation, 401 `invalid_client`,
-"Invalid OAuth scope or ID token audience provided." (https://github.com/googleapis/google-oauth-java-client/issues/602).
+"Invalid OAuth scope or ID token audience provided." (https://github.com/googleapis/google-oauth-java-client/issues/602),
+"Invalid JWT: Token must be a short-lived token…" (https://github.com/googleapis/google-api-php-client/issues/1429).
 npm's gtoken, gcloud-aio-auth and Ruby's googleauth write no `kid` into an assertion; Go and Java sign for the
 `token_uri` of the key file.
 """
@@ -22,10 +23,11 @@ from aiohttp import BasicAuth, web
 
 from sidecar.emulator.accounts import ADC_CLIENT_ID, User, write_private
 from sidecar.emulator.faults import Endpoint, Fault, claims_for
+from sidecar.emulator.forms import form
 from sidecar.emulator.instance import PROJECT
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER
-from sidecar.emulator.pages import API, application
+from sidecar.emulator.pages import APIS, application
 from sidecar.emulator.principals import Principals
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -75,7 +77,7 @@ class OAuthServer:
         """None: the account is there, its key is not."""
         self._delegated: dict[str, frozenset[str]] = {}
         """Scopes that accounts may have as any user of their organisation, by e-mail."""
-        self.app = application(API)
+        self.app = application(APIS)
         for path in ("/token", "/oauth2/v4/token", "/o/oauth2/token"):
             self.app.router.add_post(path, self._token)
 
@@ -118,11 +120,11 @@ class OAuthServer:
         answer, fault = await self.endpoint.meet(request)
         if answer is not None:
             return answer
-        form = await request.post()
+        asked = await form(request)
         try:
-            if form.get("grant_type") == "refresh_token":
-                return _json(self._refreshed({**_basic(request), **form}, fault))
-            claims = self._assertion(form, f"{request.scheme}://{request.host}{request.path}")
+            if asked.get("grant_type") == "refresh_token":
+                return _json(self._refreshed({**_basic(request), **asked}, fault))
+            claims = self._assertion(asked, f"{request.scheme}://{request.host}{request.path}")
             if fault is not None and fault.kind == "garbage":
                 # An access token is opaque: whatever stood there would be one.
                 return _json({"id_token": "not-a-token", "token_type": "Bearer"})
@@ -223,7 +225,9 @@ class OAuthServer:
     def _assertion(self, form: Mapping[str, object], here: str) -> dict[str, Any]:
         """The verified claims of an assertion; RefusedGrantError with Google's own words otherwise."""
         if form.get("grant_type") != GRANT:
-            raise RefusedGrantError("unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type')}")
+            raise RefusedGrantError(
+                "unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type', '')}"
+            )
         assertion = str(form.get("assertion", ""))
         try:
             email = read(assertion).get("iss")

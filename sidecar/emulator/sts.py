@@ -23,8 +23,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint
+from sidecar.emulator.forms import form
 from sidecar.emulator.keys import BadTokenError, SigningKey, signing_key
-from sidecar.emulator.pages import API, application
+from sidecar.emulator.pages import APIS, application
 from sidecar.emulator.principals import Principals
 
 PROJECT_NUMBER: Final = "123456789012"
@@ -119,7 +120,7 @@ class STSServer:
         """The role that the instance of AWS's has; None for none."""
         self.aws_failure = ""
         """The `Code` that its metadata service gives in place of keys, where it is not empty."""
-        self.app = application(API)
+        self.app = application(APIS)
         routes = self.app.router
         routes.add_post("/v1/token", self._token)
         routes.add_get("/subject-token", self._subject_by_url)
@@ -154,15 +155,15 @@ class STSServer:
         answer, fault = await self.endpoint.meet(request)
         if answer is not None:
             return answer
-        form = {name: str(value) for name, value in (await request.post()).items()}
+        asked = await form(request)
         try:
-            member = self._member(form)
+            member = self._member(asked)
         except RefusedExchangeError as error:
             return _json({"error": error.code, "error_description": error.description}, status=400)
         if fault is not None and fault.kind == "garbage":
             return _json({"issued_token_type": ACCESS_TOKEN})
-        scope = form.get("scope", "")
-        self.asked.append(Exchanged(form["audience"], scope, form.get("options", ""), member))
+        scope = asked.get("scope", "")
+        self.asked.append(Exchanged(asked["audience"], scope, asked.get("options", ""), member))
         token = self._principals.issue(member, scope.split(), lifetime=self.token_lifetime)
         return _json(
             {

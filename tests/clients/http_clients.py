@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
-from tests.clients.libraries import NODE_MODULES, PROGRAMS, missing_of
+from tests.clients.libraries import NODE_MODULES, PROGRAMS, ROOT, missing_of
+from tests.support.browser import CHROMIUM
 
 TASKS: Final = ("up", "down", "chunked", "gzip", "sse", "parallel", "utf8", "websocket")
 """20 MB up and down, compared by hash; a body of unknown length; a compressed answer; server-sent events; 50 requests at
@@ -110,5 +111,16 @@ CLIENTS: Final = {
         tasks=("up", "down", "chunked", "sse", "utf8"),
         ways=("listener", "prefix", "proxy"),
     ),
+    "chromium": Client(
+        "Chromium",
+        (sys.executable, str(PROGRAMS / "chromium_client.py")),
+        (CHROMIUM or "chromium",),
+        "chromium",
+        # What it sends by fetch has a length, but in HTTP/2.
+        tasks=tuple(task for task in TASKS if task != "chunked"),
+        ways=("listener", "prefix", "proxy"),
+        environ=(("PYTHONPATH", str(ROOT)),),
+        websocket=WAYS,
+    ),
 }
-"""By the name that a test has. Chromium is in tests/e2e/test_clients.py."""
+"""By the name that a test has."""

@@ -65,6 +65,8 @@ class Library(NamedTuple):
     always: bool = False
     """Whether `make test` runs it, too."""
     environ: tuple[tuple[str, str], ...] = ()
+    newer: tuple[str, ...] = ()
+    """Ways that versions after Debian's have; what an older one says of it stands in the table."""
 
     @property
     def command(self) -> list[str]:
@@ -86,9 +88,9 @@ LIBRARIES: Final = {
         "google-auth",
         (
             *("key_access", "key_id", "self_signed", "login", "federation"),
-            *("impersonated_access", "impersonated_id", "verify"),
+            *("impersonated_access", "impersonated_id", "impersonated_sign", "verify"),
         ),
-        ("metadata_access", "metadata_id"),
+        ("metadata_access", "metadata_id", "metadata_sign", "metadata_signed_id"),
         always=True,
     ),
     "google-auth-aio": Library(
@@ -134,9 +136,9 @@ LIBRARIES: Final = {
         "`make clients`",
         (
             *("key_access", "key_id", "self_signed", "login", "federation"),
-            *("impersonated_access", "impersonated_id", "sign_blob"),
+            *("impersonated_access", "impersonated_id", "impersonated_sign"),
         ),
-        ("metadata_access", "metadata_id", "metadata_tree"),
+        ("metadata_access", "metadata_id", "metadata_sign", "metadata_tree"),
         environ=(("NODE_PATH", str(NODE_MODULES)),),
     ),
     "node-storage": Library(
@@ -169,8 +171,11 @@ LIBRARIES: Final = {
         ("java", "-cp", ":".join(str(JARS / f"{name}.jar") for name in _JAVA)),
         ("java", JARS / "google-auth-library-oauth2-http.jar"),
         "default-jdk-headless libgoogle-auth-java",
-        ("key_access", "key_id", "login"),
-        ("metadata_access", "metadata_id", "metadata_tree"),
+        (
+            *("key_access", "key_id", "key_sign", "login"),
+            *("impersonated_access", "impersonated_id", "impersonated_sign"),
+        ),
+        ("metadata_access", "metadata_id", "metadata_sign", "metadata_tree"),
     ),
     "ruby": Library(
         "googleauth (Ruby)",
@@ -178,8 +183,9 @@ LIBRARIES: Final = {
         ("ruby",),
         ("ruby", Path("/usr/share/rubygems-integration/all/gems")),
         "ruby-googleauth",
-        ("key_access", "key_id", "self_signed", "login"),
+        ("key_access", "key_id", "self_signed", "login", "impersonated_access"),
         ("metadata_access", "metadata_id"),
+        newer=("impersonated_access",),
     ),
     "r": Library(
         "gargle (R)",

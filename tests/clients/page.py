@@ -25,13 +25,16 @@ _KINDS: Final = {
     "federation": "workload identity federation",
     "impersonated_access": "acting as another: access token",
     "impersonated_id": "acting as another: ID token",
-    "sign_blob": "acting as another: a signature",
+    "impersonated_sign": "acting as another: a signature",
+    "key_sign": "key: a signature",
     "verify": "verifies a token",
     "calls": "calls an API",
 }
 _METADATA: Final = {
     "metadata_access": "access token",
     "metadata_id": "ID token",
+    "metadata_sign": "signature, by signBlob",
+    "metadata_signed_id": "ID token, by signBlob",
     "metadata_tree": "instance",
 }
 _TITLES: Final = {
@@ -61,7 +64,8 @@ def render(results: Results) -> str:
         "The target verifies every request. **listener**: the route's own `listen`; **prefix**: its `path_prefix`; **host**: the",
         "`Host` header; **proxy**: the sidecar as HTTP proxy. A dash: the client can't, or was not tried. undici opens a tunnel",
         "through a proxy for plain http, too; Node's `fetch` takes no proxy and no `Host`. Java's",
-        "client is given URLs in ASCII: through a proxy it writes anything else as question marks.",
+        "client is given URLs in ASCII: through a proxy it writes anything else as question marks. In Chromium a page that it",
+        "loaded that way calls back by `fetch`, EventSource and WebSocket; through a proxy its WebSockets take a tunnel.",
         "",
         f"| client | way in | {' | '.join(_TITLES[task] for task in TASKS)} |",
         f"|---|---|{'---|' * len(TASKS)}",
@@ -74,7 +78,7 @@ def render(results: Results) -> str:
                 lines.append(f"| {client.title} | {way} | {cells} |")
     lines += [
         "",
-        "A browser (Chromium), 500 connections at once and `NAME.localhost` are in tests/e2e/test_clients.py.",
+        "500 connections at once and `NAME.localhost` are in tests/e2e/test_clients.py.",
         "",
         "## Client libraries of Google's and others, against the emulator",
         "",
@@ -110,7 +114,9 @@ def _platforms(results: Results) -> list[str]:
 def _mark(outcome: bool | str | None) -> str:
     if outcome is None:
         return "–"
-    return "ok" if outcome is True else "**fails**"
+    if isinstance(outcome, str):
+        return outcome
+    return "ok" if outcome else "**fails**"
 
 
 def main() -> None:

@@ -20,6 +20,11 @@ def test_every_client_was_tried_and_none_fails() -> None:
             assert kept[f"http-{name}"][way] == dict.fromkeys(client.tasks_by(way), True), (name, way)
     platforms = [part for part in kept["go"] if part]
     for name, library in LIBRARIES.items():
-        assert kept[name].get("", {}) == dict.fromkeys(library.ways, True), name
+        # What the version at hand lacks is told by its name.
+        found = {
+            way: said for way, said in kept[name].get("", {}).items() if not (way in library.newer and said)
+        }
+        tried = [way for way in library.ways if way not in library.newer]
+        assert found == dict.fromkeys(tried, True), name
         for platform in platforms if library.metadata else ():
             assert kept[name][platform] == dict.fromkeys(library.metadata, True), (name, platform)

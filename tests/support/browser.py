@@ -97,14 +97,14 @@ class Browser:
 
 
 @contextlib.asynccontextmanager
-async def browser(directory: Path) -> AsyncIterator[Browser]:
-    """A browser with a profile of its own below `directory`."""
+async def browser(directory: Path, *options: str) -> AsyncIterator[Browser]:
+    """A browser with a profile of its own below `directory`; `options` are Chromium's."""
     assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
         *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
         *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
         *("--force-prefers-reduced-motion", "--hide-scrollbars", "--remote-debugging-port=0"),
-        *(f"--user-data-dir={directory / 'profile'}", "about:blank"),
+        *(*options, f"--user-data-dir={directory / 'profile'}", "about:blank"),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -48,7 +48,7 @@ def check_(
 
     \b
     idtoken-sidecar check --config config.yaml
-    idtoken-sidecar check --config config.yaml --online billing --path /healthz
+    idtoken-sidecar check --config config.yaml --online billing --path /ready
 
     Looks at the credential, the token and its claims, and the clock; what fails is shown with the command that
     fixes it. No token is printed.
@@ -59,7 +59,7 @@ def check_(
     loaded = given.load()
     check_route_names(loaded, routes)
     if not path.startswith("/") or not path.isprintable() or " " in path or not path.isascii():
-        give_up(f"--path: {quoted(path)} is not a path such as /healthz")
+        give_up(f"--path: {quoted(path)} is not a path such as /ready")
     from sidecar.cli.check import check
     from sidecar.cli.run import alone, leave
 

@@ -236,7 +236,7 @@ def _hidden(refused: Refused) -> Diagnosis | None:
         Cause.HIDDEN,
         "Google's front end answered 404, not the service. Either its ingress settings do not let this network in "
         "(call it from the VPC, or through the load balancer), or VPC Service Controls hide it, or there is no such "
-        "service. "
+        "service. Or Google keeps the path to itself (such as `/healthz`). "
         f"`{command}` shows the ingress.",
         command,
     )
@@ -245,6 +245,8 @@ def _hidden(refused: Refused) -> Diagnosis | None:
 _IAP_PHRASES: Final = (
     ("audience doesn't match", Cause.AUDIENCE_REFUSED),
     ("Invalid JWT audience", Cause.AUDIENCE_REFUSED),
+    # What it says where the JWT is self-signed.
+    ("Audience specified does not match", Cause.AUDIENCE_REFUSED),
     ("'email' claim", Cause.EMAIL_MISSING),
     ("empty token", Cause.TOKEN_UNSEEN),
     ("expired", Cause.TOKEN_TOO_OLD),
@@ -264,8 +266,10 @@ def _iap(refused: Refused) -> Diagnosis:
             command,
         )
     if cause is Cause.AUDIENCE_REFUSED:
-        expected = _EXPECTED.search(refused.sample)
-        wanted = f"`{expected[1]}`" if expected else "its own OAuth client id"
+        found = _EXPECTED.search(refused.sample)
+        suggested = default_audience(refused.target, refused.kind, refused.scheme, refused.authority)
+        expected = found[1] if found else suggested
+        wanted = f"`{expected}`" if expected else "its own OAuth client id"
         return Diagnosis(
             cause,
             f"The token is for {_audience_sent(refused)}; IAP wants {wanted}: set the route's `audience` to that.",

@@ -1,21 +1,39 @@
 // google-auth-library for Java, as Debian has it.
+import com.google.api.client.http.javanet.NetHttpTransport;
+import com.google.auth.ServiceAccountSigner;
+import com.google.auth.http.HttpTransportFactory;
 import com.google.auth.oauth2.AccessToken;
 import com.google.auth.oauth2.ComputeEngineCredentials;
 import com.google.auth.oauth2.GoogleCredentials;
 import com.google.auth.oauth2.IdTokenCredentials;
 import com.google.auth.oauth2.IdTokenProvider;
+import com.google.auth.oauth2.ImpersonatedCredentials;
 import com.google.auth.oauth2.ServiceAccountCredentials;
 import com.google.auth.oauth2.UserCredentials;
 import com.google.gson.Gson;
 import com.google.gson.JsonObject;
 import java.io.FileInputStream;
 import java.io.FileReader;
+import java.net.HttpURLConnection;
 import java.net.URI;
+import java.net.URL;
 import java.util.Arrays;
+import java.util.Base64;
 import java.util.HashMap;
 import java.util.Map;
 
 public class Auth {
+  // Its address of the IAM Credentials API is fixed: the transport, which is the caller's, leads these calls elsewhere.
+  static final HttpTransportFactory ELSEWHERE =
+      () ->
+          new NetHttpTransport.Builder()
+              .setConnectionFactory(
+                  url ->
+                      (HttpURLConnection)
+                          new URL(url.toString().replace("https://iamcredentials.googleapis.com", env("IAM_URL")))
+                              .openConnection())
+              .build();
+
   static String env(String name) {
     return System.getenv(name);
   }
@@ -35,10 +53,24 @@ public class Auth {
         IdTokenCredentials.newBuilder()
             .setIdTokenProvider((IdTokenProvider) credentials)
             .setTargetAudience(env("AUDIENCE"))
-            .setOptions(Arrays.asList(IdTokenProvider.Option.FORMAT_FULL))
+            .setOptions(Arrays.asList(IdTokenProvider.Option.FORMAT_FULL, IdTokenProvider.Option.INCLUDE_EMAIL))
             .build();
     made.refresh();
     return made.getIdToken().getTokenValue();
+  }
+
+  static GoogleCredentials key() throws Exception {
+    return GoogleCredentials.fromStream(new FileInputStream(env("KEY_FILE"))).createScoped(Arrays.asList(env("SCOPE")));
+  }
+
+  static GoogleCredentials impersonated() throws Exception {
+    return ImpersonatedCredentials.create(
+        key(), env("TARGET"), null, Arrays.asList(env("SCOPE")), 600, ELSEWHERE);
+  }
+
+  static Map<String, Object> signed(Object credentials) throws Exception {
+    byte[] signature = ((ServiceAccountSigner) credentials).sign(env("TO_SIGN").getBytes("UTF-8"));
+    return found("signature", Base64.getEncoder().encodeToString(signature));
   }
 
   static Map<String, Object> run(String way) throws Exception {
@@ -50,9 +82,19 @@ public class Auth {
       case "metadata_tree":
         return found("said", ComputeEngineCredentials.create().getAccount());
       case "key_access":
-        return found("access_token", access(GoogleCredentials.fromStream(new FileInputStream(env("KEY_FILE")))));
+        return found("access_token", access(key()));
       case "key_id":
         return found("id_token", idToken(ServiceAccountCredentials.fromStream(new FileInputStream(env("KEY_FILE")))));
+      case "key_sign":
+        return signed(key());
+      case "metadata_sign":
+        return signed(ComputeEngineCredentials.newBuilder().setHttpTransportFactory(ELSEWHERE).build());
+      case "impersonated_access":
+        return found("access_token", access(impersonated()));
+      case "impersonated_id":
+        return found("id_token", idToken(impersonated()));
+      case "impersonated_sign":
+        return signed(impersonated());
       case "login":
         JsonObject info = new Gson().fromJson(new FileReader(env("LOGIN_FILE")), JsonObject.class);
         UserCredentials user =

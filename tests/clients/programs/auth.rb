@@ -26,6 +26,16 @@ WAYS = {
     headers = made.apply({ jwt_aud_uri: ENV["API_AUDIENCE"] })
     { self_signed: (headers[:authorization] || headers["authorization"]).split(" ")[1] }
   },
+  "impersonated_access" => lambda {
+    unless defined?(Google::Auth::ImpersonatedServiceAccountCredentials)
+      next { absent: "not in #{Gem::Specification.find_by_name('googleauth').version}" }
+    end
+    url = "#{ENV['IAM_URL']}/v1/projects/-/serviceAccounts/#{ENV['TARGET']}:generateAccessToken"
+    made = Google::Auth::ImpersonatedServiceAccountCredentials.make_creds(
+      base_credentials: key(scope: ENV["SCOPE"]), impersonation_url: url, scope: [ENV["SCOPE"]]
+    )
+    { access_token: made.apply({})[:authorization].split(" ")[1] }
+  },
   "login" => lambda {
     made = Google::Auth::UserRefreshCredentials.make_creds(json_key_io: File.open(ENV["LOGIN_FILE"]), scope: ENV["SCOPE"])
     made.token_credential_uri = ENV["OAUTH_URL"]

@@ -67,10 +67,14 @@ const ways = {
       sourceClient: jwt(), targetPrincipal: E.TARGET, targetScopes: scopes, delegates: [], endpoint: E.IAM_URL});
     return {id_token: await client.fetchIdToken(E.AUDIENCE, {includeEmail: true})};
   },
-  async sign_blob() {
+  async impersonated_sign() {
     const client = new Impersonated({
       sourceClient: jwt(), targetPrincipal: E.TARGET, targetScopes: scopes, delegates: [], endpoint: E.IAM_URL});
-    return {said: (await client.sign('hello')).signedBlob.length > 300};
+    return {signature: (await client.sign(E.TO_SIGN)).signedBlob};
+  },
+  async metadata_sign() {
+    const endpoint = `${E.IAM_URL}/v1/projects/-/serviceAccounts/`;
+    return {signature: await new GoogleAuth({scopes}).sign(E.TO_SIGN, endpoint)};
   },
 };
 (async () => {

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import ClientSession
+from google.auth.exceptions import GoogleAuthError
+from google.auth.transport.requests import Request
+from google.oauth2 import id_token
 from multidict import CIMultiDict
 
 from sidecar.emulator.app import Emulator
-from sidecar.emulator.keys import decode, encode, signing_key
+from sidecar.emulator.keys import decode, encode, read, signing_key
 from sidecar.emulator.kinds import GCLOUD_CLIENTS, Settings, TargetKind
 from sidecar.emulator.targets import Target
 from tests.support.clock import FakeClock
@@ -19,8 +24,10 @@ from tests.support.google import signed
 NOW = 1_800_000_000
 SA = "robot@emulated-project.iam.gserviceaccount.com"
 IAP_CLIENT = "1-a.apps.googleusercontent.com"
+AUDIENCE = "/projects/123456789012/locations/us-central1/services/reports"
 SCOPE = "https://www.googleapis.com/auth/"
 CLOUD_PLATFORM = f"{SCOPE}cloud-platform"
+NOT_HERE = "Audience specified does not match requested endpoint"
 
 
 class Answer(NamedTuple):
@@ -60,6 +67,68 @@ def unnamed(token: str) -> str:
     claims = token.split(".")[1]
     signed = f"{encode(json.dumps({'alg': 'RS256', 'typ': 'JWT'}).encode())}.{claims}"
     return f"{signed}.{encode(signing_key(SA).sign_bytes(signed.encode()))}"
+
+
+# What a front end lets nobody do
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "page"),
+    [
+        pytest.param("cloud_run", 400, "<h1>Error: Bad Request</h1>", id="cloud-run"),
+        pytest.param("cloud_functions", 400, "<h1>Error: Bad Request</h1>", id="function"),
+        pytest.param("iap", 400, "<h1>Error: Bad Request</h1>", id="iap"),
+        pytest.param("googleapis", 400, "<b>400.</b> <ins>That’s an error.</ins>", id="api"),
+        pytest.param("open", 200, "", id="no-front-end"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_get_has_no_body(
+    google: Emulator, session: ClientSession, kind: TargetKind, status: int, page: str, method: str
+) -> None:
+    """https://github.com/meilisearch/meilisearch-python/issues/762 (a load balancer, `body_not_allowed`),
+    https://github.com/firebase/firebase-functions/issues/1417; with the robot
+    https://github.com/nodevault/node-vault/pull/101."""
+    target = await google.add_target("t", kind=kind)
+    token = signed(NOW, aud=target.audience)
+    for body, wanted in ((b"{}", status), (b"", 401 if kind == "googleapis" else 200)):
+        async with session.request(
+            method, target.url, data=body, headers={"Authorization": f"Bearer {token}"}
+        ) as answer:
+            assert answer.status == wanted
+            if body and method == "GET":
+                assert page in await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "is_kept"),
+    [
+        pytest.param("cloud_run", {}, True, id="cloud-run"),
+        pytest.param("iap", {}, True, id="iap-on-cloud-run"),
+        pytest.param("iap", {"assertion_audience": "/projects/1/global/backendServices/2"}, False, id="iap"),
+        pytest.param("endpoints", {}, False, id="endpoints"),
+        pytest.param("open", {}, False, id="open"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/healthz", "/eventlog", "/_ah/warmup"])
+async def test_google_keeps_some_paths_of_cloud_run_to_itself(
+    google: Emulator,
+    session: ClientSession,
+    kind: TargetKind,
+    options: dict[str, str],
+    is_kept: bool,
+    path: str,
+) -> None:
+    """https://cloud.google.com/run/docs/known-issues; tried, with a good token and with none, in
+    https://github.com/Multitec-UA/mt-private-portal/blob/main/docs/multitec/reports/0001-iap-probe.md (3b)."""
+    target = await google.add_target("t", kind=kind, **options)
+    token = bearer(signed(NOW, aud=target.audience))
+    answer = await call(session, target, token, path=path)
+    assert answer.status == (404 if is_kept else 200)
+    if is_kept:
+        assert f"The requested URL <code>{path}</code> was not found on this server." in answer.text
+        assert (await call(session, target, path=path)).status == 404
+    assert (await call(session, target, token, path=f"{path}/x".replace("/_ah", "/ah"))).status == 200
 
 
 # How a front end finds the service
@@ -167,8 +236,8 @@ async def test_a_functions_audience_has_its_name(
         pytest.param(lambda url: signed(NOW, aud=IAP_CLIENT), 200, "", id="id-token"),
         pytest.param(lambda url: self_signed(f"{url}/*"), 200, "", id="self-signed-for-all-paths"),
         pytest.param(lambda url: self_signed(f"{url}/x"), 200, "", id="self-signed-for-this-path"),
-        pytest.param(lambda url: self_signed(f"{url}/y"), 401, "Invalid JWT audience", id="for-another-path"),
-        pytest.param(lambda url: self_signed(url), 401, "Invalid JWT audience", id="for-the-origin"),
+        pytest.param(lambda url: self_signed(f"{url}/y"), 401, NOT_HERE, id="for-another-path"),
+        pytest.param(lambda url: self_signed(url), 401, NOT_HERE, id="for-the-origin"),
         pytest.param(lambda url: self_signed(f"{url}/*", key="other"), 401, "signature", id="another-key"),
         pytest.param(lambda url: self_signed(f"{url}/*", sub="x"), 401, "isn't the issuer", id="for-another"),
         pytest.param(lambda url: self_signed(f"{url}/*", exp=NOW + 3601), 401, "over an hour", id="too-long"),
@@ -240,12 +309,82 @@ async def test_iap_tells_the_app_who_calls(google: Emulator, session: ClientSess
         (self_signed(f"{target.url}/*"), SA, number),
     ):
         forged = ("x-goog-authenticated-user-email", "accounts.google.com:boss@example.com")
-        answer = await call(session, target, bearer(token), forged)
+        answer = await call(session, target, bearer(token), forged, ("X-Goog-Authenticated-User-ID", "1"))
         told = [line for line in answer.body["headers"] if "authenticated" in line[0].lower()]
         assert told == [
             ["X-Goog-Authenticated-User-Email", f"accounts.google.com:{email}"],
             ["X-Goog-Authenticated-User-ID", f"accounts.google.com:{subject}"],
         ]
+
+
+def assertion_of(answer: Answer) -> str:
+    """The one that the app got."""
+    (assertion,) = [value for name, value in answer.body["headers"] if name.lower() == IAP_HEADER]
+    return str(assertion)
+
+
+IAP_HEADER = "x-goog-iap-jwt-assertion"
+
+
+@pytest.mark.parametrize("form", ["", "-jwk"])
+async def test_google_auth_verifies_the_assertion_of_iap(session: ClientSession, form: str) -> None:
+    """As https://cloud.google.com/iap/docs/signed-headers-howto has an app do it, with either form of the keys; the
+    app gets the claims of a published one, and nothing of those that a caller forged."""
+    async with Emulator() as google:  # google-auth reads the real clock
+        google.principals.add(SA)
+        target = await google.add_target("reports", kind="iap", audience=IAP_CLIENT)
+        now = datetime.now(UTC).timestamp()  # noqa: TID251
+        forged = signed(now, aud=AUDIENCE, iss="https://cloud.google.com/iap", email="boss@example.com")
+        answer = await call(
+            session,
+            target,
+            bearer(signed(now, aud=IAP_CLIENT, email=SA, sub="42")),
+            ("X-Goog-IAP-JWT-Assertion", forged),
+            ("x-goog-anything", "forged"),
+        )
+        assertion = assertion_of(answer)
+        claims = await asyncio.to_thread(
+            id_token.verify_token, assertion, Request(), AUDIENCE, certs_url=google.iap_keys_url + form
+        )
+    assert json.loads(decode(assertion.partition(".")[0])).keys() == {"alg", "kid", "typ"}
+    assert claims["exp"] - claims["iat"] == 600
+    assert {name: value for name, value in claims.items() if name not in ("exp", "iat")} == {
+        "aud": AUDIENCE,
+        "azp": AUDIENCE,
+        "email": SA,
+        "identity_source": "GOOGLE",
+        "iss": "https://cloud.google.com/iap",
+        "sub": "accounts.google.com:42",
+    }
+    assert "x-goog-anything" not in {name.lower() for name, _ in answer.body["headers"]}
+
+
+@pytest.mark.parametrize("spoilt", [0, 1, 2])
+async def test_google_auth_refuses_another_assertion(session: ClientSession, spoilt: int) -> None:
+    """One that was changed in any of its parts, or is for another service."""
+    async with Emulator() as google:
+        target = await google.add_target("reports", kind="iap", audience=IAP_CLIENT)
+        now = datetime.now(UTC).timestamp()  # noqa: TID251
+        parts = assertion_of(await call(session, target, bearer(signed(now, aud=IAP_CLIENT)))).split(".")
+        whole = ".".join(parts)
+        changed = {0: b'{"alg":"ES256","kid":"other0"}', 1: b'{"aud":"x"}', 2: bytes(64)}[spoilt]
+        parts[spoilt] = encode(changed)
+        for token, audience in ((".".join(parts), AUDIENCE), (whole, "/projects/1/apps/x")):
+            with pytest.raises((ValueError, GoogleAuthError)):
+                await asyncio.to_thread(
+                    id_token.verify_token, token, Request(), audience, certs_url=google.iap_keys_url
+                )
+
+
+async def test_the_audience_of_the_assertion_is_what_guards_the_app(
+    google: Emulator, session: ClientSession
+) -> None:
+    """A load balancer's backend service has another one than Cloud Run; a person has a domain."""
+    backend = "/projects/123456789012/global/backendServices/42"
+    target = await google.add_target("t", kind="iap", audience=IAP_CLIENT, assertion_audience=backend)
+    answer = await call(session, target, bearer(signed(NOW, aud=IAP_CLIENT, hd="example.com")))
+    claims = read(assertion_of(answer))
+    assert (claims["aud"], claims["hd"], claims["iat"]) == (backend, "example.com", NOW)
 
 
 # ESPv2

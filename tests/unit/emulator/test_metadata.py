@@ -282,7 +282,15 @@ async def test_gke_repeats_what_iam_answers(session: ClientSession, what: str) -
                 f"email {email}\n",
             )
         async with session.get(url) as answer:
-            assert await answer.text() == 'Missing required header "Metadata-Flavor": "Google"\n'
+            # As captured in https://github.com/googleapis/google-api-dotnet-client/issues/1409: 94 bytes, and no name.
+            assert answer.status == 403
+            assert (
+                await answer.text()
+                == 'GKE Metadata Server encountered an error: Missing required header "Metadata-Flavor": "Google"\n'
+            )
+            assert answer.headers["Content-Length"] == "94"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert not {"Server", "Metadata-Flavor"} & set(answer.headers)
 
 
 @pytest.mark.parametrize(("platform", "status"), [("compute_engine", 400), ("gke", 400), ("cloud_run", 500)])

@@ -62,6 +62,17 @@ async def grant(
         return answer.status, await answer.json()
 
 
+async def test_a_grant_type_that_is_missing_is_called_nothing(
+    google: Emulator, session: ClientSession
+) -> None:
+    """Neither the sender's wish nor a word of Python's."""
+    for data, said in (({}, ""), ({"grant_type": "password"}, "password")):
+        async with session.post(google.oauth_url, data=data) as answer:
+            found = await answer.json()
+            assert (answer.status, found["error"]) == (400, "unsupported_grant_type")
+            assert found["error_description"] == f"Invalid grant_type: {said}"
+
+
 async def test_a_key_file_is_complete_and_private(fixed: Emulator, tmp_path: Path) -> None:
     """The file has what google-auth needs, points here, and is its owner's alone, even where one lay open."""
     path = tmp_path / "key.json"

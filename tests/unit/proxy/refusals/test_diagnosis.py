@@ -131,7 +131,8 @@ def info(reason: str) -> dict[str, Any]:
             Cause.HIDDEN,
             "Google's front end answered 404, not the service. Either its ingress settings do not let this network in "
             "(call it from the VPC, or through the load balancer), or VPC Service Controls hide it, or there is no "
-            "such service. `gcloud run services describe billing --region=REGION "
+            "such service. Or Google keeps the path to itself (such as `/healthz`). "
+            "`gcloud run services describe billing --region=REGION "
             "--format='value(metadata.annotations)'` shows the ingress.",
             "gcloud run services describe billing --region=REGION --format='value(metadata.annotations)'",
             id="run-hidden",
@@ -434,6 +435,20 @@ def jwt(message: str) -> dict[str, Any]:
             Cause.AUDIENCE_REFUSED,
             "IAP wants its own OAuth client id:",
             id="iap-audience-in-the-newer-words",
+        ),
+        pytest.param(
+            refused(
+                Target.IAP,
+                401,
+                "Invalid IAP credentials: Audience specified does not match requested endpoint",
+                IAP,
+                claims={"aud": "https://other.example", "iss": SA},
+                kind=TokenKind.SELF_SIGNED_JWT,
+            ),
+            Cause.AUDIENCE_REFUSED,
+            "The token is for `https://other.example`; IAP wants `https://billing-abc123def4-uc.a.run.app/*`: "
+            "set the route's `audience` to that.",
+            id="iap-audience-of-a-self-signed-token",
         ),
         pytest.param(
             refused(
