@@ -106,7 +106,8 @@ def wait(address: ListenAddress, timeout: str) -> None:
 def healthcheck(address: ListenAddress, live: bool, as_json: bool) -> None:
     """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes.
 
-    It also says which tokens are missing. They don't change the exit code, because a restart would not bring them.
+    It also says which tokens are missing, and which routes refuse requests. That doesn't change the exit code, because
+    a restart would not help.
     """
     shortfall, why = "", None
     if not live:
