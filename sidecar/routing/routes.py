@@ -310,6 +310,8 @@ class RouteTable:
     def _no_route(self, host: str, path: bytes) -> SidecarError:
         if (misplaced := self._prefix_of_another_host(host, path)) is not None:
             return misplaced
+        is_bare = host == "localhost" or hosts.is_own_address(host)
+        is_unnamed = is_bare or (hosts.is_loopback(host) and self._nearest(host) is None)
         if hosts.is_loopback(host) and self._prefixes and path:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
@@ -318,10 +320,11 @@ class RouteTable:
                 f"`{host}` is not a host to call this listener by, since web pages may get here by it: use "
                 "`localhost`."
             )
+        elif is_unnamed and len(path) > 1:
+            what = f"No route has host `{host}`, and none has a path_prefix."
         else:
             what = f"No route has host `{host}`."
-        is_bare = host == "localhost" or hosts.is_own_address(host)
-        if is_bare or (hosts.is_loopback(host) and self._nearest(host) is None):
+        if is_unnamed:
             hint = self._listed()
         elif (route := self._nearest(host)) is not None:
             name = () if route.dynamic else (f"{route.name}.localhost",)

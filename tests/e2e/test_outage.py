@@ -93,7 +93,9 @@ async def test_ready_says_which_tokens_are_missing(google: Emulator, start: Star
     await sidecar.logged("token fetch failed", times=3)
     status, text = await sidecar.admin("/healthz/ready")
     assert status == 200
-    assert text.startswith("ready; 3 of 3 tokens missing (routes `one`, `two`, `three`): token_endpoint_unreachable")
+    assert text.startswith(
+        "ready; 3 of 3 tokens missing (routes `one`, `two`, `three`): token_endpoint_unreachable"
+    )
     code, out, _ = await command("healthcheck", IDTOKEN_SIDECAR_ADMIN=f"localhost:{sidecar.admin_port}")
     assert (code, out) == (0, text)
     await google.start(google.metadata.app)

@@ -65,7 +65,9 @@ def test_a_configuration_that_cannot_be_used_is_said_too() -> None:
     told = f"{changed}, so the old one stays in force: config.yaml:3:5: routes[0]: wrong (and 1 more)"
     assert shortfall([TOKEN], reload_error=why) == told
     failing = TOKEN._replace(state=TokenState.FAILING, last_error=FAILED)
-    assert shortfall([failing], reload_error=why) == f"1 of 1 tokens missing: token_denied: Not allowed.; {told}"
+    assert (
+        shortfall([failing], reload_error=why) == f"1 of 1 tokens missing: token_denied: Not allowed.; {told}"
+    )
 
 
 def test_missing_tokens_name_their_routes() -> None:
@@ -80,7 +82,9 @@ def refusing(name: str, reason: Reason, detail: str) -> RouteTrouble:
 
 
 def refused(name: str, cause: Cause, good_since: int = 0) -> RouteTrouble:
-    return RouteTrouble(name, None, LastRefusal(Diagnosis(cause, f"It is {cause}."), 401, NOW - 2.0, good_since))
+    return RouteTrouble(
+        name, None, LastRefusal(Diagnosis(cause, f"It is {cause}."), 401, NOW - 2.0, good_since)
+    )
 
 
 @pytest.mark.parametrize(
