@@ -50,7 +50,7 @@ test-compiled: compiled ## tests of the data path on machine code: conformance, 
 
 PREFIX ?= $(HOME)/.local/idtoken-sidecar
 install:                ## the command, in an environment of its own (PREFIX=…)
-	@echo "==> installing into $(PREFIX): about half a minute"
+	@echo "==> installing into $(PREFIX): under a minute"
 	@$(PYTHON) -m venv $(PREFIX)
 	@$(PREFIX)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps -r requirements.lock
 	@$(PREFIX)/bin/python -m pip -qq --disable-pip-version-check install --no-deps --no-build-isolation .

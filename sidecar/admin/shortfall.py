@@ -91,7 +91,8 @@ def _refused(routes: Sequence[RouteTrouble]) -> list[str]:
         if last is not None and not last.good_since and last.diagnosis.cause is not Cause.UNEXPLAINED:
             found.setdefault(str(last.diagnosis.cause), ([], last.diagnosis.detail))[0].append(route.name)
     return [
-        f"the target of {_routes(names)} refuses requests: {cause}: {redact(detail)}"
+        f"the {'target' if len(names) == 1 else 'targets'} of {_routes(names)} "
+        f"refuse{'s' if len(names) == 1 else ''} requests: {cause}: {redact(detail)}"
         for cause, (names, detail) in found.items()
     ]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import grpc
 import pytest
 import yaml
 
@@ -212,6 +213,12 @@ RUN_BY = {
         "php",
         "ruby",
     },  # tests/docs/test_languages.py
+    "docs/how-to/grpc.md": {
+        "python",
+        "js",
+        "go",
+        "java",
+    },  # below; the page says that Go's and Java's are not run
     "docs/tutorials/google-libraries.md": {"python"},  # below
     "docs/tutorials/an-app-you-cant-change.md": {"python"},  # below
 }
@@ -233,6 +240,18 @@ def test_json_is_json_and_its_commands_are_ours(page: Path) -> None:
         for server in json.loads(block).get("mcpServers", {}).values():
             if "command" in server:
                 check_product([server["command"], *server["args"]])
+
+
+def test_the_lines_for_grpc_are_those_that_are_run() -> None:
+    """Python's makes a channel; Node's credentials are those of the client that calls through the sidecar."""
+    page = (ROOT / "docs/how-to/grpc.md").read_text("utf-8")
+    (python,), (node,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "js"))
+    made: dict[str, Any] = {"grpc": grpc}
+    exec(python, made)  # noqa: S102  # the page is ours
+    made["channel"].close()
+    (credentials,) = re.findall(r"grpc\.credentials\.\w+\(\)", node)
+    assert credentials in (ROOT / "tests/grpc/programs/client.cjs").read_text("utf-8")
+    assert "The lines for Go and Java are not run by our tests." in page
 
 
 SPAN = re.compile(r"(?<!`)`((?:idtoken-sidecar|make) [^`{}]+)`")

@@ -109,6 +109,11 @@ def refused(name: str, cause: Cause, good_since: int = 0) -> RouteTrouble:
             "the target of route `a` refuses requests: token_too_old: It is token_too_old.",
             id="a-target-that-refuses",
         ),
+        pytest.param(
+            [refused("a", Cause.TOKEN_TOO_OLD), refused("b", Cause.TOKEN_TOO_OLD)],
+            "the targets of routes `a`, `b` refuse requests: token_too_old: It is token_too_old.",
+            id="two-targets-that-refuse",
+        ),
         pytest.param([refused("a", Cause.TOKEN_TOO_OLD, good_since=1)], "", id="a-target-that-answers-again"),
         pytest.param([refused("a", Cause.UNEXPLAINED)], "", id="an-app-s-own-403"),
     ],
