@@ -398,15 +398,12 @@ def _clock(refused: Refused) -> Diagnosis | None:
     )
 
 
-_RENEW: Final = "idtoken-sidecar renew"
-
-
 def _too_old() -> Diagnosis:
     return Diagnosis(
         Cause.TOKEN_TOO_OLD,
-        f"The target says that the token has expired or is not valid yet: `{_RENEW}` fetches a new one. If that does "
-        "not help, check the clocks of both sides.",
-        _RENEW,
+        "The target says that the token has expired or is not valid yet: `idtoken-sidecar renew` fetches a new one. If "
+        "that does not help, check the clocks of both sides.",
+        "idtoken-sidecar renew",
     )
 
 
