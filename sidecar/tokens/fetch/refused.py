@@ -109,7 +109,9 @@ def _refused_by_oauth(endpoint: Endpoint, answer: Answer) -> SidecarError:
     if endpoint.protocol is Protocol.STS:
         return _refused_exchange(endpoint, answer, code, description)
     if code == "invalid_grant" and "reasonable timeframe" in description:
-        return _error(endpoint, answer, Reason.CLOCK_OFF, _CLOCK_HINT, code, command=SET_CLOCK)
+        # By how much, `_error` says, where the answer has a date.
+        hint = _TIMES_HINT if answer.clock_hint() else f"{_TIMES_HINT} {_CLOCK_HINT}"
+        return _error(endpoint, answer, Reason.CLOCK_OFF, hint, code, command=SET_CLOCK)
     command = ""
     if code == "invalid_grant" and "signature" in description and is_email(endpoint.account):
         command = shell(
@@ -257,9 +259,8 @@ _SUBJECT_HINT: Final = (
 )
 
 SET_CLOCK: Final = "timedatectl set-ntp true"
-_CLOCK_HINT: Final = (
-    "The signed assertion is too old or too new for it: this machine's clock is off; set it right (NTP)."
-)
+_TIMES_HINT: Final = "The signed assertion is too old or too new for it."
+_CLOCK_HINT: Final = "This machine's clock is off; set it right (NTP)."
 
 
 _GRANT_HINTS: Final = (
