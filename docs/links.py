@@ -40,7 +40,7 @@ def findings(page: Path) -> Iterator[tuple[int, str]]:
 
 
 def _anchors(text: str) -> set[str]:
-    """Of the headings of a page, as GitHub and mkdocs make them."""
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
     headings = re.findall(r"^#+ (.+)$", _FENCED.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
