@@ -59,7 +59,7 @@ async def test_localhost_is_the_only_routes_and_a_second_route_ends_that(
     status, _, body = await ask(sidecar.port, "GET", "/invoices")
     assert status == 404
     assert json.loads(body)["detail"] == (
-        "No route has host `localhost`. Call a route by its own URL. "
+        "No route has host `localhost`, and none has a path_prefix. Call a route by its own URL. "
         f"`billing`: http://billing.localhost:{sidecar.port}/ · `own`: http://localhost:{await sidecar.own_port('own')}/"
     )
 
