@@ -277,8 +277,8 @@ def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
 def kept_trailers(fields: Fields, also_dropped: Set[bytes]) -> list[tuple[bytes, bytes]]:
     """The trailer lines that may be forwarded, without white space after their values."""
     return [
-        (name, value)
-        for name, value in trimmed(fields)
+        (name, value.rstrip(b" \t"))
+        for name, value in fields
         if (lower := name.lower().replace(b"_", b"-")) not in NOT_IN_TRAILERS and lower not in also_dropped
     ]
 

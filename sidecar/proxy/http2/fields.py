@@ -265,7 +265,10 @@ def without_length(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
 
 def size_of(fields: headers.Fields) -> int:
     """The size of these lines in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
-    return sum(len(name) + len(value) + _OVERHEAD for name, value in fields)
+    size = len(fields) * _OVERHEAD
+    for name, value in fields:
+        size += len(name) + len(value)
+    return size
 
 
 def malformed_answer(what: str) -> SidecarError:
