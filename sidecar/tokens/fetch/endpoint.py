@@ -83,6 +83,8 @@ class Endpoint(NamedTuple):
     """IAM: the member that asks (`serviceAccount:E-MAIL`), if known."""
     method: str = ""
     """IAM: the method, such as `generateIdToken`."""
+    delegates: tuple[str, ...] = ()
+    """IAM: the accounts between caller and `account`, by e-mail."""
     served: bool = False
     """METADATA: whether it has answered before."""
     denied: str = ""

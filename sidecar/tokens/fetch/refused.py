@@ -224,15 +224,15 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
         return _error(endpoint, answer, Reason.QUOTA_PROJECT_DENIED, hint, status, command=command)
     if "gaia id not found" in message:
         hint = (
-            f"There is no account {endpoint.account}, or one of its delegates is missing: it was deleted, or the "
-            "e-mail is mistyped."
+            f"There is no account {endpoint.account}{_or_delegates(endpoint)}: it was deleted, or the e-mail is "
+            "mistyped."
         )
         return _error(endpoint, answer, Reason.IMPERSONATION_DENIED, hint, status)
     if answer.status in (403, 404):
         return _impersonation_denied(endpoint, answer, reason or status)
     hint = (
-        "It does not accept the request: check the route's audience or scopes, and the e-mails of "
-        f"{endpoint.subject} and its delegates."
+        "It does not accept the request: check the route's audience or scopes, and the e-mail of "
+        f"{endpoint.subject}{_or_delegates(endpoint)}."
     )
     return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, status)
 
@@ -240,17 +240,27 @@ def _refused_by_iam(endpoint: Endpoint, answer: Answer) -> SidecarError:
 def _impersonation_denied(endpoint: Endpoint, answer: Answer, code: str) -> SidecarError:
     role = "OpenIdTokenCreator" if endpoint.method == "generateIdToken" else "TokenCreator"
     role = f"roles/iam.serviceAccount{role}"
+    member, chain = endpoint.caller or "MEMBER", ""
+    if endpoint.delegates:
+        member = f"serviceAccount:{endpoint.delegates[-1]}"
+        chain = (
+            f" Its delegates are {', '.join(endpoint.delegates)}: the caller needs "
+            "roles/iam.serviceAccountTokenCreator on the first, and each of them on the next."
+        )
     command = shell(
         *("gcloud", "iam", "service-accounts", "add-iam-policy-binding", endpoint.account),
-        *(f"--member={endpoint.caller or 'MEMBER'}", f"--role={role}"),
+        *(f"--member={member}", f"--role={role}"),
     )
     who = f"The caller {endpoint.caller}" if endpoint.caller else "The source"
     hint = (
         f"{who} may not act as {endpoint.account}, or there is no such account: check the "
-        f"e-mail, then grant {role} on it with `{command}` (with delegates, "
-        "roles/iam.serviceAccountTokenCreator from each to the next). A new grant takes some minutes."
+        f"e-mail, then grant {role} on it with `{command}`.{chain} A new grant takes some minutes."
     )
     return _error(endpoint, answer, Reason.IMPERSONATION_DENIED, hint, code, command=command)
+
+
+def _or_delegates(endpoint: Endpoint) -> str:
+    return f" or one of its delegates ({', '.join(endpoint.delegates)})" if endpoint.delegates else ""
 
 
 _SUBJECT_HINT: Final = (

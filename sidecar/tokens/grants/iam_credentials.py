@@ -134,6 +134,7 @@ class IamCredentials:
             account=account,
             caller=caller or "",
             method=method,
+            delegates=tuple(delegates),
         )
         transport = flight.open(endpoint, proxies=True)
         headers = {"content-type": "application/json", "authorization": f"Bearer {bearer.value}"}

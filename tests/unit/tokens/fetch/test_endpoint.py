@@ -352,7 +352,7 @@ def rpc(status: str, message: str = "", reason: str = "", consumer: object = Non
             404,
             rpc("NOT_FOUND", "Not found; Gaia id not found for email a@b"),
             Reason.IMPERSONATION_DENIED,
-            "There is no account a@b, or one of its delegates is missing",
+            "There is no account a@b: it was deleted",
             "",
             id="no-account",
         ),
@@ -443,6 +443,20 @@ def test_refusals_of_iam(status: int, body: object, reason: Reason, hint: str, c
     assert (error.reason, error.command) == (reason, command)
     assert hint in error.detail
     assert command in error.detail
+
+
+def test_delegates_are_named_where_there_are_any() -> None:
+    """The role on the account is the last delegate's then, and the caller's is on the first."""
+    denied, missing = (
+        answer(403, rpc("PERMISSION_DENIED")),
+        answer(404, rpc("NOT_FOUND", "Gaia id not found")),
+    )
+    chained = IAM._replace(delegates=("c@d", "e@f"))
+    assert "elegate" not in refused(IAM, denied).detail
+    error = refused(chained, denied)
+    assert "--member=serviceAccount:e@f " in error.command
+    assert "Its delegates are c@d, e@f: the caller needs" in error.detail
+    assert "There is no account a@b or one of its delegates (c@d, e@f): " in refused(chained, missing).detail
 
 
 def test_an_access_token_needs_the_larger_role() -> None:
