@@ -294,6 +294,7 @@ async def test_nothing_but_the_protocol_is_on_stdout(google: Emulator) -> None:
         out, err = await asyncio.wait_for(process.communicate(), LIMIT)
         assert (process.returncode, out) == (0, b"")
         assert b"token fetched" in err
+        assert b"draining: 0 connections" in err  # those of the session are closed with it
         assert b"eyJ" not in err
         assert [it[0] for it in tools.asked] == ["POST", "DELETE"]
 
