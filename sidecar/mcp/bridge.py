@@ -175,8 +175,8 @@ class _Bridge:
 
     @asynccontextmanager
     async def _streamable(self, carrier: Carrier) -> AsyncIterator[_Streams]:
-        # No timeout here: the sidecar has those of the route. The SDK does not close a client that it was given, and
-        # the sidecar would wait for its connections when it stops.
+        # No timeout here: the sidecar has those of the route. The SDK does not close the client, and a sidecar that
+        # stops would wait for its connections.
         async with (
             httpx2.AsyncClient(transport=carrier, trust_env=False, timeout=None) as client,
             streamable_http_client(

@@ -323,10 +323,15 @@ PAUSE = 0.1
 _TARGETS: dict[str, dict[str, Any]] = {"svc": {}, "refusing": {"callers": ()}}
 
 
-real = pytest.mark.skipif(
+MISSING = pytest.mark.skipif(
     shutil.which("prometheus") is None,
     reason="Prometheus is not installed here (Debian: apt install prometheus)",
 )
+
+
+def real(test: Any) -> Any:
+    """What needs a Prometheus, and time for its scrapes."""
+    return pytest.mark.test_all(MISSING(test))
 
 
 @real

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
@@ -141,9 +142,11 @@ def test_a_check_that_takes_long_says_so_on_a_terminal(tmp_path: Path) -> None:
     file.write_text(
         f"credentials: {{default: {{type: gcloud, command: {slow}, timeout: 2s}}}}\n{ROUTES}", "utf-8"
     )
-    seen = on_terminal("check", "--config", str(file), "billing", TERM="dumb")
-    assert "asking for the tokens of 1 route(s)" in seen
-    assert "asking" not in run("check", "--config", str(file), "billing").stderr
+    with ThreadPoolExecutor(1) as beside:
+        elsewhere = beside.submit(run, "check", "--config", str(file), "billing")
+        seen = on_terminal("check", "--config", str(file), "billing", TERM="dumb")
+        assert "asking for the tokens of 1 route(s)" in seen
+        assert "asking" not in elsewhere.result().stderr
 
 
 @contextmanager
