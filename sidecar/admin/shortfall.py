@@ -1,6 +1,6 @@
 """What is wrong although the sidecar is ready, in one line.
 
-Owns that line. `service` calls it with its parts' reports for `/healthz/ready`, and so for `healthcheck` and `wait`.
+Owns that line. `service` calls it with its parts' reports for `/healthz/ready`, and so for `healthcheck`.
 Pure. The rules: each cause once, with the routes it concerns and the first detail; texts about failures pass the
 redaction.
 """
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sidecar.errors import MEANINGS, Source
+from sidecar.grammar.moments import rfc3339
 from sidecar.observe.logs import redact
 from sidecar.proxy.refusals.diagnosis import Cause
 from sidecar.proxy.refusals.outages import Refusing
@@ -34,14 +35,14 @@ class RouteTrouble(NamedTuple):
 def shortfall(
     tokens: Sequence[TokenStatus],
     routes: Sequence[RouteTrouble] = (),
-    of_route: Mapping[TokenKey, str] | None = None,
+    users: Mapping[TokenKey, Sequence[str]] | None = None,
     reload_error: str | None = None,
 ) -> str:
     """Missing tokens, routes that refuse requests or whose target does, and a changed configuration that can't be used.
 
-    `of_route` has the route that a token is for. Empty if nothing is wrong.
+    `users` has the routes that a token is for. Empty if nothing is wrong.
     """
-    said = [_without_tokens(tokens, of_route or {}), *_refusing(routes), *_refused(routes)]
+    said = [_without_tokens(tokens, users or {}), *_refusing(routes), *_refused(routes)]
     if reload_error is not None:
         first, *others = redact(reload_error).splitlines() or [""]
         more = f" (and {len(others)} more)" if others else ""
@@ -51,7 +52,7 @@ def shortfall(
     return "; ".join(filter(None, said))
 
 
-def _without_tokens(tokens: Sequence[TokenStatus], of_route: Mapping[TokenKey, str]) -> str:
+def _without_tokens(tokens: Sequence[TokenStatus], users: Mapping[TokenKey, Sequence[str]]) -> str:
     """`2 of 3 tokens missing (routes `a`, `b`): token_denied: …`: the tokens whose fetch has failed and that can't be
     served.
     """
@@ -63,7 +64,7 @@ def _without_tokens(tokens: Sequence[TokenStatus], of_route: Mapping[TokenKey, s
         if token.last_error is not None:
             causes.setdefault(str(token.last_error.reason), redact(token.last_error.detail))
     why = "; ".join(f"{reason}: {detail}" for reason, detail in causes.items())
-    names = [name for token in missing if (name := of_route.get(token.key)) is not None]
+    names = list(dict.fromkeys(name for token in missing for name in users.get(token.key, ())))
     whose = f" ({_routes(names)})" if names else ""
     return f"{len(missing)} of {len(tokens)} tokens missing{whose}: {why}"
 
@@ -85,15 +86,15 @@ def _refused(routes: Sequence[RouteTrouble]) -> list[str]:
     """For each cause: whose target refuses the token, and has given no good answer since. What is most likely the
     target's own 401 or 403 is left out.
     """
-    found: dict[str, tuple[list[str], str]] = {}
+    found: dict[str, tuple[list[str], LastRefusal]] = {}
     for route in routes:
         last = route.refusal
         if last is not None and not last.good_since and last.diagnosis.cause is not Cause.UNEXPLAINED:
-            found.setdefault(str(last.diagnosis.cause), ([], last.diagnosis.detail))[0].append(route.name)
+            found.setdefault(str(last.diagnosis.cause), ([], last))[0].append(route.name)
     return [
-        f"the {'target' if len(names) == 1 else 'targets'} of {_routes(names)} "
-        f"refuse{'s' if len(names) == 1 else ''} requests: {cause}: {redact(detail)}"
-        for cause, (names, detail) in found.items()
+        f"the target{'s' if len(names) > 1 else ''} of {_routes(names)} refused the last request at "
+        f"{rfc3339(last.at)}: {cause}: {redact(last.diagnosis.detail)}"
+        for cause, (names, last) in found.items()
     ]
 
 

@@ -222,8 +222,8 @@ CAUSES: dict[Cause, str] = {
     Cause.TOKEN_REFUSED: "The target does not accept the token: its audience, kind or issuer. Cloud Run answers all "
     "three in the same way. `idtoken-sidecar token ROUTE --claims` shows what the token has; [targets](targets.md) "
     "says what each target accepts.",
-    Cause.TOKEN_TOO_OLD: "The token is expired, or not valid yet, by the target's clock. Set this machine's "
-    "clock (`timedatectl set-ntp true`), then fetch new tokens with `idtoken-sidecar renew`.",
+    Cause.TOKEN_TOO_OLD: "The token is expired, or not valid yet, by the target's clock. Fetch new ones with "
+    "`idtoken-sidecar renew`. If that does not help, a clock is off: set this machine's (`timedatectl set-ntp true`).",
     Cause.TOKEN_UNSEEN: "The target saw no token: a proxy in between removes the header, or the target reads another "
     "one.",
     Cause.PERMISSION_MISSING: "The caller lacks the target's role. The log line `target refused a request` and the status "

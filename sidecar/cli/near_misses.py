@@ -55,7 +55,9 @@ class Command(click.Command):
                 raise
             at = next(index for index, word in enumerate(args) if word.partition("=")[0] == "--route")
             name = args[at].partition("=")[2] or "".join(args[at + 1 : at + 2])
-            meant = f"; did you mean `{ctx.command_path} {printable(name)}`?" if name else ""
+            meant = (
+                f"; did you mean `{ctx.command_path} {printable(name)}`?" if name and name[0] != "-" else ""
+            )
             raise click.UsageError(
                 f"there is no option --route: write the route's name by itself{meant}", ctx
             ) from error

@@ -131,7 +131,7 @@ class Probed(NamedTuple):
     why: str | None
     """Why it is not ready; None if it is."""
     shortfall: str = ""
-    """What is wrong although it is ready: missing tokens, a configuration that can't be used."""
+    """What is wrong although it is ready, such as missing tokens; see `admin.shortfall`."""
 
 
 def readiness(address: ListenAddress) -> Probed:

@@ -97,6 +97,10 @@ class Emulator:
             self._key, self.principals, now, token_lifetime=token_lifetime, ca_file=lambda: self.ca_file
         )
         self._control = Control(servers, self, self.connecting, self.principals)
+        self._serve_keys()
+
+    def _serve_keys(self) -> None:
+        """Where the keys are with which everything here is signed."""
         routes = self.oauth.app.router
         routes.add_get("/oauth2/v1/certs", self._certs)
         routes.add_get("/oauth2/v3/certs", self._jwks)

@@ -11,6 +11,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from typing import Final, final
 
@@ -183,9 +184,12 @@ class Backend:
 
 def _number(request: web.Request, name: str, default: str) -> float:
     try:
-        return float(request.query.get(name, default))
+        value = float(request.query.get(name, default))
     except ValueError:
-        raise web.HTTPBadRequest(text=f"{name} is a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise web.HTTPBadRequest(text=f"{name} is a number")
+    return value
 
 
 def sha256_of_bytes(size: int) -> str:

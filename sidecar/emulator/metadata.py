@@ -218,6 +218,8 @@ class MetadataServer:
             try:
                 seconds = float(query.get("timeout_sec", "inf"))
             except ValueError:
+                seconds = math.nan
+            if math.isnan(seconds):
                 return _refusal(400, request.method, request.path)
             try:
                 async with asyncio.timeout(None if math.isinf(seconds) else seconds):

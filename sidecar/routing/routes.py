@@ -310,19 +310,17 @@ class RouteTable:
     def _no_route(self, host: str, path: bytes) -> SidecarError:
         if (misplaced := self._prefix_of_another_host(host, path)) is not None:
             return misplaced
-        route, own, loopback = self._nearest(host), hosts.is_own_address(host), hosts.is_loopback(host)
+        own, loopback = hosts.is_own_address(host), hosts.is_loopback(host)
+        route = None if host == "localhost" or own else self._nearest(host)
         is_unnamed = host == "localhost" or own or (loopback and route is None)
-        if loopback and self._prefixes and path:
+        if (loopback or own) and self._prefixes and path:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
         elif self._prefixes and hosts.ip_literal(host) is not None and not own:
-            what = (
-                f"`{host}` is not a host to call this listener by, since web pages may get here by it: use "
-                "`localhost`."
-            )
+            what = f"`{host}` is no host to call this listener by: web pages may get here by it. Use `localhost`."
         else:
-            nor = ", and none has a path_prefix" if is_unnamed and len(path) > 1 else ""
-            what = f"No route has host `{host}`{nor}."
+            tried = is_unnamed and len(path) > 1 and not self._prefixes
+            what = f"No route has host `{host}`{', and none has a path_prefix' if tried else ''}."
         if is_unnamed:
             hint = self._listed()
         elif route is not None:

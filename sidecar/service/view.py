@@ -52,6 +52,7 @@ from sidecar.service.reload import Reloaded, Reloader
 from sidecar.tokens.entry import TokenStatus
 from sidecar.tokens.fetch.threads import FetchThreads
 from sidecar.tokens.renewals import Renewal
+from sidecar.tokens.token import TokenKey
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -120,11 +121,11 @@ class View:
 
     def shortfall(self) -> str:
         error = self._reloader.error
-        routes = self._parts.table.routes
+        tokens, routes = self.tokens(), self._parts.table.routes
         return shortfall(
-            self.tokens(),
+            tokens,
             [RouteTrouble(it.name, self._refusing(it), self.last_refusal(it.name)) for it in routes],
-            {key: it.name for it in routes if (key := it.fixed_key()) is not None},
+            _users(tokens, routes),
             None if error is None else error[0],
         )
 
@@ -145,9 +146,9 @@ class View:
         routes = [it for it in table.routes if route is None or it.name == route]
         if not routes and route is not None:
             raise KeyError(route)
-        fixed = {key: it.name for it in table.routes if (key := it.fixed_key()) is not None}
+        fixed = {it.fixed_key() for it in table.routes}
         kept = [status.key for status in self.tokens()]
-        keys = {key: name for key, name in fixed.items() if route in (None, name)}
+        keys = {key: it.name for it in routes if (key := it.fixed_key()) is not None}
         # Those of a route that follows the request's host: whatever it has been asked for.
         for it in routes:
             if it.dynamic:
@@ -315,3 +316,19 @@ class View:
 
     def fetch_threads(self) -> Iterable[tuple[str, FetchThreads]]:
         return ((name, source.threads) for name, source in self._parts.sources.items())
+
+
+def _users(tokens: Sequence[TokenStatus], routes: Sequence[Route]) -> dict[TokenKey, list[str]]:
+    """Which routes each token is for: those with its audience and credential, or those that follow the request's
+    host.
+    """
+    users: dict[TokenKey, list[str]] = {}
+    for it in routes:
+        if (key := it.fixed_key()) is not None:
+            users.setdefault(key, []).append(it.name)
+    following = [it for it in routes if it.dynamic]
+    if following:
+        for status in tokens:
+            if status.key not in users:
+                users[status.key] = [it.name for it in following if it.source is status.key.source]
+    return users

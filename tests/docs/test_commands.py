@@ -229,8 +229,9 @@ RUN_BY = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_fenced_block_is_of_a_kind_that_is_checked(page: Path) -> None:
     """Shell, by the tests here; YAML, as configurations (tests/docs/test_docs.py); JSON, below; or a program that is run."""
-    kinds = re.findall(r"^ *(?:```|~~~)([^\n`]+)$", page.read_text("utf-8"), re.MULTILINE)
-    checked = {"sh", "sh norun", "yaml", "json", *RUN_BY.get(str(page.relative_to(ROOT)), ())}
+    fences = re.findall(r"^ *(?:```|~~~)([^\n`]*)$", page.read_text("utf-8"), re.MULTILINE)
+    kinds = fences[::2]  # the others end a block
+    checked = {"sh", "sh norun", "yaml", "json", "text", *RUN_BY.get(str(page.relative_to(ROOT)), ())}
     assert set(kinds) <= checked
 
 

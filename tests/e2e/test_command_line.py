@@ -230,7 +230,14 @@ def test_a_mistyped_word_is_told_what_it_was_meant_to_be(words: str, meant: str)
 
 
 @pytest.mark.parametrize(
-    "words", ["validat0r-of-nothing", "run nonsense", "help eyJhbGciOiJub25lIn0.eyJhIjoxfQ.c2ln"]
+    "words",
+    [
+        "validat0r-of-nothing",
+        "run nonsense",
+        "help eyJhbGciOiJub25lIn0.eyJhIjoxfQ.c2ln",
+        "check --route --online",
+        "check --route",
+    ],
 )
 def test_what_is_near_nothing_gets_no_suggestion(words: str) -> None:
     done = run(*words.split())

@@ -36,6 +36,7 @@ from tests.support.h2_frames import (
     FrameReader,
     data,
     frame,
+    goaway,
     headers,
     settings,
 )
@@ -364,6 +365,18 @@ async def test_heads_that_are_slow_and_end_are_served(wire: Wire) -> None:
             wire.clock.advance(1.0)
         await end.send(frame(CONTINUATION, END_HEADERS, stream))
         await wire.turn(lambda count=(stream + 1) // 2: wire.stats.in_flight == count)
+    assert wire.proxy.ledger.unrouted.refused == {}
+
+
+async def test_an_app_s_own_error_is_no_fault_of_its_requests(wire: Wire) -> None:
+    """The code of its GOAWAY comes back when its connection ends; that is not the sidecar's judgement of it."""
+    await wire.start()
+    end = await wire.app()
+    await end.send(PREFACE + settings() + goaway(0, code=2))
+    await wire.turn(lambda: wire.proxy.connections)
+    await end.close()
+    await wire.turn(lambda: not wire.proxy.connections)
+    assert wire.proxy.ledger.outages.errors() == []
     assert wire.proxy.ledger.unrouted.refused == {}
 
 

@@ -83,7 +83,9 @@ def _print_report(report: dict[str, Any]) -> None:
         reason = f"{step['reason']}: " if step["reason"] else ""
         # A command that is broken over lines can't be copied: it has a line of its own.
         says = (
-            step["says"].replace(f"`{step['command']}`", "the command below")
+            step["says"]
+            .replace(f". `{step['command']}`", ". The command below")
+            .replace(f"`{step['command']}`", "the command below")
             if step["command"]
             else step["says"]
         )

@@ -236,8 +236,7 @@ def _hidden(refused: Refused) -> Diagnosis | None:
         Cause.HIDDEN,
         "Google's front end answered 404, not the service. Either its ingress settings do not let this network in "
         "(call it from the VPC, or through the load balancer), or VPC Service Controls hide it, or there is no such "
-        "service. Or Google keeps the path to itself (such as `/healthz`). "
-        f"`{command}` shows the ingress.",
+        f"service. Or Google keeps the path to itself (such as `/healthz`). `{command}` shows the ingress.",
         command,
     )
 
@@ -266,10 +265,11 @@ def _iap(refused: Refused) -> Diagnosis:
             command,
         )
     if cause is Cause.AUDIENCE_REFUSED:
-        found = _EXPECTED.search(refused.sample)
-        suggested = default_audience(refused.target, refused.kind, refused.scheme, refused.authority)
-        expected = found[1] if found else suggested
-        wanted = f"`{expected}`" if expected else "its own OAuth client id"
+        wanted = "its own OAuth client id"
+        if (found := _EXPECTED.search(refused.sample)) is not None:
+            wanted = f"`{found[1]}`"
+        elif refused.kind is TokenKind.SELF_SIGNED_JWT:
+            wanted = f"`{default_audience(Target.IAP, refused.kind, refused.scheme, refused.authority)}`"
         return Diagnosis(
             cause,
             f"The token is for {_audience_sent(refused)}; IAP wants {wanted}: set the route's `audience` to that.",
@@ -310,10 +310,8 @@ def _gateway(refused: Refused) -> Diagnosis | None:
             f"`token` to another kind.",
         )
     if "Jwt is missing" in message:
-        return Diagnosis(
-            Cause.TOKEN_UNSEEN,
-            "The gateway saw no token: check the route's `header`, and the proxies in between.",
-        )
+        why = "The gateway saw no token: check the route's `header`, and the proxies in between."
+        return Diagnosis(Cause.TOKEN_UNSEEN, why)
     if "Jwt is expired" in message or "not yet valid" in message:
         return _clock(refused) or _too_old()
     return _token_refused(refused) if message.startswith("Jwt") else None

@@ -51,7 +51,7 @@ _NO_OUTAGE: Final = frozenset(
 )
 
 _CONSEQUENCES: Final = frozenset({Reason.QUEUE_FULL, Reason.QUEUE_TIMEOUT})
-"""What a route refuses with when its upstream is too slow: shown only where no other reason was there."""
+"""What a route also refuses with when its upstream fails: the upstream's failure is shown in its place."""
 
 _log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class Outages:
         outage.refused += 1
         outage.answered = answered
         outage.last = group
-        if group.reason not in _CONSEQUENCES or outage.cause.reason in _CONSEQUENCES:
+        if group.reason not in _CONSEQUENCES or MEANINGS[outage.cause.reason].source is not Source.UPSTREAM:
             outage.cause = group
         if outage.is_told or outage.refused >= IN_A_ROW or group.reason not in _OF_ONE_REQUEST:
             untold = group.pace.take(now_mono)

@@ -16,6 +16,7 @@ from sidecar.tokens.token import TokenKey
 from tests.support.named_source import NamedSource
 
 NOW = 1_700_003_600.0
+AT = "2023-11-14T23:13:18.000Z"
 TOKEN = TokenStatus(
     key=TokenKey(NamedSource("default"), "https://billing.run.app"),
     state=TokenState.STALE,
@@ -71,10 +72,12 @@ def test_a_configuration_that_cannot_be_used_is_said_too() -> None:
 
 
 def test_missing_tokens_name_their_routes() -> None:
-    """Where a route has the token for itself."""
+    """All that use it, each once."""
     failing = TOKEN._replace(state=TokenState.FAILING, last_error=FAILED)
-    told = shortfall([failing], of_route={failing.key: "billing"})
+    told = shortfall([failing], users={failing.key: ["billing"]})
     assert told == "1 of 1 tokens missing (route `billing`): token_denied: Not allowed."
+    told = shortfall([failing, failing], users={failing.key: ["billing", "reports"]})
+    assert told == "2 of 2 tokens missing (routes `billing`, `reports`): token_denied: Not allowed."
 
 
 def refusing(name: str, reason: Reason, detail: str) -> RouteTrouble:
@@ -106,12 +109,12 @@ def refused(name: str, cause: Cause, good_since: int = 0) -> RouteTrouble:
         ),
         pytest.param(
             [refused("a", Cause.TOKEN_TOO_OLD)],
-            "the target of route `a` refuses requests: token_too_old: It is token_too_old.",
+            f"the target of route `a` refused the last request at {AT}: token_too_old: It is token_too_old.",
             id="a-target-that-refuses",
         ),
         pytest.param(
             [refused("a", Cause.TOKEN_TOO_OLD), refused("b", Cause.TOKEN_TOO_OLD)],
-            "the targets of routes `a`, `b` refuse requests: token_too_old: It is token_too_old.",
+            f"the targets of routes `a`, `b` refused the last request at {AT}: token_too_old: It is token_too_old.",
             id="two-targets-that-refuse",
         ),
         pytest.param([refused("a", Cause.TOKEN_TOO_OLD, good_since=1)], "", id="a-target-that-answers-again"),

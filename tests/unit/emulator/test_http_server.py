@@ -220,6 +220,15 @@ TOO_LARGE: Final = FORM + b"Content-Length: 3000000\r\n\r\n" + b"a" * 3_000_000
         ),
         pytest.param(
             "metadata",
+            b"GET /computeMetadata/v1/instance/zone?wait_for_change=true&timeout_sec=nan HTTP/1.1\r\n"
+            + CLOSE
+            + b"Metadata-Flavor: Google\r\n\r\n",
+            400,
+            b"malformed",
+            id="timeout-nan",
+        ),
+        pytest.param(
+            "metadata",
             b"GET /computeMetadata/v1/instance/zone?wait_for_change=true&timeout_sec=x HTTP/1.1\r\n"
             + CLOSE
             + b"Metadata-Flavor: Google\r\n\r\n",
@@ -227,7 +236,16 @@ TOO_LARGE: Final = FORM + b"Content-Length: 3000000\r\n\r\n" + b"a" * 3_000_000
             b"malformed",
             id="seconds",
         ),
-        pytest.param("open", b"GET /sse?n=x HTTP/1.1\r\n" + CLOSE + b"\r\n", 400, b"n is a number", id="sse"),
+        *(
+            pytest.param(
+                "open",
+                b"GET /sse?n=%b HTTP/1.1\r\n" % number + CLOSE + b"\r\n",
+                400,
+                b"n is a number",
+                id=f"sse-{number.decode()}",
+            )
+            for number in (b"x", b"inf", b"nan")
+        ),
         pytest.param("open", b"OPTIONS * HTTP/1.1\r\n" + CLOSE + b"\r\n", 404, b"Not Found", id="star"),
         pytest.param("control", b"GET /x HTTP/1.1\r\n" + CLOSE + b"\r\n", 404, b"Not Found", id="control"),
     ],

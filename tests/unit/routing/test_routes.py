@@ -356,6 +356,18 @@ def test_every_way_in_by_name_is_told(table: RouteTable) -> None:
     assert repr(table.routes[0].fixed()) == "<Destination exact https://exact.example>"
 
 
+def test_a_404_by_the_sidecar_s_own_address_speaks_of_the_prefixes_there_are(table: RouteTable) -> None:
+    """They hold there, as on loopback."""
+    with pytest.raises(SidecarError) as caught:
+        table.match(b"10.0.0.5", b"/foo?x=1")
+    assert caught.value.detail.startswith(
+        "No route has host `10.0.0.5` or a path_prefix of `/foo`. Call a route"
+    )
+    with pytest.raises(SidecarError) as caught:
+        table.match(b"10.0.0.5", b"")
+    assert caught.value.detail.startswith("No route has host `10.0.0.5`. Call a route")
+
+
 @pytest.mark.parametrize("host", ["host.docker.internal", "gateway", "billing.internal.evil.example"])
 @pytest.mark.parametrize("path", ["/billing", "/billing/x", "/billing?x=1"])
 def test_a_404_for_a_known_prefix_says_that_prefixes_need_loopback(

@@ -452,6 +452,16 @@ def jwt(message: str) -> dict[str, Any]:
             "set the route's `audience` to that.",
             id="iap-audience-of-a-self-signed-token",
         ),
+        *(
+            pytest.param(
+                refused(target, 401, "Invalid JWT audience.", IAP, claims={"aud": "https://other.example"}),
+                Cause.AUDIENCE_REFUSED,
+                "The token is for `https://other.example`; IAP wants its own OAuth client id: "
+                "set the route's `audience` to that.",
+                id=f"iap-audience-before-{target}",
+            )
+            for target in (Target.IAP, Target.CLOUD_RUN, Target.OTHER)
+        ),
         pytest.param(
             refused(
                 Target.IAP, 403, "", IAP, claims={"email": None, "iss": SA}, kind=TokenKind.SELF_SIGNED_JWT

@@ -123,6 +123,15 @@ def test_a_full_queue_does_not_hide_why_it_is_full(house: House) -> None:
     assert found.reason is Reason.QUEUE_FULL
 
 
+def test_a_full_queue_is_told_at_once_where_the_upstream_did_not_fail(house: House) -> None:
+    """Tokens that are back, or a fault of the sidecar's own, are not why it is full."""
+    house.refuse(UNREACHABLE, 5)
+    house.refuse(FULL, 100)
+    found = house.outages.refusing("billing")
+    assert found is not None
+    assert found.reason is Reason.QUEUE_FULL
+
+
 def test_another_reason_of_the_same_outage_is_a_warning_at_once(house: House) -> None:
     """And there is one end, which names both."""
     house.refuse(UNREACHABLE, 3)
