@@ -66,6 +66,7 @@ def serve(
     try:
         return loop.run_until_complete(_serve(config, environ, loop, handler, then, source))
     except StartError as error:
+        logs.flush(_LAST_LINES)  # both may go into one pipe, where an unbuffered line can be cut by another
         print(f"idtoken-sidecar: {error}", file=sys.stderr)
         return error.exit_code
     finally:

@@ -141,6 +141,7 @@ async def test_a_required_route_without_a_token_ends_the_sidecar(
     )
     assert await sidecar.ended() == 4
     entry = await sidecar.logged("a required route has no token, and the sidecar ends")
+    assert sidecar.text.splitlines()[-1].startswith("idtoken-sidecar: "), "behind all that was logged"
     assert "`billing`" in entry["detail"]
     assert "`other`" not in entry["detail"]
 
