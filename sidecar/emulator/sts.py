@@ -5,7 +5,8 @@ and the metadata service of AWS. Composed by `app`. Subject tokens are really ve
 Sources: https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token, google-auth's `identity_pool.py` and
 `aws.py`; AWS Signature Version 4. A provider that is disabled, deleted or never was: `invalid_target`
 (https://github.com/google-github-actions/auth/issues/161 and 370); a name that can't be one's: `invalid_request`
-(https://github.com/google-github-actions/auth/issues/211).
+(https://github.com/google-github-actions/auth/issues/211); an attribute condition that refuses: `unauthorized_client`
+(https://github.com/terraform-google-modules/terraform-example-foundation/issues/1362).
 """
 
 from __future__ import annotations
