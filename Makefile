@@ -50,6 +50,7 @@ test-compiled: compiled ## tests of the data path on machine code: conformance, 
 
 PREFIX ?= $(HOME)/.local/idtoken-sidecar
 install:                ## the command, in an environment of its own (PREFIX=…)
+	@echo "==> installing into $(PREFIX): under a minute"
 	@$(PYTHON) -m venv $(PREFIX)
 	@$(PREFIX)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps -r requirements.lock
 	@$(PREFIX)/bin/python -m pip -qq --disable-pip-version-check install --no-deps --no-build-isolation .
@@ -113,13 +114,14 @@ fuzz: $(VENV)/.dev      ## atheris on requests, answers, frames of HTTP/2, confi
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || { echo "==> pip install atheris"; $(PIP) install atheris==3.0.0; }
 	@TARGET="$(TARGET)" RUNS="$(RUNS)" SECONDS="$(SECONDS)" KEEP="$(KEEP)" $(BIN)/python -m tests.fuzz
 
-lint: $(VENV)/.dev      ## ruff, mypy --strict, the import layers, spelling, prose, generated files up to date
+lint: $(VENV)/.dev      ## ruff, mypy --strict, the import layers, spelling, prose, links, generated files up to date
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell . .github
 	@$(BIN)/python -m docs.prose
+	@$(BIN)/python -m docs.links
 	@$(BIN)/python -m docs.generate --check
 
 check: lint test        ## everything that CI runs but the demo

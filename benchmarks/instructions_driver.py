@@ -40,6 +40,21 @@ ANSWER_FIELDS = (
     (b"date", b"Mon, 30 Nov 2026 12:00:00 GMT"),
     (b"server", b"example"),
 )
+CALL_FIELDS = (
+    (b"te", b"trailers"),
+    (b"content-type", b"application/grpc"),
+    (b"user-agent", b"grpc-python-asyncio/1.76.0 grpc-c/51.0.0 (linux; chttp2)"),
+    (b"grpc-accept-encoding", b"identity, deflate, gzip"),
+    (b"accept-encoding", b"identity, gzip"),
+)
+CALL_ANSWER_FIELDS = (
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", b"identity, deflate, gzip"),
+    (b"accept-encoding", b"identity, gzip"),
+)
+STATUS = (b"grpc-status", b"0"), (b"grpc-message", b"")
+MESSAGE = b"\0\0\0\1\0" + bytes(256)
+"""One of gRPC's, with its prefix of five bytes."""
 
 Play = Callable[[], None]
 """One request and its answer."""
@@ -112,11 +127,17 @@ class Blocks:
 
 
 class Http2Target(Upstream):
-    """Answers each HEADERS with a kilobyte, in the same stream."""
+    """Answers each end of a request with a kilobyte, in the same stream."""
 
     def __init__(self, turns: Turns) -> None:
         super().__init__(turns)
         self._blocks = Blocks(b"\x88", ANSWER_FIELDS)  # :status 200
+
+    def frames(self, stream: int) -> bytes:
+        """The frames of an answer."""
+        return frame(HEADERS, END_HEADERS, stream, self._blocks.next()) + frame(
+            DATA, END_STREAM, stream, BODY
+        )
 
     def read(self, line: Line) -> None:
         """See `Upstream`. What the sidecar writes is whole frames."""
@@ -126,21 +147,50 @@ class Http2Target(Upstream):
             at = len(PREFACE)
             line.deliver(OPENING)
         while at < len(written):
-            if written[at + 3] == HEADERS:
-                stream = int.from_bytes(written[at + 5 : at + 9], "big")
-                line.deliver(
-                    frame(HEADERS, END_HEADERS, stream, self._blocks.next())
-                    + frame(DATA, END_STREAM, stream, BODY)
-                )
+            if written[at + 4] & END_STREAM and written[at + 3] in (HEADERS, DATA):
+                line.deliver(self.frames(int.from_bytes(written[at + 5 : at + 9], "big")))
             at += 9 + int.from_bytes(written[at : at + 3], "big")
+
+
+class GrpcTarget(Http2Target):
+    """Answers each call with a message and its status."""
+
+    def __init__(self, turns: Turns) -> None:
+        super().__init__(turns)
+        self._blocks = Blocks(b"\x88", CALL_ANSWER_FIELDS)
+        self._statuses = Blocks(b"", STATUS)
+
+    def frames(self, stream: int) -> bytes:
+        """See the base: a head, a message, and trailers."""
+        head = frame(HEADERS, END_HEADERS, stream, self._blocks.next()) + frame(DATA, 0, stream, MESSAGE)
+        return head + frame(HEADERS, END_HEADERS | END_STREAM, stream, self._statuses.next())
 
 
 def http2(memory: Memory) -> Play:
     """On one connection, one stream after the other."""
+    # :method GET, :scheme http
     blocks = Blocks(
-        b"\x82\x86",  # :method GET, :scheme http
-        ((b":path", b"/v1/things?x=1"), (b":authority", b"billing.internal"), *FIELDS),
+        b"\x82\x86", ((b":path", b"/v1/things?x=1"), (b":authority", b"billing.internal"), *FIELDS)
     )
+    return streams(
+        memory, lambda stream: frame(HEADERS, END_STREAM | END_HEADERS, stream, blocks.next()), BODY
+    )
+
+
+def grpc(memory: Memory) -> Play:
+    """Unary calls, one after the other."""
+    # :method POST, :scheme http
+    path, authority = (b":path", b"/billing.Invoices/Get"), (b":authority", b"billing.internal")
+    blocks = Blocks(b"\x83\x86", (path, authority, *CALL_FIELDS))
+
+    def call(stream: int) -> bytes:
+        return frame(HEADERS, END_HEADERS, stream, blocks.next()) + frame(DATA, END_STREAM, stream, MESSAGE)
+
+    return streams(memory, call, MESSAGE)
+
+
+def streams(memory: Memory, request: Callable[[int], bytes], body: bytes) -> Play:
+    """One request after the other on one connection of HTTP/2; `body` must come back."""
     app = connected(memory)
     app.deliver(PREFACE + OPENING)
     memory.settle()
@@ -149,9 +199,9 @@ def http2(memory: Memory) -> Play:
 
     def play() -> None:
         nonlocal stream
-        app.deliver(frame(HEADERS, END_STREAM | END_HEADERS, stream, blocks.next()))
+        app.deliver(request(stream))
         memory.settle()
-        assert app.written.endswith(BODY), app.written
+        assert len(app.written) > len(body), app.written
         app.written = b""
         stream += 2
 
@@ -165,13 +215,18 @@ def connected(memory: Memory) -> Line:
     )
 
 
-KINDS = {"http1": (ROUTE, Http1Target, http1), "http2": (ROUTE, Http2Target, http2)}
+KINDS = {
+    "http1": ("http1", Http1Target, http1),
+    "http2": ("http2", Http2Target, http2),
+    "grpc": ("http2", GrpcTarget, grpc),
+}
+"""The protocol of its route, its target, and what an app sends."""
 
 
 def prepare(loop: asyncio.AbstractEventLoop, kind: str) -> Play:
     """A proxy that has had its first requests."""
-    route, target, play = KINDS[kind]
-    text = route.replace("}", f", protocol: {kind}}}")
+    protocol, target, play = KINDS[kind]
+    text = ROUTE.replace("}", f", protocol: {protocol}}}")
     memory = loop.run_until_complete(make(text, target, Tasks))
     playing = play(memory)
     for _ in range(WARM_UP):

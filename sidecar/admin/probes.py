@@ -20,7 +20,7 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 while the sidecar takes traffic; 503 with the reasons. Both say which tokens are missing."""
+    """200 while the sidecar takes traffic; 503 with the reasons. Both say what else is wrong."""
     view = request.app[VIEW]
     view.nudge()
     good, reasons = view.ready_state()

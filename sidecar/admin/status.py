@@ -19,14 +19,12 @@ from sidecar.grammar.moments import rfc3339
 from sidecar.observe.logs import redact
 from sidecar.proxy.refusals.outages import ErrorGroup, Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
-from sidecar.tokens.entry import TokenState, TokenStatus
+from sidecar.tokens.entry import TokenStatus
 
 Note = Callable[[Exception, str], None]
 """Called with a fault and the place where it happened."""
 
 Row = TypeVar("Row")
-
-_WITHOUT: Final = (TokenState.FAILING, TokenState.FETCHING, TokenState.EXPIRED)
 
 NO_ROUTE: Final = "(no route)"
 """The name for requests that matched no route."""
@@ -203,35 +201,6 @@ def _rows(
             note(fault, "status")
             written.append({**name(row), "fault": UNSHOWN})
     return written
-
-
-def shortfall(tokens: Sequence[TokenStatus], reload_error: str | None = None) -> str:
-    """What is wrong although it is ready: missing tokens, and a changed configuration that can't be used. Empty if
-    nothing is.
-    """
-    said = [_without_tokens(tokens)]
-    if reload_error is not None:
-        first = redact(reload_error).partition("\n")[0]
-        said.append(
-            f"the configuration file was changed and can't be used, so the old one stays in force: {first}"
-        )
-    return "; ".join(filter(None, said))
-
-
-def _without_tokens(tokens: Sequence[TokenStatus]) -> str:
-    """`2 of 3 tokens missing: token_denied: …`: the tokens whose fetch has failed and that can't be served.
-
-    Each reason once, with the first detail. Empty if none is missing.
-    """
-    missing = [token for token in tokens if token.last_error is not None and token.state in _WITHOUT]
-    if not missing:
-        return ""
-    causes: dict[str, str] = {}
-    for token in missing:
-        if token.last_error is not None:
-            causes.setdefault(str(token.last_error.reason), redact(token.last_error.detail))
-    why = "; ".join(f"{reason}: {detail}" for reason, detail in causes.items())
-    return f"{len(missing)} of {len(tokens)} tokens missing: {why}"
 
 
 def ways_in(

@@ -45,7 +45,7 @@ class AdminView(Protocol):
         ...
 
     def shortfall(self) -> str:
-        """What is wrong although it is ready, for a sentence: `3 of 3 tokens missing: …`. Empty if nothing is."""
+        """What is wrong although it is ready, in one line; see `shortfall`. Empty if nothing is."""
         ...
 
     async def renew(self, route: str | None) -> list[Renewal]:

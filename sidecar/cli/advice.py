@@ -21,7 +21,8 @@ ADVICE: dict[Reason, str] = {
     "[listener](listeners.md) requires a header (`require_header`), or lets only some users call (`peers`).",
     Reason.NO_ROUTE: "No route has this host, so nothing was sent. Compare the host with the route's `host`, or call "
     "the route's own URL, which `idtoken-sidecar urls` shows. The answer names the nearest route. Where the app asked "
-    "for `localhost`, it lists the URL of each. See [ways in](ways-in.md).",
+    "for `localhost`, it lists the URL of each. If the route is new, `idtoken-sidecar healthcheck` says whether the "
+    "changed configuration can be used. See [ways in](ways-in.md).",
     Reason.PATH_AMBIGUOUS: "The route has `allow.paths`, and programs read this path in different ways, because of an "
     "escaped slash, a dot segment, an empty segment or a double escape; `detail` says which. See [allow](allow.md).",
     Reason.NOT_ALLOWED: "The route has an `allow` that does not list this method or path, so nothing was sent; `detail` "
@@ -64,9 +65,9 @@ ADVICE: dict[Reason, str] = {
     Reason.TLS_CERTIFICATE_EXPIRED: "`detail` has the certificate's end and this machine's time. Either the certificate "
     "was not renewed, or this machine's clock is wrong (containers have their host's). Verification can't be switched off.",
     Reason.TLS_CERTIFICATE_NOT_YET_VALID: "Usually this machine's clock is slow; `detail` has both times.",
-    Reason.TLS_WRONG_NAME: "`detail` has the name that was asked for and those in the certificate. If the service is "
-    "reached by another name than its certificate has, set the route's `tls.server_name`. Otherwise another server "
-    "answers at that address.",
+    Reason.TLS_WRONG_NAME: "`detail` has the name that was asked for and those in the certificate. Either "
+    "another server answers at that address: check `upstream` and DNS. Or the service has a new certificate, or one for another "
+    "name: have it issued for this name, or set the route's `tls.server_name` to one that it has.",
     Reason.TLS_SELF_SIGNED: "Trust exactly this certificate by setting the route's `tls.ca_file` to its PEM file. "
     "Verification can't be switched off.",
     Reason.TLS_UNKNOWN_CA: "`detail` has the issuer. For a private CA set the route's `tls.ca_file`, or the top-level `ca_file`, to its certificate. "
@@ -166,8 +167,9 @@ ADVICE: dict[Reason, str] = {
     "hold secrets.",
     Reason.CLOCK_OFF: "Google refused a signed assertion because of its time. Set this machine's clock (NTP); "
     "containers have their host's clock.",
-    Reason.TOKEN_TIMEOUT: "If it was the metadata server, the node is under load, or a network policy drops packets "
-    "to 169.254.169.254.",
+    Reason.TOKEN_TIMEOUT: "`detail` says which endpoint it was; the sidecar keeps trying. If it was the metadata server, "
+    "the node is under load, or a network policy drops packets to 169.254.169.254. `curl --header 'Metadata-Flavor: Google' "
+    "http://169.254.169.254/` on the same machine or pod shows which. If it was another one, check the network and HTTPS_PROXY.",
     Reason.TOKEN_ENDPOINT_UNREACHABLE: "Nothing answers. On GKE the metadata server needs some seconds after a pod "
     "starts: the sidecar keeps trying. Outside Google Cloud there is no metadata server: use another type of "
     "credential.",
@@ -220,7 +222,8 @@ CAUSES: dict[Cause, str] = {
     Cause.TOKEN_REFUSED: "The target does not accept the token: its audience, kind or issuer. Cloud Run answers all "
     "three in the same way. `idtoken-sidecar token ROUTE --claims` shows what the token has; [targets](targets.md) "
     "says what each target accepts.",
-    Cause.TOKEN_TOO_OLD: "The token is expired, or not valid yet, by the target's clock. Check both clocks.",
+    Cause.TOKEN_TOO_OLD: "The token is expired, or not valid yet, by the target's clock. Set this machine's "
+    "clock (`timedatectl set-ntp true`), then fetch new tokens with `idtoken-sidecar renew`.",
     Cause.TOKEN_UNSEEN: "The target saw no token: a proxy in between removes the header, or the target reads another "
     "one.",
     Cause.PERMISSION_MISSING: "The caller lacks the target's role. The log line `target refused a request` and the status "

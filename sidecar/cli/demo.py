@@ -138,6 +138,7 @@ def _config(google: Emulator, socket: Path) -> str:
 listen: localhost:0
 admin: localhost:0
 log_format: json
+drain: {{min: 0s}}
 credentials:
   default: {{type: metadata}}
 routes:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, final
 
 from sidecar.config.groups import Limits
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.http2 import grpc
 from sidecar.proxy.http2.connection import Answer, Closed, Data, Event, Http2Connection, Reset, Trailers
 
@@ -62,7 +63,7 @@ async def call(
 
     `in_turn` sends each message after the answer to the one before.
     """
-    http2 = Http2Connection(Limits(), 0.0, is_client=True, streams=1)
+    http2 = Http2Connection(Bounds(Limits()), 0.0, is_client=True, streams=1)
     found = _Found(http2)
     lines = [
         (b":method", b"POST"),

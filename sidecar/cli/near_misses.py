@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from sidecar.grammar.contents import quoted
+from sidecar.grammar.terminal import printable
 
 _MEANT: Final = {
     "version": "--version",
@@ -42,6 +43,22 @@ class SettingOption(click.Option):
 
 class Command(click.Command):
     """A command whose help shows its own options first, and the settings in a separate list."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command.parse_args`. Routes are arguments: `--route billing` is told so."""
+        try:
+            return super().parse_args(ctx, [*args])
+        except click.NoSuchOption as error:
+            if error.option_name != "--route" or not any(
+                it.name in ("route", "routes") for it in self.params
+            ):
+                raise
+            at = next(index for index, word in enumerate(args) if word.partition("=")[0] == "--route")
+            name = args[at].partition("=")[2] or "".join(args[at + 1 : at + 2])
+            meant = f"; did you mean `{ctx.command_path} {printable(name)}`?" if name else ""
+            raise click.UsageError(
+                f"there is no option --route: write the route's name by itself{meant}", ctx
+            ) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See `click.Command.format_options`."""

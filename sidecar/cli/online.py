@@ -47,7 +47,7 @@ async def ask_targets(
         for route, steps in zip(routes, found, strict=True)
         if not any(step.verdict in (Verdict.FAILED, Verdict.SKIPPED) for step in steps)
     ]
-    skipped = Step("target", Verdict.SKIPPED, "not asked: there is no token for it")
+    skipped = Step("target", Verdict.SKIPPED, "not asked, because a step before has failed")
     asked = {route.name: skipped for route in routes}
     with tempfile.TemporaryDirectory(prefix="idtoken-check-") as directory:
         alone, socket = behind_a_socket(config, directory, config.routes)

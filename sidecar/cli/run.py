@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from sidecar.config.models import Config
 from sidecar.net.event_loop import new_event_loop
 from sidecar.observe import logs
+from sidecar.proxy.refusals import outages
 from sidecar.runtime import systemd
 from sidecar.runtime.hardening import Process
 from sidecar.runtime.tasks import Tasks
@@ -76,6 +77,8 @@ def serve(
 def alone(work: Coroutine[Any, Any, T]) -> T:
     """The outcome of a command that serves no app. Only errors are logged, to stderr."""
     logs.configure("error", "text", sys.stderr)
+    # What the command prints says which routes refuse.
+    logging.getLogger(outages.__name__).disabled = True
     quiet_google_logging()
     loop = new_event_loop()
     asyncio.set_event_loop(loop)

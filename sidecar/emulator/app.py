@@ -13,6 +13,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
+from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, final
@@ -294,6 +295,8 @@ class Emulator:
         port = self._ports.get(app)
         if port is None:
             port, self._next_port = self._next_port, self._next_port + (self._next_port > 0)
+            if isinstance(app, web.Application):
+                app.on_response_prepare.append(self._date)
         if (kept := self._kept.pop(app, None)) is not None:
             kept.close()
         sock = socket.create_server((self._host, port), family=family)
@@ -352,6 +355,9 @@ class Emulator:
         finally:
             os.unlink(path)
         return context
+
+    async def _date(self, _: web.Request, answer: web.StreamResponse) -> None:
+        answer.headers["Date"] = formatdate(self._now(), usegmt=True)
 
     # what verifies the tokens
 

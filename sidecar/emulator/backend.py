@@ -38,6 +38,7 @@ class Backend:
 
     def add_routes(self, routes: web.UrlDispatcher) -> None:
         """Every path of the app."""
+        routes.add_get("/hello", self._hello)
         routes.add_get("/bytes/{size}", self._bytes)
         routes.add_get("/gzip", self._gzip)
         routes.add_get("/sse", self._sse)
@@ -54,6 +55,15 @@ class Backend:
         """Let this many more events of /sse out."""
         for _ in range(count):
             self._events.release()
+
+    async def _hello(self, request: web.Request) -> web.Response:
+        """A short answer for people: what of the caller was verified."""
+        verified = request[ADMITTED].verified
+        if verified is None:
+            return web.Response(text=f"Hello from {self._name}. Nothing was verified.\n")
+        told = {"audience": verified.audience, "caller": verified.principal, "header": verified.header}
+        lines = [f"  {name:<8}  {value}\n" for name, value in told.items() if value is not None]
+        return web.Response(text=f"Hello from {self._name}. Your call was verified:\n{''.join(lines)}")
 
     async def _echo(self, request: web.Request) -> web.Response:
         digest, size = hashlib.sha256(), 0

@@ -15,8 +15,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, NamedTuple, cast, final
 
 import anyio
@@ -171,12 +171,19 @@ class _Bridge:
                 return httpx2.AsyncClient(transport=carrier, trust_env=False, timeout=None, headers=headers)
 
             return sse_client(self._place.url, httpx_client_factory=client)
-        # No timeout here: the sidecar has those of the route.
-        return streamable_http_client(
-            self._place.url,
-            http_client=httpx2.AsyncClient(transport=carrier, trust_env=False, timeout=None),
-            max_sse_event_size=_EVENT_LIMIT,
-        )
+        return self._streamable(carrier)
+
+    @asynccontextmanager
+    async def _streamable(self, carrier: Carrier) -> AsyncIterator[_Streams]:
+        # No timeout here: the sidecar has those of the route. The SDK does not close a client that it was given, and
+        # the sidecar would wait for its connections when it stops.
+        async with (
+            httpx2.AsyncClient(transport=carrier, trust_env=False, timeout=None) as client,
+            streamable_http_client(
+                self._place.url, http_client=client, max_sse_event_size=_EVENT_LIMIT
+            ) as streams,
+        ):
+            yield streams
 
     def _note(self, message: JSONRPCMessage) -> None:
         """The client sent this message: note whether it waits for an answer."""

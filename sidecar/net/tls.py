@@ -16,18 +16,18 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from sidecar.net.readiness import SocketReadiness
 from sidecar.net.socket_transport import SocketTransport
 from sidecar.net.transport import Receiver, Transport
 
-_RECORD = 16 * 1024
-_READ = 64 * 1024
+_RECORD: Final = 16 * 1024
+_READ: Final = 64 * 1024
 """More than a record holds, so that nothing stays pending inside OpenSSL after a read."""
-_READS_AT_ONCE = 16
+_READS_AT_ONCE: Final = 16
 """Records that are passed on together before other sockets get their turn."""
-_BARREN = 8
+_BARREN: Final = 8
 """How many small records are passed on one by one after one with nothing behind it: looking costs a system call."""
 
 

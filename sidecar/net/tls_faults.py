@@ -142,8 +142,9 @@ def certificate_fault(
             )
         case Reason.TLS_WRONG_NAME:
             says = (
-                f"{of} is not for `{side.name}`{_names(leaf)}. If the right service answers, set the route's "
-                "`tls.server_name` to a name that its certificate has."
+                f"{of} is not for `{side.name}`{_names(leaf)}. Another server may answer there: check the name in the "
+                "route's `upstream` and what DNS says of it. If the right one answers, have its certificate issued "
+                "for this name, or set the route's `tls.server_name` to a name that it has."
             )
         case Reason.TLS_SELF_SIGNED:
             says = (

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import final
+from typing import Final, final
 
 from sidecar.errors import GONE, MEANINGS, Reason
 from sidecar.observe.family import Histogram, counter, gauge, histogram
 
-METHODS = frozenset(
+METHODS: Final = frozenset(
     "DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK "
     "BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH "
     "PURGE MKCALENDAR LINK UNLINK SOURCE QUERY".split()
@@ -26,31 +26,31 @@ METHODS = frozenset(
 """The values of the label `method`: what llhttp 9 lets through for HTTP. The empty string stands beside
 them for a request whose head was never understood."""
 
-TOKEN_STATES = ("fresh", "stale", "expired", "missing", "fetching", "failing")
+TOKEN_STATES: Final = ("fresh", "stale", "expired", "missing", "fetching", "failing")
 """The values of the label `state` of a token."""
 
-OTHERS = "(others)"
+OTHERS: Final = "(others)"
 """The audience under which further fetches are counted once there are too many audiences."""
 
-DURATION_BOUNDS = (
+DURATION_BOUNDS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
 """Seconds, from the sidecar's own answers up to the default response timeout."""
 
-OWN_BOUNDS = (
+OWN_BOUNDS: Final = (
     *(0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 """Seconds, from a warm request (tens of microseconds) up to the default `token_wait`."""
 
-LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds, from an idle loop up to one that hardly runs."""
 
-FETCH_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+FETCH_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds, from a metadata server's cached answer up to a fetch that reached its deadline."""
 
-_UPSTREAM_CONNECTIONS = (
+_UPSTREAM_CONNECTIONS: Final = (
     "Open upstream connections, by whether a request is using them (active) or they are pooled (idle)."
 )
 

@@ -27,6 +27,7 @@ from sidecar.observe.metrics import RouteStats
 from sidecar.observe.tracing import Tracer
 from sidecar.proxy.acceptor import Acceptors
 from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.connections import Connection, Connections
 from sidecar.proxy.exchange.context import Context
 from sidecar.proxy.exchange.ledger import Ledger
@@ -49,7 +50,7 @@ _QUIET_SWEEP = 4.0
 """The usual time between sweeps while no app has a connection open: only idle ones to targets are left then."""
 
 
-def make_link(keeper: Keeper, limits: Limits, speaks_http2: bool) -> Link:
+def make_link(keeper: Keeper, limits: Bounds, speaks_http2: bool) -> Link:
     """The codec of a new connection to a target."""
     if speaks_http2:
         return Http2Upstream(keeper, limits, keeper.capacity)
@@ -160,7 +161,7 @@ class Proxy(Connections):
         for route in new:
             self.stats.setdefault(route.name, RouteStats())
         context.admission = admission
-        context.limits = limits
+        context.limits = Bounds(limits)
         self.acceptors.set_limits(limit=limits.connections, handshake=limits.head_timeout)
         self.ledger.access_log = access_log
         self.pools.configure(pool, limits)

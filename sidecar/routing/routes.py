@@ -33,11 +33,11 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.grammar import hosts
 from sidecar.tokens.token import TokenKey, TokenSource
 
-_MEMO_SIZE = 1024
+_MEMO_SIZE: Final = 1024
 """How many host spellings are remembered, and destinations of one wildcard: far more than an app uses."""
 
 
-_BESIDE = 8
+_BESIDE: Final = 8
 """A misspelt name is compared with this many names on each side of it, sorted by beginning and by end. difflib takes
 50 µs for a pair of long names, so a caller with many wrong hosts would delay all others.
 """
@@ -310,20 +310,22 @@ class RouteTable:
     def _no_route(self, host: str, path: bytes) -> SidecarError:
         if (misplaced := self._prefix_of_another_host(host, path)) is not None:
             return misplaced
-        if hosts.is_loopback(host) and self._prefixes and path:
+        route, own, loopback = self._nearest(host), hosts.is_own_address(host), hosts.is_loopback(host)
+        is_unnamed = host == "localhost" or own or (loopback and route is None)
+        if loopback and self._prefixes and path:
             start = path.split(b"?")[0][:80].decode("ascii", "replace")
             what = f"No route has host `{host}` or a path_prefix of `{start}`."
-        elif self._prefixes and hosts.ip_literal(host) is not None and not hosts.is_own_address(host):
+        elif self._prefixes and hosts.ip_literal(host) is not None and not own:
             what = (
                 f"`{host}` is not a host to call this listener by, since web pages may get here by it: use "
                 "`localhost`."
             )
         else:
-            what = f"No route has host `{host}`."
-        is_bare = host == "localhost" or hosts.is_own_address(host)
-        if is_bare or (hosts.is_loopback(host) and self._nearest(host) is None):
+            nor = ", and none has a path_prefix" if is_unnamed and len(path) > 1 else ""
+            what = f"No route has host `{host}`{nor}."
+        if is_unnamed:
             hint = self._listed()
-        elif (route := self._nearest(host)) is not None:
+        elif route is not None:
             name = () if route.dynamic else (f"{route.name}.localhost",)
             ways = ", ".join(f"`{entry}`" for entry in (*self.hosts_of(route), *name))
             hint = f"The nearest route is `{route.name}`, which takes {ways}."
@@ -333,9 +335,8 @@ class RouteTable:
 
     def _listed(self) -> str:
         """How to call each route, for an app that has named none."""
-        first = self.routes[:_LISTED]
-        calls = [f"`{route.name}`: {self._call(route)}" for route in first]
-        more = len(self.routes) - len(first)
+        calls = [f"`{route.name}`: {self._call(route)}" for route in self.routes[:_LISTED]]
+        more = len(self.routes) - len(calls)
         rest = f" · and {more} more, which `idtoken-sidecar urls` lists" if more else ""
         return f"Call a route by its own URL. {' · '.join(calls)}{rest}"
 

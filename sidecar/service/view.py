@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 from sidecar.admin.history import INTERVAL, History
+from sidecar.admin.shortfall import RouteTrouble, shortfall
 from sidecar.admin.status import (
     ProcessStatus,
     RouteLinks,
@@ -20,7 +21,6 @@ from sidecar.admin.status import (
     RouteTraffic,
     Traffic,
     document,
-    shortfall,
     ways_in,
 )
 from sidecar.config.addresses import parse_listen
@@ -120,7 +120,13 @@ class View:
 
     def shortfall(self) -> str:
         error = self._reloader.error
-        return shortfall(self.tokens(), None if error is None else error[0])
+        routes = self._parts.table.routes
+        return shortfall(
+            self.tokens(),
+            [RouteTrouble(it.name, self._refusing(it), self.last_refusal(it.name)) for it in routes],
+            {key: it.name for it in routes if (key := it.fixed_key()) is not None},
+            None if error is None else error[0],
+        )
 
     async def reload(self) -> Reloaded:
         return await self._reloader.reload()

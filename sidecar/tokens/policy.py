@@ -19,40 +19,40 @@ still while an instance is frozen, the wall clock can be stepped back, and neith
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.tokens.token import Token
 
-RENEW_BEFORE = 225.0
+RENEW_BEFORE: Final = 225.0
 """Seconds before `exp`. This is google-auth's threshold; metadata servers return the same token until then."""
-RENEW_JITTER = 45.0
-SHORT_LIFE = 900.0
+RENEW_JITTER: Final = 45.0
+SHORT_LIFE: Final = 900.0
 """Seconds. Tokens with a shorter whole life are renewed after three quarters of it, which equals `RENEW_BEFORE` at
 this length.
 """
-MINIMUM_LIFE = 30.0
-WHOLE_SECONDS = 2.0
+MINIMUM_LIFE: Final = 30.0
+WHOLE_SECONDS: Final = 2.0
 """Seconds by which one access token's expiry can differ from answer to answer: `expires_in` is in whole seconds, and
 counts from a different receipt each time.
 """
-ASK_AGAIN = 30.0
+ASK_AGAIN: Final = 30.0
 """Seconds until the next fetch if a renewal brought the same token. Random, up to twice as long."""
-ASK_AGAIN_FLOOR = 1.0
+ASK_AGAIN_FLOOR: Final = 1.0
 """The shortest such wait in seconds, however near the last usable moment is."""
-BACKOFF_FLOOR = 1.0
+BACKOFF_FLOOR: Final = 1.0
 """Seconds: each key calls its endpoint at most once a second."""
-BACKOFF_CEILING = 30.0
-BACKOFF_CEILING_WANTED = 3.0
+BACKOFF_CEILING: Final = 30.0
+BACKOFF_CEILING_WANTED: Final = 3.0
 """Seconds, if a caller waits: with the fetch itself, callers are served within 5 s of the endpoint's recovery."""
-FETCH_FLOOR = 0.25
+FETCH_FLOOR: Final = 0.25
 """Seconds between the end of a failed fetch and the next one, however long the fetch took."""
-RETRY_AFTER_CEILING = 300.0
+RETRY_AFTER_CEILING: Final = 300.0
 """Seconds: a longer Retry-After is cut to this. One call in five minutes burdens no endpoint, and one "in a day" must
 not keep the app down for a day.
 """
-RETRY_AFTER_CEILING_WANTED = 60.0
+RETRY_AFTER_CEILING_WANTED: Final = 60.0
 """The same in seconds, if a caller waits."""
-WANTED_FOR = 10.0
+WANTED_FOR: Final = 10.0
 """Seconds for which a refused caller counts as waiting: it will try again."""
 
 

@@ -14,6 +14,7 @@ from sidecar.errors import SidecarError
 from sidecar.grammar.moments import rfc3339
 from sidecar.observe.metrics import TokenStats
 from sidecar.observe.repeats import Paces
+from sidecar.tokens.policy import minimum_life
 from sidecar.tokens.token import Token, TokenKey
 
 _log = logging.getLogger("sidecar.tokens")
@@ -78,7 +79,10 @@ class FetchReport:
             fields["untold"] = untold
         if served is not None:
             fields.update(_expiry(served))
-        held = "" if served is None else " The token that is here is used while it lives."
+        held = ""
+        if served is not None:
+            until = rfc3339(served.expires_at - minimum_life(served))
+            held = f" The token that is here is used until {until}."
         says = f"token fetch failed for {self._whose()}: {reason}: {error.detail}{held}"
         _log.log(
             logging.WARNING if cause is None else logging.ERROR,

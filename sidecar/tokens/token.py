@@ -22,7 +22,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.moments import rfc3339
 from sidecar.tokens import placeholder
 
-MAX_JWT = 16 * 1024
+MAX_JWT: Final = 16 * 1024
 """Bytes. Google's are about 1 KiB; nginx and Node refuse header lines over 8 to 16 KiB."""
 
 MAX_LIFE: Final = 10 * 366 * 86400.0
@@ -35,8 +35,8 @@ MAX_AHEAD: Final = 86400.0
 accepted either.
 """
 
-_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_OPAQUE: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750 section 2.1."""
 
 

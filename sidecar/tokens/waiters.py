@@ -23,7 +23,7 @@ Waiter = Callable[[SidecarError | None], object]
 _TIMER_SLACK: Final = 0.001
 """Seconds: a timer that fires up to this much early counts as on time."""
 
-_log = logging.getLogger("sidecar.tokens")
+_log: Final = logging.getLogger("sidecar.tokens")
 
 
 @final

@@ -49,6 +49,6 @@ def test_three_percent_over_the_budget_fail(counted: dict[str, int], faults: int
     assert all("make budget ARGS=--record" in fault for fault in found)
 
 
-def test_every_budget_is_for_both_protocols() -> None:
+def test_every_budget_has_each_kind() -> None:
     for whose, budget in instructions.budgets().items():
         assert set(budget) == set(instructions.KINDS), whose

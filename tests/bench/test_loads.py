@@ -82,7 +82,7 @@ class Contender(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     """A contender on a port of 127.0.0.1."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Contender) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
         running.shutdown()

@@ -60,6 +60,7 @@ def test_a_contender_that_answers_wrong_is_out_and_the_others_go_on(
 
 
 @pytest.mark.slow
+@pytest.mark.test_all
 @needs_programs
 def test_a_quick_run_writes_report_data_and_charts(tmp_path: Path) -> None:
     """Small requests and the start, of the sidecar alone: a few seconds."""

@@ -30,8 +30,8 @@ class Client(NamedTuple):
     package: str = ""
     tasks: tuple[str, ...] = _PLAIN
     ways: tuple[str, ...] = WAYS
-    always: bool = False
-    """Whether `make test` runs it, too."""
+    daily: tuple[str, ...] = ()
+    """The ways that `make test` tries, too: each client there by one, each way by one client at least."""
     environ: tuple[tuple[str, str], ...] = ()
     websocket: tuple[str, ...] = ()
     """The ways by which it opens a WebSocket."""
@@ -56,14 +56,14 @@ def _node(name: str) -> tuple[str, ...]:
 
 _NODE: Final = (("NODE_PATH", str(NODE_MODULES)),)
 CLIENTS: Final = {
-    "curl": Client("curl", _python("curl"), ("curl",), "curl", always=True),
+    "curl": Client("curl", _python("curl"), ("curl",), "curl", daily=("listener",)),
     "wget": Client(
         "wget", _python("wget"), ("wget",), "wget", tasks=tuple(task for task in _PLAIN if task != "chunked")
     ),
-    "requests": Client("requests (Python)", _python("requests"), always=True),
-    "httpx": Client("httpx (Python)", _python("httpx"), always=True),
-    "urllib3": Client("urllib3 (Python)", _python("urllib3"), always=True),
-    "aiohttp": Client("aiohttp (Python)", _python("aiohttp"), tasks=TASKS, always=True, websocket=WAYS),
+    "requests": Client("requests (Python)", _python("requests"), daily=("prefix",)),
+    "httpx": Client("httpx (Python)", _python("httpx"), daily=("proxy",)),
+    "urllib3": Client("urllib3 (Python)", _python("urllib3"), daily=("host",)),
+    "aiohttp": Client("aiohttp (Python)", _python("aiohttp"), tasks=TASKS, daily=("host",), websocket=WAYS),
     "fetch": Client("fetch (Node)", _node("fetch"), ("node",), "nodejs", ways=("listener", "prefix")),
     "undici": Client(
         "undici (Node)",

@@ -204,7 +204,6 @@ LIBRARIES: Final = {
         "google-cloud-cli",
         ("key_access", "key_id", "login", "impersonated_access", "impersonated_id"),
         ("metadata_access", "metadata_id"),
-        always=True,
     ),
 }
 """By the name that a test has."""

@@ -57,7 +57,7 @@ def render(results: Results) -> str:
         "# Clients",
         "",
         "Each of these was run as it comes, in a process of its own, and what it did was compared: tokens by who gave them and",
-        "whose they are, bodies by their hash. `make test-all` runs all of them; `make test` Python's, curl and gcloud.",
+        "whose they are, bodies by their hash. `make test-all` runs all of them; `make test` google-auth and, each by one way, Python's and curl.",
         "",
         "## HTTP clients, through the sidecar",
         "",

@@ -16,8 +16,9 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from tests.clients.libraries import NODE_MODULES, PROGRAMS
+from tests.support.forks import stand_in
 from tests.support.programs import lines_of
-from tests.support.sidecar import COMMAND, clean_environment
+from tests.support.sidecar import clean_environment
 
 LIMIT = 240.0
 
@@ -63,7 +64,7 @@ def each() -> list[Any]:
     """Every program, with the reason not to run it here."""
     found = []
     for name, program in PROGRAMS_OF.items():
-        marks = [] if name in ("python", "curl") else [pytest.mark.test_all]
+        marks = [] if name == "python" else [pytest.mark.test_all]
         if name == "node" and _NODE is None:
             reason = "Node 24.5 (or 22.21) is not installed here: `make clients`"
             marks.append(pytest.mark.skip(reason=reason))
@@ -80,7 +81,7 @@ async def run_transparently(
     google: Emulator, config: Path, command: tuple[str, ...], **environ: str
 ) -> tuple[list[dict[str, Any]], str]:
     """What a command brings with a sidecar beside it, and what is said on stderr."""
-    beside = (*COMMAND, "exec", "--transparent", "--config", str(config), "--", *command)
+    beside = (*stand_in(), "exec", "--transparent", "--config", str(config), "--", *command)
     return await lines_of(*beside, environ=clean_environment(**google.environment(), **environ))
 
 

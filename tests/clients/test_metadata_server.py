@@ -78,6 +78,7 @@ async def test_another_library_is_at_home(off_google_cloud: StandIn, library: Li
 
 
 @pytest.mark.slow
+@pytest.mark.test_all
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="not installed here (gcloud): google-cloud-cli")
 async def test_gcloud_lists_the_account(off_google_cloud: StandIn, tmp_path: Path) -> None:
     """`gcloud auth list` has the one account of this machine, and it is active."""

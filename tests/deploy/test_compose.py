@@ -13,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.support.sidecar import COMMAND, LIMIT, Sidecar, ask, clean_environment
+from tests.support.forks import stand_in
+from tests.support.sidecar import LIMIT, Sidecar, ask, clean_environment
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy/compose/compose.yaml"
@@ -37,7 +38,7 @@ def free_row(count: int) -> int:
 @contextlib.asynccontextmanager
 async def running(*arguments: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, *arguments),
+        *(*stand_in(), *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=clean_environment(**environ),

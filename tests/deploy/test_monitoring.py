@@ -292,7 +292,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             identity = f"{DEFAULT}identity?audience={urls['svc']}"
 
             def load() -> None:
-                while not stop.is_set():
+                while not stop.wait(PAUSE):
                     for name in (*urls, "gone", "secured"):
                         sidecar.get(name)
                     for headers in ({}, FLAVOR):
@@ -318,6 +318,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                 it.process.wait()
 
 
+PAUSE = 0.1
+"""Seconds between what a thread of the load does: it lasts as long as the tests, and others run beside it."""
 _TARGETS: dict[str, dict[str, Any]] = {"svc": {}, "refusing": {"callers": ()}}
 
 

@@ -102,6 +102,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(first: Mapping[str, Path])
     assert "idtoken-sidecar=sidecar.cli.commands:main" in entry_points.replace(" ", "")
 
 
+@pytest.mark.test_all
 def test_the_wheel_works_where_it_is_installed(first: Mapping[str, Path], tmp_path: Path) -> None:
     """Its own code, beside the dependencies that are here; no index is asked."""
     target = tmp_path / "installed"

@@ -26,7 +26,7 @@ needs_activate = pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-act
 def configuration(directory: Path, listen: str, admin: str, upstream: str) -> str:
     file = directory / "config.yaml"
     file.write_text(
-        f"listen: {listen}\nadmin: {admin}\nlog_format: json\n"
+        f"listen: {listen}\nadmin: {admin}\nlog_format: json\ndrain: {{min: 0s}}\n"
         f"routes:\n  - {{name: billing, upstream: '{upstream}', path_prefix: /}}\n",
         "utf-8",
     )

@@ -33,6 +33,7 @@ from tests.deploy.test_deploy import (
     schema,
 )
 from tests.docs.test_commands import FENCED, GCLOUD_TREE, check_gcloud
+from tests.support.forks import stand_in
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment, free_port
 
 VARIABLES = {
@@ -123,7 +124,7 @@ def verified_call(sidecar: dict[str, Any], app: dict[str, Any], config: str | No
             "IDTOKEN_SIDECAR_LISTEN": "localhost:0",
         }
         port = free_port()
-        with process([*COMMAND, *map(here, sidecar["args"])], environ):
+        with process([*stand_in(), *map(here, sidecar["args"])], environ):
             run(*COMMAND, "wait", "--admin", f"localhost:{moved['9787']}", "--timeout", "30s")
             urls = {name: here(value) for name, value in variables(app).items()}
             with process([sys.executable, str(DEPLOY / "example-app/app.py")], {**urls, "PORT": str(port)}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import grpc
 import pytest
 import yaml
 
 from sidecar.cli.commands import main
 from sidecar.emulator.oauth import KEY_EMAIL
 from tests.docs.test_docs import PAGES, ROOT
+from tests.support.forks import COMMAND, stand_in
 from tests.support.sidecar import free_port
 
 GCLOUD_TREE = Path("/usr/lib/google-cloud-sdk/data/cli/gcloud_completions.py")
@@ -33,9 +36,11 @@ PLAIN = frozenset(
 
 SHELL_WORDS = {"until", "do", "done", "if", "then", "fi", "sudo", "exec", "!"}
 INDENTED = re.compile(
-    r"^ {4}((?:idtoken-sidecar|gcloud|kubectl|make|curl|pip|git|sudo|npx|grpcurl|python3|docker|install|\.) (?:.*\\\n)*.*)$",
+    r"^ {4}(?:\$ )?((?:idtoken-sidecar|gcloud|kubectl|make|curl|pip|git|sudo|npx|grpcurl|python3|docker|install|export|sh|\.) (?:.*\\\n)*.*)$",
     re.MULTILINE,
 )
+INNER = re.compile(r"\$\(((?:[^()]|\([^()]*\))+)\)")
+"""A command in a `$(…)`, whose own words may have parentheses."""
 FENCED = re.compile(r"```(?:sh|bash|console)( norun)?\n(.*?)```", re.DOTALL)
 
 
@@ -51,8 +56,7 @@ def blocks(page: Path) -> Iterator[tuple[str, bool]]:
 def simple_commands(block: str) -> Iterator[list[str]]:
     """The words of each simple command in `block`, and of those in a `$(…)` of it."""
     for line in block.replace("\\\n", " ").splitlines():
-        inner = re.findall(r"\$\(([^()]+)\)", line)
-        for text in (*inner, re.sub(r"\$\([^()]+\)", "SUBSTITUTED", line)):
+        for text in (*INNER.findall(line), INNER.sub("SUBSTITUTED", line)):
             lexer = shlex.shlex(text, posix=True, punctuation_chars="();<>|&")
             lexer.whitespace_split = True
             words: list[str] = []
@@ -185,6 +189,72 @@ def test_lines_are_commands(words: list[str], monkeypatch: pytest.MonkeyPatch) -
         assert name in PLAIN, f"say in PLAIN, or check, what {name} is"
 
 
+PROSE = {"app", "test", "true"}
+"""Words of `PLAIN` that an indented line of other text begins with."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_command_escapes_the_reading(page: Path) -> None:
+    """What looks like a command in an indented block is one that `blocks` finds."""
+    text = INDENTED.sub(
+        "", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    )
+    first = re.findall(r"^ {4}(?:\$ )?(?:\w+=\S* )?([\w./-]+) ", text, re.MULTILINE)
+    known = {*PLAIN, "idtoken-sidecar", "gcloud", "kubectl", "make", "helm", "terraform", "npm", "uv"} - PROSE
+    assert [word for word in first if word in known] == []
+
+
+RUN_BY = {
+    "docs/languages.md": {
+        "python",
+        "js",
+        "go",
+        "java",
+        "csharp",
+        "php",
+        "ruby",
+    },  # tests/docs/test_languages.py
+    "docs/how-to/grpc.md": {
+        "python",
+        "js",
+        "go",
+        "java",
+    },  # below; the page says that Go's and Java's are not run
+    "docs/tutorials/google-libraries.md": {"python"},  # below
+    "docs/tutorials/an-app-you-cant-change.md": {"python"},  # below
+}
+"""Programs in documents: a test runs each."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_fenced_block_is_of_a_kind_that_is_checked(page: Path) -> None:
+    """Shell, by the tests here; YAML, as configurations (tests/docs/test_docs.py); JSON, below; or a program that is run."""
+    kinds = re.findall(r"^ *(?:```|~~~)([^\n`]+)$", page.read_text("utf-8"), re.MULTILINE)
+    checked = {"sh", "sh norun", "yaml", "json", *RUN_BY.get(str(page.relative_to(ROOT)), ())}
+    assert set(kinds) <= checked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_json_is_json_and_its_commands_are_ours(page: Path) -> None:
+    """The configurations of other programs, that start a command."""
+    for block in re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        for server in json.loads(block).get("mcpServers", {}).values():
+            if "command" in server:
+                check_product([server["command"], *server["args"]])
+
+
+def test_the_lines_for_grpc_are_those_that_are_run() -> None:
+    """Python's makes a channel; Node's credentials are those of the client that calls through the sidecar."""
+    page = (ROOT / "docs/how-to/grpc.md").read_text("utf-8")
+    (python,), (node,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "js"))
+    made: dict[str, Any] = {"grpc": grpc}
+    exec(python, made)  # noqa: S102  # the page is ours
+    made["channel"].close()
+    (credentials,) = re.findall(r"grpc\.credentials\.\w+\(\)", node)
+    assert credentials in (ROOT / "tests/grpc/programs/client.cjs").read_text("utf-8")
+    assert "The lines for Go and Java are not run by our tests." in page
+
+
 SPAN = re.compile(r"(?<!`)`((?:idtoken-sidecar|make) [^`{}]+)`")
 """A command in the middle of a sentence."""
 SAYING = [
@@ -232,21 +302,35 @@ def test_other_yaml_is_yaml(page: Path) -> None:
         assert yaml.safe_load(block)
 
 
+VERIFIED = re.compile(
+    r'"target": "billing".*"verified": {"audience": "http'
+    r"|Hello from billing\. Your call was verified:\n  audience  http\S+\n  caller    serviceAccount:\S+\n  header    Authorization\n"
+)
+"""What a service says that a token came to, by JSON or in short."""
+
+
 def run_blocks(page: Path, home: Path, commands: int) -> str:
     """What the blocks of `page` print, run in one shell as a reader would, but for the ports, which are the test's."""
     script = "".join(block for norun, block in FENCED.findall(page.read_text("utf-8")) if not norun)
     assert script.count("idtoken-sidecar") == commands
     proxy, admin = free_port(), free_port()
+    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if (start := stand_in()) != COMMAND:
+        command = home / ".bin/idtoken-sidecar"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(start)} "$@"\n')
+        command.chmod(0o755)
+        places.insert(0, str(command.parent))
     script = script.replace(":8787", f":{proxy}").replace(":8788", f":{free_port()}")
     environ = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": ":".join(places),
         "HOME": str(home),
         "IDTOKEN_SIDECAR_LISTEN": f"localhost:{proxy}",
         "IDTOKEN_SIDECAR_ADMIN": f"localhost:{admin}",
     }
     done = subprocess.run(
         ["bash", "-eu", "-m"],
-        input=f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}",
+        input=f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}",
         capture_output=True,
         text=True,
         timeout=180,
@@ -255,8 +339,7 @@ def run_blocks(page: Path, home: Path, commands: int) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert '"target": "billing"' in done.stdout
-    assert '"verified": {"audience": "http' in done.stdout
+    assert VERIFIED.search(done.stdout), done.stdout
     return done.stdout
 
 

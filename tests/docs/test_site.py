@@ -18,6 +18,8 @@ from sidecar.observe.families import FAMILIES
 from sidecar.proxy.refusals.diagnosis import Cause
 from tests.docs.test_docs import ROOT
 
+pytestmark = pytest.mark.test_all
+
 
 def commands() -> list[str]:
     """The name of each command, with those above it."""

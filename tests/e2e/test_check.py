@@ -172,7 +172,7 @@ TOKENS = [
         lambda google, _: google.oauth.revoke_key(),
         "token_denied",
         "was deleted or disabled",
-        "",
+        f"gcloud iam service-accounts keys create KEY.json --iam-account={KEY_EMAIL}",
         id="key-revoked",
     ),
     pytest.param(

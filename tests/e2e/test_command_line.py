@@ -33,7 +33,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def on_terminal(*arguments: str, **environ: str) -> str:
     """What a person sees on a terminal."""
     parent, child = pty.openpty()
-    process = subprocess.Popen(
+    process = forks.begin(
         [*COMMAND, *arguments], stdout=child, stderr=child, env=clean_environment(**environ)
     )
     os.close(child)
@@ -213,6 +213,10 @@ def test_whatever_answers_on_the_admin_port_drives_no_terminal(body: bytes) -> N
         ("run svc-abc-uc.a.run.app", "https://svc-abc-uc.a.run.app"),
         ("run config.yaml", "--config config.yaml"),
         ("help no_rute", "no_route"),
+        ("check --online --route billing", "idtoken-sidecar check billing"),
+        ("token --route=billing", "idtoken-sidecar token billing"),
+        ("renew --route billing", "idtoken-sidecar renew billing"),
+        ("urls --route billing", "idtoken-sidecar urls billing"),
     ],
 )
 def test_a_mistyped_word_is_told_what_it_was_meant_to_be(words: str, meant: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import stand_in
 from tests.support.sampling import sampled
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment
 
@@ -75,7 +76,7 @@ def test_a_sidecar_reads_standard_input_once(tmp_path: Path) -> None:
     admin = f"unix:{tmp_path}/admin.sock"
     text = f"{TEXT}listen: localhost:0\nadmin: {admin}\nstartup: serve\nlog_format: json\n"
     with subprocess.Popen(
-        [*COMMAND, "run", "--config", "-"],
+        [*stand_in(), "run", "--config", "-"],
         env=clean_environment(GCE_METADATA_HOST="127.0.0.1:1"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -88,7 +89,7 @@ def test_a_sidecar_reads_standard_input_once(tmp_path: Path) -> None:
         try:
             assert any(b'"listen": [' in line for line in process.stdout)
             again = subprocess.run(
-                [*COMMAND, "reload", "--admin", admin],
+                [*stand_in(), "reload", "--admin", admin],
                 env=clean_environment(),
                 capture_output=True,
                 timeout=LIMIT,
@@ -110,7 +111,7 @@ def test_a_sidecar_reads_standard_input_once(tmp_path: Path) -> None:
 def test_commands_read_the_admin_variable_as_run_does(tmp_path: Path, value: str, says: str) -> None:
     """And name it where it is wrong: there is no `--admin`."""
     found = subprocess.run(
-        [*COMMAND, "healthcheck"],
+        [*stand_in(), "healthcheck"],
         env=clean_environment(IDTOKEN_SIDECAR_ADMIN=value),
         cwd=tmp_path,
         capture_output=True,

@@ -39,7 +39,7 @@ def emulator(tmp_path: Path) -> Iterator[Running]:
     words = ["emulator", "--target", "billing", "--target", "reports=iap", "--target", "api=googleapis"]
     words += ["--target", "ledger=cloud_run,grpc"]
     process = subprocess.Popen(
-        [*COMMAND, *words, "--write", str(directory), "--platform", "cloud_run"],
+        [*forks.stand_in(), *words, "--write", str(directory), "--platform", "cloud_run"],
         env=clean_environment(),
         stdout=subprocess.PIPE,
         text=True,

@@ -20,6 +20,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from tests.support.openssl import authority, issue
+from tests.support.sampling import sampled
 from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, free_port, freeze
 
 pytestmark = pytest.mark.slow
@@ -377,7 +378,10 @@ async def test_no_descriptor_to_connect_with_is_no_fault_of_the_upstream(
 # a process that was stopped
 
 
-async def test_a_token_that_expired_while_the_process_stood_still_is_not_sent(start: Start) -> None:
+@pytest.mark.parametrize("times", sampled((1, 3), [1]))
+async def test_a_token_that_expired_while_the_process_stood_still_is_not_sent(
+    start: Start, times: int
+) -> None:
     """SIGSTOP until past the token's expiry, then SIGCONT, with requests waiting: the target, which checks `exp` with no
     leeway, never sees the old token. The watchdog tells that the process did not run, and does not call it blocked."""
     life = 3.0
@@ -387,7 +391,7 @@ async def test_a_token_that_expired_while_the_process_stood_still_is_not_sent(st
         sidecar = await start(config, emulator=google)
         # While nobody is connected, the heart beats too seldom to notice each of them.
         _, connected = await asyncio.open_connection("127.0.0.1", sidecar.port)
-        for _ in range(3):
+        for _ in range(times):
             assert (await ask(sidecar.port, "GET", "/x", host="billing.localhost"))[0] == 200
             freeze(sidecar.process.pid)
             waiting = asyncio.gather(
@@ -398,4 +402,4 @@ async def test_a_token_that_expired_while_the_process_stood_still_is_not_sent(st
             assert {status for status, _, _ in await waiting} == {200}
         # More, where the machine was too busy to let it run.
         connected.close()
-        assert await sidecar.metric("idtoken_sidecar_event_loop_stalls_total", reason="frozen") >= 3
+        assert await sidecar.metric("idtoken_sidecar_event_loop_stalls_total", reason="frozen") >= times

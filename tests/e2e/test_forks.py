@@ -43,9 +43,37 @@ def test_it_says_and_ends_as_a_start_does(tmp_path: Path, words: list[str]) -> N
         [*COMMAND, *words], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
     )
     forked = forks.run([*COMMAND, *words], env=environ, cwd=tmp_path, timeout=LIMIT)
-    assert (forked.returncode, forked.stdout, forked.stderr) == (
-        *(started.returncode, started.stdout, started.stderr),
+    by_others = subprocess.run(
+        [*forks.stand_in(environ), *words],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
     )
+    for found in (forked, by_others):
+        assert (found.returncode, found.stdout, found.stderr) == (
+            *(started.returncode, started.stdout, started.stderr),
+        )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no forks elsewhere")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_stands_in_for_it_ends_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal reaches the fork; where it can't be passed on, the server ends the fork too."""
+    (tmp_path / "c.yaml").write_text(f"{ROUTES}listen: localhost:0\nadmin: localhost:0\ndrain: {{min: 0s}}\n")
+    with subprocess.Popen(
+        [*forks.stand_in(), "run", "--config", "c.yaml", "--startup", "serve"],
+        env=clean_environment(GCE_METADATA_HOST="127.0.0.1:1"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as stand_in:
+        assert stand_in.stdout is not None
+        assert any(b"listening" in line for line in stand_in.stdout)
+        stand_in.send_signal(number)
+        assert stand_in.wait(LIMIT) == (0 if number == signal.SIGTERM else -number)
+        stand_in.communicate(timeout=LIMIT)  # nobody has the other end of its output any more
 
 
 def test_it_is_signalled_as_any_process(tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import json
 import signal
 import socket
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
+from tests.support.forks import stand_in
+from tests.support.sampling import sampled
 from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, command
 
 
@@ -146,7 +149,7 @@ async def test_a_required_route_holds_readiness_where_others_do_not(google: Emul
     billing = await google.add_target("billing")
     await google.stop(google.metadata.app)
     sidecar = await start(
-        f"startup: serve\nroutes:\n  - {{name: billing, upstream: '{billing.url}', required: true}}",
+        f"startup: serve\ndrain: {{min: 0s}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}', required: true}}",
         ready=False,
     )
     status, text = await sidecar.admin("/healthz/ready")
@@ -213,7 +216,7 @@ async def test_a_live_unix_socket_is_in_use_and_a_stale_one_is_replaced(
     path = tmp_path / "proxy.sock"
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))
-    config = f"routes:\n  - {{name: billing, upstream: '{billing.url}', listen: 'unix:{path}'}}"
+    config = f"drain: {{min: 0s}}\nroutes:\n  - {{name: billing, upstream: '{billing.url}', listen: 'unix:{path}'}}"
     sidecar = await start(config)
     file = tmp_path / "second.yaml"
     file.write_text(f"listen: localhost:0\nadmin: localhost:0\n{config}")
@@ -378,7 +381,7 @@ async def test_exec_forwards_signals_and_reports_them(google: Emulator, tmp_path
     for number, expected in ((signal.SIGUSR1, 5), (signal.SIGTERM, 128 + signal.SIGTERM)):
         process = await asyncio.create_subprocess_exec(
             *(
-                *COMMAND,
+                *stand_in(),
                 "exec",
                 "--no-wait",
                 "--to",
@@ -419,6 +422,7 @@ async def test_exec_of_nothing_is_127(google: Emulator) -> None:
     assert (code, "/nowhere/at-all" in err) == (127, True)
 
 
+@pytest.mark.test_all
 async def test_the_demo_verifies_every_call_and_shows_no_token() -> None:
     """`demo --once`, as `make demo ONCE=1` and CI run it."""
     code, out, err = await command("demo", "--once")
@@ -472,8 +476,13 @@ main()
 """The command, with a signal as the first or the last thing that happens in its start."""
 
 
-@pytest.mark.parametrize("where", ["first", "last"])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize(
+    ("where", "name"),
+    sampled(
+        list(product(("first", "last"), ("SIGTERM", "SIGINT", "SIGHUP"))),
+        [("first", "SIGINT"), ("last", "SIGTERM"), ("first", "SIGHUP")],
+    ),
+)
 async def test_a_signal_while_it_starts_is_heard(tmp_path: Path, where: str, name: str) -> None:
     """`listening` is logged before the start is over: if it is stopped then, it ends with exit code 0. One that asks
     for another configuration is heard when it serves."""

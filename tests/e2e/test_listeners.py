@@ -18,6 +18,7 @@ import pytest
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.keys import Authority
 from tests.support.eventually import eventually
+from tests.support.forks import stand_in
 from tests.support.sidecar import COMMAND, LIMIT, Sidecar, Start, ask, clean_environment, free_port
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ async def test_an_address_that_others_reach_is_refused_without_allow_remote(tmp_
     file = tmp_path / "config.yaml"
     file.write_text("listen: 0.0.0.0:0\nadmin: localhost:0\n" + ROUTES)
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "run", "--config", str(file)), stderr=asyncio.subprocess.PIPE, env=clean_environment()
+        *(*stand_in(), "run", "--config", str(file)), stderr=asyncio.subprocess.PIPE, env=clean_environment()
     )
     async with asyncio.timeout(LIMIT):
         _, said = await process.communicate()
@@ -161,7 +162,7 @@ async def test_config_show_hides_the_secret_and_what_it_shows_is_refused(tmp_pat
 
 async def _run(*arguments: str, code: int = 0, **environ: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, *arguments),
+        *(*stand_in(), *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=clean_environment(**environ),

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from sidecar.emulator.app import Emulator
-from tests.support.sidecar import COMMAND, LIMIT, ask, clean_environment, free_port
+from tests.support.forks import stand_in
+from tests.support.sidecar import LIMIT, ask, clean_environment, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -65,10 +66,11 @@ async def running(google: Emulator, directory: Path, stdout: Any) -> AsyncIterat
     file = directory / "config.yaml"
     file.write_text(
         f"listen: 127.0.0.1:{port}\nadmin: 127.0.0.1:{admin_port}\nlog_format: json\naccess_log: all\nlog_query: true\n"
+        "drain: {min: 0s}\n"
         f"routes:\n  - {{name: billing, upstream: '{billing.url}'}}\n"
     )
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "run", "--config", str(file)),
+        *(*stand_in(), "run", "--config", str(file)),
         stdout=stdout,
         env=clean_environment(**google.environment()),
     )

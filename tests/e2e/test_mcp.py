@@ -20,6 +20,7 @@ from mcp_types import CreateMessageResult, ElicitResult, TextContent
 
 from sidecar.emulator.app import Emulator
 from tests.support.eventually import eventually
+from tests.support.forks import stand_in
 from tests.support.mcp_server import ToolServer, tool_server
 from tests.support.sampling import sampled
 from tests.support.sidecar import COMMAND, LIMIT, clean_environment, command
@@ -65,9 +66,8 @@ async def client(
 ) -> AsyncIterator[Client]:
     """The SDK's client of one command, told as a configuration of an editor would."""
     person = person or Person()
-    server = StdioServerParameters(
-        command=COMMAND[0], args=[*COMMAND[1:], "mcp", *arguments], env=environment(google)
-    )
+    program, *words = stand_in()
+    server = StdioServerParameters(command=program, args=[*words, "mcp", *arguments], env=environment(google))
     with anyio.fail_after(LIMIT):
         async with Client(
             server,
@@ -268,9 +268,11 @@ async def test_without_a_token_the_client_hears_why(google: Emulator) -> None:
         assert not tools.asked
 
 
-async def running(google: Emulator, *arguments: str, **environ: str) -> asyncio.subprocess.Process:
+async def running(
+    google: Emulator, *arguments: str, start: tuple[str, ...] = COMMAND, **environ: str
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(*COMMAND, "mcp", *arguments),
+        *(*start, "mcp", *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -292,6 +294,7 @@ async def test_nothing_but_the_protocol_is_on_stdout(google: Emulator) -> None:
         out, err = await asyncio.wait_for(process.communicate(), LIMIT)
         assert (process.returncode, out) == (0, b"")
         assert b"token fetched" in err
+        assert b"draining: 0 connections" in err  # those of the session are closed with it
         assert b"eyJ" not in err
         assert [it[0] for it in tools.asked] == ["POST", "DELETE"]
 
@@ -328,7 +331,7 @@ async def test_nothing_is_reachable_but_by_its_user(google: Emulator, tmp_path: 
 
 async def test_a_signal_ends_it_though_stdin_is_open(google: Emulator) -> None:
     with tool_server() as tools:
-        process = await running(google, f"{tools.url}/mcp")
+        process = await running(google, f"{tools.url}/mcp", start=stand_in())
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(HELLO).encode() + b"\n")

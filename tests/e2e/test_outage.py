@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
+from pathlib import Path
 
 from sidecar.emulator.app import Emulator
 from tests.support.sidecar import Sidecar, Start, ask, command
@@ -93,12 +94,54 @@ async def test_ready_says_which_tokens_are_missing(google: Emulator, start: Star
     await sidecar.logged("token fetch failed", times=3)
     status, text = await sidecar.admin("/healthz/ready")
     assert status == 200
-    assert text.startswith("ready; 3 of 3 tokens missing: token_endpoint_unreachable")
+    assert text.startswith(
+        "ready; 3 of 3 tokens missing (routes `one`, `two`, `three`): token_endpoint_unreachable"
+    )
     code, out, _ = await command("healthcheck", IDTOKEN_SIDECAR_ADMIN=f"localhost:{sidecar.admin_port}")
     assert (code, out) == (0, text)
     await google.start(google.metadata.app)
     assert (await sidecar.admin("/renew", "POST"))[0] == 200
     assert await sidecar.admin("/healthz/ready") == (200, "ready\n")
+
+
+async def test_healthcheck_names_the_route_that_refuses_and_why(google: Emulator, start: Start) -> None:
+    """Whether the sidecar refuses, for a reason that is no token's, or the target does."""
+    closed = await google.add_target("closed")
+    barred = await google.add_target("barred", callers=["somebody@example.com"])
+    sidecar = await start(
+        f"routes:\n  - {{name: closed, host: closed.internal, upstream: '{closed.url}'}}\n"
+        f"  - {{name: barred, host: barred.internal, upstream: '{barred.url}', target: cloud_run, audience: '{barred.url}'}}\n"
+    )
+    await google.stop(closed.app)
+    assert await flood(sidecar, 1, "closed") == {502: 1}
+    assert await flood(sidecar, 1, "barred") == {403: 1}
+    code, out, _ = await command("healthcheck", IDTOKEN_SIDECAR_ADMIN=f"localhost:{sidecar.admin_port}")
+    assert code == 0
+    assert "route `closed` refuses requests: connect_refused: " in out
+    assert "the target of route `barred` refuses requests: permission_missing: " in out
+    assert "gcloud run services add-iam-policy-binding" in out
+
+
+async def test_check_prints_a_command_once_and_logs_nothing_beside_its_report(
+    google: Emulator, tmp_path: Path
+) -> None:
+    """A command on a line of its own can be copied; what refuses is in the report already."""
+    closed = await google.add_target("closed")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"credentials: {{default: {{type: metadata}}, key: {{type: service_account_key, file: {tmp_path}/key.json}}}}\n"
+        f"routes:\n  - {{name: closed, host: closed.internal, upstream: '{closed.url}'}}\n"
+        f"  - {{name: keyed, host: keyed.internal, upstream: '{closed.url}', audience: 'https://a.example', credential: key}}\n"
+    )
+    google.write_key(tmp_path / "key.json")
+    google.oauth.revoke_key()
+    await google.stop(closed.app)
+    code, out, errors = await command("check", "--online", "--config", str(config), **google.environment())
+    assert code == 1, errors
+    assert "connect_refused: " in out
+    assert "ERROR" not in errors + out
+    create = "gcloud iam service-accounts keys create"
+    assert [line.strip().startswith(f"$ {create}") for line in out.splitlines() if create in line] == [True]
 
 
 async def test_a_token_can_be_had_at_once_when_its_server_is_back(google: Emulator, start: Start) -> None:

@@ -46,7 +46,7 @@ async def picture(page: Browser, name: str) -> None:
 
 def config(billing: Any, reports: Any, more: str = "") -> str:
     return (
-        f"drain: {{max: 1h}}\nroutes:\n"
+        f"drain: {{min: 0s, max: 1h}}\nroutes:\n"
         f"  - {{name: billing, host: billing.internal, path_prefix: /billing, listen: 'localhost:0', upstream: '{billing.url}'}}\n"
         f"  - {{name: reports, host: reports.internal, target: iap, audience: '{reports.audience}', upstream: '{reports.url}'}}\n"
         f"{more}"
@@ -64,6 +64,7 @@ def url(sidecar: Sidecar) -> str:
 
 
 @needs_chromium
+@pytest.mark.test_all
 async def test_fresh(google: Emulator, start: Start, page: Browser) -> None:
     """Routes with every way in, tokens with their life, and what traffic there was; the page takes it in by itself."""
     sidecar = await start(config(*await targets(google)))
@@ -174,6 +175,7 @@ async def test_failing(google: Emulator, start: Start, page: Browser) -> None:
 
 
 @needs_chromium
+@pytest.mark.test_all
 async def test_stale(google: Emulator, start: Start, page: Browser) -> None:
     """A token past its renewal point is served, and the page says so."""
     # Of two minutes, most of which have passed when they come: soon to be renewed, and used for long after that.
@@ -212,6 +214,7 @@ async def test_reload(google: Emulator, start: Start, page: Browser, tmp_path: P
 
 
 @needs_chromium
+@pytest.mark.test_all
 async def test_draining(google: Emulator, start: Start, page: Browser) -> None:
     billing, reports = await targets(google)
     sidecar = await start(config(billing, reports))

@@ -55,7 +55,7 @@ def test_a_terminal_is_warned(thread: EmulatorThread, file: str) -> None:
     leader, follower = pty.openpty()
     try:
         found = subprocess.run(
-            [*COMMAND, "token", "svc", "-c", file],
+            [*forks.stand_in(), "token", "svc", "-c", file],
             env=clean_environment(**thread.google.environment()),
             stdout=follower,
             stderr=subprocess.PIPE,

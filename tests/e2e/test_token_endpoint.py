@@ -263,6 +263,7 @@ async def scraped() -> AsyncIterator[tuple[Scraped, int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.test_all
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="not installed here: prometheus")
 async def test_prometheus_scrapes_with_it(begin: Begin, scraped: tuple[Scraped, int], tmp_path: Path) -> None:
     """By `oauth2` in a scrape configuration, as it comes: every scrape has a token that the target takes."""

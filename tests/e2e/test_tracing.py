@@ -64,10 +64,14 @@ async def collector() -> AsyncIterator[Collector]:
     await runner.cleanup()
 
 
+AT_ONCE = "drain: {min: 0s}\n"
+"""Nobody asks once it was told to stop."""
+
+
 async def begin(google: Emulator, start: Start, collector: Any, more: str = "") -> tuple[Any, Any]:
     billing = await google.add_target("billing")
     sidecar = await start(
-        f"tracing: {{endpoint: '{collector.url}'{more}}}\nroutes:\n"
+        f"{AT_ONCE}tracing: {{endpoint: '{collector.url}'{more}}}\nroutes:\n"
         f"  - {{name: billing, host: billing.internal, upstream: '{billing.url}'}}\n"
     )
     return billing, sidecar
@@ -183,7 +187,7 @@ async def test_a_collector_that_is_not_there_costs_spans_and_nothing_else(
 ) -> None:
     billing = await google.add_target("billing")
     sidecar = await start(
-        f"tracing: {{endpoint: 'http://127.0.0.1:{unused_tcp_port}'}}\nroutes:\n"
+        f"{AT_ONCE}tracing: {{endpoint: 'http://127.0.0.1:{unused_tcp_port}'}}\nroutes:\n"
         f"  - {{name: billing, host: billing.internal, upstream: '{billing.url}'}}\n"
     )
     answers = await asyncio.gather(
@@ -245,7 +249,7 @@ async def exporting(google: Emulator, start: Start, hostile: Hostile) -> Any:
     """A sidecar that has begun to send a span there."""
     billing = await google.add_target("billing")
     sidecar = await start(
-        f"tracing: {{endpoint: '{await hostile.start()}'}}\nroutes:\n"
+        f"{AT_ONCE}tracing: {{endpoint: '{await hostile.start()}'}}\nroutes:\n"
         f"  - {{name: billing, host: billing.internal, upstream: '{billing.url}'}}\n",
         OTEL_BSP_SCHEDULE_DELAY="10",
     )

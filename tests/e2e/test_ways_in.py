@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.emulator.app import Emulator
-from tests.support.sidecar import COMMAND, Start, ask, clean_environment, command
+from tests.support.forks import stand_in
+from tests.support.sidecar import Start, ask, clean_environment, command
 
 CASES = [
     pytest.param("GET /x", "billing.internal", id="host"),
@@ -58,7 +59,7 @@ async def test_localhost_is_the_only_routes_and_a_second_route_ends_that(
     status, _, body = await ask(sidecar.port, "GET", "/invoices")
     assert status == 404
     assert json.loads(body)["detail"] == (
-        "No route has host `localhost`. Call a route by its own URL. "
+        "No route has host `localhost`, and none has a path_prefix. Call a route by its own URL. "
         f"`billing`: http://billing.localhost:{sidecar.port}/ · `own`: http://localhost:{await sidecar.own_port('own')}/"
     )
 
@@ -211,7 +212,7 @@ async def test_ways_in_that_overlap_are_warned_of(google: Emulator, start: Start
     file = tmp_path / "overlapping.yaml"
     file.write_text(text)
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "config", "validate", "--config", str(file)),
+        *(*stand_in(), "config", "validate", "--config", str(file)),
         stderr=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         env=clean_environment(),

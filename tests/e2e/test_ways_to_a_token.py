@@ -22,6 +22,7 @@ from sidecar.emulator.metadata import PROFILES
 from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.emulator.running import EmulatorThread
 from sidecar.emulator.sts import AWS_TYPE, Provider
+from tests.support.forks import COMMAND, stand_in
 from tests.support.google import signed
 from tests.support.process import SidecarProcess
 from tests.support.sidecar import LIMIT
@@ -387,7 +388,7 @@ def test_beside_a_command_a_failure_of_gcloud_is_a_failure(tmp_path: Path) -> No
     process.command += ["--no-wait", "--", "cat"]
     failed: set[str] = set()
     with subprocess.Popen(
-        process.command,
+        [*stand_in(), *process.command[len(COMMAND) :]],
         env=process.environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -477,7 +478,7 @@ def test_exec_gives_a_command_any_credential(thread: EmulatorThread, tmp_path: P
     process.command[process.command.index("run")] = "exec"
     program = "import os, urllib.request; print(urllib.request.urlopen(os.environ['IDTOKEN_SIDECAR_URL_SVC']).read())"
     found = subprocess.run(
-        [*process.command, "--", sys.executable, "-c", program],
+        [*stand_in(), *process.command[len(COMMAND) :], "--", sys.executable, "-c", program],
         env=process.environ,
         capture_output=True,
         text=True,

@@ -3,8 +3,9 @@
 A fork of `fork_server` runs what `python -m sidecar` does after its imports, with the words, variables, folder and files of
 the test, under a number of its own: it is signalled, killed and waited for as any process. What it can't show is the start of
 an interpreter: every module is imported beforehand (a missing import goes unseen), all forks of a server share one hash seed, a
-SIGINT in the first moment is ignored, and /proc has the server's variables instead of its own. So `make test-all` starts each anew, as users do; and so do tests of `make test` that start `COMMAND` by
-`subprocess` or asyncio, and those that set a variable which is read before the command can.
+SIGINT in the first moment is ignored, and /proc has the server's variables instead of its own; it ends without taking its modules
+apart. So `make test-all` starts each anew, as users do; and so do tests of `make test` that start `COMMAND` by `subprocess` or
+asyncio. Where nothing of the start matters, these start `stand_in()`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Protocol
 
 COMMAND = (sys.executable, "-m", "sidecar")
 SERVER = Path(__file__).with_name("fork_server.py")
+CLIENT = Path(__file__).with_name("fork_client.py")
 FORKS = sys.platform == "linux" and "IDTOKEN_TEST_ALL" not in os.environ
 READ_EARLY = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_")
 """How variables begin that the loader, the C library, OpenSSL or the interpreter read: a fork would find them as they were."""
@@ -92,10 +94,11 @@ class _Server:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
+        self._directory = tempfile.TemporaryDirectory(prefix="forks-")
+        self.door = f"{self._directory.name}/door"
         # -P: or the modules of this folder would be found in the place of others of their names.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(SERVER)], stdin=theirs, stdout=subprocess.DEVNULL, env=environ
-        )
+        command = [sys.executable, "-P", str(SERVER), self.door]
+        self._process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, env=environ)
         theirs.close()
         atexit.register(self._end)
         self._answer()
@@ -122,11 +125,26 @@ class _Server:
     def _end(self) -> None:
         self._control.close()
         self._process.wait()
+        self._directory.cleanup()
 
 
 @cache
 def _server(environ: tuple[tuple[str, str], ...]) -> _Server:
     return _Server(dict(environ))
+
+
+def _server_for(environ: Mapping[str, str]) -> _Server:
+    early = {name: value for name, value in environ.items() if name.startswith(READ_EARLY)}
+    return _server(tuple(sorted({**early, "PATH": os.environ["PATH"]}.items())))
+
+
+def stand_in(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """What to start in place of `COMMAND`, by whatever program, with these variables: a small process that has a fork do the
+    work, with its words, variables, folder and standard files. Signals reach the fork, and it ends with that process, which
+    has another number."""
+    if not FORKS:
+        return COMMAND
+    return sys.executable, "-IS", str(CLIENT), _server_for(os.environ if environ is None else environ).door
 
 
 def begin(
@@ -142,12 +160,10 @@ def begin(
     environ = os.environ if env is None else env
     if not FORKS or tuple(command[: len(COMMAND)]) != COMMAND:
         return subprocess.Popen(command, env=environ, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd)
-    early = {name: value for name, value in environ.items() if name.startswith(READ_EARLY)}
     with open(os.devnull, "rb") as nothing:
         given = nothing.fileno() if stdin == subprocess.DEVNULL else stdin
-        server = _server(tuple(sorted({**early, "PATH": os.environ["PATH"]}.items())))
         words = command[len(COMMAND) :]
-        return server.fork(words, environ, str(cwd or Path.cwd()), (given, stdout, stderr))
+        return _server_for(environ).fork(words, environ, str(cwd or Path.cwd()), (given, stdout, stderr))
 
 
 def run(

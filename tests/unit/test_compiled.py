@@ -183,3 +183,29 @@ def test_no_attribute_is_declared_again() -> None:
     twice = "class A:\n a: int\n b: int\nclass B(A):\n c: int\n def __init__(self):\n  self.a: int = 0\n  self.b = 1"
     assert Declared([twice]).again() == ["B.a"]
     assert Declared([(ROOT / module).read_text("utf-8") for module in modules(ROOT)]).again() == []
+
+
+def test_constants_are_final() -> None:
+    """Compiled code then reads them where they are. Else it looks each up by its name, every time: that was 8 % of the
+    instructions of a request.
+    """
+    assert open_constants("A = 1\n_B, C = 1, 2\nD: Final = 3\nE: int = 4\nf = 5\nclass G:\n    H = 1\n") == [
+        "A",
+        "_B",
+        "C",
+        "E",
+    ]
+    found = {module: open_constants((ROOT / module).read_text("utf-8")) for module in modules(ROOT)}
+    assert {module: names for module, names in found.items() if names} == {}
+
+
+def open_constants(source: str) -> list[str]:
+    """The names in capitals that a module assigns without `Final`."""
+    targets: list[ast.expr] = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign) and "Final" not in ast.dump(node.annotation):
+            targets.append(node.target)
+    names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+    return [name for name in names if name.isupper()]

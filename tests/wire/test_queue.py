@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.groups import PoolSettings
+from sidecar.config.groups import Limits, PoolSettings
 from sidecar.net.dial import Dialer
 from sidecar.routing.routes import Destination
 from tests.support.wire import GET, OK, End, Upstream, Wire
@@ -265,7 +265,7 @@ async def test_more_places_after_a_reload_are_taken_at_once(wire: Wire) -> None:
     proxy = wire.proxy
     proxy.switch(
         proxy.context.admission,
-        limits=proxy.context.limits,
+        limits=Limits(),
         pool=PoolSettings(connections=2),
         access_log=proxy.ledger.access_log,
     )

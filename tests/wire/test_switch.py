@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+from sidecar.config.groups import Limits
 from sidecar.observe.logs import AccessLog
 from sidecar.routing.routes import Route
 from tests.support.wire import GET, OK, Wire
@@ -23,7 +24,7 @@ async def test_other_limits_are_in_force_from_then_on(wire: Wire) -> None:
     await wire.turn(lambda: wire.proxy.acceptors.stats.paused)
     wire.proxy.switch(
         wire.proxy.context.admission,
-        limits=wire.proxy.context.limits.model_copy(update={"connections": 2, "head_timeout": 3.0}),
+        limits=Limits.model_validate({"connections": 2, "head_timeout": "3s"}),
         pool=wire.pools.settings,
         access_log=AccessLog("off"),
     )

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from sidecar.cli.near_misses import Command
 from sidecar.cli.options import complete_route, with_admin
 from sidecar.cli.output import EXIT_CODES, fail, give_up, one_line, say
 from sidecar.cli.probe import LONGEST_REPLY, LONGEST_STATUS, Reply, ask, readiness, wait_until_ready
@@ -41,7 +42,7 @@ def _fail_as_another(address: ListenAddress, reply: Reply) -> NoReturn:
     fail(f"what answers at {address} ({reply.status}) is not a sidecar's admin server")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @with_admin
 @click.argument("routes", nargs=-1, shell_complete=complete_route)
 @_as_json
@@ -76,7 +77,7 @@ def urls(address: ListenAddress, routes: tuple[str, ...], as_json: bool) -> None
         )
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @with_admin
 @click.option(
     "--timeout", metavar="DURATION", default="60s", show_default=True, help="Give up after this long."
@@ -99,14 +100,15 @@ def wait(address: ListenAddress, timeout: str) -> None:
     click.echo("ready")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @with_admin
 @click.option("--live", is_flag=True, help="Check whether it is alive, not whether it is ready.")
 @_as_json
 def healthcheck(address: ListenAddress, live: bool, as_json: bool) -> None:
     """Exit with 0 if the sidecar is ready, else with 1: for HEALTHCHECK and exec probes.
 
-    It also says which tokens are missing. They don't change the exit code, because a restart would not bring them.
+    It also says which tokens are missing, and which routes refuse requests. That doesn't change the exit code, because
+    a restart would not help.
     """
     shortfall, why = "", None
     if not live:
@@ -120,7 +122,7 @@ def healthcheck(address: ListenAddress, live: bool, as_json: bool) -> None:
     say(f"ready; {one_line(shortfall)}" if shortfall else "ok")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @with_admin
 @click.argument("route", required=False, shell_complete=complete_route)
 @_as_json
@@ -156,7 +158,7 @@ def renew(address: ListenAddress, route: str | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command("reload", epilog=EXIT_CODES)
+@click.command("reload", cls=Command, epilog=EXIT_CODES)
 @with_admin
 @_as_json
 def reload_(address: ListenAddress, as_json: bool) -> None:
@@ -179,7 +181,7 @@ def reload_(address: ListenAddress, as_json: bool) -> None:
     say(result + (f": {detail}" if detail else ""))
 
 
-@click.command("quit", epilog=EXIT_CODES)
+@click.command("quit", cls=Command, epilog=EXIT_CODES)
 @with_admin
 def quit_(address: ListenAddress) -> None:
     """Make a sidecar finish its current requests and stop; for jobs whose work is done."""

@@ -81,8 +81,14 @@ def _print_report(report: dict[str, Any]) -> None:
     click.echo(click.style(report["route"], bold=True))
     for step in report["steps"]:
         reason = f"{step['reason']}: " if step["reason"] else ""
+        # A command that is broken over lines can't be copied: it has a line of its own.
+        says = (
+            step["says"].replace(f"`{step['command']}`", "the command below")
+            if step["command"]
+            else step["says"]
+        )
         text = textwrap.wrap(
-            printable(f"{reason}{step['says']}"), width, break_long_words=False, break_on_hyphens=False
+            printable(f"{reason}{says}"), width, break_long_words=False, break_on_hyphens=False
         )
         verdict = click.style(f"{step['verdict']:<9}", fg=_COLOURS[step["verdict"]])
         click.echo(f"  {step['name']:<12}{verdict}  " + f"\n{'':<25}".join(text))

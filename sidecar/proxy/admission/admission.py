@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.config.models import RouteConfig
 from sidecar.config.targets import FACTS, Target
@@ -32,9 +32,9 @@ from sidecar.proxy.fields import headers
 from sidecar.routing.routes import Destination, Route, RouteTable, match_own
 from sidecar.tokens import placeholder
 
-AUTHORIZATION = b"Authorization"
-SERVERLESS = b"X-Serverless-Authorization"
-PROXY = b"Proxy-Authorization"
+AUTHORIZATION: Final = b"Authorization"
+SERVERLESS: Final = b"X-Serverless-Authorization"
+PROXY: Final = b"Proxy-Authorization"
 
 
 class HeaderPlan(NamedTuple):

@@ -7,14 +7,14 @@ corrected.
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from sidecar.config.allow import Allow
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import normal_path
 from sidecar.proxy.fields import headers
 
-_SHOWN = 80
+_SHOWN: Final = 80
 
 
 @final

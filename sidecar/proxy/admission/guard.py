@@ -8,13 +8,14 @@ Owns the refusals that protect the token from callers other than the app: a web 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.hosts import is_loopback, is_own_address
 from sidecar.proxy.fields.headers import Fields
 from sidecar.routing.routes import request_host
 
-BROWSER_MARKS = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"})
+BROWSER_MARKS: Final = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"})
 """What only browsers send. Sec-Fetch-Mode is missing because Node's `fetch` sends that one, and no other."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, final
 
 from sidecar.config.groups import Limits
 from sidecar.proxy.admission.admission import Admission
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.exchange.ledger import Ledger
 from sidecar.proxy.faults import Faults
 from sidecar.proxy.pool.pools import Pools
@@ -53,7 +54,7 @@ class Context:
         self.clock = clock
         self.call_soon = call_soon
         self.admission = admission
-        self.limits = limits
+        self.limits = Bounds(limits)
         self.pools = pools
         self.tokens = tokens
         self.ledger = ledger

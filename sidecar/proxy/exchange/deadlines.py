@@ -9,8 +9,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from sidecar.config.groups import Limits, Timeouts
+from sidecar.config.groups import Timeouts
 from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.bounds import Bounds
 
 
 class ExchangeState(Enum):
@@ -68,7 +69,7 @@ def own(state: ExchangeState, limit: float | None, elapsed: float) -> SidecarErr
 def stalled(
     state: ExchangeState,
     timeouts: Timeouts,
-    limits: Limits,
+    limits: Bounds,
     quiet: float,
     *,
     app_waits: bool,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import lru_cache
+from typing import Final
 
 Fields = Sequence[tuple[bytes, bytes]]
 """Header lines, in the order and spelling in which they arrived."""
@@ -20,7 +21,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 Found = dict[bytes, bytes]
 """Lower-case name to value, only for names that the sidecar acts on; repeated lines joined with `, `."""
 
-_READ = (
+_READ: Final = (
     b"authorization",
     b"connection",
     b"content-length",
@@ -46,25 +47,45 @@ _READ = (
     b"x-serverless-authorization",
 )
 
-_COMMON = (
+_COMMON: Final = (
     b"accept",
     b"accept-encoding",
     b"accept-language",
+    b"accept-ranges",
+    b"age",
+    b"alt-svc",
     b"cache-control",
+    b"content-disposition",
+    b"content-encoding",
+    b"content-language",
     b"content-type",
     b"cookie",
     b"date",
     b"etag",
+    b"expires",
+    b"grpc-accept-encoding",
+    b"grpc-encoding",
+    b"grpc-message",
+    b"grpc-status",
+    b"grpc-timeout",
+    b"if-modified-since",
+    b"if-none-match",
     b"last-modified",
+    b"pragma",
+    b"range",
+    b"referer",
     b"server",
+    b"strict-transport-security",
     b"traceparent",
+    b"tracestate",
     b"user-agent",
     b"vary",
     b"x-cloud-trace-context",
+    b"x-content-type-options",
     b"x-request-id",
 )
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -78,12 +99,12 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-REQUEST_DROPPED = HOP_BY_HOP | {b"host"}
+REQUEST_DROPPED: Final = HOP_BY_HOP | {b"host"}
 """Dropped from every request. `Host` is always written anew."""
 
-RESPONSE_DROPPED = HOP_BY_HOP
+RESPONSE_DROPPED: Final = HOP_BY_HOP
 
-OVERRIDES = frozenset(
+OVERRIDES: Final = frozenset(
     {
         *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
         *(b"x-original-url", b"x-rewrite-url"),
@@ -91,7 +112,7 @@ OVERRIDES = frozenset(
 )
 """Headers by which a request claims another method or path than its first line has."""
 
-NOT_IN_TRAILERS = (
+NOT_IN_TRAILERS: Final = (
     HOP_BY_HOP
     | OVERRIDES
     | {
@@ -119,16 +140,18 @@ def _spellings(names: Iterable[bytes]) -> dict[bytes, bytes]:
     return {spelling: name for name in names for spelling in (name, name.title())}
 
 
-_INTEREST: dict[bytes, bytes | None] = {**_spellings(_READ), **dict.fromkeys(_spellings(_COMMON))}
+_INTEREST: Final[dict[bytes, bytes | None]] = {**_spellings(_READ), **dict.fromkeys(_spellings(_COMMON))}
 """Usual spellings, so that most names need no `lower()`. None for names that the sidecar ignores."""
-READ = frozenset(_READ)
+READ: Final = frozenset(_READ)
 """Every name that `survey` reports."""
-PERSISTENCE = frozenset({b"close", b"keep-alive", b"Keep-Alive", b"Close", b""})
+PERSISTENCE: Final = frozenset({b"close", b"keep-alive", b"Keep-Alive", b"Close", b""})
 """Values of `Connection` that name no header."""
-_REMEMBERED = 256
+_REMEMBERED: Final = 256
 """Bytes of a `Connection` value; clients send some thirty at most."""
-_UNKNOWN = b""
-TWIN = b"_"
+_UNKNOWN: Final = b""
+_UNDERSCORE: Final = 0x5F
+"""A number: to look for a byte string in another raises and catches a TypeError inside CPython first."""
+TWIN: Final = b"_"
 """The key under which `survey` reports a name that matches one of the sidecar's except for `_` in place of `-`. CGI,
 WSGI and similar interfaces can't tell `Content_Length` from `Content-Length`.
 """
@@ -142,7 +165,7 @@ def _twins(name: bytes) -> set[bytes]:
     return made - {name}
 
 
-_KEYS = {name: name for name in _READ} | {
+_KEYS: Final = {name: name for name in _READ} | {
     twin: TWIN
     for name in HOP_BY_HOP | {b"content-length", b"x-serverless-authorization"}
     for twin in _twins(name)
@@ -179,7 +202,7 @@ def survey(fields: Fields) -> Found:
     return found
 
 
-MOST_MEMBERS = 64
+MOST_MEMBERS: Final = 64
 """Most commas in a list that is split. Envoy accepts nine names in a `Connection`. A head full of `a,` has 30,000
 members, which cost the event loop milliseconds.
 """
@@ -197,7 +220,7 @@ def list_members(value: bytes) -> list[bytes]:
 
 def takes_trailers(te: bytes) -> bool:
     """Whether a `TE` accepts trailers."""
-    return not is_long_list(te) and b"trailers" in list_members(te)
+    return te == b"trailers" or (not is_long_list(te) and b"trailers" in list_members(te))
 
 
 def nominated(connection: bytes) -> frozenset[bytes]:
@@ -245,7 +268,7 @@ def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
     Underscores count too: CGI, WSGI and similar interfaces can't tell `Content_Length` from `Content-Length`.
     """
     lower = name.lower()
-    if b"_" not in lower:
+    if _UNDERSCORE not in lower:
         return lower in drop
     lower = lower.replace(b"_", b"-")
     return lower in drop or lower == b"content-length"
@@ -254,8 +277,8 @@ def _is_dropped(name: bytes, drop: Mapping[bytes, bytes]) -> bool:
 def kept_trailers(fields: Fields, also_dropped: Set[bytes]) -> list[tuple[bytes, bytes]]:
     """The trailer lines that may be forwarded, without white space after their values."""
     return [
-        (name, value)
-        for name, value in trimmed(fields)
+        (name, value.rstrip(b" \t"))
+        for name, value in fields
         if (lower := name.lower().replace(b"_", b"-")) not in NOT_IN_TRAILERS and lower not in also_dropped
     ]
 

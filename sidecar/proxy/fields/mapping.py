@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from itertools import islice
+from typing import Final
 
 from sidecar.grammar.hosts import parse_authority
 from sidecar.proxy.fields.headers import Fields, Found
 
-_PATH = re.compile(rb";[ \t]*+path[ \t]*+=[ \t]*+(?=/)", re.IGNORECASE)
-_MOST_ATTRIBUTES, _MOST_PATHS = 32, 4
+_PATH: Final = re.compile(rb";[ \t]*+path[ \t]*+=[ \t]*+(?=/)", re.IGNORECASE)
+_MOST_ATTRIBUTES: Final = 32
+_MOST_PATHS: Final = 4
 """Most attributes and paths of a cookie. There are nine kinds of attributes, and each is given once."""
-_REFERENCE = re.compile(rb"(?i)(?:(https?):)?//([^/?#@]{1,300})(?=[/?#]|\Z)")
-_DEFAULT_PORTS = {b"http": 80, b"https": 443}
-_MAPPED = (b"location", b"content-location")
+_REFERENCE: Final = re.compile(rb"(?i)(?:(https?):)?//([^/?#@]{1,300})(?=[/?#]|\Z)")
+_DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
+_MAPPED: Final = (b"location", b"content-location")
 
 
 def map_answer(fields: Fields, found: Found, *, origin: bytes, base: bytes, prefix: bytes) -> Fields:

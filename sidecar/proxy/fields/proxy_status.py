@@ -13,26 +13,30 @@ searches for the name would find it. All else passes unchanged.
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from sidecar.proxy.fields.headers import Fields, is_long_list
 
-NAME = "idtoken-sidecar"
+NAME: Final = "idtoken-sidecar"
 """How the sidecar calls itself in the field."""
-FIELD = b"proxy-status"
+FIELD: Final = b"proxy-status"
 
-_NAME = NAME.encode()
-_LONGEST = 4096
+_NAME: Final = NAME.encode()
+_LONGEST: Final = 4096
 """The most bytes of a field with escapes that are examined. Proxies write a few hundred."""
 # Possessive throughout: whatever bytes come are read once.
-_STRING = rb'"(?:[ !#-\[\]-~]|\\["\\])*+"'
-_TOKEN = rb"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*+"
-_VALUE = rb"(?:%b|%b|-?[0-9]{1,15}+(?:\.[0-9]{1,3}+)?+|:[A-Za-z0-9+/=]*+:|\?[01]|@-?[0-9]{1,15}+|%%%b)" % (
-    _STRING,
-    _TOKEN,
-    _STRING,
+_STRING: Final = rb'"(?:[ !#-\[\]-~]|\\["\\])*+"'
+_TOKEN: Final = rb"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*+"
+_VALUE: Final = (
+    rb"(?:%b|%b|-?[0-9]{1,15}+(?:\.[0-9]{1,3}+)?+|:[A-Za-z0-9+/=]*+:|\?[01]|@-?[0-9]{1,15}+|%%%b)"
+    % (
+        _STRING,
+        _TOKEN,
+        _STRING,
+    )
 )
-_MEMBER = re.compile(
+_MEMBER: Final = re.compile(
     rb"[ \t]*+((?:%b|%b)(?:;[ ]*+[a-z*][a-z0-9_.*-]*+(?:=%b)?+)*+)[ \t]*+(,|\Z)" % (_STRING, _TOKEN, _VALUE)
 )
 

@@ -8,13 +8,15 @@ and names that other programs can't tell from those of the framing. Pure. Rules:
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import leaves_root
 from sidecar.proxy.fields.headers import TWIN, Fields, Found, plain_length, rewrite
 
-_PERCENT, _DOT = b"%."
-_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
+_PERCENT: Final = 0x25
+_DOT: Final = 0x2E
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00")
 
 
 def malformed(what: str, version: str = "HTTP") -> SidecarError:

@@ -15,35 +15,35 @@ from typing import Final, final
 
 import httptools
 
-from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import framing
 from sidecar.proxy.messages import NO_BODY, UNKNOWN
 from sidecar.proxy.ports import Relay
 
-_START = b"HTTP/1."
+_START: Final = b"HTTP/1."
 """How every answer begins. llhttp would also accept RTSP, and empty lines before it."""
 
-_USUAL_START = b"HTTP/1.1 200 OK\r\n"
+_USUAL_START: Final = b"HTTP/1.1 200 OK\r\n"
 """How most answers begin. Such an answer needs no second check."""
 
-_HEAD_END = b"\r\n\r\n"
+_HEAD_END: Final = b"\r\n\r\n"
 
-_NO_CHUNKS = _HEAD_END + b"0\r\n\r\n"
+_NO_CHUNKS: Final = _HEAD_END + b"0\r\n\r\n"
 """How a 204 that claims to be chunked must end. With a chunk or a trailer it would have a body for some programs and
 none for others.
 """
 
-_CODING = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
+_CODING: Final = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
 
-_PHRASE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_PHRASE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 """A reason phrase (RFC 9112 section 4)."""
 
-_WORTH_COUNTING = 64 * 1024
+_WORTH_COUNTING: Final = 64 * 1024
 """From this many bytes on, counting a body and making a new parser at its end costs less than parsing it."""
 
-_MAX_INTERIM = 32
+_MAX_INTERIM: Final = 32
 """Most 1xx answers to one request. Go's client stops at 5, but 102 and 103 may repeat."""
 
 
@@ -99,7 +99,7 @@ class AnswerReader:
         "trailers",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Bounds) -> None:
         self._head_limit = limits.head
         self._header_limit = limits.headers
         self._parser = self._new_parser()

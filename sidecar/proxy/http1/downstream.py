@@ -9,7 +9,7 @@ Faults: whatever is raised in a callback ends this connection in `fault`, and no
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer
@@ -30,10 +30,10 @@ from sidecar.proxy.http1.turns import CLOSED, LINGER, OPEN, TUNNEL, WAITING, Ref
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Relay
 
-LINGER_TIME = 2.0
+LINGER_TIME: Final = 2.0
 """Seconds; nginx's lingering_timeout is 5, Apache's 2."""
 
-LEAVE_TIME = 1.0
+LEAVE_TIME: Final = 1.0
 """Seconds for which a connection that must close, without having announced it, still serves a request: one may be on
 its way, and clients don't repeat every request.
 """

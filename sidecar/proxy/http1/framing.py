@@ -23,7 +23,9 @@ UNTIL_CLOSE: Final = -2
 
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]+")
 _CHUNKS_AT_ONCE: Final = 1024
-_CR, _LF, _SEMICOLON = b"\r\n;"
+_CR: Final = 0x0D
+_LF: Final = 0x0A
+_SEMICOLON: Final = 0x3B
 
 
 @final

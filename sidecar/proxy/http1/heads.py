@@ -16,18 +16,18 @@ from sidecar.proxy.fields import headers
 from sidecar.proxy.messages import METHOD_NAMES, UNKNOWN, RequestHead
 from sidecar.proxy.refusals import problem
 
-_ALL_METHOD_NAMES = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}
+_ALL_METHOD_NAMES: Final = {**METHOD_NAMES, b"CONNECT": "CONNECT", b"TRACE": "TRACE", b"SOURCE": "SOURCE"}
 """With the methods that llhttp knows as HTTP's and the sidecar does not carry."""
 
 TUNNEL_OPEN: Final = b"HTTP/1.1 200 OK\r\n\r\n"
 """The answer to CONNECT, which has no body and no header about one (RFC 9110 section 9.3.6)."""
 
-_DROPPED = headers.drop_table(headers.RESPONSE_DROPPED)
-_BODYLESS = headers.RESPONSE_DROPPED | {b"content-length"}
-_BODYLESS_DROPPED = headers.drop_table(_BODYLESS)
+_DROPPED: Final = headers.drop_table(headers.RESPONSE_DROPPED)
+_BODYLESS: Final = headers.RESPONSE_DROPPED | {b"content-length"}
+_BODYLESS_DROPPED: Final = headers.drop_table(_BODYLESS)
 """Dropped from a 1xx or 204, which has no body and may not give a length."""
 
-_STATUS_LINES = {
+_STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, problem.reason_phrase(status).encode())
     for status in (200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 409, 429, 500, 502, 503)
 }

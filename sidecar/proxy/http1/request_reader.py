@@ -49,15 +49,15 @@ from sidecar.proxy.http1.target import (
 from sidecar.proxy.messages import NO_BODY
 from sidecar.proxy.ports import Relay
 
-_PIECE = 64 * 1024
+_PIECE: Final = 64 * 1024
 """Bytes of a body that are parsed at once. Limits how much is held before reading stops."""
 
-_HEAD_END = b"\r\n\r\n"
+_HEAD_END: Final = b"\r\n\r\n"
 
-_VERSION = b" HTTP/1.1\r\n"
+_VERSION: Final = b" HTTP/1.1\r\n"
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_PREFACE_STARTS = frozenset({b"P", b"PR", b"PRI"})
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_PREFACE_STARTS: Final = frozenset({b"P", b"PR", b"PRI"})
 
 
 class ReaderState(Enum):

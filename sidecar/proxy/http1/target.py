@@ -8,10 +8,11 @@ once per head. Pure. Rules: RFC 9112 section 3.2 (forms of the target), RFC 9110
 from __future__ import annotations
 
 import re
+from typing import Final
 
-from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import escaped
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.fields import semantics
 from sidecar.proxy.fields.headers import MOST_MEMBERS, Fields, Found, is_long_list, list_members
 from sidecar.proxy.fields.semantics import (
@@ -31,23 +32,24 @@ made for each request.
 """
 
 
-BAD_REQUEST_LINE = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
-BROKEN_PREFACE = "It begins as HTTP/2 does, and goes on otherwise."
+BAD_REQUEST_LINE: Final = "Its first line is not `METHOD target HTTP/1.1`, with one space between them."
+BROKEN_PREFACE: Final = "It begins as HTTP/2 does, and goes on otherwise."
 
-_REQUEST_LINE = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
-TAB, _HASH = b"\t#"
+_REQUEST_LINE: Final = re.compile(rb"[A-Z-]+ [!-~]+ HTTP/1\.[01]")
+TAB: Final = 0x09
+_HASH: Final = 0x23
 """Bytes as numbers: searching for a number takes 20 ns, for a byte string 130."""
-_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
-_PROTOCOLS = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
-_TAB_IN_FRAMING = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
-_SCHEMES = frozenset({b"http", b"https"})
-_WEBSOCKETS = _SCHEMES | {b"ws", b"wss"}
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
+_PROTOCOLS: Final = re.compile(rb"[ \t]*[\w!#$%&'*+.^`|~-]+(/[\w!#$%&'*+.^`|~-]+)?[ \t]*")
+_TAB_IN_FRAMING: Final = re.compile(rb"(?i)\r\n(?:content-length|transfer-encoding|host):[^\r\n]*\t")
+_SCHEMES: Final = frozenset({b"http", b"https"})
+_WEBSOCKETS: Final = _SCHEMES | {b"ws", b"wss"}
 """The same two, as some clients ask a proxy for a WebSocket (aiohttp); RFC 6455 section 4.1 has an http URL there."""
-_MAX_NOMINATED = 9
+_MAX_NOMINATED: Final = 9
 """Most members of `Connection`. Envoy has this limit, and clients send three at most."""
-_NEVER_NOMINATED = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+_NEVER_NOMINATED: Final = frozenset({b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
-USUAL_CONNECTION = frozenset({None, b"keep-alive", b"Keep-Alive", b"close"})
+USUAL_CONNECTION: Final = frozenset({None, b"keep-alive", b"Keep-Alive", b"close"})
 """Values, and None, about which `check_fields` has nothing to say."""
 
 
@@ -219,7 +221,7 @@ def _too_many_nominated() -> SidecarError:
     return malformed(f"`Connection` names more than {_MAX_NOMINATED} headers.")
 
 
-def check_size(limits: Limits, size: int, target: bytes, fields: Fields) -> None:
+def check_size(limits: Bounds, size: int, target: bytes, fields: Fields) -> None:
     """Raise the error of a whole head that is over one of its limits; `size` is in bytes."""
     if size > limits.head or len(target) > limits.target:
         raise too_large(limits, target)
@@ -227,13 +229,13 @@ def check_size(limits: Limits, size: int, target: bytes, fields: Fields) -> None
         raise too_many_lines(limits)
 
 
-def too_many_lines(limits: Limits) -> SidecarError:
+def too_many_lines(limits: Bounds) -> SidecarError:
     """The error for a head, or trailers, of too many lines."""
     what = f"More than {limits.headers} header lines (`limits.headers`)."
     return SidecarError(Reason.HEAD_TOO_LARGE, what)
 
 
-def too_large(limits: Limits, target: bytes) -> SidecarError:
+def too_large(limits: Bounds, target: bytes) -> SidecarError:
     """The error for a head that is too large, as a whole or by its target alone."""
     if len(target) > limits.target:
         what = f"The target is longer than {limits.target} bytes (`limits.target`)."

@@ -14,11 +14,11 @@ import asyncio
 from enum import Enum
 from typing import Final, final
 
-from sidecar.config.groups import Limits
 from sidecar.errors import SidecarError
 from sidecar.net import peer, tls
 from sidecar.net.transport import Receiver, Transport
 from sidecar.proxy.admission.admission import HeaderPlan
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.faults import internal
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http1 import heads
@@ -60,7 +60,7 @@ class UpstreamConnection(Link, UpstreamSide, Receiver):
 
     transport: Transport
 
-    def __init__(self, pool: Keeper, limits: Limits) -> None:
+    def __init__(self, pool: Keeper, limits: Bounds) -> None:
         # connection
         self._pool = pool
         self._buffer = limits.buffer

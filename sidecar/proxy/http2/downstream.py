@@ -20,7 +20,7 @@ Faults: whatever is raised while an event is handled ends its stream; what belon
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, final
+from typing import Any, Final, final
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.listeners import Owner
@@ -31,25 +31,25 @@ from sidecar.proxy.exchange.exchange import Exchange
 from sidecar.proxy.faults import internal
 from sidecar.proxy.http2.app_streams import AppStreams
 from sidecar.proxy.http2.connection import (
+    DATA,
+    ENDED,
     ENHANCE_YOUR_CALM,
+    GOAWAY,
     INTERNAL_ERROR,
-    Closed,
-    Data,
-    Ended,
-    Event,
-    GoAway,
+    PONG,
+    REQUEST,
+    RESET,
+    STREAM_CLOSED,
+    TRAILERS,
     Http2Connection,
-    Pong,
-    Request,
-    Reset,
-    Trailers,
     code_name,
+    kind_of,
 )
 
-LINGER_TIME = 2.0
+LINGER_TIME: Final = 2.0
 """Seconds, as in HTTP/1."""
 
-LEAVE_TIME = 1.0
+LEAVE_TIME: Final = 1.0
 """Seconds after which a connection that has to close takes no further request, even if its app has not read the
 announcement.
 """
@@ -163,16 +163,17 @@ class Http2Downstream(AppStreams, Connection, Receiver):
         for event in self.http2.feed(data):
             if self.http2.is_dead:
                 break
-            if isinstance(event, Data):
+            kind = kind_of(event)
+            if kind == DATA:
                 stream = self._streams.get(event.stream_id)
                 if stream is None:
                     self.http2.credit(event.stream_id, len(event.data))
                 else:
                     self._body(stream, event, to_flush)
-            elif isinstance(event, Request):
+            elif kind == REQUEST:
                 self._request(event, to_flush)
             else:
-                self._other(event, to_flush)
+                self._other(kind, event, to_flush)
         for exchange in to_flush:
             try:
                 exchange.flush_request()
@@ -180,19 +181,20 @@ class Http2Downstream(AppStreams, Connection, Receiver):
                 exchange.faulted(fault)
         self.write()
 
-    def _other(self, event: Event, to_flush: list[Exchange]) -> None:
-        if isinstance(event, Closed):
+    def _other(self, kind: int, event: Any, to_flush: list[Exchange]) -> None:
+        if kind == STREAM_CLOSED:
             self._closed(event)
-        elif isinstance(event, Trailers):
+        elif kind == TRAILERS:
             self._trailers(event, to_flush)
-        elif isinstance(event, Reset):
+        elif kind == RESET:
             self._reset(event)
-        elif isinstance(event, Pong):
+        elif kind == PONG:
             self._last_call()
-        elif isinstance(event, GoAway):
+        elif kind == GOAWAY:
+            self.http2.peer_code = event.error_code
             if self.state is OPEN:
                 self.state = LEAVING
-        elif isinstance(event, Ended):
+        elif kind == ENDED:
             self._over(event.error_code)
         else:
             self._spend(event)
@@ -211,9 +213,10 @@ class Http2Downstream(AppStreams, Connection, Receiver):
                 if data := http2.take():
                     self.transport.write(data)
                 for event in http2.events():
-                    if isinstance(event, Closed):
+                    kind = kind_of(event)
+                    if kind == STREAM_CLOSED:
                         self._closed(event)
-                    elif isinstance(event, Ended):
+                    elif kind == ENDED:
                         self._over(event.error_code)
                 if not self._done or not self._reset_done():
                     break

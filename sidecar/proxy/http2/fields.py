@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, final
 
-from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.paths import escaped
 from sidecar.proxy.admission.admission import HeaderPlan
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.fields import headers, semantics
 from sidecar.proxy.http2 import grpc
 from sidecar.proxy.http2.connection import NeverIndexedHeader
@@ -24,7 +24,8 @@ from sidecar.proxy.refusals import problem
 
 _OVERHEAD: Final = 32
 """Bytes that each line counts for in addition to its own (RFC 9113 section 6.5.2)."""
-_COLON, _SLASH, _HASH = b":/#"
+_COLON: Final = 0x3A
+_HASH: Final = 0x23
 
 _DROPPED: Final = headers.drop_table(headers.RESPONSE_DROPPED)
 _BODYLESS: Final = headers.drop_table(headers.RESPONSE_DROPPED | {b"content-length"})
@@ -60,7 +61,7 @@ class Http2Request(RequestHead):
 
 
 def read_request(
-    request: Http2Request, lines: Sequence[tuple[bytes, bytes]], limits: Limits, *, end: bool
+    request: Http2Request, lines: Sequence[tuple[bytes, bytes]], limits: Bounds, *, end: bool
 ) -> None:
     """Read a request's head into `request`. `end` says that it has no body. Raises the SidecarError for the app, with
     as much of the head read as that needs.
@@ -106,7 +107,7 @@ def read_request(
         request.time_limit = grpc.time_limit(fields)
 
 
-def _check_size(target: int, size: int, count: int, limits: Limits) -> None:
+def _check_size(target: int, size: int, count: int, limits: Bounds) -> None:
     if target > limits.target:
         raise SidecarError(
             Reason.TARGET_TOO_LONG, f"The target is longer than {limits.target} bytes (`limits.target`)."
@@ -229,7 +230,7 @@ def own_answer(
 
 
 def read_answer(
-    lines: Sequence[tuple[bytes, bytes]], limits: Limits, *, head: bool, end: bool
+    lines: Sequence[tuple[bytes, bytes]], limits: Bounds, *, head: bool, end: bool
 ) -> tuple[int, headers.Fields, headers.Found, int]:
     """Status, lines, the fields that matter, and the length of the body. `head` says that the request was HEAD, `end`
     that no body follows. Raises SidecarError for an answer that can't be passed on.
@@ -264,7 +265,10 @@ def without_length(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
 
 def size_of(fields: headers.Fields) -> int:
     """The size of these lines in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
-    return sum(len(name) + len(value) + _OVERHEAD for name, value in fields)
+    size = len(fields) * _OVERHEAD
+    for name, value in fields:
+        size += len(name) + len(value)
+    return size
 
 
 def malformed_answer(what: str) -> SidecarError:

@@ -15,33 +15,33 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import Final, final
+from typing import Any, Final, final
 
-from sidecar.config.groups import Limits
 from sidecar.errors import SidecarError
 from sidecar.net import peer, tls
 from sidecar.net.transport import Receiver, Transport
 from sidecar.proxy.admission.admission import HeaderPlan
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.faults import internal
 from sidecar.proxy.http2 import fields as lines
 from sidecar.proxy.http2 import upstream_errors
 from sidecar.proxy.http2.connection import (
+    ANSWER,
+    DATA,
+    ENDED,
+    GOAWAY,
     HTTP_1_1_REQUIRED,
+    INTERIM,
     MAX_CONCURRENT_STREAMS,
     REFUSED_STREAM,
-    Answer,
-    Closed,
-    Data,
-    Ended,
-    Event,
-    GoAway,
+    RESET,
+    SETTINGS,
+    STREAM_CLOSED,
+    TRAILERS,
     Http2Connection,
-    Interim,
-    OnStream,
-    Reset,
     Settings,
-    Trailers,
     code_name,
+    kind_of,
 )
 from sidecar.proxy.http2.upstream_stream import StreamLink, UpstreamStream
 from sidecar.proxy.messages import HTTP2, NO_BODY, RequestHead
@@ -89,7 +89,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
     wire = HTTP2
     transport: Transport
 
-    def __init__(self, pool: Keeper, limits: Limits, streams: int) -> None:
+    def __init__(self, pool: Keeper, limits: Bounds, streams: int) -> None:
         """`streams` is how many requests it may carry at once, if the target permits as many."""
         self._pool = pool
         self.limits = limits
@@ -262,19 +262,20 @@ class Http2Upstream(Link, StreamLink, Receiver):
         to_flush: list[Relay] = []
         try:
             for event in self.http2.feed(data):
-                if not isinstance(event, OnStream):
-                    self._on_connection(event)
+                kind = kind_of(event)
+                if kind > INTERIM:
+                    self._on_connection(kind, event)
                 elif (stream := self._by_id.get(event.stream_id)) is not None:
                     relay = stream.relay
                     if relay is not None and relay not in to_flush:
                         to_flush.append(relay)
                     try:
-                        self._on_stream(stream, event)
+                        self._on_stream(stream, kind, event)
                     except Exception as fault:  # noqa: BLE001  # logged and counted there
                         stream.faulted(fault, relay)
-                elif isinstance(event, Data):
+                elif kind == DATA:
                     self.http2.credit(event.stream_id, len(event.data))
-                elif not isinstance(event, Closed):
+                elif kind != STREAM_CLOSED:
                     self.http2.spend(event, self._pool.clock.mono())
         finally:
             for relay in to_flush:
@@ -284,39 +285,37 @@ class Http2Upstream(Link, StreamLink, Receiver):
                     relay.faulted(fault)
         self.write()
 
-    def _on_connection(self, event: Event) -> None:
-        if isinstance(event, Settings):
+    def _on_connection(self, kind: int, event: Any) -> None:
+        if kind == SETTINGS:
             self._settings(event)
-        elif isinstance(event, GoAway):
+        elif kind == GOAWAY:
             self._goaway()
-        elif isinstance(event, Ended):
+        elif kind == ENDED:
             self._over()
         else:
             self.http2.spend(event, self._pool.clock.mono())
 
-    def _on_stream(self, stream: UpstreamStream, event: OnStream) -> None:
-        if isinstance(event, Data):
+    def _on_stream(self, stream: UpstreamStream, kind: int, event: Any) -> None:
+        if kind == DATA:
             if not event.data and not event.end_stream:
                 self.http2.spend(event, self._pool.clock.mono())
             stream.data(event)
-        elif isinstance(event, Answer):
+        elif kind == ANSWER:
             stream.answer(event)
-        elif isinstance(event, Trailers):
+        elif kind == TRAILERS:
             stream.trailers(event)
-        elif isinstance(event, Interim):
+        elif kind == INTERIM:
             stream.interim(event)
-        elif isinstance(event, Reset):
+        elif kind == RESET:
             self._reset(stream, event.error_code)
-        elif isinstance(event, Closed):
+        elif kind == STREAM_CLOSED:
             self._closed(stream, event.error_code)
 
     def _reset(self, stream: UpstreamStream, code: int) -> None:
         """The target has reset the stream."""
         self.count_reset("from_upstream", code)
         error = upstream_errors.was_reset(code, answered=stream.answered)
-        loss = Loss.UNKNOWN
-        if code in (REFUSED_STREAM, HTTP_1_1_REQUIRED):
-            loss = Loss.UNTOUCHED
+        loss = Loss.UNTOUCHED if code in (REFUSED_STREAM, HTTP_1_1_REQUIRED) else Loss.UNKNOWN
         if code == HTTP_1_1_REQUIRED:
             self._pool.declined_http2()
             self.state = LEAVING
@@ -422,9 +421,10 @@ class Http2Upstream(Link, StreamLink, Receiver):
             if data := self.http2.take():
                 self.transport.write(data)
             for event in self.http2.events():
-                if isinstance(event, Ended):
+                kind = kind_of(event)
+                if kind == ENDED:
                     self._over()
-                elif isinstance(event, Closed) and (stream := self._by_id.get(event.stream_id)) is not None:
+                elif kind == STREAM_CLOSED and (stream := self._by_id.get(event.stream_id)) is not None:
                     self._closed(stream, event.error_code)
                     self.write_soon()
             if self.http2.is_dead:

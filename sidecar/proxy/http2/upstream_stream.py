@@ -10,10 +10,10 @@ from typing import Final, final
 
 from mypy_extensions import trait
 
-from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.net.transport import Transport
 from sidecar.proxy.admission.admission import HeaderPlan
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.fields.headers import Fields
 from sidecar.proxy.http2 import fields as lines
 from sidecar.proxy.http2.connection import CANCEL, Answer, Data, Http2Connection, Interim, Trailers
@@ -33,7 +33,7 @@ class StreamLink:
     buffer: int
     """How many bytes may wait to be sent before the app is held up."""
     http2: Http2Connection
-    limits: Limits
+    limits: Bounds
     transport: Transport
 
     def begin(

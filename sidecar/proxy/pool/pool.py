@@ -18,11 +18,12 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from math import inf
-from typing import Any, final
+from typing import Any, Final, final
 
 from sidecar.config.groups import Limits, PoolSettings
 from sidecar.errors import SidecarError
 from sidecar.net import dial
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.faults import Faults, internal
 from sidecar.proxy.messages import HTTP1, HTTP2
 from sidecar.proxy.pool.places import Bench, Places, give, refuse, unspoken
@@ -31,10 +32,10 @@ from sidecar.routing.routes import Destination
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.tasks import Tasks
 
-MakeLink = Callable[[Keeper, Limits, bool], Any]
+MakeLink = Callable[[Keeper, Bounds, bool], Any]
 """Makes the codec of a new connection, which is a Link. The last argument says whether to speak HTTP/2."""
 
-SESSION_INTERVAL = 300.0
+SESSION_INTERVAL: Final = 300.0
 """Seconds between two readings of a destination's TLS session. Servers accept a session for longer, and on some
 versions of Python a reading leaks memory (`sessions_to_read`).
 """
@@ -68,7 +69,7 @@ class PoolContext:
         self.tasks = tasks
         self.settings = settings
         """The top-level ones."""
-        self.limits = limits
+        self.limits = Bounds(limits)
         self.closing = False
         self.faults = Faults()
         """The faults of the whole data path."""

@@ -12,6 +12,7 @@ from typing import Final, final
 from sidecar.config.groups import Limits, PoolSettings
 from sidecar.net import dial
 from sidecar.observe.metrics import RouteStats
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.messages import HTTP1, HTTP2
 from sidecar.proxy.pool.places import Places
 from sidecar.proxy.pool.pool import MakeLink, Pool, PoolContext
@@ -51,7 +52,7 @@ class Pools(PoolContext):
     def configure(self, settings: PoolSettings, limits: Limits) -> None:
         """Use these from now on. Open connections keep their limits."""
         self.settings = settings
-        self.limits = limits
+        self.limits = Bounds(limits)
         for places in list(self._places.values()):
             places.configure(settings)
 

@@ -405,7 +405,9 @@ def _clock(refused: Refused) -> Diagnosis | None:
 def _too_old() -> Diagnosis:
     return Diagnosis(
         Cause.TOKEN_TOO_OLD,
-        "The target says that the token has expired or is not valid yet: check the clocks of both sides.",
+        "The target says that the token has expired or is not valid yet: `idtoken-sidecar renew` fetches a new one. If "
+        "that does not help, check the clocks of both sides.",
+        "idtoken-sidecar renew",
     )
 
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, final
 from sidecar.errors import MEANINGS, Reason, SidecarError, Source
 from sidecar.grammar.moments import in_words
 from sidecar.observe.metrics import RouteStats
-from sidecar.observe.repeats import Pace
+from sidecar.observe.repeats import INTERVAL, Pace
 from sidecar.runtime.clock import Clock
 
 IN_A_ROW: Final = 3
@@ -50,6 +50,9 @@ _NO_OUTAGE: Final = frozenset(
     }
 )
 
+_CONSEQUENCES: Final = frozenset({Reason.QUEUE_FULL, Reason.QUEUE_TIMEOUT})
+"""What a route refuses with when its upstream is too slow: shown only where no other reason was there."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +75,7 @@ class Refusing(NamedTuple):
     """A route that refuses requests. Times are in Unix seconds."""
 
     reason: Reason
-    """The reason of the latest refusal."""
+    """The reason of the latest refusal; where requests wait for an upstream that fails, how that fails."""
     detail: str
     command: str
     since_at: float
@@ -101,13 +104,13 @@ class _Group:
 class _Outage:
     """A route's outage, from its first refusal on."""
 
-    __slots__ = ("answered", "began_at", "began_mono", "is_told", "last", "reasons", "refused")
+    __slots__ = ("answered", "began_at", "began_mono", "cause", "is_told", "last", "reasons", "refused")
 
     def __init__(self, last: _Group, answered: int, now_mono: float) -> None:
         self.began_at = last.last_at
         self.began_mono = now_mono
         self.refused = 0
-        self.last = last
+        self.last = self.cause = last
         self.answered = answered
         """How many good answers the route had given at its last refusal."""
         self.is_told = False
@@ -192,8 +195,11 @@ class Outages:
         record = self._open.get(route)
         if record is None or record.outage is None or not record.outage.is_told:
             return None
-        outage, last = record.outage, record.outage.last
-        return Refusing(last.reason, last.detail, last.command, outage.began_at, last.last_at, outage.refused)
+        outage, cause = record.outage, record.outage.cause
+        last_at = outage.last.last_at
+        if last_at - cause.last_at > INTERVAL:
+            cause = outage.last
+        return Refusing(cause.reason, cause.detail, cause.command, outage.began_at, last_at, outage.refused)
 
     # inside
 
@@ -207,6 +213,8 @@ class Outages:
         outage.refused += 1
         outage.answered = answered
         outage.last = group
+        if group.reason not in _CONSEQUENCES or outage.cause.reason in _CONSEQUENCES:
+            outage.cause = group
         if outage.is_told or outage.refused >= IN_A_ROW or group.reason not in _OF_ONE_REQUEST:
             untold = group.pace.take(now_mono)
             if untold is not None:

@@ -78,7 +78,7 @@ class Endpoint(NamedTuple):
     absent: str
     """What to do when it can't be reached: a sentence or two."""
     account: str = ""
-    """IAM: the e-mail of the service account whose token is requested."""
+    """IAM, OAUTH: the e-mail of the service account whose token is requested."""
     caller: str = ""
     """IAM: the member that asks (`serviceAccount:E-MAIL`), if known."""
     method: str = ""

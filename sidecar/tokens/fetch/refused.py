@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sidecar.config.credentials import is_email
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.terminal import command as shell
 from sidecar.tokens.fetch.endpoint import IMPOSTOR, Answer, Endpoint, Protocol, capital, flavor_hint
@@ -108,8 +109,17 @@ def _refused_by_oauth(endpoint: Endpoint, answer: Answer) -> SidecarError:
     if endpoint.protocol is Protocol.STS:
         return _refused_exchange(endpoint, answer, code, description)
     if code == "invalid_grant" and "reasonable timeframe" in description:
-        return _error(endpoint, answer, Reason.CLOCK_OFF, _CLOCK_HINT, code, command=SET_CLOCK)
-    return _error(endpoint, answer, Reason.TOKEN_DENIED, _oauth_hint(endpoint, code, description), code)
+        # By how much, `_error` says, where the answer has a date.
+        hint = _TIMES_HINT if answer.clock_hint() else f"{_TIMES_HINT} {_CLOCK_HINT}"
+        return _error(endpoint, answer, Reason.CLOCK_OFF, hint, code, command=SET_CLOCK)
+    command = ""
+    if code == "invalid_grant" and "signature" in description and is_email(endpoint.account):
+        command = shell(
+            *("gcloud", "iam", "service-accounts", "keys", "create", "KEY.json"),
+            f"--iam-account={endpoint.account}",
+        )
+    hint = _oauth_hint(endpoint, code, description)
+    return _error(endpoint, answer, Reason.TOKEN_DENIED, hint, code, command=command)
 
 
 def _oauth_hint(endpoint: Endpoint, code: str, description: str) -> str:
@@ -249,15 +259,15 @@ _SUBJECT_HINT: Final = (
 )
 
 SET_CLOCK: Final = "timedatectl set-ntp true"
-_CLOCK_HINT: Final = (
-    "The signed assertion is too old or too new for it: this machine's clock is off; set it right (NTP)."
-)
+_TIMES_HINT: Final = "The signed assertion is too old or too new for it."
+_CLOCK_HINT: Final = "This machine's clock is off; set it right (NTP)."
 
 
 _GRANT_HINTS: Final = (
     (
         "signature",
-        "The key of {subject} was deleted or disabled, or belongs to another account: make a new key.",
+        "The key of {subject} was deleted or disabled, or belongs to another account: make a new key, "
+        "and put it in the place of the old one.",
     ),
     (
         "account not found",

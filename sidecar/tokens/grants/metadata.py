@@ -27,6 +27,7 @@ from sidecar.tokens.grants.iam_credentials import IamCredentials
 from sidecar.tokens.universe import DEFAULT_UNIVERSE, is_universe
 
 DEFAULT_ACCOUNT: Final = "default"
+DEFAULT_HOST: Final = "metadata.google.internal"
 _UNIVERSE: Final = "universe/universe-domain"
 
 ABSENT: Final = (
@@ -35,12 +36,15 @@ ABSENT: Final = (
     "that no network policy blocks 169.254.169.254."
 )
 
-SERVED_BEFORE: Final = (
-    "It has given tokens to this process before, so something has changed: check whether the metadata server still "
-    "answers on this machine, and whether a network policy or firewall blocks 169.254.169.254. The sidecar goes on "
-    "trying; `idtoken-sidecar renew` tries at once."
-)
-"""Replaces `ABSENT` and similar advice once a token was fetched."""
+
+def _answered_before(origin: str) -> str:
+    """Replaces `ABSENT` and similar advice once the server has answered."""
+    address = "169.254.169.254" if origin == DEFAULT_HOST else origin
+    return (
+        f"It has answered this process before, so something has changed: see whether `curl --header 'Metadata-Flavor: "
+        f"Google' http://{origin}/` still gets an answer on this machine, and whether a network policy or firewall "
+        f"blocks {address}. A running sidecar goes on trying; `idtoken-sidecar renew` makes it try at once."
+    )
 
 
 @final
@@ -169,7 +173,9 @@ class MetadataGrant(Grant):
     def _has_served(self) -> None:
         """From now on errors no longer suggest that there is no metadata server, or no account."""
         if not self._endpoint.served:
-            self._endpoint = self._endpoint._replace(absent=SERVED_BEFORE, served=True)
+            self._endpoint = self._endpoint._replace(
+                absent=_answered_before(place(self._origin)), served=True
+            )
 
     def _asked_universe(self, flight: Flight) -> str:
         try:
@@ -211,4 +217,4 @@ def metadata_host(environ: Mapping[str, str]) -> str:
     for an address that the configuration would refuse.
     """
     name = metadata_variable(environ)
-    return "metadata.google.internal" if name is None else metadata_address(environ[name])
+    return DEFAULT_HOST if name is None else metadata_address(environ[name])

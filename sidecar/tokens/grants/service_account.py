@@ -150,6 +150,7 @@ class KeyGrant(Grant):
             Protocol.OAUTH,
             f"service account {info['client_email']}",
             NETWORK,
+            account=info["client_email"],
         )
 
     def _self_signed(self, flight: Flight, info: Mapping[str, Any], target: Mapping[str, str]) -> Fetched:

@@ -206,7 +206,7 @@ def _now() -> float:
     return time.monotonic()  # noqa: TID251  # of how long a silence is
 
 
-def outcome(app: App, stream: int) -> str:
+def outcome(app: App, stream: int, patience: float = PATIENCE) -> str:
     """What became of it, in the page's words, once the proxy has answered a probe and all it has to say on this stream.
 
     `GOAWAY(…)` and `closes` are of the connection; `RST_STREAM(…)` and a status of the stream; `ignores`: the connection
@@ -214,7 +214,7 @@ def outcome(app: App, stream: int) -> str:
     """
     lives = app.pong()
     if lives and stream:
-        app.until(lambda: app.stream(stream).is_over)
+        app.until(lambda: app.stream(stream).is_over, patience)
     if app.goaway:
         app.until(lambda: app.closed)
         name = h2.CODES[app.goaway] if app.goaway < len(h2.CODES) else hex(app.goaway)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice
 
 from tests.conformance.http2.answers import Answer, Flood
+from tests.conformance.http2.app import PATIENCE, App, outcome
 from tests.conformance.http2.app import Answer as Given
-from tests.conformance.http2.app import App, outcome
 from tests.conformance.http2.attacks import Course
 from tests.conformance.http2.heads import Head
 from tests.conformance.http2.sections import NO_PREFACE, Section, get
@@ -14,8 +14,9 @@ from tests.conformance.http2.target import Connection, Request, Target, field_fa
 from tests.support.h2_frames import headers
 
 
-def section_outcome(port: int, target: Target, case: Section) -> tuple[str, str]:
-    """What became of a case, and what is wrong with that beside it (empty where nothing is)."""
+def section_outcome(port: int, target: Target, case: Section, patience: float = PATIENCE) -> tuple[str, str]:
+    """What became of a case, and what is wrong with that beside it (empty where nothing is). `patience`: seconds before
+    silence on its stream counts."""
     target.forget()
     bare = case.name in NO_PREFACE
     with App(port, settings=b"" if bare else None) as app:
@@ -26,7 +27,7 @@ def section_outcome(port: int, target: Target, case: Section) -> tuple[str, str]
                 step(app)
         if bare:
             app.until(lambda: app.closed)
-        found = outcome(app, case.stream)
+        found = outcome(app, case.stream, patience)
         wrong = ""
         if app.bad:
             wrong = app.bad

@@ -19,7 +19,6 @@ from sidecar.admin.status import (
     RouteTraffic,
     Traffic,
     document,
-    shortfall,
     ways_in,
 )
 from sidecar.errors import Reason
@@ -445,48 +444,6 @@ def test_a_targets_refusal_is_red_until_it_gives_a_good_answer(good: int, red: b
     text = page(document(PROCESS, [route], [], NOTHING, now=NOW, note=unexpected), "", unexpected)
     assert ("It is hidden." in text) == red
     assert (f"{good} good answer" in text) == (not red)
-
-
-FAILED = LastError(Reason.TOKEN_DENIED, "Not allowed.", NOW)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "said"),
-    [
-        pytest.param([], "", id="no-tokens"),
-        pytest.param([TOKEN], "", id="one-that-is-served-though-its-renewal-failed"),
-        pytest.param([TOKEN._replace(state=TokenState.MISSING, last_error=None)], "", id="never-asked-for"),
-        pytest.param([TOKEN._replace(state=TokenState.FETCHING, last_error=None)], "", id="on-its-way"),
-        pytest.param(
-            [TOKEN._replace(state=TokenState.FAILING, last_error=FAILED)] * 3,
-            "3 of 3 tokens missing: token_denied: Not allowed.",
-            id="all-for-one-reason",
-        ),
-        pytest.param(
-            [
-                TOKEN,
-                TOKEN._replace(state=TokenState.FETCHING),
-                TOKEN._replace(state=TokenState.FAILING, last_error=FAILED),
-            ],
-            "2 of 3 tokens missing: token_timeout: The metadata server did not answer in 5 s.; "
-            "token_denied: Not allowed.",
-            id="some-for-two",
-        ),
-    ],
-)
-def test_what_is_missing_is_said_in_a_line(tokens: Sequence[TokenStatus], said: str) -> None:
-    """Those that have no token to serve and whose last fetch failed; each reason once."""
-    assert shortfall(tokens) == said
-
-
-def test_a_configuration_that_cannot_be_used_is_said_too() -> None:
-    """Behind the tokens, with the first of its problems."""
-    why = "config.yaml:3:5: routes[0]: wrong\nconfig.yaml:9:1: more"
-    changed = "the configuration file was changed and can't be used"
-    told = f"{changed}, so the old one stays in force: config.yaml:3:5: routes[0]: wrong"
-    assert shortfall([TOKEN], why) == told
-    failing = TOKEN._replace(state=TokenState.FAILING, last_error=FAILED)
-    assert shortfall([failing], why) == f"1 of 1 tokens missing: token_denied: Not allowed.; {told}"
 
 
 def test_the_page_says_what_gives_tokens_to_programs() -> None:

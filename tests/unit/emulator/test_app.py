@@ -332,3 +332,12 @@ async def test_no_server_says_that_it_is_aiohttp(session: ClientSession, google:
                 assert "Python" not in answer.headers["Server"], url
                 assert "404: Not Found" not in await answer.text()
                 assert "405: Method Not Allowed" not in await answer.text()
+
+
+async def test_its_answers_have_the_date_of_its_clock() -> None:
+    """From every server, refusals too: a client tells from it whose clock is off."""
+    async with Emulator(now=FakeClock(wall=1_700_000_000.0).wall) as google, ClientSession() as session:
+        billing = await google.add_target("billing")
+        for url in (f"http://{google.metadata_address}/", google.certs_url, google.oauth_url, billing.url):
+            async with session.get(url) as answer:
+                assert answer.headers.getall("Date") == ["Tue, 14 Nov 2023 22:13:20 GMT"], url

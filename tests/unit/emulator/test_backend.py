@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,6 +15,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.backend import sha256_of_bytes
 from sidecar.emulator.targets import Target
+from tests.support.google import signed
 
 
 @pytest.fixture
@@ -53,6 +55,20 @@ async def test_the_echo_is_faithful(target: Target) -> None:
     ]
     assert (body["body_length"], body["body_sha256"]) == (5, hashlib.sha256(b"hello").hexdigest())
     assert target.requests[0][:3] == ("PATCH", "/a%2Fb//../c;x=1?q=%20&q", "billing.internal")
+
+
+async def test_hello_is_a_short_answer(google: Emulator, session: ClientSession) -> None:
+    """For a first call: who was asked, and what the token that was verified says."""
+    hello = "Hello from billing. Nothing was verified.\n"
+    async with session.get((await google.add_target("billing", kind="open")).url + "/hello") as answer:
+        assert await answer.text() == hello
+    target = await google.add_target("billing")
+    headers = {"Authorization": f"Bearer {signed(time.time(), aud=target.url)}"}  # noqa: TID251  # a live token
+    async with session.get(f"{target.url}/hello", headers=headers) as answer:
+        told = await answer.text()
+    assert told.startswith("Hello from billing. Your call was verified:\n  audience  " + target.url)
+    assert "\n  caller    user:caller@example.com\n" in told
+    assert told.endswith("\n")
 
 
 async def test_a_compressed_body_is_not_unpacked(target: Target, session: ClientSession) -> None:

@@ -12,6 +12,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.net.callers import Callers, peer_unknown
 from sidecar.proxy.admission import guard
 from sidecar.proxy.admission.allowed import Allowed
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.fields import headers, semantics
 from sidecar.proxy.http1 import framing, target
 from sidecar.proxy.http2 import fields as http2_fields
@@ -54,7 +55,7 @@ def read2(*lines: tuple[bytes, bytes], **pseudo: bytes) -> None:
     """Read a head of HTTP/2, with other pseudo-headers than usual ones; an empty one is left out."""
     told = {"method": b"GET", "scheme": b"http", "authority": b"a", "path": b"/"} | pseudo
     head = [(b":" + name.encode(), value) for name, value in told.items() if value]
-    http2_fields.read_request(http2_fields.Http2Request(0.0), [*head, *lines], Limits(), end=True)
+    http2_fields.read_request(http2_fields.Http2Request(0.0), [*head, *lines], Bounds(Limits()), end=True)
 
 
 CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
@@ -84,7 +85,7 @@ CASES: dict[str, tuple[Callable[[], object], Reason, str]] = {
         "The request's Host is another one than its `:authority`.",
     ),
     "a-status-of-http2": (
-        lambda: http2_fields.read_answer([(b":status", b"600")], Limits(), head=False, end=True),
+        lambda: http2_fields.read_answer([(b":status", b"600")], Bounds(Limits()), head=False, end=True),
         Reason.UPSTREAM_MALFORMED,
         "The upstream's answer is not valid HTTP/2: its status is 600.",
     ),

@@ -64,22 +64,25 @@ CASES: dict[str, tuple[Callable[[], SidecarError], Reason, str, int | None]] = {
     "wrong-name": (
         lambda: verify(62, LEAF),
         Reason.TLS_WRONG_NAME,
-        "The certificate of `a.example:443` is not for `a.example` but for `b.example`, `192.0.2.1`. If "
-        "the right service answers, set the route's `tls.server_name` to a name that its certificate has.",
+        "The certificate of `a.example:443` is not for `a.example` but for `b.example`, `192.0.2.1`. Another "
+        "server may answer there: check the name in the route's `upstream` and what DNS says of it. If the right one "
+        "answers, have its certificate issued for this name, or set the route's `tls.server_name` to a name that it has.",
         None,
     ),
     "wrong-name-and-no-names": (
         lambda: verify(62, NAMELESS),
         Reason.TLS_WRONG_NAME,
-        "The certificate of `a.example:443` is not for `a.example` and has no names at all. If the right "
-        "service answers, set the route's `tls.server_name` to a name that its certificate has.",
+        "The certificate of `a.example:443` is not for `a.example` and has no names at all. Another server may "
+        "answer there: check the name in the route's `upstream` and what DNS says of it. If the right one answers, have "
+        "its certificate issued for this name, or set the route's `tls.server_name` to a name that it has.",
         None,
     ),
     "wrong-name-of-nothing": (
         lambda: verify(62),
         Reason.TLS_WRONG_NAME,
-        "The certificate of `a.example:443` is not for `a.example`. If the right service answers, set the "
-        "route's `tls.server_name` to a name that its certificate has.",
+        "The certificate of `a.example:443` is not for `a.example`. Another server may answer there: check the "
+        "name in the route's `upstream` and what DNS says of it. If the right one answers, have its certificate issued "
+        "for this name, or set the route's `tls.server_name` to a name that it has.",
         None,
     ),
     "self-signed": (

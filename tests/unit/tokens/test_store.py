@@ -650,6 +650,19 @@ async def test_a_metadata_server_absent_for_its_first_minute(caplog: pytest.LogC
     await world.store.close()
 
 
+async def test_a_failed_renewal_says_how_long_the_held_token_is_used(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until half a minute before it expires, which is when requests begin to be refused."""
+    world.store.prefetch([KEY])
+    await world.advance(1)
+    world.source.answer = fault()
+    await world.advance(HOUR - 100, step=25)
+    (message,) = {it.message for it in caplog.records if "token fetch failed" in it.message}
+    last = rfc3339(world.clock.wall() + 100 - policy.MINIMUM_LIFE)
+    assert message.endswith(f"The test said so. The token that is here is used until {last}.")
+
+
 async def test_a_fault_of_our_own_is_told_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """What a source raises by mistake is `internal` for the waiters, and its traceback is in the log."""
     world.source.answer = RuntimeError("a bug")

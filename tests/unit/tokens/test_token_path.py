@@ -176,7 +176,7 @@ async def test_each_fault_has_its_reason_in_error_log_and_metric(
     endpoint = google.metadata.endpoint if kind == "metadata" else google.oauth.endpoint
     path = make(
         METADATA if kind == "metadata" else key(google, tmp_path),
-        seconds=1.0 if fault.kind == "hang" else LIMIT,
+        seconds=0.3 if fault.kind == "hang" else LIMIT,
     )
     endpoint.fail(fault)
     path.jitter = 10.0  # seconds, after one failure: none is to pass before the next look

@@ -299,7 +299,7 @@ async def test_as_much_as_the_limits_name_is_allowed(memory: Memory, call: Call)
     head = sized(TARGET, HEAD)
     assert len(head) == HEAD
     assert call().send(head).got == ANSWER
-    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"target": 2 * HEAD})
+    memory.proxy.context.limits.target = 2 * HEAD
     assert call().send(head).got == ANSWER
     assert call().send(sized(TARGET, HEAD + 1)).got == refusal(memory, L, TOO_LARGE)
 
@@ -543,7 +543,7 @@ H2C = (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings, X, Y", b"HTTP2-Se
 
 async def test_a_wish_for_h2c_is_declined(memory: Memory, call: Call) -> None:
     """The request is served without it, its body too; what else `Connection` names stays named."""
-    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"headers": 9})
+    memory.proxy.context.limits.headers = 9
     head = get(b"/a", *H2C, b"X: 1", b"Y: 2", b"Z: 3", b"Content-Length: 3", method=b"POST")
     for reads in ([head + b"abc" + get(b"/b")], [head, b"ab", b"c" + get(b"/b")]):
         memory.upstream.requests = []
@@ -573,9 +573,8 @@ async def test_a_head_without_its_wish_for_h2c_is_no_larger(memory: Memory, call
         *(b"A%d:x" % n for n in range(60)),
     ]
     head = b"GET /a HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
-    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(
-        update={"head": len(head), "headers": 63}
-    )
+    memory.proxy.context.limits.head = len(head)
+    memory.proxy.context.limits.headers = 63
     assert call().send(head).got == ANSWER
 
 
@@ -625,7 +624,7 @@ async def test_what_follows_a_wish_that_is_not_granted_is_a_request(memory: Memo
 
 async def test_what_follows_a_wish_that_is_refused_is_a_request(memory: Memory, call: Call) -> None:
     """Where it has its answer before the next is looked at."""
-    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"tunnels": 0})
+    memory.proxy.context.limits.tunnels = 0
     app = call().send(UPGRADE + get(b"/b"))
     assert (app.got[:12], app.targets, app.open) == (b"HTTP/1.1 503", [b"/b"], True)
     app.send(UPGRADE)
@@ -894,7 +893,7 @@ async def test_the_last_bytes_have_the_time_that_the_app_takes_for_them(
 
 async def test_what_has_moved_is_not_quiet(memory: Memory, call: Call) -> None:
     """Where the sweep sees it, however short the timeouts."""
-    memory.proxy.context.limits = memory.proxy.context.limits.model_copy(update={"body_timeout": 0.5})
+    memory.proxy.context.limits.body_timeout = 0.5
     app = call().send(post()[:-2])
     app.sweep(0.75)
     assert app.got == b""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.http1.upstream import UpstreamConnection
 from sidecar.proxy.messages import UNKNOWN
 from sidecar.proxy.ports import Loss, Relay
@@ -93,9 +95,8 @@ class Line:
         self.bench = make_bench("connections: 9")
         self.pool = self.bench.pool("a")
         self.pool.open = self.bench.places.open = 1
-        limits = self.bench.pools.limits.model_copy(
-            update={"head": HEAD, "headers": HEADERS, "buffer": BUFFER}
-        )
+        limits = Bounds(Limits())
+        limits.head, limits.headers, limits.buffer = HEAD, HEADERS, BUFFER
         self.connection = UpstreamConnection(self.pool, limits)
         self.transport = FakeTransport()
         self.connection.connection_made(self.transport)

@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.admission.admission import plans
+from sidecar.proxy.bounds import Bounds
 from sidecar.proxy.fields import headers
 from sidecar.proxy.http2 import fields
 from sidecar.proxy.http2.fields import Http2Request
 from sidecar.proxy.messages import HTTP2, NO_BODY, UNKNOWN
 from tests.support.exchanges import Exchanges
 
-LIMITS = Limits()
+LIMITS = Bounds(Limits())
 PSEUDO = ((b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a.example"), (b":path", b"/x?y"))
 POST = ((b":method", b"POST"), *PSEUDO[1:])
 
 
-def read(*lines: tuple[bytes, bytes], end: bool = True, limits: Limits = LIMITS) -> Http2Request:
+def read(*lines: tuple[bytes, bytes], end: bool = True, limits: Bounds = LIMITS) -> Http2Request:
     request = Http2Request(1.0)
     fields.read_request(request, lines, limits, end=end)
     return request
@@ -167,7 +168,7 @@ def test_limits(limits: Any, reason: Reason) -> None:
     lines = (*PSEUDO[:3], (b":path", b"/".ljust(300, b"x")), (b"a", bytes(700)), (b"b", b""), (b"c", b""))
     read(*lines)
     with pytest.raises(SidecarError) as caught:
-        read(*lines, limits=Limits(**limits))
+        read(*lines, limits=Bounds(Limits(**limits)))
     assert caught.value.reason is reason
     assert f"limits.{next(iter(limits))}" in caught.value.detail
 
@@ -177,7 +178,7 @@ def test_a_limit_itself_is_allowed() -> None:
     lines = (*PSEUDO[:3], (b":path", b"/".ljust(256, b"x")), (b"a", b"1"), (b"b", b"2"))
     size = sum(len(name) + len(value) + 32 for name, value in lines)
     lines = (*lines, (b"c", bytes(1024 - size - 33)))
-    exact = Limits(target="256B", head="1024B", headers=3)  # type: ignore[arg-type]
+    exact = Bounds(Limits(target="256B", head="1024B", headers=3))  # type: ignore[arg-type]
     assert len(read(*lines, limits=exact).path) == 256
     with pytest.raises(SidecarError, match=r"limits\.head`"):
         read(*lines[:-1], (b"c", bytes(1024 - size - 32)), limits=exact)
@@ -330,6 +331,6 @@ def test_an_answer_that_does_not_go_on(lines: Any, reason: Reason) -> None:
 def test_an_answer_s_limits_themselves_are_allowed() -> None:
     """As many lines, and as many bytes."""
     lines = [(b":status", b"200"), (b"a", b"1"), (b"b", bytes(1024 - 34 - 33))]
-    exact = Limits(head="1024B", headers=2)  # type: ignore[arg-type]
+    exact = Bounds(Limits(head="1024B", headers=2))  # type: ignore[arg-type]
     assert fields.size_of(lines[1:]) == 1024
     assert fields.read_answer(lines, exact, head=False, end=True)[0] == 200

@@ -182,8 +182,9 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.IAP, 401, "Invalid IAP credentials: JWT has expired", IAP),
             Cause.TOKEN_TOO_OLD,
-            "The target says that the token has expired or is not valid yet: check the clocks of both sides.",
-            "",
+            "The target says that the token has expired or is not valid yet: `idtoken-sidecar renew` fetches a new one. If "
+            "that does not help, check the clocks of both sides.",
+            "idtoken-sidecar renew",
             id="iap-expired",
         ),
         pytest.param(
@@ -240,8 +241,9 @@ def info(reason: str) -> dict[str, Any]:
         pytest.param(
             refused(Target.ENDPOINTS, 401, {"message": "Jwt is expired"}),
             Cause.TOKEN_TOO_OLD,
-            "The target says that the token has expired or is not valid yet: check the clocks of both sides.",
-            "",
+            "The target says that the token has expired or is not valid yet: `idtoken-sidecar renew` fetches a new one. If "
+            "that does not help, check the clocks of both sides.",
+            "idtoken-sidecar renew",
             id="jwt-expired",
         ),
         pytest.param(

@@ -96,6 +96,33 @@ def test_the_command_that_fixes_it_is_in_the_message(house: House) -> None:
     ]
 
 
+SLOW = SidecarError(Reason.TLS_TIMEOUT, "The handshake did not finish.")
+FULL = SidecarError(Reason.QUEUE_FULL, "All are busy.")
+
+
+def test_a_full_queue_does_not_hide_why_it_is_full(house: House) -> None:
+    """What the upstream fails with is shown, as long as it does so; the log has both."""
+    house.refuse(SLOW)
+    house.refuse(FULL, 5)
+    found = house.outages.refusing("billing")
+    assert found is not None
+    assert (found.reason, found.detail, found.times) == (
+        Reason.TLS_TIMEOUT,
+        "The handshake did not finish.",
+        6,
+    )
+    assert found.last_at == house.clock.wall()
+    assert [message.partition(" with ")[2][:14] for _, message in house.told()] == [
+        "504 tls_timeou",
+        "503 queue_full",
+    ]
+    house.sweep(INTERVAL + 1)
+    house.refuse(FULL)
+    found = house.outages.refusing("billing")
+    assert found is not None
+    assert found.reason is Reason.QUEUE_FULL
+
+
 def test_another_reason_of_the_same_outage_is_a_warning_at_once(house: House) -> None:
     """And there is one end, which names both."""
     house.refuse(UNREACHABLE, 3)

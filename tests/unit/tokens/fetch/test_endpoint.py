@@ -180,6 +180,23 @@ def test_errors_of_a_token_endpoint(status: int, body: object, reason: Reason, h
     assert hint in error.detail
 
 
+def test_a_clock_that_is_off_is_told_once() -> None:
+    """With the answer's Date, by how much; else that it is."""
+    body = {"error": "invalid_grant", "error_description": "Invalid JWT: … in a reasonable timeframe."}
+    early = Answer(
+        400,
+        {"content-type": "application/json", "date": "Thu, 01 Jan 1970 00:00:00 GMT"},
+        json.dumps(body).encode(),
+        received_at=600.0,
+    )
+    error = refused(OAUTH, early)
+    assert error.reason is Reason.CLOCK_OFF
+    assert error.detail.endswith(
+        "The signed assertion is too old or too new for it. This machine's clock is 600 s ahead of the endpoint's: set "
+        "it right (NTP)."
+    )
+
+
 LOGIN = Endpoint(
     "the token endpoint at o",
     Protocol.LOGIN,

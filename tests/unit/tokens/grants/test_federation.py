@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.auth import pluggable
 
 from sidecar.config.credentials import Endpoints, WorkloadIdentityFederation
 from sidecar.config.targets import TokenKind
@@ -24,6 +25,7 @@ from sidecar.errors import Reason, SidecarError
 from sidecar.runtime.clock import SystemClock
 from sidecar.tokens.fetch.flight import Flight
 from sidecar.tokens.fetch.source import GoogleSource
+from sidecar.tokens.grants import subprocess_run
 from sidecar.tokens.grants.executable import ALLOW_EXECUTABLES
 from sidecar.tokens.grants.federation import FederationGrant, account_in
 from sidecar.tokens.sources import build_sources
@@ -585,7 +587,6 @@ async def test_a_program_is_told_what_google_auth_tells_it(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The variables of AIP-4117, compared with google-auth's own way of running the same file."""
-    from google.auth import pluggable
 
     seen = federation.directory / "seen"
     kept = str(federation.directory / "kept.json")
@@ -638,10 +639,21 @@ async def test_a_program_may_answer_in_its_file(federation: Federation) -> None:
 
 
 @pytest.mark.slow
-async def test_a_program_that_does_not_end_is_named(federation: Federation) -> None:
-    """At the shortest time that google-auth lets a file give it."""
+async def test_a_program_that_does_not_end_is_named(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the time that its file gives it: here the shortest that google-auth lets it give, of which this test waits a part."""
+    given = []
+    run = subprocess_run.run
+
+    def sooner(*arguments: Any, seconds: float) -> subprocess_run.Ended:
+        given.append(seconds)
+        return run(*arguments, seconds=0.3)
+
+    monkeypatch.setattr(subprocess_run, "run", sooner)
     federation.from_program("time.sleep(600)", timeout_millis=5000)
     error = await federation.refused()
+    assert given == [5.0]
     assert error.reason is Reason.SUBJECT_TOKEN_FAILED
     assert "did not end within its `timeout_millis`" in error.detail
 

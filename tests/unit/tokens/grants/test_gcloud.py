@@ -279,7 +279,7 @@ async def test_a_gcloud_that_hangs_is_ended(gcloud: Gcloud) -> None:
     """At the credential's deadline, with a reason that says so."""
     gcloud.says("time.sleep(600)")
     with pytest.raises(SidecarError, match=r"token_timeout: .*print-identity-token"):
-        await mint(gcloud, seconds=1.0, account=SA)
+        await mint(gcloud, seconds=0.2, account=SA)
 
 
 async def test_no_gcloud(gcloud: Gcloud) -> None:

@@ -120,7 +120,7 @@ async def test_a_source_that_hangs_holds_nobody_beyond_the_deadline(
 ) -> None:
     """Also those who wait for its access token behind others."""
     google.metadata.endpoint.fail(Fault("hang"))
-    it = source(google, acting, seconds=3.0)
+    it = source(google, acting, seconds=0.5)
     outcomes = await asyncio.gather(*(it.mint(key(f"https://{n}")) for n in range(8)), return_exceptions=True)
     assert {outcome.reason for outcome in outcomes if isinstance(outcome, SidecarError)} == {
         Reason.TOKEN_TIMEOUT

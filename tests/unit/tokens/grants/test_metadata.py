@@ -129,10 +129,14 @@ async def test_once_it_has_worked_nobody_is_asked_whether_this_is_google_cloud(
     await google.start(google.metadata.app)
     await it.mint(key)
     await google.stop(google.metadata.app)
-    with pytest.raises(SidecarError, match="It has given tokens to this process before") as found:
+    with pytest.raises(SidecarError, match="It has answered this process before") as found:
         await it.mint(key)
     assert "Google Cloud?" not in found.value.detail
     assert "idtoken-sidecar renew" in found.value.detail
+    assert "169.254.169.254" not in found.value.detail, "that is another machine's"
+    assert (
+        f"`curl --header 'Metadata-Flavor: Google' http://{google.metadata_address}/`" in found.value.detail
+    )
 
 
 async def test_an_account_that_was_taken_away_is_not_asked_to_be_attached(raw: RawEndpoint) -> None:
