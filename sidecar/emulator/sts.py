@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote_plus, urlsplit
 
 from aiohttp import web
 
@@ -285,7 +285,8 @@ _CREDENTIAL = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([a-z0-9-
 def _aws_subject(token: str, audience: str) -> str:
     """Who signed a GetCallerIdentity request; the signature is computed again and compared."""
     try:
-        request = json.loads(unquote(token))
+        # Go's library writes a space as a plus (`url.QueryEscape` in externalaccount/aws.go), the others as %20.
+        request = json.loads(unquote_plus(token))
         headers = {entry["key"].lower(): entry["value"] for entry in request["headers"]}
         url, method = urlsplit(request["url"]), request["method"]
     except (ValueError, KeyError, TypeError):

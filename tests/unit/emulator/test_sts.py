@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus, unquote
 
 import pytest
 from aiohttp import ClientSession
@@ -16,7 +17,16 @@ from google.oauth2.credentials import Credentials as UserCredentials
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.keys import read
-from sidecar.emulator.sts import ACCESS_TOKEN, AWS_TYPE, GRANT, JWT_TYPES, Provider, signing_key
+from sidecar.emulator.sts import (
+    ACCESS_TOKEN,
+    AWS_KEY_ID,
+    AWS_SECRET,
+    AWS_TYPE,
+    GRANT,
+    JWT_TYPES,
+    Provider,
+    signing_key,
+)
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -75,6 +85,35 @@ async def test_google_auth_exchanges_a_signed_aws_request(
     )
     credentials = await refreshed(file, aws.Credentials)
     assert "assumed-role" in member(google, credentials)
+
+
+async def test_a_signed_aws_request_is_form_encoded_by_go(
+    google: Emulator,
+    provider: Provider,
+    session: ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A plus for a space, too: golang.org/x/oauth2 writes the request by `url.QueryEscape`."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", AWS_KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", AWS_SECRET)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    file = google.write_federation(
+        tmp_path / "wif.json", provider, google.aws_source(), subject_token_type=AWS_TYPE
+    )
+    signer = aws.Credentials.from_file(str(file), scopes=[SCOPE])
+    token = await asyncio.to_thread(signer.retrieve_subject_token, Request())
+    form = {
+        "grant_type": GRANT,
+        "audience": provider.audience,
+        "requested_token_type": ACCESS_TOKEN,
+        "subject_token_type": AWS_TYPE,
+        "subject_token": quote_plus(unquote(token)),
+        "scope": SCOPE,
+    }
+    status, answer = await exchange(session, google, form)
+    assert (status, "access_token" in answer) == (200, True), answer
 
 
 async def test_a_signature_with_another_secret_is_refused(
