@@ -43,6 +43,8 @@ routes: [{{name: storage, upstream: '{api.url}', target: googleapis, token: acce
     (server,) = (await sidecar.status())["handouts"]
     stand_in.environ.update(leading_to(server["listen"][0]))
     stand_in.emails["metadata"] = ACTED_AS
+    # As in the stand-in: it signs as itself by the role, like any other.
+    google.principals.grant(f"serviceAccount:{ACTED_AS}", "roles/iam.serviceAccountTokenCreator", on=ACTED_AS)
     yield stand_in
     assert not google.metadata.requests, "it was to have no part in this"
 
