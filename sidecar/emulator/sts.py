@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, quote, unquote_plus, urlsplit
 from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint
-from sidecar.emulator.forms import form
+from sidecar.emulator.forms import fields
 from sidecar.emulator.keys import BadTokenError, SigningKey, signing_key
 from sidecar.emulator.pages import APIS, application
 from sidecar.emulator.principals import Principals
@@ -156,7 +156,7 @@ class STSServer:
         answer, fault = await self.endpoint.meet(request)
         if answer is not None:
             return answer
-        asked = await form(request)
+        asked = await fields(request)
         try:
             member = self._member(asked)
         except RefusedExchangeError as error:

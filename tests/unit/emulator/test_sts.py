@@ -137,6 +137,34 @@ async def exchange(
         return answer.status, await answer.json()
 
 
+@pytest.mark.parametrize("body", ["json", "data"])
+async def test_fields_have_the_names_of_the_rest_reference_too(
+    google: Emulator, provider: Provider, session: ClientSession, body: str
+) -> None:
+    """In JSON, as the action google-github-actions/auth sends them, and in a form, as R's gargle does."""
+    fields = {
+        "grantType": GRANT,
+        "audience": provider.audience,
+        "requestedTokenType": ACCESS_TOKEN,
+        "subjectTokenType": JWT_TYPES[0],
+        "subjectToken": google.sts.subject_token(provider),
+        "scope": SCOPE,
+    }
+    async with session.post(google.sts_url, **{body: fields}) as answer:  # type: ignore[arg-type]
+        assert answer.status == 200, await answer.text()
+        assert (await answer.json())["issued_token_type"] == ACCESS_TOKEN
+
+
+@pytest.mark.parametrize("body", ["[]", "{", '{"grantType": 1}', "\xff"])
+async def test_a_body_that_is_no_request_has_no_grant_type(
+    google: Emulator, session: ClientSession, body: str
+) -> None:
+    """What is no object, and what is no text in it, counts as nothing."""
+    headers = {"Content-Type": "application/json"}
+    async with session.post(google.sts_url, data=body.encode("latin-1"), headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]) == (400, "unsupported_grant_type")
+
+
 @pytest.mark.parametrize(
     ("claims", "form", "code", "says"),
     [
