@@ -97,16 +97,7 @@ class Emulator:
             self._key, self.principals, now, token_lifetime=token_lifetime, ca_file=lambda: self.ca_file
         )
         self._control = Control(servers, self, self.connecting, self.principals)
-        self._serve_keys()
-
-    def _serve_keys(self) -> None:
-        """Where the keys are with which everything here is signed."""
-        routes = self.oauth.app.router
-        routes.add_get("/oauth2/v1/certs", self._certs)
-        routes.add_get("/oauth2/v3/certs", self._jwks)
-        routes.add_get("/.well-known/openid-configuration", self._discovery)
-        routes.add_get("/iap/verify/public_key", self._iap_keys)
-        routes.add_get("/iap/verify/public_key-jwk", self._iap_jwks)
+        self._add_keys(self.oauth.app.router)
 
     async def __aenter__(self) -> Self:
         # Made here and not in the constructor: what was never entered has nothing to clean up.
@@ -369,6 +360,13 @@ class Emulator:
         answer.headers["Date"] = formatdate(self._now(), usegmt=True)
 
     # what verifies the tokens
+
+    def _add_keys(self, routes: web.UrlDispatcher) -> None:
+        routes.add_get("/oauth2/v1/certs", self._certs)
+        routes.add_get("/oauth2/v3/certs", self._jwks)
+        routes.add_get("/.well-known/openid-configuration", self._discovery)
+        routes.add_get("/iap/verify/public_key", self._iap_keys)
+        routes.add_get("/iap/verify/public_key-jwk", self._iap_jwks)
 
     async def _certs(self, _: web.Request) -> web.Response:
         return web.json_response({self._key.kid: self._key.certificate_pem()}, headers=_CACHED)

@@ -4,7 +4,8 @@ Owns what each of them sends. Composed by `app`, commanded over HTTP by `control
 audience that was configured or else the whole URL, in the name of a service account. Sources:
 https://cloud.google.com/scheduler/docs/reference/rpc/google.cloud.scheduler.v1#httptarget,
 https://cloud.google.com/tasks/docs/creating-http-target-tasks, https://cloud.google.com/pubsub/docs/push,
-https://cloud.google.com/workflows/docs/authenticate-from-workflow, https://cloud.google.com/eventarc/docs/cloudevents
+https://cloud.google.com/workflows/docs/authenticate-from-workflow, https://cloud.google.com/workflows/docs/http-requests
+(its User-Agent), https://cloud.google.com/eventarc/docs/cloudevents
 """
 
 from __future__ import annotations
@@ -169,6 +170,6 @@ def _request(service: str, data: str, now: float) -> tuple[Mapping[str, str], by
                 "ce-type": "google.cloud.pubsub.topic.v1.messagePublished",
             }, data.encode()
     return {
-        "User-Agent": "GoogleCloudWorkflows; (emulated)",
+        "User-Agent": "GoogleCloudWorkflows; (+https://cloud.google.com/workflows/docs)",
         "Content-Type": "application/json",
     }, data.encode()

@@ -1,7 +1,10 @@
 """The front end of API Gateway and of Cloud Endpoints: ESPv2, which is Envoy.
 
 Owns its verdict, its answers and the headers that it sets for the app. Called by `checks`; reads headers only. It
-judges in Envoy's order: form, issuer, times, audience, signature. Sources:
+judges in Envoy's order: form, issuer, times, audience, signature. Clocks may differ by a minute: the filter's default,
+`clock_skew_seconds` in https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/filters/http/jwt_authn/v3/config.proto,
+which ESPv2 does not set (src/go/configgenerator/filtergen/jwt_authn.go of GoogleCloudPlatform/esp-v2); the order of the
+two times is that of `verifyTimeConstraint` in jwt_verify_lib. Sources:
 https://cloud.google.com/endpoints/docs/openapi/authenticating-users,
 https://cloud.google.com/api-gateway/docs/authenticate-service-account, Envoy's `jwt_authn` filter: its texts are those
 of https://github.com/google/jwt_verify_lib/blob/master/src/status.cc, its challenge is in
@@ -11,7 +14,7 @@ https://github.com/envoyproxy/envoy/issues/34227.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -21,6 +24,8 @@ from sidecar.emulator.verdicts import ISSUERS, Admitted, Judge, RefusedError
 
 _MISSING = "Jwt is missing"
 _NOT_FOR_US = "Audiences in Jwt are not allowed"
+_CLOCK_SKEW: Final = 60
+"""Seconds by which clocks may differ."""
 
 
 def check_espv2(asked: Asked, judge: Judge) -> Admitted:
@@ -54,10 +59,10 @@ def _trust(value: str, judge: Judge) -> dict[str, Any]:
         ) from None
     key = _key_of(claims.get("iss"), judge)
     expires_at, valid_from = claims.get("exp"), claims.get("nbf", 0)
-    if not isinstance(expires_at, int) or expires_at <= judge.now:
-        raise BadTokenError("Jwt is expired")
-    if not isinstance(valid_from, int) or valid_from > judge.now:
+    if not isinstance(valid_from, int) or valid_from > judge.now + _CLOCK_SKEW:
         raise BadTokenError("Jwt not yet valid")
+    if not isinstance(expires_at, int) or judge.now > expires_at + _CLOCK_SKEW:
+        raise BadTokenError("Jwt is expired")
     audiences = claims.get("aud")
     if not isinstance(audiences, str) or audiences not in (judge.audience, *judge.settings.custom_audiences):
         raise BadTokenError(_NOT_FOR_US)

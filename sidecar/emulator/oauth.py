@@ -7,7 +7,8 @@ verified against the key that was handed out. Error texts are Google's own. Sour
 https://developers.google.com/identity/protocols/oauth2/production-readiness and the texts that users report:
 `unauthorized_client` and "Invalid email or User ID" for domain-wide delegation, 401 `invalid_client`,
 "Invalid OAuth scope or ID token audience provided." (https://github.com/googleapis/google-oauth-java-client/issues/602),
-"Invalid JWT: Token must be a short-lived token…" (https://github.com/googleapis/google-api-php-client/issues/1429).
+"Invalid JWT: Token must be a short-lived token…" (https://github.com/googleapis/google-api-php-client/issues/1429),
+"The OAuth client was not found." (https://github.com/simonrob/email-oauth2-proxy/issues/362).
 npm's gtoken, gcloud-aio-auth and Ruby's googleauth write no `kid` into an assertion; Go and Java sign for the
 `token_uri` of the key file.
 """
@@ -27,7 +28,7 @@ from sidecar.emulator.forms import form
 from sidecar.emulator.instance import PROJECT
 from sidecar.emulator.keys import BadTokenError, SigningKey, read, signing_key
 from sidecar.emulator.metadata import ISSUER
-from sidecar.emulator.pages import APIS, application
+from sidecar.emulator.pages import TOKENS, application
 from sidecar.emulator.principals import Principals
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -77,7 +78,7 @@ class OAuthServer:
         """None: the account is there, its key is not."""
         self._delegated: dict[str, frozenset[str]] = {}
         """Scopes that accounts may have as any user of their organisation, by e-mail."""
-        self.app = application(APIS)
+        self.app = application(TOKENS)
         for path in ("/token", "/oauth2/v4/token", "/o/oauth2/token"):
             self.app.router.add_post(path, self._token)
 
@@ -263,6 +264,17 @@ class OAuthServer:
 _NO_SCOPE: Final = "Invalid OAuth scope or ID token audience provided."
 
 
+_HEADERS: Final = {
+    "Cache-Control": "no-cache, no-store, max-age=0, must-revalidate",
+    "Pragma": "no-cache",
+    "Expires": "Mon, 01 Jan 1990 00:00:00 GMT",
+    "X-XSS-Protection": "0",
+    "X-Frame-Options": "SAMEORIGIN",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What every answer has: pull request 2 of blobfile on GitHub has a whole one (`invalid_rapt`)."""
+
+
 def _basic(request: web.Request) -> dict[str, object]:
     """Client id and secret from HTTP Basic, which workforce logins use (RFC 6749 section 2.3.1)."""
     try:
@@ -273,4 +285,4 @@ def _basic(request: web.Request) -> dict[str, object]:
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:
-    return web.json_response(value, status=status, headers={"Cache-Control": "no-store"})
+    return web.json_response(value, status=status, headers=_HEADERS)

@@ -138,7 +138,9 @@ def _bare_refusal(status: int, method: str, path: str) -> web.Response:
 
 _UNREAD: Final = {"Referrer-Policy": "no-referrer"}
 APIS: Final = Manner("ESF", _robot_refusal, "HTTP/1.0", _UNREAD, is_front_end=True)
-"""Google's APIs, the token endpoints among them (https://github.com/s3ql/s3ql/issues/99)."""
+"""Google's APIs (https://github.com/s3ql/s3ql/issues/99)."""
+TOKENS: Final = APIS._replace(server="scaffolding on HTTPServer2")
+"""The token endpoint (a whole answer is in pull request 2 of blobfile on GitHub)."""
 FRONT_END: Final = Manner("Google Frontend", _plain_refusal, "HTTP/1.0", _UNREAD, is_front_end=True)
 """Cloud Run, functions, App Engine, API Gateway, and what IAP guards, whatever `Server` the app behind sets."""
 NOBODY: Final = Manner(None, _bare_refusal)

@@ -5,7 +5,8 @@ and the metadata service of AWS. Composed by `app`. Subject tokens are really ve
 Sources: https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token, google-auth's `identity_pool.py` and
 `aws.py`; AWS Signature Version 4. A provider that is disabled, deleted or never was: `invalid_target`
 (https://github.com/google-github-actions/auth/issues/161 and 370); a name that can't be one's: `invalid_request`
-(https://github.com/google-github-actions/auth/issues/211).
+(https://github.com/google-github-actions/auth/issues/211); an attribute condition that refuses: `unauthorized_client`
+(https://github.com/terraform-google-modules/terraform-example-foundation/issues/1362).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote_plus, urlsplit
 
 from aiohttp import web
 
 from sidecar.emulator.faults import Endpoint
-from sidecar.emulator.forms import form
+from sidecar.emulator.forms import fields
 from sidecar.emulator.keys import BadTokenError, SigningKey, signing_key
 from sidecar.emulator.pages import APIS, application
 from sidecar.emulator.principals import Principals
@@ -155,7 +156,7 @@ class STSServer:
         answer, fault = await self.endpoint.meet(request)
         if answer is not None:
             return answer
-        asked = await form(request)
+        asked = await fields(request)
         try:
             member = self._member(asked)
         except RefusedExchangeError as error:
@@ -284,7 +285,8 @@ _CREDENTIAL = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([a-z0-9-
 def _aws_subject(token: str, audience: str) -> str:
     """Who signed a GetCallerIdentity request; the signature is computed again and compared."""
     try:
-        request = json.loads(unquote(token))
+        # Go's library writes a space as a plus (`url.QueryEscape` in externalaccount/aws.go), the others as %20.
+        request = json.loads(unquote_plus(token))
         headers = {entry["key"].lower(): entry["value"] for entry in request["headers"]}
         url, method = urlsplit(request["url"]), request["method"]
     except (ValueError, KeyError, TypeError):

@@ -19,6 +19,8 @@ PYTHON: Final = BUILD / "python" / "bin" / "python"
 NODE_MODULES: Final = BUILD / "npm" / "node_modules"
 GOCODE: Final = Path("/usr/share/gocode")
 JARS: Final = Path("/usr/share/java")
+FEDERATION: Final = ("federation", "federation_text", "federation_aws", "federation_program")
+"""Workload identity federation, by each source of a subject token."""
 _JAVA: Final = (
     "google-auth-library-oauth2-http",
     "google-auth-library-credentials",
@@ -37,6 +39,10 @@ _JAVA: Final = (
     "commons-logging",
     "commons-codec",
 )
+
+_GO: Final = (("GO111MODULE", "off"), ("GOPATH", str(GOCODE)), ("GOFLAGS", ""))
+_GO_RUN: Final = ("go", "run", str(PROGRAMS / "elsewhere.go"))
+"""With what leads calls to the stand-in beside the program."""
 
 
 def missing_of(needs: tuple[Path | str, ...]) -> list[str]:
@@ -87,8 +93,9 @@ LIBRARIES: Final = {
         (),
         "google-auth",
         (
-            *("key_access", "key_id", "self_signed", "login", "federation"),
-            *("impersonated_access", "impersonated_id", "impersonated_sign", "verify"),
+            *("key_access", "key_id", "self_signed", "login"),
+            *FEDERATION,
+            *("impersonated_file", "impersonated_access", "impersonated_id", "impersonated_sign", "verify"),
         ),
         ("metadata_access", "metadata_id", "metadata_sign", "metadata_signed_id"),
         always=True,
@@ -135,8 +142,9 @@ LIBRARIES: Final = {
         ("node", NODE_MODULES / "google-auth-library"),
         "`make clients`",
         (
-            *("key_access", "key_id", "self_signed", "login", "federation"),
-            *("impersonated_access", "impersonated_id", "impersonated_sign"),
+            *("key_access", "key_id", "self_signed", "login"),
+            *FEDERATION,
+            *("impersonated_file", "impersonated_access", "impersonated_id", "impersonated_sign"),
         ),
         ("metadata_access", "metadata_id", "metadata_sign", "metadata_tree"),
         environ=(("NODE_PATH", str(NODE_MODULES)),),
@@ -154,16 +162,30 @@ LIBRARIES: Final = {
     "go": Library(
         "golang.org/x/oauth2, compute/metadata (Go)",
         "auth.go",
-        ("go", "run"),
+        _GO_RUN,
         (
             "go",
             GOCODE / "src/golang.org/x/oauth2/google",
             GOCODE / "src/cloud.google.com/go/compute/metadata",
         ),
         "golang-go golang-golang-x-oauth2-google-dev golang-google-cloud-compute-metadata-dev",
-        ("key_access", "self_signed", "self_signed_scope"),
+        (
+            *("key_access", "self_signed", "self_signed_scope", "login"),
+            *FEDERATION,
+            "impersonated_file",
+        ),
         ("metadata_access", "metadata_id", "metadata_tree"),
-        environ=(("GO111MODULE", "off"), ("GOPATH", str(GOCODE)), ("GOFLAGS", "")),
+        environ=_GO,
+    ),
+    "go-api": Library(
+        "google.golang.org/api: idtoken, impersonate (Go)",
+        "google_api.go",
+        _GO_RUN,
+        ("go", GOCODE / "src/google.golang.org/api/idtoken"),
+        "golang-go golang-google-api-dev",
+        ("key_id", "impersonated_access", "impersonated_id"),
+        ("metadata_id",),
+        environ=_GO,
     ),
     "java": Library(
         "google-auth-library (Java)",
@@ -172,10 +194,11 @@ LIBRARIES: Final = {
         ("java", JARS / "google-auth-library-oauth2-http.jar"),
         "default-jdk-headless libgoogle-auth-java",
         (
-            *("key_access", "key_id", "key_sign", "login"),
-            *("impersonated_access", "impersonated_id", "impersonated_sign"),
+            *("key_access", "key_id", "key_sign", "login", "federation"),
+            *("impersonated_file", "impersonated_access", "impersonated_id", "impersonated_sign"),
         ),
         ("metadata_access", "metadata_id", "metadata_sign", "metadata_tree"),
+        newer=("federation", "impersonated_file"),
     ),
     "ruby": Library(
         "googleauth (Ruby)",
@@ -183,9 +206,12 @@ LIBRARIES: Final = {
         ("ruby",),
         ("ruby", Path("/usr/share/rubygems-integration/all/gems")),
         "ruby-googleauth",
-        ("key_access", "key_id", "self_signed", "login", "impersonated_access"),
+        (
+            *("key_access", "key_id", "self_signed", "login"),
+            *("federation", "impersonated_file", "impersonated_access"),
+        ),
         ("metadata_access", "metadata_id"),
-        newer=("impersonated_access",),
+        newer=("federation", "impersonated_file", "impersonated_access"),
     ),
     "r": Library(
         "gargle (R)",
@@ -193,8 +219,9 @@ LIBRARIES: Final = {
         ("Rscript",),
         ("Rscript", Path("/usr/lib/R/site-library/gargle")),
         "r-cran-gargle",
-        (),
+        ("key_access", "federation_aws"),
         ("metadata_access",),
+        newer=("federation_aws",),
     ),
     "gcloud": Library(
         "gcloud",
@@ -202,7 +229,7 @@ LIBRARIES: Final = {
         (sys.executable,),
         ("gcloud",),
         "google-cloud-cli",
-        ("key_access", "key_id", "login", "impersonated_access", "impersonated_id"),
+        ("key_access", "key_id", "login", *FEDERATION, "impersonated_access", "impersonated_id"),
         ("metadata_access", "metadata_id"),
     ),
 }

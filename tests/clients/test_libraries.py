@@ -6,6 +6,7 @@ The second opinion on the stand-in: it imports nothing of the sidecar's, and the
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sidecar.emulator.scopes import CLOUD_PLATFORM
 from sidecar.emulator.targets import Target
 from tests.clients.libraries import LIBRARIES, Library
 from tests.clients.results import keep
+from tests.support.federation import federation_file
 from tests.support.programs import lines_of
 from tests.support.sidecar import clean_environment
 
@@ -33,6 +35,8 @@ AUDIENCE = "https://billing.example"
 ACTED_AS = f"acted-as@{PROJECT}.iam.gserviceaccount.com"
 PERSON = "me@example.com"
 LIMIT = 240.0
+_SOURCES = {"URL": "text-url", "TEXT": "file", "AWS": "aws", "PROGRAM": "executable"}
+"""Of subject tokens, as the programs call their files."""
 TO_SIGN = "what is to be signed, grüße"
 
 
@@ -82,16 +86,19 @@ class StandIn:
             google.principals.grant(
                 f"serviceAccount:{attached}", "roles/iam.serviceAccountTokenCreator", on=attached
             )
-        source = google.url_source(provider)
         self.environ = {
             **google.environment(),
             "KEY_FILE": str(google.write_key(directory / "key.json")),
             "LOGIN_FILE": str(google.write_login(directory / "login.json", user)),
-            "FEDERATION_FILE": str(
-                google.write_federation(
-                    directory / "federation.json", provider, source, service_account=ACTED_AS
+            "IMPERSONATED_FILE": str(self._write_impersonated(directory / "impersonated.json")),
+            **{
+                f"FEDERATION_{name}_FILE": str(
+                    federation_file(google, provider, directory, source, service_account=ACTED_AS)
                 )
-            ),
+                for name, source in _SOURCES.items()
+            },
+            "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES": "1",
+            "STS_URL": google.sts_url,
             "OAUTH_URL": google.oauth_url,
             "IAM_URL": google.iam_url,
             "CERTS_URL": google.certs_url,
@@ -114,9 +121,24 @@ class StandIn:
             "verify": google.metadata.email,
         }
 
+    def _write_impersonated(self, path: Path) -> Path:
+        """What `gcloud auth application-default login --impersonate-service-account` leaves, on top of a key."""
+        key = json.loads(self.google.write_key(path).read_text("utf-8"))
+        info = {
+            "type": "impersonated_service_account",
+            "service_account_impersonation_url": f"{self.google.iam_url}/v1/projects/-/serviceAccounts/"
+            f"{ACTED_AS}:generateAccessToken",
+            "source_credentials": key,
+            "delegates": [],
+        }
+        path.write_text(json.dumps(info), "utf-8")
+        return path
+
     async def run(self, library: Library, ways: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """What each way brought, in a process of the library's own."""
         environ = clean_environment(**self.environ, **dict(library.environ), **self._for(library))
+        # Keys of AWS's in the test's own environment would go before those of the machine.
+        environ = {name: value for name, value in environ.items() if not name.startswith("AWS_")}
         lines, err = await lines_of(*library.command, *ways, environ=environ)
         found = {line.pop("way"): line for line in lines}
         assert set(found) == set(ways), err[-3000:]

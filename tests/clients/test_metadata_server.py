@@ -16,21 +16,9 @@ from sidecar.config.variables import leading_to
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.instance import PROJECT
 from sidecar.emulator.scopes import CLOUD_PLATFORM
-from tests.clients.libraries import GOCODE, LIBRARIES, Library
-from tests.clients.test_libraries import ACTED_AS, AUDIENCE, LIMIT, StandIn, each, is_run
+from tests.clients.libraries import LIBRARIES
+from tests.clients.test_libraries import ACTED_AS, AUDIENCE, LIMIT, StandIn, each
 from tests.support.sidecar import Start, clean_environment
-
-GO_IDTOKEN = Library(
-    "google.golang.org/api/idtoken (Go)",
-    "idtoken.go",
-    ("go", "run"),
-    ("go", GOCODE / "src/google.golang.org/api/idtoken"),
-    "golang-go golang-google-api-dev",
-    (),
-    ("metadata_id",),
-    environ=LIBRARIES["go"].environ,
-)
-"""Reads the token that it gets: when it expires."""
 
 
 @pytest.fixture
@@ -55,6 +43,8 @@ routes: [{{name: storage, upstream: '{api.url}', target: googleapis, token: acce
     (server,) = (await sidecar.status())["handouts"]
     stand_in.environ.update(leading_to(server["listen"][0]))
     stand_in.emails["metadata"] = ACTED_AS
+    # As in the stand-in: it signs as itself by the role, like any other.
+    google.principals.grant(f"serviceAccount:{ACTED_AS}", "roles/iam.serviceAccountTokenCreator", on=ACTED_AS)
     yield stand_in
     assert not google.metadata.requests, "it was to have no part in this"
 
@@ -67,14 +57,6 @@ async def test_a_library_is_at_home(off_google_cloud: StandIn, name: str) -> Non
     found = await off_google_cloud.run(library, library.metadata)
     assert {way: said for way in library.metadata if (said := off_google_cloud.judge(way, found[way]))} == {}
     assert all(it.get("project", PROJECT) == PROJECT for it in found.values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("library", [pytest.param(GO_IDTOKEN, id="go-idtoken", marks=is_run(GO_IDTOKEN))])
-async def test_another_library_is_at_home(off_google_cloud: StandIn, library: Library) -> None:
-    """One that is not in the table of the stand-in's own tests."""
-    found = await off_google_cloud.run(library, library.metadata)
-    assert {way: said for way in library.metadata if (said := off_google_cloud.judge(way, found[way]))} == {}
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from sidecar.emulator.instance import Platform
 from sidecar.emulator.metadata import PROFILES
 from sidecar.emulator.oauth import KEY_EMAIL
 from sidecar.emulator.running import EmulatorThread
-from sidecar.emulator.sts import AWS_TYPE, Provider
+from tests.support.federation import SOURCES, federation_file
 from tests.support.forks import COMMAND, stand_in
 from tests.support.google import signed
 from tests.support.process import SidecarProcess
@@ -169,7 +169,7 @@ def test_the_real_gcloud_for_a_person(thread: EmulatorThread, tmp_path: Path, ac
     assert (verified["audience"] == google.targets["svc"].url) == acting
 
 
-@pytest.mark.parametrize("source", ["file", "text-url", "json-url", "aws", "executable"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_federation_from_each_source(thread: EmulatorThread, tmp_path: Path, source: str) -> None:
     """A file, a URL, AWS and an executable lead to the same service account."""
     google = thread.google
@@ -177,10 +177,7 @@ def test_federation_from_each_source(thread: EmulatorThread, tmp_path: Path, sou
     google.principals.add(ACTED_AS)
     google.principals.grant(provider.principal_set, "roles/iam.workloadIdentityUser", on=ACTED_AS)
     environ = {**google.environment(), "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES": "1"}
-    kinds = {"subject_token_type": AWS_TYPE} if source == "aws" else {}
-    file = google.write_federation(
-        tmp_path / "wif.json", provider, subject_source(google, provider, tmp_path, source), **kinds
-    )
+    file = federation_file(google, provider, tmp_path, source)
     credentials = (
         f"default: {{type: workload_identity_federation, file: {file}, service_account: {ACTED_AS}}}"
     )
@@ -188,26 +185,6 @@ def test_federation_from_each_source(thread: EmulatorThread, tmp_path: Path, sou
         reply = sidecar.get("svc")
     assert reply.status == 200, reply.body
     assert reply.json["verified"]["email"] == ACTED_AS
-
-
-def subject_source(google: Emulator, provider: Provider, directory: Path, source: str) -> dict[str, object]:
-    subject = directory / "subject"
-    subject.write_text(google.sts.subject_token(provider))
-    program = directory / "executable"
-    program.write_text(
-        f"#!{sys.executable}\nimport json, time\n"
-        "print(json.dumps({'version': 1, 'success': True, 'expiration_time': int(time.time()) + 600,\n"
-        f"    'token_type': 'urn:ietf:params:oauth:token-type:jwt', 'id_token': open({str(subject)!r}).read()}}))\n"
-    )
-    program.chmod(0o755)
-    found: dict[str, dict[str, object]] = {
-        "file": {"file": str(subject)},
-        "text-url": google.url_source(provider),
-        "json-url": google.url_source(provider, json=True),
-        "aws": dict(google.aws_source()),
-        "executable": {"executable": {"command": str(program), "timeout_millis": 10_000}},
-    }
-    return found[source]
 
 
 @pytest.mark.parametrize("kind", ["key", "login", "federation", "impersonated"])
@@ -227,8 +204,7 @@ def test_application_default_credentials_of_each_type(
     elif kind == "login":
         google.write_login(file, user)
     elif kind == "federation":
-        source = subject_source(google, provider, tmp_path, "file")
-        google.write_federation(file, provider, source, service_account=ACTED_AS)
+        file = federation_file(google, provider, tmp_path, "file", service_account=ACTED_AS)
     else:
         import json
 

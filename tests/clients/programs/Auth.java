@@ -12,8 +12,10 @@ import com.google.auth.oauth2.ServiceAccountCredentials;
 import com.google.auth.oauth2.UserCredentials;
 import com.google.gson.Gson;
 import com.google.gson.JsonObject;
+import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileReader;
+import java.io.IOException;
 import java.net.HttpURLConnection;
 import java.net.URI;
 import java.net.URL;
@@ -21,6 +23,8 @@ import java.util.Arrays;
 import java.util.Base64;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 public class Auth {
   // Its address of the IAM Credentials API is fixed: the transport, which is the caller's, leads these calls elsewhere.
@@ -63,6 +67,26 @@ public class Auth {
     return GoogleCredentials.fromStream(new FileInputStream(env("KEY_FILE"))).createScoped(Arrays.asList(env("SCOPE")));
   }
 
+  static Map<String, Object> fromFile(String file) throws Exception {
+    try {
+      return found("access_token", access(GoogleCredentials.fromStream(new FileInputStream(file))));
+    } catch (IOException error) {
+      if (error.getMessage() == null || !error.getMessage().contains("not recognized")) throw error;
+      return found("absent", "not in " + version());
+    }
+  }
+
+  // The jar says it only by the name beside its own.
+  static String version() throws Exception {
+    URI jar = GoogleCredentials.class.getProtectionDomain().getCodeSource().getLocation().toURI();
+    Pattern named = Pattern.compile("google-auth-library-oauth2-http-([0-9.]+)\\.jar");
+    for (String name : new File(jar).getParentFile().list()) {
+      Matcher matcher = named.matcher(name);
+      if (matcher.matches()) return matcher.group(1);
+    }
+    return "Debian's";
+  }
+
   static GoogleCredentials impersonated() throws Exception {
     return ImpersonatedCredentials.create(
         key(), env("TARGET"), null, Arrays.asList(env("SCOPE")), 600, ELSEWHERE);
@@ -95,6 +119,10 @@ public class Auth {
         return found("id_token", idToken(impersonated()));
       case "impersonated_sign":
         return signed(impersonated());
+      case "impersonated_file":
+        return fromFile(env("IMPERSONATED_FILE"));
+      case "federation":
+        return fromFile(env("FEDERATION_URL_FILE"));
       case "login":
         JsonObject info = new Gson().fromJson(new FileReader(env("LOGIN_FILE")), JsonObject.class);
         UserCredentials user =

@@ -13,14 +13,26 @@ import (
 
 type found map[string]interface{}
 
-var env = os.Getenv
-
 func fromFile(name string) (found, error) {
 	data, err := os.ReadFile(env(name))
 	if err != nil {
 		return nil, err
 	}
-	credentials, err := google.CredentialsFromJSON(context.Background(), data, env("SCOPE"))
+	return fromJSON(leading(), data)
+}
+
+func federation(source string) func() (found, error) {
+	return func() (found, error) {
+		data, err := os.ReadFile(env("FEDERATION_" + source + "_FILE"))
+		if err != nil {
+			return nil, err
+		}
+		return fromJSON(leading(), []byte(withGoogles(string(data))))
+	}
+}
+
+func fromJSON(ctx context.Context, data []byte) (found, error) {
+	credentials, err := google.CredentialsFromJSON(ctx, data, env("SCOPE"))
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +83,13 @@ var ways = map[string]func() (found, error){
 		project, err := metadata.ProjectID()
 		return found{"said": fmt.Sprint(zone, id, scopes, email, attributes), "project": project}, err
 	},
-	"key_access": func() (found, error) { return fromFile("KEY_FILE") },
-	"federation": func() (found, error) { return fromFile("FEDERATION_FILE") },
+	"key_access":         func() (found, error) { return fromFile("KEY_FILE") },
+	"login":              func() (found, error) { return fromFile("LOGIN_FILE") },
+	"impersonated_file":  func() (found, error) { return fromFile("IMPERSONATED_FILE") },
+	"federation":         federation("URL"),
+	"federation_text":    federation("TEXT"),
+	"federation_aws":     federation("AWS"),
+	"federation_program": federation("PROGRAM"),
 	"self_signed": func() (found, error) {
 		data, err := os.ReadFile(env("KEY_FILE"))
 		if err != nil {

@@ -9,6 +9,19 @@ def key(**options)
   made
 end
 
+def version
+  Gem::Specification.find_by_name("googleauth").version
+end
+
+def from_file(name)
+  made = Google::Auth::DefaultCredentials.make_creds(json_key_io: File.open(ENV[name]), scope: ENV["SCOPE"])
+  { access_token: made.fetch_access_token!["access_token"] }
+rescue RuntimeError => e
+  raise unless e.message.include?("is not supported")
+
+  { absent: "not in #{version}" }
+end
+
 WAYS = {
   "metadata_access" => lambda {
     made = Google::Auth::GCECredentials.new
@@ -28,7 +41,7 @@ WAYS = {
   },
   "impersonated_access" => lambda {
     unless defined?(Google::Auth::ImpersonatedServiceAccountCredentials)
-      next { absent: "not in #{Gem::Specification.find_by_name('googleauth').version}" }
+      next { absent: "not in #{version}" }
     end
     url = "#{ENV['IAM_URL']}/v1/projects/-/serviceAccounts/#{ENV['TARGET']}:generateAccessToken"
     made = Google::Auth::ImpersonatedServiceAccountCredentials.make_creds(
@@ -36,6 +49,8 @@ WAYS = {
     )
     { access_token: made.apply({})[:authorization].split(" ")[1] }
   },
+  "impersonated_file" => -> { from_file("IMPERSONATED_FILE") },
+  "federation" => -> { from_file("FEDERATION_URL_FILE") },
   "login" => lambda {
     made = Google::Auth::UserRefreshCredentials.make_creds(json_key_io: File.open(ENV["LOGIN_FILE"]), scope: ENV["SCOPE"])
     made.token_credential_uri = ENV["OAUTH_URL"]

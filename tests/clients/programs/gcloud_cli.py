@@ -25,12 +25,15 @@ def gcloud(*words, **more):
     return done.stdout.strip()
 
 
-def printed(kind, *words, file=None, user=None):
+def printed(kind, *words, file=None, user=None, federation=None):
     with tempfile.TemporaryDirectory() as directory:
         more = {"CLOUDSDK_CONFIG": directory}
         if file:
             more["CLOUDSDK_CORE_CHECK_GCE_METADATA"] = "false"
             gcloud("auth", "activate-service-account", f"--key-file={E[file]}", **more)
+        if federation:
+            more["CLOUDSDK_CORE_CHECK_GCE_METADATA"] = "false"
+            gcloud("auth", "login", f"--cred-file={E[federation]}", **more)
         if user:
             more["CLOUDSDK_CORE_CHECK_GCE_METADATA"] = "false"
             more["CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"] = E[user]
@@ -47,6 +50,10 @@ WAYS = {
     "key_access": lambda: printed("access", file="KEY_FILE"),
     "key_id": lambda: printed("id", file="KEY_FILE"),
     "login": lambda: printed("access", user="LOGIN_FILE"),
+    "federation": lambda: printed("access", federation="FEDERATION_URL_FILE"),
+    "federation_text": lambda: printed("access", federation="FEDERATION_TEXT_FILE"),
+    "federation_aws": lambda: printed("access", federation="FEDERATION_AWS_FILE"),
+    "federation_program": lambda: printed("access", federation="FEDERATION_PROGRAM_FILE"),
     "impersonated_access": lambda: printed("access", TARGET, file="KEY_FILE"),
     "impersonated_id": lambda: printed("id", TARGET, "--include-email", file="KEY_FILE"),
 }

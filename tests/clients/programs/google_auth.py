@@ -8,7 +8,7 @@ import sys
 import google.auth
 import google.auth.iam
 import requests
-from google.auth import compute_engine, identity_pool, impersonated_credentials, jwt
+from google.auth import aws, compute_engine, identity_pool, impersonated_credentials, jwt, pluggable
 from google.auth.transport.requests import Request
 from google.oauth2 import credentials as user
 from google.oauth2 import id_token, service_account
@@ -64,10 +64,27 @@ def login():
     return {"access_token": made.token, "login_token": made.id_token}
 
 
-def federation():
+def federation(name="URL", kind=identity_pool):
     # By the default credentials it would look the project up at an address that can't be led elsewhere.
-    made = identity_pool.Credentials.from_file(E["FEDERATION_FILE"], scopes=SCOPES)
+    made = kind.Credentials.from_file(E[f"FEDERATION_{name}_FILE"], scopes=SCOPES)
     return {"access_token": refreshed(made).token}
+
+
+def federation_text():
+    return federation("TEXT")
+
+
+def federation_aws():
+    return federation("AWS", aws)
+
+
+def federation_program():
+    return federation("PROGRAM", pluggable)
+
+
+def leading(name, call):
+    # The library has no public way to lead these calls elsewhere.
+    setattr(google.auth.iam, name, f"{E['IAM_URL']}/v1/projects/-/serviceAccounts/{{}}:{call}")
 
 
 def impersonated():
@@ -83,27 +100,27 @@ def impersonated_access():
     return {"access_token": refreshed(impersonated()).token}
 
 
+def impersonated_file():
+    # It reads the account alone from the address in the file.
+    leading("_IAM_ENDPOINT", "generateAccessToken")
+    return {"access_token": refreshed(default("IMPERSONATED_FILE")[0]).token}
+
+
 def impersonated_id():
-    # The library has no public way to lead this call elsewhere.
-    google.auth.iam._IAM_IDTOKEN_ENDPOINT = E["IAM_URL"] + "/v1/projects/-/serviceAccounts/{}:generateIdToken"
+    leading("_IAM_IDTOKEN_ENDPOINT", "generateIdToken")
     made = impersonated_credentials.IDTokenCredentials(
         impersonated(), target_audience=E["AUDIENCE"], include_email=True
     )
     return {"id_token": refreshed(made).token}
 
 
-def signing(name, call):
-    # The library has no public way to lead this call elsewhere either.
-    setattr(google.auth.iam, name, f"{E['IAM_URL']}/v1/projects/-/serviceAccounts/{{}}:{call}")
-
-
 def impersonated_sign():
-    signing("_IAM_SIGN_ENDPOINT", "signBlob")
+    leading("_IAM_SIGN_ENDPOINT", "signBlob")
     return {"signature": base64.b64encode(impersonated().sign_bytes(E["TO_SIGN"].encode())).decode()}
 
 
 def metadata_sign():
-    signing("_IAM_SIGN_ENDPOINT", "signBlob")
+    leading("_IAM_SIGN_ENDPOINT", "signBlob")
     made = refreshed(default()[0])
     signer = google.auth.iam.Signer(REQUEST, made, made.service_account_email)
     return {"signature": base64.b64encode(signer.sign(E["TO_SIGN"].encode())).decode()}
@@ -111,7 +128,7 @@ def metadata_sign():
 
 def metadata_signed_id():
     # What IDTokenCredentials does by itself: has an assertion signed, and takes that to the token endpoint.
-    signing("_IAM_SIGN_ENDPOINT", "signBlob")
+    leading("_IAM_SIGN_ENDPOINT", "signBlob")
     made = compute_engine.IDTokenCredentials(REQUEST, E["AUDIENCE"], token_uri=E["OAUTH_URL"])
     return {"id_token": refreshed(made).token}
 

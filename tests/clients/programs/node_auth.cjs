@@ -17,6 +17,12 @@ transporter.interceptors.request.add({resolved: async (options) => {
 const scopes = [E.SCOPE];
 const key = () => JSON.parse(fs.readFileSync(E.KEY_FILE));
 const jwt = (more) => new JWT({email: key().client_email, key: key().private_key, scopes, transporter, ...more});
+const fromFile = async (keyFile) => {
+  const client = await new GoogleAuth({scopes, keyFile}).getClient();
+  if (client.sourceClient) client.sourceClient.transporter = transporter;
+  return {access_token: (await client.getAccessToken()).token};
+};
+const federation = (name) => fromFile(E[`FEDERATION_${name}_FILE`]);
 
 const ways = {
   async metadata_access() {
@@ -53,10 +59,11 @@ const ways = {
     const {tokens} = await client.refreshToken(client._refreshToken);
     return {access_token: tokens.access_token, login_token: tokens.id_token};
   },
-  async federation() {
-    const auth = new GoogleAuth({scopes, keyFile: E.FEDERATION_FILE});
-    return {access_token: (await (await auth.getClient()).getAccessToken()).token};
-  },
+  federation: () => federation('URL'),
+  federation_text: () => federation('TEXT'),
+  federation_aws: () => federation('AWS'),
+  federation_program: () => federation('PROGRAM'),
+  impersonated_file: () => fromFile(E.IMPERSONATED_FILE),
   async impersonated_access() {
     const client = new Impersonated({
       sourceClient: jwt(), targetPrincipal: E.TARGET, targetScopes: scopes, delegates: [], endpoint: E.IAM_URL});

@@ -62,6 +62,7 @@ async def seen(google: Emulator) -> Any:
         ("tasks", "X-CloudTasks-TaskRetryCount", "0"),
         ("pubsub", "Content-Type", "application/json"),
         ("workflows", "Content-Type", "application/json"),
+        ("workflows", "User-Agent", "GoogleCloudWorkflows; (+https://cloud.google.com/workflows/docs)"),
         ("eventarc", "ce-specversion", "1.0"),
     ],
 )

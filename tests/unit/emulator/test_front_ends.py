@@ -399,8 +399,17 @@ async def test_the_audience_of_the_assertion_is_what_guards_the_app(
         pytest.param(
             lambda url: signed(NOW, aud="https://x"), 403, "Audiences in Jwt are not allowed", id="audience"
         ),
-        pytest.param(lambda url: signed(NOW, aud=url, exp=NOW), 401, "Jwt is expired", id="expired"),
-        pytest.param(lambda url: signed(NOW, aud=url, nbf=NOW + 9), 401, "Jwt not yet valid", id="not-yet"),
+        # Clocks may differ by a minute.
+        pytest.param(lambda url: signed(NOW, aud=url, exp=NOW - 60), 200, "", id="just-expired"),
+        pytest.param(lambda url: signed(NOW, aud=url, exp=NOW - 61), 401, "Jwt is expired", id="expired"),
+        pytest.param(lambda url: signed(NOW, aud=url, nbf=NOW + 60), 200, "", id="soon"),
+        pytest.param(lambda url: signed(NOW, aud=url, nbf=NOW + 61), 401, "Jwt not yet valid", id="not-yet"),
+        pytest.param(
+            lambda url: signed(NOW, aud=url, nbf=NOW + 61, exp=NOW - 61),
+            401,
+            "Jwt not yet valid",
+            id="neither",
+        ),
         pytest.param(
             lambda url: self_signed(url, email="x@p.iam.gserviceaccount.com"),
             401,

@@ -71,6 +71,18 @@ async def test_a_grant_type_that_is_missing_is_called_nothing(
             found = await answer.json()
             assert (answer.status, found["error"]) == (400, "unsupported_grant_type")
             assert found["error_description"] == f"Invalid grant_type: {said}"
+            # As pull request 2 of blobfile on GitHub has them, of a refusal.
+            expected = {
+                "Cache-Control": "no-cache, no-store, max-age=0, must-revalidate",
+                "Pragma": "no-cache",
+                "Expires": "Mon, 01 Jan 1990 00:00:00 GMT",
+                "Content-Type": "application/json; charset=utf-8",
+                "Server": "scaffolding on HTTPServer2",
+                "X-XSS-Protection": "0",
+                "X-Frame-Options": "SAMEORIGIN",
+                "X-Content-Type-Options": "nosniff",
+            }
+            assert expected.items() <= answer.headers.items()
 
 
 async def test_a_key_file_is_complete_and_private(fixed: Emulator, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus, unquote
 
 import pytest
 from aiohttp import ClientSession
@@ -16,7 +17,16 @@ from google.oauth2.credentials import Credentials as UserCredentials
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.keys import read
-from sidecar.emulator.sts import ACCESS_TOKEN, AWS_TYPE, GRANT, JWT_TYPES, Provider, signing_key
+from sidecar.emulator.sts import (
+    ACCESS_TOKEN,
+    AWS_KEY_ID,
+    AWS_SECRET,
+    AWS_TYPE,
+    GRANT,
+    JWT_TYPES,
+    Provider,
+    signing_key,
+)
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -77,6 +87,35 @@ async def test_google_auth_exchanges_a_signed_aws_request(
     assert "assumed-role" in member(google, credentials)
 
 
+async def test_a_signed_aws_request_is_form_encoded_by_go(
+    google: Emulator,
+    provider: Provider,
+    session: ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A plus for a space, too: golang.org/x/oauth2 writes the request by `url.QueryEscape`."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", AWS_KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", AWS_SECRET)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    file = google.write_federation(
+        tmp_path / "wif.json", provider, google.aws_source(), subject_token_type=AWS_TYPE
+    )
+    signer = aws.Credentials.from_file(str(file), scopes=[SCOPE])
+    token = await asyncio.to_thread(signer.retrieve_subject_token, Request())
+    form = {
+        "grant_type": GRANT,
+        "audience": provider.audience,
+        "requested_token_type": ACCESS_TOKEN,
+        "subject_token_type": AWS_TYPE,
+        "subject_token": quote_plus(unquote(token)),
+        "scope": SCOPE,
+    }
+    status, answer = await exchange(session, google, form)
+    assert (status, "access_token" in answer) == (200, True), answer
+
+
 async def test_a_signature_with_another_secret_is_refused(
     google: Emulator, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +135,34 @@ async def exchange(
 ) -> tuple[int, dict[str, Any]]:
     async with session.post(google.sts_url, data=dict(form)) as answer:
         return answer.status, await answer.json()
+
+
+@pytest.mark.parametrize("body", ["json", "data"])
+async def test_fields_have_the_names_of_the_rest_reference_too(
+    google: Emulator, provider: Provider, session: ClientSession, body: str
+) -> None:
+    """In JSON, as the action google-github-actions/auth sends them, and in a form, as R's gargle does."""
+    fields = {
+        "grantType": GRANT,
+        "audience": provider.audience,
+        "requestedTokenType": ACCESS_TOKEN,
+        "subjectTokenType": JWT_TYPES[0],
+        "subjectToken": google.sts.subject_token(provider),
+        "scope": SCOPE,
+    }
+    async with session.post(google.sts_url, **{body: fields}) as answer:  # type: ignore[arg-type]
+        assert answer.status == 200, await answer.text()
+        assert (await answer.json())["issued_token_type"] == ACCESS_TOKEN
+
+
+@pytest.mark.parametrize("body", ["[]", "{", '{"grantType": 1}', "\xff"])
+async def test_a_body_that_is_no_request_has_no_grant_type(
+    google: Emulator, session: ClientSession, body: str
+) -> None:
+    """What is no object, and what is no text in it, counts as nothing."""
+    headers = {"Content-Type": "application/json"}
+    async with session.post(google.sts_url, data=body.encode("latin-1"), headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]) == (400, "unsupported_grant_type")
 
 
 @pytest.mark.parametrize(
