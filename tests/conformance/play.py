@@ -12,6 +12,7 @@ import re
 from typing import NamedTuple
 
 from tests.conformance import strict
+from tests.support.closing import close_server
 
 LIMIT = 5.0
 """Seconds to wait for anything."""
@@ -40,7 +41,7 @@ class Recorder:
     async def stop(self) -> None:
         """Close it and every connection, and wait until they have ended."""
         if self._server is not None:
-            self._server.close()
+            await close_server(self._server)
         self.drop()
         while self._writers:  # noqa: ASYNC110  # streams have no event for it
             await asyncio.sleep(0)

@@ -15,6 +15,7 @@ from sidecar.cli.steps import Step, Verdict
 from sidecar.config.load import load
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.targets import Target
+from tests.support.closing import close_server
 
 HEALTH = "/grpc.health.v1.Health/Check"
 Lines = Sequence[tuple[str, str]]
@@ -191,7 +192,7 @@ async def answers() -> AsyncIterator[Answer]:
 
     yield begin
     for server in servers:
-        server.close()
+        await close_server(server)
 
 
 GRPC: Lines = [(":status", "200"), ("content-type", "application/grpc")]

@@ -16,6 +16,7 @@ import pytest
 
 from sidecar.emulator.app import Emulator
 from sidecar.emulator.faults import Fault
+from tests.support.closing import close_server
 from tests.support.forks import stand_in
 from tests.support.sampling import sampled
 from tests.support.sidecar import COMMAND, LIMIT, Forked, Sidecar, ask, clean_environment, free_port
@@ -146,7 +147,7 @@ class Slow:
 
     async def stop(self) -> None:
         assert self._server is not None
-        self._server.close()
+        await close_server(self._server)
         for writer in self._writers:
             writer.transport.abort()
         await asyncio.sleep(0)  # the ends of the connections are told in the next turn

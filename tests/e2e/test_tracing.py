@@ -15,6 +15,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from sidecar.emulator.app import Emulator
+from tests.support.closing import close_server
 from tests.support.sidecar import COMMAND, LIMIT, Start, ask, clean_environment
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -227,7 +228,7 @@ class Hostile:
             pass
         finally:
             writer.close()
-            self._server.close()
+            await close_server(self._server)
             self.ended.set()
 
 

@@ -57,6 +57,7 @@ from sidecar.proxy.pool.pool import Pool
 from sidecar.proxy.pool.pools import Pools
 from sidecar.proxy.server import Proxy
 from sidecar.tokens.store import TokenStore
+from tests.support.closing import close_server
 from tests.support.source import LIMIT
 from tests.support.wire import Answer, End, Wire
 
@@ -697,7 +698,7 @@ async def staged(directory: Path, injection: Injection, *, tls: bool) -> AsyncIt
                 end.writer.transport.abort()
             await wire.close()
             for server in (plain, secure):
-                server.close()
+                await close_server(server)
             wire.loop.set_exception_handler(None)
 
 

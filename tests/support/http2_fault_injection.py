@@ -26,6 +26,7 @@ from sidecar.proxy.http2.connection import Http2Connection
 from sidecar.proxy.http2.downstream import Http2Downstream
 from sidecar.proxy.http2.upstream import Http2Upstream
 from sidecar.proxy.http2.upstream_stream import UpstreamStream
+from tests.support.closing import close_server
 from tests.support.fault_injection import ALL, Injection, Sample, points_of, wrong_after
 from tests.support.h2_frames import data as data_frame
 from tests.support.h2_peer import CALL, GET, OK, POST, Lines, Peer, fields
@@ -437,7 +438,7 @@ async def staged(injection: Injection) -> AsyncIterator[Stage]:
             for end in wire._apps:
                 end.writer.transport.abort()
             await wire.close()
-            server.close()
+            await close_server(server)
             wire.loop.set_exception_handler(None)
 
 

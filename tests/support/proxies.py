@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
+from tests.support.closing import close_server
+
 LIMIT = 60.0
 
 
@@ -73,5 +75,5 @@ async def tunnel_proxy(leads_to: Mapping[str, int]) -> AsyncIterator[TunnelProxy
     try:
         yield proxy
     finally:
-        server.close()
+        await close_server(server)
         proxy.drop()

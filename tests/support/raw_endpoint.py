@@ -13,6 +13,8 @@ from contextlib import suppress
 
 import pytest
 
+from tests.support.closing import close_server
+
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -99,11 +101,7 @@ async def raw() -> AsyncIterator[RawEndpoint]:
     server = await asyncio.start_server(endpoint.serve, "127.0.0.1", 0)
     endpoint.port = server.sockets[0].getsockname()[1]
     yield endpoint
-    # As the emulator: what was accepted and not served yet would stay open until the collector finds it.
-    asyncio.get_running_loop().remove_reader(server.sockets[0].fileno())
-    for _ in range(2):
-        await asyncio.sleep(0)
-    server.close()
+    await close_server(server)
     await server.wait_closed()
 
 

@@ -35,6 +35,7 @@ from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey
 from tests.support.clock import FakeClock
+from tests.support.closing import close_server
 from tests.support.source import LIMIT, Source
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -175,8 +176,8 @@ class Upstream:
     async def stop(self) -> None:
         """Refuse further connections."""
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await close_server(server)
 
     async def close(self) -> None:
         await self.stop()

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Reason, SidecarError
+from tests.support.closing import close_server
 from tests.support.sampling import examples
 from tests.support.source import LIMIT, Source
 from tests.support.wire import Wire
@@ -106,7 +107,7 @@ class Checking:
 
     async def close(self) -> None:
         assert self.server is not None
-        self.server.close()
+        await close_server(self.server)
         for writer in self._serving.values():
             writer.transport.abort()
         await asyncio.gather(*(task for task in self._serving if task is not None), return_exceptions=True)

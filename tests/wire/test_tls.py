@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support import openssl
+from tests.support.closing import close_server
 from tests.support.openssl import Issued, authority, issue, revocations, write
 from tests.support.wire import GET, Answer, End, Wire
 
@@ -307,7 +308,7 @@ class Plain:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await close_server(self._server)
 
 
 def saying(data: bytes, *, reset: bool = False) -> Plain:

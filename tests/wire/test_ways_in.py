@@ -17,6 +17,7 @@ from sidecar.grammar.hosts import ip_literal, is_loopback
 from sidecar.net import listeners
 from sidecar.proxy.explain import explain
 from sidecar.routing.routes import request_host
+from tests.support.closing import close_server
 from tests.support.wire import Answer, End, Wire
 
 
@@ -45,7 +46,7 @@ class Echo:
         writer.close()
 
     async def stop(self) -> None:
-        self._server.close()
+        await close_server(self._server)
 
 
 @pytest.fixture

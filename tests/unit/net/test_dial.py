@@ -26,6 +26,7 @@ from sidecar.net.transport import Receiver, Transport
 from sidecar.observe.metrics import RouteStats
 from sidecar.routing.routes import Destination, Route, RouteTable
 from tests.support.clock import FakeClock
+from tests.support.closing import close_server
 from tests.support.openssl import Issued, authority, issue, write
 from tests.support.sidecar import free_port
 
@@ -605,7 +606,7 @@ async def secure(bench: Bench, tmp_path: Path) -> AsyncIterator[Callable[[Issued
 
     yield begin
     for server in servers:
-        server.close()
+        await close_server(server)
 
 
 async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

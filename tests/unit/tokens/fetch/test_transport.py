@@ -20,6 +20,7 @@ from sidecar.tokens.fetch.endpoint import Answer, Endpoint, Protocol
 from sidecar.tokens.fetch.outward import Outward
 from sidecar.tokens.fetch.transport import BODY_LIMIT, GoogleTransport
 from tests.support import openssl
+from tests.support.closing import close_server
 from tests.support.openssl import Issued, authority, issue
 from tests.support.raw_endpoint import Behaviour, RawEndpoint, answer, drip, hang, http, reset
 
@@ -237,7 +238,7 @@ async def test_tls_to_what_does_not_speak_it(raw: RawEndpoint) -> None:
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(SidecarError, match=r"TLS handshake|closed the connection"):
         await call(transport(), f"https://127.0.0.1:{port}/")
-    server.close()
+    await close_server(server)
 
 
 async def test_an_abort_ends_a_read_at_once(raw: RawEndpoint, origin: str | None) -> None:
