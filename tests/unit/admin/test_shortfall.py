@@ -12,21 +12,10 @@ from sidecar.proxy.refusals.diagnosis import Cause, Diagnosis
 from sidecar.proxy.refusals.outages import Refusing
 from sidecar.proxy.refusals.refusals import LastRefusal
 from sidecar.tokens.entry import LastError, TokenState, TokenStatus
-from sidecar.tokens.token import TokenKey
-from tests.support.named_source import NamedSource
+from tests.unit.admin.test_status import NOW, TOKEN
 
-NOW = 1_700_003_600.0
 AT = "2023-11-14T23:13:18.000Z"
-TOKEN = TokenStatus(
-    key=TokenKey(NamedSource("default"), "https://billing.run.app"),
-    state=TokenState.STALE,
-    expires_at=NOW + 100.5,
-    renew_at=NOW - 3.0,
-    last_error=LastError(Reason.TOKEN_TIMEOUT, "The metadata server did not answer in 5 s.", NOW - 1.0),
-    waiting=2,
-    issued_at=NOW - 3500.0,
-)
-
+"""Two seconds before `NOW`."""
 FAILED = LastError(Reason.TOKEN_DENIED, "Not allowed.", NOW)
 
 
