@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DRIVER = Path(__file__).with_name("instructions_driver.py")
 BUDGETS = Path(__file__).with_name("budgets.json")
 ALLOWED = 0.03
-KINDS = ("http1", "http2", "grpc")
+KINDS = ("http1", "http2", "grpc", "message")
 REQUESTS = 200
 
 Counts = Mapping[str, int]

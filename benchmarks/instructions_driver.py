@@ -166,6 +166,29 @@ class GrpcTarget(Http2Target):
         return head + frame(HEADERS, END_HEADERS | END_STREAM, stream, self._statuses.next())
 
 
+class EchoTarget(Http2Target):
+    """Answers a call's head with a head, and each message with the same."""
+
+    def __init__(self, turns: Turns) -> None:
+        super().__init__(turns)
+        self._blocks = Blocks(b"\x88", CALL_ANSWER_FIELDS)
+
+    def read(self, line: Line) -> None:
+        """See `Upstream`. What the sidecar writes is whole frames."""
+        written, line.written = line.written, b""
+        at = 0
+        if written.startswith(PREFACE):
+            at = len(PREFACE)
+            line.deliver(OPENING)
+        while at < len(written):
+            stream = int.from_bytes(written[at + 5 : at + 9], "big")
+            if written[at + 3] == HEADERS:
+                line.deliver(frame(HEADERS, END_HEADERS, stream, self._blocks.next()))
+            elif written[at + 3] == DATA:
+                line.deliver(frame(DATA, 0, stream, MESSAGE))
+            at += 9 + int.from_bytes(written[at : at + 3], "big")
+
+
 def http2(memory: Memory) -> Play:
     """On one connection, one stream after the other."""
     # :method GET, :scheme http
@@ -190,6 +213,25 @@ def grpc(memory: Memory) -> Play:
         frame(HEADERS, 0, 0, bytes(len(STATUS)))
     )  # from the second call on, an index for each line
     return streams(memory, call, MESSAGE, trailers)
+
+
+def message(memory: Memory) -> Play:
+    """One message of a stream after the other, there and back."""
+    # :method POST, :scheme http
+    path, authority = (b":path", b"/billing.Invoices/Watch"), (b":authority", b"billing.internal")
+    head = Blocks(b"\x83\x86", (path, authority, *CALL_FIELDS)).next()
+    app = connected(memory)
+    app.deliver(PREFACE + OPENING + frame(HEADERS, END_HEADERS, 1, head))
+    memory.settle()
+    app.written = b""
+
+    def play() -> None:
+        app.deliver(frame(DATA, 0, 1, MESSAGE))
+        memory.settle()
+        assert app.written.endswith(MESSAGE)
+        app.written = b""
+
+    return play
 
 
 def streams(memory: Memory, request: Callable[[int], bytes], body: bytes, behind: int = 0) -> Play:
@@ -224,6 +266,7 @@ KINDS = {
     "http1": ("http1", Http1Target, http1),
     "http2": ("http2", Http2Target, http2),
     "grpc": ("http2", GrpcTarget, grpc),
+    "message": ("http2", EchoTarget, message),
 }
 """The protocol of its route, its target, and what an app sends."""
 

@@ -25,7 +25,8 @@ from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from sidecar.observe.families import TABLE, MetricsSource
-from sidecar.observe.family import Family, Histogram, Kind, Samples
+from sidecar.observe.family import Family, Kind, Samples
+from sidecar.observe.histogram import Histogram
 
 _MAKE: Final = {
     Kind.COUNTER: CounterMetricFamily,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, final
 
-from sidecar.observe.family import Histogram
+from sidecar.observe.histogram import Histogram
 from sidecar.observe.metrics import RouteStats
 
 INTERVAL: Final = 10.0

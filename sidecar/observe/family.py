@@ -7,29 +7,13 @@ is read. Names and help texts are what operators see: OpenMetrics 1.0 and Promet
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, final
 
-
-@final
-class Histogram:
-    """Counts of durations by upper bound, in seconds."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration. Hot path: one bisect, two additions."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
+from sidecar.observe.histogram import Histogram
 
 
 class Kind(StrEnum):

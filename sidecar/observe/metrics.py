@@ -16,7 +16,8 @@ from functools import partial
 from typing import Final, final
 
 from sidecar.errors import GONE, MEANINGS, Reason
-from sidecar.observe.family import Histogram, counter, gauge, histogram
+from sidecar.observe.family import counter, gauge, histogram
+from sidecar.observe.histogram import Histogram
 
 METHODS: Final = frozenset(
     "DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK "

@@ -555,6 +555,27 @@ async def test_windows_are_whole_after_all_has_ended(wire: Wire) -> None:
     assert whole > 3 * 65536 // 2
 
 
+async def test_the_windows_of_a_stream_of_small_messages_never_close(wire: Wire) -> None:
+    """They are credited a few messages at a time, in both directions, and the streams go on."""
+    await wire.start(top="limits: {stream_window: 64KiB, streams: 1}")
+    app = await an_app(wire)
+    stream = await app.ask(CALL, body=bytes(1000), end=False)
+    target = await a_target(wire)
+    request = await target.asked()
+    await target.answer(request.stream_id, end=False)
+    message = bytes(1000)
+    for _ in range(200):
+        for sender, receiver in ((app, target), (target, app)):
+            sender.h2.send_data(stream if sender is app else request.stream_id, message)
+            await sender.flush()
+            await receiver.until(DataReceived)
+            while sender.h2.local_flow_control_window(1) < 65536 // 4:
+                await sender.until(WindowUpdated)
+    app.h2.reset_stream(stream, ErrorCodes.CANCEL)
+    await app.flush()
+    await target.until(StreamReset)
+
+
 async def test_over_tls_it_is_agreed_on(wire: Wire, tmp_path: Path) -> None:
     """A target that takes http/1.1 only is bridged to, without another dial."""
     await wire.start(secure=tmp_path)

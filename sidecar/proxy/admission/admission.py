@@ -18,7 +18,6 @@ or raises the SidecarError for the app. Rule for the token's header: docs/header
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -44,7 +43,7 @@ class HeaderPlan(NamedTuple):
     """Empty only for `on_conflict: keep`."""
     dropped: frozenset[bytes]
     """Lower case."""
-    table: Mapping[bytes, bytes]
+    table: headers.DropTable
     """`dropped` in the form that the header writers need."""
 
 

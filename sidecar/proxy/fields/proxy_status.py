@@ -21,6 +21,7 @@ from sidecar.proxy.fields.headers import Fields, is_long_list
 NAME: Final = "idtoken-sidecar"
 """How the sidecar calls itself in the field."""
 FIELD: Final = b"proxy-status"
+_LETTERS: Final = len(FIELD)
 
 _NAME: Final = NAME.encode()
 _LONGEST: Final = 4096
@@ -43,7 +44,7 @@ _MEMBER: Final = re.compile(
 
 def foreign(fields: Fields) -> Fields:
     """The same lines without the members of `Proxy-Status` that name the sidecar. Unchanged if there are none."""
-    values = [value for name, value in fields if name.lower() == FIELD]
+    values = [value for name, value in fields if len(name) == _LETTERS and name.lower() == FIELD]
     if not values:
         return fields
     whole = b",".join(values)

@@ -7,7 +7,6 @@ was checked. Rules: RFC 9112 sections 3, 4 and 6, RFC 9110 sections 7.6 and 15.2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from sidecar.errors import MEANINGS, SidecarError
@@ -149,7 +148,7 @@ def own_answer(error: SidecarError, *, route: str | None, now: float, head: bool
     return b"".join(out)
 
 
-def _without_hop_by_hop(fields: headers.Fields) -> Mapping[bytes, bytes]:
+def _without_hop_by_hop(fields: headers.Fields) -> headers.DropTable:
     return headers.drop_nominated(_BODYLESS, headers.survey(fields).get(b"connection", b""))
 
 

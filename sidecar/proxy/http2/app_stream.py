@@ -114,11 +114,11 @@ class AppStream(AppSide):
             self.http2.credit(self.id, len(data))
             return
         if data:
+            self._uncredited += len(data)
             exchange.request_body(data)
-            if self._is_blocked:
-                self._uncredited += len(data)
-            else:
-                self.http2.credit(self.id, len(data))
+            if (end or self._uncredited >= self.http2.credit_least) and not self._is_blocked:
+                self.http2.credit(self.id, self._uncredited)
+                self._uncredited = 0
         if end and self.exchange is not None:
             exchange.request_end(())
 

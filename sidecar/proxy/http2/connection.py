@@ -133,6 +133,10 @@ _SETTINGS: Final = 10.0
 """How many frames a SETTINGS frame counts as: it is applied to each stream."""
 
 _LARGEST_WINDOW: Final = 2**31 - 1
+_CREDITS: Final = 8
+"""How often a window is credited while it is used up once. libnghttp2 tells the peer at half a window; to credit each
+small message costs more than to pass it on.
+"""
 _ASSUMED_STREAMS: Final = 2**31 - 1
 """How many streams a server is assumed to permit until it says so. The pool counts them, and nothing may wait in
 here.
@@ -155,6 +159,7 @@ class Http2Connection:
         "_as_of_mono",
         "_has_ended",
         "_inner",
+        "credit_least",
         "fault",
         "is_dead",
         "peer_code",
@@ -187,6 +192,8 @@ class Http2Connection:
         self._inner.set_local_window_size(min(_LARGEST_WINDOW, max(65535, window * streams)))
         self.walk = None if is_client else FrameWalk()
         """Follows an app's frames. A target has a deadline for its answers anyway."""
+        self.credit_least = window // _CREDITS
+        """Bytes that a stream should gather before it calls `credit`, unless its peer's message has ended."""
         self._allowance = _ALLOWANCE
         self._as_of_mono = now_mono
         self._has_ended = False
@@ -254,6 +261,10 @@ class Http2Connection:
         why = "too many frames that are part of no message"
         self.give_up(ENHANCE_YOUR_CALM, why, Reason.TOO_MANY_FRAMES)
         return True
+
+    def earn(self) -> None:
+        """A piece of a body came, so the peer may send some further frames that belong to no message."""
+        self._allowance += _EACH_PIECE
 
     def give_up(self, code: int, why: str, reason: Reason) -> None:
         """End the connection because of what the peer did."""
@@ -327,7 +338,6 @@ class Http2Connection:
     def credit(self, stream: int, count: int) -> None:
         """So many bytes of a body were passed on or dropped: the peer may send as many more."""
         if count:
-            self._allowance += _EACH_PIECE
             try:
                 self._inner.acknowledge_received_data(count, stream)
             except (NGH2Error, ValueError):

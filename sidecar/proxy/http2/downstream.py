@@ -165,6 +165,7 @@ class Http2Downstream(AppStreams, Connection, Receiver):
                 break
             kind = kind_of(event)
             if kind == DATA:
+                self.http2.earn()
                 stream = self._streams.get(event.stream_id)
                 if stream is None:
                     self.http2.credit(event.stream_id, len(event.data))

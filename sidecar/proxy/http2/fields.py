@@ -26,6 +26,9 @@ _OVERHEAD: Final = 32
 """Bytes that each line counts for in addition to its own (RFC 9113 section 6.5.2)."""
 _COLON: Final = 0x3A
 _HASH: Final = 0x23
+_BLANK: Final = 0x20
+_COOKIE: Final = len(b"cookie")
+_CONTENT_TYPE: Final = len(b"content-type")
 
 _DROPPED: Final = headers.drop_table(headers.RESPONSE_DROPPED)
 _BODYLESS: Final = headers.drop_table(headers.RESPONSE_DROPPED | {b"content-length"})
@@ -66,31 +69,29 @@ def read_request(
     """Read a request's head into `request`. `end` says that it has no body. Raises the SidecarError for the app, with
     as much of the head read as that needs.
     """
-    at = size = cookies = 0
-    pseudo: dict[bytes, bytes] = {}
-    for name, value in lines:
-        if name[0] == _COLON:
-            pseudo[name] = value
-            at += 1
-        elif name == b"cookie":
-            cookies += 1
-        elif name == b"content-type":
-            request.is_bound = grpc.is_call(value)
-        size += len(name) + len(value) + _OVERHEAD
+    at, method, path, scheme, authority = _read_pseudo_headers(lines)
     fields = lines[at:]
-    request.method = method = pseudo[b":method"]
+    request.method = method
     request.fields = fields
     request.found = found = headers.survey(fields)
-    request.path = path = pseudo.get(b":path", b"")
+    request.path = path
+    cookies = 0
+    for name, value in fields:
+        # By length first: to compare bytes costs more than all the rest.
+        letters = len(name)
+        if letters == _COOKIE and name == b"cookie":
+            cookies += 1
+        elif letters == _CONTENT_TYPE and name == b"content-type":
+            request.is_bound = grpc.is_call(value)
     if end:
         request.body = NO_BODY
     if method not in METHOD_NAMES:
-        raise semantics.not_carried(method, path or pseudo.get(b":authority", b""))
-    _check_size(len(path), size, len(fields), limits)
-    if pseudo[b":scheme"] not in (b"http", b"https"):
+        raise semantics.not_carried(method, path or authority or b"")
+    _check_size(len(path), size_of(lines), len(fields), limits)
+    if scheme not in (b"http", b"https"):
         raise _malformed("Its `:scheme` is neither `http` nor `https`.")
     request.path = _read_path(method, path)
-    request.authority = _read_authority(pseudo.get(b":authority"), found.get(b"host"))
+    request.authority = _read_authority(authority, found.get(b"host"))
     semantics.check_names(found)
     if b"expect" in found:
         semantics.check_expectation(found)
@@ -105,6 +106,26 @@ def read_request(
         request.fields = _with_one_cookie(request.fields)
     if request.is_bound:
         request.time_limit = grpc.time_limit(fields)
+
+
+def _read_pseudo_headers(
+    lines: Sequence[tuple[bytes, bytes]],
+) -> tuple[int, bytes, bytes, bytes, bytes | None]:
+    """How many of the lines are pseudo-headers, and method, path, scheme and authority. They come first."""
+    method = path = scheme = b""
+    authority = None
+    for at, (name, value) in enumerate(lines):
+        if name[0] != _COLON:
+            return at, method, path, scheme, authority
+        if name == b":path":
+            path = value
+        elif name == b":method":
+            method = value
+        elif name == b":scheme":
+            scheme = value
+        elif name == b":authority":
+            authority = value
+    return len(lines), method, path, scheme, authority
 
 
 def _check_size(target: int, size: int, count: int, limits: Bounds) -> None:
@@ -169,12 +190,12 @@ def request_lines(
     path: bytes,
     host: bytes,
     plan: HeaderPlan,
-    bearer: bytes,
+    tokens: list[tuple[bytes, bytes]],
     *,
     tls: bool,
     now_mono: float,
 ) -> list[tuple[bytes, bytes]]:
-    """A request's head for the upstream. `path` and `host` are as sent, `bearer` is for the plan's headers."""
+    """A request's head for the upstream. `path` and `host` are as sent, `tokens` are those of `TokenLines`."""
     found = request.found
     drop = plan.table
     if b"connection" in found and found[b"connection"] not in headers.PERSISTENCE:
@@ -193,9 +214,27 @@ def request_lines(
         out.append((b"te", b"trailers"))
     if request.via:
         out.append((b"via", request.via[5:-2]))  # without `Via: ` and the line's end
-    for name in plan.names:
-        out.append(NeverIndexedHeader(name, bearer))  # in no table of either side (RFC 7541 section 7.1.3)
+    out += tokens
     return out
+
+
+@final
+class TokenLines:
+    """The lines with the token on one connection. Those of the latest request are kept: most requests have the same."""
+
+    __slots__ = ("_bearer", "_lines", "_names")
+
+    def __init__(self) -> None:
+        self._names: tuple[bytes, ...] = ()
+        self._bearer = b""
+        self._lines: list[tuple[bytes, bytes]] = []
+
+    def of(self, names: tuple[bytes, ...], bearer: bytes) -> list[tuple[bytes, bytes]]:
+        """A line for each name. They are in the tables of neither side (RFC 7541 section 7.1.3)."""
+        if names is not self._names or bearer is not self._bearer:
+            self._names, self._bearer = names, bearer
+            self._lines = [NeverIndexedHeader(name, bearer) for name in names]
+        return self._lines
 
 
 def answer_lines(status: int, fields: headers.Fields, found: headers.Found) -> list[tuple[bytes, bytes]]:
@@ -218,7 +257,12 @@ def interim_lines(status: int, fields: headers.Fields) -> list[tuple[bytes, byte
 def bare(fields: headers.Fields) -> list[tuple[bytes, bytes]]:
     """The same lines without white space around their values, which HTTP/1.1 allows and HTTP/2 does not (RFC 9113
     section 8.2.1)."""
-    return [(name, value.strip(b" \t")) for name, value in fields]
+    return [
+        line
+        if not line[1] or (line[1][0] > _BLANK and line[1][-1] > _BLANK)
+        else (line[0], line[1].strip(b" \t"))
+        for line in fields
+    ]
 
 
 def own_answer(

@@ -78,6 +78,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         "_reused",
         "_scheduled",
         "_settled",
+        "_tokens",
         "_watched",
         "buffer",
         "http2",
@@ -106,6 +107,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         self.idle_since_mono = 0.0
         self.generation = 0
         self._by_id: dict[int, UpstreamStream] = {}
+        self._tokens = lines.TokenLines()
         self._watched: set[UpstreamStream] = set()
         self._is_full = False
         self._scheduled = False
@@ -115,9 +117,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         """Whether it was idle between requests."""
 
     def __repr__(self) -> str:
-        return (
-            f"<Http2Upstream {self._name()} {self.state.value} streams={self.streams} served={self.served}>"
-        )
+        return f"<Http2Upstream {self._name()} {self.state.value} streams={self.streams}>"
 
     # as a link
 
@@ -188,8 +188,9 @@ class Http2Upstream(Link, StreamLink, Receiver):
         bearer: bytes,
     ) -> None:
         now_mono = 0.0 if request.time_limit is None else self._pool.clock.mono()
+        tokens = self._tokens.of(plan.names, bearer)
         fields = lines.request_lines(
-            request, path, host, plan, bearer, tls=self._pool.destination.tls, now_mono=now_mono
+            request, path, host, plan, tokens, tls=self._pool.destination.tls, now_mono=now_mono
         )
         stream.id = self.http2.request(fields, end=request.body == NO_BODY)
         self._by_id[stream.id] = stream
@@ -297,6 +298,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
 
     def _on_stream(self, stream: UpstreamStream, kind: int, event: Any) -> None:
         if kind == DATA:
+            self.http2.earn()
             if not event.data and not event.end_stream:
                 self.http2.spend(event, self._pool.clock.mono())
             stream.data(event)
@@ -410,8 +412,6 @@ class Http2Upstream(Link, StreamLink, Receiver):
     def resume_writing(self) -> None:
         self._is_full = False
         self.write_soon()
-
-    # writing
 
     def write(self) -> None:
         """Write. A fault ends the connection: framed bytes may be lost, and with them the state that both share."""

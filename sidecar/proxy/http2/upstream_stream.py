@@ -150,6 +150,7 @@ class UpstreamStream(UpstreamSide):
         if self.is_paused:
             self.is_paused = False
             self._credit()
+            self._link.write_soon()
 
     def unsent(self) -> int:
         waiting = self._link.http2.unsent(self.id)
@@ -204,12 +205,10 @@ class UpstreamStream(UpstreamSide):
             self._link.http2.credit(self.id, size)
             return
         if size:
-            if self.is_paused:
-                self._uncredited += size
+            self._uncredited += size
             relay.answer_body(event.data)
-            if not self.is_paused:
-                self._link.http2.credit(self.id, size + self._uncredited)
-                self._uncredited = 0
+            if self._uncredited >= self._link.http2.credit_least and not self.is_paused:
+                self._credit()
         if event.end_stream:
             self.finish(relay, ())
 
@@ -279,8 +278,8 @@ class UpstreamStream(UpstreamSide):
         return self._relay
 
     def leave(self) -> None:
-        """The exchange is no longer carried. Bytes that it did not take are credited, or other streams would miss
-        them.
+        """The exchange is no longer carried. All bytes are credited, or other streams would miss them; the caller
+        writes.
         """
         self._relay = None
         self.is_paused = False
@@ -290,4 +289,3 @@ class UpstreamStream(UpstreamSide):
         if self._uncredited:
             self._link.http2.credit(self.id, self._uncredited)
             self._uncredited = 0
-            self._link.write_soon()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sidecar.observe.family import Family, Histogram, Kind, counter, declared, gauge, histogram
+from sidecar.observe.family import Family, Kind, counter, declared, gauge, histogram
+from sidecar.observe.histogram import Histogram
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.observe import metrics
-from sidecar.observe.family import Histogram
+from sidecar.observe.histogram import Histogram
 from sidecar.observe.metrics import TokenStatsTable
 from sidecar.tokens.entry import TokenState
 

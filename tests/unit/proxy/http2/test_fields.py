@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ngh2 import NeverIndexedHeader
 
 from sidecar.config.groups import Limits
 from sidecar.errors import Reason, SidecarError
@@ -192,10 +193,23 @@ def test_bytes_above_ascii_in_a_path_are_escaped() -> None:
 def lines_of(request: Any, **more: Any) -> list[tuple[bytes, bytes]]:
     plan = plans(Exchanges().route.config, next(iter(Exchanges().keeper.destination.target.__class__))).usual
     return fields.request_lines(
-        *(request, b"/p", b"t.example", plan, b"Bearer T"),
+        *(request, b"/p", b"t.example", plan, fields.TokenLines().of(plan.names, b"Bearer T")),
         tls=more.get("tls", True),
         now_mono=more.get("now_mono", 1.0),
     )
+
+
+def test_the_lines_with_the_token_are_those_of_the_names_and_the_token() -> None:
+    """They are made anew for another token or for other names, and only then."""
+    tokens, names = fields.TokenLines(), (b"Authorization", b"X-Own")
+    bearer, other = b"Bearer T", b"Bearer U"
+    lines = tokens.of(names, bearer)
+    assert [tuple(line) for line in lines] == [(b"Authorization", bearer), (b"X-Own", bearer)]
+    assert all(isinstance(line, NeverIndexedHeader) for line in lines)
+    assert tokens.of(names, bearer) is lines
+    assert [tuple(line) for line in tokens.of(names, other)] == [(b"Authorization", other), (b"X-Own", other)]
+    assert [tuple(line) for line in tokens.of((b"X-Own",), other)] == [(b"X-Own", other)]
+    assert tokens.of((), other) == []
 
 
 def test_a_request_goes_out() -> None:
