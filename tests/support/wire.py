@@ -35,7 +35,7 @@ from sidecar.runtime.tasks import Tasks
 from sidecar.tokens.store import TokenStore
 from sidecar.tokens.token import TokenKey
 from tests.support.clock import FakeClock
-from tests.support.closing import close_server
+from tests.support.closing import abort, close_server
 from tests.support.source import LIMIT, Source
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -119,7 +119,7 @@ class End:
         """Close with RST."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        abort(self.writer)
 
     async def close(self) -> None:
         """Close politely."""
@@ -182,7 +182,7 @@ class Upstream:
     async def close(self) -> None:
         await self.stop()
         for end in self._ends:
-            end.writer.transport.abort()
+            abort(end.writer)
 
 
 class Wire:
@@ -362,7 +362,7 @@ routes:
             return
         for app in self._apps:
             # Not politely: what was not read by then would be waited for.
-            app.writer.transport.abort()
+            abort(app.writer)
         self.proxy.stop_accepting()
         self.proxy.abort()
         self.pools.close()

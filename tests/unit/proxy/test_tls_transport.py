@@ -18,6 +18,7 @@ from sidecar.emulator.keys import Authority
 from sidecar.net import tls, tls_handshake
 from sidecar.net.event_loop import readiness_of
 from sidecar.net.transport import Receiver, Transport
+from tests.support.closing import abort
 
 LIMIT = 60.0
 
@@ -142,7 +143,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
         made.reader, made.writer = await ends.get()
     yield made
     made.transport.abort()
-    made.writer.transport.abort()
+    abort(made.writer)
     listening.close()
 
 
