@@ -69,7 +69,7 @@ OTHER: Final = 12
 costs several times as much, because ngh2's classes are not part of the compiled code.
 """
 
-_KINDS: Final[dict[type[Any], int]] = {
+KINDS: Final[dict[type[Any], int]] = {
     Data: DATA,
     Request: REQUEST,
     Answer: ANSWER,
@@ -82,12 +82,9 @@ _KINDS: Final[dict[type[Any], int]] = {
     PingAcknowledged: PONG,
     Ended: ENDED,
 }
-
-
-def kind_of(event: Event) -> int:
-    """Which of these numbers an event is."""
-    return _KINDS.get(type(event), OTHER)
-
+"""An event's number is `KINDS.get(type(event), OTHER)`: each read asks for several, and a function would double the
+cost.
+"""
 
 NO_ERROR: Final = 0
 PROTOCOL_ERROR: Final = 1
@@ -210,7 +207,7 @@ class Http2Connection:
     # bytes
 
     def feed(self, data: bytes) -> list[Any]:
-        """The events in `data`; `kind_of` says which each is."""
+        """The events in `data`; `KINDS` says which each is."""
         if self.is_dead:
             return []
         if self.walk is not None:

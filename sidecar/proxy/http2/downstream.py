@@ -36,6 +36,8 @@ from sidecar.proxy.http2.connection import (
     ENHANCE_YOUR_CALM,
     GOAWAY,
     INTERNAL_ERROR,
+    KINDS,
+    OTHER,
     PONG,
     REQUEST,
     RESET,
@@ -43,7 +45,6 @@ from sidecar.proxy.http2.connection import (
     TRAILERS,
     Http2Connection,
     code_name,
-    kind_of,
 )
 
 LINGER_TIME: Final = 2.0
@@ -163,7 +164,7 @@ class Http2Downstream(AppStreams, Connection, Receiver):
         for event in self.http2.feed(data):
             if self.http2.is_dead:
                 break
-            kind = kind_of(event)
+            kind = KINDS.get(type(event), OTHER)
             if kind == DATA:
                 self.http2.earn()
                 stream = self._streams.get(event.stream_id)
@@ -214,7 +215,7 @@ class Http2Downstream(AppStreams, Connection, Receiver):
                 if data := http2.take():
                     self.transport.write(data)
                 for event in http2.events():
-                    kind = kind_of(event)
+                    kind = KINDS.get(type(event), OTHER)
                     if kind == STREAM_CLOSED:
                         self._closed(event)
                     elif kind == ENDED:

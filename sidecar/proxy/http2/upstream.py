@@ -32,7 +32,9 @@ from sidecar.proxy.http2.connection import (
     GOAWAY,
     HTTP_1_1_REQUIRED,
     INTERIM,
+    KINDS,
     MAX_CONCURRENT_STREAMS,
+    OTHER,
     REFUSED_STREAM,
     RESET,
     SETTINGS,
@@ -41,7 +43,6 @@ from sidecar.proxy.http2.connection import (
     Http2Connection,
     Settings,
     code_name,
-    kind_of,
 )
 from sidecar.proxy.http2.upstream_stream import StreamLink, UpstreamStream
 from sidecar.proxy.messages import HTTP2, NO_BODY, RequestHead
@@ -263,7 +264,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
         to_flush: list[Relay] = []
         try:
             for event in self.http2.feed(data):
-                kind = kind_of(event)
+                kind = KINDS.get(type(event), OTHER)
                 if kind > INTERIM:
                     self._on_connection(kind, event)
                 elif (stream := self._by_id.get(event.stream_id)) is not None:
@@ -421,7 +422,7 @@ class Http2Upstream(Link, StreamLink, Receiver):
             if data := self.http2.take():
                 self.transport.write(data)
             for event in self.http2.events():
-                kind = kind_of(event)
+                kind = KINDS.get(type(event), OTHER)
                 if kind == ENDED:
                     self._over()
                 elif kind == STREAM_CLOSED and (stream := self._by_id.get(event.stream_id)) is not None:

@@ -88,7 +88,6 @@ class UpstreamStream(UpstreamSide):
     __slots__ = (
         "_interim",
         "_link",
-        "_relay",
         "_uncredited",
         "answered",
         "id",
@@ -96,11 +95,13 @@ class UpstreamStream(UpstreamSide):
         "is_full",
         "is_head",
         "is_paused",
+        "relay",
     )
 
     def __init__(self, link: StreamLink, relay: Relay) -> None:
         self._link = link
-        self._relay: Relay | None = relay
+        self.relay: Relay | None = relay
+        """The exchange, for as long as it wants the answer."""
         self.id = 0
         self.is_carried = True
         """Whether the connection counts it."""
@@ -127,13 +128,13 @@ class UpstreamStream(UpstreamSide):
     def flush(self) -> None:
         link = self._link
         link.write()
-        if not self.is_full and self._relay is not None and link.http2.unsent(self.id) > link.buffer:
+        if not self.is_full and self.relay is not None and link.http2.unsent(self.id) > link.buffer:
             self.is_full = True
             link.watch(self)
-            self._relay.upstream_full()
+            self.relay.upstream_full()
 
     def cancel(self, *, flush: bool) -> None:
-        if self._relay is not None:
+        if self.relay is not None:
             try:
                 self.leave()
                 if self.id:
@@ -166,7 +167,7 @@ class UpstreamStream(UpstreamSide):
 
     def interim(self, event: Interim) -> None:
         """An interim answer."""
-        if (relay := self._relay) is None:
+        if (relay := self.relay) is None:
             return
         self._interim += 1
         if self._interim > _MAX_INTERIM:
@@ -177,7 +178,7 @@ class UpstreamStream(UpstreamSide):
 
     def answer(self, event: Answer) -> None:
         """The head of the final answer."""
-        relay = self._relay
+        relay = self.relay
         if relay is None:
             return
         end = event.end_stream
@@ -200,7 +201,7 @@ class UpstreamStream(UpstreamSide):
 
     def data(self, event: Data) -> None:
         """A piece of the answer's body."""
-        relay, size = self._relay, len(event.data)
+        relay, size = self.relay, len(event.data)
         if relay is None:
             self._link.http2.credit(self.id, size)
             return
@@ -214,7 +215,7 @@ class UpstreamStream(UpstreamSide):
 
     def trailers(self, event: Trailers) -> None:
         """The last lines of the answer."""
-        if (relay := self._relay) is None:
+        if (relay := self.relay) is None:
             return
         limits = self._link.limits
         if len(event.headers) > limits.headers or lines.size_of(event.headers) > limits.head:
@@ -237,7 +238,7 @@ class UpstreamStream(UpstreamSide):
 
     def refuse(self, error: SidecarError) -> None:
         """The answer can't be passed on."""
-        relay = self._relay
+        relay = self.relay
         self.leave()
         self._link.http2.reset(self.id, CANCEL)
         if relay is not None:
@@ -246,7 +247,7 @@ class UpstreamStream(UpstreamSide):
 
     def lost(self, loss: Loss, error: SidecarError | None) -> None:
         """The stream or its connection is gone."""
-        relay = self._relay
+        relay = self.relay
         self.leave()
         if relay is not None:
             relay.lost(loss, error)
@@ -256,8 +257,8 @@ class UpstreamStream(UpstreamSide):
         if self._link.http2.unsent(self.id) > self._link.buffer // 4:
             return False
         self.is_full = False
-        if self._relay is not None:
-            self._relay.upstream_writable()
+        if self.relay is not None:
+            self.relay.upstream_writable()
         return True
 
     def faulted(self, fault: Exception, relay: Relay | None) -> None:
@@ -272,16 +273,11 @@ class UpstreamStream(UpstreamSide):
             self._link.note_fault(fault)
         self._link.left(self)
 
-    @property
-    def relay(self) -> Relay | None:
-        """The exchange, for as long as it wants the answer."""
-        return self._relay
-
     def leave(self) -> None:
         """The exchange is no longer carried. All bytes are credited, or other streams would miss them; the caller
         writes.
         """
-        self._relay = None
+        self.relay = None
         self.is_paused = False
         self._credit()
 
