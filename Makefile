@@ -148,7 +148,7 @@ dist: $(VENV)/.dev      ## wheel, source distribution, SBOM and checksums in dis
 bench: $(VENV)/.dev     ## CPU, memory and latency beside Envoy, Go, nginx (installs them: see benchmarks/README.md) and nghttpx; an hour, with ARGS=--quick 3 minutes
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
-budget: $(VENV)/.dev    ## instructions a request, counted by valgrind, against benchmarks/budgets.json (ARGS=--record, ARGS="--python FILE")
+budget: $(VENV)/.dev    ## instructions a request, counted by valgrind, against benchmarks/budgets.json (ARGS=--record, ARGS="--python image", ARGS="--python FILE")
 	@$(PYTHON) benchmarks/instructions.py $(ARGS)
 
 compare-peers: $(VENV)/.dev  ## every hostile request and answer against nginx, Envoy and nghttpx (installs them), into docs/conformance*.md

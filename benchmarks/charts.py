@@ -65,10 +65,11 @@ def groups(figures: Figures, part: str) -> list[Group]:
 def notes(when: str, facts: Mapping[str, str]) -> list[str]:
     """What stands below the title: when, on what machine, and how to read it."""
     machine = [when, facts["processor"], facts["system"]]
-    versions = [facts["product"], facts["product's Python"].partition(" (")[0], f"Envoy {facts['Envoy']}"]
+    version = facts["product's Python"].partition(" (")[0]
     return [
         "; ".join(machine),
-        "; ".join([*versions, "bar: the median, line: all rounds; less is better"]),
+        f"{facts['product']}; {version}: {facts['built with']}; Envoy {facts['Envoy']}",
+        "bar: the median, line: all rounds; less is better",
     ]
 
 

@@ -19,7 +19,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import environments
+from machine import alone
+from process import RunError
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+WORK = REPOSITORY / "benchmarks" / ".work"
 DRIVER = Path(__file__).with_name("instructions_driver.py")
 BUDGETS = Path(__file__).with_name("budgets.json")
 ALLOWED = 0.03
@@ -93,22 +98,44 @@ def over(counts: Counts, budget: Counts) -> list[str]:
 def main() -> int:
     """0 within the budget, or without one; 1 over it; 2 when nothing could be measured."""
     parser = argparse.ArgumentParser(prog="benchmarks/instructions.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--python", type=Path, default=REPOSITORY / ".venv/bin/python", metavar="FILE")
+    parser.add_argument(
+        "--python",
+        type=Path,
+        default=REPOSITORY / ".venv/bin/python",
+        metavar="FILE",
+        help="of an environment with the sidecar (the checkout's); `image`: both builds for the image's Python, as"
+        " `make bench` installs them",
+    )
     parser.add_argument("--record", action="store_true", help="keep what is counted as this Python's budget")
     asked = parser.parse_args()
     try:
-        whose = who(asked.python)
-        counts = count(asked.python)
-    except BudgetError as error:
+        pythons = of_image() if str(asked.python) == environments.IMAGE else [asked.python]
+        return max(_judge(python, recorded=asked.record) for python in pythons)
+    except (BudgetError, RunError) as error:
         print(f"benchmarks/instructions.py: {error}", file=sys.stderr)
         return 2
+
+
+def of_image() -> list[Path]:
+    """The Pythons of both builds, as they are installed for the image's Python; RunError where it isn't here."""
+    python = environments.choose(environments.IMAGE, environments.of_image())
+    assert python is not None
+    with alone(WORK):
+        installed = environments.provide(WORK, python)
+    return [sidecar.with_name("python") for sidecar in (installed.sidecar, installed.compiled)]
+
+
+def _judge(python: Path, *, recorded: bool) -> int:
+    """Count and say it all for one environment; keep it, or hold it against its budget: 1 when over it."""
+    whose = who(python)
+    counts = count(python)
     budget = budgets().get(whose, {})
     print(whose)
     for kind, found in counts.items():
         known = budget.get(kind)
         beside = f" ({found / known - 1:+.2%} of {known:,})" if known else ", and no budget"
         print(f"  {kind}: {found:,} instructions a request{beside}")
-    if asked.record:
+    if recorded:
         record(whose, counts)
         return 0
     faults = over(counts, budget)

@@ -15,12 +15,13 @@ import os
 import platform
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import interpreter
 
 from sidecar.proxy.http1 import downstream
 from sidecar.runtime.tasks import Tasks
@@ -320,15 +321,13 @@ def quickest(playing: Play, requests: int) -> float:
 
 def who() -> str:
     """Whose instructions these are: this Python as it was compiled, and whether its `sidecar` was."""
-    options = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    flags = (sysconfig.get_config_var("PY_CFLAGS") or "").split()
+    python = interpreter.this()
     facts = [
         platform.python_implementation(),
         "{}.{}".format(*sys.version_info),
         platform.machine(),
-        platform.python_compiler(),
-        *(flag for flag in ("-O2", "-O3") if flag in flags),
-        *(name for name in ("enable-optimizations", "with-lto") if name in options),
+        python.compiler,
+        *python.marks(),
         "pure" if (downstream.__file__ or "").endswith(".py") else "compiled",
     ]
     return " ".join(facts)

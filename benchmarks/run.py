@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import charts
+import environments
 import idle
 import in_memory
 import latency
@@ -42,7 +43,7 @@ from machine import (
 )
 from measure import Bench, Plan
 from process import Cores, RunError
-from products import COMPILED, REPOSITORY, SIDECAR, SIDECAR_COMMAND, Product, catalogue, has_sidecar
+from products import CHECKOUT, REPOSITORY, Installed, Product, catalogue, command, has_program
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
@@ -149,8 +150,14 @@ def _add_amounts(parser: argparse.ArgumentParser) -> None:
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--python",
+        metavar="PYTHON",
+        help="a FILE, for which the sidecar is installed below .work, pure and compiled; `own`: the checkout's .venv"
+        " and build/compiled; `image`: Debian 12's /usr/bin/python3.11 (by default `image` where it is, else `own`)",
+    )
+    parser.add_argument(
         "--product-command",
-        default=SIDECAR_COMMAND,
+        default="",
         metavar="COMMAND",
         help="a stand-in for the sidecar; {config} {port} {admin_port} {upstream_port} {ca_file} are filled in",
     )
@@ -200,7 +207,7 @@ def main() -> int:
 def _in_memory(asked: argparse.Namespace) -> str:
     earlier = asked.against and checkout(asked.work / "earlier", asked.against, in_memory.PARTS)
     return in_memory.compare(
-        SIDECAR.with_name("python"),
+        _installed(asked, ["pure"]).python,
         REPOSITORY,
         earlier,
         commit=asked.against or "",
@@ -211,21 +218,21 @@ def _in_memory(asked: argparse.Namespace) -> str:
 
 def _run(asked: argparse.Namespace) -> tuple[Path, bool]:
     """Where the report is, and whether every contender stayed in."""
-    if "sidecar" in asked.only and not has_sidecar(asked.product_command):
-        raise RunError(f"{asked.product_command.split()[0]} isn't there: `make bench` sets it up")
     provide_programs([*DEBIAN_PACKAGES, *(HTTP2_PACKAGES if "http2" in asked.parts else ())])
+    installed = _installed(asked, environments.BUILDS if "compiled" in asked.only else ["pure"])
     envoy = provide_envoy(asked.work) if "envoy" in asked.only else ""
     go = provide_go(asked.work) if "go" in asked.only else ""
     peer = provide_peer(asked.work) if set(asked.parts) & NEED_PEER else ""
     earlier = checkout(asked.work / "earlier", asked.against) if asked.against else None
-    known = catalogue(envoy=envoy, go=go, sidecar_command=asked.product_command, earlier=earlier)
-    plan = _plan(asked, present(known, asked, earlier))
+    given = asked.product_command
+    known = catalogue(envoy=envoy, go=go, sidecar_command=given, earlier=earlier, installed=installed)
+    plan = _plan(asked, present(known, asked, earlier, installed))
     cores = Cores.of_this_machine()
     os.sched_setaffinity(0, cores.load)
     began = datetime.now(tz=UTC)
-    facts = describe(REPOSITORY, SIDECAR, envoy)
-    if asked.product_command != SIDECAR_COMMAND:
-        facts.append(("command", asked.product_command))
+    facts = describe(REPOSITORY, environments.ask(installed.python), envoy)
+    if given:
+        facts.append(("command", given))
     if earlier is not None:
         facts.append(("earlier", asked.against))
     bench = Bench(plan, asked.work, cores)
@@ -235,6 +242,16 @@ def _run(asked: argparse.Namespace) -> tuple[Path, bool]:
     facts.append(("load average at the end", f"{os.getloadavg()[0]:.2f}"))
     facts.append(("others on the product's core", f"{bench.foreign:.0%} of a round of wrk at the most"))
     return _write(asked, f"{began:%Y-%m-%d %H:%M} UTC", facts, bench), not bench.figures.out
+
+
+def _installed(asked: argparse.Namespace, builds: Sequence[str]) -> Installed:
+    """The product for the Python that was asked for; RunError where it can't be had."""
+    python = environments.choose(asked.python, environments.of_image())
+    installed = environments.provide(asked.work, python, builds) if python else CHECKOUT
+    sidecar = asked.product_command or command(installed.sidecar)
+    if "sidecar" in asked.only and not has_program(sidecar):
+        raise RunError(f"{sidecar.split()[0]} isn't there: `make bench` sets it up")
+    return installed
 
 
 def _plan(asked: argparse.Namespace, products: Sequence[Product]) -> Plan:
@@ -281,10 +298,15 @@ def _write(asked: argparse.Namespace, when: str, facts: list[tuple[str, str]], b
     return path
 
 
-def present(known: Sequence[Product], asked: argparse.Namespace, earlier: Path | None) -> list[Product]:
+def present(
+    known: Sequence[Product],
+    asked: argparse.Namespace,
+    earlier: Path | None,
+    installed: Installed = CHECKOUT,
+) -> list[Product]:
     """The contenders of this run; who can't take part is named, with the reason."""
     missing = {
-        "compiled": None if COMPILED.exists() else "`make compiled` makes it",
+        "compiled": None if installed.compiled.exists() else "`make compiled` makes it",
         "nghttpx": None if shutil.which("nghttpx") else "not installed (Debian: nghttp2-proxy)",
     }
     present = []

@@ -67,7 +67,7 @@ def test_a_quick_run_writes_report_data_and_charts(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(RUN), "--quick", "--only", "sidecar", "--upstream", "plain"),
-            *("--parts", "small,rest", "--work", str(tmp_path)),
+            *("--python", "own", "--parts", "small,rest", "--work", str(tmp_path)),
         ],
         capture_output=True,
         text=True,
