@@ -21,6 +21,10 @@ from typing import Self
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 RESET_PEAK = "5"  # proc(5), clear_refs: sets VmHWM back to what is resident now
 CPU_FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+INHERITED = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
+"""What a process gets of the environment. A machine's other settings may cost one product more than another: where
+SSL_CERT_FILE is set, the sidecar reads that file's CAs when it starts.
+"""
 
 
 class RunError(Exception):
@@ -66,7 +70,7 @@ class Process:
                 self._child = subprocess.Popen(
                     ["taskset", "--cpu-list", ",".join(map(str, cores)), *argv],
                     cwd=directory,
-                    env={**os.environ, **(environ or {})},
+                    env={**_inherited(), **(environ or {})},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -146,6 +150,10 @@ class Process:
                 if session == self._child.pid and int(entry.parent.name) != self._child.pid:
                     members.append(int(entry.parent.name))
         return members
+
+
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def wait_listening(process: Process, port: int, *, seconds: float = 15.0) -> None:
