@@ -33,6 +33,8 @@ class Served:
         self.clock = FakeClock()
         self.requests: list[WholeRequest] = []
         self.ended: list[str] = []
+        self.made = 0
+        """Parts of `/many`, of a hundred."""
         self.released = asyncio.Event()
         self.closing = asyncio.Event()
         sock = socket.socket()
@@ -59,7 +61,7 @@ class Served:
             yield b"first,"
             match path:
                 case "/many":
-                    for _ in range(100):
+                    for self.made in range(1, 101):
                         yield bytes(MANY // 100)
                 case "/broken":
                     raise KeyError("broken")
@@ -169,6 +171,7 @@ async def test_a_reader_that_leaves_is_no_fault(served: Served, caplog: pytest.L
     await reader.readuntil(b"first,")
     writer.transport.abort()
     await eventually(lambda: served.ended == ["/many"], why="the generator is closed by the next send")
+    assert served.made < 100
     assert caplog.records == []
 
 
@@ -241,6 +244,23 @@ class Memory(asyncio.Transport):
 
     def abort(self) -> None:
         self.is_over = True
+
+
+async def test_an_answer_is_waited_for_until_its_connection_has_ended() -> None:
+    """And not a moment longer."""
+    gates = Gates(asyncio.get_running_loop(), FakeClock(), lambda gate, request: None, TAKES)
+    silent, gate = gates(), gates()
+    for one in (silent, gate):
+        one.connection_made(Memory())
+    gate.data_received(get(b"/"))
+    waiting = asyncio.get_running_loop().create_task(gates.answered())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.connection_lost(None)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert waiting.done()
 
 
 def answered(pieces: list[bytes]) -> tuple[bytes, list[WholeRequest]]:
