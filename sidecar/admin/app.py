@@ -1,90 +1,116 @@
 """The admin server: its paths.
 
-Owns the aiohttp application. `service` binds the sockets, passes them to `admin_server` and closes its site last, so
-that probes and scrapes see a drain to its end. It knows the sidecar through `AdminView` only, and never touches the
+Owns their table and their guard. `service` binds the sockets, passes them to `admin_server` and closes its site last,
+so that probes and scrapes see a drain to its end. It knows the sidecar through `AdminView` only, and never touches the
 data path. Rules: a request passes the gate of `serving`, then `callers.refusal`. Every answer that is not a success
 has the form of `problems`. Nothing is cached or sniffed. Only the status page may have a script, its own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, final
 
-from aiohttp import web
-from aiohttp.typedefs import Handler
-
-from sidecar.admin import control, pages, probes
+from sidecar.admin.control import Control
+from sidecar.admin.pages import Pages, script, style
+from sidecar.admin.probes import Probes
 from sidecar.admin.renderings import Budget, Rendering
-from sidecar.admin.view import VIEW, AdminView
+from sidecar.admin.view import AdminView
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.loading import loaded
-from sidecar.serving import callers, problems
+from sidecar.serving import callers
+from sidecar.serving.application import Application, Handler, Paths
 from sidecar.serving.intake import Takes
-from sidecar.serving.site import Site, problem
+from sidecar.serving.problems import RefusedError
+from sidecar.serving.request import WholeRequest
+from sidecar.serving.response import Response
+from sidecar.serving.site import Site
 
 TAKES: Final = Takes("admin server", forms=("/explain",), purpose="explain a request")
-
-_METRICS: web.AppKey[dict[bool, Rendering[bytes]]] = web.AppKey("metrics")
-"""True for OpenMetrics."""
-_HAS_EXPOSITION: web.AppKey[asyncio.Event] = web.AppKey("exposition")
-"""Set by the first scrape, which loads it. Many sidecars are never scraped."""
-_STATUS: web.AppKey[Rendering[str]] = web.AppKey("status")
 
 _SLICE: Final = 2000
 """Pieces of JSON per part: a millisecond of work."""
 
 
-def build_app(view: AdminView, clock: Clock) -> web.Application:
-    """The application for `view`."""
-    app = web.Application(middlewares=[_guard])
-    budget = Budget(clock)
-    app[VIEW] = view
-    app[_METRICS] = {
-        openmetrics: Rendering(budget, partial(_exposition, view, openmetrics=openmetrics), b"".join)
-        for openmetrics in (False, True)
-    }
-    app[_HAS_EXPOSITION] = asyncio.Event()
-    app[_STATUS] = Rendering(budget, partial(_document, view), "".join)
-    app.on_response_prepare.append(_set_headers)
-    pages.prepare(app, view, budget)
-    for method, path, handler, _ in PATHS:
-        if method == "GET":
-            app.router.add_get(path, handler)  # and HEAD
-        else:
-            app.router.add_route(method, path, handler)
-    return app
-
-
 def admin_server(view: AdminView, sockets: Sequence[socket.socket], clock: Clock) -> Site:
-    """The application on its listeners; `sockets` are bound."""
-    return Site(build_app(view, clock), sockets, clock, TAKES)
+    """The server of `view`; `sockets` are bound."""
+    admin = Admin(view, clock)
+    return Site(Application(TAKES.server, admin.answer, closing=admin.closing), sockets, clock, TAKES)
 
 
-async def _index(request: web.Request) -> web.Response:
-    if "text/html" in request.headers.get("Accept", "").lower():
-        return await pages.html(request)
-    lines = [f"{method:<5}{path:<18}{what}" for method, path, _, what in PATHS]
-    return web.Response(text="\n".join(["idtoken-sidecar: admin", "", *lines, ""]))
+@final
+class Admin:
+    """What it answers."""
 
+    def __init__(self, view: AdminView, clock: Clock) -> None:
+        budget = Budget(clock)
+        self._metrics_pages = {
+            openmetrics: Rendering(budget, partial(_exposition, view, openmetrics=openmetrics), b"".join)
+            for openmetrics in (False, True)
+        }
+        self._has_exposition = False
+        """The first scrape loads it. Many sidecars are never scraped."""
+        self._document = Rendering(budget, partial(_document, view), "".join)
+        self._pages = pages = Pages(view, budget)
+        self.closing = pages.closing
+        probes, control = Probes(view), Control(view)
+        self.paths: Final[tuple[tuple[str, str, Handler, str], ...]] = (
+            ("GET", "/", self._index, "this list; for a browser, the status page"),
+            ("GET", "/page.css", style, "of the status page"),
+            ("GET", "/page.js", script, "of the status page"),
+            ("GET", "/events", pages.events, "the status page's changes, as server-sent events"),
+            ("POST", "/explain", pages.explain, "test a request; from this machine only"),
+            ("GET", "/healthz/live", probes.live, "200 while the process can answer"),
+            ("GET", "/healthz/ready", probes.ready, "200 while traffic may come, else 503 with the reasons"),
+            ("GET", "/healthz/startup", probes.startup, "200 once it has been ready"),
+            ("GET", "/metrics", self._metrics, "Prometheus text, or OpenMetrics by Accept"),
+            ("GET", "/status.json", self._status, "routes, the ways in, and tokens without the tokens"),
+            (
+                "POST",
+                "/reload",
+                control.reload_configuration,
+                "read the configuration again; from this machine only",
+            ),
+            ("POST", "/renew", control.renew_tokens, "?route=NAME: fetch tokens now; from this machine only"),
+            (
+                "POST",
+                "/log-level",
+                control.set_log_level,
+                "?level=debug|info|warning|error; from this machine only",
+            ),
+            ("POST", "/quit", control.quit_sidecar, "drain and exit; from this machine only"),
+        )
+        """Method, path, handler, what it is for."""
+        nothing = "There is nothing at this path; / lists what there is."
+        self._served = Paths((row[:3] for row in self.paths), nothing)
 
-async def _metrics(request: web.Request) -> web.Response:
-    if not request.app[_HAS_EXPOSITION].is_set():
-        await loaded(_load_exposition)
-        request.app[_HAS_EXPOSITION].set()
-    from sidecar.admin import exposition
+    async def answer(self, request: WholeRequest) -> Response:
+        """Its answer; raises RefusedError, for pages of other sites before anything else."""
+        if (reason := callers.refusal(request)) is not None:
+            raise RefusedError(403, reason)
+        return await self._served.answer(request)
 
-    content_type = exposition.content_type(",".join(request.headers.getall("Accept", [])))
-    rendering = request.app[_METRICS][content_type.startswith(exposition.OPENMETRICS)]
-    return web.Response(body=await rendering.get(), headers={"Content-Type": content_type})
+    async def _index(self, request: WholeRequest) -> Response:
+        if "text/html" in request.header("Accept").lower():
+            return await self._pages.html(request)
+        lines = [f"{method:<5}{path:<18}{what}" for method, path, _, what in self.paths]
+        return Response.of_text("\n".join(["idtoken-sidecar: admin", "", *lines, ""]))
 
+    async def _metrics(self, request: WholeRequest) -> Response:
+        if not self._has_exposition:
+            await loaded(_load_exposition)
+            self._has_exposition = True
+        from sidecar.admin import exposition
 
-async def _status(request: web.Request) -> web.Response:
-    return web.Response(text=await request.app[_STATUS].get(), content_type="application/json")
+        content_type = exposition.content_type(",".join(request.headers("Accept")))
+        rendering = self._metrics_pages[content_type.startswith(exposition.OPENMETRICS)]
+        return Response(body=await rendering.get(), headers={"Content-Type": content_type})
+
+    async def _status(self, _: WholeRequest) -> Response:
+        return Response.of_text(await self._document.get(), "application/json")
 
 
 def _load_exposition() -> None:
@@ -106,50 +132,3 @@ async def _document(view: AdminView) -> AsyncIterator[str]:
             yield "".join(pieces)
             pieces = []
     yield "".join([*pieces, "\n"])
-
-
-@web.middleware
-async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse callers, and give every refusal the same form."""
-    if (reason := callers.refusal(request)) is not None:
-        return problem(403, reason)
-    try:
-        return await handler(request)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        answer = problem(405, f"{request.path} takes {allowed}.")
-        answer.headers["Allow"] = allowed
-        return answer
-    except web.HTTPNotFound as error:
-        said = error.text if request.match_info.http_exception is None else None
-        return problem(404, said or "There is nothing at this path; / lists what there is.")
-    except web.HTTPException as error:
-        answer = problem(error.status, error.text or "")
-        if "Retry-After" in error.headers:
-            answer.headers["Retry-After"] = error.headers["Retry-After"]
-        return answer
-
-
-async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    for name, value in problems.HEADERS.items():
-        response.headers.setdefault(name, value)
-    response.headers.pop("Server", None)  # names and versions of what we are made of
-
-
-PATHS: Final[tuple[tuple[str, str, Handler, str], ...]] = (
-    ("GET", "/", _index, "this list; for a browser, the status page"),
-    ("GET", "/page.css", pages.style, "of the status page"),
-    ("GET", "/page.js", pages.script, "of the status page"),
-    ("GET", "/events", pages.events, "the status page's changes, as server-sent events"),
-    ("POST", "/explain", pages.explain, "test a request; from this machine only"),
-    ("GET", "/healthz/live", probes.live, "200 while the process can answer"),
-    ("GET", "/healthz/ready", probes.ready, "200 while traffic may come, else 503 with the reasons"),
-    ("GET", "/healthz/startup", probes.startup, "200 once it has been ready"),
-    ("GET", "/metrics", _metrics, "Prometheus text, or OpenMetrics by Accept"),
-    ("GET", "/status.json", _status, "routes, the ways in, and tokens without the tokens"),
-    ("POST", "/reload", control.reload_configuration, "read the configuration again; from this machine only"),
-    ("POST", "/renew", control.renew_tokens, "?route=NAME: fetch tokens now; from this machine only"),
-    ("POST", "/log-level", control.set_log_level, "?level=debug|info|warning|error; from this machine only"),
-    ("POST", "/quit", control.quit_sidecar, "drain and exit; from this machine only"),
-)
-"""Method, path, handler, what it is for."""

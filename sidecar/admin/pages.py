@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from functools import cache
 from importlib import resources
-from typing import Any, Final
-
-from aiohttp import web
+from typing import Any, Final, final
 
 from sidecar.admin.page import page, sections
 from sidecar.admin.renderings import Budget, Rendering
-from sidecar.admin.view import VIEW, AdminView
+from sidecar.admin.view import AdminView
 from sidecar.serving.callers import refuse_strangers
-
-_CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
+from sidecar.serving.problems import RefusedError
+from sidecar.serving.request import WholeRequest
+from sidecar.serving.response import Response
 
 _EVERY: Final = 1.0
 """Seconds between two checks for changes."""
@@ -33,115 +32,85 @@ _POLICY: Final = (
 )
 
 
-class Feeds:
-    """The number of pages that are kept up to date."""
+@final
+class Pages:
+    """Their handlers."""
 
-    def __init__(self) -> None:
-        self.open = 0
+    def __init__(self, view: AdminView, budget: Budget) -> None:
+        self._view = view
+        self._page = Rendering(budget, self._read, lambda it: page(it[0], it[1], view.fault))
+        self._sections = Rendering(budget, self._read, lambda it: sections(it[0], it[1], view.fault))
+        self._explaining = asyncio.Lock()
+        self._feeds = 0
+        """How many pages are kept up to date."""
+        self.closing = asyncio.Event()
+        """To be set when the server closes: every feed then ends."""
 
+    async def html(self, _: WholeRequest) -> Response:
+        """The current page."""
+        return _html(await self._page.get())
 
-_FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
-_PAGE: web.AppKey[Rendering[str]] = web.AppKey("page")
-_SECTIONS: web.AppKey[Rendering[dict[str, str]]] = web.AppKey("sections")
-_EXPLAINING: web.AppKey[asyncio.Lock] = web.AppKey("explaining", asyncio.Lock)
+    async def explain(self, request: WholeRequest) -> Response:
+        """The page, with the result of the test that its form describes.
 
+        For this machine only, like every POST: the answer is no secret, but it costs more than other pages. One at a
+        time.
+        """
+        refuse_strangers(request, "explain a request")
+        form = request.form()
+        url, headers = form.get("url", ""), form.get("headers", "")
+        lines = [line for line in headers.splitlines() if line.strip()]
+        view = self._view
+        async with self._explaining:
+            try:
+                said = await view.explain(url, lines)
+            except ValueError as error:
+                said = {"taken": False, "says": str(error)}
+            asked = {"url": url, "headers": headers}
+            return _html(page(view.status(), await view.configuration(), view.fault, asked=asked, said=said))
 
-def prepare(app: web.Application, view: AdminView, budget: Budget) -> None:
-    """Give the application what the handlers here need."""
+    async def events(self, _: WholeRequest) -> Response:
+        """`section` events: an element's id and its new content, whenever that has changed."""
+        if self._feeds >= _MAX_FEEDS:
+            raise RefusedError(503, "Too many status pages are open.")
+        return Response(headers={"Content-Type": "text/event-stream"}, parts=self._feed())
 
-    def whole(parts: list[Any]) -> str:
-        status, configuration = parts
-        return page(status, configuration, view.fault)
-
-    def in_sections(parts: list[Any]) -> dict[str, str]:
-        status, configuration = parts
-        return sections(status, configuration, view.fault)
-
-    async def read() -> AsyncIterator[Any]:
-        yield view.status()
-        yield await view.configuration()
-
-    app[_PAGE] = Rendering(budget, read, whole)
-    app[_SECTIONS] = Rendering(budget, read, in_sections)
-    app[_CLOSING] = asyncio.Event()
-    app[_FEEDS] = Feeds()
-    app[_EXPLAINING] = asyncio.Lock()
-    app.on_shutdown.append(close)
-
-
-async def html(request: web.Request) -> web.Response:
-    """The current page."""
-    return _html(await request.app[_PAGE].get())
-
-
-async def explain(request: web.Request) -> web.Response:
-    """The page, with the result of the test that its form describes.
-
-    For this machine only, like every POST: the answer is no secret, but it costs more than other pages. One at a
-    time.
-    """
-    refuse_strangers(request, "explain a request")
-    form = await request.post()
-    url, headers = str(form.get("url", "")), str(form.get("headers", ""))
-    lines = [line for line in headers.splitlines() if line.strip()]
-    view = request.app[VIEW]
-    async with request.app[_EXPLAINING]:
+    async def _feed(self) -> AsyncGenerator[bytes, None]:
+        self._feeds += 1
+        # Everything at first: it may have changed since the page was made.
+        sent: dict[str, str] = {}
         try:
-            said = await view.explain(url, lines)
-        except ValueError as error:
-            said = {"taken": False, "says": str(error)}
-        asked = {"url": url, "headers": headers}
-        return _html(page(view.status(), await view.configuration(), view.fault, asked=asked, said=said))
+            while not self.closing.is_set():
+                now = await self._sections.get(age=_EVERY)
+                for name, text in now.items():
+                    if sent.get(name) != text:
+                        data = json.dumps({"id": name, "html": text})
+                        yield f"event: section\ndata: {data}\n\n".encode()
+                sent = now
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.closing.wait(), _EVERY)
+        finally:
+            self._feeds -= 1
+
+    async def _read(self) -> AsyncIterator[Any]:
+        yield self._view.status()
+        yield await self._view.configuration()
 
 
-def _html(text: str) -> web.Response:
+def _html(text: str) -> Response:
     # With no-referrer, a browser would send the form with `Origin: null`.
     headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin", "Vary": "Accept"}
-    return web.Response(text=text, content_type="text/html", headers=headers)
+    return Response.of_text(text, "text/html", headers=headers)
 
 
-async def events(request: web.Request) -> web.StreamResponse:
-    """`section` events: an element's id and its new content, whenever that has changed."""
-    closing, feeds = request.app[_CLOSING], request.app[_FEEDS]
-    if feeds.open >= _MAX_FEEDS:
-        raise web.HTTPServiceUnavailable(text="Too many status pages are open.")
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    if request.method == "HEAD":
-        return response
-    feeds.open += 1
-    # Everything at first: it may have changed since the page was made.
-    sent: dict[str, str] = {}
-    try:
-        while not closing.is_set():
-            now = await request.app[_SECTIONS].get(age=_EVERY)
-            for name, text in now.items():
-                if sent.get(name) != text:
-                    data = json.dumps({"id": name, "html": text})
-                    await response.write(f"event: section\ndata: {data}\n\n".encode())
-            sent = now
-            with suppress(TimeoutError):
-                await asyncio.wait_for(closing.wait(), _EVERY)
-    except ConnectionResetError:
-        pass  # the page was closed
-    finally:
-        feeds.open -= 1
-    return response
-
-
-async def close(app: web.Application) -> None:
-    """End every feed."""
-    app[_CLOSING].set()
-
-
-async def style(_: web.Request) -> web.Response:
+async def style(_: WholeRequest) -> Response:
     """The style sheet."""
-    return web.Response(text=_asset("page.css"), content_type="text/css")
+    return Response.of_text(_asset("page.css"), "text/css")
 
 
-async def script(_: web.Request) -> web.Response:
+async def script(_: WholeRequest) -> Response:
     """The script."""
-    return web.Response(text=_asset("page.js"), content_type="text/javascript")
+    return Response.of_text(_asset("page.js"), "text/javascript")
 
 
 @cache

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiohttp import web
-
 from sidecar.observe.logs import Level
 from sidecar.tokens.renewals import Renewal
 
@@ -88,7 +86,3 @@ class AdminView(Protocol):
     def request_quit(self) -> None:
         """Begin to stop, as after SIGTERM. Returns at once."""
         ...
-
-
-VIEW: web.AppKey[AdminView] = web.AppKey("view")
-"""Where the application keeps its view."""

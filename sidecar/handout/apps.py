@@ -1,6 +1,6 @@
 """The applications that give tokens to programs, by their key in the configuration.
 
-Called by `service`, which loads it, with aiohttp, only if the configuration has one of the keys.
+Called by `service`, which loads it only if the configuration has one of the keys.
 """
 
 from __future__ import annotations

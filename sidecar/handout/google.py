@@ -18,29 +18,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, cast, final
-
-from aiohttp import web
-from aiohttp.typedefs import Handler
+from typing import Any, Final, final
 
 from sidecar.config.targets import CLOUD_PLATFORM, TokenKind
 from sidecar.errors import Reason, SidecarError
 from sidecar.handout import guard
 from sidecar.handout.desk import TRANSIENT, Desk, HandedOut
 from sidecar.handout.offer import Offer
-from sidecar.handout.rfc6749 import (
-    OAuthRefusedError,
-    answer_to,
-    form_of,
-    invalid,
-    json_answer,
-    refusal_of,
-    set_headers,
-)
+from sidecar.handout.rfc6749 import HEADERS, OAuthRefusedError, answer_to, form_of, invalid, refusal_of
 from sidecar.net.callers import Callers
-from sidecar.net.listeners import Owner
 from sidecar.runtime.clock import Clock
+from sidecar.serving.application import Application
 from sidecar.serving.intake import Takes
+from sidecar.serving.request import WholeRequest
+from sidecar.serving.response import Response
 from sidecar.tokens.token import TokenKey
 
 _OAUTH: Final = ("oauth2.googleapis.com", "/token")
@@ -105,53 +96,48 @@ class GoogleApp:
         """`adopt` is to be called before it serves."""
         self.desk = desk
         self._clock = clock
-        self.app = web.Application(middlewares=[self._guard])
-        self.app.on_response_prepare.append(set_headers)
-        self.app.router.add_route("*", "/{path:.*}", self._give)
+        self.app = Application(TAKES.server, self._answer, headers=HEADERS)
 
     def adopt(self, offer: Offer, peers: Callers | None) -> None:
         """Go by this from now on: what may be given, and to whose processes."""
         self.offer = offer
         self.peers = peers
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = _owner_of(request).origin
-        host = "" if origin is None else origin.host
-        request["host"] = host
+    async def _answer(self, request: WholeRequest) -> Response:
+        origin = None if request.owner is None else request.owner.origin
+        host, caller = "" if origin is None else origin.host, ""
         try:
-            request["caller"] = guard.admit(request, TAKES.server, peers=self.peers, names=frozenset({host}))
+            caller = guard.admit(request, TAKES.server, peers=self.peers, names=frozenset({host}))
             if origin is not None:
-                origin.check(request.headers.get("Host", "").encode("latin-1", "replace"), absolute=False)
-            return await handler(request)
+                origin.check(request.header("Host").encode("latin-1"), absolute=False)
+            return await self._give(request, host, caller)
         except _RefusedCallError as error:
-            return self._call_refused(error, request)
+            return self._call_refused(error, caller)
         except SidecarError as error:
             if host == _IAM:
-                return self._call_refused(_as_call(error), request)
+                return self._call_refused(_as_call(error), caller)
             refused = refusal_of(error)
         except OAuthRefusedError as error:
             refused = error
-        self.desk.refused(refused.reason, refused.detail, caller=request.get("caller", ""))
+        self.desk.refused(refused.reason, refused.detail, caller=caller)
         return answer_to(refused)
 
-    def _call_refused(self, refused: _RefusedCallError, request: web.Request) -> web.Response:
-        self.desk.refused(refused.reason, refused.message, caller=request.get("caller", ""))
+    def _call_refused(self, refused: _RefusedCallError, caller: str) -> Response:
+        self.desk.refused(refused.reason, refused.message, caller=caller)
         return _rpc_error(refused)
 
-    async def _give(self, request: web.Request) -> web.StreamResponse:
-        host, path = request["host"], request.path
+    async def _give(self, request: WholeRequest, host: str, caller: str) -> Response:
+        path = request.path
         method = _METHOD.fullmatch(path) if host == _IAM else None
         if method is None and (host, path) not in (_OAUTH, _STS):
             raise _nothing_there(host)
         if request.method != "POST":
             raise _wrong(host, "Tokens are asked for by POST.")
         if method is not None:
-            return await self._called(request, method[1])
-        form = form_of(await request.read())
-        caller: str = request["caller"]
+            return await self._called(request, method[1], caller)
+        form = form_of(request.body)
         if (host, path) == _STS:
-            return json_answer(await self._exchanged(form, caller), 200)
+            return Response.of_json(await self._exchanged(form, caller))
         match form.get("grant_type"):
             case "refresh_token":
                 if not form.get("refresh_token"):
@@ -159,9 +145,9 @@ class GoogleApp:
                 wanted = form.get("scope", "").split()
                 given = await self._access(wanted, caller)
                 more = {"scope": " ".join(sorted({*wanted}))} if wanted else {}
-                return json_answer({**_bearer(given), **more}, 200)
+                return Response.of_json({**_bearer(given), **more})
             case grant if grant == _ASSERTION:
-                return json_answer(await self._granted(_claims(form.get("assertion", "")), caller), 200)
+                return Response.of_json(await self._granted(_claims(form.get("assertion", "")), caller))
         raise _unsupported(form)
 
     async def _granted(self, claims: Mapping[str, Any], caller: str) -> dict[str, object]:
@@ -207,8 +193,8 @@ class GoogleApp:
 
     # iamcredentials
 
-    async def _called(self, request: web.Request, method: str) -> web.StreamResponse:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    async def _called(self, request: WholeRequest, method: str, caller: str) -> Response:
+        scheme, _, token = request.header("Authorization").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _RefusedCallError(
                 401,
@@ -223,28 +209,21 @@ class GoogleApp:
                 "The sidecar gives placeholders of tokens here and nothing else: generateIdToken, generateAccessToken.",
                 Reason.NOT_ALLOWED,
             )
-        asked = _asked(await request.read(), known)
+        asked = _asked(request.body, known)
         if method == "generateIdToken":
             audience = asked.get("audience")
             if not audience:
                 raise _unreadable("Request contains an invalid argument.")
-            given = await self.desk.give(
-                self.offer.id_key(audience), caller=request["caller"], worthless=True
-            )
-            return json_answer({"token": given.value}, 200)
+            given = await self.desk.give(self.offer.id_key(audience), caller=caller, worthless=True)
+            return Response.of_json({"token": given.value})
         scopes = asked.get("scope", [])
         if not scopes or not all(isinstance(scope, str) for scope in scopes):
             raise _unreadable("Request contains an invalid argument.")
-        given = await self.desk.give(self.offer.access_key(scopes), caller=request["caller"], worthless=True)
+        given = await self.desk.give(self.offer.access_key(scopes), caller=caller, worthless=True)
         expires_at = datetime.fromtimestamp(int(self._clock.wall()) + given.expires_in, UTC)
-        return json_answer(
-            {"accessToken": given.value, "expireTime": f"{expires_at:%Y-%m-%dT%H:%M:%SZ}"}, 200
+        return Response.of_json(
+            {"accessToken": given.value, "expireTime": f"{expires_at:%Y-%m-%dT%H:%M:%SZ}"}
         )
-
-
-def _owner_of(request: web.Request) -> Owner:
-    """What the connection came in by."""
-    return cast(Owner, cast(Any, request.transport).get_extra_info("owner"))
 
 
 def _bearer(given: HandedOut) -> dict[str, object]:
@@ -346,7 +325,7 @@ def _as_call(error: SidecarError) -> _RefusedCallError:
     return found
 
 
-def _rpc_error(refused: _RefusedCallError) -> web.Response:
+def _rpc_error(refused: _RefusedCallError) -> Response:
     """AIP-193, with an ErrorInfo."""
     info = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -359,7 +338,7 @@ def _rpc_error(refused: _RefusedCallError) -> web.Response:
         "status": _STATUS[refused.code],
         "details": [info],
     }
-    answer = json_answer({"error": error}, refused.code)
+    answer = Response.of_json({"error": error}, status=refused.code)
     if refused.retry_after is not None:
         answer.headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     return answer

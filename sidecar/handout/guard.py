@@ -9,43 +9,38 @@ not name. Called for each request before anything else. Rules: the data path's o
 from __future__ import annotations
 
 import socket
-from typing import Any, cast
-
-from aiohttp import web
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.net import peer_credentials
 from sidecar.net.callers import Callers, peer_refused, peer_unknown
 from sidecar.proxy.admission.guard import BROWSER_MARKS
 from sidecar.serving import callers
+from sidecar.serving.request import WholeRequest
 
 _FORWARDED = ("X-Forwarded-For", "Forwarded", "Via")
 """Headers that only proxies send. Google's metadata servers refuse the first."""
 
 
-def admit(request: web.BaseRequest, server: str, *, peers: Callers | None, names: frozenset[str]) -> str:
+def admit(request: WholeRequest, server: str, *, peers: Callers | None, names: frozenset[str]) -> str:
     """The calling process, if `peers` needs it; raises CALLER_REFUSED. `names` are hosts that the server may be
     called by, beside this machine's own.
     """
     for mark in BROWSER_MARKS:
-        if mark.decode("ascii") in request.headers:
+        if mark in request.fields:
             raise _refused(f"A browser made this request: no page gets a token from the {server}.")
     for name in _FORWARDED:
-        if name in request.headers:
+        if request.headers(name):
             raise _refused(
                 f"{name} header is not allowed: the {server} answers no request that a proxy forwarded."
             )
     if (why := callers.refusal(request, server, names)) is not None:
         raise _refused(why)
-    transport = request.transport
-    if transport is None or not callers.is_local(transport.get_extra_info("peername")):
+    if request.socket is None or not callers.is_local(request.peername):
         raise _refused(f"Only a caller on this machine gets a token from the {server}.")
-    return "" if peers is None else _judge(transport.get_extra_info("socket"), peers)
+    return "" if peers is None else _judge(request.socket, peers)
 
 
-def _judge(sock: Any, peers: Callers) -> str:
-    # asyncio's TransportSocket has all that is asked of a socket here.
-    connection = cast(socket.socket, sock)
+def _judge(connection: socket.socket, peers: Callers) -> str:
     if connection.family == socket.AF_UNIX:
         who = peer_credentials.of(connection)
         if who is None:

@@ -14,9 +14,6 @@ import json
 from collections.abc import Mapping
 from typing import Final, final
 
-from aiohttp import web
-from aiohttp.typedefs import Handler
-
 from sidecar.config.handouts import MetadataServer
 from sidecar.errors import MEANINGS, Reason, SidecarError
 from sidecar.handout import guard
@@ -26,7 +23,10 @@ from sidecar.handout.tree import Described, find, tree, write
 from sidecar.net.callers import Callers
 from sidecar.runtime.clock import Clock
 from sidecar.serving import problems
+from sidecar.serving.application import Application
 from sidecar.serving.intake import Takes
+from sidecar.serving.request import WholeRequest
+from sidecar.serving.response import Response
 from sidecar.tokens.fetch.source import Identity
 from sidecar.tokens.token import TokenKey
 
@@ -37,6 +37,7 @@ _NAMES: Final = frozenset({"metadata.google.internal", "metadata"})
 """The names that programs call it by, where a name instead of a variable leads here."""
 _DEFAULT_UNIVERSE: Final = "googleapis.com"
 _FLAVOR: Final = "Metadata-Flavor"
+_HEADERS: Final = {**problems.HEADERS, _FLAVOR: "Google", "Server": "Metadata Server for VM"}
 _PAUSE: Final = 3.0
 """Seconds between two attempts to learn the credential's identity."""
 
@@ -58,9 +59,7 @@ class MetadataApp:
         self.desk = desk
         self._clock = clock
         self._project = project
-        self.app = web.Application(middlewares=[self._guard])
-        self.app.on_response_prepare.append(_set_headers)
-        self.app.router.add_route("*", "/{path:.*}", self._answer)
+        self.app = Application(TAKES.server, self._guarded, headers=_HEADERS)
 
     def adopt(self, offer: Offer, config: MetadataServer, peers: Callers | None) -> None:
         """Use this configuration from now on; `offer` and `peers` come from it."""
@@ -72,20 +71,20 @@ class MetadataApp:
         self._unknown: tuple[SidecarError, float] | None = None
         """Why the credential's identity is unknown, and when that was found (monotonic)."""
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _guarded(self, request: WholeRequest) -> Response:
+        caller = ""
         try:
-            request["caller"] = guard.admit(request, TAKES.server, peers=self.peers, names=_NAMES)
-            if request.path != "/" and request.headers.getall(_FLAVOR, []) != ["Google"]:
+            caller = guard.admit(request, TAKES.server, peers=self.peers, names=_NAMES)
+            if request.path != "/" and request.headers(_FLAVOR) != ["Google"]:
                 raise SidecarError(
                     Reason.CALLER_REFUSED, 'Missing required header "Metadata-Flavor": "Google"'
                 )
-            return await handler(request)
+            return await self._answer(request, caller)
         except SidecarError as error:
-            self.desk.refused(error.reason, error.detail, caller=request.get("caller", ""))
+            self.desk.refused(error.reason, error.detail, caller=caller)
             return _refused(error)
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: WholeRequest, caller: str) -> Response:
         if request.method not in ("GET", "HEAD"):
             return _plain("405 method not allowed\n", 405)
         path = request.path
@@ -97,13 +96,13 @@ class MetadataApp:
                 return _plain("405 method not allowed\n", 405)
             if account != "default" and account != (await self._who()).email:
                 return _plain("404 page not found\n", 404)
-            return await (self._token(request) if what == "token" else self._id_token(request))
+            return await (self._token if what == "token" else self._id_token)(request, caller)
         return await self._entry(request)
 
-    async def _entry(self, request: web.Request) -> web.StreamResponse:
+    async def _entry(self, request: WholeRequest) -> Response:
         """Everything that is not a token: a value, or a directory."""
-        path, query = request.path, request.query
-        if query.get("wait_for_change", "").lower() == "true":
+        path = request.path
+        if (request.parameter("wait_for_change") or "").lower() == "true":
             return _plain("wait_for_change: nothing here changes; leave it out\n", 400)
         try:
             node = find(tree(await self._facts(path)), path)
@@ -111,36 +110,34 @@ class MetadataApp:
             return _plain("404 page not found\n", 404)
         if isinstance(node, Mapping) and not path.endswith("/"):
             moved = _plain("", 301)
-            moved.headers["Location"] = f"{path}/" + (f"?{request.query_string}" if query else "")
+            moved.headers["Location"] = f"{path}/" + (f"?{request.query}" if request.query else "")
             return moved
         written = write(
             node,
             name=path.rstrip("/").rpartition("/")[2],
-            recursive=query.get("recursive", "").lower() == "true",
-            alt=query.get("alt", "").lower(),
+            recursive=(request.parameter("recursive") or "").lower() == "true",
+            alt=(request.parameter("alt") or "").lower(),
         )
         answer = _text(*written)
         answer.headers["ETag"] = written.etag
         return answer
 
-    async def _id_token(self, request: web.Request) -> web.StreamResponse:
-        asked = request.query.getall("audience", [])
+    async def _id_token(self, request: WholeRequest, caller: str) -> Response:
+        asked = request.parameters("audience")
         if len(asked) != 1 or not asked[0]:
             return _plain("non-empty audience parameter required\n", 400)
-        given = await self._given(request, self.offer.id_key(asked[0]))
+        given = await self._given(caller, self.offer.id_key(asked[0]))
         return _text(given.value, "text/html")
 
-    async def _token(self, request: web.Request) -> web.StreamResponse:
-        wanted = [
-            scope for text in request.query.getall("scopes", []) for scope in text.replace(",", " ").split()
-        ]
-        given = await self._given(request, self.offer.access_key(wanted))
+    async def _token(self, request: WholeRequest, caller: str) -> Response:
+        wanted = [scope for text in request.parameters("scopes") for scope in text.replace(",", " ").split()]
+        given = await self._given(caller, self.offer.access_key(wanted))
         answer = {"access_token": given.value, "expires_in": given.expires_in, "token_type": "Bearer"}
         return _text(json.dumps(answer, separators=(",", ":")), "application/json")
 
-    async def _given(self, request: web.Request, key: TokenKey) -> HandedOut:
+    async def _given(self, caller: str, key: TokenKey) -> HandedOut:
         worthless = self.config.tokens == "placeholder"
-        return await self.desk.give(key, caller=request["caller"], worthless=worthless)
+        return await self.desk.give(key, caller=caller, worthless=worthless)
 
     async def _who(self) -> Identity:
         """The credential's identity. It is requested once for all callers, and not again just after a failure,
@@ -183,7 +180,7 @@ def _again(error: SidecarError) -> SidecarError:
     return SidecarError(error.reason, error.detail, retry_after=error.retry_after, command=error.command)
 
 
-def _refused(error: SidecarError) -> web.Response:
+def _refused(error: SidecarError) -> Response:
     status = MEANINGS[error.reason].status
     if error.reason in _MISSING:
         status = 404
@@ -195,17 +192,10 @@ def _refused(error: SidecarError) -> web.Response:
     return answer
 
 
-def _text(text: str, content_type: str, status: int = 200) -> web.Response:
+def _text(text: str, content_type: str, status: int = 200) -> Response:
     # No charset: google-auth reads JSON for exactly `application/json`.
-    return web.Response(status=status, body=text.encode(), headers={"Content-Type": content_type})
+    return Response(status, text.encode(), {"Content-Type": content_type})
 
 
-def _plain(text: str, status: int) -> web.Response:
+def _plain(text: str, status: int) -> Response:
     return _text(text, "text/plain; charset=utf-8", status)
-
-
-async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    for name, value in problems.HEADERS.items():
-        response.headers.setdefault(name, value)
-    response.headers[_FLAVOR] = "Google"
-    response.headers["Server"] = "Metadata Server for VM"

@@ -16,26 +16,18 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, final
 from urllib.parse import unquote_plus
 
-from aiohttp import web
-from aiohttp.typedefs import Handler
-
 from sidecar.config.handouts import TokenEndpoint
 from sidecar.errors import Reason, SidecarError
 from sidecar.grammar.contents import quoted
 from sidecar.handout import guard
 from sidecar.handout.desk import Desk
 from sidecar.handout.offer import Offer
-from sidecar.handout.rfc6749 import (
-    OAuthRefusedError,
-    answer_to,
-    form_of,
-    invalid,
-    json_answer,
-    refusal_of,
-    set_headers,
-)
+from sidecar.handout.rfc6749 import HEADERS, OAuthRefusedError, answer_to, form_of, invalid, refusal_of
 from sidecar.net.callers import Callers
+from sidecar.serving.application import Application
 from sidecar.serving.intake import Takes
+from sidecar.serving.request import WholeRequest
+from sidecar.serving.response import Response
 from sidecar.tokens.token import TokenKey
 
 PATH: Final = "/oauth2/token"
@@ -65,9 +57,7 @@ class TokenApp:
     def __init__(self, desk: Desk) -> None:
         """Call `adopt` before it serves."""
         self.desk = desk
-        self.app = web.Application(middlewares=[self._guard])
-        self.app.on_response_prepare.append(set_headers)
-        self.app.router.add_post(PATH, self._give)
+        self.app = Application(TAKES.server, self._answer, headers=HEADERS)
 
     def adopt(self, offer: Offer, config: TokenEndpoint, peers: Callers | None) -> None:
         """Use this configuration from now on; `offer` and `peers` come from it."""
@@ -75,29 +65,26 @@ class TokenApp:
         self.config = config
         self.peers = peers
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer(self, request: WholeRequest) -> Response:
+        caller = ""
         try:
-            request["caller"] = guard.admit(request, TAKES.server, peers=self.peers, names=frozenset())
-            return await handler(request)
+            caller = guard.admit(request, TAKES.server, peers=self.peers, names=frozenset())
+            if request.path != PATH:
+                return _nothing(404, f"There is nothing at this path: POST {PATH} gives tokens.")
+            if request.method != "POST":
+                return _nothing(405, "Tokens are asked for by POST.")
+            return await self._give(request, caller)
         except OAuthRefusedError as error:
             refused = error
         except SidecarError as error:
             refused = refusal_of(error)
-        except web.HTTPMethodNotAllowed:
-            return json_answer(
-                {"error": "invalid_request", "error_description": "Tokens are asked for by POST."}, 405
-            )
-        except web.HTTPNotFound:
-            detail = f"There is nothing at this path: POST {PATH} gives tokens."
-            return json_answer({"error": "invalid_request", "error_description": detail}, 404)
-        self.desk.refused(refused.reason, refused.detail, caller=request.get("caller", ""))
+        self.desk.refused(refused.reason, refused.detail, caller=caller)
         return answer_to(refused)
 
-    async def _give(self, request: web.Request) -> web.StreamResponse:
-        if request.query_string:
+    async def _give(self, request: WholeRequest, caller: str) -> Response:
+        if request.query:
             raise invalid("Parameters belong into the body of the request, where no log has them.")
-        form = form_of(await request.read())
+        form = form_of(request.body)
         client = self._authenticated(request, form)
         if form.get("grant_type") != "client_credentials":
             missing = "grant_type" not in form
@@ -112,14 +99,14 @@ class TokenApp:
                 f"An ID token has an audience and no scopes: leave {quoted(min(unknown))} out.",
                 reason=Reason.NOT_ALLOWED,
             )
-        given = await self.desk.give(self._key(client, form), caller=request["caller"])
-        return json_answer(
-            {"access_token": given.value, "token_type": "Bearer", "expires_in": given.expires_in}, 200
+        given = await self.desk.give(self._key(client, form), caller=caller)
+        return Response.of_json(
+            {"access_token": given.value, "token_type": "Bearer", "expires_in": given.expires_in}
         )
 
-    def _authenticated(self, request: web.Request, form: Mapping[str, str]) -> _Client:
+    def _authenticated(self, request: WholeRequest, form: Mapping[str, str]) -> _Client:
         """The authenticated client; raises for a caller without the secret."""
-        sent = request.headers.getall("Authorization", [])
+        sent = request.headers("Authorization")
         if sent and "client_secret" in form:
             raise invalid("The client says who it is twice: in Authorization and in the body.")
         if sent:
@@ -157,6 +144,10 @@ class TokenApp:
             "audience (Prometheus: endpoint_params), or the name of such a route as client_id.",
             reason=Reason.NOT_ALLOWED,
         )
+
+
+def _nothing(status: int, detail: str) -> Response:
+    return Response.of_json({"error": "invalid_request", "error_description": detail}, status=status)
 
 
 def _from_basic(value: str) -> _Client | None:

@@ -6,18 +6,17 @@ once, and in the body), 4.1.2.1, 5.1, 5.2 and appendix B (UTF-8); RFC 8707 secti
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl
-
-from aiohttp import web
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.handout.desk import TRANSIENT
 from sidecar.serving import problems
+from sidecar.serving.response import Response
 
+HEADERS: Final = {**problems.HEADERS, "Pragma": "no-cache"}
+"""In every answer (RFC 6749 section 5.1)."""
 _PARAMETERS: Final = 50
 _NOT_IN_DESCRIPTIONS: Final = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 """RFC 6749 section 5.2."""
@@ -76,25 +75,12 @@ def refusal_of(error: SidecarError) -> OAuthRefusedError:
     return refused
 
 
-def answer_to(refused: OAuthRefusedError) -> web.Response:
+def answer_to(refused: OAuthRefusedError) -> Response:
     """What a refusal is answered by."""
     description = _NOT_IN_DESCRIPTIONS.sub("'", refused.detail)
-    said = json_answer({"error": refused.error, "error_description": description}, refused.status)
+    said = Response.of_json({"error": refused.error, "error_description": description}, status=refused.status)
     if refused.status == 401:
         said.headers["WWW-Authenticate"] = 'Basic realm="token endpoint"'
     if refused.retry_after is not None:
         said.headers["Retry-After"] = str(max(1, round(refused.retry_after)))
     return said
-
-
-def json_answer(value: Mapping[str, object], status: int) -> web.Response:
-    """An answer in JSON."""
-    return web.Response(status=status, text=json.dumps(value), content_type="application/json")
-
-
-async def set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """For every answer."""
-    for name, value in problems.HEADERS.items():
-        response.headers.setdefault(name, value)
-    response.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1
-    response.headers.pop("Server", None)

@@ -48,7 +48,7 @@ class Handouts:
         """Kept where a server is switched off: a counter is never taken back."""
         self._running: dict[str, _Running] = {}
         self._has_loaded = False
-        """Whether aiohttp and the applications are there: not before one is named."""
+        """Whether the applications are loaded: not before one is named."""
 
     async def follow(self) -> None:
         """Serve what the configuration in force names, on the listeners that are bound for it, and nothing else."""

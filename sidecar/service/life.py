@@ -7,9 +7,8 @@ Called by the `run` command and by `exec`, in a process of its own, or by `check
     → close listeners, finish what is in flight up to `drain.max`
     → close tokens → close admin, so that probes and the last scrape see the drain to its end
 
-The proxy serves before the admin server does: aiohttp, and all else that only servers of the control plane need, is
-loaded in between, while the first tokens are fetched. A probe that connects to the admin port meanwhile waits, and is
-answered then.
+The proxy serves before the admin server does: what only servers of the control plane need is loaded in between, while
+the first tokens are fetched. A probe that connects to the admin port meanwhile waits, and is answered then.
 """
 
 from __future__ import annotations

@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sidecar.grammar import hosts
 from sidecar.proxy.admission.guard import mark_of_another_site
+from sidecar.serving.problems import RefusedError
+from sidecar.serving.request import WholeRequest
 
-if TYPE_CHECKING:
-    from aiohttp import web
 
-
-def refusal(
-    request: web.BaseRequest, server: str = "admin server", names: Collection[str] = ()
-) -> str | None:
+def refusal(request: WholeRequest, server: str = "admin server", names: Collection[str] = ()) -> str | None:
     """Why this request to the `server` is not served, as a sentence; None if it is. `names` are further hosts that it
     may be called by."""
-    headers = request.headers
-    named = headers.getall("Host", [])
+    named = request.headers("Host")
     # HTTP/1.0 may leave it out; every browser sends it.
     if len(named) > 1 or (named and not _is_own_name(named[0], names)):
         return (
@@ -34,11 +30,11 @@ def refusal(
             "call it by localhost, a name below .localhost, or an IP address."
         )
     found = {
-        name.lower().encode("ascii"): ", ".join(values).encode("latin-1", "replace")
-        for name in ("Sec-Fetch-Site", "Origin")
-        if (values := headers.getall(name, []))
+        name: b", ".join(values)
+        for name in (b"sec-fetch-site", b"origin")
+        if (values := request.fields.get(name))
     }
-    match mark_of_another_site(found, (named[0] if named else "").encode("latin-1", "replace")):
+    match mark_of_another_site(found, (named[0] if named else "").encode("latin-1")):
         case None:
             return None
         case "Sec-Fetch-Site":
@@ -49,14 +45,10 @@ def refusal(
             )
 
 
-def refuse_strangers(request: web.Request, what: str) -> None:
-    """Raise HTTPForbidden for a caller on another machine, which may only read."""
-    peer = None if request.transport is None else request.transport.get_extra_info("peername")
-    if not is_local(peer):
-        # Not at the top: `gate` is loaded before aiohttp is.
-        from aiohttp import web
-
-        raise web.HTTPForbidden(text=f"Only a caller on this machine may ask the sidecar to {what}.")
+def refuse_strangers(request: WholeRequest, what: str) -> None:
+    """Raise RefusedError for a caller on another machine, which may only read."""
+    if not is_local(request.peername):
+        raise RefusedError(403, f"Only a caller on this machine may ask the sidecar to {what}.")
 
 
 def is_local(peer: Any) -> bool:

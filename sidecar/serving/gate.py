@@ -1,8 +1,8 @@
 """A connection to a server of the control plane, until a whole request has arrived, and its limits from then on.
 
-Decides what aiohttp must not: how much is read, for how long, and from how many at once. Made by `site` for each
-connection. aiohttp gets a request only when its head, and its body if it may have one, is complete and `intake`
-accepts it. It does not look into answers. Rules: a connection has one request, so that nothing piles up behind it.
+Decides how much is read, for how long, and from how many at once. Made by `site` for each connection. An application
+gets a request only when its head, and its body if it may have one, is complete and `intake` accepts it. It does not
+look into answers. Rules: a connection has one request, so that nothing piles up behind it.
 Each turn of the event loop accepts one connection and begins one request, so that the data path has its turns in
 between. A refused request gets a whole answer (RFC 9112 section 9.6), at no more than the cost of its head.
 
@@ -20,6 +20,7 @@ from typing import Final, cast, final
 
 from sidecar.runtime.clock import Clock, TimerHandle
 from sidecar.serving import callers, intake, problems
+from sidecar.serving.request import WholeRequest, decoded
 
 CONNECTIONS: Final = 100
 """Open at once to one server; `runtime.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens
@@ -46,6 +47,7 @@ class GateState(enum.Enum):
     ENDING = "ending"
 
 
+_ASKED: Final = (GateState.WAITING, GateState.SERVED)
 _FIRST_TO_GO: Final = {GateState.ENDING: 0, GateState.READING: 1}
 
 
@@ -57,20 +59,28 @@ class Gates:
         self,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
-        make: Callable[[], asyncio.Protocol],
+        serve: Callable[[Gate, WholeRequest], None],
         takes: intake.Takes,
     ) -> None:
-        """`make` gives the protocol that serves one request; `takes` is what may come in."""
+        """`serve` begins to answer a request; `takes` is what may come in."""
         self._loop = loop
         self.clock = clock
-        self.make = make
+        self.serve = serve
         self.takes = takes
         self._open: dict[Gate, None] = {}
         self._waiting: deque[Gate] = deque()
+        self._closed = asyncio.Event()
+        """Set when one has ended."""
 
     def __call__(self) -> Gate:
         """The gate of one more connection."""
         return Gate(self)
+
+    async def answered(self) -> None:
+        """Wait until every request that is there has its answer."""
+        while any(gate.state in _ASKED for gate in self._open):
+            self._closed.clear()
+            await self._closed.wait()
 
     def close(self) -> None:
         """Break off what is open."""
@@ -92,6 +102,7 @@ class Gates:
     def closed(self, gate: Gate) -> None:
         """It is gone."""
         self._open.pop(gate, None)
+        self._closed.set()
 
     def wait(self, gate: Gate) -> None:
         """Serve it in its turn."""
@@ -124,17 +135,19 @@ class Gate(asyncio.Protocol):
     __slots__ = (
         "_dropped",
         "_gates",
-        "_handler",
+        "_head",
         "_received",
         "_timer",
         "_unsent",
         "_whole",
+        "_writable",
         "state",
         "transport",
     )
 
     transport: asyncio.Transport
     _timer: TimerHandle
+    _head: intake.Head
 
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
@@ -144,7 +157,8 @@ class Gate(asyncio.Protocol):
         """Bytes of the request; 0 until its head is there."""
         self._dropped = 0
         self._unsent = False
-        self._handler: asyncio.Protocol | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     # what the transport calls
 
@@ -172,22 +186,19 @@ class Gate(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # Who asked and says no more is answered.
-        return self.state in (GateState.WAITING, GateState.SERVED)
+        return self.state in _ASKED
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self._gates.closed(self)
-        if self._handler is not None:
-            self._handler.connection_lost(exc)
+        self._writable.set()
 
     def pause_writing(self) -> None:
-        if self._handler is not None:
-            self._handler.pause_writing()
+        self._writable.clear()
         self._gates.bound_unsent()
 
     def resume_writing(self) -> None:
-        if self._handler is not None:
-            self._handler.resume_writing()
+        self._writable.set()
 
     # its life
 
@@ -198,10 +209,21 @@ class Gate(asyncio.Protocol):
         self.state = GateState.SERVED
         self._timer.cancel()
         self._timer = self._gates.clock.call_later(_SEND_TIME, self._look)
-        request, self._received = bytes(self._received), bytearray()
-        self._handler = self._gates.make()
-        self._handler.connection_made(self.transport)
-        self._handler.data_received(request)
+        head, body, self._received = self._head, bytes(self._received[self._head.size :]), bytearray()
+        known = self.transport.get_extra_info
+        path, query = head.asked
+        request = WholeRequest(
+            *(head.method, decoded(path), query.decode("ascii"), head.fields, body, head.http10),
+            *(known("peername"), known("socket"), known("owner")),
+        )
+        self._gates.serve(self, request)
+
+    async def send(self, data: bytes) -> None:
+        """Write to the peer once it has taken most of what was written before; ConnectionResetError if it has left."""
+        await self._writable.wait()
+        if self.transport.is_closing():
+            raise ConnectionResetError
+        self.transport.write(data)
 
     def _read_head(self, known: int) -> bool:
         """Whether it is there; `known` bytes were looked at before."""
@@ -214,10 +236,10 @@ class Gate(asyncio.Protocol):
                 raise problems.RefusedError(431, f"The head of a request has at most {intake.HEAD} bytes.")
             return False
         end += len(intake.END)
-        head = bytes(received[:end])
-        if head.count(b"\n") > intake.LINES + 2:
+        data = bytes(received[:end])
+        if data.count(b"\n") > intake.LINES + 2:
             raise problems.RefusedError(431, f"A request has at most {intake.LINES} header lines.")
-        found = intake.Head(head)
+        self._head = found = intake.Head(data)
         try:
             intake.refuse_head(found, self._gates.takes)
             local = callers.is_local(self.transport.get_extra_info("peername"))

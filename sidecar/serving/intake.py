@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import httptools
 
+from sidecar.proxy.http1.target import is_request_line
 from sidecar.serving.problems import RefusedError
 
 HEAD: Final = 16 * 1024
@@ -26,7 +27,12 @@ END: Final = b"\r\n\r\n"
 
 _FORM: Final = b"application/x-www-form-urlencoded"
 _JSON: Final = b"application/json"
-_URL: Final = re.compile(rb"http://([^/?#]+)(?:[/?].*)?", re.IGNORECASE)
+_URL: Final = re.compile(rb"http://([^/?#]+)([/?].*)?", re.IGNORECASE)
+_ONCE: Final = (
+    *(b"content-length", b"content-location", b"content-range", b"content-type", b"etag", b"max-forwards"),
+    *(b"server", b"transfer-encoding", b"user-agent"),
+)
+"""Fields that are no lists, so that readers could differ about two lines of them. Host is one too."""
 
 
 class Takes(NamedTuple):
@@ -43,7 +49,7 @@ class Takes(NamedTuple):
 
     def kind_of(self, head: Head) -> bytes | None:
         """The type of the body that this request may have; None for none."""
-        path = head.target.partition(b"?")[0]
+        path = head.asked[0]
         if head.method != "POST":
             return None
         if path.decode("latin-1") in self.forms:
@@ -55,6 +61,7 @@ class Head:
     """A head as the parser reads it; the names of its fields in lower case."""
 
     def __init__(self, data: bytes) -> None:
+        self.size = len(data)
         self.target = b""
         self.fields: dict[bytes, list[bytes]] = {}
         self._is_complete = False
@@ -65,10 +72,20 @@ class Head:
             pass  # CONNECT, or an offer that is not taken up
         except httptools.HttpParserError as error:
             raise RefusedError(400, "This is not an HTTP/1.1 request.") from error
-        if not self._is_complete or parser.get_http_version() not in ("1.1", "1.0"):
+        # llhttp takes several spaces, and RTSP.
+        if not self._is_complete or not is_request_line(data.partition(b"\r\n")[0]):
             raise RefusedError(400, "This is not an HTTP/1.1 request.")
         self.http10 = parser.get_http_version() == "1.0"
         self.method = parser.get_method().decode("ascii")
+
+    @property
+    def asked(self) -> tuple[bytes, bytes]:
+        """The path and the query, as they were sent, of a target that `refuse_head` accepts."""
+        target = self.target.partition(b"#")[0]
+        if (url := _URL.fullmatch(target)) is not None:
+            target = url[2] or b""
+        path, _, query = target.partition(b"?")
+        return path or b"/", query
 
     # what the parser calls
 
@@ -95,6 +112,10 @@ def refuse_head(head: Head, takes: Takes) -> None:
             raise RefusedError(
                 400, "The target of a request is a path, or a URL with the host that Host names."
             )
+    if b"sec-websocket-key1" in head.fields:
+        raise RefusedError(400, "This handshake has a body that no field tells of: it is not WebSocket's.")
+    if any(len(head.fields.get(name, ())) > 1 for name in _ONCE):
+        raise RefusedError(400, "A header of this request stands there twice that may stand there once.")
     if b"expect" in head.fields:
         raise RefusedError(417, f"The {takes.server} expects nothing: leave Expect out.")
 

@@ -1,16 +1,18 @@
 """The form of a refusal by a server of the control plane.
 
-Owns RFC 9457 problem+json and the header fields that no answer goes without. Called by applications for what aiohttp
-serves and by `gate` for what aiohttp never sees. Pure. Rules: nothing that was received is repeated; nothing is cached,
+Owns RFC 9457 problem+json and the header fields that no answer goes without. Called by applications for what they are
+asked and by `gate` for what never gets there. Pure. Rules: nothing that was received is repeated; nothing is cached,
 sniffed or framed.
 """
 
 from __future__ import annotations
 
 import json
-from email.utils import formatdate
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
+
+from sidecar.serving.response import Response
 
 TYPE: Final = "application/problem+json"
 
@@ -25,31 +27,22 @@ HEADERS: Final = {
 
 
 class RefusedError(Exception):
-    """A request that is not served: its status, and a sentence that says why."""
+    """A request that is not served: its status, a sentence that says why, and header fields of its own."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.headers = headers
 
 
-def document(status: int, detail: str) -> str:
-    """The problem document."""
-    return json.dumps({"title": HTTPStatus(status).phrase, "status": status, "detail": detail}) + "\n"
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that says why."""
+    document = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return Response(status, f"{json.dumps(document)}\n".encode(), {"Content-Type": TYPE, **(headers or {})})
 
 
 def answer(status: int, detail: str, *, head: bool, now: float) -> bytes:
-    """A whole answer, behind which the connection ends. `head` leaves the body out; `now` is in Unix seconds."""
-    body = document(status, detail).encode()
-    fields = {
-        "Date": formatdate(now, usegmt=True),
-        "Content-Type": TYPE,
-        "Content-Length": str(len(body)),
-        **HEADERS,
-        "Connection": "close",
-    }
-    lines = [
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        *(f"{name}: {it}" for name, it in fields.items()),
-    ]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if head else body)
+    """The same, as it is sent. `head` leaves the body out; `now` is in Unix seconds."""
+    made = problem(status, detail, HEADERS)
+    return made.head(http10=False, now=now) + (b"" if head else made.body)

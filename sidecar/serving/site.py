@@ -1,44 +1,31 @@
-"""An aiohttp application on its own listeners, behind the gate.
+"""An application on its own listeners, behind the gate.
 
 Owns how the servers of the control plane listen and answer: the admin server, and those that give tokens. `service`
 binds the sockets, starts each `Site` and closes it. It knows no paths. Rules: connections pass `gate`, each has one
-request, and errors inside get the form of `problems`. aiohttp parses one head a connection, gets a body only where it
-is whole, and never decompresses.
+request and ends behind its answer. A handler goes on though its peer has left; one that answers in parts learns of it
+at the next part.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, cast, final
-
-from aiohttp import web
-from aiohttp.http import HttpProcessingError
+from contextlib import aclosing, suppress
+from typing import Final, final
 
 from sidecar.runtime.clock import Clock
-from sidecar.serving import intake, problems
+from sidecar.runtime.tasks import Tasks
+from sidecar.serving import intake
+from sidecar.serving.application import Application
 from sidecar.serving.gate import Gate, Gates
-
-_log = logging.getLogger(__name__)
+from sidecar.serving.request import WholeRequest
+from sidecar.serving.response import LAST_CHUNK, chunk
 
 _BACKLOG: Final = 128
 
 _CLOSE_WAIT: Final = 1.0
 """Seconds that answers under way get when the server closes."""
-
-_AIOHTTP: Final[dict[str, Any]] = {
-    "logger": _log,
-    "access_log": None,
-    "auto_decompress": False,
-    "max_line_size": intake.HEAD,
-    "max_field_size": intake.HEAD,
-    "max_headers": intake.LINES,
-    # It has one request, which is whole: what it would wait for does not come.
-    "keepalive_timeout": 0,
-    "lingering_time": 0,
-}
 
 
 @final
@@ -51,13 +38,16 @@ class Site:
     """
 
     def __init__(
-        self, app: web.Application, sockets: Sequence[socket.socket], clock: Clock, takes: intake.Takes
+        self, app: Application, sockets: Sequence[socket.socket], clock: Clock, takes: intake.Takes
     ) -> None:
+        loop = asyncio.get_running_loop()
+        self._app = app
         self._sockets = tuple(sockets)
-        self._server = takes.server
+        self._clock = clock
+        self._task = f"request to the {takes.server}"
         self._servers: list[asyncio.Server] = []
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_WAIT)
-        self._gates = Gates(asyncio.get_running_loop(), clock, self._handler, takes)
+        self._tasks = Tasks(loop)
+        self._gates = Gates(loop, clock, self._serve, takes)
 
     def gate(self) -> Gate:
         """A gate for a connection that did not come through a socket of the site."""
@@ -65,7 +55,6 @@ class Site:
 
     async def start(self) -> None:
         """Accept connections on every socket."""
-        await self._runner.setup()
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             # asyncio accepts up to `backlog` connections before anything else gets its turn, and goes on when
@@ -77,51 +66,36 @@ class Site:
         """Close the listeners at once, and the connections after at most a second."""
         for server in self._servers:
             server.close()
-        await self._runner.cleanup()
+        self._app.closing.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_WAIT):
+                await self._gates.answered()
+        await self._tasks.close()
         self._gates.close()
 
-    def _handler(self) -> asyncio.Protocol:
-        return _RequestHandler(
-            cast(web.Server, self._runner.server), self._server, loop=asyncio.get_running_loop(), **_AIOHTTP
-        )
+    def _serve(self, gate: Gate, request: WholeRequest) -> None:
+        self._tasks.spawn(self._answer(gate, request), name=self._task)
 
-
-@final
-class _RequestHandler(web.RequestHandler):
-    """aiohttp's side of one connection, with one request."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, manager: web.Server, name: str, **options: Any) -> None:
-        super().__init__(manager, **options)
-        self._name = name
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """See aiohttp: the connection ends behind the answer."""
-        resp.force_close()
-        return await super().finish_response(request, resp, start_time)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """See aiohttp. Its own error pages repeat the request and name its parts; these don't."""
-        if isinstance(exc, HttpProcessingError):
-            answer = problem(400, "This request can't be read.")
-            # aiohttp would name itself, and answer as to HTTP/1.0: no signal is sent for these.
-            answer.headers.update(problems.HEADERS, Server="idtoken-sidecar", Connection="close")
-            return answer
-        self.logger.error(f"fault in the {self._name}", exc_info=exc)
-        if request.writer.output_size:
-            raise ConnectionError("the answer has begun")
-        return problem(status, "The sidecar has an internal fault; its log says which.")
-
-
-def problem(status: int, detail: str) -> web.Response:
-    """A refusal in the form of `problems`."""
-    return web.Response(text=problems.document(status, detail), status=status, content_type=problems.TYPE)
+    async def _answer(self, gate: Gate, request: WholeRequest) -> None:
+        response = await self._app.answer(request)
+        parts = response.parts
+        try:
+            head = response.head(http10=request.http10, now=self._clock.wall())
+            if request.method == "HEAD":
+                await gate.send(head)
+            elif parts is None:
+                await gate.send(head + response.body)
+            else:
+                await gate.send(head)
+                async with aclosing(parts):
+                    async for part in parts:
+                        await gate.send(part if request.http10 else chunk(part))
+                if not request.http10:
+                    await gate.send(LAST_CHUNK)
+        except ConnectionResetError:
+            return
+        except Exception as fault:  # noqa: BLE001  # logged
+            self._app.fault(fault)
+            gate.transport.abort()
+            return
+        gate.transport.close()

@@ -22,7 +22,7 @@ released = threading.Event()
 
 class Held:
     def find_spec(self, name, path=None, target=None):
-        if name != "aiohttp":
+        if name != "sidecar.admin.app":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -46,20 +46,17 @@ threading.Thread(target=tell, daemon=True).start()
 from sidecar.cli.commands import main
 main(["run", "--config", sys.argv[1], "--log-level", "error"], prog_name="idtoken-sidecar")
 """
-"""A sidecar that says which modules are loaded, for each line of stdin; until the first, the import of aiohttp waits."""
+"""A sidecar that says which modules are loaded, for each line of stdin; until the first, the import of the admin server
+waits."""
 
-ADMIN = (
-    "aiohttp.web",
-    "attr",
-    "multidict",
-    "sidecar.admin.page",
-    "sidecar.serving.site",
-    "yarl",
-)
+ADMIN = ("sidecar.admin.control", "sidecar.admin.page", "sidecar.serving.site")
 """What only the servers of the control plane need."""
 METRICS = "prometheus_client"
 """What a scrape needs."""
+AIOHTTP = ("aiohttp", "aiosignal", "attr", "frozenlist", "multidict", "propcache", "yarl")
+"""What the emulator's servers are made of, and no server of the sidecar's own."""
 NEVER = (
+    *AIOHTTP,
     "google",
     "cryptography",
     "opentelemetry",
@@ -79,7 +76,7 @@ HTTPS = ("certifi", "charset_normalizer", "requests", "urllib3")
 
 
 class Held:
-    """A sidecar that has not loaded aiohttp yet, until it is asked what it has loaded."""
+    """A sidecar that has not loaded the admin server yet, until it is asked what it has loaded."""
 
     def __init__(self, process: asyncio.subprocess.Process, port: int, admin_port: int) -> None:
         self._process = process
@@ -87,7 +84,7 @@ class Held:
         self.admin_port = admin_port
 
     async def loaded(self) -> set[str]:
-        """The modules that are loaded now; aiohttp may be, from then on."""
+        """The modules that are loaded now; the admin server may be, from then on."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
@@ -104,22 +101,22 @@ class Held:
                     await asyncio.sleep(0.01)
 
 
-Begin = Callable[[str], Awaitable[Held]]
+Begin = Callable[..., Awaitable[Held]]
 
 
 @pytest.fixture
 async def begin(google: Emulator, tmp_path: Path) -> AsyncIterator[Begin]:
-    """Start one with these credentials."""
+    """Start one with these credentials, and further keys."""
     started = []
 
-    async def beginning(credentials: str) -> Held:
+    async def beginning(credentials: str, more: str = "") -> Held:
         target = await google.add_target("svc")
         port, admin_port = free_port(), free_port()
         file = tmp_path / "config.yaml"
         file.write_text(
             f"listen: localhost:{port}\nadmin: localhost:{admin_port}\n"
             f"endpoints: {{iam_credentials: '{google.iam_url}'}}\ncredentials: {{{credentials}}}\n"
-            f"routes: [{{name: svc, upstream: '{target.url}'}}]\n"
+            f"routes: [{{name: svc, upstream: '{target.url}'}}]\n{more}"
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", HELD, str(file)),
@@ -184,3 +181,20 @@ async def test_nothing_is_loaded_that_is_not_used(
     loaded = await sidecar.loaded()
     assert not among(unused, loaded)
     assert among((METRICS,), loaded)
+
+
+async def test_the_servers_that_give_tokens_need_no_more(begin: Begin) -> None:
+    """Each is a small program on the sidecar's own server."""
+    metadata, oauth = free_port(), free_port()
+    sidecar = await begin(
+        "default: {type: metadata}",
+        f"metadata_server: {{listen: 'localhost:{metadata}'}}\n"
+        f"token_endpoint: {{listen: 'localhost:{oauth}', secret: {'s' * 40}}}\n",
+    )
+    assert await sidecar.served() == 200
+    assert not among(("sidecar.handout.metadata", "sidecar.handout.oauth"), await sidecar.loaded())
+    assert (await ask(metadata, "GET", "/"))[0] == 200
+    assert (await ask(oauth, "GET", "/"))[0] == 404
+    loaded = await sidecar.loaded()
+    assert among(("sidecar.handout.metadata", "sidecar.handout.oauth"), loaded)
+    assert not among(AIOHTTP, loaded)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient
 from prometheus_client.registry import CollectorRegistry
 
-from sidecar.admin.app import build_app
+from sidecar.admin.app import admin_server
 from sidecar.admin.exposition import build_registry
 from sidecar.observe.log_sink import LineLoss
 from sidecar.observe.metrics import (
@@ -168,8 +169,12 @@ def view() -> FakeSidecar:
 
 
 @pytest.fixture
-async def client(
-    view: FakeSidecar, aiohttp_client: Callable[..., Awaitable[TestClient[Any, Any]]]
-) -> TestClient[Any, Any]:
-    """A client of the admin application of `view`, over a real socket."""
-    return await aiohttp_client(build_app(view, FakeClock()))
+async def client(view: FakeSidecar) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of the admin server of `view`, over a real socket."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    site = admin_server(view, [sock], FakeClock())
+    await site.start()
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{sock.getsockname()[1]}") as session:
+        yield session
+    await site.close()

@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient
 
 from sidecar.admin.app import admin_server
 from sidecar.runtime.clock import SystemClock
@@ -17,7 +16,7 @@ PATHS = ["/", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics",
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_head_is_get_without_the_body(client: TestClient[Any, Any], path: str) -> None:
+async def test_head_is_get_without_the_body(client: aiohttp.ClientSession, path: str) -> None:
     """HEAD answers as GET does, with nothing after the head."""
     get, head = await client.get(path), await client.head(path)
     assert (get.status, head.status) == (200, 200)
@@ -29,7 +28,7 @@ async def test_head_is_get_without_the_body(client: TestClient[Any, Any], path: 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
 async def test_another_method_is_told_what_is_allowed(
-    client: TestClient[Any, Any], path: str, method: str
+    client: aiohttp.ClientSession, path: str, method: str
 ) -> None:
     """What only reads takes GET and HEAD; 405 says so in Allow and in its body."""
     answer = await client.request(method, path)
@@ -39,7 +38,7 @@ async def test_another_method_is_told_what_is_allowed(
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/healthz", "/healthz/live/", "/METRICS", "/quit/x"])
-async def test_an_unknown_path_is_a_problem(client: TestClient[Any, Any], path: str) -> None:
+async def test_an_unknown_path_is_a_problem(client: aiohttp.ClientSession, path: str) -> None:
     """404 is problem+json and does not repeat what was asked for."""
     answer = await client.get(path)
     assert (answer.status, answer.content_type) == (404, "application/problem+json")
@@ -48,7 +47,7 @@ async def test_an_unknown_path_is_a_problem(client: TestClient[Any, Any], path: 
     assert "nothing" not in problem["detail"].replace("nothing at this path", "")
 
 
-async def test_the_index_lists_every_path(client: TestClient[Any, Any]) -> None:
+async def test_the_index_lists_every_path(client: aiohttp.ClientSession) -> None:
     """/ is plain text that names each path, /quit with its method."""
     text = await (await client.get("/")).text()
     assert all(path in text for path in PATHS)
@@ -68,7 +67,7 @@ async def test_the_index_lists_every_path(client: TestClient[Any, Any]) -> None:
     ],
 )
 async def test_every_answer_carries_the_security_headers(
-    client: TestClient[Any, Any], method: str, path: str, status: int
+    client: aiohttp.ClientSession, method: str, path: str, status: int
 ) -> None:
     """Nothing is sniffed, cached, framed or scripted, and no answer says what the server is made of."""
     answer = await client.request(method, path)
@@ -90,7 +89,7 @@ async def test_every_answer_carries_the_security_headers(
     ],
 )
 async def test_a_web_page_is_refused_everywhere(
-    client: TestClient[Any, Any], path: str, headers: dict[str, str]
+    client: aiohttp.ClientSession, path: str, headers: dict[str, str]
 ) -> None:
     """A page of another site gets 403 for each path, the unknown ones too, with the security headers."""
     answer = await client.get(path, headers=headers)
@@ -99,7 +98,7 @@ async def test_a_web_page_is_refused_everywhere(
     assert (await answer.json(content_type=None))["detail"]
 
 
-async def test_status_json_is_the_view_s_document(client: TestClient[Any, Any], view: Any) -> None:
+async def test_status_json_is_the_view_s_document(client: aiohttp.ClientSession, view: Any) -> None:
     """/status.json shows what the view reports."""
     view.document = {"version": "1.2.3", "routes": [{"name": "billing"}]}
     answer = await client.get("/status.json")
@@ -107,7 +106,7 @@ async def test_status_json_is_the_view_s_document(client: TestClient[Any, Any], 
     assert await answer.json() == view.document
 
 
-async def test_a_fault_is_a_plain_500(client: TestClient[Any, Any], view: Any) -> None:
+async def test_a_fault_is_a_plain_500(client: aiohttp.ClientSession, view: Any) -> None:
     """A fault in the view is answered with 500 that tells nothing about the inside."""
     view.document = {"not json": {object()}}
     answer = await client.get("/status.json")

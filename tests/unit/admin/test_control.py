@@ -10,20 +10,20 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, make_mocked_request
 
-from sidecar.admin.app import PATHS, admin_server
-from sidecar.admin.control import quit_sidecar
-from sidecar.admin.view import VIEW
+from sidecar.admin.app import Admin, admin_server
+from sidecar.admin.control import Control
 from sidecar.errors import Reason, SidecarError
 from sidecar.runtime.clock import SystemClock
+from sidecar.serving.problems import RefusedError
+from sidecar.serving.request import WholeRequest
 from sidecar.tokens.renewals import Renewal, TooSoonError
 from sidecar.tokens.token import TokenKey
+from tests.support.clock import FakeClock
 from tests.support.named_source import NamedSource
 
 
-async def test_a_post_from_this_machine_quits(client: TestClient[Any, Any], view: Any) -> None:
+async def test_a_post_from_this_machine_quits(client: aiohttp.ClientSession, view: Any) -> None:
     """POST /quit is accepted and asks the sidecar to stop, once for each request."""
     answer = await client.post("/quit")
     assert (answer.status, await answer.json()) == (202, {"quitting": True})
@@ -31,7 +31,7 @@ async def test_a_post_from_this_machine_quits(client: TestClient[Any, Any], view
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
-async def test_nothing_but_post_quits(client: TestClient[Any, Any], view: Any, method: str) -> None:
+async def test_nothing_but_post_quits(client: aiohttp.ClientSession, view: Any, method: str) -> None:
     """No other method quits: a link or a prefetch must not."""
     answer = await client.request(method, "/quit")
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
@@ -47,7 +47,7 @@ async def test_nothing_but_post_quits(client: TestClient[Any, Any], view: Any, m
     ],
 )
 async def test_a_web_page_cannot_quit(
-    client: TestClient[Any, Any], view: Any, headers: dict[str, str]
+    client: aiohttp.ClientSession, view: Any, headers: dict[str, str]
 ) -> None:
     """A page of another site is refused though its browser runs on this machine."""
     assert (await client.post("/quit", headers=headers)).status == 403
@@ -58,7 +58,7 @@ async def test_a_web_page_cannot_quit(
     ("outcome", "status"), [(("ok", ""), 200), (("unchanged", ""), 200), (("error", "It is broken."), 422)]
 )
 async def test_a_post_reloads_and_says_what_came_of_it(
-    client: TestClient[Any, Any], view: Any, outcome: tuple[str, str], status: int
+    client: aiohttp.ClientSession, view: Any, outcome: tuple[str, str], status: int
 ) -> None:
     """422 where the old configuration stays in force; no other method does anything."""
     view.reloaded = outcome
@@ -75,7 +75,7 @@ async def test_a_post_reloads_and_says_what_came_of_it(
     [("", 200, [None]), ("?level=warning", 200, ["warning"]), ("?level=loud", 400, [])],
 )
 async def test_the_log_level_can_be_changed(
-    client: TestClient[Any, Any], view: Any, query: str, status: int, levels: list[str | None]
+    client: aiohttp.ClientSession, view: Any, query: str, status: int, levels: list[str | None]
 ) -> None:
     """By POST only, to a level that there is."""
     answer = await client.post(f"/log-level{query}")
@@ -105,7 +105,7 @@ DENIED = SidecarError(Reason.TOKEN_DENIED, "Not allowed.", command="gcloud grant
     ],
 )
 async def test_a_post_renews_and_says_what_came_of_it(
-    client: TestClient[Any, Any], view: Any, renewals: Any, status: int, said: dict[str, Any]
+    client: aiohttp.ClientSession, view: Any, renewals: Any, status: int, said: dict[str, Any]
 ) -> None:
     """Of one route or of all; by POST only."""
     view.renewals = renewals
@@ -129,25 +129,16 @@ async def test_a_post_renews_and_says_what_came_of_it(
     assert (await client.get("/renew")).status == 405
 
 
-class Transport:
-    """A transport whose other end is elsewhere."""
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        """Its peer's address."""
-        return ("10.4.0.1", 4711) if name == "peername" else default
-
-
 async def test_another_machine_cannot_quit(view: Any) -> None:
     """A peer that is not on this machine gets 403, also where the admin server listens for probes."""
-    app = web.Application()
-    app[VIEW] = view
-    with pytest.raises(web.HTTPForbidden):
-        await quit_sidecar(make_mocked_request("POST", "/quit", app=app, transport=Transport()))
+    with pytest.raises(RefusedError) as refused:
+        await Control(view).quit_sidecar(WholeRequest("POST", "/quit", peername=("10.4.0.1", 4711)))
+    assert refused.value.status == 403
     assert view.quits == 0
 
 
 async def test_the_refusal_says_who_may(
-    client: TestClient[Any, Any], view: Any, monkeypatch: pytest.MonkeyPatch
+    client: aiohttp.ClientSession, view: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 403 of another machine is problem+json that names the rule."""
     monkeypatch.setattr("sidecar.serving.callers.is_local", lambda peer: False)
@@ -176,7 +167,7 @@ ASKED_FOR = ["/quit", "/reload", "/renew", "/log-level", "/explain"]
 
 @pytest.mark.parametrize("path", ASKED_FOR)
 async def test_what_is_asked_for_by_post_is_for_this_machine(
-    client: TestClient[Any, Any], view: Any, monkeypatch: pytest.MonkeyPatch, path: str
+    client: aiohttp.ClientSession, view: Any, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """Others may look, and no more; nothing has happened."""
     monkeypatch.setattr("sidecar.serving.callers.is_local", lambda peer: False)
@@ -192,7 +183,7 @@ async def test_what_is_asked_for_by_post_is_for_this_machine(
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
 @pytest.mark.parametrize("mark", ["Origin", "Sec-Fetch-Site"])
 async def test_no_path_and_no_method_is_for_pages_of_other_sites(
-    client: TestClient[Any, Any], view: Any, method: str, path: str, mark: str
+    client: aiohttp.ClientSession, view: Any, method: str, path: str, mark: str
 ) -> None:
     """403 before anything else is said, a preflight's answer included."""
     headers = {
@@ -206,9 +197,9 @@ async def test_no_path_and_no_method_is_for_pages_of_other_sites(
     assert (view.quits, view.levels) == (0, [])
 
 
-def test_these_are_all_the_paths_that_take_post() -> None:
+def test_these_are_all_the_paths_that_take_post(view: Any) -> None:
     """A new one must be thought of here."""
-    assert [path for method, path, *_ in PATHS if method != "GET"] == [
+    assert [path for method, path, *_ in Admin(view, FakeClock()).paths if method != "GET"] == [
         "/explain",
         "/reload",
         "/renew",
@@ -217,7 +208,7 @@ def test_these_are_all_the_paths_that_take_post() -> None:
     ]
 
 
-async def test_head_of_the_feed_ends(client: TestClient[Any, Any]) -> None:
+async def test_head_of_the_feed_ends(client: aiohttp.ClientSession) -> None:
     """It has no body that anything could be sent in."""
     for _ in range(2):
         assert (await client.head("/events")).headers["Content-Type"] == "text/event-stream"

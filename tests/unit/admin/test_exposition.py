@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -341,7 +341,7 @@ PROMETHEUS_3 = (
     ],
 )
 async def test_the_format_follows_accept(
-    client: TestClient[Any, Any], busy: Any, accept: str | None, content_type: str
+    client: aiohttp.ClientSession, busy: Any, accept: str | None, content_type: str
 ) -> None:
     """OpenMetrics for those who ask for it, else Prometheus text; a broken Accept is no fault."""
     headers = {} if accept is None else {"Accept": accept}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient
 
 REASON = "Route `billing` has had no token yet: token_endpoint_unreachable."
 
@@ -48,7 +48,7 @@ MISSING = "1 of 3 tokens missing: token_denied: Not allowed."
     ],
 )
 async def test_a_probe_answers_by_state(
-    client: TestClient[Any, Any], view: Any, path: str, state: dict[str, Any], status: int, text: str
+    client: aiohttp.ClientSession, view: Any, path: str, state: dict[str, Any], status: int, text: str
 ) -> None:
     """Live while it answers; ready while nothing speaks against traffic, never while draining; started once."""
     vars(view).update(state)
@@ -59,7 +59,7 @@ async def test_a_probe_answers_by_state(
 
 @pytest.mark.parametrize("accept", ["application/json", "text/html, Application/JSON;q=0.5"])
 async def test_reasons_come_as_json_when_asked_for(
-    client: TestClient[Any, Any], view: Any, accept: str
+    client: aiohttp.ClientSession, view: Any, accept: str
 ) -> None:
     """`Accept: application/json` gets the same as JSON."""
     view.reasons = [REASON]
@@ -68,7 +68,7 @@ async def test_reasons_come_as_json_when_asked_for(
     assert await answer.json() == {"ready": False, "reasons": [REASON]}
 
 
-async def test_what_is_missing_comes_as_json_too(client: TestClient[Any, Any], view: Any) -> None:
+async def test_what_is_missing_comes_as_json_too(client: aiohttp.ClientSession, view: Any) -> None:
     """Beside `reasons`, which are those of not being ready."""
     view.missing = MISSING
     answer = await client.get("/healthz/ready", headers={"Accept": "application/json"})
@@ -76,7 +76,9 @@ async def test_what_is_missing_comes_as_json_too(client: TestClient[Any, Any], v
 
 
 @pytest.mark.parametrize("path", ["live", "ready", "startup"])
-async def test_every_probe_nudges_the_token_store(client: TestClient[Any, Any], view: Any, path: str) -> None:
+async def test_every_probe_nudges_the_token_store(
+    client: aiohttp.ClientSession, view: Any, path: str
+) -> None:
     """Each probe has the tokens checked: on Cloud Run it may be the only moment with CPU."""
     await client.get(f"/healthz/{path}")
     await client.head(f"/healthz/{path}")

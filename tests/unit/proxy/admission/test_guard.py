@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
-from multidict import CIMultiDict
 
 from sidecar.errors import Reason, SidecarError
 from sidecar.proxy.admission.guard import mark_of_another_site, refuse_browser, refuse_stray_browser
 from sidecar.proxy.fields import headers
 from sidecar.serving.callers import refusal
+from sidecar.serving.request import WholeRequest
 
 HOST = "localhost:8787"
 SITE, ORIGIN = "Sec-Fetch-Site", "Origin"
@@ -56,8 +55,12 @@ SERVED = [
 def marks(lines: list[tuple[str, str]]) -> tuple[str | None, str | None]:
     """What the data path and the admin port make of it."""
     fields = [(name.encode(), value.encode()) for name, value in lines]
-    request = make_mocked_request("GET", "/", headers=CIMultiDict([("Host", HOST), *lines]))
-    return mark_of_another_site(headers.survey(fields), HOST.encode()), refusal(request)
+    found: dict[bytes, list[bytes]] = {b"host": [HOST.encode()]}
+    for name, value in fields:
+        found.setdefault(name.lower(), []).append(value)
+    return mark_of_another_site(headers.survey(fields), HOST.encode()), refusal(
+        WholeRequest("GET", "/", fields=found)
+    )
 
 
 @pytest.mark.parametrize(("lines", "mark"), REFUSED)
