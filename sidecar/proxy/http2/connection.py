@@ -186,11 +186,14 @@ class Http2Connection:
         else:
             settings[Setting.MAX_CONCURRENT_STREAMS] = streams
         self._inner.initiate_connection(settings)
-        self._inner.set_local_window_size(min(_LARGEST_WINDOW, max(65535, window * streams)))
+        room = min(_LARGEST_WINDOW, max(65535, window * streams))
+        self._inner.set_local_window_size(room)
         self.walk = None if is_client else FrameWalk()
         """Follows an app's frames. A target has a deadline for its answers anyway."""
-        self.credit_least = window // _CREDITS
-        """Bytes that a stream should gather before it calls `credit`, unless its peer's message has ended."""
+        self.credit_least = min(window, room // streams) // _CREDITS
+        """Bytes that a stream should gather before it calls `credit`, unless its peer's message has ended. All streams
+        together never keep more than a part of the connection's window.
+        """
         self._allowance = _ALLOWANCE
         self._as_of_mono = now_mono
         self._has_ended = False
