@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -71,7 +70,16 @@ class World:
             stdout=asyncio.subprocess.PIPE,
         )
         await self.names({})
-        await eventually(lambda: os.path.exists(self._socket), why="its log is not read here")
+        await eventually(self._listens, why="its log is not read here")
+
+    async def _listens(self) -> bool:
+        """Its file alone says little: it is there before listen(2)."""
+        try:
+            _, writer = await asyncio.open_unix_connection(self._socket)
+        except OSError:
+            return False
+        writer.transport.abort()
+        return True
 
     async def names(self, answers: Mapping[str, list[str] | str]) -> dict[str, int]:
         """Answer so from now on; how often each name was asked for."""
