@@ -73,6 +73,11 @@ LIMITS = (
     Limit("wake-ups", 1.0, beside=""),
     Limit("small plain", 1.0, product="sidecar"),
     Limit("small tls", 1.05, product="sidecar"),
+    *(Limit(f"{kind} m=32", 1.4, product="sidecar") for kind in ("h2c", "tls")),
+    *(Limit(f"{kind} m=1", 1.1, product="sidecar") for kind in ("h2c", "tls")),
+    Limit("grpc 8", 0.9, product="sidecar"),
+    Limit("stream plain", 1.3, product="sidecar"),
+    Limit("stream tls", 1.8, product="sidecar"),
     *(Limit(f"small {kind}", 1.03, product="sidecar", beside="earlier") for kind in ("plain", "tls")),
     *(
         Limit(f"{way} {kind} memory", 32, product=product, beside="", worst=True)
