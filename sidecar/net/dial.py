@@ -24,7 +24,7 @@ from sidecar.net import egress, peer, tls, tls_faults, tls_handshake
 from sidecar.net.backoff import LONGEST_PAUSE, Backoff, Failure
 from sidecar.net.event_loop import readiness_of
 from sidecar.net.hop import Hop, first_hop, name_of, not_dialled
-from sidecar.net.resolver import AddressInfo, Lookup, Resolver
+from sidecar.net.resolver import AddressInfo, Lookup, Resolver, system_lookup
 from sidecar.net.tcp import TcpTransport
 from sidecar.net.tls_files import Contexts, Renewed
 from sidecar.net.transport import Receiver, Transport
@@ -51,7 +51,7 @@ class Dialer:
         clock: Clock,
         *,
         jitter: Callable[[], float],
-        lookup: Lookup = socket.getaddrinfo,
+        lookup: Lookup = system_lookup,
         trust: Trust | None = None,
     ) -> None:
         """`own` holds this process's own listeners and may be filled later. `jitter` gives numbers from 0 to 1.

@@ -44,7 +44,8 @@ async def handshake(
     try:
         secured = context.wrap_socket(
             sock,
-            server_hostname=server_name,
+            # Bytes: text goes through the codec that `resolver.system_lookup` avoids.
+            server_hostname=server_name.encode("ascii"),
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,
             session=session.session if session is not None and session.context is context else None,

@@ -19,6 +19,10 @@ from sidecar.errors import Reason, SidecarError
 EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE))
 """The process's table is full; the system's is."""
 
+SERVED: Final = 100
+"""Connections open at once to one server of the control plane; `serving.gate` keeps to it. Probes, scrapers and the
+status page's feeds are some dozens at most."""
+
 _OWN: Final = 200
 """Descriptors for everything else: listeners, the admin server's callers, token endpoints, files, subprocesses."""
 

@@ -39,7 +39,6 @@ from sidecar.runtime.tasks import Tasks
 from sidecar.runtime.trust import UnusableCaError, for_token_endpoints, for_upstreams
 from sidecar.service.bindings import Bindings
 from sidecar.service.start_error import EXIT_CONFIG, StartError
-from sidecar.serving.gate import CONNECTIONS
 from sidecar.tokens.credential_file import is_project
 from sidecar.tokens.fetch.source import GoogleSource
 from sidecar.tokens.renewals import Renewals
@@ -282,7 +281,7 @@ def limits(config: Config) -> Limits:
     """The limits as the process's own limit of open files lets them be kept."""
     limits = config.limits
     elsewhere = sum(route.pool.over(config.pool).connections for route in config.routes)
-    possible = descriptors.room(elsewhere + len(config.handouts) * CONNECTIONS)
+    possible = descriptors.room(elsewhere + len(config.handouts) * descriptors.SERVED)
     if possible is None or possible >= limits.connections:
         return limits
     _log.warning(

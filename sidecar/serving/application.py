@@ -2,8 +2,8 @@
 
 Owns how a handler's result becomes an answer: the header fields that every one has, a refusal, a fault. `admin` and
 `handout` make one each, with a handler; `site` asks it. It knows no connection. Rules: whatever a handler raises, there
-is an answer, and it tells nothing of the inside. A method that a path does not have is answered with those that it has
-(RFC 9110 section 15.5.6). HEAD is GET (section 9.3.2), whose body `site` leaves out.
+is an answer, and it tells nothing of the inside. A method that a path does not have is told which it has (RFC 9110
+section 15.5.6). HEAD is GET (section 9.3.2), whose body `site` leaves out.
 """
 
 from __future__ import annotations

@@ -19,12 +19,9 @@ from collections.abc import Callable
 from typing import Final, cast, final
 
 from sidecar.runtime.clock import Clock, TimerHandle
+from sidecar.runtime.descriptors import SERVED
 from sidecar.serving import callers, intake, problems
 from sidecar.serving.request import WholeRequest, decoded
-
-CONNECTIONS: Final = 100
-"""Open at once to one server; `runtime.descriptors` counts on it. Probes, scrapers and the pages' feeds are some dozens
-at most."""
 
 _REQUEST_TIME: Final = 10.0
 """Seconds from the connection to the end of the request; as `limits.head_timeout`."""
@@ -93,7 +90,7 @@ class Gates:
         """At the limit one connection is closed: the oldest refused one, else the oldest without a request, else the
         oldest.
         """
-        if len(self._open) >= CONNECTIONS:
+        if len(self._open) >= SERVED:
             oldest = min(self._open, key=lambda it: _FIRST_TO_GO.get(it.state, len(_FIRST_TO_GO)))
             self._open.pop(oldest)
             oldest.transport.abort()

@@ -31,7 +31,7 @@ class WholeRequest:
     body: bytes = b""
     http10: bool = False
     peername: Any = None
-    """The other end's address, as its socket has it."""
+    """The other end's address, as the socket has it."""
     socket: socket.socket | None = None
     """The connection's; not to be read or written."""
     owner: Owner | None = None

@@ -49,7 +49,7 @@ main(["run", "--config", sys.argv[1], "--log-level", "error"], prog_name="idtoke
 """A sidecar that says which modules are loaded, for each line of stdin; until the first, the import of the admin server
 waits."""
 
-ADMIN = ("sidecar.admin.control", "sidecar.admin.page", "sidecar.serving.site")
+ADMIN = ("sidecar.admin.control", "sidecar.admin.page", "sidecar.serving")
 """What only the servers of the control plane need."""
 METRICS = "prometheus_client"
 """What a scrape needs."""
@@ -71,7 +71,7 @@ NEVER = (
     "sidecar.cli.online",
 )
 """What a sidecar that only forwards does not use."""
-HTTPS = ("certifi", "charset_normalizer", "requests", "urllib3")
+HTTPS = ("certifi", "charset_normalizer", "encodings.idna", "requests", "urllib3")
 """What asks token endpoints, other than the metadata server."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 _CHUNK: Final = 8 * 1024
@@ -45,7 +45,7 @@ def ask(
     target = parts.path or "/"
     connection = http.client.HTTPConnection(parts.netloc, timeout=seconds)
     try:
-        connection.connect()
+        connection.sock = _connected(connection.host, connection.port, seconds)
         watch(connection.sock)
         connection.request(method, f"{target}?{parts.query}" if parts.query else target, body, dict(headers))
         with connection.getresponse() as response:
@@ -54,6 +54,15 @@ def ask(
             return Plain(response.status, fields, _read(response, limit))
     finally:
         connection.close()
+
+
+def _connected(host: str, port: int, seconds: float) -> socket.socket:
+    """As http.client does it, but for the host in bytes, which any of the calls below takes: see
+    `net.resolver.system_lookup`.
+    """
+    sock = socket.create_connection((cast(str, host.encode("ascii")), port), seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def _read(response: http.client.HTTPResponse, limit: int) -> bytes | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -102,3 +104,29 @@ async def test_an_error_that_nobody_waits_for_is_no_complaint_of_the_event_loop(
     del flight
     await asyncio.sleep(0)
     assert (complaints, resolver._flights) == ([], {})
+
+
+CODEC = """
+import asyncio, socket, ssl, sys
+from sidecar.net.resolver import system_lookup
+from sidecar.net.tls_handshake import HandshakeError, handshake
+
+assert system_lookup("localhost", 80, type=socket.SOCK_STREAM)
+ours, theirs = socket.socketpair()
+ours.setblocking(False)
+
+async def dial():
+    try:
+        await handshake(asyncio.get_running_loop(), ours, ssl.create_default_context(), "a.example", None)
+    except HandshakeError:
+        return theirs.recv(1000)
+
+theirs.sendall(b"no TLS")
+assert b"a.example" in asyncio.run(dial())
+assert "encodings.idna" not in sys.modules
+"""
+
+
+def test_neither_a_look_up_nor_a_handshake_loads_a_codec() -> None:
+    """1.8 MiB of tables for names that are not ASCII: ours are."""
+    subprocess.run([sys.executable, "-c", CODEC], check=True)
