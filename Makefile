@@ -72,6 +72,7 @@ CLIENT_PIP  := google-auth[aiohttp,requests]==2.63.0 gcloud-aio-auth==5.6.0 goog
 CLIENT_NPM  := @grpc/grpc-js@1.14.7 google-auth-library@10.9.1 gcp-metadata@8.1.4 @google-cloud/storage@7.22.0 undici@7.30.2 axios@1.21.1 ws@8.23.0 node@24.21.0
 clients:                ## the client libraries that tests/clients tries, into build/clients and from Debian (as root)
 	@for part in $(CLIENT_LIBS); do dpkg -s "$$part" >/dev/null 2>&1 && continue; \
+	  command -v "$$part" >/dev/null && continue; `# npm comes with others' packages of Node, which Debian's conflicts with` \
 	  echo "==> apt-get install $$part"; apt-get install --yes --quiet --no-install-recommends "$$part" >/dev/null || exit; done
 	@echo "==> npm and pip install, into build/clients"
 	@npm install --silent --no-audit --no-fund --prefix build/clients/npm $(CLIENT_NPM)

@@ -6,11 +6,19 @@ by `grpc_server` from HTTP/2. It judges nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+import re
+from typing import Final, NamedTuple, Self
 from urllib.parse import unquote
 
 from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
+
+_QUERY_TOKEN: Final = re.compile("(?<=[?&]access_token=)[^&]+")
+
+
+def without_token(raw_path: str) -> str:
+    """A path with its query, in which no `access_token` is told."""
+    return _QUERY_TOKEN.sub("REMOVED", raw_path)
 
 
 class Asked(NamedTuple):

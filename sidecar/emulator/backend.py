@@ -17,6 +17,7 @@ from typing import Final, final
 
 from aiohttp import WSMsgType, web
 
+from sidecar.emulator.asked import without_token
 from sidecar.emulator.verdicts import Admitted
 
 ADMITTED: Final = web.RequestKey("admitted", Admitted)
@@ -77,7 +78,9 @@ class Backend:
             {
                 "target": self._name,
                 "method": request.method,
-                "path": request.raw_path,
+                "path": without_token(request.raw_path)
+                if verified is not None and not verified.header
+                else request.raw_path,
                 "headers": _headers(request, admitted),
                 "body_length": size,
                 "body_sha256": digest.hexdigest(),

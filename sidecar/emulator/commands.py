@@ -50,7 +50,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     multiple=True,
     metavar="NAME[=KIND][,grpc]",
     help=f"A target service; repeatable. KIND is one of {', '.join(get_args(TargetKind))}. "
-    "With `,grpc` it speaks gRPC: cloud_run, iap, open. Default: `service=cloud_run`.",
+    "With `,grpc` it speaks gRPC: all but cloud_functions and googleapis. Default: `service=cloud_run`.",
 )
 @click.option(
     "--tls", is_flag=True, help="Make the targets speak TLS, with certificates of the emulator's own CA."

@@ -3,7 +3,8 @@
 Owns their verdict and their answers. Called by `checks`; reads headers and the path only. Sources:
 https://cloud.google.com/run/docs/authenticating/service-to-service,
 https://cloud.google.com/run/docs/configuring/custom-audiences, https://cloud.google.com/functions/docs/securing; the
-text of a 401 in https://github.com/pomerium/pomerium/issues/1623, of a 403 in
+text of a 401 in https://github.com/pomerium/pomerium/issues/1623, its challenge in a comment of google/ground-platform
+(web/src/app/services/data-import/data-import.service.ts), of a 403 in
 https://github.com/datacommonsorg/docsite/pull/463 and https://github.com/ahmetb/runsd/issues/25; that a
 service with internal ingress is a 404 in https://github.com/richardhe-fundamenta/practical-gcp-examples/pull/11.
 """

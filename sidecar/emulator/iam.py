@@ -3,12 +3,15 @@
 Owns generateIdToken, generateAccessToken, signJwt and signBlob with their permission model: the caller, a chain of
 delegates, the target. Composed by `app`. Error texts are Google's own. Sources:
 https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts,
-https://cloud.google.com/iam/docs/create-short-lived-credentials-delegated; errors: https://google.aip.dev/193 and what
-users report: https://github.com/google-github-actions/auth/issues/340 (a permission that is missing),
-https://github.com/google-github-actions/auth/issues/144 and https://github.com/golang/oauth2/issues/537 (a scope that
-there is not, or none), "Not found; Gaia id not found for email" (an account that there is not). A JWT to be signed
-lives for 12 hours at most (https://cloud.google.com/iam/docs/create-short-lived-credentials-direct), an access token
-for one.
+https://cloud.google.com/iam/docs/create-short-lived-credentials-delegated. A JWT to be signed lives for 12 hours at
+most (https://cloud.google.com/iam/docs/create-short-lived-credentials-direct), an access token for one.
+
+Errors: https://google.aip.dev/193 and what users report. A permission that is missing:
+https://github.com/google-github-actions/auth/issues/340. A scope that there is not, or none:
+https://github.com/google-github-actions/auth/issues/144 and https://github.com/golang/oauth2/issues/537. An account
+that there is not: "Not found; Gaia id not found for email". A life that is too long or too short: the measurements
+that `sts` names. A field that the method does not have:
+https://github.com/googleapis/google-auth-library-php/pull/580.
 """
 
 from __future__ import annotations
@@ -35,6 +38,10 @@ from sidecar.emulator.scopes import CLOUD_PLATFORM, IAM
 SERVICE: Final = "iamcredentials.googleapis.com"
 _SCOPES: Final = frozenset({CLOUD_PLATFORM, IAM})
 _INVALID: Final = "Request contains an invalid argument."
+_TOO_LONG: Final = (
+    "can not have lifetimes of more than 1 hour. Use the Org Policy Constraint "
+    "constraints/iam.allowServiceAccountCredentialLifetimeExtension to allow up to 12 hours."
+)
 _RESOURCE: Final = "projects/-/serviceAccounts/"
 _LONGEST: Final = 12 * 3600
 """Seconds ahead that a JWT to sign may expire."""
@@ -162,7 +169,9 @@ class IAMCredentialsServer:
         email, _, method = request.match_info["call"].rpartition(":")
         try:
             body = await self._body(request)
-            found = self._answer(method, email, self._caller(request), body, fault)
+            caller = self._caller(request)
+            _know(method, body)
+            found = self._answer(method, email, caller, body, fault)
         except RefusedError as error:
             return web.json_response(error.body, status=error.code)
         return web.json_response(found)
@@ -339,6 +348,39 @@ _UNAUTHENTICATED: Final = {
 """By whether there was a token."""
 
 
+_FIELDS: Final = {
+    "generateIdToken": {"audience", "delegates", "includeEmail", "organizationNumberIncluded", "useEmailAzp"},
+    "generateAccessToken": {"delegates", "lifetime", "scope"},
+    "signJwt": {"delegates", "payload"},
+    "signBlob": {"delegates", "payload"},
+}
+"""By method, as its reference page has them. They may be written with underscores, too (ProtoJSON)."""
+
+
+def _know(method: str, body: Mapping[str, Any]) -> None:
+    """Refuse fields that the method does not have: a misspelt one is not passed over."""
+    known = _FIELDS.get(method)
+    if known is None:
+        return
+    unknown = [name for name in body if name not in known and _camel(name) not in known]
+    if unknown:
+        words = [
+            f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.' for name in unknown
+        ]
+        error = RefusedError(400, "INVALID_ARGUMENT", "\n".join(words))
+        violations = [{"description": said} for said in words]
+        error.body["error"]["details"] = [
+            {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": violations}
+        ]
+        raise error
+
+
+def _camel(name: str) -> str:
+    """`include_email` as `includeEmail`."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
 def _is_on(body: Mapping[str, Any], name: str) -> bool:
     """JSON's true, or the text: google-auth writes that outside of googleapis.com (`google/oauth2/_client.py`)."""
     return body.get(name) in (True, "true")
@@ -356,7 +398,11 @@ def _lifetime(text: Any) -> float:
     try:
         seconds = float(str(text).removesuffix("s"))
     except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 3600:
+        seconds = math.nan
+    if math.isnan(seconds):
         raise RefusedError(400, "INVALID_ARGUMENT", _INVALID)
+    if seconds <= 0:
+        raise RefusedError(400, "INVALID_ARGUMENT", "Lifetime of access token must be larger then zero.")
+    if seconds > 3600:
+        raise RefusedError(400, "INVALID_ARGUMENT", _TOO_LONG)
     return seconds

@@ -35,6 +35,10 @@ class BadTokenError(Exception):
     """A token that can't be trusted; the message says why, in IAP's words where it has some."""
 
 
+class UnknownKeyError(BadTokenError):
+    """A token whose header names a key, or an algorithm, that its issuer does not have."""
+
+
 def encode(data: bytes) -> str:
     """base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
@@ -99,7 +103,7 @@ class SigningKey:
             # Only the one algorithm: what the header says is the sender's wish (RFC 8725 section 3.1).
             kid = header.get("kid", None if named else self.kid)
             if header.get("alg") != "RS256" or kid != self.kid:
-                raise BadTokenError("JWT signature is invalid")
+                raise UnknownKeyError("JWT signature is invalid")
             self._key.public_key().verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
         except InvalidSignature as error:
             raise BadTokenError("JWT signature is invalid") from error

@@ -28,8 +28,8 @@ _OPTIONS: Final[dict[TargetKind, frozenset[str]]] = {
     "cloud_run": _RUN | _GRPC | {"tags"},
     "cloud_functions": _RUN | {"generation"},
     "iap": _GRPC | {"resource", "assertion_audience"},
-    "api_gateway": frozenset({"custom_audiences", "issuers"}),
-    "endpoints": frozenset({"custom_audiences", "issuers"}),
+    "api_gateway": _GRPC | {"custom_audiences", "issuers"},
+    "endpoints": _GRPC | {"custom_audiences", "issuers"},
     "googleapis": frozenset({"service", "scopes", "enabled"}),
     "open": _GRPC,
 }
@@ -75,6 +75,11 @@ class Settings:
     """Whether a gRPC service is behind it, in HTTP/2 (see `grpc_app`). No switch: it holds from the beginning on."""
     grpc_status: int = 0
     """The status that this service ends every call with, such as 14, UNAVAILABLE. 0: it answers."""
+
+    @property
+    def is_on_run(self) -> bool:
+        """Whether it is a service of Cloud Run's, behind IAP too."""
+        return self.kind == "cloud_run" or "/locations/" in (self.assertion_audience or "")
 
     @classmethod
     def of(cls, kind: TargetKind, **options: Any) -> Self:

@@ -14,7 +14,7 @@ from typing import NamedTuple, final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from sidecar.emulator.asked import Asked
+from sidecar.emulator.asked import Asked, without_token
 from sidecar.emulator.backend import ADMITTED, Backend
 from sidecar.emulator.checks import check
 from sidecar.emulator.grpc_app import GrpcApp, ServingStatus
@@ -134,7 +134,7 @@ class Target:
                 raise RefusedError(web.Response(status=404, body=page, headers=headers))
             admitted = check(asked, judge)
         except RefusedError as error:
-            self._record(asked, None, error.response.status)
+            self._record(asked, None, error.status)
             raise
         self._record(asked, admitted.verified, 0)
         return admitted
@@ -159,9 +159,12 @@ class Target:
         """Whether Google keeps the path to itself: "Reserved URL paths" in https://cloud.google.com/run/docs/known-issues,
         which adds "some paths ending with z", of which `/healthz` has been tried, behind IAP too (see `front_iap`).
         """
-        settings = self.settings
-        is_on_run = settings.kind == "cloud_run" or "/locations/" in (settings.assertion_audience or "")
-        return is_on_run and (path in ("/healthz", "/eventlog") or path.startswith("/_ah/"))
+        return self.settings.is_on_run and (path in ("/healthz", "/eventlog") or path.startswith("/_ah/"))
 
     def _record(self, asked: Asked, verified: Verified | None, refused: int) -> None:
-        self.requests.append(Received(asked.method, asked.raw_path, asked.host, verified, refused))
+        path = (
+            without_token(asked.raw_path)
+            if self.settings.kind in ("api_gateway", "endpoints")
+            else asked.raw_path
+        )
+        self.requests.append(Received(asked.method, path, asked.host, verified, refused))

@@ -31,7 +31,9 @@ class Verified(NamedTuple):
     """None for an access token."""
     email: str | None
     expires_at: int
+    """Zero: never."""
     header: str
+    """Empty where the token was in the query."""
     principal: str | None
     """The caller's name in IAM: `serviceAccount:EMAIL`, `user:EMAIL`, `principal://…`; None where it isn't told."""
     credential: Literal["id_token", "self_signed", "access_token"]
@@ -53,9 +55,11 @@ class Admitted(NamedTuple):
 class RefusedError(Exception):
     """A request that the front end answers itself."""
 
-    def __init__(self, response: web.Response) -> None:
+    def __init__(self, response: web.Response, status: int | None = None) -> None:
+        """`status` is what it amounts to where the answer's own is another: one of gRPC's is always 200."""
         super().__init__(response.status)
         self.response = response
+        self.status = response.status if status is None else status
 
 
 class Judge(NamedTuple):
@@ -107,13 +111,17 @@ class Judge(NamedTuple):
 
     def verified(self, claims: Mapping[str, Any], header: str) -> Verified:
         """The record of a JWT that was trusted."""
+        # ESPv2 takes lists, too, and tokens without an end.
+        audience, expires_at = claims.get("aud"), claims.get("exp", 0)
+        if isinstance(audience, list):
+            audience = " ".join(str(one) for one in audience)
         if claims["iss"] in ISSUERS:
             email = claims.get("email")
             principal = self._member(email) if isinstance(email, str) else None
-            return Verified(claims["aud"], email, claims["exp"], header, principal, "id_token")
+            return Verified(audience, email, expires_at, header, principal, "id_token")
         email = claims["iss"]
         principal = f"serviceAccount:{email}"
-        return Verified(claims.get("aud"), email, claims["exp"], header, principal, "self_signed")
+        return Verified(audience, email, expires_at, header, principal, "self_signed")
 
     def _member(self, email: str) -> str:
         is_service = email.endswith(".gserviceaccount.com") or self.principals.find(email) is not None

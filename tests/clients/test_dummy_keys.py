@@ -89,7 +89,7 @@ def write_dummies(directory: Path) -> dict[str, str]:
 
 async def run(command: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What each way brought."""
-    lines, err = await lines_of(*command, *WAYS, environ=clean_environment(**environ))
+    lines, err = await lines_of(*command, *WAYS, environ=clean_environment(**environ), limit=LIMIT)
     found = {line.pop("way"): line for line in lines}
     assert set(found) == set(WAYS), err[-3000:]
     return found

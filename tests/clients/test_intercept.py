@@ -82,7 +82,7 @@ async def run_transparently(
 ) -> tuple[list[dict[str, Any]], str]:
     """What a command brings with a sidecar beside it, and what is said on stderr."""
     beside = (*stand_in(), "exec", "--transparent", "--config", str(config), "--", *command)
-    return await lines_of(*beside, environ=clean_environment(**google.environment(), **environ))
+    return await lines_of(*beside, environ=clean_environment(**google.environment(), **environ), limit=LIMIT)
 
 
 @pytest.mark.slow

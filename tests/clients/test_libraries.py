@@ -139,7 +139,7 @@ class StandIn:
         environ = clean_environment(**self.environ, **dict(library.environ), **self._for(library))
         # Keys of AWS's in the test's own environment would go before those of the machine.
         environ = {name: value for name, value in environ.items() if not name.startswith("AWS_")}
-        lines, err = await lines_of(*library.command, *ways, environ=environ)
+        lines, err = await lines_of(*library.command, *ways, environ=environ, limit=LIMIT)
         found = {line.pop("way"): line for line in lines}
         assert set(found) == set(ways), err[-3000:]
         return found

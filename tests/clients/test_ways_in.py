@@ -61,7 +61,9 @@ async def billing(google: Emulator) -> Target:
 
 async def run(client: Client, environ: dict[str, str]) -> dict[str, dict[str, Any]]:
     """What each task brought."""
-    lines, err = await lines_of(*client.command, environ=clean_environment(**environ, **dict(client.environ)))
+    lines, err = await lines_of(
+        *client.command, environ=clean_environment(**environ, **dict(client.environ)), limit=LIMIT
+    )
     assert lines, err[-3000:]
     return {line.pop("way"): line for line in lines}
 

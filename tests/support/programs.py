@@ -10,13 +10,15 @@ from typing import Any
 from tests.support.sidecar import LIMIT
 
 
-async def lines_of(*command: str, environ: Mapping[str, str]) -> tuple[list[dict[str, Any]], str]:
+async def lines_of(
+    *command: str, environ: Mapping[str, str], limit: float = LIMIT
+) -> tuple[list[dict[str, Any]], str]:
     """The objects that it prints, and what it says on stderr. It is killed where it takes too long."""
     process = await asyncio.create_subprocess_exec(
         *command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(limit):
             out, err = await process.communicate()
     except BaseException:
         process.kill()

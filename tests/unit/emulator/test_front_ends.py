@@ -387,6 +387,28 @@ async def test_the_audience_of_the_assertion_is_what_guards_the_app(
     assert (claims["aud"], claims["hd"], claims["iat"]) == (backend, "example.com", NOW)
 
 
+async def test_on_cloud_run_the_app_gets_the_token_of_iap_too(
+    google: Emulator, session: ClientSession
+) -> None:
+    """Without its signature: an app that passes it on is refused by the next service
+    (https://cloud.google.com/iap/docs/enabling-cloud-run, "Known limitations")."""
+    target = await google.add_target("t", kind="iap", audience=IAP_CLIENT)
+    forged = ("X-Serverless-Authorization", f"Bearer {signed(NOW, aud=target.url)}")
+    answer = await call(session, target, bearer(signed(NOW, aud=IAP_CLIENT)), forged)
+    (passed,) = [value for name, value in answer.body["headers"] if name == forged[0]]
+    claims = json.loads(decode(passed.split(".")[1]))
+    assert claims["email"] == "service-123456789012@gcp-sa-iap.iam.gserviceaccount.com"
+    assert claims["aud"] == target.url
+    assert passed.endswith(".SIGNATURE_REMOVED_BY_GOOGLE")
+    run = await google.add_target("next", audience=target.url)
+    good = bearer(signed(NOW, aud=target.url))
+    assert (await call(session, run, good)).status == 200
+    assert (await call(session, run, good, (forged[0], passed))).status == 401
+    target.settings.assertion_audience = "/projects/123456789012/global/backendServices/42"
+    answer = await call(session, target, bearer(signed(NOW, aud=IAP_CLIENT)))
+    assert forged[0] not in {name for name, _ in answer.body["headers"]}
+
+
 # ESPv2
 
 
@@ -417,7 +439,24 @@ async def test_the_audience_of_the_assertion_is_what_guards_the_app(
             id="issuer",
         ),
         pytest.param(
-            lambda url: self_signed(url, key="other"), 401, "Jwt verification fails", id="signature"
+            lambda url: self_signed(url, key="other"),
+            401,
+            "Jwks doesn't have key to match kid or alg from Jwt",
+            id="key",
+        ),
+        pytest.param(
+            lambda url: f"{self_signed(url)[:-8]}AAAAAAAA", 401, "Jwt verification fails", id="signature"
+        ),
+        pytest.param(lambda url: self_signed(url, exp=None), 200, "", id="no-end"),
+        pytest.param(lambda url: signed(NOW, aud=["https://x", url]), 200, "", id="one-of-several-audiences"),
+        pytest.param(
+            lambda url: signed(NOW, aud=f"{url}/".replace("http:", "https:")), 200, "", id="scheme-and-slash"
+        ),
+        pytest.param(
+            lambda url: signed(NOW, aud=url, exp="soon"),
+            401,
+            "Jwt payload [exp] field is not an integer",
+            id="exp-is-text",
         ),
         pytest.param(lambda url: "ya29.x", 401, "Jwt is not in the form", id="access-token"),
         pytest.param(lambda url: "", 401, "Jwt is missing", id="none"),
@@ -436,9 +475,58 @@ async def test_espv2(
         return
     headers = {name: value for name, value in answer.body["headers"]}
     told = headers["X-Endpoint-API-UserInfo" if kind == "endpoints" else "X-Apigateway-Api-Userinfo"]
-    assert target.url.encode() in decode(told)
+    assert target.url.partition("//")[2].encode() in decode(told)
     assert headers["X-Forwarded-Authorization"].endswith(".SIGNATURE_REMOVED_BY_GOOGLE")
     assert "Authorization" not in headers
+
+
+@pytest.mark.parametrize("kind", ["api_gateway", "endpoints"])
+@pytest.mark.parametrize(
+    ("headers", "query", "message"),
+    [
+        pytest.param(
+            lambda good: [("Authorization", f"bearer {good}")], "", "Jwt is missing", id="lower-case"
+        ),
+        pytest.param(lambda good: [("Authorization", good)], "", "Jwt is missing", id="no-scheme"),
+        pytest.param(lambda good: [("Authorization", f"Bearer   {good}")], "", "", id="spaces"),
+        pytest.param(lambda good: [("X-Goog-IAP-JWT-Assertion", good)], "", "", id="another-header"),
+        pytest.param(lambda good: [], "?access_token={good}", "", id="query"),
+        pytest.param(
+            lambda good: [bearer(good)], "?access_token=app", "Jwt is not in the form", id="good-and-bad"
+        ),
+        pytest.param(
+            lambda good: [bearer(good), bearer("x")], "", "Jwt is not in the form", id="twice-one-bad"
+        ),
+        pytest.param(lambda good: [bearer(good), bearer(good)], "", "", id="twice"),
+    ],
+)
+async def test_where_espv2_looks_for_tokens(
+    google: Emulator, session: ClientSession, kind: TargetKind, headers: Any, query: str, message: str
+) -> None:
+    """In two headers and the query, and all of them must be good (Envoy's `extractor.cc` and `authenticator.cc`, with
+    ESPv2's `defaultJwtLocations`); a record has none of them."""
+    target = await google.add_target("t", kind=kind)
+    good = signed(NOW, aud=target.url)
+    path = f"/x{query.format(good=good)}"
+    answer = await call(session, target, *headers(good), path=path)
+    if message:
+        assert (answer.status, answer.body["message"][: len(message)]) == (401, message)
+    else:
+        assert answer.status == 200, answer.text
+        assert good not in answer.text
+    assert good not in str(target.requests)
+
+
+@pytest.mark.parametrize(("kind", "status"), [("endpoints", 400), ("api_gateway", 200), ("cloud_run", 200)])
+async def test_endpoints_refuse_a_header_with_an_underscore(
+    google: Emulator, session: ClientSession, kind: TargetKind, status: int
+) -> None:
+    """ESPv2 sets `headersWithUnderscoresAction: REJECT_REQUEST`, unless it is started with another flag."""
+    target = await google.add_target("t", kind=kind)
+    answer = await call(session, target, bearer(signed(NOW, aud=target.url)), ("X_Trace", "1"))
+    assert answer.status == status
+    if status == 400:
+        assert answer.body == {"code": 400, "message": "Bad Request"}
 
 
 # Google's own APIs

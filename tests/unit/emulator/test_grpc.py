@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.emulator.app import Emulator
-from sidecar.emulator.kinds import Wanted
+from sidecar.emulator.kinds import TargetKind, Wanted
 from sidecar.emulator.running import EmulatorThread
 from sidecar.emulator.targets import Target
 from tests.support.google import signed
@@ -98,6 +98,30 @@ async def test_cloud_run_refuses_with_its_pages(
         found, says = await refusal(made.unary_unary(SAY)(b"", metadata=metadata))
     assert (found.name, str(status) in says) == (code, True)
     assert (target.requests[-1].refused, target.requests[-1].verified) == (status, None)
+
+
+@pytest.mark.parametrize("kind", ["api_gateway", "endpoints"])
+@pytest.mark.parametrize(
+    ("claims", "status", "code", "says"),
+    [
+        pytest.param(None, 401, "UNAUTHENTICATED", "Jwt is missing", id="no-token"),
+        pytest.param({"exp": 1}, 401, "UNAUTHENTICATED", "Jwt is expired", id="expired"),
+        pytest.param(
+            {"aud": "x"}, 403, "PERMISSION_DENIED", "Audiences in Jwt are not allowed", id="audience"
+        ),
+    ],
+)
+async def test_espv2_refuses_as_grpc_does(
+    google: Emulator, kind: TargetKind, claims: dict[str, Any] | None, status: int, code: str, says: str
+) -> None:
+    """With a status, and the JSON of HTTP as its message: as in the integration tests of ESPv2."""
+    target = await google.add_target("billing", kind=kind, grpc=True)
+    metadata = () if claims is None else token(target, **claims)
+    async with channel(google, target) as made:
+        found, message = await refusal(made.unary_unary(SAY)(b"", metadata=metadata))
+        assert (found.name, message) == (code, f'{{"code":{status},"message":"{says}"}}')
+        assert target.requests[-1].refused == status
+        assert await made.unary_unary(SAY)(b"x", metadata=token(target)) == b"x"
 
 
 async def test_the_token_may_be_in_the_serverless_header(google: Emulator, billing: Target) -> None:
@@ -295,8 +319,8 @@ def test_only_some_kinds_know_grpc() -> None:
     for word in ("=iap", "a=b", "a,tls", "a,grpc,grpc", ",grpc"):
         with pytest.raises(ValueError, match="is not NAME"):
             Wanted.of(word)
-    with pytest.raises(ValueError, match="these do: cloud_run, iap, open"):
-        Wanted.of("a=api_gateway,grpc")
+    with pytest.raises(ValueError, match="these do: cloud_run, iap, api_gateway, endpoints, open"):
+        Wanted.of("a=googleapis,grpc")
 
 
 async def test_a_kind_that_does_not_know_it_says_so(google: Emulator) -> None:

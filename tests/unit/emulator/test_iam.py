@@ -191,6 +191,51 @@ async def test_what_makes_no_sense_is_an_invalid_argument(
     assert answer["error"]["status"] == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize(
+    ("lifetime", "status", "says"),
+    [
+        ("1s", 200, ""),
+        ("0s", 400, "Lifetime of access token must be larger then zero."),
+        ("3600s", 200, ""),
+        ("3601s", 400, "can not have lifetimes of more than 1 hour. Use the Org Policy Constraint"),
+    ],
+)
+async def test_how_long_an_access_token_may_live(
+    session: ClientSession, directory: Emulator, lifetime: str, status: int, says: str
+) -> None:
+    """As it was measured; the words are Google's."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    body = {"scope": [CLOUD_PLATFORM], "lifetime": lifetime}
+    found, answer = await call(session, directory, "generateAccessToken", body)
+    assert found == status
+    if says:
+        assert answer["error"]["message"].startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [
+        ("generateIdToken", "include_e_mail"),
+        ("generateIdToken", "audiences"),
+        ("generateAccessToken", "audience"),
+        ("signJwt", "bytesToSign"),
+    ],
+)
+async def test_a_field_that_the_method_does_not_have_is_refused(
+    session: ClientSession, directory: Emulator, method: str, field: str
+) -> None:
+    """https://github.com/googleapis/google-auth-library-php/pull/580: an audience for an access token. A field that it
+    has may be written with underscores."""
+    directory.principals.grant(f"serviceAccount:{CALLER}", CREATOR, on=TARGET)
+    status, answer = await call(session, directory, method, {**BODIES[method], field: "x"})
+    said = f'Invalid JSON payload received. Unknown name "{field}": Cannot find field.'
+    assert (status, answer["error"]["status"], answer["error"]["message"]) == (400, "INVALID_ARGUMENT", said)
+    assert answer["error"]["details"][0]["fieldViolations"] == [{"description": said}]
+    assert (await call(session, directory, method, BODIES[method]))[0] == 200
+    body = {"audience": AUDIENCE, "include_email": True}
+    assert (await call(session, directory, "generateIdToken", body))[0] == 200
+
+
 async def test_a_method_that_there_is_not_has_googles_page(
     session: ClientSession, directory: Emulator
 ) -> None:

@@ -27,6 +27,7 @@ from sidecar.emulator.sts import (
     Provider,
     signing_key,
 )
+from tests.support.clock import FakeClock
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -192,10 +193,35 @@ async def test_a_body_that_is_no_request_has_no_grant_type(
             "Invalid OAuth scope",
         ),
         ({}, {"subject_token_type": "x"}, "invalid_request", "subject_token_type"),
-        ({}, {"subject_token": "x.y.z"}, "invalid_grant", "not a valid JWT"),
-        ({"iss": "https://other"}, {}, "invalid_grant", "issuer"),
-        ({"aud": "https://other"}, {}, "invalid_grant", "audience"),
-        ({"iat": 1_600_000_000}, {}, "invalid_grant", "ID Token issued at 1600000000 is stale to sign-in."),
+        ({}, {"subject_token": "x.y.z"}, "invalid_grant", "Unable to parse the ID Token."),
+        (
+            {"iss": "https://other/"},
+            {},
+            "invalid_grant",
+            "The issuer in ID Token https://other does not match the expected one in config: "
+            "https://idp.emulated.example.",
+        ),
+        (
+            {"iss": None},
+            {},
+            "invalid_grant",
+            "The issuer in ID Token null does not match the expected one in",
+        ),
+        (
+            {"aud": "other"},
+            {},
+            "invalid_grant",
+            "The audience in ID Token [other] does not match the expected audience.",
+        ),
+        ({"aud": None}, {}, "invalid_grant", "The audience in ID Token [] does not match"),
+        (
+            {"iat": 1600000000, "exp": 1600003600},
+            {},
+            "invalid_grant",
+            "Token issued at 1600000000 is stale to",
+        ),
+        ({"iat": None}, {}, "invalid_grant", "ID Token issued at null is stale to sign-in."),
+        ({"exp": None}, {}, "invalid_grant", "is stale to sign-in."),
         ({"sub": "nobody"}, {}, "unauthorized_client", "rejected by the attribute condition"),
     ],
 )
@@ -223,6 +249,66 @@ async def test_what_is_refused(
     status, body = await exchange(session, google, whole | form)
     assert (status, body["error"]) == (400, code)
     assert says in body["error_description"]
+
+
+@pytest.mark.parametrize(
+    ("issued", "ends", "status", "expires_in"),
+    [
+        pytest.param(-7200, 600, 200, 599, id="old-and-alive"),
+        pytest.param(0, 30, 200, 29, id="short"),
+        pytest.param(0, 7200, 200, 3599, id="long"),
+        pytest.param(-3600, -59, 200, 58, id="just-over"),
+        pytest.param(-3600, -61, 400, None, id="over"),
+        pytest.param(60, 3600, 200, 3599, id="clock-is-a-minute-ahead"),
+        pytest.param(119, 3600, 400, None, id="of-the-future"),
+    ],
+)
+async def test_how_long_a_subject_token_is_good(
+    session: ClientSession, issued: int, ends: int, status: int, expires_in: int | None
+) -> None:
+    """By its `exp` alone, however old it is; and the access token ends with it, at the latest. As it was measured."""
+    async with Emulator(now=FakeClock(wall=1_800_000_000).wall) as google:
+        provider = google.sts.add_provider()
+        times = {"iat": 1_800_000_000 + issued, "exp": 1_800_000_000 + ends}
+        form = {
+            "grant_type": GRANT,
+            "requested_token_type": ACCESS_TOKEN,
+            "audience": provider.audience,
+            "subject_token_type": JWT_TYPES[0],
+            "subject_token": google.sts.subject_token(provider, **times),
+        }
+        found, answer = await exchange(session, google, form)
+    assert (found, answer.get("expires_in")) == (status, expires_in)
+
+
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        pytest.param(
+            lambda good: f"{good[:-8]}AAAAAAAA", "Unable to verify the ID Token signature.", id="signature"
+        ),
+        pytest.param(
+            lambda good: signing_key("https://another").sign(read(good)),
+            "Error connecting to the given credential's issuer.",
+            id="a-key-that-is-not-known",
+        ),
+    ],
+)
+async def test_a_subject_token_that_somebody_else_signed(
+    session: ClientSession, google: Emulator, provider: Provider, token: Any, says: str
+) -> None:
+    """A key that the provider does not have is looked for at the issuer, and is not found there."""
+    form = {
+        "grant_type": GRANT,
+        "requested_token_type": ACCESS_TOKEN,
+        "audience": provider.audience,
+        "subject_token_type": JWT_TYPES[0],
+        "subject_token": token(google.sts.subject_token(provider)),
+    }
+    assert await exchange(session, google, form) == (
+        400,
+        {"error": "invalid_grant", "error_description": says},
+    )
 
 
 @pytest.mark.parametrize("how", ["disabled", "deleted"])
