@@ -57,6 +57,7 @@ AIOHTTP = ("aiohttp", "aiosignal", "attr", "frozenlist", "multidict", "propcache
 """What the emulator's servers are made of, and no server of the sidecar's own."""
 NEVER = (
     *AIOHTTP,
+    "pydantics_plugin",
     "google",
     "cryptography",
     "html",
@@ -113,6 +114,10 @@ async def begin(google: Emulator, tmp_path: Path) -> AsyncIterator[Begin]:
     async def beginning(credentials: str, more: str = "") -> Held:
         target = await google.add_target("svc")
         port, admin_port = free_port(), free_port()
+        package = tmp_path / "another-1.dist-info"
+        package.mkdir()
+        (package / "entry_points.txt").write_text("[pydantic]\nanother = pydantics_plugin:plugin\n")
+        (tmp_path / "pydantics_plugin.py").write_text("plugin = None\n")
         file = tmp_path / "config.yaml"
         file.write_text(
             f"listen: localhost:{port}\nadmin: localhost:{admin_port}\n"
@@ -124,7 +129,7 @@ async def begin(google: Emulator, tmp_path: Path) -> AsyncIterator[Begin]:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 20,
-            env=clean_environment(**google.environment()),
+            env=clean_environment(**google.environment(), PYTHONPATH=str(tmp_path)),
         )
         started.append(process)
         return Held(process, port, admin_port)
