@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from html import escape
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -19,6 +18,12 @@ from sidecar.grammar.moments import in_words
 Document = Mapping[str, Any]
 
 _CODE: Final = re.compile(r"`([^`]+)`")
+_ESCAPES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+
+
+def escape(text: str) -> str:
+    """As `html.escape` does it. That module also has a table of all 2,231 names of characters, 0.4 MiB."""
+    return text.translate(_ESCAPES)
 
 
 def prose(text: str) -> str:

@@ -10,10 +10,9 @@ does not affect the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Final
 
-from sidecar.admin.markup import Document, about, notice, prose, time, when
+from sidecar.admin.markup import Document, about, escape, notice, prose, time, when
 from sidecar.admin.plots import traffic
 from sidecar.admin.rows import COLUMNS, ShownRoute, drawn_rows, routes, row_id
 from sidecar.admin.status import Note

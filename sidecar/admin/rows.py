@@ -8,7 +8,6 @@ route's name, without a script. The rule: a row that can't be drawn does not aff
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Final, NamedTuple
 
 from sidecar.admin.markup import (
@@ -17,6 +16,7 @@ from sidecar.admin.markup import (
     command,
     copyable,
     drawn,
+    escape,
     moment,
     notice,
     number,

@@ -11,7 +11,7 @@ like a dot or a slash, such as the katakana no, are in no table: nothing folds t
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 
 def _characters(ranges: str) -> frozenset[str]:
@@ -54,7 +54,7 @@ _SPACES: Final = _characters("A0 1680 2000-200A 202F 205F 3000")
 _DROPPED: Final = _characters(
     # Default_Ignorable_Code_Point: soft hyphen, zero-width characters, BOM, variation selectors, tags …
     "AD 34F 61C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 3164 FE00-FE0F FEFF FFA0 FFF0-FFF8"
-    " 1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
+    " 1BCA0-1BCA3 1D173-1D17A"  # and _TAGS
     # The rest of Cf.
     " 600-605 6DD 70F 890-891 8E2 FFF9-FFFB 110BD 110CD 13430-1343F"
     # Combining marks, which are dropped to compare without accents.
@@ -63,11 +63,27 @@ _DROPPED: Final = _characters(
     " FDD0-FDEF FFFE-FFFF"
 )
 
-READ_AS: Final = str.maketrans(
-    dict.fromkeys(_DROPPED, "")
-    | dict.fromkeys(_SPACES, " ")
-    | dict.fromkeys(_DOTS, ".")
-    | dict.fromkeys(_SEMICOLONS, ";")
+_TAGS: Final = range(0xE0000, 0xE1000)
+"""Default_Ignorable_Code_Point as well."""
+
+
+@final
+class _ReadAs(dict[int, str]):
+    """A table without a line for each of the 4,096 tags: these would take 1 MiB."""
+
+    def __missing__(self, code: int) -> str:
+        if code in _TAGS:
+            return ""
+        raise KeyError(code)
+
+
+READ_AS: Final = _ReadAs(
+    str.maketrans(
+        dict.fromkeys(_DROPPED, "")
+        | dict.fromkeys(_SPACES, " ")
+        | dict.fromkeys(_DOTS, ".")
+        | dict.fromkeys(_SEMICOLONS, ";")
+    )
 )
 """For `str.translate`: what is left to a reader that drops what can't be seen, and folds the rest. Names may have
 these: they do harm only where what is left is no name."""

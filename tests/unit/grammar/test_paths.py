@@ -197,6 +197,12 @@ def test_each_character_is_in_one_table() -> None:
     assert all(str(left).isascii() for left in READ_AS.values())
 
 
+def test_the_tags_are_dropped_and_nothing_beside_them() -> None:
+    """They stand in no table one by one."""
+    text = "".join(map(chr, (0xDFFFF, 0xE0000, 0xE0041, 0xE0FFF, 0xE1000)))
+    assert text.translate(READ_AS) == "\U000dffff\U000e1000"
+
+
 @given(st.binary())
 def test_escapes_lose_nothing(target: bytes) -> None:
     """Every byte of them comes back; ASCII, escapes that were there included, stays as it is."""
