@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httptools
 
@@ -260,7 +260,8 @@ def _health(answer: CallAnswer, target: Target) -> Step:
             says = "let the call in; its health service says nothing of the whole (NOT_FOUND)"
             return Step("target", Verdict.OK, says)
         case "PERMISSION_DENIED" | "UNAUTHENTICATED":
-            return _denied(answer.status, target)
+            told = unquote(answer.headers.get("grpc-message", ""))
+            return _denied(answer.status, target, told)
         case "UNAVAILABLE":
             says = "answered UNAVAILABLE: the service, or a proxy in front of it, takes no calls now: its log says why"
             return Step("target", Verdict.WARNING, says)
@@ -288,7 +289,8 @@ _ANSWER_IN_GRPC: Final = (Target.API_GATEWAY, Target.ENDPOINTS, Target.GOOGLEAPI
 """Their front ends refuse a call with a gRPC status; the others with a page."""
 
 
-def _denied(status: str, target: Target) -> Step:
+def _denied(status: str, target: Target, told: str) -> Step:
+    """`told` is the answer's message: of ESPv2's the JSON that it gives to HTTP."""
     facts = FACTS[target]
     if target not in _ANSWER_IN_GRPC:
         front = "" if target is Target.OTHER else f", and {facts.title} refuses with an HTTP status"
@@ -303,6 +305,12 @@ def _denied(status: str, target: Target) -> Step:
             f"{facts.audience}, and that `token` is a kind that it accepts"
         )
         return Step("target", Verdict.FAILED, says, Cause.TOKEN_REFUSED)
+    if "Audiences in Jwt are not allowed" in told:
+        says = (
+            f"answered PERMISSION_DENIED: {facts.title} does not list the token's audience. Set the route's `audience` "
+            f"to {facts.audience}"
+        )
+        return Step("target", Verdict.FAILED, says, Cause.AUDIENCE_REFUSED, facts.grant)
     says = f"answered PERMISSION_DENIED: the caller needs {facts.role}"
     return Step("target", Verdict.FAILED, says, Cause.PERMISSION_MISSING, facts.grant)
 

@@ -294,12 +294,16 @@ class MetadataServer:
     def _relayed(self, request: web.Request, email: str, kind: str, permission: str) -> web.Response | None:
         """The refusal where the account was deleted, or, on GKE, may not be acted as. GKE has these texts:
         https://github.com/camunda/camunda/issues/31106 (403); a misspelt account, "IAM returned 404 Not Found: Not
-        found; Gaia id not found for email", in the troubleshooting pages of several public repositories.
+        found; Gaia id not found for email", in the troubleshooting pages of several public repositories. Serverless
+        platforms answer 500 where tokens of the account can't be made, while its other entries are there:
+        https://github.com/google/clusterfuzz/issues/2557, https://github.com/googleapis/gcp-metadata/issues/436.
         """
         if email not in self._seen:
             self._seen.add(email)
             self._principals.add(email)
         is_there = self._principals.find(email) is not None
+        if not is_there and self.profile.server == _SERVERLESS:
+            return _plain(f"Could not fetch URI {request.raw_path}\n", 500)
         if not is_there and not self.profile.relays_iam:
             return _html(not_found(request.path), 404)
         if not is_there:

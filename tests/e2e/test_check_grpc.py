@@ -14,6 +14,7 @@ from sidecar.cli.check import check
 from sidecar.cli.steps import Step, Verdict
 from sidecar.config.load import load
 from sidecar.emulator.app import Emulator
+from sidecar.emulator.kinds import TargetKind
 from sidecar.emulator.targets import Target
 from tests.support.closing import close_server
 
@@ -119,6 +120,24 @@ async def test_front_ends_that_answer_in_grpc(
     step = await asked(google, target.url, text)
     assert (str(step.verdict), step.reason) == ("failed", reason)
     assert step.command.startswith(command)
+
+
+@pytest.mark.parametrize("kind", ["api_gateway", "endpoints"])
+@pytest.mark.parametrize(
+    ("audience", "verdict", "reason"),
+    [
+        pytest.param(None, "ok", "", id="let-in"),
+        pytest.param("https://another.example", "failed", "audience_refused", id="audience"),
+    ],
+)
+async def test_gateways_of_espv2(
+    google: Emulator, kind: TargetKind, audience: str | None, verdict: str, reason: str
+) -> None:
+    """To them an audience that they don't list is PERMISSION_DENIED: no role is missing."""
+    target = await google.add_target("ledger", kind=kind, grpc=True, audience=audience)
+    step = await asked(google, target.url, f"target: {kind}")
+    assert (str(step.verdict), step.reason) == (verdict, reason)
+    assert target.requests[-1].refused == (0 if audience is None else 403)
 
 
 async def test_cloud_run_wants_the_invokers_role(google: Emulator) -> None:

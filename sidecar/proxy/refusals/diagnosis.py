@@ -314,7 +314,7 @@ def _gateway(refused: Refused) -> Diagnosis | None:
         return Diagnosis(Cause.TOKEN_UNSEEN, why)
     if "Jwt is expired" in message or "not yet valid" in message:
         return _clock(refused) or _too_old()
-    return _token_refused(refused) if message.startswith("Jwt") else None
+    return _token_refused(refused) if message.startswith(("Jwt", "Jwks")) else None
 
 
 _GOOGLE: Final = "`https://accounts.google.com`"

@@ -23,12 +23,10 @@ def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
     if status == 429:
         return _error(endpoint, answer, Reason.TOKEN_RATE_LIMITED, "The sidecar tries again after a pause.")
     if status >= 500 or status == 408:
-        return _error(
-            endpoint,
-            answer,
-            Reason.TOKEN_ENDPOINT_FAILED,
-            "The fault is on its side; the sidecar tries again.",
-        )
+        # So serverless platforms answer where tokens of the account can't be made, for whatever reason.
+        has_failed = endpoint.protocol is Protocol.METADATA and b"Could not fetch URI" in answer.data
+        hint = _NOT_FETCHED if has_failed else "The fault is on its side; the sidecar tries again."
+        return _error(endpoint, answer, Reason.TOKEN_ENDPOINT_FAILED, hint)
     if status < 400:
         return _error(endpoint, answer, Reason.TOKEN_MALFORMED, f"Redirects are never followed. {IMPOSTOR}")
     match endpoint.protocol:
@@ -40,6 +38,12 @@ def refused(endpoint: Endpoint, answer: Answer) -> SidecarError:
             return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, endpoint.denied or _SUBJECT_HINT)
         case _:
             return _refused_by_oauth(endpoint, answer)
+
+
+_NOT_FETCHED: Final = (
+    "It can't make tokens of the attached service account. If that goes on, check that the account is neither deleted "
+    "nor disabled; the sidecar tries again."
+)
 
 
 def _refused_by_metadata(endpoint: Endpoint, answer: Answer) -> SidecarError:
@@ -165,8 +169,7 @@ def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description
             return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
     hint = (
         "It does not accept the subject token: check that issuer, audience and attribute mapping of the provider fit "
-        "it (`gcloud iam workload-identity-pools providers describe PROVIDER --workload-identity-pool=POOL "
-        "--location=global`), and that it has not expired."
+        f"it (`{_PROVIDER}`), and that it has not expired."
     )
     return _error(endpoint, answer, Reason.SUBJECT_TOKEN_FAILED, hint, code)
 
@@ -174,6 +177,10 @@ def _refused_exchange(endpoint: Endpoint, answer: Answer, code: str, description
 _PROVIDERS: Final = shell(
     *("gcloud", "iam", "workload-identity-pools", "providers", "list"),
     *("--workload-identity-pool=POOL", "--location=global", "--show-deleted"),
+)
+_PROVIDER: Final = shell(
+    *("gcloud", "iam", "workload-identity-pools", "providers", "describe", "PROVIDER"),
+    *("--workload-identity-pool=POOL", "--location=global"),
 )
 _NO_PROVIDER: Final = (
     "The pool or the provider that the file names is disabled or deleted, or there is none with that name: "
@@ -183,8 +190,27 @@ _NO_PROVIDER: Final = (
 _EXCHANGE_HINTS: Final = (
     (
         "stale to sign-in",
-        "The subject token was issued too long ago: check that the program that writes it renews it, and that this "
-        "machine's clock is right.",
+        "The subject token has expired: check that the program that writes it renews it, and that this machine's "
+        "clock is right.",
+    ),
+    (
+        "the issuer in id token",
+        "The subject token is another issuer's than the provider's: compare its `iss` with the provider's issuer "
+        f"(`{_PROVIDER}`), up to the slash at its end.",
+    ),
+    (
+        "the audience in id token",
+        "The subject token is for another audience: have it issued for one that the provider allows "
+        f"(`{_PROVIDER}`; if it names none, for the file's `audience` with `https:` before it).",
+    ),
+    (
+        "connecting to the given credential's issuer",
+        "The provider does not know the key that signed the subject token: Google can't reach the issuer for its keys, "
+        "or the JWKS that was uploaded to the provider is out of date.",
+    ),
+    (
+        "unable to parse the id token",
+        "The subject token is no JWT: check the file's `credential_source`, its `format` above all.",
     ),
     (
         "attribute condition",

@@ -293,6 +293,26 @@ async def test_gke_repeats_what_iam_answers(session: ClientSession, what: str) -
             assert not {"Server", "Metadata-Flavor"} & set(answer.headers)
 
 
+@pytest.mark.parametrize("kind", ["token", "identity"])
+async def test_serverless_platforms_can_make_no_tokens_of_a_deleted_account(
+    session: ClientSession, kind: str
+) -> None:
+    """https://github.com/google/clusterfuzz/issues/2557; its other entries are there, as in
+    https://github.com/googleapis/gcp-metadata/issues/436."""
+    async with Emulator(platform="cloud_run") as google:
+        url = f"http://{google.metadata_address}{DEFAULT}"
+        async with session.get(f"{url}{kind}?audience=a", headers=FLAVOR) as answer:
+            assert answer.status == 200
+        google.principals.remove(str(google.metadata.email))
+        async with session.get(f"{url}{kind}?audience=a", headers=FLAVOR) as answer:
+            assert (answer.status, await answer.text()) == (
+                500,
+                f"Could not fetch URI {DEFAULT}{kind}?audience=a\n",
+            )
+        async with session.get(f"{url}email", headers=FLAVOR) as answer:
+            assert answer.status == 200
+
+
 @pytest.mark.parametrize(("platform", "status"), [("compute_engine", 400), ("gke", 400), ("cloud_run", 500)])
 async def test_a_misspelt_scope_gets_no_token(
     session: ClientSession, platform: Platform, status: int

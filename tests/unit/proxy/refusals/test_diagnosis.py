@@ -263,6 +263,15 @@ def info(reason: str) -> dict[str, Any]:
             id="jwt",
         ),
         pytest.param(
+            refused(Target.ENDPOINTS, 401, {"message": "Jwks doesn't have key to match kid or alg from Jwt"}),
+            Cause.TOKEN_REFUSED,
+            "The target does not accept the token for `https://billing-abc123def4-uc.a.run.app`: check that this is "
+            "exactly its audience (what `x-google-audiences` of the API lists; without that, "
+            "`https://` and the service's name), and that `token` is a kind that it accepts.",
+            "",
+            id="jwks",
+        ),
+        pytest.param(
             refused(Target.GOOGLEAPIS, 403, info("ACCESS_TOKEN_SCOPE_INSUFFICIENT")),
             Cause.SCOPE_MISSING,
             "The access token lacks a scope that this API requires: add it to the route's `scopes`. A Compute Engine "

@@ -290,7 +290,19 @@ def test_an_exchange_that_is_refused_for_no_fault_of_the_subject_token(
 @pytest.mark.parametrize(
     ("description", "hint"),
     [
-        pytest.param("ID Token issued at 1 is stale to sign-in.", "issued too long ago", id="stale"),
+        pytest.param("ID Token issued at 1 is stale to sign-in.", "token has expired", id="stale"),
+        pytest.param(
+            "The issuer in ID Token https://a does not match the expected one in config: https://b.",
+            "is another issuer's than the provider's",
+            id="issuer",
+        ),
+        pytest.param(
+            "The audience in ID Token [x] does not match the expected audience.",
+            "is for another audience",
+            id="audience",
+        ),
+        pytest.param("Error connecting to the given credential's issuer.", "does not know the key", id="key"),
+        pytest.param("Unable to parse the ID Token.", "is no JWT", id="no-jwt"),
         pytest.param(
             "The given credential is rejected by the attribute condition.",
             "change the condition",
@@ -305,6 +317,23 @@ def test_refusals_of_an_exchange(description: str, hint: str) -> None:
     assert error.reason is Reason.SUBJECT_TOKEN_FAILED
     assert hint in error.detail
     assert description not in error.detail
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        (
+            b"Could not fetch URI /computeMetadata/v1/instance/service-accounts/default/token\n",
+            "neither deleted",
+        ),
+        (b"Internal Server Error\n", "The fault is on its side"),
+    ],
+)
+def test_a_platform_that_can_make_no_tokens_of_the_account(body: bytes, hint: str) -> None:
+    """https://github.com/google/clusterfuzz/issues/2557: 500, which is tried again, and yet may be for good."""
+    error = refused(METADATA, answer(500, body))
+    assert error.reason is Reason.TOKEN_ENDPOINT_FAILED
+    assert hint in error.detail
 
 
 def test_a_refusal_by_another_providers_source() -> None:
