@@ -9,8 +9,8 @@ Sources: https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token,
 (https://github.com/terraform-google-modules/terraform-example-foundation/issues/1362).
 
 How a subject token is judged, and in which words: "WIF with a self-held OIDC key: real-GCP measurements (2026-09-28)",
-a public report by danielbodart, who tried each claim, key and time. "Unable to parse the ID Token." is in the tests of
-GitLab's `WorkloadIdentityFederation::Client`. That the issuer is judged before the signature:
+a public report whose author tried each claim, key and time. "Unable to parse the ID Token." is in the public tests of a
+class `WorkloadIdentityFederation::Client`. That the issuer is judged before the signature:
 docs/TROUBLESHOOTING.md of google-github-actions/auth, where a token of another provider, with keys of its own, is
 refused for its issuer.
 """
