@@ -93,7 +93,7 @@ class Site:
                 if not request.http10:
                     await gate.send(LAST_CHUNK)
         except ConnectionResetError:
-            return
+            pass  # the peer has left
         except Exception as fault:  # noqa: BLE001  # logged
             self._app.fault(fault)
             gate.transport.abort()
