@@ -148,9 +148,14 @@ class Http2Target(Upstream):
             at = len(PREFACE)
             line.deliver(OPENING)
         while at < len(written):
-            if written[at + 4] & END_STREAM and written[at + 3] in (HEADERS, DATA):
-                line.deliver(self.frames(int.from_bytes(written[at + 5 : at + 9], "big")))
+            stream = int.from_bytes(written[at + 5 : at + 9], "big")
+            if reply := self.reply(written[at + 3], written[at + 4], stream):
+                line.deliver(reply)
             at += 9 + int.from_bytes(written[at : at + 3], "big")
+
+    def reply(self, kind: int, flags: int, stream: int) -> bytes:
+        """What is sent for one frame; for most nothing."""
+        return self.frames(stream) if flags & END_STREAM and kind in (HEADERS, DATA) else b""
 
 
 class GrpcTarget(Http2Target):
@@ -174,20 +179,11 @@ class EchoTarget(Http2Target):
         super().__init__(turns)
         self._blocks = Blocks(b"\x88", CALL_ANSWER_FIELDS)
 
-    def read(self, line: Line) -> None:
-        """See `Upstream`. What the sidecar writes is whole frames."""
-        written, line.written = line.written, b""
-        at = 0
-        if written.startswith(PREFACE):
-            at = len(PREFACE)
-            line.deliver(OPENING)
-        while at < len(written):
-            stream = int.from_bytes(written[at + 5 : at + 9], "big")
-            if written[at + 3] == HEADERS:
-                line.deliver(frame(HEADERS, END_HEADERS, stream, self._blocks.next()))
-            elif written[at + 3] == DATA:
-                line.deliver(frame(DATA, 0, stream, MESSAGE))
-            at += 9 + int.from_bytes(written[at : at + 3], "big")
+    def reply(self, kind: int, flags: int, stream: int) -> bytes:
+        """See the base."""
+        if kind == HEADERS:
+            return frame(HEADERS, END_HEADERS, stream, self._blocks.next())
+        return frame(DATA, 0, stream, MESSAGE) if kind == DATA else b""
 
 
 def http2(memory: Memory) -> Play:
